@@ -1,0 +1,87 @@
+"""The public entry point: `tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.compress.calibration import CalibrationPlan
+from autotune.paths import default_database, default_output
+from autotune.progress import Reporter
+from autotune.request import TuneRequest
+from autotune.result import TuneResult
+from autotune.types import Budget, Workload
+
+
+def tune(
+    model: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    budget: Budget,
+    workload: Workload | None = None,
+    output: str | Path | None = None,
+    backend: str = "onnxruntime-cpu",
+    calibration: str | Path | None = None,
+    evaluation: str | Path | None = None,
+    metric: str | None = None,
+    trials: int = 24,
+    threads: int | None = None,
+    targets: tuple[str, ...] = (),
+    ignore: tuple[str, ...] = (),
+    database: str | Path | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> TuneResult:
+    """Choose ranks under `budget`, factorize, export, and measure that the budget holds.
+
+    Args:
+        model: A transformers folder or hub id; None is the embedded default model.
+        device: Where the budget must hold, such as "cpu".
+        budget: Limits, such as ``Budget(latency="0.85x")``.
+        workload: Batch size and sequence length of one run; (8, 128) unless given.
+        output: The run folder; the same call on the same folder continues and reuses. Default:
+            ``autotune-out/<model>`` in the current folder.
+        backend: What executes the model: onnxruntime-cpu or torch-eager.
+        calibration: Text (one document a line) or .safetensors inputs; None is the default text.
+        evaluation: Held-out data for the quality figure; None cuts it from the calibration data.
+        metric: What a rank's error means; None lets the task choose.
+        trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
+        threads: Threads of the backend; None takes all cores.
+        targets: Regular expressions of module names to factorize; empty takes every linear layer.
+        ignore: Regular expressions of module names to leave dense.
+        database: The latency database; None is the user's own.
+        seed: Of everything random.
+        reporter: Receives progress.
+
+    Returns:
+        The result; `result.within_budget` says whether the measured model meets the budget.
+
+    Raises:
+        UsageError: a value that cannot be used (model, calibration data, quantity, folder …).
+        BudgetInfeasibleError: no plan meets the budget; names the reachable minimum.
+        DeviceMissingError: the device or backend is not on this machine.
+        MeasurementError: a measurement failed.
+    """
+    from autotune.pipeline import run
+
+    name = None if model is None else str(model)
+    request = TuneRequest(
+        model=name,
+        output=Path(output) if output else default_output(name),
+        budget=budget,
+        device=device,
+        backend=backend,
+        workload=workload or Workload(batch_size=8, sequence_length=128),
+        calibration=CalibrationPlan(
+            calibration=str(calibration) if calibration else None,
+            evaluation=str(evaluation) if evaluation else None,
+            seed=seed,
+        ),
+        metric=metric,
+        trials=trials,
+        threads=threads,
+        targets=tuple(targets),
+        ignore=tuple(ignore),
+        database=Path(database) if database else default_database(),
+        seed=seed,
+    )
+    return run(request, reporter or Reporter())

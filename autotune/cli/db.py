@@ -1,0 +1,97 @@
+"""`autotune db info|export|import|merge|verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.cli.options import database_option
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group("db", epilog="Example: autotune db info")
+def command() -> None:
+    """Look into, move and check latency databases."""
+
+
+@command.command("info", epilog="Example: autotune db info --format json")
+@database_option
+@format_option
+def info(database: Path, output_format: str) -> None:
+    """Fingerprints, points and runs."""
+    from autotune.profiler.database import LatencyDatabase
+
+    entries = []
+    lines = [str(database)]
+    with LatencyDatabase(database) as store:
+        for key, fingerprint in store.fingerprints().items():
+            rows = store.measurements(key, errors=True)
+            failed = sum(1 for row in rows if row.error is not None)
+            entries.append(
+                {"id": key, **fingerprint.to_json(), "points": len(rows), "failed": failed}
+            )
+            lines.append(
+                f"{key}  {fingerprint.device_name}, {fingerprint.backend} {fingerprint.dtype}, "
+                f"{fingerprint.threads} threads: {len(rows)} points, {failed} failed"
+            )
+        runs = store.runs()
+    emit(output_format, {"database": str(database), "fingerprints": entries, "runs": runs}, lines)
+
+
+@command.command("export", epilog="Example: autotune db export latencies.parquet")
+@click.argument("path", type=_PATH)
+@database_option
+@format_option
+def export(path: Path, database: Path, output_format: str) -> None:
+    """Write all points to a .csv or .parquet file."""
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.exchange import export_table
+
+    with LatencyDatabase(database) as store:
+        count = export_table(store, path)
+    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows written to {path}"])
+
+
+@command.command("import", epilog="Example: autotune db import latencies.parquet")
+@click.argument("path", type=_PATH)
+@database_option
+@format_option
+def import_(path: Path, database: Path, output_format: str) -> None:
+    """Add the points of an exported .csv or .parquet file."""
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.exchange import import_table
+
+    with LatencyDatabase(database) as store:
+        count = import_table(store, path)
+    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows read from {path}"])
+
+
+@command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
+@click.argument("path", type=_PATH)
+@database_option
+@format_option
+def merge(path: Path, database: Path, output_format: str) -> None:
+    """Add the points of another database; measurements of other machines stay apart."""
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.exchange import merge as merge_file
+
+    with LatencyDatabase(database) as store:
+        count = merge_file(store, path)
+    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows read from {path}"])
+
+
+@command.command("verify", epilog="Example: autotune db verify")
+@database_option
+@format_option
+def verify(database: Path, output_format: str) -> int:
+    """Recompute every hash; exit code 1 when something does not match."""
+    from autotune.profiler.database import LatencyDatabase
+
+    with LatencyDatabase(database) as store:
+        problems = store.verify()
+    lines = problems or [f"{database}: every hash matches"]
+    emit(output_format, {"database": str(database), "problems": problems}, lines)
+    return 1 if problems else 0

@@ -1,0 +1,44 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from autotune.errors import UsageError
+from autotune.paths import default_database
+from autotune.types import LayerShape
+
+database_option = click.option(
+    "--db", "database", type=click.Path(path_type=Path), default=default_database,
+    help="Latency database (default: $AUTOTUNE_DB or the user's own).",
+)  # fmt: skip
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Device, see `autotune devices`."
+)
+backend_option = click.option(
+    "--backend", default="onnxruntime-cpu", show_default=True,
+    help="What runs the model: onnxruntime-cpu or torch-eager.",
+)  # fmt: skip
+threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
+
+_SHAPE = re.compile(r"(\d{1,7})x(\d{1,7})")
+
+
+def parse_shape(text: str, tokens: int) -> LayerShape:
+    """`384x1536` (in_features x out_features) on `tokens` rows.
+
+    Raises:
+        UsageError: another form, or a size of zero.
+    """
+    match = _SHAPE.fullmatch(text)
+    if match is None or "0" in match.groups() or tokens < 1:
+        raise UsageError(
+            f"{text!r} on {tokens} tokens is no layer; write IN_FEATURESxOUT_FEATURES such as "
+            "384x1536, and at least 1 token"
+        )
+    return LayerShape(
+        tokens=tokens, in_features=int(match.group(1)), out_features=int(match.group(2))
+    )

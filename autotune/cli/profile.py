@@ -1,0 +1,80 @@
+"""`autotune profile`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.cli.options import (
+    backend_option,
+    database_option,
+    device_option,
+    parse_shape,
+    threads_option,
+)
+
+
+@click.command(
+    "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
+)
+@click.option("--tokens", type=int, multiple=True, required=True, help="Rows M (repeatable).")
+@click.option(
+    "--shape", "shapes", multiple=True, required=True,
+    help="IN_FEATURESxOUT_FEATURES (repeatable).",
+)  # fmt: skip
+@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@device_option
+@backend_option
+@threads_option
+@database_option
+@format_option
+def command(
+    tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], device: str,
+    backend: str, threads: int | None, database: Path, output_format: str,
+) -> int:  # fmt: skip
+    """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    from autotune.devices.detect import check_threads, require_device
+    from autotune.errors import UsageError
+    from autotune.profiler.backends import require_backend
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.profile import (
+        fingerprint_of,
+        measure_points,
+        missing_points,
+        plan_ranks,
+    )
+    from autotune.profiler.shard import ShardRunner
+    from autotune.progress_rich import TerminalReporter
+
+    dense = [parse_shape(shape, m) for shape in shapes for m in tokens]
+    if any(rank < 1 for rank in ranks):
+        raise UsageError("--rank must be at least 1")
+    present = require_device(device)
+    runs_on = require_backend(backend, present.spec.kind)
+    count = check_threads(threads)
+    fingerprint = fingerprint_of(present, runs_on, "fp32", count)
+    wanted = []
+    for shape in dense:
+        chosen = list(ranks) or plan_ranks(present, shape)
+        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in chosen)]
+    with LatencyDatabase(database) as store:
+        points = missing_points(store, fingerprint, wanted)
+        with TerminalReporter().stage("measure layers") as advance:
+            runner = ShardRunner(backend=runs_on.name, threads=count)
+            failed = measure_points(store, fingerprint, points, runner, progress=advance)
+    record = {
+        "fingerprint": fingerprint.id,
+        "wanted": len(set(wanted)),
+        "measured": len(points) - len(failed),
+        "failed": [row.error for row in failed],
+        "database": str(database),
+    }
+    lines = [
+        f"{record['measured']} measured, {len(set(wanted)) - len(points)} already known, "
+        f"{len(failed)} failed; fingerprint {fingerprint.id} in {database}"
+    ]
+    emit(output_format, record, [*lines, *(str(row.error) for row in failed[:5])])
+    return 1 if failed else 0

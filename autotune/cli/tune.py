@@ -1,0 +1,134 @@
+"""`autotune tune`, and bare `autotune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.cli.options import (
+    backend_option,
+    database_option,
+    device_option,
+    threads_option,
+)
+from autotune.paths import default_output
+from autotune.types import Budget, Workload
+
+
+@click.command(
+    "tune",
+    epilog="Example: autotune --device cpu --latency-budget 0.85x --output out",
+)
+@click.option("--model", "-m", help="Folder or hub id (default: the embedded all-MiniLM-L6-v2).")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Run folder.")
+@device_option
+@backend_option
+@click.option("--latency-budget", help="Such as 20ms, or 0.85x of the dense model.")
+@click.option("--params-budget", help="Such as 25M or 0.8x.")
+@click.option("--memory-budget", help="Of the weights, such as 80MB or 0.8x.")
+@click.option("--flops-budget", help="Of the linear layers, such as 20G or 0.8x.")
+@click.option("--batch-size", type=int, default=8, show_default=True)
+@click.option("--isl", type=int, default=128, show_default=True, help="Input sequence length.")
+@click.option("--calibration", help="Text, one document a line, or .safetensors input tensors.")
+@click.option("--evaluation", help="Held-out data for the quality figure.")
+@click.option("--calibration-samples", type=int, help="Sequences for the statistics.")
+@click.option("--metric", help="What a rank's error means: kfac-seq, kfac, activation, weight.")
+@click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
+@click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
+@click.option("--trials", type=int, default=24, show_default=True, help="Optuna trials, 0 = none.")
+@click.option("--rounds", type=int, default=3, show_default=True, help="Of the closed loop.")
+@threads_option
+@database_option
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@format_option
+def command(**options: Any) -> int:
+    """Tune a model: measure, choose ranks under the budget, factorize, export, verify."""
+    budget = Budget(
+        latency=options["latency_budget"],
+        parameters=options["params_budget"],
+        weight_bytes=options["memory_budget"],
+        flops=options["flops_budget"],
+    )
+    workload = Workload(batch_size=options["batch_size"], sequence_length=options["isl"])
+    request = _request(options, budget, workload)
+    from autotune.pipeline import run
+    from autotune.progress_rich import TerminalReporter
+
+    result = run(request, TerminalReporter(quiet=options["quiet"]))
+    record = {**result.record, "output": str(result.folder)}
+    emit(options["output_format"], record, summary(result.record, result.folder))
+    if not result.within_budget:
+        click.echo(f"autotune: {miss_text(result.record)}", err=True)
+        return 1
+    return 0
+
+
+def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any:
+    from autotune.compress.calibration import CalibrationPlan
+    from autotune.request import TuneRequest
+
+    return TuneRequest(
+        model=options["model"],
+        output=options["output"] or default_output(options["model"]),
+        budget=budget,
+        device=options["device"],
+        backend=options["backend"],
+        workload=workload,
+        calibration=CalibrationPlan(
+            calibration=options["calibration"],
+            evaluation=options["evaluation"],
+            statistics_samples=options["calibration_samples"],
+            seed=options["seed"],
+        ),
+        metric=options["metric"],
+        trials=options["trials"],
+        rounds=options["rounds"],
+        threads=options["threads"],
+        targets=options["targets"],
+        ignore=options["ignore"],
+        database=options["database"],
+        seed=options["seed"],
+    )
+
+
+def miss_text(record: Any) -> str:
+    """The sentence that goes with exit code 1."""
+    if record["measured_ratio_low"] > 1.0:
+        return (
+            f"the result measured slower than dense ({record['measured_ratio']:.3f}x); "
+            "use the dense model on this device"
+        )
+    return (
+        f"the measured model misses the budget ({record['measured_ratio']:.3f}x of dense); "
+        "its folder is written, give more --rounds or a looser budget"
+    )
+
+
+def summary(record: Any, folder: Path) -> list[str]:
+    """What a person wants to know, in a few lines."""
+    from autotune.units import format_bytes, format_count, format_seconds
+
+    quality = record["quality"]
+    chosen = sum(1 for site in record["sites"] if site["rank"] is not None)
+    considered = sum(1 for site in record["sites"] if "group" in site)
+    parameters, stored = record["parameters"], record["stored_bytes"]
+    budget = ", ".join(f"{name} {text}" for name, text in record["budget"].items())
+    return [
+        f"{record['model']} on {record['device']['device_name']}, {record['backend']}, "
+        f"{record['workload']['batch_size']}x{record['workload']['sequence_length']} tokens",
+        f"budget      {budget}: {'met' if record['within_budget'] else 'MISSED'}",
+        f"latency     {format_seconds(record['measured_latency_s'])} against "
+        f"{format_seconds(record['dense_latency_s'])} dense, ratio {record['measured_ratio']:.3f} "
+        f"(95 %: {record['measured_ratio_low']:.3f} to {record['measured_ratio_high']:.3f}), "
+        f"predicted {record['predicted_ratio']:.3f}",
+        f"quality     {quality['metric']} {quality['compressed']:.4f} (dense "
+        f"{quality['dense']:.4f}); {quality['protocol']}",
+        f"parameters  {format_count(parameters['compressed'])} of "
+        f"{format_count(parameters['dense'])}, {format_bytes(stored['compressed'])} of "
+        f"{format_bytes(stored['dense'])}; {chosen} of {considered} layers factorized",
+        f"written     {folder}/: model/, model.onnx, report.html, result.json",
+    ]

@@ -1,0 +1,289 @@
+"""Choose, apply, measure, correct: the closed loop from tables to a plan that holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.compress.calibration import CalibrationData
+from autotune.compress.factorize import FactorStore
+from autotune.compress.lowrank import LowRankLinear, low_rank_like, replace_modules
+from autotune.compress.onnx_export import rewrite_low_rank
+from autotune.errors import BudgetInfeasibleError
+from autotune.predictor.network import NetworkModel
+from autotune.profiler.timing import TimingPolicy
+from autotune.search.exact import solve_exact
+from autotune.search.outer import Knobs, error_multiplier, search_knobs
+from autotune.search.problem import Allocation, RankProblem
+from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
+from autotune.stages import (
+    NETWORK_POLICY,
+    ONNX_NAME,
+    Context,
+    artefact_key,
+    candidates,
+    checkpoint_artefact,
+    network_inputs,
+    network_subject,
+    time_subjects,
+)
+from autotune.types import Estimate, digest
+
+Ranks = Mapping[str, int | None]
+# A plan this far below the latency limit gave away quality: correct the table upwards.
+_SLACK = 0.015
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One turn of the loop: the plan, what was predicted for it and what was measured."""
+
+    allocation: Allocation
+    predicted: Estimate
+    measured_latency_s: float
+    dense_latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    correction: float
+    artefact: Path
+
+    def latency_limit_ratio(self, limit_s: float, relative: float | None) -> float:
+        """The ratio to dense that the latency budget allows in this measurement."""
+        return relative if relative is not None else limit_s / self.dense_latency_s
+
+
+class Planner:
+    """Solves for ranks with everything but the latency correction and the knobs fixed."""
+
+    def __init__(
+        self, context: Context, errors: ErrorTable, network: NetworkModel, totals: Resources
+    ) -> None:
+        self.context = context
+        self.errors = errors
+        self.network = network
+        self.totals = totals
+        quantities = context.request.budget.limits()
+        self.limits = {name: q.resolve(totals.dense[name]) for name, q in quantities.items()}
+        latency = quantities.get("latency")
+        self.relative = latency.value if latency and latency.relative else None
+
+    def problem(self, knobs: Knobs, correction: float, margin: float) -> RankProblem:
+        """The rank problem under these knobs and this correction of the latency table."""
+        blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
+        scaled = {
+            site.name: {
+                rank: error * error_multiplier(site, knobs, blocks)
+                for rank, error in self.errors[site.name].items()
+            }
+            for site in self.context.sites.sites
+        }
+        limits = dict(self.limits)
+        if "latency" in limits:
+            limits["latency"] *= 1.0 - margin
+        network = dataclasses.replace(self.network, correction=correction)
+        totals = self.totals
+        options = {site.name: candidates(self.context, site) for site in self.context.sites.sites}
+        return build_problem(self.context.sites.sites, scaled, options, network, totals, limits)
+
+    def solve(
+        self, knobs: Knobs, correction: float = 1.0, margin: float | None = None
+    ) -> Allocation:
+        """The exact plan, aiming `margin` below the latency limit (None: the request's).
+
+        Raises:
+            BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
+        """
+        wanted = self.context.request.margin if margin is None else margin
+        problem = self.problem(knobs, correction, wanted)
+        try:
+            return solve_exact(problem)
+        except BudgetInfeasibleError:
+            # The margin is ours, not the user's: give it up before refusing.
+            problem = self.problem(knobs, correction, 0.0)
+            try:
+                return solve_exact(problem)
+            except BudgetInfeasibleError as error:
+                raise explain_infeasible(problem, self.totals, self.limits) from error
+
+    def within(self, outcome: Round) -> bool:
+        """Whether the measured latency meets its budget (the other budgets hold by count).
+
+        Without a latency budget the model must at least not be measurably slower than dense.
+        """
+        if "latency" not in self.limits:
+            return outcome.ratio_low <= 1.0
+        return outcome.ratio <= self.target(outcome)
+
+    def surely_within(self, outcome: Round) -> bool:
+        """The same for the upper end of the interval: what the loop works towards."""
+        if "latency" not in self.limits:
+            return self.within(outcome)
+        return outcome.ratio_high <= self.target(outcome)
+
+    def target(self, outcome: Round) -> float:
+        """The largest allowed ratio."""
+        return outcome.latency_limit_ratio(self.limits["latency"], self.relative)
+
+
+def build_layers(context: Context, store: FactorStore, ranks: Ranks) -> dict[str, LowRankLinear]:
+    """The low-rank layers of a plan."""
+    layers = {}
+    for site in context.sites.sites:
+        rank = ranks.get(site.name)
+        if rank is not None:
+            module = context.loaded.model.get_submodule(site.name)
+            layers[site.name] = low_rank_like(module, *store.factors(site, rank))
+    return layers
+
+
+@contextmanager
+def applied(context: Context, layers: Mapping[str, LowRankLinear]) -> Iterator[None]:
+    """The model with `layers` in place, dense again afterwards."""
+    replaced = replace_modules(context.loaded.model, layers)
+    try:
+        yield
+    finally:
+        replace_modules(context.loaded.model, replaced)
+
+
+def find_knobs(
+    context: Context, planner: Planner, store: FactorStore, data: CalibrationData,
+    factors_key: Mapping[str, Any],
+) -> Knobs:  # fmt: skip
+    """Optuna over the outer knobs, on the true loss of the fixed search batch."""
+    request = context.request
+    if request.trials == 0:
+        return {}
+    references: list[Any] = []
+
+    def true_loss(allocation: Allocation) -> float:
+        task, model = context.task, context.loaded.model
+        if not references:
+            references.extend(task.references(model, data.search))
+        with applied(context, build_layers(context, store, allocation.ranks)):
+            return task.mean_loss(model, data.search, references)
+
+    problem = planner.problem({}, 1.0, request.margin)
+    key = digest([dict(factors_key), dataclasses.asdict(problem), request.seed])[:16]
+    storage = context.folder.cache / "optuna.sqlite"
+    with context.reporter.stage("search the outer knobs") as advance:
+        knobs, _ = search_knobs(
+            context.sites.sites, planner.solve, true_loss, trials=request.trials,
+            storage=storage, name=key, seed=request.seed, progress=advance,
+        )  # fmt: skip
+    return knobs
+
+
+def build_artefact(
+    context: Context, dense: Path, store: FactorStore, factors_key: Mapping[str, Any], ranks: Ranks
+) -> Path:
+    """The compressed model as the backend runs it."""
+    layers = build_layers(context, store, ranks)
+    chosen = {name: layer.rank for name, layer in layers.items()}
+    if context.backend.name.startswith("torch"):
+        with applied(context, layers):
+            return checkpoint_artefact(context, "compressed", chosen)
+    metadata = {
+        "autotune.ranks": chosen,
+        "autotune.device": context.device.reported_name,
+        "autotune.backend": context.backend.name,
+    }
+    key = {**factors_key, "dense": artefact_key(context, dense), "ranks": chosen}
+
+    def build(path: Path) -> None:
+        path.mkdir()
+        rewrite_low_rank(dense, layers, path / ONNX_NAME, metadata)
+
+    return context.folder.stage("compressed", key, "", build)[0] / ONNX_NAME
+
+
+def measure_plan(
+    context: Context, planner: Planner, allocation: Allocation, dense: Path, artefact: Path,
+    correction: float, label: str, policy: TimingPolicy = NETWORK_POLICY,
+) -> Round:  # fmt: skip
+    """Time the compressed model in turn with the dense one."""
+    network = dataclasses.replace(planner.network, correction=correction)
+
+    def compute() -> dict[str, Any]:
+        subjects = [network_subject(path, network_inputs(context)) for path in (dense, artefact)]
+        with context.reporter.stage(label):
+            return dataclasses.asdict(time_subjects(context.runner, subjects, policy))
+
+    key = {
+        "label": label,
+        "fingerprint": context.fingerprint.id,
+        "artefact": artefact_key(context, artefact),
+        "inputs": network_inputs(context).name,
+    }
+    timing = context.folder.json_stage("timing", key, compute)
+    return Round(
+        allocation=allocation,
+        predicted=network.predict(allocation.ranks),
+        dense_latency_s=timing["latencies_s"][0],
+        measured_latency_s=timing["latencies_s"][1],
+        ratio=timing["ratios"][1],
+        ratio_low=timing["ratio_lows"][1],
+        ratio_high=timing["ratio_highs"][1],
+        correction=correction,
+        artefact=artefact,
+    )
+
+
+def corrected(outcome: Round) -> float:
+    """The correction under which the prediction would have been what was measured.
+
+    Halfway in the logarithm would be safer against noise, but rounds are few; the measurement's
+    interval is well below the slack that triggers a correction.
+    """
+    predicted_saving = max(1.0 - outcome.predicted.ratio, 1e-6)
+    measured_saving = max(1.0 - outcome.ratio, 1e-6)
+    factor = measured_saving / predicted_saving
+    return outcome.correction * min(max(factor, 0.25), 4.0)
+
+
+def run_loop(
+    context: Context, planner: Planner, store: FactorStore, factors_key: Mapping[str, Any],
+    dense: Path, knobs: Knobs,
+) -> list[Round]:  # fmt: skip
+    """Solve, build and measure until the budget holds without waste, at most `rounds` times."""
+    rounds: list[Round] = []
+    correction, margin = 1.0, context.request.margin
+    seen: set[str] = set()
+    for number in range(context.request.rounds):
+        try:
+            allocation = planner.solve(knobs, correction, margin)
+        except BudgetInfeasibleError:
+            if not rounds:
+                raise
+            break
+        plan = digest(dict(allocation.ranks))
+        if plan in seen:
+            break
+        seen.add(plan)
+        artefact = build_artefact(context, dense, store, factors_key, allocation.ranks)
+        outcome = measure_plan(
+            context, planner, allocation, dense, artefact, correction,
+            f"measure round {number + 1}",
+        )  # fmt: skip
+        rounds.append(outcome)
+        if "latency" not in planner.limits:
+            break
+        if 0.0 <= planner.target(outcome) - outcome.ratio_high <= _SLACK:
+            break
+        correction = corrected(outcome)
+        margin = max(context.request.margin, outcome.ratio_high / outcome.ratio - 1.0)
+    return rounds
+
+
+def best_rounds(planner: Planner, rounds: list[Round]) -> list[Round]:
+    """Rounds in order of preference: surely within budget by least loss, then the fastest."""
+    met = [r for r in rounds if planner.surely_within(r)]
+    missed = [r for r in rounds if not planner.surely_within(r)]
+    met.sort(key=lambda r: r.allocation.loss)
+    missed.sort(key=lambda r: r.ratio)
+    return [*met, *missed]

@@ -1,0 +1,1 @@
+"""The HTML report: figures and tables of one run."""

@@ -1,0 +1,99 @@
+"""What a run hands out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import UsageError, storage_errors
+from autotune.types import SCHEMA_VERSION, canonical_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The final measurement of the compressed model, in turn with the dense one."""
+
+    latency_s: float
+    dense_latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """A tuned model in its run folder.
+
+    `ranks`: site → rank (None = left dense). `within_budget` is judged on the final measurement.
+    `record` is what result.json holds.
+    """
+
+    folder: Path
+    ranks: Mapping[str, int | None]
+    measured: Measured
+    within_budget: bool
+    record: Mapping[str, Any] = field(repr=False)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Copy the transformers checkpoint to `folder`."""
+        return _copy(self.folder / "model", Path(folder))
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Copy the ONNX model (and its external weights, if any) to `path`.
+
+        Raises:
+            UsageError: the run's backend does not produce ONNX.
+        """
+        source = self.folder / "model.onnx"
+        if not source.is_file():
+            raise UsageError(
+                f"backend {self.record['backend']} made no ONNX model; tune with onnxruntime-cpu"
+            )
+        return _copy(source, Path(path))
+
+    def report(self, path: str | Path) -> Path:
+        """Copy the HTML report to `path`."""
+        return _copy(self.folder / "report.html", Path(path))
+
+
+def _copy(source: Path, target: Path) -> Path:
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+    return target
+
+
+def result_text(record: Mapping[str, Any]) -> str:
+    """result.json: one canonical line."""
+    return canonical_json({"schema_version": SCHEMA_VERSION, **record}) + "\n"
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        UsageError: no result there, or one written by a newer version.
+    """
+    import json
+
+    path = folder / "result.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(
+            f"{folder} holds no result.json; give the --output folder of a finished run"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema version {record.get('schema_version')!r}, this program knows "
+            f"{SCHEMA_VERSION}"
+        )
+    return record

@@ -1,0 +1,273 @@
+"""The cached stages of a run, from the model to the tables that a plan is chosen from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from autotune.compress.calibration import CalibrationData, load_calibration
+from autotune.compress.factorize import FactorStore, build_factor_store
+from autotune.compress.loading import LoadedModel
+from autotune.compress.metrics import make_metric
+from autotune.compress.onnx_export import OPSET, export_dense
+from autotune.compress.sites import Sites, count_tokens, find_sites
+from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.compress.tasks import Task, make_task
+from autotune.devices.alignment import aligned_ranks
+from autotune.devices.detect import PresentDevice
+from autotune.errors import MeasurementError
+from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.predictor.roofline import Roofline
+from autotune.predictor.table import LatencyTable
+from autotune.profiler.backends import Backend
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.profile import (
+    fingerprint_of,
+    measure_points,
+    missing_points,
+    plan_ranks,
+)
+from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import Subject, TimingTask
+from autotune.profiler.timing import PairedTiming, TimingPolicy
+from autotune.progress import Reporter
+from autotune.request import TuneRequest
+from autotune.runfolder import RunFolder
+from autotune.search.tables import ErrorTable
+from autotune.types import Fingerprint, LayerShape, Site
+
+DTYPE = "fp32"
+ONNX_NAME = "model.onnx"
+LOADER = "autotune.compress.checkpoint:load_for_timing"
+NETWORK_POLICY = TimingPolicy(
+    rounds_per_window=3, min_windows=6, max_seconds=20.0, target_relative_ci=0.004
+)
+FINAL_POLICY = replace(NETWORK_POLICY, max_seconds=45.0, target_relative_ci=0.006)
+# Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
+DEFAULT_METRIC = {"causal-lm": "kfac"}
+FALLBACK_METRIC = "kfac-seq"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One run's fixed parts: the request, the loaded model and where it runs."""
+
+    request: TuneRequest
+    folder: RunFolder
+    reporter: Reporter
+    loaded: LoadedModel
+    task: Task
+    sites: Sites
+    device: PresentDevice
+    backend: Backend
+    threads: int
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of this device, backend and dtype."""
+        return fingerprint_of(self.device, self.backend, DTYPE, self.threads)
+
+    @property
+    def runner(self) -> ShardRunner:
+        """Runs measurements in fresh processes."""
+        return ShardRunner(backend=self.backend.name, threads=self.threads)
+
+    @property
+    def model_key(self) -> dict[str, Any]:
+        """What every stage that runs the model depends on."""
+        import transformers
+
+        return {
+            "weights": self.loaded.weights_sha256,
+            "task": self.loaded.task,
+            "sites": [site.name for site in self.sites.sites],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def make_context(
+    request: TuneRequest, folder: RunFolder, reporter: Reporter, loaded: LoadedModel,
+    device: PresentDevice, backend: Backend, threads: int,
+) -> Context:  # fmt: skip
+    """Find the sites of the loaded model and count their tokens under the workload."""
+    task = make_task(loaded.task, loaded.folder)
+    sites = find_sites(loaded.model, request.targets, request.ignore)
+    inputs = task.example_inputs(loaded.model, request.workload)
+    return Context(
+        request=request, folder=folder, reporter=reporter, loaded=loaded, task=task,
+        sites=count_tokens(loaded.model, sites, inputs), device=device, backend=backend,
+        threads=threads,
+    )  # fmt: skip
+
+
+def dense_artefact(context: Context) -> Path:
+    """The dense model as the backend runs it: an ONNX file, or a checkpoint folder."""
+    if context.backend.name.startswith("torch"):
+        return checkpoint_artefact(context, "dense", {})
+    import onnx
+
+    inputs = {**context.model_key, "opset": OPSET, "onnx": onnx.__version__}
+
+    def build(path: Path) -> None:
+        path.mkdir()
+        with context.reporter.stage("export the dense model"):
+            export_dense(
+                context.loaded.model, context.task, context.sites.sites,
+                context.request.workload, path / ONNX_NAME,
+            )  # fmt: skip
+
+    return context.folder.stage("dense", inputs, "", build)[0] / ONNX_NAME
+
+
+def checkpoint_artefact(context: Context, name: str, ranks: Mapping[str, int]) -> Path:
+    """The model as it stands in memory, saved as a folder that torch-eager times."""
+    from autotune.compress.checkpoint import save_checkpoint
+    from autotune.types import canonical_json
+
+    def build(path: Path) -> None:
+        save_checkpoint(context.loaded.model, None, path)
+        (path / "task.json").write_text(canonical_json({"task": context.loaded.task}))
+
+    return context.folder.stage(name, {**context.model_key, "ranks": dict(ranks)}, "", build)[0]
+
+
+def artefact_key(context: Context, artefact: Path) -> str:
+    """The cache entry that holds the artefact; its name carries the hash of its inputs."""
+    return artefact.relative_to(context.folder.cache).parts[0]
+
+
+def network_inputs(context: Context) -> Path:
+    """The workload's random inputs as a safetensors file."""
+    values = context.task.example_inputs(context.loaded.model, context.request.workload)
+    key = {**context.model_key, "workload": dataclasses.asdict(context.request.workload)}
+    return context.folder.stage(
+        "inputs", key, ".safetensors", lambda path: save_file(values, path)
+    )[0]
+
+
+def network_subject(artefact: Path, inputs: Path) -> Subject:
+    """A whole model as something to time."""
+    return Subject(network=str(artefact), inputs=str(inputs), loader=LOADER)
+
+
+def time_subjects(
+    runner: ShardRunner, subjects: list[Subject], policy: TimingPolicy
+) -> PairedTiming:
+    """Time `subjects` in turn in one fresh process.
+
+    Raises:
+        MeasurementError: the backend failed or hung.
+    """
+    task = TimingTask(subjects=tuple(subjects), policy=policy)
+    for outcome in runner.run([task]):
+        if outcome.timing is None:
+            raise MeasurementError(f"the measurement failed: {outcome.error}")
+        return outcome.timing
+    raise MeasurementError("the measuring process gave no result")
+
+
+def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
+    """Measure what the database lacks of this model's layers; the table over all it has."""
+    shapes = {site.shape(None, DTYPE) for site in context.sites.sites}
+    wanted: list[LayerShape] = []
+    for shape in shapes:
+        ranks = plan_ranks(context.device, shape)
+        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+    points = missing_points(database, context.fingerprint, wanted)
+    if points:
+        with context.reporter.stage("measure layers") as advance:
+            failed = measure_points(
+                database, context.fingerprint, points, context.runner, progress=advance
+            )
+        for row in failed[:3]:
+            context.reporter.note(f"failed: {row.shape}: {row.error}")
+    rows = database.measurements(context.fingerprint.id)
+    roofline = Roofline.of(context.device.spec, context.threads)
+    return LatencyTable(rows, roofline)
+
+
+def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
+    """Time the dense network in turn with each of its dense layer shapes."""
+    shapes = sorted({site.shape(None, DTYPE) for site in context.sites.sites})
+
+    def compute() -> dict[str, Any]:
+        network = network_subject(dense, network_inputs(context))
+        subjects = [network, *(Subject(layer=s) for s in shapes)]
+        with context.reporter.stage("measure the dense network"):
+            return dataclasses.asdict(time_subjects(context.runner, subjects, NETWORK_POLICY))
+
+    timing = context.folder.json_stage(
+        "anchor",
+        {
+            **context.model_key,
+            "fingerprint": context.fingerprint.id,
+            "workload": dataclasses.asdict(context.request.workload),
+        },
+        compute,
+    )
+    return NetworkAnchor(
+        latency_s=timing["latencies_s"][0],
+        layer_shares=dict(zip(shapes, timing["ratios"][1:], strict=True)),
+    )
+
+
+def calibrate(context: Context) -> tuple[CalibrationData, FactorStore, dict[str, Any]]:
+    """Calibration data, factors of every site in the chosen metric, and the factors' key."""
+    request = context.request
+    data = load_calibration(context.loaded, request.calibration, request.workload)
+    metric = make_metric(request.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC))
+    statistics_key = {
+        **context.model_key,
+        "calibration": data.sha256,
+        "moments": sorted(metric.moments),
+        "seed": request.seed,
+    }
+
+    def build_statistics(path: Path) -> None:
+        with context.reporter.stage("collect statistics") as advance:
+            statistics = collect_statistics(
+                context.loaded.model, context.sites.sites, context.task, data.statistics,
+                metric.moments, seed=request.seed, progress=advance,
+            )  # fmt: skip
+        save_statistics(statistics, path)
+
+    factors_key = {**statistics_key, "metric": metric.name, "parameters": vars(metric)}
+
+    def build_factors(path: Path) -> None:
+        file, _ = context.folder.stage(
+            "statistics", statistics_key, ".safetensors", build_statistics
+        )
+        with context.reporter.stage("factorize") as advance:
+            build_factor_store(
+                context.loaded.model, context.sites.sites, metric, load_statistics(file), path,
+                advance,
+            )  # fmt: skip
+
+    file, _ = context.folder.stage("factors", factors_key, ".safetensors", build_factors)
+    return data, FactorStore(file), factors_key
+
+
+def error_table(context: Context, store: FactorStore) -> ErrorTable:
+    """Predicted loss increase by site and candidate rank."""
+    table: dict[str, dict[int, float]] = {}
+    for site in context.sites.sites:
+        errors = store.errors(site)
+        table[site.name] = {rank: float(errors[rank]) for rank in candidates(context, site)}
+    return table
+
+
+def candidates(context: Context, site: Site) -> list[int]:
+    """The aligned ranks of one site."""
+    return aligned_ranks(context.device.spec, site.in_features, site.out_features, DTYPE)
+
+
+def network_model(context: Context, anchor: NetworkAnchor, table: LatencyTable) -> NetworkModel:
+    """The whole-network latency model before anything was built."""
+    return NetworkModel(anchor=anchor, predictor=table, sites=context.sites.sites, dtype=DTYPE)

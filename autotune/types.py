@@ -1,0 +1,188 @@
+"""Frozen records that every room shares. Imports nothing of ours but errors and units."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from autotune.errors import UsageError
+from autotune.units import Quantity, parse_quantity
+
+SCHEMA_VERSION = 1
+
+RESOURCES = ("latency", "parameters", "weight_bytes", "flops")
+Source = Literal["measured", "interpolated", "predicted", "roofline"]
+Record = TypeVar("Record")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN; the input of every key and hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def from_mapping(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """Build a record from JSON; a key it does not know, or one it lacks, is an error.
+
+    Raises:
+        UsageError: unknown or missing keys.
+    """
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(
+            f"{kind.__name__}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UsageError(f"{kind.__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What one run of the model processes: `batch_size` sequences of `sequence_length` tokens."""
+
+    batch_size: int = 1
+    sequence_length: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "sequence_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
+                raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+    @property
+    def tokens(self) -> int:
+        """Rows M that a per-token linear layer sees in one run."""
+        return self.batch_size * self.sequence_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits as written (`20ms`, `0.85x`); None is no limit. At least one is set.
+
+    Latency is of one run of the workload; parameters, weight bytes and FLOPs are of the whole
+    model.
+
+    Raises:
+        QuantityError: a limit that does not parse.
+        UsageError: no limit at all.
+    """
+
+    latency: str | None = None
+    parameters: str | None = None
+    weight_bytes: str | None = None
+    flops: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits():
+            raise UsageError("no budget given; set at least one, such as --latency-budget 0.85x")
+
+    def limits(self) -> dict[str, Quantity]:
+        """The limits that are set, parsed, by resource."""
+        texts = {name: getattr(self, name) for name in RESOURCES}
+        return {name: parse_quantity(text, name) for name, text in texts.items() if text}
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class LayerShape:
+    """One linear layer on one workload: (M × K)·(K × N), or its rank-r pair."""
+
+    tokens: int
+    in_features: int
+    out_features: int
+    rank: int | None = None
+    dtype: str = "fp32"
+
+    @property
+    def dense(self) -> LayerShape:
+        """The same layer, not factorized."""
+        return dataclasses.replace(self, rank=None)
+
+    @property
+    def parameters(self) -> int:
+        """Weights (bias not counted): N·K dense, r·(N+K) factorized."""
+        k, n = self.in_features, self.out_features
+        return k * n if self.rank is None else self.rank * (k + n)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one run: 2·M·parameters."""
+        return 2 * self.tokens * self.parameters
+
+
+def break_even_rank(in_features: int, out_features: int) -> int:
+    """The largest rank whose factors hold no more parameters than the dense weight."""
+    return (in_features * out_features) // (in_features + out_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A linear layer that may be factorized: its module name, shape and place."""
+
+    name: str
+    in_features: int
+    out_features: int
+    tokens: int
+    group: str = "other"
+    block: int | None = None
+    has_bias: bool = False
+
+    def shape(self, rank: int | None = None, dtype: str = "fp32") -> LayerShape:
+        """The layer's shape at `rank` (None = dense)."""
+        return LayerShape(
+            tokens=self.tokens,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            rank=rank,
+            dtype=dtype,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Everything that makes two latencies comparable; measurements never mix fingerprints."""
+
+    device: str
+    device_name: str
+    backend: str
+    dtype: str
+    threads: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the sha256 over all fields."""
+        return digest(self.to_json())[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON of all fields."""
+        return {
+            **dataclasses.asdict(self),
+            "versions": dict(self.versions),
+            "settings": dict(self.settings),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds of one layer, with the bounds of its interval and where the number comes from.
+
+    `ratio` is latency recovery: seconds / seconds of the dense layer (above 1 is slower).
+    """
+
+    latency_s: float
+    low_s: float
+    high_s: float
+    ratio: float
+    source: Source

@@ -1,0 +1,1 @@
+"""Calibration statistics, metrics, factorization, checkpoint and export. Imports `devices` only."""

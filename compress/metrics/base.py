@@ -1,0 +1,79 @@
+"""What a rank's error means: a pair of square roots around the weight."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autotune.compress.statistics import Statistics
+from autotune.types import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whitening:
+    """Roots with left·leftᵀ = H (N, N) and right·rightᵀ = G (K, K); None is the identity.
+
+    The error of Ŵ is scale · ‖leftᵀ (W − Ŵ) right‖²_F. Both roots are lower triangular, fp64.
+    """
+
+    left: Tensor | None
+    right: Tensor | None
+    scale: float
+
+    def whiten(self, weight: Tensor) -> Tensor:
+        """leftᵀ · W · right for W (N, K)."""
+        out = weight
+        if self.left is not None:
+            out = self.left.T @ out
+        if self.right is not None:
+            out = out @ self.right
+        return out
+
+    def unwhiten_up(self, up: Tensor) -> Tensor:
+        """left⁻ᵀ · up for up (N, r)."""
+        if self.left is None:
+            return up
+        solved: Tensor = torch.linalg.solve_triangular(self.left.T, up, upper=True)
+        return solved
+
+    def unwhiten_down(self, down: Tensor) -> Tensor:
+        """Down · right⁻¹ for down (r, K)."""
+        if self.right is None:
+            return down
+        solved: Tensor = torch.linalg.solve_triangular(self.right, down, upper=False, left=False)
+        return solved
+
+
+class Metric(ABC):
+    """One meaning of error.
+
+    Contract: `whitening(site, statistics)` returns invertible roots, so that the full-rank
+    factorization is exact in fp64 to 1e-10. `moments` names the statistics it reads. With
+    `in_loss_units` its errors estimate the rise of the task's mean loss, so those of different
+    sites compare and add.
+    """
+
+    name: str
+    moments: frozenset[str] = frozenset()
+    in_loss_units: bool = False
+
+    @abstractmethod
+    def whitening(self, site: Site, statistics: Statistics) -> Whitening:
+        """The roots for one site."""
+
+
+def damped_root(gram: Tensor, damping: float) -> Tensor:
+    """Lower Cholesky root of gram + damping · mean(diag) · I, (n, n), fp64.
+
+    A Gram of few samples is singular; the ridge keeps its root invertible, and moves the error
+    of no direction by more than `damping` of the average one.
+    """
+    n = gram.shape[0]
+    ridge = damping * float(gram.diagonal().mean())
+    # A site that never received anything has a zero Gram: any root serves.
+    eye = torch.eye(n, dtype=gram.dtype, device=gram.device)
+    root: Tensor = torch.linalg.cholesky(gram + ridge * eye if ridge > 0 else eye)
+    return root

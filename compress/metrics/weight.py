@@ -1,0 +1,18 @@
+"""Plain SVD: ‖W − Ŵ‖²_F, whatever the inputs (Eckart–Young)."""
+
+from __future__ import annotations
+
+from autotune.compress.metrics.base import Metric, Whitening
+from autotune.compress.statistics import Statistics
+from autotune.types import Site
+
+
+class Weight(Metric):
+    """No statistics at all."""
+
+    name = "weight"
+
+    def whitening(self, site: Site, statistics: Statistics) -> Whitening:
+        """Identity on both sides."""
+        del site, statistics
+        return Whitening(left=None, right=None, scale=1.0)

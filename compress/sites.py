@@ -1,0 +1,150 @@
+"""Which linear layers of a model may be factorized, and why the others may not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from autotune.compress.lowrank import dense_weight
+from autotune.errors import ModelError, UsageError
+from autotune.types import Site
+
+_HEADS = re.compile(
+    r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"
+    r"text_projection|logits_proj)(\.|$)"
+)
+_ATTENTION = re.compile(r"attn|attention|\.(q|k|v|o)_proj$", re.IGNORECASE)
+_MLP = re.compile(
+    r"mlp|ffn|feed_forward|intermediate|(^|\.)fc\d?$|\.(gate|up|down)_proj$|layer\.\d+\.output\.",
+    re.IGNORECASE,
+)
+_BLOCK = re.compile(r"\.(\d+)\.")
+_MIN_FEATURES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sites:
+    """The sites found, and the reason of every linear layer left out, by module name."""
+
+    sites: tuple[Site, ...]
+    left_out: Mapping[str, str]
+
+
+def _compile(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern))
+        except re.error as error:
+            raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+    return compiled
+
+
+def _group(name: str) -> str:
+    if _ATTENTION.search(name):
+        return "attention"
+    return "mlp" if _MLP.search(name) else "other"
+
+
+def _reason(
+    name: str,
+    weight: Tensor,
+    shared: bool,
+    targets: list[re.Pattern[str]],
+    ignore: list[re.Pattern[str]],
+) -> str | None:
+    if shared:
+        return "its weight is tied to another module's"
+    if any(p.search(name) for p in ignore):
+        return "ignored by --ignore"
+    if targets:
+        return None if any(p.search(name) for p in targets) else "not among --targets"
+    if _HEADS.search(name):
+        return "a head"
+    if min(weight.shape) < _MIN_FEATURES:
+        return f"fewer than {_MIN_FEATURES} features"
+    return None
+
+
+def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[str] = ()) -> Sites:
+    """Every nn.Linear and transformers Conv1D outside embeddings and heads.
+
+    `targets` and `ignore` are regular expressions searched in module names; a target may name a
+    head. Tokens are unknown (0) until `count_tokens` has run the model.
+
+    Raises:
+        UsageError: a pattern that does not compile, or targets that match nothing.
+        ModelError: the model has no linear layer that may be factorized.
+    """
+    wanted, unwanted = _compile(targets), _compile(ignore)
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    sites: list[Site] = []
+    left_out: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D):
+            continue
+        weight = dense_weight(module)
+        reason = _reason(name, weight, owners[id(module.weight)] > 1, wanted, unwanted)
+        if reason:
+            left_out[name] = reason
+            continue
+        block = _BLOCK.search(name)
+        sites.append(
+            Site(
+                name=name,
+                in_features=weight.shape[1],
+                out_features=weight.shape[0],
+                tokens=0,
+                group=_group(name),
+                block=int(block.group(1)) if block else None,
+                has_bias=module.bias is not None,
+            )
+        )
+    if not sites and targets:
+        raise UsageError(f"--targets {' '.join(targets)} matches no linear layer of the model")
+    if not sites:
+        raise ModelError("the model has no linear layer that may be factorized")
+    return Sites(sites=tuple(sites), left_out=left_out)
+
+
+@torch.no_grad()
+def count_tokens(model: nn.Module, sites: Sites, inputs: Mapping[str, Tensor]) -> Sites:
+    """Run the workload's shape once and note the rows M of every site.
+
+    A layer that does not run, or runs more than once, is left out with that reason: its latency
+    would not be that of one layer.
+    """
+    calls: dict[str, list[int]] = {site.name: [] for site in sites.sites}
+
+    def noter(name: str) -> object:
+        def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            calls[name].append(args[0].numel() // args[0].shape[-1])
+
+        return note
+
+    handles = [
+        model.get_submodule(site.name).register_forward_pre_hook(noter(site.name))  # type: ignore[arg-type]
+        for site in sites.sites
+    ]
+    try:
+        model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    left_out = dict(sites.left_out)
+    kept = []
+    for site in sites.sites:
+        rows = calls[site.name]
+        if len(rows) == 1:
+            kept.append(replace(site, tokens=rows[0]))
+        else:
+            left_out[site.name] = "does not run" if not rows else f"runs {len(rows)} times a pass"
+    return Sites(sites=tuple(kept), left_out=left_out)

@@ -1,0 +1,198 @@
+"""Streamed second moments of a model's linear layers: no activation is ever stored.
+
+Four moments, each collected only when a metric asks for it, accumulated in fp64:
+
+- `gram`   (K, K) mean of x xᵀ over rows, once for sites that share an input (q/k/v, gate/up);
+- `grad`   (N, N) mean of g gᵀ over rows, g = gradient of the task's curvature signal;
+- `left`   (N, N) mean over loss items of J Jᵀ, and
+- `right`  (K, K) of Jᵀ J, where J = Σ_t g_t x_tᵀ is one sequence's gradient of the weight: unlike
+  the two above they see that a sequence's tokens are correlated.
+
+Memory: those matrices, whatever the amount of calibration data. `J` is never formed: with the
+sequence's Gram of rows, J Jᵀ = Gᵀ(X Xᵀ)G costs T·N² + T²·(K + N).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autotune.compress.tasks.base import MASK, Batch, Task
+from autotune.errors import ModelError
+from autotune.types import Site
+
+GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Moments of one model on one calibration set.
+
+    `moments` is keyed `gram:<input group>`, `grad:<site>`, `left:<site>`, `right:<site>`;
+    `input_group` maps each site to the group of its input; `rows_per_item` maps it to rows per
+    loss item (tokens per sequence for an encoder, 1 for a language model).
+    """
+
+    moments: dict[str, Tensor] = field(repr=False)
+    input_group: dict[str, str]
+    rows_per_item: dict[str, float]
+
+    def moment(self, kind: str, site: Site) -> Tensor:
+        """The moment `kind` of `site`, square, fp64.
+
+        Raises:
+            KeyError: it was not collected.
+        """
+        owner = self.input_group[site.name] if kind == "gram" else site.name
+        return self.moments[f"{kind}:{owner}"]
+
+
+class _Collector:
+    """Hooks that add to running sums what one pass shows of each site."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], kinds: frozenset[str]) -> None:
+        self.model = model
+        self.sites = sites
+        self.kinds = kinds
+        self.sums: dict[str, Tensor] = {}
+        self.rows: dict[str, int] = {}
+        self.input_group: dict[str, str] = {}
+        self._mask: Tensor | None = None
+        self._inputs: dict[tuple[int, int], tuple[str, Tensor]] = {}
+
+    def start_batch(self, batch: Batch) -> None:
+        """Forget the last pass's inputs and take the batch's mask."""
+        self._mask = batch.get(MASK)
+        self._inputs.clear()
+
+    def _sequences(self, values: Tensor) -> Tensor:
+        """(batch, rows, features) with masked rows zeroed."""
+        batch = values.shape[0] if values.ndim > 2 else 1
+        values = values.detach().reshape(batch, -1, values.shape[-1])
+        mask = self._mask
+        if mask is not None and mask.numel() == values.shape[0] * values.shape[1]:
+            return values * mask.reshape(*values.shape[:2], 1).to(values.dtype)
+        return values
+
+    def _count(self, values: Tensor) -> int:
+        rows = values.numel() // values.shape[-1]
+        if self._mask is not None and self._mask.numel() == rows:
+            return int(self._mask.sum())
+        return rows
+
+    def _add(self, key: str, product: Tensor) -> None:
+        if key in self.sums:
+            self.sums[key] += product
+        else:
+            self.sums[key] = product.double()
+
+    def _add_gradient(self, name: str, x: Tensor, gradient: Tensor) -> None:
+        g = self._sequences(gradient)
+        if "grad" in self.kinds:
+            self._add(f"grad:{name}", g.flatten(0, 1).T @ g.flatten(0, 1))
+        if "left" in self.kinds:
+            weighted = torch.bmm(torch.bmm(x, x.mT), g)
+            self._add(f"left:{name}", g.flatten(0, 1).T @ weighted.flatten(0, 1))
+        if "right" in self.kinds:
+            weighted = torch.bmm(torch.bmm(g, g.mT), x)
+            self._add(f"right:{name}", x.flatten(0, 1).T @ weighted.flatten(0, 1))
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            source: Tensor = args[0]
+            x = self._sequences(source)
+            self.rows[name] = self.rows.get(name, 0) + self._count(source)
+            # Keeping the tensor for the pass makes its address a name for it.
+            owner, _ = self._inputs.setdefault((source.data_ptr(), source.numel()), (name, source))
+            if self.input_group.setdefault(name, owner) == name and "gram" in self.kinds:
+                rows = x.flatten(0, 1).double()
+                self._add(f"gram:{name}", rows.T @ rows)
+            if torch.is_grad_enabled():
+                # All weights are frozen, so the first site's output starts the graph.
+                output.requires_grad_(True)
+                output.register_hook(lambda g: self._add_gradient(name, x, g))
+
+        return hook
+
+    def __enter__(self) -> _Collector:
+        self._handles = [
+            self.model.get_submodule(site.name).register_forward_hook(self._hook(site.name))
+            for site in self.sites
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._inputs.clear()
+
+
+def collect_statistics(
+    model: nn.Module,
+    sites: Sequence[Site],
+    task: Task,
+    batches: Sequence[Batch],
+    kinds: frozenset[str],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Statistics:
+    """Stream `batches` through the model once and return the moments `kinds`.
+
+    Products are taken in the model's dtype for gradients and in fp64 for inputs.
+
+    Raises:
+        ModelError: an activation or gradient is not finite (the site is named).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    gradients = bool(kinds & GRADIENT_MOMENTS)
+    items, draws = 0, 1
+    with _Collector(model, sites, kinds) as collector, torch.set_grad_enabled(gradients):
+        for done, batch in enumerate(batches):
+            progress(done, len(batches))
+            collector.start_batch(batch)
+            output = task.output(model, batch)
+            items += task.items(output, batch)
+            if gradients:
+                signals = list(task.curvature_signals(output, batch, generator))
+                draws = len(signals)
+                for i, signal in enumerate(signals):
+                    signal.backward(retain_graph=i + 1 < draws)
+        progress(len(batches), len(batches))
+    for key, total in collector.sums.items():
+        kind, _, name = key.partition(":")
+        if not torch.isfinite(total).all():
+            what = "activations" if kind == "gram" else "gradients"
+            raise ModelError(
+                f"{what} at {name} are not finite on the calibration data; nothing was dropped, "
+                "repair the model or the data"
+            )
+        per_row = {"gram": 1, "grad": draws}
+        total /= collector.rows[name] * per_row[kind] if kind in per_row else items * draws
+    return Statistics(
+        moments=collector.sums,
+        input_group=dict(collector.input_group),
+        rows_per_item={name: rows / items for name, rows in collector.rows.items()},
+    )
+
+
+def save_statistics(statistics: Statistics, path: Path) -> None:
+    """Write to one safetensors file; the maps travel in its metadata."""
+    maps = {"input_group": statistics.input_group, "rows_per_item": statistics.rows_per_item}
+    save_file(statistics.moments, path, {"maps": json.dumps(maps)})
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Read what `save_statistics` wrote."""
+    with safe_open(path, framework="pt") as file:
+        maps = json.loads(file.metadata()["maps"])
+        moments = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return Statistics(moments=moments, **maps)

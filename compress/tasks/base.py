@@ -1,0 +1,123 @@
+"""What a model is for: its output, its curvature and its quality, behind one contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotune.types import Workload
+
+Batch = Mapping[str, Tensor]
+MASK = "attention_mask"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """One figure of merit on held-out data, with how it was obtained."""
+
+    metric: str
+    value: float
+    protocol: str
+
+
+class Task(ABC):
+    """One kind of model.
+
+    Contract: `output` is the tensor that is exported and compared, (batch, …); it must be
+    differentiable. `curvature_signals` yields scalars whose gradients g at a site's output
+    satisfy E[g gᵀ] = Gauss–Newton (Fisher) block of `loss` summed over the batch. `loss` returns
+    (sum, count): the mean over data is what the error table predicts the rise of, and what the
+    search minimises. `quality` is what a person reads; higher_is_better says which way.
+    """
+
+    output_name: str
+    metric: str
+    higher_is_better: bool
+
+    @abstractmethod
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's output for one batch."""
+
+    @abstractmethod
+    def curvature_signals(
+        self, output: Tensor, batch: Batch, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Scalars to differentiate, one at a time; their gradients are averaged."""
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """What the mean loss averages over: sequences, unless the task says otherwise."""
+        del batch
+        return output.shape[0]
+
+    @abstractmethod
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
+        """Summed loss of `output` (given the dense `reference`) and what it was summed over."""
+
+    @abstractmethod
+    def figure(self, mean_loss: float) -> float:
+        """The quality figure from the mean loss."""
+
+    @abstractmethod
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random inputs of the workload's shape, for tracing, counting and timing."""
+
+    def protocol(self, batches: Sequence[Batch]) -> str:
+        """How the quality figure was obtained, to print beside it."""
+        items = sum(next(iter(batch.values())).shape[0] for batch in batches)
+        return f"{self.metric} over {items} held-out sequences"
+
+    @torch.no_grad()
+    def mean_loss(
+        self, model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor | None]
+    ) -> float:
+        """Mean loss over `batches`; a missing reference means the model is its own."""
+        total, count = 0.0, 0
+        for batch, reference in zip(batches, references, strict=True):
+            output = self.output(model, batch)
+            value, items = self.loss(output, output if reference is None else reference, batch)
+            total, count = total + value, count + items
+        return total / max(count, 1)
+
+    needs_reference: bool = True
+
+    @torch.no_grad()
+    def references(self, model: nn.Module, batches: Sequence[Batch]) -> list[Tensor | None]:
+        """The dense model's reduced outputs, where the loss compares with them."""
+        if not self.needs_reference:
+            return [None] * len(batches)
+        return [self.reduce(self.output(model, batch), batch) for batch in batches]
+
+    def reduce(self, output: Tensor, batch: Batch) -> Tensor:
+        """What of the output the loss compares (small enough to keep for every batch)."""
+        del batch
+        return output
+
+
+def text_inputs(vocabulary: int, workload: Workload) -> dict[str, Tensor]:
+    """Random token ids and a mask of ones, (batch, sequence), with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (workload.batch_size, workload.sequence_length)
+    ids = torch.randint(0, vocabulary, shape, generator=generator)
+    return {"input_ids": ids, MASK: torch.ones_like(ids)}
+
+
+def pixel_inputs(config: Any, workload: Workload) -> dict[str, Tensor]:
+    """Random pixel values (batch, channels, height, width), with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    size = config.image_size
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    shape = (workload.batch_size, config.num_channels, height, width)
+    return {"pixel_values": torch.randn(shape, generator=generator)}
+
+
+def model_inputs(model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+    """Random inputs for whichever of text or pixels the model's main input is."""
+    config: Any = model.config
+    if getattr(model, "main_input_name", "input_ids") == "pixel_values":
+        return pixel_inputs(config, workload)
+    return text_inputs(config.get_text_config().vocab_size, workload)

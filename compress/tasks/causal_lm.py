@@ -1,0 +1,69 @@
+"""Causal language models: cross-entropy, true Fisher with labels sampled from the model."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
+from autotune.types import Workload
+
+
+class CausalLM(Task):
+    """Loss: next-token cross-entropy in nats. Quality: perplexity on held-out text."""
+
+    output_name = "logits"
+    metric = "perplexity"
+    higher_is_better = False
+    needs_reference = False
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits, (batch, sequence, vocabulary)."""
+        inputs = dict(batch)
+        if "position_ids" in inspect.signature(model.forward).parameters:
+            # One row of positions per sequence: the exported RotaryEmbedding does not broadcast.
+            ids = inputs["input_ids"]
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    def curvature_signals(
+        self, output: Tensor, batch: Batch, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Summed cross-entropy against labels drawn from the model (the true Fisher)."""
+        rows = output[batch[MASK].bool()].float()
+        with torch.no_grad():
+            labels = torch.multinomial(rows.softmax(-1), 1, generator=generator).squeeze(1)
+        yield functional.cross_entropy(rows, labels, reduction="sum")
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """Tokens."""
+        del output
+        return int(batch[MASK].sum())
+
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
+        """Cross-entropy of the next token, summed over predicted tokens."""
+        del reference
+        keep = batch[MASK][:, 1:].bool()
+        rows = output[:, :-1][keep].float()
+        labels = batch["input_ids"][:, 1:][keep]
+        return float(functional.cross_entropy(rows, labels, reduction="sum")), labels.numel()
+
+    def figure(self, mean_loss: float) -> float:
+        """Perplexity."""
+        return math.exp(mean_loss) if mean_loss < 700 else math.inf
+
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random token ids and mask."""
+        return model_inputs(model, workload)
+
+    def protocol(self, batches: Sequence[Batch]) -> str:
+        """Window, stride and tokens."""
+        window = batches[0]["input_ids"].shape[1]
+        tokens = sum(int(batch[MASK][:, 1:].sum()) for batch in batches)
+        return f"perplexity, non-overlapping windows of {window} tokens, {tokens} tokens predicted"

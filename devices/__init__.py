@@ -1,0 +1,1 @@
+"""Device specifications with sources, detection and alignment. Imports nothing of ours."""

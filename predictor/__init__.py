@@ -1,0 +1,1 @@
+"""Features, latency regressor with intervals, latency table, whole-network latency."""

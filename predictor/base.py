@@ -1,0 +1,24 @@
+"""What every source of layer latencies promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from autotune.types import Estimate, LayerShape
+
+
+class LatencyPredictor(ABC):
+    """Seconds of a layer on one fingerprint.
+
+    Contract: `estimate` returns low ≤ latency ≤ high (nominal 90 % interval) and names its source;
+    asked twice, it answers the same. A shape it knows nothing about raises, unless extrapolation
+    was allowed at construction, and then says `roofline`.
+    """
+
+    @abstractmethod
+    def estimate(self, shape: LayerShape) -> Estimate:
+        """Seconds of `shape`.
+
+        Raises:
+            MeasurementError: nothing measured is near enough.
+        """

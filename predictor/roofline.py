@@ -1,0 +1,38 @@
+"""The least time a layer can take: arithmetic over peak rate or bytes over bandwidth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.types import LayerShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """Peak FLOP/s by dtype and bandwidth in bytes/s, of the threads that are used."""
+
+    peak_flops: dict[str, float]
+    bandwidth_bytes_s: float
+
+    @staticmethod
+    def of(spec: DeviceSpec, threads: int) -> Roofline:
+        """A CPU's peak is per core, a GPU's is whole."""
+        scale = threads if spec.kind == "cpu" else 1
+        peaks = {dtype: rate * scale for dtype, rate in spec.peak_flops.items()}
+        return Roofline(peak_flops=peaks, bandwidth_bytes_s=spec.bandwidth_bytes_s)
+
+    def latency_s(self, shape: LayerShape) -> float:
+        """Seconds of a layer; a pair is the sum of its two products."""
+        return sum(self._product_s(m, k, n, shape.dtype) for m, k, n in products(shape))
+
+    def _product_s(self, m: int, k: int, n: int, dtype: str) -> float:
+        peak = self.peak_flops.get(dtype) or max(self.peak_flops.values())
+        moved = DTYPE_BYTES[dtype] * (m * k + k * n + m * n)
+        return max(2 * m * k * n / peak, moved / self.bandwidth_bytes_s)
+
+
+def products(shape: LayerShape) -> list[tuple[int, int, int]]:
+    """The matrix products (M, K, N) that the layer is made of."""
+    m, k, n, rank = shape.tokens, shape.in_features, shape.out_features, shape.rank
+    return [(m, k, n)] if rank is None else [(m, k, rank), (m, rank, n)]

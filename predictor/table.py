@@ -1,0 +1,116 @@
+"""The latency table: measured, else interpolated, else predicted, else refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autotune.errors import MeasurementError
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.interpolation import interpolate, leave_one_out_errors
+from autotune.predictor.regressor import LatencyRegressor, conformal_quantile
+from autotune.predictor.roofline import Roofline
+from autotune.profiler.schema import Measurement
+from autotune.types import Estimate, LayerShape
+
+_ROOFLINE_FACTOR = 4.0
+
+
+class LatencyTable(LatencyPredictor):
+    """Layer latencies of one fingerprint, rebuilt from its measurements.
+
+    A pair's seconds are its measured ratio times the dense layer's seconds: the ratio was taken
+    from interleaved calls, so drift of the machine between two shapes cancels.
+    """
+
+    def __init__(
+        self,
+        measurements: Sequence[Measurement],
+        roofline: Roofline,
+        *,
+        allow_extrapolation: bool = False,
+    ) -> None:
+        self.roofline = roofline
+        self.allow_extrapolation = allow_extrapolation
+        self._measured: dict[LayerShape, Estimate] = {}
+        self._by_layer: dict[LayerShape, list[tuple[LayerShape, float]]] = {}
+        good = [row for row in measurements if row.error is None]
+        self._add([row for row in good if row.rank == 0])
+        self._add([row for row in good if row.rank > 0])
+        self._half_width = self._interpolation_half_width()
+        self._regressor = self._fit()
+        self._cache: dict[LayerShape, Estimate] = {}
+
+    def _add(self, rows: Sequence[Measurement]) -> None:
+        for row in rows:
+            assert row.latency_s and row.ratio and row.ratio_low and row.ratio_high
+            dense = self._measured.get(row.shape.dense)
+            base = dense.latency_s if dense else row.latency_s / row.ratio
+            self._measured[row.shape] = Estimate(
+                latency_s=base * row.ratio,
+                low_s=base * min(row.ratio_low, row.ratio),
+                high_s=base * max(row.ratio_high, row.ratio),
+                ratio=row.ratio,
+                source="measured",
+            )
+            if row.rank:
+                known = self._by_layer.setdefault(row.shape.dense, [])
+                known.append((row.shape, base * row.ratio))
+        for known in self._by_layer.values():
+            known.sort(key=lambda item: item[0].rank or 0)
+
+    def _interpolation_half_width(self) -> float:
+        errors = [
+            error
+            for known in self._by_layer.values()
+            for error in leave_one_out_errors(known, self.roofline)
+        ]
+        return conformal_quantile(errors, 0.9)
+
+    def _fit(self) -> LatencyRegressor | None:
+        shapes = list(self._measured)
+        if not LatencyRegressor.enough(shapes):
+            return None
+        seconds = [estimate.latency_s for estimate in self._measured.values()]
+        return LatencyRegressor(self.roofline).fit(shapes, seconds)
+
+    def estimate(self, shape: LayerShape) -> Estimate:
+        """Seconds and ratio of `shape`, with a 90 % interval (95 % where measured)."""
+        if shape not in self._cache:
+            self._cache[shape] = self._estimate(shape)
+        return self._cache[shape]
+
+    def _estimate(self, shape: LayerShape) -> Estimate:
+        if shape in self._measured:
+            return self._measured[shape]
+        seconds = interpolate(shape, self._by_layer.get(shape.dense, []), self.roofline)
+        if seconds is not None:
+            return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
+        if self._regressor is not None:
+            seconds = float(self._regressor.predict([shape])[0])
+            width = self._regressor.half_width
+            return self._with_ratio(shape, _spread(seconds, width, "predicted"))
+        if self.allow_extrapolation:
+            seconds = self.roofline.latency_s(shape)
+            return self._with_ratio(shape, _spread(seconds, math.log(_ROOFLINE_FACTOR), "roofline"))
+        m, k, n = shape.tokens, shape.in_features, shape.out_features
+        raise MeasurementError(
+            f"nothing measured is near {m} tokens, {k}x{n}, rank {shape.rank or 'dense'}; measure "
+            f"it with `autotune profile --tokens {m} --shape {k}x{n}`, or allow a roofline guess "
+            "with --allow-extrapolation"
+        )
+
+    def _with_ratio(self, shape: LayerShape, estimate: Estimate) -> Estimate:
+        if shape.rank is None:
+            return estimate
+        return replace(estimate, ratio=estimate.latency_s / self.estimate(shape.dense).latency_s)
+
+
+def _spread(seconds: float, half_width: float, source: str) -> Estimate:
+    # Too few residuals for a quantile: a factor of two, and the source says it is a guess.
+    factor = math.exp(half_width) if math.isfinite(half_width) else 2.0
+    return Estimate(
+        latency_s=seconds, low_s=seconds / factor, high_s=seconds * factor, ratio=1.0,
+        source=source,  # type: ignore[arg-type]
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Timing, backends, measuring plan and latency database. Imports `devices` only."""

@@ -1,0 +1,46 @@
+"""Backends by name; an implementation is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from autotune.errors import DeviceMissingError, UsageError
+from autotune.profiler.backends.base import Backend, TimedLayer
+
+__all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend"]
+
+BACKENDS = {
+    "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+    "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
+}
+ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
+
+
+def make_backend(name: str) -> Backend:
+    """The backend `name` or alias, whether or not its parts are installed.
+
+    Raises:
+        UsageError: an unknown name (the known ones are listed).
+    """
+    full = ALIASES.get(name, name)
+    if full not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}; known are {', '.join(BACKENDS)}")
+    module, _, kind = BACKENDS[full].partition(":")
+    backend: Backend = getattr(import_module(module), kind)()
+    return backend
+
+
+def require_backend(name: str, device_kind: str) -> Backend:
+    """The backend `name`, installed and able to run on `device_kind`.
+
+    Raises:
+        UsageError: unknown, or made for another kind of device.
+        DeviceMissingError: something it needs is not installed.
+    """
+    backend = make_backend(name)
+    if device_kind not in backend.device_kinds:
+        raise UsageError(f"backend {backend.name} runs on {'/'.join(backend.device_kinds)} only")
+    missing = backend.missing()
+    if missing:
+        raise DeviceMissingError(missing)
+    return backend

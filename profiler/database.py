@@ -1,0 +1,225 @@
+"""The latency database: committed as measured, keyed by fingerprint, checkable.
+
+SQLite (STRICT, WAL) through SQLAlchemy Core. One row per fingerprint and shape; a failed
+measurement is a row with its error and gives way to a later success. Every run carries the
+sha256 over its rows, renewed in the transaction that changes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects.sqlite import insert
+
+from autotune.errors import AutotuneError, DatabaseError, RunFolderError, StorageError
+from autotune.profiler.schema import FINGERPRINT, MEASUREMENT, MIGRATIONS, RUN, Measurement
+from autotune.types import Fingerprint, canonical_json, from_mapping
+
+SCHEMA = len(MIGRATIONS)
+_COLUMNS = [field.name for field in dataclasses.fields(Measurement)]
+_KEY = [column.name for column in MEASUREMENT.primary_key]
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+class LatencyDatabase:
+    """One database file. Use as a context manager.
+
+    Raises (any method):
+        DatabaseError: not a database, damaged, or written by a newer version.
+        StorageError: the disk is full.
+        RunFolderError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._engine = sa.create_engine(f"sqlite:///{path}")
+        sa.event.listen(self._engine, "connect", _configure)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
+        self._migrate()
+
+    def __enter__(self) -> LatencyDatabase:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except AutotuneError:
+            raise
+        except exc.IntegrityError as error:
+            raise DatabaseError(f"{self.path} refuses the row: {error.orig}") from error
+        except exc.DatabaseError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: exc.DatabaseError) -> AutotuneError:
+        text = str(error.orig)
+        if "full" in text:
+            return StorageError(
+                f"no space left while writing {self.path}; free some space and run the same "
+                "command again, it continues where it stopped"
+            )
+        if "readonly" in text or "unable to open" in text:
+            return RunFolderError(f"cannot write {self.path} ({text}); give another file with --db")
+        return DatabaseError(
+            f"{self.path} is damaged or no latency database ({text}); move it away, or restore "
+            "it with `autotune db import` from an export"
+        )
+
+    def _migrate(self) -> None:
+        with self._transaction() as connection:
+            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar() or 0)
+            if version > SCHEMA:
+                raise DatabaseError(
+                    f"{self.path} has schema version {version}, this program knows up to "
+                    f"{SCHEMA}; upgrade lowrank-autotune or give another file with --db"
+                )
+            if version == SCHEMA:
+                return
+            for migrate in MIGRATIONS[version:]:
+                migrate(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
+
+    def start_run(self, fingerprint: Fingerprint, plan: str) -> str:
+        """Register a run of measurements and return its id."""
+        run_id = uuid.uuid4().hex
+        with self._transaction() as connection:
+            _put_fingerprint(connection, fingerprint)
+            connection.execute(
+                RUN.insert().values(
+                    id=run_id, fingerprint_id=fingerprint.id, started_at=timestamp(), plan=plan,
+                    sha256=_hash_rows([]),
+                )
+            )  # fmt: skip
+        return run_id
+
+    def add(self, run_id: str, rows: Sequence[Measurement]) -> None:
+        """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
+        with self._transaction() as connection:
+            fingerprint_id = connection.execute(
+                sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id)
+            ).scalar_one()
+            touched = {run_id}
+            for row in rows:
+                touched |= _put_row(connection, fingerprint_id, run_id, row)
+            for run in touched:
+                _seal(connection, run)
+
+    def measurements(self, fingerprint_id: str, *, errors: bool = False) -> list[Measurement]:
+        """All points of one fingerprint, sorted by shape; failed ones only when asked for."""
+        query = sa.select(*(MEASUREMENT.c[name] for name in _COLUMNS)).where(
+            MEASUREMENT.c.fingerprint_id == fingerprint_id
+        )
+        if not errors:
+            query = query.where(MEASUREMENT.c.error.is_(None))
+        query = query.order_by(*(MEASUREMENT.c[name] for name in _KEY))
+        with self._transaction() as connection:
+            return [Measurement(**row._mapping) for row in connection.execute(query)]
+
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Every fingerprint by id."""
+        with self._transaction() as connection:
+            rows = connection.execute(sa.select(FINGERPRINT)).all()
+        return {row.id: from_mapping(Fingerprint, json.loads(row.record)) for row in rows}
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run: id, fingerprint_id, started_at, plan, sha256."""
+        with self._transaction() as connection:
+            query = sa.select(RUN).order_by(RUN.c.started_at)
+            return [dict(row._mapping) for row in connection.execute(query)]
+
+    def verify(self) -> list[str]:
+        """Problems found: SQLite's own check, every run's hash, every fingerprint's id."""
+        with self._transaction() as connection:
+            problems = [
+                str(row[0])
+                for row in connection.exec_driver_sql("PRAGMA integrity_check")
+                if row[0] != "ok"
+            ]
+            for row in connection.execute(sa.select(RUN)):
+                if _hash_rows(_run_rows(connection, row.id)) != row.sha256:
+                    problems.append(f"run {row.id}: its rows do not match their sha256")
+            for row in connection.execute(sa.select(FINGERPRINT)):
+                try:
+                    intact = from_mapping(Fingerprint, json.loads(row.record)).id == row.id
+                except (ValueError, TypeError):
+                    intact = False
+                if not intact:
+                    problems.append(f"fingerprint {row.id}: its record does not match its id")
+        return problems
+
+
+def timestamp() -> str:
+    """Now, UTC, ISO 8601 with seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _put_fingerprint(connection: sa.Connection, fingerprint: Fingerprint) -> None:
+    record = canonical_json(fingerprint.to_json())
+    statement = insert(FINGERPRINT).values(id=fingerprint.id, record=record)
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def _put_row(
+    connection: sa.Connection, fingerprint_id: str, run_id: str, row: Measurement
+) -> set[str]:
+    values = dataclasses.asdict(row) | {"fingerprint_id": fingerprint_id, "run_id": run_id}
+    same = sa.and_(*(MEASUREMENT.c[name] == values[name] for name in _KEY))
+    old = connection.execute(
+        sa.select(MEASUREMENT.c.run_id, MEASUREMENT.c.error).where(same)
+    ).one_or_none()
+    if old is not None:
+        if old.error is None:
+            return set()
+        connection.execute(MEASUREMENT.delete().where(same))
+    connection.execute(MEASUREMENT.insert().values(values))
+    return {old.run_id} if old is not None else set()
+
+
+def _run_rows(connection: sa.Connection, run_id: str) -> list[Any]:
+    query = sa.select(MEASUREMENT).where(MEASUREMENT.c.run_id == run_id)
+    query = query.order_by(*(MEASUREMENT.c[name] for name in _KEY))
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def _hash_rows(rows: list[Any]) -> str:
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(canonical_json(row).encode())
+    return sha.hexdigest()
+
+
+def _seal(connection: sa.Connection, run_id: str) -> None:
+    sha256 = _hash_rows(_run_rows(connection, run_id))
+    connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=sha256))

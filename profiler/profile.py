@@ -1,0 +1,121 @@
+"""Measure what is missing and commit it as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from autotune.devices.alignment import aligned_ranks, coarse_grid
+from autotune.devices.detect import PresentDevice
+from autotune.profiler.backends.base import Backend
+from autotune.profiler.database import LatencyDatabase, timestamp
+from autotune.profiler.schema import Measurement
+from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import TimingTask, layer_task
+from autotune.profiler.timing import PairedTiming, TimingPolicy
+from autotune.types import Fingerprint, LayerShape
+
+RANKS_PER_TASK = 4
+RANKS_PER_SHAPE = 24
+
+
+def fingerprint_of(
+    device: PresentDevice, backend: Backend, dtype: str, threads: int
+) -> Fingerprint:
+    """The fingerprint under which this machine's measurements are kept."""
+    return Fingerprint(
+        device=device.spec.name,
+        device_name=device.reported_name,
+        backend=backend.name,
+        dtype=dtype,
+        threads=threads,
+        versions=backend.versions(),
+        settings=backend.settings(),
+    )
+
+
+def plan_ranks(
+    device: PresentDevice, shape: LayerShape, points: int = RANKS_PER_SHAPE
+) -> list[int]:
+    """Ranks to measure for one dense shape: the aligned grid, thinned to `points`."""
+    ranks = aligned_ranks(device.spec, shape.in_features, shape.out_features, shape.dtype)
+    return coarse_grid(ranks, points)
+
+
+def missing_points(
+    database: LatencyDatabase, fingerprint: Fingerprint, wanted: Iterable[LayerShape]
+) -> list[LayerShape]:
+    """Those of `wanted` that have no successful measurement yet."""
+    have = {row.shape for row in database.measurements(fingerprint.id)}
+    return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.rank or 0))
+
+
+def measure_points(
+    database: LatencyDatabase,
+    fingerprint: Fingerprint,
+    points: Sequence[LayerShape],
+    runner: ShardRunner,
+    policy: TimingPolicy | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Measurement]:
+    """Time `points` (dense layers come along as references) and store each result at once.
+
+    Returns the failed ones; they are rows in the database too.
+    """
+    if not points:
+        return []
+    policy = policy or TimingPolicy()
+    tasks = _tasks(points, policy)
+    run_id = database.start_run(fingerprint, f"{len(points)} points")
+    failures: list[Measurement] = []
+    done = 0
+    progress(0, len(points))
+    for outcome in runner.run(tasks):
+        rows = _rows(tasks[outcome.index], outcome.timing, outcome.error)
+        database.add(run_id, rows)
+        failures += [row for row in rows if row.error is not None]
+        done += len(rows) - 1
+        progress(min(done, len(points)), len(points))
+    return failures
+
+
+def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTask]:
+    ranks: dict[LayerShape, list[int]] = {}
+    for point in points:
+        ranks.setdefault(point.dense, [])
+        if point.rank is not None:
+            ranks[point.dense].append(point.rank)
+    tasks = []
+    for dense, values in ranks.items():
+        groups = [
+            tuple(values[i : i + RANKS_PER_TASK]) for i in range(0, len(values), RANKS_PER_TASK)
+        ]
+        tasks += [layer_task(dense, group, policy) for group in groups or [()]]
+    return tasks
+
+
+def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> list[Measurement]:
+    rows = []
+    for i, subject in enumerate(task.subjects):
+        assert subject.layer is not None
+        shape = subject.layer
+        rows.append(
+            Measurement(
+                tokens=shape.tokens,
+                in_features=shape.in_features,
+                out_features=shape.out_features,
+                rank=shape.rank or 0,
+                dtype=shape.dtype,
+                latency_s=timing.latencies_s[i] if timing else None,
+                dense_latency_s=timing.latencies_s[0] if timing else None,
+                ratio=timing.ratios[i] if timing else None,
+                ratio_low=timing.ratio_lows[i] if timing else None,
+                ratio_high=timing.ratio_highs[i] if timing else None,
+                rounds=timing.rounds if timing else 0,
+                windows=timing.windows if timing else 0,
+                disturbed_windows=timing.disturbed_windows if timing else 0,
+                converged=int(timing.converged) if timing else 0,
+                error=error,
+                measured_at=timestamp(),
+            )
+        )
+    return rows

@@ -1,0 +1,134 @@
+"""Run measurements in fresh processes with a time limit, and lose nothing when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+from autotune.profiler.tasks import Outcome, TimingTask
+from autotune.profiler.timing import PairedTiming
+from autotune.types import from_mapping
+
+_START_S = 60.0
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRunner:
+    """How shards are run: backend, threads, tasks per process and the time limit of one task."""
+
+    backend: str
+    threads: int
+    tasks_per_shard: int = 8
+    task_limit_s: float = 60.0
+    command: tuple[str, ...] = (sys.executable, "-m", "autotune.profiler.worker")
+
+    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
+        """One outcome per task, in order, each as soon as it is known.
+
+        A process that dies or hangs costs the task it was at (an outcome with the error); the
+        rest of its shard goes on in a new process.
+        """
+        done = 0
+        while done < len(tasks):
+            shard = tasks[done : done + self.tasks_per_shard]
+            for outcome in self._run_shard(shard):
+                yield replace(outcome, index=done + outcome.index)
+                last = outcome.index
+            done += last + 1
+
+    def _run_shard(self, shard: Sequence[TimingTask]) -> Iterator[Outcome]:
+        with tempfile.TemporaryFile("w+") as log:
+            process = self._start(shard, log)
+            try:
+                yield from self._collect(process, shard, log)
+            finally:
+                process.kill()
+                process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
+
+    def _start(self, shard: Sequence[TimingTask], log: IO[str]) -> subprocess.Popen[bytes]:
+        environment = dict(os.environ) | {name: str(self.threads) for name in _THREAD_VARIABLES}
+        process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            env=environment,
+        )  # fmt: skip
+        request = {
+            "backend": self.backend,
+            "threads": self.threads,
+            "tasks": [task.to_json() for task in shard],
+        }
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once; the missing output says so
+        return process
+
+    def _collect(
+        self, process: subprocess.Popen[bytes], shard: Sequence[TimingTask], log: IO[str]
+    ) -> Iterator[Outcome]:
+        assert process.stdout is not None
+        lines = _Lines(process.stdout)
+        for index, task in enumerate(shard):
+            cap = len(task.subjects) * task.policy.max_seconds
+            limit = self.task_limit_s + cap + (_START_S if index == 0 else 0.0)
+            line = lines.next(time.monotonic() + limit)
+            if line is None:
+                yield Outcome(index=index, error=f"TimeoutError: no result within {limit:.0f} s")
+                return
+            if not line:
+                yield Outcome(index=index, error=self._death(process, log))
+                return
+            yield _outcome(index, json.loads(line))
+
+    @staticmethod
+    def _death(process: subprocess.Popen[bytes], log: IO[str]) -> str:
+        code = process.wait()
+        log.seek(0)
+        said = log.read().strip().splitlines()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"ProcessError: the measuring process ended with {how}" + (
+            f": {said[-1][:500]}" if said else ""
+        )
+
+
+def _outcome(index: int, values: dict[str, Any]) -> Outcome:
+    timing = values.get("timing")
+    if timing is None:
+        return Outcome(index=index, error=values["error"])
+    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in timing.items()}
+    return Outcome(index=index, timing=from_mapping(PairedTiming, lists))
+
+
+class _Lines:
+    """Lines of a pipe with a deadline: None is a timeout, empty is the end."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._buffer = b""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pipe, selectors.EVENT_READ)
+
+    def next(self, deadline: float) -> bytes | None:
+        while b"\n" not in self._buffer:
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            chunk = os.read(self._pipe.fileno(), 65536)
+            if not chunk:
+                return b""
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line

@@ -1,0 +1,59 @@
+"""What one measurement compares, as records that travel to the measuring process."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.profiler.timing import PairedTiming, TimingPolicy
+from autotune.types import LayerShape, from_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One alternative: a layer of some shape, or a whole model with its inputs."""
+
+    layer: LayerShape | None = None
+    network: str | None = None
+    inputs: str | None = None
+    loader: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingTask:
+    """Alternatives timed against each other; the first is the reference."""
+
+    subjects: tuple[Subject, ...]
+    policy: TimingPolicy
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> TimingTask:
+        """Rebuild from `to_json`."""
+        subjects = []
+        for entry in values["subjects"]:
+            layer = entry["layer"]
+            shape = None if layer is None else from_mapping(LayerShape, layer)
+            subjects.append(from_mapping(Subject, {**entry, "layer": shape}))
+        return TimingTask(
+            subjects=tuple(subjects), policy=from_mapping(TimingPolicy, values["policy"])
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The result of one task: a timing, or the error that prevented it."""
+
+    index: int
+    timing: PairedTiming | None = None
+    error: str | None = None
+
+
+def layer_task(dense: LayerShape, ranks: tuple[int, ...], policy: TimingPolicy) -> TimingTask:
+    """The dense layer against its pair at each of `ranks`."""
+    shapes = [dense, *(dataclasses.replace(dense, rank=rank) for rank in ranks)]
+    return TimingTask(subjects=tuple(Subject(layer=s) for s in shapes), policy=policy)

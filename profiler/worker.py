@@ -1,0 +1,64 @@
+"""The measuring process: reads tasks as JSON from stdin, writes one JSON line per outcome.
+
+Run as `python -m autotune.profiler.worker`. It imports no more than the backend needs, and ends
+with the shard, so every shard starts with fresh allocators, thread pools and contexts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from autotune.profiler.backends import Backend, make_backend
+from autotune.profiler.tasks import Subject, TimingTask
+from autotune.profiler.timing import PairedTiming, Runner, time_interleaved
+
+
+def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
+    """A callable for the subject and how many layers one call runs."""
+    if subject.layer is not None:
+        timed = backend.layer(subject.layer, threads)
+        return timed.run, timed.copies
+    if subject.network is None or subject.inputs is None:
+        raise ValueError("a subject is a layer, or a network with inputs")
+    network = backend.network(Path(subject.network), Path(subject.inputs), threads, subject.loader)
+    return network, 1
+
+
+def run_task(backend: Backend, task: TimingTask, threads: int) -> PairedTiming:
+    """Time one task; latencies and ratios are per layer."""
+    prepared = [prepare(backend, subject, threads) for subject in task.subjects]
+    timing = time_interleaved([runner for runner, _ in prepared], task.policy)
+    copies = [count for _, count in prepared]
+    scale = [copies[0] / count for count in copies]
+    return dataclasses.replace(
+        timing,
+        latencies_s=tuple(t / c for t, c in zip(timing.latencies_s, copies, strict=True)),
+        ratios=tuple(r * s for r, s in zip(timing.ratios, scale, strict=True)),
+        ratio_lows=tuple(r * s for r, s in zip(timing.ratio_lows, scale, strict=True)),
+        ratio_highs=tuple(r * s for r, s in zip(timing.ratio_highs, scale, strict=True)),
+    )
+
+
+def main(source: TextIO, sink: TextIO) -> None:
+    """Serve one shard."""
+    request: dict[str, Any] = json.load(source)
+    backend = make_backend(request["backend"])
+    for index, values in enumerate(request["tasks"]):
+        outcome: dict[str, Any] = {"index": index}
+        try:
+            task = TimingTask.from_json(values)
+            outcome["timing"] = dataclasses.asdict(run_task(backend, task, request["threads"]))
+        except Exception as error:  # any failure of a backend is a result
+            outcome["error"] = f"{type(error).__name__}: {error}"[:2000]
+        sink.write(json.dumps(outcome) + "\n")
+        sink.flush()
+
+
+if __name__ == "__main__":
+    # Libraries that print must not corrupt the protocol.
+    protocol, sys.stdout = sys.stdout, sys.stderr
+    main(sys.stdin, protocol)

@@ -1,0 +1,1 @@
+"""Budgets, the rank problem, its exact solution and the Optuna search around it."""

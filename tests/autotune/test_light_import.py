@@ -1,0 +1,33 @@
+"""Importing the package and asking for help stay light."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "onnxruntime", "sklearn", "pandas", "matplotlib", "sqlalchemy")
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()) if done.stdout.strip() else set()
+
+
+def test_import_loads_nothing_heavy():
+    assert loaded_after("import autotune; autotune.Budget(latency='20ms')") == set()
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["tune"], ["devices"], ["profile"], ["predict"], ["db"], ["db", "info"],
+             ["bench"]],
+)  # fmt: skip
+def test_every_help_is_light_and_has_an_example(args, run_cli):
+    done = run_cli(*args, "--help")
+    assert done.returncode == 0
+    assert "Example: autotune" in done.stdout
+    code = (
+        f"from autotune.cli.main import cli\ncli.main({[*args, '--help']!r}, standalone_mode=False)"
+    )
+    assert loaded_after(code) == set()

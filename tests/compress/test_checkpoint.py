@@ -1,0 +1,95 @@
+"""What was saved can be loaded, bit-equal, or fails loudly; never at random."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from autotune.compress.checkpoint import low_rank_layers, save_checkpoint
+from autotune.compress.lowrank import low_rank_like, replace_modules
+from autotune.compress.sites import find_sites
+from autotune.types import Workload
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """A factorized tiny model on disk, with its own output on some input."""
+    _, model, task = tiny
+    layers = {}
+    for i, site in enumerate(find_sites(model).sites):
+        if i % 3 == 2:
+            continue  # some stay dense
+        up, down = torch.randn(site.out_features, 8 + i), torch.randn(8 + i, site.in_features)
+        layers[site.name] = low_rank_like(model.get_submodule(site.name), up * 0.1, down * 0.1)
+    replace_modules(model, layers)
+    save_checkpoint(model, None, tmp_path / "saved")
+    inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
+    with torch.no_grad():
+        return tmp_path / "saved", type(model), task, inputs, task.output(model, inputs), layers
+
+
+def test_round_trip_is_bit_equal(saved, tmp_path):
+    folder, kind, task, inputs, expected, layers = saved
+    model = kind.from_pretrained(folder)
+    assert set(low_rank_layers(model)) == set(layers)
+    with torch.no_grad():
+        assert torch.equal(task.output(model, inputs), expected)
+    save_checkpoint(model, None, tmp_path / "again")
+    with torch.no_grad():
+        again = kind.from_pretrained(tmp_path / "again")
+        assert torch.equal(task.output(again, inputs), expected)
+
+
+def test_the_dense_model_is_left_as_it_was(tiny, tmp_path):
+    _, model, _ = tiny
+    before = model.config.to_dict()
+    save_checkpoint(model, None, tmp_path / "dense")
+    assert model.config.to_dict() == before
+    assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
+
+
+def test_stock_transformers_fails_loudly(saved):
+    folder, kind, *_ = saved
+    code = (
+        f"from transformers import {kind.__name__} as M\n"
+        f"M.from_pretrained({str(folder)!r})\nprint('LOADED')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "LOADED" not in done.stdout
+    assert "size mismatch" in done.stderr or "mismatch" in done.stderr
+
+
+def edit_config(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config["quantization_config"])
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda q: q.update(format_version=99), "format 99"),
+        (lambda q: q.update(surprise=1), "unknown key 'surprise'"),
+        (
+            lambda q: q["layers"].update(nope={"rank": 1, "in_features": 1, "out_features": 1}),
+            "lacks",
+        ),
+        (lambda q: next(iter(q["layers"].values())).update(in_features=7), "the model says"),
+    ],
+)
+def test_a_changed_config_is_refused(saved, change, says):
+    folder, kind, *_ = saved
+    edit_config(folder, change)
+    with pytest.raises(Exception, match=says):
+        kind.from_pretrained(folder)
+
+
+def test_wrong_ranks_are_a_size_mismatch(saved):
+    folder, kind, *_ = saved
+    edit_config(folder, lambda q: next(iter(q["layers"].values())).update(rank=3))
+    with pytest.raises(Exception, match="mismatch"):
+        kind.from_pretrained(folder)

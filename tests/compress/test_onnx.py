@@ -1,0 +1,86 @@
+"""Exported graphs: parity at shapes never traced, and two products per factorized site."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from autotune.compress.lowrank import low_rank_like, replace_modules
+from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_low_rank
+from autotune.compress.sites import count_tokens, find_sites
+from autotune.errors import ModelError
+from autotune.types import Workload
+
+WORKLOAD = Workload(batch_size=2, sequence_length=8)
+SHAPES = [(1, 1), (3, 7), (1, 33), (5, 2)]
+
+
+@pytest.fixture
+def exported(tiny, tmp_path):
+    kind, model, task = tiny
+    sites = count_tokens(model, find_sites(model), task.example_inputs(model, WORKLOAD)).sites
+    export_dense(model, task, sites, WORKLOAD, tmp_path / "dense.onnx")
+    return kind, model, task, sites, tmp_path / "dense.onnx"
+
+
+def assert_parity(path, model, task, kind):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch, length in SHAPES:
+        inputs = task.example_inputs(model, Workload(batch_size=batch, sequence_length=length))
+        if "attention_mask" in inputs and length > 4:
+            inputs["attention_mask"][0, 4:] = 0
+        with torch.no_grad():
+            expected = task.output(model, inputs).numpy()
+        (got,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
+        rows = slice(0, 4 if kind != "vit" else None)  # masked positions are nobody's output
+        assert np.allclose(got[:, rows], expected[:, rows], atol=2e-5), np.abs(got - expected).max()
+
+
+def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path):
+    kind, model, task, sites, dense = exported
+    assert_parity(dense, model, task, kind)
+    layers = {
+        site.name: low_rank_like(
+            model.get_submodule(site.name),
+            torch.randn(site.out_features, 16) * 0.1, torch.randn(16, site.in_features) * 0.1,
+        )
+        for site in sites
+    }  # fmt: skip
+    path = tmp_path / "low.onnx"
+    rewrite_low_rank(dense, layers, path, {"autotune.ranks": dict.fromkeys(layers, 16)})
+    replace_modules(model, layers)
+    assert_parity(path, model, task, kind)
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=True)
+    assert {p.key for p in loaded.metadata_props} == {"autotune.ranks"}
+    products = [n.name for n in loaded.graph.node if n.op_type in ("MatMul", "Gemm")]
+    for site in sites:
+        assert products.count(site.name) == products.count(f"{site.name}.down") == 1
+
+    # The optimiser of the runtime must not multiply the factors together either.
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    optimised = onnx.load(tmp_path / "optimised.onnx")
+    shapes = [tuple(w.dims) for w in optimised.graph.initializer]
+    assert sum(16 in s for s in shapes) >= 2 * len(sites)
+
+
+def test_a_missing_product_is_noticed(exported, tmp_path):
+    _, model, _, sites, dense = exported
+    site = sites[0]
+    layer = low_rank_like(
+        model.get_submodule(site.name),
+        torch.randn(site.out_features, 8),
+        torch.randn(8, site.in_features),
+    )
+    with pytest.raises(ModelError, match="not two matrix products"):
+        check_low_rank(onnx.load(dense), {site.name: layer})
+
+
+def test_no_path_of_this_machine_is_exported(exported):
+    *_, dense = exported
+    text = dense.read_bytes()
+    assert b"site-packages" not in text
+    assert b".py" not in text

@@ -1,0 +1,98 @@
+"""Shared fixtures: tiny models of several architectures, recorded measurements, a private home."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+LLAMA = DATA / "code-llama-3m"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(autouse=True)
+def private_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's own latency database."""
+    path = tmp_path / "home" / "latency.sqlite"
+    monkeypatch.setenv("AUTOTUNE_DB", str(path))
+    return path
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the installed command in a process of its own."""
+
+    def run(*args: object, timeout: float = 600, **options: Any) -> Any:
+        command = [sys.executable, "-m", "autotune", *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+    return run
+
+
+TINY = ("bert", "gpt2", "llama", "vit")
+
+
+def tiny_model(kind: str, seed: int = 0) -> Any:
+    """A small random model with real architecture: bert, gpt2 (Conv1D), llama (GQA, tied), vit."""
+    import torch
+    import transformers as t
+
+    torch.manual_seed(seed)
+    if kind == "bert":
+        config = t.BertConfig(
+            vocab_size=101,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=64,
+        )
+        return t.BertModel(config).eval()
+    if kind == "gpt2":
+        return t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=4, n_positions=64)
+        ).eval()
+    if kind == "llama":
+        config = t.LlamaConfig(
+            vocab_size=101,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+        )
+        return t.LlamaForCausalLM(config).eval()
+    config = t.ViTConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+    )
+    return t.ViTModel(config).eval()
+
+
+def tiny_task(kind: str) -> Any:
+    """The task of `tiny_model(kind)`."""
+    from autotune.compress.tasks import make_task
+
+    name = "causal-lm" if kind in ("gpt2", "llama") else "embedding"
+    return make_task(name, Path("/nonexistent"))
+
+
+@pytest.fixture(params=TINY)
+def tiny(request: pytest.FixtureRequest) -> tuple[str, Any, Any]:
+    """(kind, model, task), one after the other; parameters frozen as the loader does."""
+    model = tiny_model(request.param)
+    model.requires_grad_(False)
+    return request.param, model, tiny_task(request.param)

@@ -1,0 +1,145 @@
+"""Bad input ends in one clear sentence, the right exit code and nothing lost."""
+
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import LLAMA
+
+BASE = ("--batch-size", 1, "--isl", 64, "--trials", 0, "--rounds", 1, "--calibration-samples", 8)
+
+
+def refuse(done, code, *says):
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    for text in says:
+        assert text in sentence
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        ((), 2, ["no budget given", "--latency-budget"]),
+        (("--latency-budget", "20"), 2, ["'20' is not a latency limit"]),
+        (("--latency-budget", "1e400ms"), 2, ["not a latency limit"]),
+        (("--latency-budget", "-5ms"), 2, []),
+        (("--latency-budget", "nanms"), 2, ["not a latency limit"]),
+        (("--latency-budget", "0.8x", "--model", "./nowhere"), 2, ["does not exist"]),
+        (("--latency-budget", "0.8x", "--device", "h20"), 2, ["did you mean"]),
+        (("--latency-budget", "0.8x", "--device", "a100"), 4, ["not on this machine"]),
+        (("--latency-budget", "0.8x", "--backend", "magic"), 2, ["unknown backend"]),
+        (("--latency-budget", "0.8x", "--metric", "magic"), 2, ["unknown metric"]),
+        (("--latency-budget", "0.8x", "--threads", "999"), 2, ["--threads 999"]),
+        (("--latency-budget", "0.8x", "--batch-size", "0"), 2, ["batch_size"]),
+        (("--latency-budget", "0.8x", "--trials", "-1"), 2, ["--trials -1"]),
+        (
+            ("--latency-budget", "0.8x", "--calibration", "gone.txt"),
+            2,
+            ["gone.txt", "No such file"],
+        ),
+    ],
+)
+def test_wrong_values(run_cli, tmp_path, args, code, says):
+    done = run_cli("tune", *BASE, *args, "--output", tmp_path / "out", cwd=tmp_path)
+    refuse(done, code, *says)
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_nan_weights(run_cli, tmp_path):
+    shutil.copytree(LLAMA, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[3]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    done = run_cli(
+        "--model", tmp_path / "model", "--latency-budget", "0.9x", "-o", tmp_path / "out"
+    )
+    refuse(done, 2, name, "NaN")
+
+
+def test_calibration_text_of_one_token(run_cli, tmp_path):
+    (tmp_path / "one.txt").write_text("x")
+    done = run_cli(
+        "--model", LLAMA, *BASE, "--latency-budget", "0.9x", "--calibration", tmp_path / "one.txt",
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    refuse(done, 2, "has 1 token,", "at least 8 are needed")
+
+
+def test_an_impossible_budget_names_the_reachable_minimum(run_cli, tmp_path):
+    (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
+    args = ("--model", LLAMA, *BASE, "--calibration", tmp_path / "text.txt", "-o", tmp_path / "out")
+    done = run_cli(*args, "--latency-budget", "1us")
+    refuse(done, 3, "latency 1 us was asked", "is the least any plan reaches")
+    reachable = done.stderr.split("(")[-1].split("x of")[0]
+    assert 0.05 < float(reachable) < 1
+    assert list((tmp_path / "out" / ".cache").glob("factors-*"))
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes anywhere"
+)
+def test_a_read_only_output_folder(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    folder.chmod(0o555)
+    command = [sys.executable, "-m", "autotune", "--latency-budget", "0.9x", "-o", str(folder)]
+    if os.geteuid() == 0:
+        # Root may write to read-only folders; give that power up.
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search",
+                   "--inh-caps=-dac_override,-dac_read_search", *command]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    refuse(done, 2, "cannot write below", "--output")
+
+
+def test_a_corrupted_or_newer_database(run_cli, tmp_path):
+    (tmp_path / "bad.sqlite").write_bytes(b"nonsense" * 1000)
+    args = ("--latency-budget", "0.9x", "-o", tmp_path / "out", "--db")
+    refuse(run_cli(*args, tmp_path / "bad.sqlite"), 2, "damaged or no latency database")
+    with sqlite3.connect(tmp_path / "new.sqlite") as raw:
+        raw.execute("PRAGMA user_version = 12")
+    refuse(run_cli(*args, tmp_path / "new.sqlite"), 2, "schema version 12", "upgrade")
+    assert (tmp_path / "bad.sqlite").read_bytes() == b"nonsense" * 1000
+
+
+def test_a_full_disk(run_cli, tmp_path):
+    """The system refuses to write more than 2 MB to any file: nothing half-written stays."""
+    (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
+    args = ("--model", LLAMA, *BASE, "--calibration", tmp_path / "text.txt", "-o", tmp_path / "out",
+            "--latency-budget", "0.95x")  # fmt: skip
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+    done = run_cli(*args, preexec_fn=limit)
+    refuse(done, 2, "no space left", "continues where it stopped")
+    assert not list((tmp_path / "out").rglob(".*.part"))
+    done = run_cli(*args, "--format", "json")
+    assert done.returncode in (0, 1), done.stderr
+    json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_runs_on_one_folder(run_cli, tmp_path):
+    from autotune.runfolder import RunFolder
+
+    with RunFolder(tmp_path / "out"):
+        done = run_cli("--latency-budget", "0.9x", "--output", tmp_path / "out")
+    refuse(done, 2, "in use by another autotune process")
+
+
+def test_unknown_options_and_commands(run_cli):
+    done = run_cli("--no-such-option")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    done = run_cli("no-such-command")
+    assert done.returncode == 2

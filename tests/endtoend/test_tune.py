@@ -1,0 +1,266 @@
+"""The user's path, through the command, on a real trained model: code-llama-3m."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from tests.conftest import LLAMA
+
+BUDGET = "0.97x"
+SMALL = (
+    "--model", LLAMA, "--device", "cpu", "--latency-budget", BUDGET, "--batch-size", 1,
+    "--isl", 128, "--calibration-samples", 16, "--trials", 2, "--rounds", 2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the calibration text and one latency database for the whole module."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:60_000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(home):
+    return (*SMALL, "--calibration", home / "text.txt", "--db", home / "latency.sqlite")
+
+
+@pytest.fixture(scope="module")
+def cli():
+    def run(*args, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "autotune", *map(str, args)], capture_output=True, text=True,
+            timeout=600, **options,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(cli, arguments, home):
+    done = cli(*arguments, "--output", home / "out", "--format", "json")
+    assert done.returncode in (0, 1), done.stderr
+    return home / "out", json.loads(done.stdout.splitlines()[-1]), done
+
+
+def test_the_result_is_complete_and_consistent(tuned):
+    folder, record, done = tuned
+    written = json.loads((folder / "result.json").read_text())
+    assert {k: v for k, v in record.items() if k != "output"} == {
+        k: v for k, v in written.items() if k != "schema_version"
+    }
+    assert written["schema_version"] == 1
+    assert record["within_budget"] is (done.returncode == 0)
+    assert record["measured_ratio_low"] <= record["measured_ratio"] <= record["measured_ratio_high"]
+    assert record["predicted_latency_low_s"] <= record["predicted_latency_s"]
+    assert record["quality"]["compressed"] >= record["quality"]["dense"] > 1
+    assert "non-overlapping windows of 128 tokens" in record["quality"]["protocol"]
+    assert record["parameters"]["compressed"] < record["parameters"]["dense"]
+    assert record["stored_bytes"]["compressed"] == 4 * record["parameters"]["compressed"]
+    sites = {site["name"]: site for site in record["sites"]}
+    assert "tied" in sites["lm_head"]["reason"]
+    chosen = [site for site in sites.values() if site["rank"] is not None]
+    assert chosen
+    assert all(site["rank"] % 16 == 0 and site["keep_ratio"] < 1 for site in chosen)
+    assert all(site["measured_latency_s"] > 0 for site in sites.values() if "group" in site)
+    assert {s["source"] for s in sites.values() if "source" in s} == {"measured"}
+
+
+def test_the_report_is_self_contained(tuned):
+    folder, record, _ = tuned
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 6
+    for outside in ("http://", "https://", "<script", "<link"):
+        text = page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+        text = text.replace("http://purl.org", "").replace("http://creativecommons.org", "")
+        text = text.replace("https://matplotlib.org", "")
+        assert outside not in text
+    assert f"{record['measured_ratio']:.3f}" in page
+
+
+def test_checkpoint_and_onnx_are_the_same_model(tuned):
+    """The checkpoint in torch and the ONNX in onnxruntime give the same logits."""
+    from autotune.compress.checkpoint import low_rank_layers
+    from autotune.compress.loading import load_class
+
+    folder, record, _ = tuned
+    model = load_class("causal-lm", folder / "model", torch.float32)
+    ranks = {site["name"]: site["rank"] for site in record["sites"] if site["rank"]}
+    assert {n: layer.rank for n, layer in low_rank_layers(model).items()} == ranks
+    assert sum(p.numel() for p in model.parameters()) == record["parameters"]["compressed"]
+    ids = torch.randint(0, 2048, (3, 17), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    (got,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
+    assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-3
+    text = model.generate(ids[:1], max_new_tokens=5, do_sample=False)
+    assert text.shape == (1, 22)
+
+
+def stamps(folder):
+    return {p: p.stat().st_mtime_ns for p in (folder / ".cache").rglob("*") if p.is_file()}
+
+
+def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
+    folder, record, _ = tuned
+    before = stamps(folder)
+    done = cli(*arguments, "--output", folder, "--format", "json")
+    again = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode in (0, 1)
+    for key in set(record) - {"cost"}:
+        assert again[key] == record[key], key
+    after = stamps(folder)
+    changed = [p.name for p in after if before.get(p) != after[p]]
+    assert set(changed) <= {"lock"}
+    assert "measure" not in done.stderr
+
+
+def test_another_budget_reuses_what_does_not_depend_on_it(tuned, cli, arguments, home):
+    folder, _, _ = tuned
+    copy = home / "other"
+    shutil.copytree(folder, copy)
+    done = cli(*arguments, "--output", copy, "--latency-budget", "0.95x", "--trials", 0)
+    assert done.returncode in (0, 1), done.stderr
+    for stage in ("statistics", "factorize", "export", "measure layers", "dense network"):
+        assert stage not in done.stderr
+    assert "measure round 1" in done.stderr
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, tuned, seed):
+    """Killed again and again at random moments, the run ends with the same kind of result."""
+    folder = home / f"killed{seed}"
+    command = [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)]
+    moments = random.Random(seed)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=moments.uniform(4, 16))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if (folder / "result.json").exists():
+            json.loads((folder / "result.json").read_text())
+    done = cli(*arguments, "--output", folder)
+    assert done.returncode in (0, 1), done.stderr
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert not list(folder.rglob(".*.part"))
+
+
+def test_ctrl_c_keeps_the_state(arguments, home):
+    folder = home / "interrupted"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((folder / ".cache").glob("dense-*")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert list((folder / ".cache").glob("dense-*"))
+    assert not list(folder.rglob(".*.part"))
+
+
+def test_bench_measures_again(tuned, cli):
+    folder, record, _ = tuned
+    done = cli("bench", folder, "--format", "json")
+    again = json.loads(done.stdout.splitlines()[-1])
+    assert again["within_budget"] is (done.returncode == 0)
+    assert again["tuned_ratio"] == record["measured_ratio"]
+    assert 0 < again["ratio_low"] <= again["ratio"] <= again["ratio_high"]
+
+
+def test_the_python_api_gives_the_same(tuned, home, tmp_path):
+    import autotune
+
+    _, record, _ = tuned
+    result = autotune.tune(
+        LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
+        workload=autotune.Workload(batch_size=1, sequence_length=128), output=tmp_path / "api",
+        calibration=home / "text.txt", trials=0, database=home / "latency.sqlite",
+    )  # fmt: skip
+    assert isinstance(result, autotune.TuneResult)
+    assert set(result.ranks) == {s["name"] for s in record["sites"] if "group" in s}
+    assert result.measured.ratio == result.record["measured_ratio"]
+    assert (result.save_pretrained(tmp_path / "saved") / "config.json").is_file()
+    assert result.export_onnx(tmp_path / "saved.onnx").stat().st_size > 1e6
+    assert "<svg" in result.report(tmp_path / "saved.html").read_text()
+
+
+def test_several_budgets_hold_together(cli, arguments, home):
+    done = cli(
+        *arguments, "--output", home / "many", "--trials", 0, "--params-budget", "0.85x",
+        "--memory-budget", "0.9x", "--flops-budget", "0.9x", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["parameters"]["compressed"] <= 0.85 * record["parameters"]["dense"]
+    assert record["flops"]["compressed"] <= 0.9 * record["flops"]["dense"]
+
+
+def test_torch_eager_is_a_backend_too(cli, arguments, home):
+    done = cli(
+        *arguments, "--output", home / "eager", "--backend", "torch-eager", "--trials", 0,
+        "--latency-budget", "1x", "--targets", r"mlp", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["backend"] == "torch-eager"
+    assert not (home / "eager" / "model.onnx").exists()
+    assert (home / "eager" / "model" / "model.safetensors").is_file()
+
+
+def test_bench_needs_a_finished_run(cli, tmp_path):
+    done = cli("bench", tmp_path)
+    assert done.returncode == 2
+    assert "no result.json" in done.stderr
+    (tmp_path / "result.json").write_text('{"schema_version": 99}')
+    done = cli("bench", tmp_path)
+    assert done.returncode == 2
+    assert "schema version 99" in done.stderr
+
+
+def test_the_small_commands(cli, arguments, home):
+    database = ("--db", home / "small.sqlite")
+    shape = ("--tokens", 32, "--shape", "64x128")
+    done = cli("predict", *shape, *database)
+    assert done.returncode == 1
+    assert "autotune profile --tokens 32 --shape 64x128" in done.stderr
+    done = cli("profile", *shape, *database, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["measured"] == 3
+    done = cli("profile", *shape, *database)
+    assert "0 measured, 3 already known" in done.stdout
+    done = cli("predict", *shape, "--rank", 16, *database, "--format", "json")
+    answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
+    assert [a["source"] for a in answers] == ["measured", "measured"]
+    done = cli("devices", "--format", "json")
+    assert "cpu" in json.loads(done.stdout.splitlines()[-1])["here"]
+    done = cli("db", "info", *database, "--format", "json")
+    assert json.loads(done.stdout.splitlines()[-1])["fingerprints"][0]["points"] == 3
+    assert cli("db", "export", home / "t.parquet", *database).returncode == 0
+    assert cli("db", "import", home / "t.parquet", "--db", home / "n.sqlite").returncode == 0
+    assert cli("db", "merge", home / "n.sqlite", *database).returncode == 0
+    done = cli("db", "verify", *database)
+    assert done.returncode == 0
+    assert "every hash matches" in done.stdout
+    assert Path(home / "t.parquet").is_file()

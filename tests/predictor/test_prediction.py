@@ -1,0 +1,166 @@
+"""Interpolation, regression and intervals, against mathematics and recorded measurements."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autotune.devices.specs import find_device
+from autotune.errors import MeasurementError
+from autotune.predictor.interpolation import interpolate
+from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.predictor.regressor import LatencyRegressor, conformal_quantile
+from autotune.predictor.roofline import Roofline
+from autotune.predictor.table import LatencyTable
+from autotune.profiler.schema import Measurement
+from autotune.types import LayerShape, Site
+
+ROOFLINE = Roofline.of(find_device("cpu"), 2)
+RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
+
+
+def recorded():
+    """Real measurements of one 2-core CPU, onnxruntime (see tests/data/README.md)."""
+    frame = pd.read_csv(RECORDED)
+    names = [f.name for f in dataclasses.fields(Measurement)]
+    rows = frame[names].astype(object).where(frame[names].notna(), None)
+    return [Measurement(**row) for row in rows.to_dict("records")]
+
+
+def row(shape, latency_s, dense_s=1e-3):
+    ratio = latency_s / dense_s
+    return Measurement(
+        tokens=shape.tokens, in_features=shape.in_features, out_features=shape.out_features,
+        rank=shape.rank or 0, dtype="fp32", latency_s=latency_s, dense_latency_s=dense_s,
+        ratio=ratio, ratio_low=ratio * 0.98, ratio_high=ratio * 1.02, rounds=9, windows=3,
+        disturbed_windows=0, converged=1, error=None, measured_at="2026-01-01",
+    )  # fmt: skip
+
+
+def shape(rank=None, k=256, n=512, m=128):
+    return LayerShape(tokens=m, in_features=k, out_features=n, rank=rank)
+
+
+def test_roofline_of_a_pair_is_the_sum_of_its_products():
+    halves = [shape(k=256, n=32), shape(k=32, n=512)]
+    assert ROOFLINE.latency_s(shape(32)) == pytest.approx(sum(map(ROOFLINE.latency_s, halves)))
+
+
+def test_interpolation_is_exact_at_constant_utilisation():
+    known = [(shape(r), ROOFLINE.latency_s(shape(r)) / 0.37) for r in (16, 64, 160)]
+    for rank in (16, 17, 40, 64, 159, 160):
+        truth = ROOFLINE.latency_s(shape(rank)) / 0.37
+        assert interpolate(shape(rank), known, ROOFLINE) == pytest.approx(truth, rel=1e-12)
+    assert interpolate(shape(8), known, ROOFLINE) is None
+    assert interpolate(shape(161), known, ROOFLINE) is None
+
+
+def test_conformal_quantile_is_the_finite_sample_one():
+    residuals = np.arange(1, 100) / 100.0
+    assert conformal_quantile(residuals, 0.9) == 0.90
+    assert conformal_quantile([0.1] * 8, 0.9) == math.inf
+    assert conformal_quantile([0.1] * 9, 0.9) == 0.1
+
+
+def test_measured_points_are_exact_and_say_so():
+    rows = recorded()
+    table = LatencyTable(rows, ROOFLINE)
+    for item in rows:
+        estimate = table.estimate(item.shape)
+        assert estimate.source == "measured"
+        assert estimate.ratio == item.ratio
+        assert estimate.low_s <= estimate.latency_s <= estimate.high_s
+
+
+def test_held_out_ranks_of_recorded_measurements_are_interpolated_well():
+    """Every third rank is withheld; the interval must cover about what it says."""
+    rows = recorded()
+    ranked = [r for r in rows if r.rank]
+    inner = {
+        r.shape.dense: [x.rank for x in ranked if x.shape.dense == r.shape.dense] for r in ranked
+    }
+    held = [
+        r for i, r in enumerate(ranked)
+        if i % 3 == 1 and min(inner[r.shape.dense]) < r.rank < max(inner[r.shape.dense])
+    ]  # fmt: skip
+    table = LatencyTable([r for r in rows if r not in held], ROOFLINE)
+    errors, covered = [], 0
+    for item in held:
+        estimate = table.estimate(item.shape)
+        assert estimate.source == "interpolated"
+        truth = item.ratio * table.estimate(item.shape.dense).latency_s
+        errors.append(abs(estimate.latency_s / truth - 1))
+        covered += estimate.low_s <= truth <= estimate.high_s
+    assert len(held) >= 10
+    assert np.median(errors) < 0.05
+    assert covered / len(held) >= 0.8
+
+
+def test_unseen_shapes_are_predicted_and_refused_without_data():
+    rows = recorded()
+    shapes = {(r.in_features, r.out_features) for r in rows}
+    assert len(shapes) >= 4
+    held = max(shapes)
+    known = [r for r in rows if (r.in_features, r.out_features) != held]
+    table = LatencyTable(known, ROOFLINE)
+    truth = [r for r in rows if (r.in_features, r.out_features) == held and r.rank]
+    ratios = [table.estimate(r.shape).ratio / r.ratio for r in truth]
+    assert table.estimate(truth[0].shape).source == "predicted"
+    assert np.median(np.abs(np.log(ratios))) < 0.3
+
+    empty = LatencyTable([], ROOFLINE)
+    with pytest.raises(MeasurementError, match="autotune profile --tokens 128 --shape 256x512"):
+        empty.estimate(shape(16))
+    guess = LatencyTable([], ROOFLINE, allow_extrapolation=True).estimate(shape(16))
+    assert guess.source == "roofline"
+    assert guess.high_s / guess.low_s >= 10
+
+
+def test_the_regressor_is_bit_equal_when_refitted():
+    rows = recorded()
+    shapes, seconds = [r.shape for r in rows], [r.latency_s for r in rows]
+    probe = [shape(r, k, n) for r in (16, 48, 96) for k, n in ((256, 512), (700, 300))]
+    first = LatencyRegressor(ROOFLINE).fit(shapes, seconds)
+    second = LatencyRegressor(ROOFLINE).fit(shapes, seconds)
+    assert (first.predict(probe) == second.predict(probe)).all()
+    assert first.half_width == second.half_width
+
+
+def test_the_regressor_asks_for_enough_shapes():
+    with pytest.raises(ValueError, match="shapes"):
+        LatencyRegressor(ROOFLINE).fit([shape(r) for r in range(16, 160, 4)], [1e-3] * 36)
+
+
+def site(name, k=256, n=512):
+    return Site(name=name, in_features=k, out_features=n, tokens=128)
+
+
+def network(correction=1.0):
+    rows = [row(shape(), 1e-3), *(row(shape(r), r * 5e-6) for r in (16, 64, 160))]
+    anchor = NetworkAnchor(latency_s=0.01, layer_shares={shape(): 0.1})
+    return NetworkModel(
+        anchor=anchor, predictor=LatencyTable(rows, ROOFLINE),
+        sites=[site("a"), site("b"), site("c")], correction=correction,
+    )  # fmt: skip
+
+
+def test_the_network_is_rest_plus_sites():
+    model = network()
+    assert model.rest_s == pytest.approx(0.007)
+    dense = model.predict({})
+    assert (dense.latency_s, dense.ratio) == (0.01, 1.0)
+    plan = {"a": 64, "b": 16, "c": None}
+    total = model.rest_s + sum(model.site_latency_s(s, plan[s.name]) for s in model.sites)
+    estimate = model.predict(plan)
+    assert estimate.latency_s == pytest.approx(total)
+    assert estimate.latency_s == pytest.approx(0.01 - 0.001 * (0.68 + 0.92))
+    assert estimate.low_s < estimate.latency_s < estimate.high_s
+
+
+def test_the_correction_scales_what_is_saved():
+    plan = {"a": 64, "b": 16}
+    saved = 1 - network().predict(plan).ratio
+    assert 1 - network(0.5).predict(plan).ratio == pytest.approx(0.5 * saved)

@@ -1,0 +1,95 @@
+"""One suite for every backend."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from autotune.errors import DeviceMissingError, UsageError
+from autotune.profiler.backends import BACKENDS, make_backend, require_backend
+from autotune.profiler.backends.base import copy_count
+from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
+from autotune.profiler.tasks import Subject, TimingTask, layer_task
+from autotune.profiler.timing import TimingPolicy
+from autotune.profiler.worker import run_task
+from autotune.types import LayerShape
+
+SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
+QUICK = TimingPolicy(max_seconds=0.2, min_windows=2, warmup_rounds=1)
+
+
+@pytest.fixture(params=sorted(BACKENDS))
+def backend(request):
+    return make_backend(request.param)
+
+
+def test_names_versions_and_settings_go_into_a_fingerprint(backend):
+    assert backend.missing() is None
+    assert set(backend.versions()) == set(backend.packages)
+    assert all(isinstance(v, str) for v in backend.settings().values())
+
+
+@pytest.mark.parametrize("rank", [None, 8, 61])
+def test_layers_run_dense_and_low_rank(backend, rank):
+    timed = backend.layer(LayerShape(**{**SHAPE.__dict__, "rank": rank}), 1)
+    assert timed.copies >= 1
+    timed.run()
+
+
+def test_work_costs_time(backend):
+    """A layer of 64 times the work takes longer: the call waits for its result."""
+    small = LayerShape(tokens=64, in_features=256, out_features=256)
+    large = LayerShape(tokens=512, in_features=1024, out_features=512)
+    task = TimingTask(subjects=(Subject(layer=small), Subject(layer=large)), policy=QUICK)
+    timing = run_task(backend, task, 1)
+    assert timing.ratios[1] > 4
+
+
+def test_a_pair_is_timed_against_its_dense_layer(backend):
+    timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)
+    assert len(timing.latencies_s) == 3
+    assert timing.ratios[0] == 1.0
+    assert all(0 < t < 1 for t in timing.latencies_s)
+
+
+def test_a_network_needs_its_file(backend, tmp_path):
+    save_file({"x": np.ones((2, 2), dtype=np.float32)}, tmp_path / "in.safetensors")
+    with pytest.raises(Exception, match=r"(?i)no such file|doesn't exist|loader|missing"):
+        backend.network(tmp_path / "missing.onnx", tmp_path / "in.safetensors", 1)
+
+
+def test_the_onnx_layer_computes_the_product():
+    model = layer_model(LayerShape(**{**SHAPE.__dict__, "rank": 8}), copies=2)
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {
+        w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(model).graph.initializer
+    }
+    x = np.random.default_rng(0).standard_normal((16, 64), dtype=np.float32)
+    outputs = open_session(model, 1).run(None, {"x": x})
+    assert len(outputs) == 2
+    for copy, y in enumerate(outputs):
+        assert np.allclose(y, x @ weights[f"w{copy}_0"] @ weights[f"w{copy}_1"], atol=1e-4)
+    assert not np.allclose(outputs[0], outputs[1])
+
+
+def test_copies_shrink_with_size():
+    one = LayerShape(tokens=1, in_features=64, out_features=64)
+    huge = LayerShape(tokens=4096, in_features=4096, out_features=4096)
+    assert copy_count(one, 4) == 8
+    assert copy_count(huge, 4) == 1
+
+
+def test_unknown_backends_and_wrong_devices_are_refused():
+    with pytest.raises(UsageError, match="known are onnxruntime-cpu"):
+        make_backend("tensorflow")
+    with pytest.raises(UsageError, match="runs on cpu only"):
+        require_backend("ort", "cuda")
+
+
+def test_a_backend_without_its_parts_says_what_to_install(monkeypatch):
+    backend = make_backend("onnxruntime-cpu")
+    monkeypatch.setattr(type(backend), "versions", lambda self: {})
+    assert "pip install onnxruntime" in (backend.missing() or "")
+    with pytest.raises(DeviceMissingError, match="pip install"):
+        require_backend("onnxruntime-cpu", "cpu")

@@ -1,0 +1,78 @@
+"""Measuring processes that die, hang or fail cost one task, not the shard."""
+
+import sys
+import textwrap
+
+import pytest
+
+from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import layer_task
+from autotune.profiler.timing import TimingPolicy
+from autotune.types import LayerShape
+
+QUICK = TimingPolicy(max_seconds=0.1, min_windows=1, warmup_rounds=1, rounds_per_window=2)
+SHAPES = [LayerShape(tokens=8, in_features=64, out_features=n) for n in (64, 128, 192, 256)]
+TASKS = [layer_task(shape, (16,), QUICK) for shape in SHAPES]
+
+# The real worker, with a backend that misbehaves on the layer of 128 outputs.
+SABOTAGED = """
+import os, signal, sys, time
+from autotune.profiler import worker
+from autotune.profiler.backends.onnxruntime_cpu import OnnxRuntimeCpu
+real = OnnxRuntimeCpu.layer
+def layer(self, shape, threads):
+    if shape.out_features == 128:
+        {fault}
+    return real(self, shape, threads)
+OnnxRuntimeCpu.layer = layer
+worker.main(sys.stdin, sys.stdout)
+"""
+
+
+def runner(tmp_path, fault, **options):
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(SABOTAGED).format(fault=fault))
+    return ShardRunner(
+        backend="onnxruntime-cpu", threads=1, command=(sys.executable, str(script)), **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("sys.exit('out of memory')", "exit code 1: out of memory"),
+        ("raise RuntimeError('bad kernel')", "RuntimeError: bad kernel"),
+    ],
+)
+def test_a_fault_is_a_result_and_the_rest_goes_on(tmp_path, fault, says):
+    outcomes = list(runner(tmp_path, fault).run(TASKS))
+    assert [o.index for o in outcomes] == [0, 1, 2, 3]
+    assert says in outcomes[1].error
+    assert all(o.timing is not None for o in outcomes if o.index != 1)
+
+
+def test_a_hang_ends_at_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("autotune.profiler.shard._START_S", 20.0)
+    outcomes = list(runner(tmp_path, "time.sleep(600)", task_limit_s=1.0).run(TASKS))
+    assert "TimeoutError" in outcomes[1].error
+    assert all(o.timing is not None for o in outcomes if o.index != 1)
+
+
+def test_shards_are_fresh_processes(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "request = json.load(sys.stdin)\n"
+        "for i, _ in enumerate(request['tasks']):\n"
+        "    print(json.dumps({'index': i, 'error': str(os.getpid())}), flush=True)\n"
+    )
+    shards = ShardRunner(
+        backend="x", threads=1, tasks_per_shard=2, command=(sys.executable, str(script))
+    )
+    pids = [o.error for o in shards.run(TASKS)]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_no_tasks_no_process():
+    assert list(ShardRunner(backend="x", threads=1, command=("false",)).run([])) == []

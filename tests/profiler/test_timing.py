@@ -1,0 +1,96 @@
+"""Timing on a simulated clock: what it reports can be computed by hand."""
+
+import random
+import statistics
+
+import pytest
+from scipy.stats import binom
+
+from autotune.profiler.timing import TimingPolicy, median_interval, time_interleaved
+
+
+class Machine:
+    """A clock that work advances; `slow` multiplies durations while it returns above 1."""
+
+    def __init__(self, slow=lambda now: 1.0, noise=0.0, seed=0):
+        self.now = 0.0
+        self.slow = slow
+        self.noise = noise
+        self.random = random.Random(seed)
+        self.calls = 0
+
+    def clock(self):
+        return self.now
+
+    def work(self, seconds):
+        def run():
+            self.calls += 1
+            factor = self.slow(self.now) * (1 + self.random.gauss(0, self.noise))
+            self.now += seconds * max(factor, 0.1)
+
+        return run
+
+
+def test_a_calm_machine_is_measured_exactly_and_briefly():
+    machine = Machine()
+    timing = time_interleaved(
+        [machine.work(2e-3), machine.work(1e-3)], TimingPolicy(), machine.clock
+    )
+    assert timing.converged
+    assert timing.disturbed_windows == 0
+    assert timing.windows == TimingPolicy().min_windows
+    assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
+    assert timing.ratios == pytest.approx((1.0, 0.5))
+
+
+def test_short_calls_are_repeated_until_they_can_be_timed():
+    machine = Machine()
+    policy = TimingPolicy(min_call_s=1e-3)
+    timing = time_interleaved([machine.work(1e-5), machine.work(2e-5)], policy, machine.clock)
+    assert machine.calls > 100 * timing.rounds
+    assert timing.ratios[1] == pytest.approx(2.0)
+
+
+def test_slow_windows_are_set_aside_and_done_again():
+    # Ten times slower for a fifth of the time: a mean would be off by a factor of 2.8.
+    machine = Machine(slow=lambda now: 10.0 if (now % 0.5) > 0.4 else 1.0)
+    policy = TimingPolicy(min_windows=12, max_seconds=5.0)
+    timing = time_interleaved([machine.work(4e-3), machine.work(3e-3)], policy, machine.clock)
+    assert timing.disturbed_windows > 0
+    assert timing.latencies_s == pytest.approx((4e-3, 3e-3), rel=1e-6)
+    assert timing.rounds == (timing.windows - timing.disturbed_windows) * policy.rounds_per_window
+
+
+def test_drift_cancels_in_the_ratio():
+    machine = Machine(slow=lambda now: 1.0 + 0.05 * now)
+    policy = TimingPolicy(max_seconds=2.0, target_relative_ci=1e-9, disturbed_above=9.0)
+    timing = time_interleaved([machine.work(4e-3), machine.work(2e-3)], policy, machine.clock)
+    assert timing.ratios[1] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_time_cap_is_kept_and_admitted():
+    machine = Machine(noise=0.5)
+    policy = TimingPolicy(max_seconds=1.0, target_relative_ci=1e-6)
+    timing = time_interleaved([machine.work(5e-3), machine.work(5e-3)], policy, machine.clock)
+    assert not timing.converged
+    assert machine.now < 1.5
+
+
+def test_the_stated_interval_covers_the_truth():
+    hits = 0
+    for seed in range(60):
+        machine = Machine(noise=0.1, seed=seed)
+        policy = TimingPolicy(max_seconds=1.0, disturbed_above=9.0)
+        timing = time_interleaved([machine.work(5e-3), machine.work(4e-3)], policy, machine.clock)
+        hits += timing.ratio_lows[1] <= 0.8 <= timing.ratio_highs[1]
+    # Stopping as soon as the interval is narrow costs a little of the nominal 95 %.
+    assert hits >= 51
+
+
+@pytest.mark.parametrize("n", [6, 15, 50, 200])
+def test_the_median_interval_has_its_binomial_coverage(n):
+    ordered = list(range(n))
+    low, high = median_interval(ordered)
+    inside = binom.cdf(high - 1, n, 0.5) - binom.cdf(low, n, 0.5) + binom.pmf(low, n, 0.5)
+    assert inside >= 0.94
+    assert low <= statistics.median(ordered) <= high
