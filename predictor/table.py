@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,6 @@ class LatencyTable(LatencyPredictor):
         self._add([row for row in good if row.rank == 0])
         self._add([row for row in good if row.rank > 0])
         self._half_width = self._interpolation_half_width()
-        self._regressor = self._fit()
         self._cache: dict[LayerShape, Estimate] = {}
 
     def _add(self, rows: Sequence[Measurement]) -> None:
@@ -68,7 +68,9 @@ class LatencyTable(LatencyPredictor):
         ]
         return conformal_quantile(errors, 0.9)
 
-    def _fit(self) -> LatencyRegressor | None:
+    @functools.cached_property
+    def _regressor(self) -> LatencyRegressor | None:
+        """Fitted when first asked: most tables are answered by measurements alone."""
         shapes = list(self._measured)
         if not LatencyRegressor.enough(shapes):
             return None

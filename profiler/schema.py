@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -16,7 +17,6 @@ from sqlalchemy import (
     Table,
     Text,
 )
-
 from sqlalchemy.types import TypeEngine
 
 from autotune.types import LayerShape
@@ -72,12 +72,13 @@ MEASUREMENT = Table(
     sqlite_strict=True,
 )
 
-# A migration takes the database from version i to i + 1, inside one transaction.
-MIGRATIONS = (lambda connection: _create_all(connection),)
-
 
 def _create_all(connection: Connection) -> None:
     METADATA.create_all(connection)
+
+
+# A migration takes the database from version i to i + 1, inside one transaction.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ backend_option = click.option(
 )  # fmt: skip
 threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
 
-_SHAPE = re.compile(r"(\d{1,7})x(\d{1,7})")
+_SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 
 
 def parse_shape(text: str, tokens: int) -> LayerShape:

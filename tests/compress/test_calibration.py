@@ -69,7 +69,8 @@ def test_an_evaluation_file_is_used_whole_minus_what_was_calibrated_on(llama, tm
     held = rows(data.heldout)
     assert not set(held) & seen
     assert len(held) > 100
-    same = CalibrationPlan(calibration=plan.calibration, evaluation=plan.calibration)
+    (tmp_path / "c.txt").write_text(text[:5_000])
+    same = CalibrationPlan(calibration=str(tmp_path / "c.txt"), evaluation=str(tmp_path / "c.txt"))
     with pytest.raises(CalibrationError, match="also a calibration sample"):
         load_calibration(llama, same, WORKLOAD)
 

@@ -11,14 +11,17 @@ from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.errors import ModelError
 from autotune.types import Workload
+from tests.conftest import TINY, tiny_model, tiny_task
 
 WORKLOAD = Workload(batch_size=2, sequence_length=8)
 SHAPES = [(1, 1), (3, 7), (1, 33), (5, 2)]
 
 
-@pytest.fixture
-def exported(tiny, tmp_path):
-    kind, model, task = tiny
+@pytest.fixture(scope="module", params=TINY)
+def exported(request, tmp_path_factory):
+    kind, model, task = request.param, tiny_model(request.param), tiny_task(request.param)
+    model.requires_grad_(False)
+    tmp_path = tmp_path_factory.mktemp(kind)
     sites = count_tokens(model, find_sites(model), task.example_inputs(model, WORKLOAD)).sites
     export_dense(model, task, sites, WORKLOAD, tmp_path / "dense.onnx")
     return kind, model, task, sites, tmp_path / "dense.onnx"
@@ -49,8 +52,9 @@ def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path):
     }  # fmt: skip
     path = tmp_path / "low.onnx"
     rewrite_low_rank(dense, layers, path, {"autotune.ranks": dict.fromkeys(layers, 16)})
-    replace_modules(model, layers)
+    replaced = replace_modules(model, layers)
     assert_parity(path, model, task, kind)
+    replace_modules(model, replaced)
     loaded = onnx.load(path)
     onnx.checker.check_model(loaded, full_check=True)
     assert {p.key for p in loaded.metadata_props} == {"autotune.ranks"}
