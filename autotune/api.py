@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.compress.calibration import CalibrationPlan
+from autotune.compress.plan import CalibrationPlan
 from autotune.paths import default_database, default_output
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
@@ -61,8 +61,6 @@ def tune(
         DeviceMissingError: the device or backend is not on this machine.
         MeasurementError: a measurement failed.
     """
-    from autotune.pipeline import run
-
     name = None if model is None else str(model)
     request = TuneRequest(
         model=name,
@@ -84,4 +82,7 @@ def tune(
         database=Path(database) if database else default_database(),
         seed=seed,
     )
+    request.check()
+    from autotune.pipeline import run
+
     return run(request, reporter or Reporter())

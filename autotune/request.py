@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune.compress.calibration import CalibrationPlan
-from autotune.errors import UsageError
+from autotune.compress.locate import is_local, model_folder
+from autotune.compress.metrics import METRICS
+from autotune.compress.plan import CalibrationPlan
+from autotune.devices.detect import check_threads, require_device
+from autotune.errors import CalibrationError, UsageError
 from autotune.paths import default_database
+from autotune.profiler.backends import require_backend
 from autotune.types import Budget, Workload
 
 
@@ -41,3 +45,27 @@ class TuneRequest:
             raise UsageError(f"--trials {self.trials}: 0 (no search) or more")
         if not 1 <= self.rounds <= 10:
             raise UsageError(f"--rounds {self.rounds}: 1 to 10")
+        samples = self.calibration.statistics_samples
+        if samples is not None and samples < 1:
+            raise UsageError(f"--calibration-samples {samples}: at least 1")
+
+    def check(self) -> None:
+        """Refuse at once what needs no model to be refused, before anything heavy is imported.
+
+        Raises:
+            UsageError: device, backend, threads, metric, model or calibration file cannot be used.
+            DeviceMissingError: the device or backend is not on this machine.
+        """
+        device = require_device(self.device)
+        require_backend(self.backend, device.spec.kind)
+        check_threads(self.threads)
+        if self.metric is not None and self.metric not in METRICS:
+            raise UsageError(f"unknown metric {self.metric!r}; known are {', '.join(METRICS)}")
+        if is_local(self.model):
+            model_folder(self.model)
+        for path in (self.calibration.calibration, self.calibration.evaluation):
+            if path is not None and not Path(path).expanduser().is_file():
+                raise CalibrationError(
+                    f"calibration file {path} cannot be read: No such file; give a text file with "
+                    "one document a line, or a .safetensors file of input tensors"
+                )

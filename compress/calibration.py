@@ -20,31 +20,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from autotune.compress.loading import LoadedModel
+from autotune.compress.plan import CalibrationPlan
 from autotune.compress.tasks.base import MASK, Batch
 from autotune.errors import CalibrationError
 from autotune.types import Workload
 
 _MIN_SEQUENCES = 8
 _TOKENS_PER_BATCH = 1024
-# Sizes unless the plan says otherwise: (statistics, search, held-out) in sequences.
-_DEFAULT_SAMPLES = {"causal-lm": (128, 16, 256)}
-_FALLBACK_SAMPLES = (1024, 128, 256)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationPlan:
-    """What to calibrate on. Sizes are in sequences; None lets the task choose.
-
-    `calibration` and `evaluation` are text files (one document a line) or .safetensors files of
-    input tensors; without `evaluation` the held-out part is cut from `calibration`.
-    """
-
-    calibration: str | None = None
-    evaluation: str | None = None
-    statistics_samples: int | None = None
-    search_samples: int | None = None
-    heldout_samples: int | None = None
-    seed: int = 0
+# Sizes unless the plan says otherwise: (statistics, search, held-out), in tokens for language
+# models, in sequences for others.
+_DEFAULT_TOKENS = (32768, 8192, 131072)
+_DEFAULT_SEQUENCES = (1024, 128, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +52,10 @@ def load_calibration(
     Raises:
         CalibrationError: no such file, wrong kind, or too little data.
     """
-    sizes = _DEFAULT_SAMPLES.get(loaded.task, _FALLBACK_SAMPLES)
+    sizes: tuple[int, ...] = _DEFAULT_SEQUENCES
+    if loaded.task == "causal-lm":
+        length = _sequence_length(loaded, workload)
+        sizes = tuple(max(_MIN_SEQUENCES, tokens // length) for tokens in _DEFAULT_TOKENS)
     plan = replace(
         plan,
         statistics_samples=plan.statistics_samples or sizes[0],
@@ -103,7 +92,7 @@ def _read_text(path: str | None) -> str:
 def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> list[Tensor]:
     text = _read_text(path)
     tokenizer: Any = loaded.tokenizer
-    length = min(workload.sequence_length, _position_limit(loaded))
+    length = _sequence_length(loaded, workload)
     if loaded.task == "causal-lm":
         ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
         rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
@@ -126,8 +115,9 @@ def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> lis
     return rows
 
 
-def _position_limit(loaded: LoadedModel) -> int:
-    return int(getattr(loaded.config, "max_position_embeddings", None) or 1 << 30)
+def _sequence_length(loaded: LoadedModel, workload: Workload) -> int:
+    limit = getattr(loaded.config, "max_position_embeddings", None) or 1 << 30
+    return min(workload.sequence_length, int(limit))
 
 
 def _tensor_rows(path: Path) -> list[dict[str, Tensor]]:
@@ -168,10 +158,10 @@ def _pack(
         cut = max(1, len(ordered) // 5)
         ordered, held = ordered[:-cut], ordered[-cut:]
     cut = max(1, len(ordered) // 8)
-    statistics = ordered[:-cut][: plan.statistics_samples]
-    search = ordered[-cut:][: plan.search_samples]
+    statistics = _spread(ordered[:-cut], plan.statistics_samples)
+    search = _spread(ordered[-cut:], plan.search_samples)
     seen = {_sha([row]) for row in (*statistics, *search)}
-    heldout = [row for row in held if _sha([row]) not in seen][: plan.heldout_samples]
+    heldout = _spread([row for row in held if _sha([row]) not in seen], plan.heldout_samples)
     if not heldout:
         raise CalibrationError(
             "every held-out sample is also a calibration sample; give an evaluation file with "
@@ -186,6 +176,13 @@ def _pack(
         ).hexdigest(),
         origin=plan.calibration or "the default text of the package",
     )
+
+
+def _spread(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """`count` of `rows`, evenly spaced: the start of a text alone would not stand for it."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _batches(rows: Sequence[Row]) -> tuple[Batch, ...]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotune.compress.lowrank import dense_weight
-from autotune.compress.metrics import Metric, Whitening
+from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
 from autotune.errors import ModelError
 from autotune.types import Site, break_even_rank

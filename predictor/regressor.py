@@ -15,6 +15,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
+from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.features import feature_matrix
 from autotune.predictor.roofline import Roofline
 from autotune.types import LayerShape
@@ -76,10 +77,3 @@ def _new_model() -> HistGradientBoostingRegressor:
         max_iter=300, learning_rate=0.06, min_samples_leaf=3, l2_regularization=0.1,
         early_stopping=False, random_state=0,
     )  # fmt: skip
-
-
-def conformal_quantile(residuals: NDArray[np.float64] | Sequence[float], coverage: float) -> float:
-    """The ⌈(n+1)·coverage⌉-th smallest residual (split conformal); infinite when n is too small."""
-    ordered = np.sort(np.asarray(residuals, dtype=np.float64))
-    index = math.ceil((len(ordered) + 1) * coverage) - 1
-    return float(ordered[index]) if index < len(ordered) else math.inf

@@ -6,14 +6,18 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from autotune.errors import MeasurementError
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.interpolation import interpolate, leave_one_out_errors
-from autotune.predictor.regressor import LatencyRegressor, conformal_quantile
 from autotune.predictor.roofline import Roofline
 from autotune.profiler.schema import Measurement
 from autotune.types import Estimate, LayerShape
+
+if TYPE_CHECKING:
+    from autotune.predictor.regressor import LatencyRegressor
 
 _ROOFLINE_FACTOR = 4.0
 
@@ -70,7 +74,9 @@ class LatencyTable(LatencyPredictor):
 
     @functools.cached_property
     def _regressor(self) -> LatencyRegressor | None:
-        """Fitted when first asked: most tables are answered by measurements alone."""
+        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables."""
+        from autotune.predictor.regressor import LatencyRegressor
+
         shapes = list(self._measured)
         if not LatencyRegressor.enough(shapes):
             return None

@@ -55,6 +55,7 @@ def command(**options: Any) -> int:
     )
     workload = Workload(batch_size=options["batch_size"], sequence_length=options["isl"])
     request = _request(options, budget, workload)
+    request.check()
     from autotune.pipeline import run
     from autotune.progress_rich import TerminalReporter
 
@@ -68,7 +69,7 @@ def command(**options: Any) -> int:
 
 
 def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any:
-    from autotune.compress.calibration import CalibrationPlan
+    from autotune.compress.plan import CalibrationPlan
     from autotune.request import TuneRequest
 
     return TuneRequest(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from autotune.compress.metrics.base import Metric, Whitening
 from autotune.errors import UsageError
 
-__all__ = ["METRICS", "Metric", "Whitening", "make_metric"]
+if TYPE_CHECKING:
+    from autotune.compress.metrics.base import Metric
+
+__all__ = ["METRICS", "make_metric"]
 
 METRICS = {
     "kfac-seq": "autotune.compress.metrics.kfac_seq:KfacSequence",

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autotune.compress.loading import check_weights, detect_task, load_model, model_folder
+from autotune.compress.loading import check_weights, detect_task, load_model
+from autotune.compress.locate import model_folder
 from autotune.errors import ModelError
 from tests.conftest import LLAMA, tiny_model
 

@@ -10,9 +10,10 @@ import pytest
 
 from autotune.devices.specs import find_device
 from autotune.errors import MeasurementError
+from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.interpolation import interpolate
 from autotune.predictor.network import NetworkAnchor, NetworkModel
-from autotune.predictor.regressor import LatencyRegressor, conformal_quantile
+from autotune.predictor.regressor import LatencyRegressor
 from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.schema import Measurement

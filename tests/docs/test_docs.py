@@ -1,0 +1,53 @@
+"""Every command in README and docs runs, in the order in which a reader meets them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", "docs/howto.md"]
+BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
+
+
+def blocks(page):
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_page_shows_runs(page, tmp_path):
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = blocks(page)
+    assert found
+    for language, text in found:
+        if language == "python":
+            commands = [[sys.executable, "-c", text]]
+        else:
+            commands = [
+                shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")
+            ]
+        for command in commands:
+            if command[0] == "make":
+                assert f"\n{command[1]}:" in (ROOT / "Makefile").read_text()
+                continue  # CI runs these two
+            if command[0] == "autotune":
+                command = [sys.executable, "-m", *command]
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+            )
+            # A timing may miss its budget on a busy machine; nothing else may go wrong.
+            tunes = "--latency-budget" in command or "bench" in command
+            assert done.returncode in ((0, 1) if tunes else (0,)), (command, done.stderr)
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/structure.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
