@@ -15,19 +15,18 @@ from autotune.compress.lowrank import LowRankLinear, low_rank_like, replace_modu
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.errors import BudgetInfeasibleError
 from autotune.predictor.network import NetworkModel
-from autotune.profiler.timing import TimingPolicy
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier, search_knobs
 from autotune.search.problem import Allocation, RankProblem
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
 from autotune.stages import (
-    NETWORK_POLICY,
     ONNX_NAME,
     Context,
     artefact_key,
     candidates,
     checkpoint_artefact,
     network_inputs,
+    network_policy,
     network_subject,
     time_subjects,
 )
@@ -204,13 +203,14 @@ def build_artefact(
 
 def measure_plan(
     context: Context, planner: Planner, allocation: Allocation, dense: Path, artefact: Path,
-    correction: float, label: str, policy: TimingPolicy = NETWORK_POLICY,
+    correction: float, label: str, final: bool = False,
 ) -> Round:  # fmt: skip
     """Time the compressed model in turn with the dense one."""
     network = dataclasses.replace(planner.network, correction=correction)
 
     def compute() -> dict[str, Any]:
         subjects = [network_subject(path, network_inputs(context)) for path in (dense, artefact)]
+        policy = network_policy(context.request.measure_seconds, final=final)
         with context.reporter.stage(label):
             return dataclasses.asdict(time_subjects(context.runner, subjects, policy))
 

@@ -1,9 +1,11 @@
-"""Where things live unless the user says otherwise."""
+"""Defaults that the environment may change."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from autotune.errors import UsageError
 
 
 def default_database() -> Path:
@@ -12,6 +14,30 @@ def default_database() -> Path:
         return Path(os.environ["AUTOTUNE_DB"])
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "autotune" / "latency.sqlite"
+
+
+def default_measure_seconds() -> float:
+    """`$AUTOTUNE_MEASURE_SECONDS`, else 20: the time cap of one measurement of a network.
+
+    Raises:
+        UsageError: the variable is no number above zero.
+    """
+    text = os.environ.get("AUTOTUNE_MEASURE_SECONDS", "20")
+    try:
+        return check_measure_seconds(float(text))
+    except ValueError as error:
+        raise UsageError(f"AUTOTUNE_MEASURE_SECONDS={text!r}: a number of seconds") from error
+
+
+def check_measure_seconds(seconds: float) -> float:
+    """`seconds`, when it is between 0.1 and 3600.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not 0.1 <= seconds <= 3600:
+        raise UsageError(f"--measure-seconds {seconds:g}: 0.1 to 3600")
+    return seconds
 
 
 def default_output(model: str | None) -> Path:

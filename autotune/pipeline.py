@@ -36,7 +36,6 @@ from autotune.search.lagrangian import pareto_front
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
     DTYPE,
-    FINAL_POLICY,
     Context,
     anchor_network,
     artefact_key,
@@ -115,7 +114,7 @@ def _final(context: Context, planner: Planner, dense: Path, rounds: Sequence[Rou
     for candidate in best_rounds(planner, list(rounds)):
         outcome = measure_plan(
             context, planner, candidate.allocation, dense, candidate.artefact,
-            candidate.correction, "measure the result", FINAL_POLICY,
+            candidate.correction, "measure the result", final=True,
         )  # fmt: skip
         looked.append(outcome)
         if planner.within(outcome):

@@ -10,7 +10,11 @@ from autotune.compress.metrics import METRICS
 from autotune.compress.plan import CalibrationPlan
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import CalibrationError, UsageError
-from autotune.paths import default_database
+from autotune.paths import (
+    check_measure_seconds,
+    default_database,
+    default_measure_seconds,
+)
 from autotune.profiler.backends import require_backend
 from autotune.types import Budget, Workload
 
@@ -19,6 +23,7 @@ from autotune.types import Budget, Workload
 class TuneRequest:
     """Everything one tuning run depends on.
 
+    `measure_seconds` caps one measurement of a network (the final one gets twice that).
     `metric` None lets the task choose; `trials` are Optuna's (0 = the exact plan as it is);
     `rounds` bounds the closed loop; `margin` is how far below the latency limit to aim.
     """
@@ -38,6 +43,7 @@ class TuneRequest:
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     database: Path = field(default_factory=default_database)
+    measure_seconds: float = field(default_factory=default_measure_seconds)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,6 +51,7 @@ class TuneRequest:
             raise UsageError(f"--trials {self.trials}: 0 (no search) or more")
         if not 1 <= self.rounds <= 10:
             raise UsageError(f"--rounds {self.rounds}: 1 to 10")
+        check_measure_seconds(self.measure_seconds)
         samples = self.calibration.statistics_samples
         if samples is not None and samples < 1:
             raise UsageError(f"--calibration-samples {samples}: at least 1")

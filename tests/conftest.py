@@ -15,6 +15,8 @@ DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Tests assert what is done, not how fast: short measurements serve.
+os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "2")
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ from autotune.types import Budget, Workload
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
 @click.option("--trials", type=int, default=24, show_default=True, help="Optuna trials, 0 = none.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Of the closed loop.")
+@click.option("--measure-seconds", type=float, help="Cap of one network measurement (20).")
 @threads_option
 @database_option
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -93,6 +94,7 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
         ignore=options["ignore"],
         database=options["database"],
         seed=options["seed"],
+        **({"measure_seconds": options["measure_seconds"]} if options["measure_seconds"] else {}),
     )
 
 

@@ -95,7 +95,7 @@ def heat_map(sites: Sequence[Record]) -> str:
         shade = 1.0 - site["keep_ratio"]
         axes.add_patch(_cell(x, y, dense, shade))
         text = "dense" if dense else str(site["rank"])
-        colour = "white" if not dense and shade > 0.45 else "black"
+        colour = "white" if not dense and shade > 0.65 else "black"
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set(
         xlim=(-0.5, len(modules) - 0.5), ylim=(len(blocks) - 0.5, -0.5), ylabel="block",

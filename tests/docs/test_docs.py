@@ -18,10 +18,17 @@ def blocks(page):
     return BLOCK.findall((ROOT / page).read_text())
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the reader stands: the repository's tests beside, results of earlier pages kept."""
+    path = tmp_path_factory.mktemp("docs")
+    (path / "tests").symlink_to(ROOT / "tests")
+    return path
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_what_the_page_shows_runs(page, tmp_path):
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def test_what_the_page_shows_runs(page, folder):
+    environment = os.environ | {"AUTOTUNE_DB": str(folder / "latency.sqlite")}
     found = blocks(page)
     assert found
     for language, text in found:
@@ -38,7 +45,7 @@ def test_what_the_page_shows_runs(page, tmp_path):
             if command[0] == "autotune":
                 command = [sys.executable, "-m", *command]
             done = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
             )
             # A timing may miss its budget on a busy machine; nothing else may go wrong.
             tunes = "--latency-budget" in command or "bench" in command

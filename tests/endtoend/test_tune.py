@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import LLAMA
+from tests.endtoend.test_bad_input import refuse
 
 BUDGET = "0.97x"
 SMALL = (
@@ -110,6 +111,13 @@ def test_checkpoint_and_onnx_are_the_same_model(tuned):
     assert text.shape == (1, 22)
 
 
+@pytest.fixture
+def copied(tuned, tmp_path):
+    """A copy of the finished run, to go on from."""
+    shutil.copytree(tuned[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
 def stamps(folder):
     return {p: p.stat().st_mtime_ns for p in (folder / ".cache").rglob("*") if p.is_file()}
 
@@ -128,29 +136,25 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
     assert "measure" not in done.stderr
 
 
-def test_another_budget_reuses_what_does_not_depend_on_it(tuned, cli, arguments, home):
-    folder, _, _ = tuned
-    copy = home / "other"
-    shutil.copytree(folder, copy)
-    done = cli(*arguments, "--output", copy, "--latency-budget", "0.95x", "--trials", 0)
+def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments):
+    done = cli(*arguments, "--output", copied, "--latency-budget", "0.95x", "--trials", 0)
     assert done.returncode in (0, 1), done.stderr
     for stage in ("statistics", "factorize", "export", "measure layers", "dense network"):
         assert stage not in done.stderr
     assert "measure round 1" in done.stderr
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, tuned, seed):
+def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, tuned):
     """Killed again and again at random moments, the run ends with the same kind of result."""
-    folder = home / f"killed{seed}"
+    folder = home / "killed"
     command = [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)]
-    moments = random.Random(seed)
-    for _ in range(3):
+    moments = random.Random()
+    for _ in range(2):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=moments.uniform(4, 16))
+            process.wait(timeout=moments.uniform(4, 30))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -189,13 +193,13 @@ def test_bench_measures_again(tuned, cli):
     assert 0 < again["ratio_low"] <= again["ratio"] <= again["ratio_high"]
 
 
-def test_the_python_api_gives_the_same(tuned, home, tmp_path):
+def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
     import autotune
 
     _, record, _ = tuned
     result = autotune.tune(
         LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
-        workload=autotune.Workload(batch_size=1, sequence_length=128), output=tmp_path / "api",
+        workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,
         calibration=home / "text.txt", trials=0, database=home / "latency.sqlite",
     )  # fmt: skip
     assert isinstance(result, autotune.TuneResult)
@@ -206,9 +210,18 @@ def test_the_python_api_gives_the_same(tuned, home, tmp_path):
     assert "<svg" in result.report(tmp_path / "saved.html").read_text()
 
 
-def test_several_budgets_hold_together(cli, arguments, home):
+def test_an_impossible_budget_names_the_reachable_minimum(cli, arguments, copied):
+    (copied / "result.json").unlink()
+    done = cli(*arguments, "--output", copied, "--latency-budget", "1us")
+    refuse(done, 3, "latency 1 us was asked", "is the least any plan reaches")
+    reachable = float(done.stderr.split("(")[-1].split("x of")[0])
+    assert 0.05 < reachable < 1
+    assert not (copied / "result.json").exists()
+
+
+def test_several_budgets_hold_together(cli, arguments, copied):
     done = cli(
-        *arguments, "--output", home / "many", "--trials", 0, "--params-budget", "0.85x",
+        *arguments, "--output", copied, "--trials", 0, "--params-budget", "0.85x",
         "--memory-budget", "0.9x", "--flops-budget", "0.9x", "--format", "json",
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
