@@ -1,0 +1,97 @@
+"""The main job end to end on this CPU: the embedded encoder and code-llama-28m.
+
+    python benchmarks/main_job.py [--models DIR] [--only minilm,code-llama-28m] [--output DIR]
+
+DIR holds code-llama-28m with its heldout.txt: the first half calibrates, the last quarter judges.
+Prints a table; the last line is one JSON document, a list of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def command_lines(models: Path | None, work: Path) -> dict[str, list[str]]:
+    """The tuning command of each model."""
+    lines = {"minilm": ["--device", "cpu", "--latency-budget", "0.85x"]}
+    if models is not None:
+        model = models / "code-llama-28m"
+        text = (model / "heldout.txt").read_text()
+        (work / "first-half.txt").write_text(text[: len(text) // 2])
+        (work / "last-quarter.txt").write_text(text[-len(text) // 4 :])
+        lines["code-llama-28m"] = [
+            "--model", str(model), "--device", "cpu", "--latency-budget", "0.9x",
+            "--batch-size", "1", "--isl", "512", "--calibration", str(work / "first-half.txt"),
+            "--evaluation", str(work / "last-quarter.txt"),
+        ]  # fmt: skip
+    return lines
+
+
+def run(arguments: list[str], folder: Path) -> tuple[dict[str, Any], float]:
+    """The JSON of one run and its seconds."""
+    command = [sys.executable, "-m", "autotune", *arguments, "--output", str(folder)]
+    started = time.monotonic()
+    done = subprocess.run([*command, "--format", "json"], stdout=subprocess.PIPE, text=True)
+    assert done.returncode in (0, 1), done.returncode
+    return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - started
+
+
+def main() -> None:
+    """Run the chosen models twice: fresh, and with everything cached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--only", default="minilm,code-llama-28m")
+    parser.add_argument("--output", type=Path, default=Path("autotune-out/benchmark"))
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, arguments in command_lines(options.models, options.output).items():
+        if name not in options.only.split(","):
+            continue
+        folder = options.output / name
+        record, seconds = run(arguments, folder)
+        _, cached_s = run(arguments, folder)
+        rows.append(
+            {
+                "model": name,
+                "arguments": " ".join(arguments),
+                "device": record["device"]["device_name"],
+                "threads": record["device"]["threads"],
+                "within_budget": record["within_budget"],
+                "ratio": record["measured_ratio"],
+                "ratio_low": record["measured_ratio_low"],
+                "ratio_high": record["measured_ratio_high"],
+                "latency_s": record["measured_latency_s"],
+                "dense_latency_s": record["dense_latency_s"],
+                "predicted_ratio": record["predicted_ratio"],
+                "prediction_error": record["predicted_ratio"] / record["measured_ratio"] - 1,
+                "latency_error": record["predicted_latency_s"] / record["measured_latency_s"] - 1,
+                "quality": record["quality"],
+                "parameters": record["parameters"],
+                "seconds": seconds,
+                "cached_seconds": cached_s,
+                "peak_memory_bytes": record["cost"]["peak_memory_bytes"],
+                "rounds": record["rounds"],
+                "knobs": record["knobs"],
+                "certified_gap": record["solver"]["certified_gap"],
+            }
+        )
+    for row in rows:
+        print(
+            f"{row['model']:16s} ratio {row['ratio']:.3f} ({row['ratio_low']:.3f} to "
+            f"{row['ratio_high']:.3f}) predicted {row['predicted_ratio']:.3f}; "
+            f"{row['quality']['metric']} {row['quality']['compressed']:.4f} (dense "
+            f"{row['quality']['dense']:.4f}); {row['seconds']:.0f} s, again "
+            f"{row['cached_seconds']:.0f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB"
+        )
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A vision model: calibrated on tensors, tuned and exported like any other."""
+
+import json
+
+import onnxruntime
+import torch
+from safetensors.torch import load_file, save_file
+
+from autotune.compress.checkpoint import low_rank_layers
+from autotune.compress.loading import load_class
+from tests.conftest import tiny_model
+
+
+def test_a_vision_transformer_is_tuned(run_cli, tmp_path):
+    tiny_model("vit").save_pretrained(tmp_path / "vit")
+    save_file({"pixel_values": torch.randn(64, 3, 32, 32)}, tmp_path / "images.safetensors")
+    done = run_cli(
+        "--model", tmp_path / "vit", "--latency-budget", "1x", "--params-budget", "0.8x",
+        "--batch-size", 4, "--calibration", tmp_path / "images.safetensors", "--trials", 1,
+        "--rounds", 1, "--output", tmp_path / "out", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["task"] == "embedding"
+    assert record["parameters"]["compressed"] <= 0.8 * record["parameters"]["dense"]
+    images = load_file(tmp_path / "images.safetensors")["pixel_values"][:3]
+    model = load_class("embedding", tmp_path / "out" / "model", torch.float32)
+    assert low_rank_layers(model)
+    with torch.no_grad():
+        expected = model(pixel_values=images).last_hidden_state
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    (got,) = session.run(None, {"pixel_values": images.numpy()})
+    assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
+
+
+def test_text_is_refused_without_a_tokenizer(run_cli, tmp_path):
+    tiny_model("vit").save_pretrained(tmp_path / "vit")
+    done = run_cli("--model", tmp_path / "vit", "--latency-budget", "0.9x", "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "no tokenizer" in done.stderr
+    assert "--calibration FILE.safetensors" in done.stderr
