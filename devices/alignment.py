@@ -7,12 +7,14 @@ from autotune.types import break_even_rank
 
 
 def aligned_ranks(spec: DeviceSpec, in_features: int, out_features: int, dtype: str) -> list[int]:
-    """Multiples of the device's alignment from one step up to below break-even.
+    """Multiples of the device's alignment whose factors hold fewer parameters than the layer.
 
-    Empty when even the smallest aligned rank would hold more parameters than the dense layer.
+    Empty when even the smallest aligned rank saves nothing.
     """
     step = spec.rank_multiple(dtype)
-    return list(range(step, break_even_rank(in_features, out_features) + 1, step))
+    limit = break_even_rank(in_features, out_features)
+    width = in_features + out_features
+    return [r for r in range(step, limit + 1, step) if r * width < in_features * out_features]
 
 
 def coarse_grid(ranks: list[int], points: int) -> list[int]:

@@ -59,6 +59,10 @@ def test_candidate_ranks_are_aligned_and_save(name, dtype, step):
     assert ranks[-1] <= break_even_rank(4096, 1024) < ranks[-1] + step
 
 
+def test_a_rank_that_saves_nothing_is_no_candidate():
+    assert aligned_ranks(find_device("cpu"), 256, 256, "fp32")[-1] == 112
+
+
 def test_a_tiny_layer_has_no_candidates():
     assert aligned_ranks(find_device("cpu"), 16, 16, "fp32") == []
 
