@@ -35,6 +35,8 @@ from autotune.types import Estimate, digest
 Ranks = Mapping[str, int | None]
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
+_MAX_STEP = 1.25
+_MAX_MARGIN = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,15 +237,15 @@ def measure_plan(
 
 
 def corrected(outcome: Round) -> float:
-    """The correction under which the prediction would have been what was measured.
+    """The correction that the measurement proves, one bounded step at a time.
 
-    Halfway in the logarithm would be safer against noise, but rounds are few; the measurement's
-    interval is well below the slack that triggers a correction.
+    A prediction inside the measured interval stands; outside, it is moved to the interval's near
+    end. On a busy machine one wild measurement once sent the next plan to half the parameters, so
+    a step is at most `_MAX_STEP`.
     """
-    predicted_saving = max(1.0 - outcome.predicted.ratio, 1e-6)
-    measured_saving = max(1.0 - outcome.ratio, 1e-6)
-    factor = measured_saving / predicted_saving
-    return outcome.correction * min(max(factor, 0.25), 4.0)
+    proven = min(max(outcome.predicted.ratio, outcome.ratio_low), outcome.ratio_high)
+    factor = max(1.0 - proven, 1e-6) / max(1.0 - outcome.predicted.ratio, 1e-6)
+    return outcome.correction * min(max(factor, 1.0 / _MAX_STEP), _MAX_STEP)
 
 
 def run_loop(
@@ -276,7 +278,8 @@ def run_loop(
         if 0.0 <= planner.target(outcome) - outcome.ratio_high <= _SLACK:
             break
         correction = corrected(outcome)
-        margin = max(context.request.margin, outcome.ratio_high / outcome.ratio - 1.0)
+        spread = outcome.ratio_high / outcome.ratio - 1.0
+        margin = min(max(context.request.margin, spread), _MAX_MARGIN)
     return rounds
 
 

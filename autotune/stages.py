@@ -44,6 +44,8 @@ from autotune.types import Fingerprint, LayerShape, Site
 
 DTYPE = "fp32"
 ONNX_NAME = "model.onnx"
+_ATTEMPTS = 3
+_WIDE = 0.02
 LOADER = "autotune.compress.checkpoint:load_for_timing"
 # Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
 DEFAULT_METRIC = {"causal-lm": "kfac"}
@@ -58,6 +60,11 @@ def network_policy(measure_seconds: float, *, final: bool = False) -> TimingPoli
         max_seconds=measure_seconds * (2.0 if final else 1.0),
         target_relative_ci=0.004,
     )
+
+
+def layer_policy(measure_seconds: float) -> TimingPolicy:
+    """How a layer and a few of its ranks are timed: in a tenth of a network's time."""
+    return TimingPolicy(max_seconds=measure_seconds / 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +173,23 @@ def network_subject(artefact: Path, inputs: Path) -> Subject:
 def time_subjects(
     runner: ShardRunner, subjects: list[Subject], policy: TimingPolicy
 ) -> PairedTiming:
-    """Time `subjects` in turn in one fresh process.
+    """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
+
+    A neighbour that keeps the machine busy for the whole of a measurement disturbs every window
+    alike, which only the width of the intervals shows. The narrowest of the attempts counts.
 
     Raises:
         MeasurementError: the backend failed or hung.
     """
     task = TimingTask(subjects=tuple(subjects), policy=policy)
-    for outcome in runner.run([task]):
+    attempts: list[PairedTiming] = []
+    for outcome in runner.run([task] * _ATTEMPTS):
         if outcome.timing is None:
             raise MeasurementError(f"the measurement failed: {outcome.error}")
-        return outcome.timing
-    raise MeasurementError("the measuring process gave no result")
+        attempts.append(outcome.timing)
+        if outcome.timing.half_width <= _WIDE:
+            break
+    return min(attempts, key=lambda timing: timing.half_width)
 
 
 def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
@@ -190,7 +203,12 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     if points:
         with context.reporter.stage("measure layers") as advance:
             failed = measure_points(
-                database, context.fingerprint, points, context.runner, progress=advance
+                database,
+                context.fingerprint,
+                points,
+                context.runner,
+                layer_policy(context.request.measure_seconds),
+                advance,
             )
         for row in failed[:3]:
             context.reporter.note(f"failed: {row.shape}: {row.error}")

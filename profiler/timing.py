@@ -50,6 +50,14 @@ class PairedTiming:
     disturbed_windows: int
     converged: bool
 
+    @property
+    def half_width(self) -> float:
+        """Half the relative width of the widest ratio interval."""
+        return max(
+            (high - low) / (2 * ratio)
+            for low, high, ratio in zip(self.ratio_lows, self.ratio_highs, self.ratios, strict=True)
+        )
+
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the median from order statistics (binomial, normal approx.).
@@ -128,13 +136,8 @@ def time_interleaved(
         if len(calm) < policy.min_windows and not late:
             continue
         result = _summarise(calm, len(windows), False, len(runners))
-        half_widths = [
-            (high - low) / (2 * ratio)
-            for low, high, ratio in zip(
-                result.ratio_lows, result.ratio_highs, result.ratios, strict=True
-            )
-        ]
-        if max(half_widths) <= policy.target_relative_ci and len(calm) >= policy.min_windows:
+        narrow = result.half_width <= policy.target_relative_ci
+        if narrow and len(calm) >= policy.min_windows:
             return _summarise(calm, len(windows), True, len(runners))
         if late:
             return result

@@ -38,6 +38,7 @@ def command(
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.devices.detect import check_threads, require_device
     from autotune.errors import UsageError
+    from autotune.paths import default_measure_seconds
     from autotune.profiler.backends import require_backend
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.profile import (
@@ -47,6 +48,7 @@ def command(
         plan_ranks,
     )
     from autotune.profiler.shard import ShardRunner
+    from autotune.profiler.timing import TimingPolicy
     from autotune.progress_rich import TerminalReporter
 
     dense = [parse_shape(shape, m) for shape in shapes for m in tokens]
@@ -64,7 +66,8 @@ def command(
         points = missing_points(store, fingerprint, wanted)
         with TerminalReporter().stage("measure layers") as advance:
             runner = ShardRunner(backend=runs_on.name, threads=count)
-            failed = measure_points(store, fingerprint, points, runner, progress=advance)
+            policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+            failed = measure_points(store, fingerprint, points, runner, policy, advance)
     record = {
         "fingerprint": fingerprint.id,
         "wanted": len(set(wanted)),

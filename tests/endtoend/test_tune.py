@@ -154,7 +154,7 @@ def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, hom
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=moments.uniform(4, 30))
+            process.wait(timeout=moments.uniform(4, 24))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

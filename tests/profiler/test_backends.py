@@ -8,7 +8,7 @@ from autotune.errors import DeviceMissingError, UsageError
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
-from autotune.profiler.tasks import Subject, TimingTask, layer_task
+from autotune.profiler.tasks import layer_task
 from autotune.profiler.timing import TimingPolicy
 from autotune.profiler.worker import run_task
 from autotune.types import LayerShape
@@ -35,20 +35,11 @@ def test_layers_run_dense_and_low_rank(backend, rank):
     timed.run()
 
 
-def test_work_costs_time(backend):
-    """A layer of 64 times the work takes longer: the call waits for its result."""
-    small = LayerShape(tokens=64, in_features=256, out_features=256)
-    large = LayerShape(tokens=512, in_features=1024, out_features=512)
-    task = TimingTask(subjects=(Subject(layer=small), Subject(layer=large)), policy=QUICK)
-    timing = run_task(backend, task, 1)
-    assert timing.ratios[1] > 4
-
-
 def test_a_pair_is_timed_against_its_dense_layer(backend):
     timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)
     assert len(timing.latencies_s) == 3
     assert timing.ratios[0] == 1.0
-    assert all(0 < t < 1 for t in timing.latencies_s)
+    assert all(t > 0 for t in timing.latencies_s)
 
 
 def test_a_network_needs_its_file(backend, tmp_path):
