@@ -15,7 +15,7 @@ assert written["measured_ratio"] == record["measured_ratio"]
 assert (
     0.0 < record["measured_ratio_low"] <= record["measured_ratio"] <= record["measured_ratio_high"]
 )
-assert record["quality"]["compressed"] >= 0.9, record["quality"]
+assert record["quality"]["compressed"] >= 0.94, record["quality"]
 # A busy machine may spoil a timing, so a miss is reported but is not an error of the change.
 verdict = "met" if record["within_budget"] else "MISSED"
 print(f"tune: ratio {record['measured_ratio']:.3f}, budget {verdict}")
