@@ -22,8 +22,10 @@ def tune(
     backend: str = "onnxruntime-cpu",
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
+    calibration_samples: int | None = None,
     metric: str | None = None,
     trials: int = 24,
+    rounds: int = 3,
     threads: int | None = None,
     targets: tuple[str, ...] = (),
     ignore: tuple[str, ...] = (),
@@ -43,8 +45,10 @@ def tune(
         backend: What executes the model: onnxruntime-cpu or torch-eager.
         calibration: Text (one document a line) or .safetensors inputs; None is the default text.
         evaluation: Held-out data for the quality figure; None cuts it from the calibration data.
+        calibration_samples: Sequences for the statistics; None lets the task choose.
         metric: What a rank's error means; None lets the task choose.
         trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
+        rounds: Most turns of the closed loop (solve, build, measure, correct).
         threads: Threads of the backend; None takes all cores.
         targets: Regular expressions of module names to factorize; empty takes every linear layer.
         ignore: Regular expressions of module names to leave dense.
@@ -72,10 +76,12 @@ def tune(
         calibration=CalibrationPlan(
             calibration=str(calibration) if calibration else None,
             evaluation=str(evaluation) if evaluation else None,
+            statistics_samples=calibration_samples,
             seed=seed,
         ),
         metric=metric,
         trials=trials,
+        rounds=rounds,
         threads=threads,
         targets=tuple(targets),
         ignore=tuple(ignore),

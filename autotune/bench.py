@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError
+from autotune.measuring import network_policy, network_subject, time_subjects
 from autotune.paths import default_measure_seconds
 from autotune.profiler.backends import require_backend
 from autotune.profiler.shard import ShardRunner
 from autotune.progress import Reporter
 from autotune.result import read_result
-from autotune.stages import network_policy, network_subject, time_subjects
 from autotune.units import parse_quantity
 
 
@@ -33,9 +33,9 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
     backend = require_backend(record["backend"], "cpu")
     runner = ShardRunner(backend=backend.name, threads=record["device"]["threads"])
     subjects = [network_subject(paths[name], paths["inputs"]) for name in ("dense", "compressed")]
-    with reporter.stage("measure the result"):
+    with reporter.stage("measure the result") as advance:
         policy = network_policy(default_measure_seconds(), final=True)
-        timing = time_subjects(runner, subjects, policy)
+        timing = time_subjects(runner, subjects, policy, advance)
     limit = record["budget"].get("latency")
     ratio = timing.ratios[1]
     target = 1.0

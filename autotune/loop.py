@@ -14,22 +14,13 @@ from autotune.compress.factorize import FactorStore
 from autotune.compress.lowrank import LowRankLinear, low_rank_like, replace_modules
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.errors import BudgetInfeasibleError
+from autotune.measuring import network_inputs, network_policy, network_subject, time_subjects
 from autotune.predictor.network import NetworkModel
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier, search_knobs
 from autotune.search.problem import Allocation, RankProblem
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
-from autotune.stages import (
-    ONNX_NAME,
-    Context,
-    artefact_key,
-    candidates,
-    checkpoint_artefact,
-    network_inputs,
-    network_policy,
-    network_subject,
-    time_subjects,
-)
+from autotune.stages import ONNX_NAME, Context, artefact_key, candidates, checkpoint_artefact
 from autotune.types import Estimate, digest
 
 Ranks = Mapping[str, int | None]
@@ -213,8 +204,8 @@ def measure_plan(
     def compute() -> dict[str, Any]:
         subjects = [network_subject(path, network_inputs(context)) for path in (dense, artefact)]
         policy = network_policy(context.request.measure_seconds, final=final)
-        with context.reporter.stage(label):
-            return dataclasses.asdict(time_subjects(context.runner, subjects, policy))
+        with context.reporter.stage(label) as advance:
+            return dataclasses.asdict(time_subjects(context.runner, subjects, policy, advance))
 
     key = {
         "label": label,

@@ -24,6 +24,7 @@ from autotune.loop import (
     measure_plan,
     run_loop,
 )
+from autotune.measuring import anchor_network, network_model, profile_layers
 from autotune.predictor.network import NetworkModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.database import LatencyDatabase
@@ -35,14 +36,11 @@ from autotune.runfolder import RunFolder
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
     Context,
-    anchor_network,
     artefact_key,
     calibrate,
     dense_artefact,
     error_table,
     make_context,
-    network_model,
-    profile_layers,
 )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from autotune.loop import Planner, Round
-from autotune.profiler.nodes import site_latencies
+from autotune.measuring import network_inputs
+from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
-from autotune.stages import DTYPE, Context, artefact_key, candidates, network_inputs
+from autotune.stages import DTYPE, Context, artefact_key, candidates
 from autotune.types import break_even_rank
 
 
@@ -176,13 +177,14 @@ def _reason(rank: int | None, has_candidates: bool) -> str:
 
 def _node_latencies(context: Context, final: Round) -> dict[str, float]:
     """Seconds of every site inside the final network, where the backend can tell."""
-    if context.backend.name != "onnxruntime-cpu":
+    if not context.backend.profiles_nodes:
         return {}
 
     def compute() -> dict[str, float]:
         with context.reporter.stage("measure the sites in the network"):
             names = [site.name for site in context.sites.sites]
-            return site_latencies(final.artefact, network_inputs(context), context.threads, names)
+            inputs = network_inputs(context)
+            return profile_sites(final.artefact, inputs, context.threads, names).sites_s
 
     key = {
         "artefact": artefact_key(context, final.artefact),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.factorize import FactorStore, build_factor_store
@@ -21,50 +19,22 @@ from autotune.compress.statistics import collect_statistics, load_statistics, sa
 from autotune.compress.tasks import Task, make_task
 from autotune.devices.alignment import aligned_ranks
 from autotune.devices.detect import PresentDevice
-from autotune.errors import MeasurementError
-from autotune.predictor.network import NetworkAnchor, NetworkModel
-from autotune.predictor.roofline import Roofline
-from autotune.predictor.table import LatencyTable
 from autotune.profiler.backends import Backend
-from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.profile import (
     fingerprint_of,
-    measure_points,
-    missing_points,
-    plan_ranks,
 )
 from autotune.profiler.shard import ShardRunner
-from autotune.profiler.tasks import Subject, TimingTask
-from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.search.tables import ErrorTable
-from autotune.types import Fingerprint, LayerShape, Site
+from autotune.types import Fingerprint, Site
 
 DTYPE = "fp32"
 ONNX_NAME = "model.onnx"
-_ATTEMPTS = 3
-_WIDE = 0.02
-LOADER = "autotune.compress.checkpoint:load_for_timing"
 # Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
 DEFAULT_METRIC = {"causal-lm": "kfac"}
 FALLBACK_METRIC = "kfac-seq"
-
-
-def network_policy(measure_seconds: float, *, final: bool = False) -> TimingPolicy:
-    """How a whole network is timed; the figure that is handed out gets twice the time."""
-    return TimingPolicy(
-        rounds_per_window=3,
-        min_windows=6,
-        max_seconds=measure_seconds * (2.0 if final else 1.0),
-        target_relative_ci=0.004,
-    )
-
-
-def layer_policy(measure_seconds: float) -> TimingPolicy:
-    """How a layer and a few of its ranks are timed: in a tenth of a network's time."""
-    return TimingPolicy(max_seconds=measure_seconds / 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +100,10 @@ def dense_artefact(context: Context) -> Path:
 
     def build(path: Path) -> None:
         path.mkdir()
-        with context.reporter.stage("export the dense model"):
+        with context.reporter.stage("export the dense model") as advance:
             export_dense(
                 context.loaded.model, context.task, context.sites.sites,
-                context.request.workload, path / ONNX_NAME,
+                context.request.workload, path / ONNX_NAME, advance,
             )  # fmt: skip
 
     return context.folder.stage("dense", inputs, "", build)[0] / ONNX_NAME
@@ -154,93 +124,6 @@ def checkpoint_artefact(context: Context, name: str, ranks: Mapping[str, int]) -
 def artefact_key(context: Context, artefact: Path) -> str:
     """The cache entry that holds the artefact; its name carries the hash of its inputs."""
     return artefact.relative_to(context.folder.cache).parts[0]
-
-
-def network_inputs(context: Context) -> Path:
-    """The workload's random inputs as a safetensors file."""
-    values = context.task.example_inputs(context.loaded.model, context.request.workload)
-    key = {**context.model_key, "workload": dataclasses.asdict(context.request.workload)}
-    return context.folder.stage(
-        "inputs", key, ".safetensors", lambda path: save_file(values, path)
-    )[0]
-
-
-def network_subject(artefact: Path, inputs: Path) -> Subject:
-    """A whole model as something to time."""
-    return Subject(network=str(artefact), inputs=str(inputs), loader=LOADER)
-
-
-def time_subjects(
-    runner: ShardRunner, subjects: list[Subject], policy: TimingPolicy
-) -> PairedTiming:
-    """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
-
-    A neighbour that keeps the machine busy for the whole of a measurement disturbs every window
-    alike, which only the width of the intervals shows. The narrowest of the attempts counts.
-
-    Raises:
-        MeasurementError: the backend failed or hung.
-    """
-    task = TimingTask(subjects=tuple(subjects), policy=policy)
-    attempts: list[PairedTiming] = []
-    for outcome in runner.run([task] * _ATTEMPTS):
-        if outcome.timing is None:
-            raise MeasurementError(f"the measurement failed: {outcome.error}")
-        attempts.append(outcome.timing)
-        if outcome.timing.half_width <= _WIDE:
-            break
-    return min(attempts, key=lambda timing: timing.half_width)
-
-
-def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
-    """Measure what the database lacks of this model's layers; the table over all it has."""
-    shapes = {site.shape(None, DTYPE) for site in context.sites.sites}
-    wanted: list[LayerShape] = []
-    for shape in shapes:
-        ranks = plan_ranks(context.device, shape)
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
-    points = missing_points(database, context.fingerprint, wanted)
-    if points:
-        with context.reporter.stage("measure layers") as advance:
-            failed = measure_points(
-                database,
-                context.fingerprint,
-                points,
-                context.runner,
-                layer_policy(context.request.measure_seconds),
-                advance,
-            )
-        for row in failed[:3]:
-            context.reporter.note(f"failed: {row.shape}: {row.error}")
-    rows = database.measurements(context.fingerprint.id)
-    roofline = Roofline.of(context.device.spec, context.threads)
-    return LatencyTable(rows, roofline)
-
-
-def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
-    """Time the dense network in turn with each of its dense layer shapes."""
-    shapes = sorted({site.shape(None, DTYPE) for site in context.sites.sites})
-
-    def compute() -> dict[str, Any]:
-        network = network_subject(dense, network_inputs(context))
-        subjects = [network, *(Subject(layer=s) for s in shapes)]
-        with context.reporter.stage("measure the dense network"):
-            policy = network_policy(context.request.measure_seconds)
-            return dataclasses.asdict(time_subjects(context.runner, subjects, policy))
-
-    timing = context.folder.json_stage(
-        "anchor",
-        {
-            **context.model_key,
-            "fingerprint": context.fingerprint.id,
-            "workload": dataclasses.asdict(context.request.workload),
-        },
-        compute,
-    )
-    return NetworkAnchor(
-        latency_s=timing["latencies_s"][0],
-        layer_shares=dict(zip(shapes, timing["ratios"][1:], strict=True)),
-    )
 
 
 def calibrate(context: Context) -> tuple[CalibrationData, FactorStore, dict[str, Any]]:
@@ -291,8 +174,3 @@ def error_table(context: Context, store: FactorStore) -> ErrorTable:
 def candidates(context: Context, site: Site) -> list[int]:
     """The aligned ranks of one site."""
     return aligned_ranks(context.device.spec, site.in_features, site.out_features, DTYPE)
-
-
-def network_model(context: Context, anchor: NetworkAnchor, table: LatencyTable) -> NetworkModel:
-    """The whole-network latency model before anything was built."""
-    return NetworkModel(anchor=anchor, predictor=table, sites=context.sites.sites, dtype=DTYPE)

@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ def _quiet() -> Iterator[None]:
 
 
 def export_dense(
-    model: nn.Module, task: Task, sites: Sequence[Site], workload: Workload, path: Path
-) -> None:
+    model: nn.Module, task: Task, sites: Sequence[Site], workload: Workload, path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:  # fmt: skip
     """Trace `model` with dynamic batch and sequence and write the dense graph to `path`.
 
     Every site's node is named after it, its weight `<site>.weight`.
@@ -74,23 +75,30 @@ def export_dense(
         sequence_length=max(4, min(workload.sequence_length, 16)),
     )
     inputs = task.example_inputs(model, traced)
+    dynamic = torch.export.Dim.AUTO
     shapes = tuple(
-        {0: "batch", 1: "sequence"} if value.ndim == 2 else {0: "batch"}
-        for value in inputs.values()
+        {0: dynamic, 1: dynamic} if value.ndim == 2 else {0: dynamic} for value in inputs.values()
     )
     try:
         with _quiet():
-            program = torch.onnx.export(
-                _Exported(model, task, list(inputs)), tuple(inputs.values()), dynamo=True,
-                input_names=list(inputs), output_names=[task.output_name], dynamic_shapes=(shapes,),
-                opset_version=OPSET, verbose=False,
+            progress(0, 3)
+            traced_model = torch.export.export(
+                _Exported(model, task, list(inputs)), tuple(inputs.values()),
+                dynamic_shapes=(shapes,), strict=False,
             )  # fmt: skip
+            progress(1, 3)
+            program = torch.onnx.export(
+                traced_model, dynamo=True, input_names=list(inputs),
+                output_names=[task.output_name], opset_version=OPSET, verbose=False,
+            )  # fmt: skip
+            progress(2, 3)
     except torch.onnx.errors.OnnxExporterError as error:
         why = str(error.__cause__ or error).splitlines()[0]
         raise ModelError(f"the model cannot be exported to ONNX: {why}") from error
     assert program is not None
     graph = program.model_proto
     _name_sites(graph, sites)
+    _name_dimensions(graph, ("batch", "sequence"))
     _drop_trace_metadata(graph)
     save_onnx(graph, path)
 
@@ -120,6 +128,19 @@ def _name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
         weights[node.input[1]].name = f"{site}.weight"
         node.input[1] = f"{site}.weight"
         node.name = site
+
+
+def _name_dimensions(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Name the tracer's symbols by where they stand in the inputs: (batch, sequence, …)."""
+    readable = {
+        dim.dim_param: name
+        for value in model.graph.input
+        for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=False)
+        if dim.dim_param
+    }
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.dim_param = readable.get(dim.dim_param, dim.dim_param)
 
 
 def _scope_site(node: onnx.NodeProto, names: set[str]) -> str | None:

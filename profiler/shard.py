@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -33,8 +33,14 @@ class ShardRunner:
     task_limit_s: float = 60.0
     command: tuple[str, ...] = (sys.executable, "-m", "autotune.profiler.worker")
 
-    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
+    def run(
+        self,
+        tasks: Sequence[TimingTask],
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> Iterator[Outcome]:
         """One outcome per task, in order, each as soon as it is known.
+
+        `progress` hears how much of the present task's time cap is used.
 
         A process that dies or hangs costs the task it was at (an outcome with the error); the
         rest of its shard goes on in a new process.
@@ -42,16 +48,18 @@ class ShardRunner:
         done = 0
         while done < len(tasks):
             shard = tasks[done : done + self.tasks_per_shard]
-            for outcome in self._run_shard(shard):
+            for outcome in self._run_shard(shard, progress):
                 yield replace(outcome, index=done + outcome.index)
                 last = outcome.index
             done += last + 1
 
-    def _run_shard(self, shard: Sequence[TimingTask]) -> Iterator[Outcome]:
+    def _run_shard(
+        self, shard: Sequence[TimingTask], progress: Callable[[float], None]
+    ) -> Iterator[Outcome]:
         with tempfile.TemporaryFile("w+") as log:
             process = self._start(shard, log)
             try:
-                yield from self._collect(process, shard, log)
+                yield from self._collect(process, shard, log, progress)
             finally:
                 process.kill()
                 process.wait()
@@ -78,14 +86,17 @@ class ShardRunner:
         return process
 
     def _collect(
-        self, process: subprocess.Popen[bytes], shard: Sequence[TimingTask], log: IO[str]
-    ) -> Iterator[Outcome]:
+        self, process: subprocess.Popen[bytes], shard: Sequence[TimingTask], log: IO[str],
+        progress: Callable[[float], None],
+    ) -> Iterator[Outcome]:  # fmt: skip
         assert process.stdout is not None
         lines = _Lines(process.stdout)
         for index, task in enumerate(shard):
             cap = len(task.subjects) * task.policy.max_seconds
             limit = self.task_limit_s + cap + (_START_S if index == 0 else 0.0)
-            line = lines.next(time.monotonic() + limit)
+            deadline = time.monotonic() + limit
+            while (line := lines.next(deadline)) and b'"progress"' in line:
+                progress(json.loads(line)["progress"])
             if line is None:
                 yield Outcome(index=index, error=f"TimeoutError: no result within {limit:.0f} s")
                 return

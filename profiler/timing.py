@@ -117,8 +117,11 @@ def time_interleaved(
     runners: Sequence[Runner],
     policy: TimingPolicy,
     clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> PairedTiming:
     """Time `runners` against the first of them until the policy is satisfied.
+
+    `progress` hears after every window which fraction of the time cap is used.
 
     Disturbed windows are left out of the result and counted; the time cap bounds how often they
     are redone, and a result that stopped at the cap says so (`converged` False).
@@ -132,7 +135,9 @@ def time_interleaved(
     while True:
         windows.append(_time_window(runners, loops, policy.rounds_per_window, clock))
         calm = _calm(windows, policy.disturbed_above)
-        late = clock() >= deadline
+        left = deadline - clock()
+        progress(min(1.0, 1.0 - left / policy.max_seconds))
+        late = left <= 0
         if len(calm) < policy.min_windows and not late:
             continue
         result = _summarise(calm, len(windows), False, len(runners))

@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, Runner, time_interleaved
+
+_PROGRESS_EVERY_S = 0.5
 
 
 def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
@@ -28,10 +32,15 @@ def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, i
     return network, 1
 
 
-def run_task(backend: Backend, task: TimingTask, threads: int) -> PairedTiming:
+def run_task(
+    backend: Backend,
+    task: TimingTask,
+    threads: int,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> PairedTiming:
     """Time one task; latencies and ratios are per layer."""
     prepared = [prepare(backend, subject, threads) for subject in task.subjects]
-    timing = time_interleaved([runner for runner, _ in prepared], task.policy)
+    timing = time_interleaved([runner for runner, _ in prepared], task.policy, progress=progress)
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
     return dataclasses.replace(
@@ -47,15 +56,33 @@ def main(source: TextIO, sink: TextIO) -> None:
     """Serve one shard."""
     request: dict[str, Any] = json.load(source)
     backend = make_backend(request["backend"])
+
+    def send(message: dict[str, Any]) -> None:
+        sink.write(json.dumps(message) + "\n")
+        sink.flush()
+
     for index, values in enumerate(request["tasks"]):
         outcome: dict[str, Any] = {"index": index}
         try:
             task = TimingTask.from_json(values)
-            outcome["timing"] = dataclasses.asdict(run_task(backend, task, request["threads"]))
+            timing = run_task(backend, task, request["threads"], _sometimes(index, send))
+            outcome["timing"] = dataclasses.asdict(timing)
         except Exception as error:  # any failure of a backend is a result
             outcome["error"] = f"{type(error).__name__}: {error}"[:2000]
-        sink.write(json.dumps(outcome) + "\n")
-        sink.flush()
+        send(outcome)
+
+
+def _sometimes(index: int, send: Callable[[dict[str, Any]], None]) -> Callable[[float], None]:
+    """Progress of one task, told rarely enough not to disturb what is measured."""
+    told = time.monotonic()
+
+    def progress(fraction: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PROGRESS_EVERY_S:
+            told = time.monotonic()
+            send({"index": index, "progress": fraction})
+
+    return progress
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import pytest
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two workers share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests assert what is done, not how fast: short measurements serve.
-os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "2")
+os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "1")
 
 
 @pytest.fixture(autouse=True)

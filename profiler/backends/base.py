@@ -42,6 +42,8 @@ class Backend(ABC):
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     device_kinds: tuple[str, ...]
+    # Whether a running network tells what each of its layers takes (profiler/nodes.py).
+    profiles_nodes: bool = False
 
     def missing(self) -> str | None:
         """What to install, or None."""

@@ -76,6 +76,7 @@ class OnnxRuntimeCpu(Backend):
     packages = ("onnxruntime", "onnx")
     dtypes = ("fp32",)
     device_kinds = ("cpu",)
+    profiles_nodes = True
 
     def settings(self) -> dict[str, str]:
         """Session options."""

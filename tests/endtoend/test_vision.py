@@ -15,7 +15,7 @@ def test_a_vision_transformer_is_tuned(run_cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
     save_file({"pixel_values": torch.randn(64, 3, 32, 32)}, tmp_path / "images.safetensors")
     done = run_cli(
-        "--model", tmp_path / "vit", "--latency-budget", "1x", "--params-budget", "0.8x",
+        "--model", tmp_path / "vit", "--params-budget", "0.8x",
         "--batch-size", 4, "--calibration", tmp_path / "images.safetensors", "--trials", 1,
         "--rounds", 1, "--output", tmp_path / "out", "--format", "json",
     )  # fmt: skip
