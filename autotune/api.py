@@ -24,6 +24,10 @@ def tune(
     evaluation: str | Path | None = None,
     calibration_samples: int | None = None,
     metric: str | None = None,
+    factorizer: str = "svd",
+    allocator: str | None = None,
+    storage: str = "fp32",
+    sensitivity_rounds: int = 0,
     trials: int = 24,
     rounds: int = 3,
     threads: int | None = None,
@@ -47,6 +51,11 @@ def tune(
         evaluation: Held-out data for the quality figure; None cuts it from the calibration data.
         calibration_samples: Sequences for the statistics; None lets the task choose.
         metric: What a rank's error means; None lets the task choose.
+        factorizer: How factors are computed at the chosen ranks: svd, als, residual or
+            output-subspace.
+        allocator: What chooses the ranks; None is exact, with Optuna when there are trials.
+        storage: How factors are stored: fp32 (the model's dtype), fp16, bf16 or remap8.
+        sensitivity_rounds: Rescale every layer's error curve by true perturbations, at most 3.
         trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
         rounds: Most turns of the closed loop (solve, build, measure, correct).
         threads: Threads of the backend; None takes all cores.
@@ -80,6 +89,10 @@ def tune(
             seed=seed,
         ),
         metric=metric,
+        factorizer=factorizer,
+        allocator=allocator,
+        storage=storage,
+        sensitivity_rounds=sensitivity_rounds,
         trials=trials,
         rounds=rounds,
         threads=threads,

@@ -1,27 +1,23 @@
-"""Choose, apply, measure, correct: the closed loop from tables to a plan that holds."""
+"""Apply, measure, correct: the closed loop from a plan to one that holds."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.compress.calibration import CalibrationData
-from autotune.compress.factorize import FactorStore
+from autotune.compress.factors import Factors
 from autotune.compress.lowrank import LowRankLinear, low_rank_like, replace_modules
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.errors import BudgetInfeasibleError
 from autotune.measuring import network_inputs, network_policy, network_subject, time_subjects
-from autotune.predictor.network import NetworkModel
-from autotune.search.exact import solve_exact
-from autotune.search.outer import Knobs, error_multiplier, search_knobs
-from autotune.search.problem import Allocation, RankProblem
-from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
-from autotune.stages import ONNX_NAME, Context, artefact_key, candidates, checkpoint_artefact
-from autotune.types import Estimate, digest
+from autotune.planner import Planner, Round
+from autotune.search.outer import Knobs, search_knobs
+from autotune.search.problem import Allocation
+from autotune.stages import ONNX_NAME, Context, artefact_key, checkpoint_artefact
+from autotune.types import digest
 
 Ranks = Mapping[str, int | None]
 # A plan this far below the latency limit gave away quality: correct the table upwards.
@@ -30,107 +26,14 @@ _MAX_STEP = 1.25
 _MAX_MARGIN = 0.03
 
 
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """One turn of the loop: the plan, what was predicted for it and what was measured."""
-
-    allocation: Allocation
-    predicted: Estimate
-    measured_latency_s: float
-    dense_latency_s: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    correction: float
-    artefact: Path
-
-    def latency_limit_ratio(self, limit_s: float, relative: float | None) -> float:
-        """The ratio to dense that the latency budget allows in this measurement."""
-        return relative if relative is not None else limit_s / self.dense_latency_s
-
-
-class Planner:
-    """Solves for ranks with everything but the latency correction and the knobs fixed."""
-
-    def __init__(
-        self, context: Context, errors: ErrorTable, network: NetworkModel, totals: Resources
-    ) -> None:
-        self.context = context
-        self.errors = errors
-        self.network = network
-        self.totals = totals
-        quantities = context.request.budget.limits()
-        self.limits = {name: q.resolve(totals.dense[name]) for name, q in quantities.items()}
-        latency = quantities.get("latency")
-        self.relative = latency.value if latency and latency.relative else None
-
-    def problem(self, knobs: Knobs, correction: float, margin: float) -> RankProblem:
-        """The rank problem under these knobs and this correction of the latency table."""
-        blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
-        scaled = {
-            site.name: {
-                rank: error * error_multiplier(site, knobs, blocks)
-                for rank, error in self.errors[site.name].items()
-            }
-            for site in self.context.sites.sites
-        }
-        limits = dict(self.limits)
-        if "latency" in limits:
-            limits["latency"] *= 1.0 - margin
-        network = dataclasses.replace(self.network, correction=correction)
-        totals = self.totals
-        options = {site.name: candidates(self.context, site) for site in self.context.sites.sites}
-        return build_problem(self.context.sites.sites, scaled, options, network, totals, limits)
-
-    def solve(
-        self, knobs: Knobs, correction: float = 1.0, margin: float | None = None
-    ) -> Allocation:
-        """The exact plan, aiming `margin` below the latency limit (None: the request's).
-
-        Raises:
-            BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
-        """
-        wanted = self.context.request.margin if margin is None else margin
-        problem = self.problem(knobs, correction, wanted)
-        try:
-            return solve_exact(problem)
-        except BudgetInfeasibleError:
-            # The margin is ours, not the user's: give it up before refusing.
-            problem = self.problem(knobs, correction, 0.0)
-            try:
-                return solve_exact(problem)
-            except BudgetInfeasibleError as error:
-                raise explain_infeasible(problem, self.totals, self.limits) from error
-
-    def within(self, outcome: Round) -> bool:
-        """Whether the measured latency meets its budget (the other budgets hold by count).
-
-        Without a latency budget the model must at least not be measurably slower than dense.
-        """
-        if "latency" not in self.limits:
-            return outcome.ratio_low <= 1.0
-        return outcome.ratio <= self.target(outcome)
-
-    def surely_within(self, outcome: Round) -> bool:
-        """The same for the upper end of the interval: what the loop works towards."""
-        if "latency" not in self.limits:
-            return self.within(outcome)
-        return outcome.ratio_high <= self.target(outcome)
-
-    def target(self, outcome: Round) -> float:
-        """The largest allowed ratio."""
-        return outcome.latency_limit_ratio(self.limits["latency"], self.relative)
-
-
-def build_layers(context: Context, store: FactorStore, ranks: Ranks) -> dict[str, LowRankLinear]:
+def build_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
     """The low-rank layers of a plan."""
-    layers = {}
-    for site in context.sites.sites:
-        rank = ranks.get(site.name)
-        if rank is not None:
-            module = context.loaded.model.get_submodule(site.name)
-            layers[site.name] = low_rank_like(module, *store.factors(site, rank))
-    return layers
+    chosen = {s: rank for s in context.sites.sites if (rank := ranks.get(s.name)) is not None}
+    model = context.loaded.model
+    return {
+        site.name: low_rank_like(model.get_submodule(site.name), *pair)
+        for site, pair in factors.plan(chosen)
+    }
 
 
 @contextmanager
@@ -143,22 +46,14 @@ def applied(context: Context, layers: Mapping[str, LowRankLinear]) -> Iterator[N
         replace_modules(context.loaded.model, replaced)
 
 
-def find_knobs(
-    context: Context, planner: Planner, store: FactorStore, data: CalibrationData,
-    factors_key: Mapping[str, Any],
-) -> Knobs:  # fmt: skip
+def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
     """Optuna over the outer knobs, on the true loss of the fixed search batch."""
     request = context.request
-    if request.trials == 0:
+    if request.trials == 0 or request.chosen_allocator != "exact+optuna":
         return {}
-    references: list[Any] = []
 
     def true_loss(allocation: Allocation) -> float:
-        task, model = context.task, context.loaded.model
-        if not references:
-            references.extend(task.references(model, data.search))
-        with applied(context, build_layers(context, store, allocation.ranks)):
-            return task.mean_loss(model, data.search, references)
+        return planner.evidence.true_loss(allocation.ranks)
 
     problem = planner.problem({}, 1.0, request.margin)
     key = digest([dict(factors_key), dataclasses.asdict(problem), request.seed])[:16]
@@ -172,14 +67,14 @@ def find_knobs(
 
 
 def build_artefact(
-    context: Context, dense: Path, store: FactorStore, factors_key: Mapping[str, Any], ranks: Ranks
+    context: Context, dense: Path, factors: Factors, factors_key: Mapping[str, Any], ranks: Ranks
 ) -> Path:
     """The compressed model as the backend runs it."""
-    layers = build_layers(context, store, ranks)
+    layers = build_layers(context, factors, ranks)
     chosen = {name: layer.rank for name, layer in layers.items()}
     if context.backend.name.startswith("torch"):
         with applied(context, layers):
-            return checkpoint_artefact(context, "compressed", chosen)
+            return checkpoint_artefact(context, "compressed", chosen, factors_key)
     metadata = {
         "autotune.ranks": chosen,
         "autotune.device": context.device.reported_name,
@@ -240,7 +135,7 @@ def corrected(outcome: Round) -> float:
 
 
 def run_loop(
-    context: Context, planner: Planner, store: FactorStore, factors_key: Mapping[str, Any],
+    context: Context, planner: Planner, factors: Factors, factors_key: Mapping[str, Any],
     dense: Path, knobs: Knobs,
 ) -> list[Round]:  # fmt: skip
     """Solve, build and measure until the budget holds without waste, at most `rounds` times."""
@@ -258,7 +153,7 @@ def run_loop(
         if plan in seen:
             break
         seen.add(plan)
-        artefact = build_artefact(context, dense, store, factors_key, allocation.ranks)
+        artefact = build_artefact(context, dense, factors, factors_key, allocation.ranks)
         outcome = measure_plan(
             context, planner, allocation, dense, artefact, correction,
             f"measure round {number + 1}",

@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compress.calibration import CalibrationData
-from autotune.compress.factorize import FactorStore
+from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
+from autotune.compress.sites import kv_cache_bytes
 from autotune.devices.detect import check_threads, require_device
-from autotune.loop import (
-    Planner,
-    Round,
-    applied,
-    best_rounds,
-    build_layers,
-    find_knobs,
-    measure_plan,
-    run_loop,
-)
+from autotune.loop import applied, best_rounds, build_layers, find_knobs, measure_plan, run_loop
 from autotune.measuring import anchor_network, network_model, profile_layers
+from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.database import LatencyDatabase
@@ -33,6 +26,7 @@ from autotune.record import run_record, staircases
 from autotune.request import TuneRequest
 from autotune.result import Measured, TuneResult, result_text
 from autotune.runfolder import RunFolder
+from autotune.search.evidence import Evidence
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
     Context,
@@ -42,6 +36,7 @@ from autotune.stages import (
     error_table,
     make_context,
 )
+from autotune.types import digest
 
 
 def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
@@ -56,16 +51,23 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
             loaded = load_model(request.model)
         context = make_context(request, folder, reporter, loaded, device, backend, threads)
         dense = dense_artefact(context)
-        data, store, factors_key = calibrate(context)
+        data, factors, factors_key = calibrate(context)
         table = profile_layers(context, database)
         network = network_model(context, anchor_network(context, dense), table)
         totals = _totals(context, network)
-        planner = Planner(context, error_table(context, store), network, totals)
-        planner.solve({})  # an infeasible budget is refused before anything long
-        knobs = find_knobs(context, planner, store, data, factors_key)
-        rounds = run_loop(context, planner, store, factors_key, dense, knobs)
+        evidence = Evidence(
+            context.loaded.model, context.task, context.sites.sites, factors, data.search,
+            request.seed, context.folder.cache, digest([factors_key, len(data.search)]),
+        )  # fmt: skip
+        planner = Planner(context, error_table(context, factors), network, totals, evidence)
+        planner.require_feasible()  # an infeasible budget is refused before anything long
+        if request.sensitivity_rounds:
+            with reporter.stage("sensitivity of every layer") as advance:
+                planner.rescale(request.sensitivity_rounds, advance)
+        knobs = find_knobs(context, planner, factors_key)
+        rounds = run_loop(context, planner, factors, factors_key, dense, knobs)
         final = _final(context, planner, dense, rounds)
-        quality = _quality(context, data, store, factors_key, final)
+        quality = _quality(context, data, factors, factors_key, final)
         record = {
             **run_record(context, planner, final, rounds, quality, dense),
             "knobs": dict(knobs),
@@ -75,7 +77,7 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                 "peak_memory_bytes": _peak_memory_bytes(),
             },
         }
-        return _hand_out(context, planner, store, final, record)
+        return _hand_out(context, planner, factors, final, record)
 
 
 def _peak_memory_bytes() -> int:
@@ -100,6 +102,9 @@ def _totals(context: Context, network: NetworkModel) -> Resources:
         sum(p.numel() for p in parameters),
         sum(p.numel() * p.element_size() for p in parameters),
         network,
+        kv_cache_bytes(context.loaded.config, context.request.workload)
+        if context.loaded.task == "causal-lm"
+        else 0,
     )
 
 
@@ -121,7 +126,7 @@ def _final(context: Context, planner: Planner, dense: Path, rounds: Sequence[Rou
 
 
 def _quality(
-    context: Context, data: CalibrationData, store: FactorStore,
+    context: Context, data: CalibrationData, factors: Factors,
     factors_key: Mapping[str, Any], final: Round,
 ) -> dict[str, Any]:  # fmt: skip
     """Held-out quality of the dense and the compressed model."""
@@ -134,7 +139,7 @@ def _quality(
             advance(1, 3)
             dense = task.mean_loss(model, data.heldout, references)
             advance(2, 3)
-            with applied(context, build_layers(context, store, ranks)):
+            with applied(context, build_layers(context, factors, ranks)):
                 compressed = task.mean_loss(model, data.heldout, references)
         return {"dense": dense, "compressed": compressed}
 
@@ -150,7 +155,7 @@ def _quality(
 
 
 def _hand_out(
-    context: Context, planner: Planner, store: FactorStore, final: Round, record: dict[str, Any]
+    context: Context, planner: Planner, factors: Factors, final: Round, record: dict[str, Any]
 ) -> TuneResult:
     """Write model/, model.onnx, report.html and, last, result.json."""
     from autotune.compress.checkpoint import save_checkpoint
@@ -160,19 +165,27 @@ def _hand_out(
     ranks = dict(final.allocation.ranks)
     key = artefact_key(context, final.artefact)
     stamp = folder.path / "model" / "autotune.json"
-    if not (stamp.is_file() and json.loads(stamp.read_text()).get("key") == key):
-        with applied(context, build_layers(context, store, ranks)):
 
-            def build(path: Path) -> None:
-                save_checkpoint(context.loaded.model, context.loaded.tokenizer, path)
-                (path / "autotune.json").write_text(json.dumps({"key": key}))
+    def save(path: Path) -> None:
+        model, tokenizer = context.loaded.model, context.loaded.tokenizer
+        save_checkpoint(model, tokenizer, path, context.request.storage)
+        (path / "autotune.json").write_text(json.dumps({"key": key}))
 
-            folder.write(folder.path / "model", build)
-    if final.artefact.suffix == ".onnx":
-        _copy_onnx(folder, final.artefact)
-    rows = staircases(context, planner)
-    folder.write(folder.path / "report.html", lambda path: write_report(record, rows, path))
-    folder.write(folder.path / "result.json", lambda path: _write_text(path, result_text(record)))
+    with context.reporter.stage("write the result") as advance:
+        advance(0, 4)
+        if not (stamp.is_file() and json.loads(stamp.read_text()).get("key") == key):
+            with applied(context, build_layers(context, factors, ranks)):
+                folder.write(folder.path / "model", save)
+        advance(1, 4)
+        if final.artefact.suffix == ".onnx":
+            _copy_onnx(folder, final.artefact)
+        advance(2, 4)
+        rows = staircases(context, planner)
+        folder.write(folder.path / "report.html", lambda path: write_report(record, rows, path))
+        advance(3, 4)
+        text = result_text(record)
+        folder.write(folder.path / "result.json", lambda path: _write_text(path, text))
+        advance(4, 4)
     return TuneResult(
         folder=folder.path,
         ranks=ranks,

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.loop import Planner, Round
 from autotune.measuring import network_inputs
+from autotune.planner import Planner, Round
 from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
-from autotune.stages import DTYPE, Context, artefact_key, candidates
+from autotune.search.tables import site_bytes
+from autotune.stages import DTYPE, Context, artefact_key, candidates, chosen_metric
 from autotune.types import break_even_rank
 
 
@@ -49,14 +50,29 @@ def run_record(
             "name": final.allocation.solver,
             "loss": final.allocation.loss,
             "lower_bound": final.allocation.lower_bound,
-            "certified_gap": final.allocation.gap,
+            "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
+            "metric": chosen_metric(context),
+            "factorizer": request.factorizer,
+            "allocator": request.chosen_allocator,
+            "storage": request.storage,
         },
+        "budgets": _budgets(planner, final),
         "rounds": [_round_record(planner, outcome) for outcome in rounds],
         "pareto": _pareto(planner),
         "uniform": _uniform(context, planner),
         "artefacts": _artefacts(context, dense, final),
         "sites": _site_records(context, planner, final),
     }
+
+
+def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
+    """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
+    resources = planner.problem({}, final.correction, 0.0).resources
+    found: dict[str, dict[str, Any]] = {}
+    for name, cost in zip(resources, final.allocation.costs, strict=True):
+        limit, used = planner.limits[name], cost + planner.totals.rest[name]
+        found[name] = {"limit": limit, "used": used, "binding": used > 0.99 * limit}
+    return found
 
 
 def _artefacts(context: Context, dense: Path, final: Round) -> dict[str, str]:
@@ -68,20 +84,25 @@ def _artefacts(context: Context, dense: Path, final: Round) -> dict[str, str]:
 def _sizes(context: Context, final: Round) -> dict[str, Any]:
     """Parameters, stored bytes and FLOPs, dense and compressed, of the whole model.
 
-    FLOPs count the factorizable layers.
+    FLOPs count the factorizable layers. Stored bytes are on disk, computed bytes in memory at run
+    time: storage that packs the factors changes only the first.
     """
     model = context.loaded.model
     dense = sum(p.numel() for p in model.parameters())
     size = next(model.parameters()).element_size()
     removed = flops = kept_flops = 0
+    stored = float(dense * size)
     for site in context.sites.sites:
         rank = final.allocation.ranks[site.name]
         removed += site.shape().parameters - site.shape(rank).parameters
+        stored -= site_bytes(site, None, DTYPE, "fp32")
+        stored += site_bytes(site, rank, DTYPE, context.request.storage)
         flops += site.shape().flops
         kept_flops += site.shape(rank).flops
     return {
         "parameters": {"dense": dense, "compressed": dense - removed},
-        "stored_bytes": {"dense": dense * size, "compressed": (dense - removed) * size},
+        "stored_bytes": {"dense": dense * size, "compressed": round(stored)},
+        "computed_bytes": {"dense": dense * size, "compressed": (dense - removed) * size},
         "flops": {"dense": flops, "compressed": kept_flops},
     }
 
@@ -181,10 +202,11 @@ def _node_latencies(context: Context, final: Round) -> dict[str, float]:
         return {}
 
     def compute() -> dict[str, float]:
-        with context.reporter.stage("measure the sites in the network"):
+        with context.reporter.stage("measure the sites in the network") as advance:
             names = [site.name for site in context.sites.sites]
             inputs = network_inputs(context)
-            return profile_sites(final.artefact, inputs, context.threads, names).sites_s
+            profile = profile_sites(final.artefact, inputs, context.threads, names, advance)
+            return profile.sites_s
 
     key = {
         "artefact": artefact_key(context, final.artefact),

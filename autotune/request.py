@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
 from autotune.compress.plan import CalibrationPlan
+from autotune.compress.precision import STORAGES
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import CalibrationError, UsageError
 from autotune.paths import (
@@ -15,7 +17,9 @@ from autotune.paths import (
     default_database,
     default_measure_seconds,
 )
+from autotune.plugins import check_spec
 from autotune.profiler.backends import require_backend
+from autotune.search.allocators import ALLOCATORS
 from autotune.types import Budget, Workload
 
 
@@ -24,8 +28,10 @@ class TuneRequest:
     """Everything one tuning run depends on.
 
     `measure_seconds` caps one measurement of a network (the final one gets twice that).
-    `metric` None lets the task choose; `trials` are Optuna's (0 = the exact plan as it is);
-    `rounds` bounds the closed loop; `margin` is how far below the latency limit to aim.
+    `metric`, `factorizer`, `allocator` and `storage` go by the names of their registries
+    (`NAME:option=value` sets options); `metric` None lets the task choose. `trials` are Optuna's
+    (0 = the exact plan as it is), `rounds` bounds the closed loop, `margin` is how far below the
+    latency limit to aim.
     """
 
     model: str | None
@@ -36,6 +42,10 @@ class TuneRequest:
     workload: Workload = field(default_factory=Workload)
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     metric: str | None = None
+    factorizer: str = "svd"
+    allocator: str | None = None
+    storage: str = "fp32"
+    sensitivity_rounds: int = 0
     trials: int = 24
     rounds: int = 3
     margin: float = 0.01
@@ -49,12 +59,38 @@ class TuneRequest:
     def __post_init__(self) -> None:
         if self.trials < 0:
             raise UsageError(f"--trials {self.trials}: 0 (no search) or more")
+        if not 0 <= self.sensitivity_rounds <= 3:
+            raise UsageError(f"--sensitivity-rounds {self.sensitivity_rounds}: 0 to 3")
         if not 1 <= self.rounds <= 10:
             raise UsageError(f"--rounds {self.rounds}: 1 to 10")
         check_measure_seconds(self.measure_seconds)
         samples = self.calibration.statistics_samples
         if samples is not None and samples < 1:
             raise UsageError(f"--calibration-samples {samples}: at least 1")
+
+    @property
+    def chosen_allocator(self) -> str:
+        """The one asked for; else exact, with Optuna around it when there are trials."""
+        return self.allocator or ("exact+optuna" if self.trials else "exact")
+
+    def _check_combination(self) -> None:
+        """Refuse parts that contradict each other.
+
+        Raises:
+            UsageError: with the reason.
+        """
+        name, metric = self.factorizer.partition(":")[0], (self.metric or "").partition(":")[0]
+        if name == "output-subspace" and metric != "activation":
+            raise UsageError(
+                "--factorizer output-subspace keeps the largest outputs, so its error is the "
+                f"activation metric's, not that of {metric or 'the default metric'}; give "
+                "--metric activation"
+            )
+        if self.allocator == "exact+optuna" and self.trials == 0:
+            raise UsageError(
+                "--allocator exact+optuna with --trials 0 leaves Optuna nothing to do; give "
+                "--allocator exact, or some trials"
+            )
 
     def check(self) -> None:
         """Refuse at once what needs no model to be refused, before anything heavy is imported.
@@ -66,8 +102,17 @@ class TuneRequest:
         device = require_device(self.device)
         require_backend(self.backend, device.spec.kind)
         check_threads(self.threads)
-        if self.metric is not None and self.metric not in METRICS:
-            raise UsageError(f"unknown metric {self.metric!r}; known are {', '.join(METRICS)}")
+        for spec, registry, what in (
+            (self.metric, METRICS, "metric"),
+            (self.factorizer, FACTORIZERS, "factorizer"),
+            (self.allocator, ALLOCATORS, "allocator"),
+        ):
+            if spec is not None:
+                check_spec(spec, registry, what)
+        self._check_combination()
+        if self.storage not in STORAGES:
+            known = ", ".join(STORAGES)
+            raise UsageError(f"unknown storage {self.storage!r}; known are {known}")
         if is_local(self.model):
             model_folder(self.model)
         for path in (self.calibration.calibration, self.calibration.evaluation):

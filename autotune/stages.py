@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from autotune.compress.calibration import CalibrationData, load_calibration
-from autotune.compress.factorize import FactorStore, build_factor_store
+from autotune.compress.factorizers import make_factorizer
+from autotune.compress.factors import (
+    Factors,
+    FactorStore,
+    Refactored,
+    Stored,
+    build_factor_store,
+)
 from autotune.compress.loading import LoadedModel
 from autotune.compress.metrics import make_metric
 from autotune.compress.onnx_export import OPSET, export_dense
@@ -93,7 +100,7 @@ def make_context(
 def dense_artefact(context: Context) -> Path:
     """The dense model as the backend runs it: an ONNX file, or a checkpoint folder."""
     if context.backend.name.startswith("torch"):
-        return checkpoint_artefact(context, "dense", {})
+        return checkpoint_artefact(context, "dense", {}, context.model_key)
     import onnx
 
     inputs = {**context.model_key, "opset": OPSET, "onnx": onnx.__version__}
@@ -109,7 +116,9 @@ def dense_artefact(context: Context) -> Path:
     return context.folder.stage("dense", inputs, "", build)[0] / ONNX_NAME
 
 
-def checkpoint_artefact(context: Context, name: str, ranks: Mapping[str, int]) -> Path:
+def checkpoint_artefact(
+    context: Context, name: str, ranks: Mapping[str, int], key: Mapping[str, Any]
+) -> Path:
     """The model as it stands in memory, saved as a folder that torch-eager times."""
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.types import canonical_json
@@ -118,7 +127,7 @@ def checkpoint_artefact(context: Context, name: str, ranks: Mapping[str, int]) -
         save_checkpoint(context.loaded.model, None, path)
         (path / "task.json").write_text(canonical_json({"task": context.loaded.task}))
 
-    return context.folder.stage(name, {**context.model_key, "ranks": dict(ranks)}, "", build)[0]
+    return context.folder.stage(name, {**key, "ranks": dict(ranks)}, "", build)[0]
 
 
 def artefact_key(context: Context, artefact: Path) -> str:
@@ -126,11 +135,16 @@ def artefact_key(context: Context, artefact: Path) -> str:
     return artefact.relative_to(context.folder.cache).parts[0]
 
 
-def calibrate(context: Context) -> tuple[CalibrationData, FactorStore, dict[str, Any]]:
+def chosen_metric(context: Context) -> str:
+    """The metric asked for, else the task's default."""
+    return context.request.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC)
+
+
+def calibrate(context: Context) -> tuple[CalibrationData, Factors, dict[str, Any]]:
     """Calibration data, factors of every site in the chosen metric, and the factors' key."""
     request = context.request
     data = load_calibration(context.loaded, request.calibration, request.workload)
-    metric = make_metric(request.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC))
+    metric = make_metric(chosen_metric(context))
     statistics_key = {
         **context.model_key,
         "calibration": data.sha256,
@@ -148,26 +162,47 @@ def calibrate(context: Context) -> tuple[CalibrationData, FactorStore, dict[str,
 
     factors_key = {**statistics_key, "metric": metric.name, "parameters": vars(metric)}
 
+    def statistics_file() -> Path:
+        return context.folder.stage("statistics", statistics_key, ".safetensors", build_statistics)[
+            0
+        ]
+
     def build_factors(path: Path) -> None:
-        file, _ = context.folder.stage(
-            "statistics", statistics_key, ".safetensors", build_statistics
-        )
         with context.reporter.stage("factorize") as advance:
             build_factor_store(
-                context.loaded.model, context.sites.sites, metric, load_statistics(file), path,
+                context.loaded.model, context.sites.sites, metric,
+                load_statistics(statistics_file()), path,
                 advance,
             )  # fmt: skip
 
     file, _ = context.folder.stage("factors", factors_key, ".safetensors", build_factors)
-    return data, FactorStore(file), factors_key
+    factors: Factors = FactorStore(file)
+    factorizer = make_factorizer(request.factorizer)
+    if factorizer.name != "svd":
+        factors_key |= {"factorizer": factorizer.name, "factorizer_parameters": vars(factorizer)}
+        factors = Refactored(
+            FactorStore(file), factorizer, metric, context.loaded.model,
+            lambda: load_statistics(statistics_file()), context.task, data.statistics,
+        )  # fmt: skip
+    if request.storage != "fp32":
+        factors_key |= {"storage": request.storage}
+        factors = Stored(factors, request.storage)
+    return data, factors, factors_key
 
 
-def error_table(context: Context, store: FactorStore) -> ErrorTable:
-    """Predicted loss increase by site and candidate rank."""
+def error_table(context: Context, factors: Factors) -> ErrorTable:
+    """Predicted loss increase by site and candidate rank.
+
+    Errors of a metric that is not in units of the loss are taken relative to the site's own output,
+    else the layers of largest activations alone would decide.
+    """
+    in_loss_units = make_metric(chosen_metric(context)).in_loss_units
     table: dict[str, dict[int, float]] = {}
     for site in context.sites.sites:
-        errors = store.errors(site)
-        table[site.name] = {rank: float(errors[rank]) for rank in candidates(context, site)}
+        errors, least = factors.errors(site), factors.least_rank(site)
+        if not in_loss_units:
+            errors = errors / errors[0].clamp_min(1e-300)
+        table[site.name] = {r: float(errors[r]) for r in candidates(context, site) if r >= least}
     return table
 
 

@@ -14,7 +14,9 @@ from autotune.units import Quantity, parse_quantity
 
 SCHEMA_VERSION = 1
 
-RESOURCES = ("latency", "parameters", "weight_bytes", "flops")
+RESOURCES = (
+    "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",
+)  # fmt: skip
 Source = Literal["measured", "interpolated", "predicted", "roofline"]
 Record = TypeVar("Record")
 
@@ -70,8 +72,11 @@ class Workload:
 class Budget:
     """Limits as written (`20ms`, `0.85x`); None is no limit. At least one is set.
 
-    Latency is of one run of the workload; parameters, weight bytes and FLOPs are of the whole
-    model.
+    Latency is of one run of the workload; parameters and weight bytes are of the whole model, FLOPs
+    of its factorizable layers. KV-cache bytes are those of the workload's tokens; factorizing k and
+    v projections does not shrink them, as keys and values are cached, not latents: such a budget is
+    priced 0 at every site and either holds from the start or never. Activation bytes are the
+    largest live input, latent and output of one factorizable layer.
 
     Raises:
         QuantityError: a limit that does not parse.
@@ -82,6 +87,8 @@ class Budget:
     parameters: str | None = None
     weight_bytes: str | None = None
     flops: str | None = None
+    kv_cache_bytes: str | None = None
+    activation_bytes: str | None = None
 
     def __post_init__(self) -> None:
         if not self.limits():

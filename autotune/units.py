@@ -24,12 +24,16 @@ UNITS: dict[str, dict[str, float]] = {
     "weight_bytes": _BYTES,
     "parameters": _COUNTS,
     "flops": _COUNTS,
+    "kv_cache_bytes": _BYTES,
+    "activation_bytes": _BYTES,
 }
 _EXAMPLES = {
     "latency": "20ms, 850us, 1.5s or 0.75x",
     "weight_bytes": "8GiB, 1.5GB or 0.8x",
     "parameters": "25M, 7B or 0.8x",
     "flops": "20G, 1.5T or 0.8x",
+    "kv_cache_bytes": "2GiB or 1x",
+    "activation_bytes": "200MB or 1x",
 }
 
 

@@ -13,7 +13,7 @@ import json
 import torch
 
 from autotune.compress.calibration import load_calibration
-from autotune.compress.factorize import factorize
+from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
 from autotune.compress.metrics import make_metric

@@ -21,6 +21,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import LowRankLinear, dense_weight, replace_modules
+from autotune.compress.precision import STORAGES
+from autotune.compress.storage import StoredLowRank
 from autotune.errors import ModelError
 
 FORMAT_VERSION = 1
@@ -29,7 +31,7 @@ METHOD = "lowrank"
 
 @register_quantization_config(METHOD)
 class LowRankConfig(QuantizationConfigMixin):
-    """`layers`: module name → {rank, in_features, out_features, bias}."""
+    """`layers`: module name → {rank, in_features, out_features, bias, storage (fp32 if absent)}."""
 
     def __init__(
         self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
@@ -66,9 +68,16 @@ class LowRankQuantizer(HfQuantizer):
                     f"lowrank config says {name} is {layer['in_features']}x"
                     f"{layer['out_features']}, the model says {k}x{n}"
                 )
-            with torch.device("meta"):
-                empty = LowRankLinear(k, n, layer["rank"], module.bias is not None)
-            replace_modules(model, {name: empty.to(dtype=module.weight.dtype)})  # type: ignore[arg-type]
+            replace_modules(model, {name: _empty(layer, module)})
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, StoredLowRank):
+                replace_modules(model, {name: module.widen(model.dtype)})  # type: ignore[arg-type]
+        # What is in memory is whole precision again, and so it would be saved.
+        for layer in self.quantization_config.layers.values():
+            layer.pop("storage", None)
+        return model
 
     def is_serializable(self) -> bool:
         """Saved again as it is."""
@@ -80,14 +89,26 @@ class LowRankQuantizer(HfQuantizer):
         return True
 
 
+def _empty(layer: Mapping[str, Any], module: Any) -> nn.Module:
+    """The module of a config entry, on meta, for the loader to fill."""
+    k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
+    bias, dtype = module.bias is not None, module.weight.dtype
+    storage = layer.get("storage", "fp32")
+    if storage not in STORAGES:
+        raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
+    if storage == "fp32":
+        return LowRankLinear(k, n, rank, bias, "meta", dtype)
+    return StoredLowRank(storage, k, n, rank, bias, dtype)
+
+
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
     """The factorized layers of a model, by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
 
 
-def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path) -> None:
-    """Write config, safetensors weights and tokenizer to `folder`."""
-    layers = {
+def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32") -> None:
+    """Write config, safetensors weights and tokenizer to `folder`, factors in `storage`."""
+    layers: dict[str, dict[str, Any]] = {
         name: {
             "rank": layer.rank,
             "in_features": layer.in_features,
@@ -97,12 +118,19 @@ def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path) -> None:
         for name, layer in low_rank_layers(model).items()
     }
     before = copy.copy(model.config)
+    computing: dict[str, nn.Module] = {}
     try:
+        if storage != "fp32":
+            stored = {n: StoredLowRank.of(m, storage) for n, m in low_rank_layers(model).items()}
+            computing = replace_modules(model, stored)
+            for layer in layers.values():
+                layer["storage"] = storage
         if layers:
             model.config.quantization_config = LowRankConfig(layers)
             model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)
         model.save_pretrained(folder)
     finally:
+        replace_modules(model, computing)
         model.config = before
         model.hf_quantizer = None
     if tokenizer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autotune.compress.lowrank import dense_weight
 from autotune.errors import ModelError, UsageError
-from autotune.types import Site
+from autotune.types import Site, Workload
 
 _HEADS = re.compile(
     r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"
@@ -148,3 +149,17 @@ def count_tokens(model: nn.Module, sites: Sites, inputs: Mapping[str, Tensor]) -
         else:
             left_out[site.name] = "does not run" if not rows else f"runs {len(rows)} times a pass"
     return Sites(sites=tuple(kept), left_out=left_out)
+
+
+def kv_cache_bytes(config: Any, workload: Workload) -> int:
+    """Bytes of a decoder's keys and values for the workload's tokens, in fp32.
+
+    2 · layers · key-value heads · head size · tokens, whatever the rank of the projections: what is
+    cached are keys and values, not latents.
+    """
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", 0) or 0
+    layers = getattr(text, "num_hidden_layers", 0) or 0
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+    return int(2 * layers * kv_heads * size * workload.tokens * 4)

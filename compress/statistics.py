@@ -1,8 +1,9 @@
-"""Streamed second moments of a model's linear layers: no activation is ever stored.
+"""Streamed moments of a model's linear layers: no activation is ever stored.
 
-Four moments, each collected only when a metric asks for it, accumulated in fp64:
+Six moments, each collected only when a metric asks for it, accumulated in fp64:
 
-- `gram`   (K, K) mean of x xᵀ over rows, once for sites that share an input (q/k/v, gate/up);
+- `gram`   (K, K) mean of x xᵀ over rows, once for sites that share an input (q/k/v, gate/up), as
+- `absmean` (K,) mean of |x| and `norm4` (), mean of ‖x‖⁴ over rows;
 - `grad`   (N, N) mean of g gᵀ over rows, g = gradient of the task's curvature signal;
 - `left`   (N, N) mean over loss items of J Jᵀ, and
 - `right`  (K, K) of Jᵀ J, where J = Σ_t g_t x_tᵀ is one sequence's gradient of the weight: unlike
@@ -30,6 +31,7 @@ from autotune.errors import ModelError
 from autotune.types import Site
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
+INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +39,23 @@ class Statistics:
     """Moments of one model on one calibration set.
 
     `moments` is keyed `gram:<input group>`, `grad:<site>`, `left:<site>`, `right:<site>`;
-    `input_group` maps each site to the group of its input; `rows_per_item` maps it to rows per
-    loss item (tokens per sequence for an encoder, 1 for a language model).
+    `input_group` maps each site to the group of its input, `rows` to the rows it saw (padding not
+    counted), `rows_per_item` to rows per loss item (tokens per sequence for an encoder, 1 for a
+    language model).
     """
 
     moments: dict[str, Tensor] = field(repr=False)
     input_group: dict[str, str]
+    rows: dict[str, int]
     rows_per_item: dict[str, float]
 
     def moment(self, kind: str, site: Site) -> Tensor:
-        """The moment `kind` of `site`, square, fp64.
+        """The moment `kind` of `site`, fp64.
 
         Raises:
             KeyError: it was not collected.
         """
-        owner = self.input_group[site.name] if kind == "gram" else site.name
+        owner = self.input_group[site.name] if kind in INPUT_MOMENTS else site.name
         return self.moments[f"{kind}:{owner}"]
 
 
@@ -94,6 +98,17 @@ class _Collector:
         else:
             self.sums[key] = product.double()
 
+    def _add_input(self, name: str, rows: Tensor) -> None:
+        if not self.kinds & INPUT_MOMENTS:
+            return
+        rows = rows.double()
+        if "gram" in self.kinds:
+            self._add(f"gram:{name}", rows.T @ rows)
+        if "absmean" in self.kinds:
+            self._add(f"absmean:{name}", rows.abs().sum(0))
+        if "norm4" in self.kinds:
+            self._add(f"norm4:{name}", rows.square().sum(1).square().sum())
+
     def _add_gradient(self, name: str, x: Tensor, gradient: Tensor) -> None:
         g = self._sequences(gradient)
         if "grad" in self.kinds:
@@ -112,9 +127,8 @@ class _Collector:
             self.rows[name] = self.rows.get(name, 0) + self._count(source)
             # Keeping the tensor for the pass makes its address a name for it.
             owner, _ = self._inputs.setdefault((source.data_ptr(), source.numel()), (name, source))
-            if self.input_group.setdefault(name, owner) == name and "gram" in self.kinds:
-                rows = x.flatten(0, 1).double()
-                self._add(f"gram:{name}", rows.T @ rows)
+            if self.input_group.setdefault(name, owner) == name:
+                self._add_input(name, x.flatten(0, 1))
             if torch.is_grad_enabled():
                 # All weights are frozen, so the first site's output starts the graph.
                 output.requires_grad_(True)
@@ -170,23 +184,28 @@ def collect_statistics(
     for key, total in collector.sums.items():
         kind, _, name = key.partition(":")
         if not torch.isfinite(total).all():
-            what = "activations" if kind == "gram" else "gradients"
+            what = "activations" if kind in INPUT_MOMENTS else "gradients"
             raise ModelError(
                 f"{what} at {name} are not finite on the calibration data; nothing was dropped, "
                 "repair the model or the data"
             )
-        per_row = {"gram": 1, "grad": draws}
+        per_row = {**dict.fromkeys(INPUT_MOMENTS, 1), "grad": draws}
         total /= collector.rows[name] * per_row[kind] if kind in per_row else items * draws
     return Statistics(
         moments=collector.sums,
         input_group=dict(collector.input_group),
+        rows=dict(collector.rows),
         rows_per_item={name: rows / items for name, rows in collector.rows.items()},
     )
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
     """Write to one safetensors file; the maps travel in its metadata."""
-    maps = {"input_group": statistics.input_group, "rows_per_item": statistics.rows_per_item}
+    maps = {
+        "input_group": statistics.input_group,
+        "rows": statistics.rows,
+        "rows_per_item": statistics.rows_per_item,
+    }
     save_file(statistics.moments, path, {"maps": json.dumps(maps)})
 
 

@@ -12,11 +12,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import MeasurementError
 
@@ -34,21 +36,17 @@ class SiteProfile:
     sites_s: dict[str, float]
 
 
-def profile_sites(artefact: Path, inputs: Path, threads: int, sites: Sequence[str]) -> SiteProfile:
+def profile_sites(
+    artefact: Path, inputs: Path, threads: int, sites: Sequence[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SiteProfile:  # fmt: skip
     """Time the nodes `<site>` and `<site>.down` inside the network, in a fresh process.
 
     Raises:
         MeasurementError: the process failed or took too long, or a site has no node of its own.
     """
     request = json.dumps({"artefact": str(artefact), "inputs": str(inputs), "threads": threads})
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "autotune.profiler.nodes"], input=request,
-            capture_output=True, text=True, timeout=_LIMIT_S, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError) as error:
-        raise MeasurementError(f"profiling {artefact} failed: {error}") from error
-    nodes: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    nodes = _in_fresh_process(artefact, request, progress)
     owners: dict[str, float] = defaultdict(float)
     for name, seconds in nodes.items():
         # A node that onnxruntime fused keeps its name before a slash: `<site>/MatMulAddFusion`.
@@ -59,8 +57,42 @@ def profile_sites(artefact: Path, inputs: Path, threads: int, sites: Sequence[st
     return SiteProfile(total_s=sum(nodes.values()), sites_s={site: owners[site] for site in sites})
 
 
-def node_latencies(artefact: Path, inputs: Path, threads: int) -> dict[str, float]:
-    """Median seconds per run of every node, by name."""
+def _in_fresh_process(
+    artefact: Path, request: str, progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autotune.profiler.nodes"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        guard = threading.Timer(_LIMIT_S, process.kill)
+        guard.start()
+        message: dict[str, Any] = {}
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(request)
+            process.stdin.close()
+            for line in process.stdout:
+                message = json.loads(line)
+                if "done" in message:
+                    progress(message["done"], _MAX_RUNS)
+        finally:
+            guard.cancel()
+            process.kill()
+            code = process.wait()
+        if "nodes" not in message:
+            log.seek(0)
+            said = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
+            raise MeasurementError(f"profiling {artefact} failed: {said[0][:500]}")
+        nodes: dict[str, float] = message["nodes"]
+        return nodes
+
+
+def node_latencies(
+    artefact: Path, inputs: Path, threads: int, tell: Callable[[int], None] = lambda done: None
+) -> dict[str, float]:
+    """Median seconds per run of every node, by name; `tell` hears of every run."""
     import onnxruntime
 
     from autotune.profiler.backends.base import load_inputs
@@ -79,6 +111,7 @@ def node_latencies(artefact: Path, inputs: Path, threads: int) -> dict[str, floa
             if done >= _MIN_RUNS and time.monotonic() >= deadline:
                 break
             session.run(None, feeds)
+            tell(done + 1)
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[str, list[float]] = defaultdict(list)
     for event in events:
@@ -88,7 +121,12 @@ def node_latencies(artefact: Path, inputs: Path, threads: int) -> dict[str, floa
     return {name: statistics.median(values[1:] or values) for name, values in durations.items()}
 
 
+def _send(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
     task = json.load(sys.stdin)
-    measured = node_latencies(Path(task["artefact"]), Path(task["inputs"]), task["threads"])
-    sys.stdout.write(json.dumps(measured) + "\n")
+    paths = Path(task["artefact"]), Path(task["inputs"])
+    _send({"nodes": node_latencies(*paths, task["threads"], lambda done: _send({"done": done}))})

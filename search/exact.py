@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from autotune.search.lagrangian import solve_lagrangian
 from autotune.search.milp import solve_milp
-from autotune.search.problem import Allocation, RankProblem
+from autotune.search.problem import Allocation, RankProblem, undominated
 
 _FEASIBLE = 1e-9
 
@@ -14,12 +14,13 @@ _FEASIBLE = 1e-9
 def solve_exact(problem: RankProblem, relative_gap: float = 1e-4) -> Allocation:
     """The plan of least loss within the limits, certified to `relative_gap`.
 
-    With one resource the Lagrangian answers in milliseconds and often closes the gap; the milp is
-    asked when it does not, and for several resources.
+    Dominated options are dropped first. With one resource the Lagrangian answers in milliseconds
+    and often closes the gap; the milp is asked when it does not, and for several resources.
 
     Raises:
         BudgetInfeasibleError: no plan meets the limits.
     """
+    problem = replace(problem, options=tuple(undominated(o) for o in problem.options))
     if len(problem.resources) > 1:
         return solve_milp(problem, relative_gap)
     quick = solve_lagrangian(problem)

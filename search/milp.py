@@ -6,9 +6,10 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -17,16 +18,39 @@ from autotune.search.problem import Allocation, RankProblem, make_allocation
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """HiGHS writes to file descriptor 1, where our JSON goes."""
+def _silent_stdout() -> Iterator[None]:
+    """HiGHS writes debugging lines to file descriptor 1, where our JSON goes."""
     sys.stdout.flush()
-    saved = os.dup(1)
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(2, 1)
+        os.dup2(nowhere, 1)
         yield
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+        os.close(nowhere)
+
+
+class _Program:
+    """The columns of a problem: one binary variable for each option of each site."""
+
+    def __init__(self, problem: RankProblem) -> None:
+        self.problem = problem
+        self.losses = np.array([option.loss for site in problem.options for option in site])
+        self.costs = np.array([option.costs for site in problem.options for option in site])
+        self.sizes = [len(site) for site in problem.options]
+
+    def pick_one(self, extra: int = 0) -> LinearConstraint:
+        """Exactly one option a site, with `extra` columns that take no part."""
+        owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        shape = (len(self.sizes), len(owner) + extra)
+        rows = sparse.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=shape)
+        return LinearConstraint(rows, 1, 1)
+
+    def chosen(self, x: NDArray[np.float64]) -> list[int]:
+        """The option picked at each site."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        return [int(x[a:b].argmax()) for a, b in itertools.pairwise(starts)]
 
 
 def solve_milp(
@@ -38,24 +62,17 @@ def solve_milp(
         BudgetInfeasibleError: no plan meets all limits together.
     """
     problem.require_feasible()
-    losses = np.array([option.loss for site in problem.options for option in site])
-    costs = np.array([option.costs for site in problem.options for option in site])
+    program = _Program(problem)
     # HiGHS works with absolute tolerances: bring losses and costs to the order of one.
-    loss_scale = max(float(losses.sum()) / len(problem.sites), 1e-300)
+    loss_scale = max(float(program.losses.sum()) / len(problem.sites), 1e-300)
     limits = np.maximum(np.array(problem.limits), 1e-300)
-    sizes = [len(site) for site in problem.options]
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    pick_one = sparse.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
-    constraints = [
-        LinearConstraint(pick_one, 1, 1),
-        LinearConstraint((costs / limits).T, -np.inf, np.ones(len(limits))),
-    ]
-    with _stdout_to_stderr():
+    within = LinearConstraint((program.costs / limits).T, -np.inf, np.ones(len(limits)))
+    with _silent_stdout():
         result = milp(
-            losses / loss_scale,
-            integrality=np.ones(len(losses), dtype=np.int64),
+            program.losses / loss_scale,
+            integrality=np.ones(len(program.losses), dtype=np.int64),
             bounds=Bounds(0, 1),
-            constraints=constraints,
+            constraints=[program.pick_one(), within],
             options={"mip_rel_gap": relative_gap, "time_limit": max_seconds},
         )
     if result.x is None:
@@ -63,7 +80,32 @@ def solve_milp(
             f"no plan meets the budgets on {', '.join(problem.resources)} together",
             dict(zip(problem.resources, problem.least_costs().tolist(), strict=True)),
         )
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    chosen = [int(result.x[a:b].argmax()) for a, b in itertools.pairwise(starts)]
     bound = float(result.mip_dual_bound) * loss_scale
-    return make_allocation(problem, chosen, bound, "milp")
+    return make_allocation(problem, program.chosen(result.x), bound, "milp")
+
+
+def solve_nearest(
+    problem: RankProblem, rest: Sequence[float], max_seconds: float = 10.0
+) -> Allocation:
+    """The plan that exceeds its limits by the least common share, for limits that conflict.
+
+    `rest[j]` is what the network uses of resource j outside the sites; the share is of the whole
+    network's limit: minimise t with cost_j + rest_j ≤ (1 + t)·(limit_j + rest_j) for every j.
+    """
+    program = _Program(problem)
+    whole = np.maximum(np.array(problem.limits) + np.array(rest), 1e-300)
+    columns = len(program.losses)
+    over = np.hstack([(program.costs / whole).T, -np.ones((len(whole), 1))])
+    with _silent_stdout():
+        result = milp(
+            np.concatenate([np.zeros(columns), [1.0]]),
+            integrality=np.concatenate([np.ones(columns), [0.0]]),
+            bounds=Bounds(0, np.concatenate([np.ones(columns), [np.inf]])),
+            constraints=[
+                program.pick_one(extra=1),
+                LinearConstraint(over, -np.inf, 1.0 - np.array(rest) / whole),
+            ],
+            options={"mip_rel_gap": 1e-3, "time_limit": max_seconds},
+        )
+    assert result.x is not None, "always feasible: t is unbounded"
+    return make_allocation(problem, program.chosen(result.x[:columns]), 0.0, "nearest")

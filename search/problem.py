@@ -68,7 +68,7 @@ class Allocation:
 
     @property
     def gap(self) -> float:
-        """Certified relative distance from the optimum."""
+        """Certified relative distance from the optimum; 1 where the rule has no certificate."""
         return max(0.0, self.loss - self.lower_bound) / max(self.loss, 1e-300)
 
 

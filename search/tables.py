@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autotune.compress.precision import stored_bits
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.errors import BudgetInfeasibleError
 from autotune.predictor.network import NetworkModel
-from autotune.search.problem import Option, RankProblem, undominated
+from autotune.search.milp import solve_nearest
+from autotune.search.problem import Option, RankProblem
 from autotune.types import Site
 from autotune.units import format_bytes, format_count, format_seconds
 
@@ -24,41 +26,61 @@ class Resources:
     rest: Mapping[str, float]
 
 
+def live_bytes(site: Site, rank: int | None, dtype: str) -> float:
+    """Input, latent and output of one layer, which live at once."""
+    width = site.in_features + site.out_features + (rank or 0)
+    return float(site.tokens * width * DTYPE_BYTES[dtype])
+
+
 def count_resources(
-    sites: Sequence[Site], parameters: int, weight_bytes: int, network: NetworkModel
-) -> Resources:
+    sites: Sequence[Site], parameters: int, weight_bytes: int, network: NetworkModel,
+    kv_cache_bytes: int = 0,
+) -> Resources:  # fmt: skip
     """Totals of the dense model; `parameters` and `weight_bytes` are of the whole model.
 
     FLOPs are those of the factorizable layers (2·M·K·N each), the only ones a plan changes.
     """
     own = sum(site.in_features * site.out_features for site in sites)
     flops = sum(site.shape().flops for site in sites)
-    site_bytes = own * DTYPE_BYTES[network.dtype]
+    own_bytes = own * DTYPE_BYTES[network.dtype]
     dense = {
         "latency": network.anchor.latency_s,
         "parameters": float(parameters),
         "weight_bytes": float(weight_bytes),
         "flops": float(flops),
+        "kv_cache_bytes": float(kv_cache_bytes),
+        "activation_bytes": max(live_bytes(site, None, network.dtype) for site in sites),
     }
     rest = {
         "latency": network.rest_s,
         "parameters": float(parameters - own),
-        "weight_bytes": float(weight_bytes - site_bytes),
+        "weight_bytes": float(weight_bytes - own_bytes),
         "flops": 0.0,
+        "kv_cache_bytes": float(kv_cache_bytes),
+        "activation_bytes": 0.0,
     }
     return Resources(dense=dense, rest=rest)
 
 
+def site_bytes(site: Site, rank: int | None, dtype: str, storage: str) -> float:
+    """Stored bytes of the site's weight, or of its factors in `storage` (fp32: the model's)."""
+    if rank is None or storage == "fp32":
+        return float(site.shape(rank, dtype).parameters * DTYPE_BYTES[dtype])
+    return stored_bits(storage, site.in_features, site.out_features, rank) / 8
+
+
 def site_costs(
-    site: Site, rank: int | None, network: NetworkModel, resources: Sequence[str]
-) -> tuple[float, ...]:
-    """What the site costs of each resource at `rank`."""
+    site: Site, rank: int | None, network: NetworkModel, resources: Sequence[str],
+    storage: str = "fp32",
+) -> tuple[float, ...]:  # fmt: skip
+    """What the site costs of each resource at `rank`; weight bytes are those of `storage`."""
     shape = site.shape(rank, network.dtype)
     costs: dict[str, Callable[[], float]] = {
         "latency": lambda: network.site_latency_s(site, rank),
         "parameters": lambda: float(shape.parameters),
-        "weight_bytes": lambda: float(shape.parameters * DTYPE_BYTES[network.dtype]),
+        "weight_bytes": lambda: site_bytes(site, rank, network.dtype, storage),
         "flops": lambda: float(shape.flops),
+        "kv_cache_bytes": lambda: 0.0,
     }
     return tuple(costs[name]() for name in resources)
 
@@ -70,21 +92,28 @@ def build_problem(
     network: NetworkModel,
     totals: Resources,
     limits: Mapping[str, float],
+    storage: str = "fp32",
 ) -> RankProblem:
-    """The problem over aligned `candidates` and dense, with absolute `limits` of the network."""
-    resources = tuple(limits)
+    """The problem over aligned `candidates` and dense, with absolute `limits` of the network.
+
+    Nothing is pruned: papers' rules choose among all; the exact solver prunes for itself.
+    """
+    # A peak is no sum: layers are never live together, so its limit strikes out options instead.
+    resources = tuple(name for name in limits if name != "activation_bytes")
+    peak = limits.get("activation_bytes", math.inf)
     options = []
     for site in sites:
         choices = [
             Option(
                 rank=rank,
                 loss=errors[site.name][rank],
-                costs=site_costs(site, rank, network, resources),
+                costs=site_costs(site, rank, network, resources, storage),
             )
             for rank in candidates[site.name]
+            if live_bytes(site, rank, network.dtype) <= peak
         ]
         dense = Option(rank=None, loss=0.0, costs=site_costs(site, None, network, resources))
-        options.append(undominated([dense, *choices]))
+        options.append((dense, *choices))
     return RankProblem(
         sites=tuple(site.name for site in sites),
         options=tuple(options),
@@ -98,25 +127,48 @@ _FORMATS = {
     "parameters": format_count,
     "weight_bytes": format_bytes,
     "flops": format_count,
+    "kv_cache_bytes": format_bytes,
+    "activation_bytes": format_bytes,
 }
 
 
 def explain_infeasible(
     problem: RankProblem, totals: Resources, limits: Mapping[str, float]
 ) -> BudgetInfeasibleError:
-    """The error for an infeasible problem, naming each budget's reachable minimum."""
+    """The error for an infeasible problem.
+
+    Budgets that no plan reaches alone are named with their reachable minimum; of budgets that only
+    conflict, the nearest feasible point is given: all of them exceeded by the least common share.
+    """
     reachable = {
         name: float(least) + totals.rest[name]
         for name, least in zip(problem.resources, problem.least_costs(), strict=True)
     }
     over = [name for name in problem.resources if reachable[name] > limits[name]]
-    parts = []
-    for name in over or problem.resources:
-        show, dense = _FORMATS[name], totals.dense[name]
-        ratio = math.ceil(reachable[name] / dense * 1000) / 1000
-        parts.append(
-            f"{name} {show(limits[name])} was asked, {show(reachable[name])} ({ratio:g}x of "
-            f"dense) is the least any plan reaches"
-        )
-    what = "" if over else "the budgets conflict, each alone is reachable: "
-    return BudgetInfeasibleError(f"infeasible budget: {what}{'; '.join(parts)}", reachable)
+    parts = [
+        f"{name} {_FORMATS[name](limits[name])} was asked, "
+        f"{_amount(name, reachable[name], totals)} is the least any plan reaches"
+        for name in over or problem.resources
+    ]
+    if "kv_cache_bytes" in over:
+        parts.append("factorizing k and v projections does not shrink a KV cache")
+    if over:
+        return BudgetInfeasibleError(f"infeasible budget: {'; '.join(parts)}", reachable)
+    rest = [totals.rest[name] for name in problem.resources]
+    nearest = solve_nearest(problem, rest)
+    point = {
+        name: cost + totals.rest[name]
+        for name, cost in zip(problem.resources, nearest.costs, strict=True)
+    }
+    where = " with ".join(f"{name} {_amount(name, value, totals)}" for name, value in point.items())
+    return BudgetInfeasibleError(
+        "infeasible budget: the budgets conflict, each alone is reachable: "
+        f"{'; '.join(parts)}; the nearest feasible point is {where}",
+        point,
+    )
+
+
+def _amount(name: str, value: float, totals: Resources) -> str:
+    """`67.8 K (0.8x of dense)`, the ratio rounded up so that asking for it succeeds."""
+    ratio = math.ceil(value / max(totals.dense[name], 1e-300) * 1000) / 1000
+    return f"{_FORMATS[name](value)} ({ratio:g}x of dense)"

@@ -30,14 +30,20 @@ from autotune.types import Budget, Workload
 @click.option("--params-budget", help="Such as 25M or 0.8x.")
 @click.option("--memory-budget", help="Of the weights, such as 80MB or 0.8x.")
 @click.option("--flops-budget", help="Of the linear layers, such as 20G or 0.8x.")
+@click.option("--kv-cache-budget", help="Such as 2GiB; factorizing does not shrink a KV cache.")
+@click.option("--activation-budget", help="Of one layer's live tensors, such as 200MB.")
 @click.option("--batch-size", type=int, default=8, show_default=True)
 @click.option("--isl", type=int, default=128, show_default=True, help="Input sequence length.")
 @click.option("--calibration", help="Text, one document a line, or .safetensors input tensors.")
 @click.option("--evaluation", help="Held-out data for the quality figure.")
 @click.option("--calibration-samples", type=int, help="Sequences for the statistics.")
-@click.option("--metric", help="What a rank's error means: kfac-seq, kfac, activation, weight.")
+@click.option("--metric", help="What a rank's error means (default: kfac or kfac-seq).")
+@click.option("--factorizer", default="svd", show_default=True, help="Or als, residual, …")
+@click.option("--allocator", help="What chooses ranks (default: exact, with --trials of Optuna).")
+@click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
 @click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
+@click.option("--sensitivity-rounds", type=int, default=0, show_default=True, help="Up to 3.")
 @click.option("--trials", type=int, default=24, show_default=True, help="Optuna trials, 0 = none.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Of the closed loop.")
 @click.option("--measure-seconds", type=float, help="Cap of one network measurement (20).")
@@ -53,6 +59,8 @@ def command(**options: Any) -> int:
         parameters=options["params_budget"],
         weight_bytes=options["memory_budget"],
         flops=options["flops_budget"],
+        kv_cache_bytes=options["kv_cache_budget"],
+        activation_bytes=options["activation_budget"],
     )
     workload = Workload(batch_size=options["batch_size"], sequence_length=options["isl"])
     request = _request(options, budget, workload)
@@ -87,6 +95,10 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
             seed=options["seed"],
         ),
         metric=options["metric"],
+        factorizer=options["factorizer"],
+        allocator=options["allocator"],
+        storage=options["storage"],
+        sensitivity_rounds=options["sensitivity_rounds"],
         trials=options["trials"],
         rounds=options["rounds"],
         threads=options["threads"],

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from autotune.errors import UsageError
+from autotune.plugins import make
 
 if TYPE_CHECKING:
     from autotune.compress.metrics.base import Metric
@@ -16,18 +15,19 @@ METRICS = {
     "kfac-seq": "autotune.compress.metrics.kfac_seq:KfacSequence",
     "kfac": "autotune.compress.metrics.kfac:Kfac",
     "activation": "autotune.compress.metrics.activation:Activation",
+    "ledoit-wolf": "autotune.compress.metrics.ledoit_wolf:LedoitWolf",
+    "asvd": "autotune.compress.metrics.asvd:Asvd",
+    "dipsvd": "autotune.compress.metrics.dipsvd:DipSvd",
+    "dipsvd-code": "autotune.compress.metrics.dipsvd:DipSvdCode",
     "weight": "autotune.compress.metrics.weight:Weight",
 }
 
 
-def make_metric(name: str) -> Metric:
-    """The metric `name`.
+def make_metric(spec: str) -> Metric:
+    """The metric that `spec` names, such as `NAME` or `NAME:option=value`.
 
     Raises:
-        UsageError: an unknown name (the known ones are listed).
+        UsageError: an unknown name or option (the known ones are listed).
     """
-    if name not in METRICS:
-        raise UsageError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
-    module, _, kind = METRICS[name].partition(":")
-    metric: Metric = getattr(import_module(module), kind)()
+    metric: Metric = make(spec, METRICS, "metric")
     return metric

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.compress.metrics.base import Metric, Whitening, damped_root
+from autotune.compress.metrics.base import Metric, Whitening, support_root
 from autotune.compress.statistics import Statistics
 from autotune.types import Site
 
@@ -13,10 +13,7 @@ class Activation(Metric):
     name = "activation"
     moments = frozenset({"gram"})
 
-    def __init__(self, damping: float = 1e-8) -> None:
-        self.damping = damping
-
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:
         """Cholesky root of the input Gram."""
-        root = damped_root(statistics.moment("gram", site), self.damping)
+        root = support_root(statistics.moment("gram", site))
         return Whitening(left=None, right=root, scale=1.0)

@@ -65,6 +65,28 @@ class Metric(ABC):
         """The roots for one site."""
 
 
+def support_root(gram: Tensor, floor: float = 1e-10) -> Tensor:
+    """Lower root of `gram` (n, n), exact on its support; off it eigenvalues are set to a floor.
+
+    Directions that the data never showed have no error of their own; `floor` (relative to the
+    largest eigenvalue) keeps the root invertible, so that they are dropped first and the full-rank
+    factorization is still exact.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    largest = float(values[-1])
+    if largest <= 0:
+        return torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+    root: Tensor
+    if float(values[0]) > floor * largest:
+        root = torch.linalg.cholesky(gram)
+        return root
+    # QR of the symmetric root: Rᵀ is lower and RᵀR the clipped Gram, with no second rounding.
+    clipped = values.clamp_min(floor * largest).sqrt()
+    _, upper = torch.linalg.qr(clipped[:, None] * vectors.T)
+    root = upper.T.contiguous()
+    return root
+
+
 def damped_root(gram: Tensor, damping: float) -> Tensor:
     """Lower Cholesky root of gram + damping · mean(diag) · I, (n, n), fp64.
 

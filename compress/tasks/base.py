@@ -55,8 +55,8 @@ class Task(ABC):
         return output.shape[0]
 
     @abstractmethod
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
-        """Summed loss of `output` (given the dense `reference`) and what it was summed over."""
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """Summed loss of `output` (given the dense `reference`), differentiable, and its count."""
 
     @abstractmethod
     def figure(self, mean_loss: float) -> float:
@@ -80,7 +80,7 @@ class Task(ABC):
         for batch, reference in zip(batches, references, strict=True):
             output = self.output(model, batch)
             value, items = self.loss(output, output if reference is None else reference, batch)
-            total, count = total + value, count + items
+            total, count = total + float(value), count + items
         return total / max(count, 1)
 
     needs_reference: bool = True

@@ -46,13 +46,13 @@ class CausalLM(Task):
         del output
         return int(batch[MASK].sum())
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """Cross-entropy of the next token, summed over predicted tokens."""
         del reference
         keep = batch[MASK][:, 1:].bool()
         rows = output[:, :-1][keep].float()
         labels = batch["input_ids"][:, 1:][keep]
-        return float(functional.cross_entropy(rows, labels, reduction="sum")), labels.numel()
+        return functional.cross_entropy(rows, labels, reduction="sum"), labels.numel()
 
     def figure(self, mean_loss: float) -> float:
         """Perplexity."""

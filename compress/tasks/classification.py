@@ -38,12 +38,12 @@ class Classification(Task):
             labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
             yield functional.cross_entropy(output.float(), labels, reduction="sum")
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """KL divergence from the dense distribution, summed over inputs."""
         del batch
         dense, ours = reference.float().log_softmax(-1), output.float().log_softmax(-1)
         divergence = functional.kl_div(ours, dense, reduction="sum", log_target=True)
-        return float(divergence), output.shape[0]
+        return divergence, output.shape[0]
 
     def figure(self, mean_loss: float) -> float:
         """exp(−KL)."""

@@ -59,10 +59,10 @@ class Embedding(Task):
             direction = torch.randn(embedded.shape, generator=generator)
             yield (embedded * direction.to(embedded.device)).sum()
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[float, int]:
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """1 − cosine, summed over sequences."""
         cosine = (self.embed(output, batch) * reference).sum(-1)
-        return float((1.0 - cosine).sum()), cosine.numel()
+        return (1.0 - cosine).sum(), cosine.numel()
 
     def figure(self, mean_loss: float) -> float:
         """Mean cosine."""

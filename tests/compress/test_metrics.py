@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autotune.compress.factorize import factorize
+from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics import METRICS, make_metric
 from autotune.compress.sites import find_sites
@@ -56,5 +56,54 @@ def test_its_own_factors_are_best_by_its_own_error(prepared):
 
 
 def test_unknown_metrics_list_the_known():
-    with pytest.raises(UsageError, match="known are kfac-seq, kfac, activation, weight"):
+    with pytest.raises(UsageError, match="known are kfac-seq, kfac, activation"):
         make_metric("magic")
+
+
+def test_ledoit_wolf_equals_sklearns():
+    from sklearn.covariance import ledoit_wolf
+
+    from autotune.compress.metrics.ledoit_wolf import shrinkage
+
+    generator = torch.Generator().manual_seed(0)
+    for rows, features in ((30, 50), (400, 20)):
+        x = torch.randn(rows, features, generator=generator, dtype=torch.float64)
+        x = x @ torch.randn(features, features, generator=generator, dtype=torch.float64)
+        gram = x.T @ x / rows
+        norm4 = float(x.square().sum(1).square().mean())
+        expected, weight = ledoit_wolf(x.numpy(), assume_centered=True)
+        found = shrinkage(gram, norm4, rows)
+        assert found == pytest.approx(weight, abs=1e-10)
+        mu = float(gram.diagonal().mean())
+        shrunk = (1 - found) * gram + found * mu * torch.eye(features, dtype=torch.float64)
+        assert torch.allclose(shrunk, torch.from_numpy(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_dipsvd_identities():
+    from autotune.compress.metrics.dipsvd import DipSvd, DipSvdCode, channel_weights
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 300, generator=generator, dtype=torch.float64)
+    x[3] *= 10
+    gram = x @ x.T
+    by_rows = torch.stack([(row @ (x.T @ x) @ row).sqrt() for row in x])
+    assert torch.allclose(torch.linalg.norm(gram, dim=0), by_rows)
+    weights = channel_weights(gram, 0.03, 30.0)
+    assert (weights > 1).sum() == 2
+    assert weights[3] == 30.0
+    assert torch.allclose(DipSvd(amplify=1.0).weighted(gram), gram)
+    assert torch.allclose(DipSvdCode(amplify=1.0).weighted(gram), gram)
+    root = DipSvdCode().weighted(gram)
+    assert torch.allclose(root @ root, gram @ torch.diag(weights**2) @ gram)
+
+
+def test_a_singular_gram_is_exact_on_its_support():
+    from autotune.compress.metrics.base import support_root
+
+    a = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gram = a @ a.T
+    root = support_root(gram)
+    assert torch.equal(root, root.tril())
+    assert torch.allclose(root @ root.T, gram, atol=1e-8 * float(gram.max()))
+    assert float(torch.linalg.svdvals(root)[-1]) > 0
+    assert torch.equal(support_root(torch.zeros(3, 3).double()), torch.eye(3).double())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from autotune.compress.factorize import factorize
+from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like, replace_modules
 from autotune.compress.metrics.base import Whitening
 from autotune.compress.sites import count_tokens, find_sites

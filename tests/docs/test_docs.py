@@ -53,8 +53,23 @@ def test_what_the_page_shows_runs(page, folder):
             assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/structure.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "docs/structure.md", "docs/methods/README.md", "CHANGELOG.md"]
+)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_every_part_has_its_place_on_a_method_card():
+    from autotune.compress.factorizers import FACTORIZERS
+    from autotune.compress.metrics import METRICS
+    from autotune.compress.precision import STORAGES
+    from autotune.search.allocators import ALLOCATORS
+
+    cards = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
+    index = cards.pop("README.md")
+    for name in (*METRICS, *FACTORIZERS, *ALLOCATORS, *(s for s in STORAGES if s == "remap8")):
+        assert f"`{name}`" in index, name
+        assert any(f"`{name}`" in card for card in cards.values()), name

@@ -233,6 +233,36 @@ def test_several_budgets_hold_together(cli, arguments, copied):
     assert record["flops"]["compressed"] <= 0.9 * record["flops"]["dense"]
 
 
+def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
+    """ERC's factors and allocation in Dobi's storage: every part differs from the default's."""
+    done = cli(
+        *arguments, "--output", copied, "--rounds", 1, "--metric", "activation", "--factorizer",
+        "residual:beta=0.1", "--allocator", "erc-plc:step=1", "--storage", "remap8",
+        "--params-budget", "0.95x", "--kv-cache-budget", "1x", "--activation-budget", "8MB",
+        "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    solver = record["solver"]
+    assert (solver["metric"], solver["factorizer"]) == ("activation", "residual:beta=0.1")
+    assert (solver["allocator"], solver["storage"]) == ("erc-plc:step=1", "remap8")
+    assert solver["certified_gap"] is None
+    assert record["stored_bytes"]["compressed"] < record["computed_bytes"]["compressed"]
+    assert record["budgets"]["kv_cache_bytes"]["used"] == 2 * 4 * (2 * 64) * 128 * 4
+    weights = copied / "model" / "model.safetensors"
+    assert weights.stat().st_size == pytest.approx(record["stored_bytes"]["compressed"], rel=0.01)
+    from autotune.compress.loading import load_class
+
+    model = load_class("causal-lm", copied / "model", torch.float32)
+    ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    session = onnxruntime.InferenceSession(str(copied / "model.onnx"))
+    (got,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
+    assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-3
+
+
 def test_torch_eager_is_a_backend_too(cli, arguments, home):
     done = cli(
         *arguments, "--output", home / "eager", "--backend", "torch-eager", "--trials", 0,

@@ -60,7 +60,7 @@ def total(problem, allocation):
 @pytest.mark.parametrize("seed", range(67))
 @pytest.mark.parametrize("resources", [1, 2, 3])
 def test_the_exact_solver_equals_enumeration(seed, resources):
-    problem = random_problem(seed, resources, sites=6 if resources == 1 else 4)
+    problem = random_problem(seed, resources)
     allocation = solve_exact(problem, relative_gap=1e-9)
     loss, costs = total(problem, allocation)
     best = enumerate_best(problem)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autotune.compress.factorize import factorize
+from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics.base import Whitening, damped_root
 
 torch.set_num_threads(2)
@@ -122,3 +122,17 @@ def test_the_damped_root_is_a_root():
     assert torch.equal(
         damped_root(torch.zeros(3, 3, dtype=torch.float64), 1e-2), torch.eye(3, dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (30, 30)])
+def test_the_gpus_route_gives_the_same_factors(shape):
+    from autotune.compress.factorizers.truncated import _by_gram, _by_svd
+
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    matrix[:, -5:] *= 1e-7
+    expected, got = _by_svd(matrix), _by_gram(matrix)
+    assert torch.allclose(got[1], expected[1], atol=1e-7 * float(expected[1][0]))
+    for rank in (1, 7, 15):
+        product = got[0][:, :rank] @ got[2][:rank]
+        assert torch.allclose(product, expected[0][:, :rank] @ expected[2][:rank], atol=1e-9)
+    assert torch.linalg.norm(got[0] @ got[2] - matrix) <= 1e-12 * torch.linalg.norm(matrix)

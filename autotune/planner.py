@@ -1,0 +1,157 @@
+"""Choose: everything a plan is solved from, and how a measured plan is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.errors import BudgetInfeasibleError
+from autotune.predictor.network import NetworkModel
+from autotune.search.allocators import make_allocator
+from autotune.search.allocators.base import Question
+from autotune.search.evidence import Evidence
+from autotune.search.exact import solve_exact
+from autotune.search.outer import Knobs, error_multiplier
+from autotune.search.problem import Allocation, RankProblem
+from autotune.search.sensitivity import Scales, sensitivity_pass
+from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
+from autotune.stages import Context, candidates
+from autotune.types import Estimate, Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One turn of the loop: the plan, what was predicted for it and what was measured."""
+
+    allocation: Allocation
+    predicted: Estimate
+    measured_latency_s: float
+    dense_latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    correction: float
+    artefact: Path
+
+    def latency_limit_ratio(self, limit_s: float, relative: float | None) -> float:
+        """The ratio to dense that the latency budget allows in this measurement."""
+        return relative if relative is not None else limit_s / self.dense_latency_s
+
+
+class Planner:
+    """Solves for ranks with everything but the latency correction and the knobs fixed."""
+
+    def __init__(
+        self, context: Context, errors: ErrorTable, network: NetworkModel, totals: Resources,
+        evidence: Evidence,
+    ) -> None:  # fmt: skip
+        self.context = context
+        self.evidence = evidence
+        self.allocator = make_allocator(context.request.chosen_allocator)
+        self.errors = errors
+        self.scales: Scales = dict.fromkeys(errors, 1.0)
+        self.network = network
+        self.totals = totals
+        quantities = context.request.budget.limits()
+        self.limits = {name: q.resolve(totals.dense[name]) for name, q in quantities.items()}
+        latency = quantities.get("latency")
+        self.relative = latency.value if latency and latency.relative else None
+
+    def problem(self, knobs: Knobs, correction: float, margin: float) -> RankProblem:
+        """The rank problem under these knobs and this correction of the latency table."""
+        blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
+        scaled = {
+            site.name: {
+                rank: error * self.scales[site.name] * error_multiplier(site, knobs, blocks)
+                for rank, error in self.errors[site.name].items()
+            }
+            for site in self.context.sites.sites
+        }
+        limits = dict(self.limits)
+        if "latency" in limits:
+            limits["latency"] *= 1.0 - margin
+        network = dataclasses.replace(self.network, correction=correction)
+        totals = self.totals
+        options = {site.name: candidates(self.context, site) for site in self.context.sites.sites}
+        return build_problem(
+            self.context.sites.sites, scaled, options, network, totals, limits,
+            self.context.request.storage,
+        )  # fmt: skip
+
+    def solve(
+        self, knobs: Knobs, correction: float = 1.0, margin: float | None = None
+    ) -> Allocation:
+        """The exact plan, aiming `margin` below the latency limit (None: the request's).
+
+        Raises:
+            BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
+        """
+        wanted = self.context.request.margin if margin is None else margin
+        problem = self.problem(knobs, correction, wanted)
+        try:
+            return self._allocate(problem, correction)
+        except BudgetInfeasibleError:
+            # The margin is ours, not the user's: give it up before refusing.
+            problem = self.problem(knobs, correction, 0.0)
+            try:
+                return self._allocate(problem, correction)
+            except BudgetInfeasibleError as error:
+                raise explain_infeasible(problem, self.totals, self.limits) from error
+
+    def require_feasible(self) -> None:
+        """Check the budgets against the exact solver, whatever allocator will be used.
+
+        Raises:
+            BudgetInfeasibleError: no plan at all meets them.
+        """
+        problem = self.problem({}, 1.0, 0.0)
+        try:
+            solve_exact(problem)
+        except BudgetInfeasibleError as error:
+            raise explain_infeasible(problem, self.totals, self.limits) from error
+
+    def rescale(self, rounds: int, progress: Callable[[int, int], None]) -> None:
+        """Run the sensitivity pass and keep its scales for every later solution."""
+
+        def solve(scales: Scales) -> Allocation:
+            self.scales = scales
+            return self.solve({})
+
+        self.scales = sensitivity_pass(
+            self.context.sites.sites, self.errors, solve, self.evidence.true_loss,
+            rounds=rounds, progress=progress,
+        )  # fmt: skip
+
+    def _allocate(self, problem: RankProblem, correction: float) -> Allocation:
+        network = dataclasses.replace(self.network, correction=correction)
+
+        def latency_ratio(site: Site, rank: int) -> float:
+            return network.site_latency_s(site, rank) / network.site_latency_s(site, None)
+
+        return self.allocator.allocate(
+            Question(
+                problem=problem, sites=self.context.sites.sites, evidence=self.evidence,
+                latency_ratio=latency_ratio,
+            )
+        )  # fmt: skip
+
+    def within(self, outcome: Round) -> bool:
+        """Whether the measured latency meets its budget (the other budgets hold by count).
+
+        Without a latency budget the model must at least not be measurably slower than dense.
+        """
+        if "latency" not in self.limits:
+            return outcome.ratio_low <= 1.0
+        return outcome.ratio <= self.target(outcome)
+
+    def surely_within(self, outcome: Round) -> bool:
+        """The same for the upper end of the interval: what the loop works towards."""
+        if "latency" not in self.limits:
+            return self.within(outcome)
+        return outcome.ratio_high <= self.target(outcome)
+
+    def target(self, outcome: Round) -> float:
+        """The largest allowed ratio."""
+        return outcome.latency_limit_ratio(self.limits["latency"], self.relative)

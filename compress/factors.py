@@ -1,0 +1,168 @@
+"""Where a plan's factors come from: the store of the metric's SVD, or a factorizer on demand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autotune.compress.factorizers.base import Factorizer, Layer
+from autotune.compress.factorizers.output_subspace import output_bases
+from autotune.compress.factorizers.truncated import factorize
+from autotune.compress.lowrank import dense_weight
+from autotune.compress.metrics.base import Metric
+from autotune.compress.statistics import Statistics
+from autotune.compress.storage import round_trip
+from autotune.compress.tasks.base import Batch, Task
+from autotune.errors import ModelError
+from autotune.types import Site, break_even_rank
+
+Pair = tuple[Tensor, Tensor]
+
+
+class Factors(ABC):
+    """Errors of every rank, and factors of a whole plan.
+
+    Contract: errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever
+    the factorizer. `plan` yields (up (N, r), down (r, K)) for each site of `ranks`.
+    """
+
+    @abstractmethod
+    def errors(self, site: Site) -> Tensor:
+        """The metric's error at every rank, (min(N, K) + 1), fp64."""
+
+    @abstractmethod
+    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
+        """The factors of every site in `ranks`."""
+
+    def least_rank(self, site: Site) -> int:
+        """The smallest rank that factors exist for."""
+        del site
+        return 1
+
+
+class FactorStore(Factors):
+    """The metric's SVD of every site in one safetensors file, read slice by slice.
+
+    Kept to break-even rank in the model's dtype, so the file is about as large as the model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(path, framework="pt")
+
+    def errors(self, site: Site) -> Tensor:
+        """Read from the file."""
+        tensor: Tensor = self._file.get_tensor(f"errors:{site.name}")
+        return tensor
+
+    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
+        """Slices of what is stored."""
+        for site, rank in ranks.items():
+            up = self._file.get_slice(f"up:{site.name}")[:, :rank]
+            down = self._file.get_slice(f"down:{site.name}")[:rank]
+            yield site, (up, down)
+
+
+class Refactored(Factors):
+    """Factors by another factorizer, computed when a plan asks for them; the last plan is kept."""
+
+    def __init__(
+        self, store: FactorStore, factorizer: Factorizer, metric: Metric, model: nn.Module,
+        statistics: Callable[[], Statistics], task: Task, batches: Sequence[Batch],
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.factorizer = factorizer
+        self.metric = metric
+        self.model = model
+        self.task = task
+        self.batches = batches
+        self._load_statistics = statistics
+        self._kept: dict[tuple[Site, int], Pair] = {}
+
+    def errors(self, site: Site) -> Tensor:
+        """Of the metric's own SVD."""
+        return self.store.errors(site)
+
+    def least_rank(self, site: Site) -> int:
+        """The factorizer's."""
+        return self.factorizer.least_rank(site)
+
+    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
+        """What the last plan had at the same rank is not computed again."""
+        missing = {s: r for s, r in ranks.items() if (s, r) not in self._kept}
+        self._kept = {key: self._kept[key] for key in ranks.items() if key in self._kept}
+        if missing:
+            statistics = self._load_statistics()
+            bases: Mapping[str, Tensor] = {}
+            if self.factorizer.needs_output_basis:
+                wanted = {site.name: rank for site, rank in missing.items()}
+                bases = output_bases(self.model, self.task, self.batches, wanted)
+            for site, rank in missing.items():
+                weight = dense_weight(self.model.get_submodule(site.name))
+                layer = Layer(
+                    site=site, weight=weight.double(), output_basis=bases.get(site.name),
+                    whitening=self.metric.whitening(site, statistics),
+                )  # fmt: skip
+                up, down = self.factorizer.factors(layer, rank)
+                self._kept[site, rank] = (_finite(up, site, weight), _finite(down, site, weight))
+        for site, rank in ranks.items():
+            yield site, self._kept[site, rank]
+
+
+class Stored(Factors):
+    """Another's factors as they are after storing, so that what is judged is what is handed out."""
+
+    def __init__(self, inner: Factors, storage: str) -> None:
+        self.inner = inner
+        self.storage = storage
+
+    def errors(self, site: Site) -> Tensor:
+        """Before storing."""
+        return self.inner.errors(site)
+
+    def least_rank(self, site: Site) -> int:
+        """The inner one's."""
+        return self.inner.least_rank(site)
+
+    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
+        """Packed and unpacked."""
+        for site, (up, down) in self.inner.plan(ranks):
+            yield site, round_trip(self.storage, up, down)
+
+
+def _finite(factor: Tensor, site: Site, weight: Tensor) -> Tensor:
+    result = factor.to(weight.dtype).contiguous()
+    if not torch.isfinite(result).all():
+        raise ModelError(f"the factors of {site.name} are not finite in {weight.dtype}")
+    return result
+
+
+def build_factor_store(
+    model: nn.Module,
+    sites: Sequence[Site],
+    metric: Metric,
+    statistics: Statistics,
+    path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Factorize every site and write the store to `path`.
+
+    Raises:
+        ModelError: a factor is not finite.
+    """
+    tensors: dict[str, Tensor] = {}
+    for done, site in enumerate(sites):
+        progress(done, len(sites))
+        weight = dense_weight(model.get_submodule(site.name))
+        limit = break_even_rank(site.in_features, site.out_features)
+        result = factorize(weight, metric.whitening(site, statistics), limit)
+        tensors[f"up:{site.name}"] = _finite(result.up, site, weight)
+        tensors[f"down:{site.name}"] = _finite(result.down, site, weight)
+        tensors[f"errors:{site.name}"] = result.errors
+    progress(len(sites), len(sites))
+    save_file(tensors, path)

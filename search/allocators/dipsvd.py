@@ -1,0 +1,134 @@
+"""DipSVD's global allocation: one keep_ratio a block (DipSVD, §3.2; methods.md §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import UsageError
+from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
+from autotune.search.evidence import Evidence
+from autotune.search.problem import Allocation
+from autotune.types import Site
+
+_CLIP = (0.3, 0.98)
+Keeps: TypeAlias = NDArray[np.float64]
+
+
+def exact_mean(weights: Keeps, mean: float, clip: tuple[float, float] = _CLIP) -> Keeps:
+    """Keeps proportional to `weights`, clipped, whose mean is exactly `mean`.
+
+    Clipping one moves the others: what is not clipped is scaled again until nothing changes. A mean
+    outside the clip widens it to that mean.
+    """
+    low, high = min(clip[0], mean), max(clip[1], mean)
+    keeps = weights * mean / weights.mean()
+    free = np.ones(len(keeps), dtype=bool)
+    for _ in range(len(keeps) + 1):
+        clipped = np.clip(keeps, low, high)
+        missing = mean * len(keeps) - clipped.sum()
+        free = (clipped > low) if missing < 0 else (clipped < high)
+        if abs(missing) < 1e-12 or not free.any():
+            return np.asarray(clipped)
+        keeps = clipped.copy()
+        keeps[free] *= 1.0 + missing / keeps[free].sum()
+    return np.asarray(np.clip(keeps, low, high))
+
+
+def block_plan(question: Question, keeps: Mapping[int | None, float]) -> Plan:
+    """Every site at its block's keep_ratio, floored; sites outside blocks at the mean."""
+    mean = sum(keeps.values()) / len(keeps)
+
+    def rank(site: Site) -> int | None:
+        k, n = site.in_features, site.out_features
+        return question.floor(site, keeps.get(site.block, mean) * k * n / (k + n))
+
+    return {site.name: rank(site) for site in question.sites}
+
+
+class DipsvdHeuristic(Allocator):
+    """keep_l ∝ S_l^β R_l^{1−β}: Fisher sensitivity and effective rank of the block's output.
+
+    `sign`: "code" takes the published code's (1/S, and the negated z-score of R, exponentiated to
+    stay positive), which agrees better with the authors' own Bayesian allocation; "paper" takes S
+    and R.
+    """
+
+    name = "dipsvd-heuristic"
+
+    def __init__(self, beta: float = 0.27, sign: str = "code") -> None:
+        if sign not in ("code", "paper"):
+            raise UsageError(f"dipsvd sign {sign!r}: code or paper")
+        self.beta = beta
+        self.sign = sign
+
+    def weights(self, evidence: Evidence, blocks: list[int]) -> Keeps:
+        """Q of every block."""
+        by_block = blocks_of(evidence.sites)
+        s = np.array([sum(evidence.sensitivity[x.name] for x in by_block[b]) for b in blocks])
+        r = np.array([float(evidence.block_ranks[b]) for b in blocks])
+        if self.sign == "code":
+            spread = r.std() or 1.0
+            s, r = 1.0 / np.maximum(s, 1e-300), np.exp(-(r - r.mean()) / spread)
+        quality: Keeps = (s / s.mean()) ** self.beta * (r / r.mean()) ** (1.0 - self.beta)
+        return quality
+
+    def allocate(self, question: Question) -> Allocation:
+        """Bisect the mean keep_ratio."""
+        blocks = [b for b in blocks_of(question.sites) if b is not None]
+        if not blocks:
+            raise UsageError(f"{self.name} needs transformer blocks, and this model has none")
+        weights = self.weights(question.evidence, blocks)
+
+        def plan_of(t: float) -> Plan:
+            keeps = exact_mean(weights, max(t, 1e-6))
+            return block_plan(question, dict(zip(blocks, keeps.tolist(), strict=True)))
+
+        return question.largest_fitting(plan_of, self.name)
+
+
+class DipsvdBayes(Allocator):
+    """Optuna over the per-block keep_l under their exact sum; objective the true loss.
+
+    A trial draws weights, the mean keep_ratio is bisected to the budgets, so that every trial is
+    feasible. All matrices of a block share its keep_l (the published code leaves most random).
+    """
+
+    name = "dipsvd-bayes"
+
+    def __init__(self, trials: int = 180) -> None:
+        self.trials = trials
+
+    def allocate(self, question: Question) -> Allocation:
+        """The best of `trials` plans; equal keeps are the first."""
+        import optuna
+
+        blocks = [b for b in blocks_of(question.sites) if b is not None]
+        if not blocks:
+            raise UsageError(f"{self.name} needs transformer blocks, and this model has none")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=question.evidence.seed))
+        study.enqueue_trial({f"block{b}": 1.0 for b in blocks})
+        plans: dict[int, Allocation] = {}
+
+        def objective(trial: Any) -> float:
+            weights = np.array([trial.suggest_float(f"block{b}", 0.5, 1.5) for b in blocks])
+            plans[trial.number] = question.largest_fitting(
+                _plan(question, blocks, weights), self.name
+            )
+            question.evidence.progress(trial.number, self.trials)
+            return question.evidence.true_loss(plans[trial.number].ranks)
+
+        study.optimize(objective, n_trials=self.trials)
+        return plans[study.best_trial.number]
+
+
+def _plan(question: Question, blocks: list[int], weights: Keeps) -> Callable[[float], Plan]:
+    def plan_of(t: float) -> Plan:
+        keeps = exact_mean(weights, max(t, 1e-6))
+        return block_plan(question, dict(zip(blocks, keeps.tolist(), strict=True)))
+
+    return plan_of

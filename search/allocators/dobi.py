@@ -1,0 +1,169 @@
+"""Dobi-SVD: truncation positions learned by gradient (Dobi-SVD, §3.1; methods.md §2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autotune.compress.gates import GatedLinear
+from autotune.compress.lowrank import replace_modules
+from autotune.search.allocators.base import Allocator, Plan, Question
+from autotune.search.problem import Allocation
+from autotune.types import Site, break_even_rank, digest
+
+
+class Dobi(Allocator):
+    """Train every layer's k on task loss + λ·|R(k) − R_target|, then scale all k's to the budgets.
+
+    R is the first budget's resource, interpolated between candidate ranks. Only the k's are
+    trained (Adam). State is saved every `save_every` steps, so that a killed training goes on.
+    """
+
+    name = "dobi"
+
+    def __init__(
+        self, steps: int = 40, learning_rate: float = 0.03, penalty: float = 20.0,
+        form: str = "loewner", save_every: int = 5,
+    ) -> None:  # fmt: skip
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.penalty = penalty
+        self.form = form
+        self.save_every = save_every
+        self._trained: dict[str, float] = {}
+
+    def allocate(self, question: Question) -> Allocation:
+        """Train once, then bisect one factor on the learned ranks."""
+        question.problem.require_feasible()
+        if not self._trained:
+            self._trained = self.train(question)
+
+        def plan_of(t: float) -> Plan:
+            scale = 2.0 * t
+            return {
+                site.name: question.floor(
+                    site,
+                    scale
+                    * self._trained[site.name]
+                    * break_even_rank(site.in_features, site.out_features),
+                )
+                for site in question.sites
+            }
+
+        return question.largest_fitting(plan_of, self.name)
+
+    def train(self, question: Question) -> dict[str, float]:
+        """Learned k / break-even rank by site."""
+        evidence, problem = question.evidence, question.problem
+        curves = {site: cost_curve(question, site) for site in question.sites}
+        dense = sum(float(cost[-1]) for _, cost in curves.values())
+        target = problem.limits[0] / dense
+        gates = {
+            site.name: GatedLinear(
+                evidence.model.get_submodule(site.name),
+                break_even_rank(site.in_features, site.out_features),
+                start=min(max(target, 0.1), 1.0), form=self.form,
+            )
+            for site in question.sites
+        }  # fmt: skip
+        shares = {name: gated.share for name, gated in gates.items()}
+        optimizer = torch.optim.Adam(shares.values(), lr=self.learning_rate)
+        state = self._state_file(question)
+        done = load_state(state, shares, optimizer) if state and state.exists() else 0
+        samples = _samples(evidence.batches)
+        references = evidence.task.references(evidence.model, samples)
+        replaced = replace_modules(evidence.model, gates)
+        try:
+            turns = itertools.cycle(zip(samples, references, strict=True))
+            chosen = itertools.islice(turns, done, self.steps)
+            for step, (batch, reference) in enumerate(chosen, start=done + 1):
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    output = evidence.task.output(evidence.model, batch)
+                    costs = [
+                        interpolate(gates[site.name].rank, *curves[site]) for site in question.sites
+                    ]
+                    ratio = torch.stack(costs).sum() / dense
+                    wanted = output if reference is None else reference
+                    total, count = evidence.task.loss(output, wanted, batch)
+                    (total / count + self.penalty * (ratio - target).abs()).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    for share in shares.values():
+                        share.clamp_(0.02, 1.0)
+                if state and step % self.save_every == 0:
+                    save_state(state, shares, optimizer, step)
+                evidence.progress(step, self.steps)
+        finally:
+            replace_modules(evidence.model, replaced)
+        return {name: float(share.detach()) for name, share in shares.items()}
+
+    def _state_file(self, question: Question) -> Path | None:
+        evidence = question.evidence
+        if evidence.folder is None:
+            return None
+        settings = [self.steps, self.learning_rate, self.penalty, self.form, evidence.seed]
+        problem = dataclasses.asdict(question.problem)
+        return (
+            evidence.folder / f"dobi-{digest([evidence.key, settings, problem])[:16]}.safetensors"
+        )
+
+
+def _samples(batches: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    return [
+        {name: value[i : i + 1] for name, value in batch.items()}
+        for batch in batches
+        for i in range(next(iter(batch.values())).shape[0])
+    ]
+
+
+def cost_curve(question: Question, site: Site) -> tuple[Tensor, Tensor]:
+    """(ranks, costs of the first resource), ascending, dense at the break-even rank."""
+    options = question.problem.options[question.problem.sites.index(site.name)]
+    known = sorted((o.rank, o.costs[0]) for o in options if o.rank is not None)
+    dense = next(o.costs[0] for o in options if o.rank is None)
+    points = [
+        (0.0, 0.0),
+        *known,
+        (float(break_even_rank(site.in_features, site.out_features)), dense),
+    ]
+    ranks, costs = zip(*points, strict=True)
+    return torch.tensor(ranks), torch.tensor(costs, dtype=torch.float64)
+
+
+def interpolate(rank: Tensor, ranks: Tensor, costs: Tensor) -> Tensor:
+    """Piecewise linear cost at a real rank, differentiable in it."""
+    right = int(torch.searchsorted(ranks, rank.detach()).clamp(1, len(ranks) - 1))
+    slope = (costs[right] - costs[right - 1]) / (ranks[right] - ranks[right - 1])
+    return costs[right - 1] + slope * (rank - ranks[right - 1])
+
+
+def save_state(
+    path: Path, shares: Mapping[str, Tensor], optimizer: torch.optim.Adam, step: int
+) -> None:
+    """Write the k's, Adam's moments and the step; whole or not at all."""
+    tensors = {"step": torch.tensor(step)}
+    for name, share in shares.items():
+        tensors[f"share:{name}"] = share.detach().clone()
+        for key, value in optimizer.state[share].items():
+            tensors[f"{key}:{name}"] = value.detach().clone()
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part)
+    part.replace(path)
+
+
+def load_state(path: Path, shares: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> int:
+    """Read what `save_state` wrote into the parameters and the optimizer; the step."""
+    tensors = load_file(path)
+    for name, share in shares.items():
+        with torch.no_grad():
+            share.copy_(tensors[f"share:{name}"])
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        optimizer.state[share] = {key: tensors[f"{key}:{name}"] for key in keys}
+    return int(tensors["step"])

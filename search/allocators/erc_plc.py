@@ -1,0 +1,53 @@
+"""ERC's partial-layer compression: only the last k blocks (ERC-SVD, §3.3; methods.md §5)."""
+
+from __future__ import annotations
+
+from autotune.errors import BudgetInfeasibleError
+from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
+from autotune.search.problem import Allocation
+from autotune.types import Site
+
+
+class ErcPlc(Allocator):
+    """The first N−k blocks stay dense, the last k share R_l = N·R_o/k; k by the final hidden error.
+
+    k runs over {s, 2s, …}; R_l is bisected until the budgets hold, k with the least error of the
+    final hidden states on the search batch wins.
+    """
+
+    name = "erc-plc"
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+
+    def allocate(self, question: Question) -> Allocation:
+        """Try every k."""
+        blocks = list(blocks_of(question.sites).items())
+        count = len(blocks)
+        step = self.step or max(1, count // 8)
+        found: list[Allocation] = []
+        failure: BudgetInfeasibleError | None = None
+        for k in sorted({*range(step, count, step), count}):
+            last = {site for _, sites in blocks[count - k :] for site in sites}
+            try:
+                found.append(self._last(question, last))
+            except BudgetInfeasibleError as error:
+                failure = error
+        if not found:
+            assert failure is not None
+            raise failure
+        return min(found, key=lambda a: question.evidence.feature_error(a.ranks))
+
+    def _last(self, question: Question, last: set[Site]) -> Allocation:
+        def plan_of(t: float) -> Plan:
+            return {
+                site.name: question.floor(
+                    site, t * site.in_features * site.out_features
+                    / (site.in_features + site.out_features)
+                )
+                if site in last
+                else None
+                for site in question.sites
+            }  # fmt: skip
+
+        return question.largest_fitting(plan_of, self.name)

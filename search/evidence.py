@@ -1,0 +1,209 @@
+"""What allocators may learn about a model; each answer is computed once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotune.compress.factors import Factors
+from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
+from autotune.compress.tasks.base import Batch, Task
+from autotune.types import Site, digest
+
+Ranks = Mapping[str, int | None]
+
+
+class Evidence:
+    """A model with its factors, and the batches that allocation may look at (never held-out).
+
+    `folder` is where a long training may keep its state, under a name that depends on `key` (what
+    the model and its factors were made from).
+    """
+
+    def __init__(
+        self, model: nn.Module, task: Task, sites: Sequence[Site], factors: Factors,
+        batches: Sequence[Batch], seed: int = 0, folder: Path | None = None, key: str = "",
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.task = task
+        self.sites = tuple(sites)
+        self.factors = factors
+        self.batches = tuple(batches)
+        self.seed = seed
+        self.folder = folder
+        self.key = key
+        self.progress = progress
+        self._losses = self._recall()
+        self._spectra: dict[tuple[str, str], Tensor] = {}
+
+    @contextmanager
+    def applied(self, ranks: Ranks) -> Iterator[None]:
+        """The model with `ranks` factorized, dense again afterwards."""
+        chosen = {s: r for s in self.sites if (r := ranks.get(s.name)) is not None}
+        layers = {
+            site.name: low_rank_like(self.model.get_submodule(site.name), *pair)
+            for site, pair in self.factors.plan(chosen)
+        }
+        replaced = replace_modules(self.model, layers)
+        try:
+            yield
+        finally:
+            replace_modules(self.model, replaced)
+
+    @functools.cached_property
+    def _references(self) -> list[Tensor | None]:
+        return self.task.references(self.model, self.batches)
+
+    def true_loss(self, ranks: Ranks) -> float:
+        """Mean loss of the compressed model on the search batches; kept in `folder` as it comes."""
+        plan = digest({name: rank for name, rank in ranks.items() if rank is not None})[:32]
+        if plan not in self._losses:
+            references = self._references
+            with self.applied(ranks):
+                loss = self.task.mean_loss(self.model, self.batches, references)
+            self._losses[plan] = loss
+            if self._journal:
+                # The line break in front ends a line that a kill has torn.
+                with self._journal.open("a") as file:
+                    file.write("\n" + json.dumps({"plan": plan, "loss": loss}) + "\n")
+        return self._losses[plan]
+
+    @property
+    def _journal(self) -> Path | None:
+        return self.folder / f"losses-{self.key[:16]}.jsonl" if self.folder else None
+
+    def _recall(self) -> dict[str, float]:
+        """What an earlier run evaluated; a line torn by a kill is evaluated again."""
+        found: dict[str, float] = {}
+        if self._journal and self._journal.is_file():
+            for line in self._journal.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                    found[entry["plan"]] = float(entry["loss"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return found
+
+    def spectrum(self, kind: str, site: Site) -> Tensor:
+        """Singular values, descending, fp64: of the `weight` itself or in the `metric`."""
+        key = (kind, site.name)
+        if key not in self._spectra:
+            if kind == "weight":
+                weight = dense_weight(self.model.get_submodule(site.name)).double()
+                self._spectra[key] = torch.linalg.svdvals(weight)
+            else:
+                errors = self.factors.errors(site)
+                self._spectra[key] = (errors[:-1] - errors[1:]).clamp_min(0).sqrt()
+        return self._spectra[key]
+
+    @torch.no_grad()
+    def features(self) -> list[Tensor]:
+        """The model's final hidden states on the search batches, as it stands."""
+        found: list[Tensor] = []
+        base = getattr(self.model, "base_model", self.model)
+        handle = base.register_forward_hook(lambda _m, _a, out: found.append(_first(out).detach()))
+        try:
+            for batch in self.batches:
+                self.task.output(self.model, batch)
+        finally:
+            handle.remove()
+        return found
+
+    @functools.cached_property
+    def _dense_features(self) -> list[Tensor]:
+        return self.features()
+
+    def feature_error(self, ranks: Ranks) -> float:
+        """Mean squared error of the final hidden states / their mean square."""
+        dense = self._dense_features
+        with self.applied(ranks):
+            ours = self.features()
+        wrong = sum(
+            float((a - b).double().square().sum()) for a, b in zip(ours, dense, strict=True)
+        )
+        return wrong / max(sum(float(b.double().square().sum()) for b in dense), 1e-300)
+
+    @functools.cached_property
+    def sensitivity(self) -> dict[str, float]:
+        """‖∇θ‖_F / ‖θ‖_F of every site's weight, ∇ of the task's curvature signal."""
+        modules: dict[str, Any] = {s.name: self.model.get_submodule(s.name) for s in self.sites}
+        weights: dict[str, nn.Parameter] = {n: m.weight for n, m in modules.items()}
+        generator = torch.Generator().manual_seed(self.seed)
+        before = {name: weight.requires_grad for name, weight in weights.items()}
+        try:
+            for weight in weights.values():
+                weight.requires_grad_(True)
+                weight.grad = None
+            for batch in self.batches:
+                with torch.enable_grad():
+                    output = self.task.output(self.model, batch)
+                    signals = list(self.task.curvature_signals(output, batch, generator))
+                    signals[0].backward()
+            return {
+                name: float(weight.grad.double().norm() / weight.detach().double().norm())
+                for name, weight in weights.items()
+                if weight.grad is not None
+            }
+        finally:
+            for name, weight in weights.items():
+                weight.requires_grad_(before[name])
+                weight.grad = None
+
+    @functools.cached_property
+    def block_ranks(self) -> dict[int, int]:
+        """Effective rank of every block's output: first k with Σσ_{≤k} / Σσ ≥ 0.95."""
+        grams: dict[int, Tensor] = {}
+
+        def hook(block: int) -> Callable[[nn.Module, Any, Any], None]:
+            def add(_module: nn.Module, _args: Any, output: Any) -> None:
+                rows = _first(output).detach().double().flatten(0, -2)
+                grams[block] = grams.get(block, 0) + rows.T @ rows
+
+            return add
+
+        handles = [
+            self.model.get_submodule(name).register_forward_hook(hook(block))
+            for block, name in block_modules(self.sites).items()
+        ]
+        try:
+            with torch.no_grad():
+                for batch in self.batches:
+                    self.task.output(self.model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {block: _effective_rank(gram) for block, gram in grams.items()}
+
+
+def _first(output: Any) -> Tensor:
+    """Hidden states from whatever a module returned."""
+    if isinstance(output, Tensor):
+        return output
+    first: Tensor = output[0]
+    return first
+
+
+def _effective_rank(gram: Tensor, share: float = 0.95) -> int:
+    sigma = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+    reached = sigma.cumsum(0) / sigma.sum().clamp_min(1e-300)
+    return int((reached < share).sum()) + 1
+
+
+def block_modules(sites: Sequence[Site]) -> dict[int, str]:
+    """The module name of every transformer block that holds sites."""
+    found: dict[int, str] = {}
+    for site in sites:
+        if site.block is not None:
+            match = re.search(rf"\.{site.block}(?=\.)", site.name)
+            assert match is not None
+            found.setdefault(site.block, site.name[: match.end()])
+    return found

@@ -1,0 +1,281 @@
+"""One suite for every allocator, then each rule's own identities (methods.md §§1–5)."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from autotune.compress.factors import FactorStore, build_factor_store
+from autotune.compress.lowrank import dense_weight
+from autotune.compress.metrics import make_metric
+from autotune.compress.sites import find_sites
+from autotune.compress.statistics import collect_statistics
+from autotune.errors import BudgetInfeasibleError, UsageError
+from autotune.search.allocators import ALLOCATORS, make_allocator
+from autotune.search.allocators.base import Question, blocks_of
+from autotune.search.allocators.dipsvd import DipsvdHeuristic, exact_mean
+from autotune.search.allocators.dobi import Dobi, interpolate
+from autotune.search.allocators.erc_plc import ErcPlc
+from autotune.search.allocators.flar import Flar, smallest_meeting, weight_cosines
+from autotune.search.allocators.pgsvd import Pgsvd, rank_of_error
+from autotune.search.evidence import Evidence
+from autotune.search.exact import solve_exact
+from autotune.search.problem import Option, RankProblem
+from autotune.types import Site, break_even_rank
+from tests.compress.test_statistics import text_batches
+from tests.conftest import tiny_model, tiny_task
+
+QUICK = {"dipsvd-bayes": "dipsvd-bayes:trials=4", "dobi": "dobi:steps=3,save_every=2"}
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    model = tiny_model("llama")
+    model.requires_grad_(False)
+    task, sites = tiny_task("llama"), find_sites(model).sites
+    metric = make_metric("kfac")
+    batches = text_batches(masked=False, length=24)
+    statistics = collect_statistics(model, sites, task, batches, metric.moments)
+    path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
+    build_factor_store(model, sites, metric, statistics, path)
+    return Evidence(model, task, sites, FactorStore(path), text_batches(1, masked=False, seed=9))
+
+
+def question(evidence, resources=("latency",), share=0.7):
+    """Budgets of `share` of dense; latency is a staircase with steps of 16 ranks."""
+    options, dense_total = [], np.zeros(len(resources))
+    for site in evidence.sites:
+        k, n = site.in_features, site.out_features
+        errors = evidence.factors.errors(site)
+
+        def costs(rank, k=k, n=n):
+            size = k * n if rank is None else rank * (k + n)
+            steps = k * n * 0.9 if rank is None else -(-rank // 16) * 16 * (k + n) + 0.1 * k * n
+            table = {"latency": steps * 1e-9, "parameters": float(size), "flops": 2.0 * size}
+            return tuple(table[name] for name in resources)
+
+        ranks = range(4, break_even_rank(k, n), 4)
+        choices = [Option(rank=None, loss=0.0, costs=costs(None))]
+        choices += [Option(rank=r, loss=float(errors[r]), costs=costs(r)) for r in ranks]
+        options.append(tuple(choices))
+        dense_total += np.array(choices[0].costs)
+    problem = RankProblem(
+        sites=tuple(s.name for s in evidence.sites), options=tuple(options), resources=resources,
+        limits=tuple(share * dense_total),
+    )  # fmt: skip
+
+    def latency_ratio(site, rank):
+        k, n = site.in_features, site.out_features
+        return (-(-rank // 16) * 16 * (k + n) + 0.1 * k * n) / (0.9 * k * n)
+
+    return Question(
+        problem=problem, sites=evidence.sites, evidence=evidence, latency_ratio=latency_ratio
+    )
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+@pytest.mark.parametrize("resources", [("latency",), ("latency", "parameters", "flops")])
+def test_every_allocator_keeps_every_budget(name, resources, evidence):
+    asked = question(evidence, resources)
+    allocation = make_allocator(QUICK.get(name, name)).allocate(asked)
+    assert asked.fits(allocation)
+    again = asked.allocation(allocation.ranks, "check")
+    assert allocation.costs == pytest.approx(again.costs)
+    assert allocation.loss == pytest.approx(again.loss)
+    for site in evidence.sites:
+        rank = allocation.ranks[site.name]
+        assert rank is None or rank in asked.candidates(site)
+    assert any(rank is not None for rank in allocation.ranks.values())
+    # Nobody beats the exact plan on the table's own loss.
+    assert allocation.loss >= solve_exact(asked.problem, 1e-9).loss * (1 - 1e-6)
+    repeated = make_allocator(QUICK.get(name, name)).allocate(asked)
+    assert repeated.ranks == allocation.ranks
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_a_loose_budget_leaves_much_and_an_impossible_one_is_refused(name, evidence):
+    loose = question(evidence, ("parameters",), share=1.0)
+    tight = question(evidence, ("parameters",), share=0.5)
+    allocator = make_allocator(QUICK.get(name, name))
+    assert allocator.allocate(loose).costs[0] >= allocator.allocate(tight).costs[0]
+    impossible = question(evidence, ("parameters",), share=1e-3)
+    with pytest.raises(BudgetInfeasibleError) as error:
+        make_allocator(QUICK.get(name, name)).allocate(impossible)
+    assert error.value.reachable["parameters"] > impossible.problem.limits[0]
+
+
+def test_the_model_is_dense_again_afterwards(evidence):
+    before = {n: p.clone() for n, p in evidence.model.named_parameters()}
+    for name in ALLOCATORS:
+        make_allocator(QUICK.get(name, name)).allocate(question(evidence))
+    after = dict(evidence.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+    assert not any(p.requires_grad for p in after.values())
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(UsageError, match=r"known are exact\+optuna, exact, uniform"):
+        make_allocator("magic")
+    for spec in ("pgsvd:profile=x", "flar:criterion=x", "dipsvd-heuristic:sign=x"):
+        with pytest.raises(UsageError, match=" or "):
+            make_allocator(spec)
+    with pytest.raises(UsageError, match="unknown option 'depth'; known are beta, sign"):
+        make_allocator("dipsvd-heuristic:depth=3")
+    with pytest.raises(UsageError, match="write options as"):
+        make_allocator("dobi:steps")
+    assert make_allocator("dobi:steps=3,learning_rate=0.1,form=taylor").steps == 3
+
+
+def test_pgsvds_rank_is_the_smallest_within_epsilon():
+    sigma = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    total = float(sigma.square().sum()) ** 0.5
+    for epsilon in np.linspace(0.01, 0.99, 50):
+        rank = rank_of_error(sigma, epsilon)
+        assert float(sigma[rank:].square().sum()) ** 0.5 / total <= epsilon
+        assert rank == 1 or float(sigma[rank - 1 :].square().sum()) ** 0.5 / total > epsilon
+    ranks = [rank_of_error(sigma, e) for e in np.linspace(0, 1, 30)]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def test_pgsvds_towers_get_their_own_epsilon(evidence):
+    asked = question(evidence, ("parameters",), 0.6)
+    one = Pgsvd().allocate(asked)
+    two = Pgsvd(groups=["mlp"]).allocate(asked)
+    assert two.loss <= one.loss
+    assert Pgsvd(profile="metric").allocate(asked).ranks != one.ranks
+    assert asked.fits(Pgsvd(alpha=True).allocate(asked))
+
+
+def test_flars_binary_search_against_the_whole_grid(evidence):
+    asked = question(evidence, ("parameters",), 0.6)
+    for criterion in ("fast", "precise"):
+        fast = Flar(criterion).allocate(asked)
+        slow = Flar(criterion, whole_grid=True).allocate(asked)
+        # The criterion is nearly monotone; where it is not, bisection may stop above.
+        pairs = [(fast.ranks[n], slow.ranks[n]) for n in fast.ranks]
+        assert sum(a == b for a, b in pairs) >= len(pairs) * 0.8
+    wavy = [5.0, 1.0, 3.0, 0.5]
+    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=True) == 2
+    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=False) == 4
+    assert smallest_meeting([1, 2], lambda r: False, whole_grid=False) is None
+
+
+def test_flars_cosines_are_the_weights(evidence):
+    asked, site = question(evidence), evidence.sites[4]
+    cosines = weight_cosines(asked, site)
+    weight = dense_weight(evidence.model.get_submodule(site.name)).double()
+    for rank in (1, 7, len(cosines)):
+        ((_, (up, down)),) = evidence.factors.plan({site: rank})
+        ours = up.double() @ down.double()
+        expected = float((weight * ours).sum() / (weight.norm() * ours.norm()))
+        assert float(cosines[rank - 1]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_flar_leaves_a_layer_dense_that_would_be_slower(evidence):
+    asked = question(evidence, ("parameters",), 0.8)
+    first = evidence.sites[0].name
+    slow = dataclasses.replace(
+        asked, latency_ratio=lambda site, rank: 1.5 if site.name == first else 0.5
+    )
+    assert Flar().allocate(slow).ranks[first] is None
+
+
+def test_ercs_first_blocks_stay_dense_and_k_is_the_best_tried(evidence):
+    asked = question(evidence, ("parameters",), 0.85)
+    allocation = ErcPlc(step=1).allocate(asked)
+    ranks = [
+        [allocation.ranks[s.name] for s in sites] for sites in blocks_of(evidence.sites).values()
+    ]
+    touched = [any(r is not None for r in block) for block in ranks]
+    assert touched == sorted(touched)
+    assert touched[-1]
+    with evidence.applied(allocation.ranks):
+        from autotune.compress.checkpoint import low_rank_layers
+
+        assert all(".1." in name for name in low_rank_layers(evidence.model)) or touched[0]
+
+
+def test_dipsvds_mean_is_exact_after_clipping():
+    rng = np.random.default_rng(0)
+    for mean in (0.35, 0.5, 0.8, 0.95):
+        for _ in range(20):
+            keeps = exact_mean(np.exp(rng.normal(size=12)), mean)
+            assert keeps.mean() == pytest.approx(mean, abs=1e-9)
+            assert keeps.min() >= 0.3 - 1e-12
+            assert keeps.max() <= 0.98 + 1e-12
+    weights = np.array([1.0, 2.0, 3.0])
+    assert exact_mean(weights, 0.5) == pytest.approx(np.clip(weights / 4, 0.3, 0.98), abs=0.05)
+
+
+def test_dipsvds_signs_pull_apart(evidence):
+    blocks = [b for b in blocks_of(evidence.sites) if b is not None]
+    code = DipsvdHeuristic(sign="code").weights(evidence, blocks)
+    paper = DipsvdHeuristic(sign="paper").weights(evidence, blocks)
+    if code[0] != code[1] and paper[0] != paper[1]:
+        assert (code[0] > code[1]) != (paper[0] > paper[1])
+
+
+def test_sensitivity_is_the_gradients_norm(evidence):
+    """Against autograd on the summed cross-entropy with the same sampled labels."""
+    site = evidence.sites[2]
+    model, task = evidence.model, evidence.task
+    weight = model.get_submodule(site.name).weight
+    weight.requires_grad_(True)
+    generator = torch.Generator().manual_seed(evidence.seed)
+    total = 0
+    for batch in evidence.batches:
+        (signal,) = task.curvature_signals(task.output(model, batch), batch, generator)
+        total = total + signal
+    (gradient,) = torch.autograd.grad(total, weight)
+    weight.requires_grad_(False)
+    expected = float(gradient.norm() / weight.norm())
+    assert evidence.sensitivity[site.name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_dobis_state_survives_and_goes_on(evidence, tmp_path):
+    asked = question(evidence)
+    evidence.folder = tmp_path
+    try:
+        whole = Dobi(steps=4, save_every=2).train(asked)
+        (state,) = tmp_path.glob("dobi-*.safetensors")
+        # What a killed run leaves: the state after step 2 of 4.
+        state.unlink()
+        stopped = Dobi(steps=4, save_every=2)
+        stopped_steps = itertools.count()
+
+        def kill(done, total):
+            if next(stopped_steps) == 2:
+                raise KeyboardInterrupt
+
+        evidence.progress = kill
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train(asked)
+        evidence.progress = lambda done, total: None
+        assert state.exists()
+        assert Dobi(steps=4, save_every=2).train(asked) == pytest.approx(whole, rel=1e-5)
+    finally:
+        evidence.folder = None
+        evidence.progress = lambda done, total: None
+
+
+def test_dobis_cost_is_linear_between_candidates():
+    ranks, costs = torch.tensor([0.0, 4.0, 8.0]), torch.tensor([0.0, 2.0, 3.0]).double()
+    k = torch.tensor(6.0, requires_grad=True)
+    value = interpolate(k, ranks, costs)
+    value.backward()
+    assert float(value) == 2.5
+    assert float(k.grad) == 0.25
+
+
+def test_floor_never_gives_zero_or_more_than_asked(evidence):
+    asked = question(evidence)
+    for site in evidence.sites:
+        ranks = asked.candidates(site)
+        assert asked.floor(site, 0.3) == ranks[0]
+        assert asked.floor(site, ranks[1] + 0.5) == ranks[1]
+        assert asked.floor(site, 1e9) is None
+    strange = Site(name=evidence.sites[0].name, in_features=64, out_features=64, tokens=1)
+    assert asked.floor(strange, 32.0) is None
