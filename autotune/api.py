@@ -27,8 +27,8 @@ def tune(
     factorizer: str = "svd",
     allocator: str | None = None,
     storage: str = "fp32",
-    sensitivity_rounds: int = 0,
-    trials: int = 24,
+    sensitivity_rounds: int = 1,
+    trials: int = 12,
     rounds: int = 3,
     threads: int | None = None,
     targets: tuple[str, ...] = (),
@@ -55,7 +55,7 @@ def tune(
             output-subspace.
         allocator: What chooses the ranks; None is exact, with Optuna when there are trials.
         storage: How factors are stored: fp32 (the model's dtype), fp16, bf16 or remap8.
-        sensitivity_rounds: Rescale every layer's error curve by true perturbations, at most 3.
+        sensitivity_rounds: Turns of the sensitivity pass of the exact allocator, 0 to 3.
         trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
         rounds: Most turns of the closed loop (solve, build, measure, correct).
         threads: Threads of the backend; None takes all cores.

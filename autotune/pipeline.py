@@ -34,6 +34,7 @@ from autotune.stages import (
     calibrate,
     dense_artefact,
     error_table,
+    load_data,
     make_context,
 )
 from autotune.types import digest
@@ -50,8 +51,9 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         with reporter.stage("load the model"):
             loaded = load_model(request.model)
         context = make_context(request, folder, reporter, loaded, device, backend, threads)
+        data = load_data(context)
         dense = dense_artefact(context)
-        data, factors, factors_key = calibrate(context)
+        factors, factors_key = calibrate(context, data)
         table = profile_layers(context, database)
         network = network_model(context, anchor_network(context, dense), table)
         totals = _totals(context, network)
@@ -61,9 +63,9 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         )  # fmt: skip
         planner = Planner(context, error_table(context, factors), network, totals, evidence)
         planner.require_feasible()  # an infeasible budget is refused before anything long
-        if request.sensitivity_rounds:
+        if request.sensitivity_turns:
             with reporter.stage("sensitivity of every layer") as advance:
-                planner.rescale(request.sensitivity_rounds, advance)
+                planner.rescale(request.sensitivity_turns, advance)
         knobs = find_knobs(context, planner, factors_key)
         rounds = run_loop(context, planner, factors, factors_key, dense, knobs)
         final = _final(context, planner, dense, rounds)

@@ -17,7 +17,7 @@ from autotune.search.outer import Knobs, error_multiplier
 from autotune.search.problem import Allocation, RankProblem
 from autotune.search.sensitivity import Scales, sensitivity_pass
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
-from autotune.stages import Context, candidates
+from autotune.stages import Context
 from autotune.types import Estimate, Site
 
 
@@ -74,7 +74,7 @@ class Planner:
             limits["latency"] *= 1.0 - margin
         network = dataclasses.replace(self.network, correction=correction)
         totals = self.totals
-        options = {site.name: candidates(self.context, site) for site in self.context.sites.sites}
+        options = {site.name: sorted(self.errors[site.name]) for site in self.context.sites.sites}
         return build_problem(
             self.context.sites.sites, scaled, options, network, totals, limits,
             self.context.request.storage,

@@ -12,7 +12,7 @@ from autotune.planner import Planner, Round
 from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
 from autotune.search.tables import site_bytes
-from autotune.stages import DTYPE, Context, artefact_key, candidates, chosen_metric
+from autotune.stages import DTYPE, Context, artefact_key, chosen_metric
 from autotune.types import break_even_rank
 
 
@@ -145,7 +145,7 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
         ranks: dict[str, int | None] = {}
         for site in context.sites.sites:
             most = percent / 100 * break_even_rank(site.in_features, site.out_features)
-            fitting = [rank for rank in candidates(context, site) if rank <= most]
+            fitting = [rank for rank in sorted(planner.errors[site.name]) if rank <= most]
             ranks[site.name] = fitting[-1] if fitting else None
         loss = sum(planner.errors[name][rank] for name, rank in ranks.items() if rank)
         ratio = planner.network.predict(ranks).ratio

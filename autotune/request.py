@@ -45,8 +45,8 @@ class TuneRequest:
     factorizer: str = "svd"
     allocator: str | None = None
     storage: str = "fp32"
-    sensitivity_rounds: int = 0
-    trials: int = 24
+    sensitivity_rounds: int = 1
+    trials: int = 12
     rounds: int = 3
     margin: float = 0.01
     threads: int | None = None
@@ -72,6 +72,12 @@ class TuneRequest:
     def chosen_allocator(self) -> str:
         """The one asked for; else exact, with Optuna around it when there are trials."""
         return self.allocator or ("exact+optuna" if self.trials else "exact")
+
+    @property
+    def sensitivity_turns(self) -> int:
+        """Rounds of the sensitivity pass; only the exact allocator goes by the error table."""
+        exact = self.chosen_allocator in ("exact", "exact+optuna")
+        return self.sensitivity_rounds if exact else 0
 
     def _check_combination(self) -> None:
         """Refuse parts that contradict each other.

@@ -140,10 +140,14 @@ def chosen_metric(context: Context) -> str:
     return context.request.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC)
 
 
-def calibrate(context: Context) -> tuple[CalibrationData, Factors, dict[str, Any]]:
-    """Calibration data, factors of every site in the chosen metric, and the factors' key."""
+def load_data(context: Context) -> CalibrationData:
+    """The calibration data; early in a run, as it is what is most often given wrong."""
+    return load_calibration(context.loaded, context.request.calibration, context.request.workload)
+
+
+def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[str, Any]]:
+    """Factors of every site in the chosen metric, and the factors' key."""
     request = context.request
-    data = load_calibration(context.loaded, request.calibration, request.workload)
     metric = make_metric(chosen_metric(context))
     statistics_key = {
         **context.model_key,
@@ -187,7 +191,7 @@ def calibrate(context: Context) -> tuple[CalibrationData, Factors, dict[str, Any
     if request.storage != "fp32":
         factors_key |= {"storage": request.storage}
         factors = Stored(factors, request.storage)
-    return data, factors, factors_key
+    return factors, factors_key
 
 
 def error_table(context: Context, factors: Factors) -> ErrorTable:

@@ -37,7 +37,7 @@ from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.stages import Context, calibrate, dense_artefact, error_table, make_context
+from autotune.stages import Context, calibrate, dense_artefact, error_table, load_data, make_context
 from autotune.types import Budget, Workload, digest
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -50,10 +50,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "dipsvd bayes": {"metric": "dipsvd", "allocator": "dipsvd-bayes:trials=60"},
     "flar": {"metric": "ledoit-wolf", "allocator": "flar"},
     "erc": {"metric": "activation", "factorizer": "residual", "allocator": "erc-plc"},
-    "exact on activation": {"metric": "activation", "allocator": "exact"},
-    "exact on kfac": {"metric": "kfac", "allocator": "exact"},
-    "exact on kfac-seq": {"metric": "kfac-seq", "allocator": "exact"},
-    "exact sensitivity": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 2},
+    "exact on activation": {"metric": "activation", "allocator": "exact", "sensitivity_rounds": 0},
+    "exact on kfac": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 0},
+    "exact on kfac-seq": {"metric": "kfac-seq", "allocator": "exact", "sensitivity_rounds": 0},
+    "exact sensitivity": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 1},
     "default": {"metric": None, "allocator": "exact+optuna"},
 }
 _HELDOUT_TOKENS = 20_000
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--keep", default="0.9,0.8,0.7,0.6,0.5")
     parser.add_argument("--latency", default="0.9x,0.8x,0.7x,0.6x,0.5x")
     parser.add_argument("--isl", type=int, default=512)
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--measure-seconds", type=float, default=4.0)
     parser.add_argument("--output", help="Folder for caches (default: a temporary one).")
@@ -148,7 +148,8 @@ def compare(
 def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str, Any]:
     """Solve, judge and measure one plan."""
     reset_peak_memory()
-    data, factors, key = calibrate(context)
+    data = load_data(context)
+    factors, key = calibrate(context, data)
     parameters = list(context.loaded.model.parameters())
     totals = count_resources(
         context.sites.sites, sum(p.numel() for p in parameters),
@@ -161,8 +162,8 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
     planner = Planner(context, error_table(context, factors), network, totals, evidence)
     started = time.monotonic()
     try:
-        if context.request.sensitivity_rounds:
-            planner.rescale(context.request.sensitivity_rounds, lambda done, total: None)
+        if context.request.sensitivity_turns:
+            planner.rescale(context.request.sensitivity_turns, lambda done, total: None)
         knobs = find_knobs(context, planner, key)
         allocation = planner.solve(knobs, margin=0.0)
     except BudgetInfeasibleError as error:
@@ -200,7 +201,7 @@ class Judge:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        data, _, _ = calibrate(context)
+        data = load_data(context)
         self.data = data
         model, task = context.loaded.model, context.task
         self.dense = task.figure(task.mean_loss(model, data.heldout, [None] * len(data.heldout)))

@@ -63,13 +63,26 @@ def solve_milp(
     """
     problem.require_feasible()
     program = _Program(problem)
-    # HiGHS works with absolute tolerances: bring losses and costs to the order of one.
-    loss_scale = max(float(program.losses.sum()) / len(problem.sites), 1e-300)
+    # HiGHS works with absolute tolerances: bring costs and the plan's loss to the order of one.
+    # That loss is known only after a first solve, which starts from the mean of all options.
+    scale = max(float(program.losses.sum()) / len(problem.sites), 1e-300)
+    x, bound = _minimise(program, scale, relative_gap, max_seconds)
+    loss = make_allocation(problem, program.chosen(x), 0.0, "milp").loss
+    if 0.0 < loss < 0.1 * scale:
+        x, bound = _minimise(program, loss, relative_gap, max_seconds)
+    return make_allocation(problem, program.chosen(x), bound, "milp")
+
+
+def _minimise(
+    program: _Program, scale: float, relative_gap: float, max_seconds: float
+) -> tuple[NDArray[np.float64], float]:
+    """The variables and the dual bound of the loss, solved with losses divided by `scale`."""
+    problem = program.problem
     limits = np.maximum(np.array(problem.limits), 1e-300)
     within = LinearConstraint((program.costs / limits).T, -np.inf, np.ones(len(limits)))
     with _silent_stdout():
         result = milp(
-            program.losses / loss_scale,
+            program.losses / scale,
             integrality=np.ones(len(program.losses), dtype=np.int64),
             bounds=Bounds(0, 1),
             constraints=[program.pick_one(), within],
@@ -80,8 +93,7 @@ def solve_milp(
             f"no plan meets the budgets on {', '.join(problem.resources)} together",
             dict(zip(problem.resources, problem.least_costs().tolist(), strict=True)),
         )
-    bound = float(result.mip_dual_bound) * loss_scale
-    return make_allocation(problem, program.chosen(result.x), bound, "milp")
+    return result.x, float(result.mip_dual_bound) * scale
 
 
 def solve_nearest(

@@ -20,6 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.3")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first, so that both workers end together."""
+    long = ("endtoend/test_tune", "docs/test_docs", "endtoend")
+    items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
+
+
 @pytest.fixture(autouse=True)
 def private_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test touches the user's own latency database."""

@@ -43,8 +43,8 @@ from autotune.types import Budget, Workload
 @click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
 @click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
-@click.option("--sensitivity-rounds", type=int, default=0, show_default=True, help="Up to 3.")
-@click.option("--trials", type=int, default=24, show_default=True, help="Optuna trials, 0 = none.")
+@click.option("--sensitivity-rounds", type=int, default=1, show_default=True, help="0 to 3.")
+@click.option("--trials", type=int, default=12, show_default=True, help="Optuna trials, 0 = none.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Of the closed loop.")
 @click.option("--measure-seconds", type=float, help="Cap of one network measurement (20).")
 @threads_option

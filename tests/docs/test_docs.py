@@ -20,9 +20,18 @@ def blocks(page):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the reader stands: the repository's tests beside, results of earlier pages kept."""
+    """Where the reader stands: the example model beside, results of earlier pages kept.
+
+    The example text is cut short, for time.
+    """
     path = tmp_path_factory.mktemp("docs")
-    (path / "tests").symlink_to(ROOT / "tests")
+    model = path / "tests" / "data" / "code-llama-3m"
+    model.mkdir(parents=True)
+    for file in (ROOT / "tests" / "data" / "code-llama-3m").iterdir():
+        if file.name == "heldout.txt":
+            (model / file.name).write_text(file.read_text()[:40_000])
+        else:
+            (model / file.name).symlink_to(file)
     return path
 
 
@@ -47,8 +56,8 @@ def test_what_the_page_shows_runs(page, folder):
             done = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
             )
-            # A timing may miss its budget on a busy machine; nothing else may go wrong.
-            tunes = "--latency-budget" in command or "bench" in command
+            # A timing may miss its budget, or be slower than dense; nothing else may go wrong.
+            tunes = any(part.endswith("-budget") for part in command) or "bench" in command
             assert done.returncode in ((0, 1) if tunes else (0,)), (command, done.stderr)
             assert "Traceback" not in done.stderr
 

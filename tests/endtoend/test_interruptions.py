@@ -1,0 +1,63 @@
+"""Runs that are killed or interrupted go on; another backend takes the same path."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+
+def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home):
+    """Killed again and again at random moments, the run ends with the same kind of result."""
+    folder = home / "killed"
+    lean = (*arguments, "--sensitivity-rounds", 0, "--output", folder)
+    command = [sys.executable, "-m", "autotune", *map(str, lean)]
+    moments = random.Random()
+    for _ in range(2):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            process.wait(timeout=moments.uniform(5, 20))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if (folder / "result.json").exists():
+            json.loads((folder / "result.json").read_text())
+    done = cli(*lean)
+    assert done.returncode in (0, 1), done.stderr
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert not list(folder.rglob(".*.part"))
+
+
+def test_ctrl_c_keeps_the_state(arguments, home):
+    folder = home / "interrupted"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((folder / ".cache").glob("dense-*")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert list((folder / ".cache").glob("dense-*"))
+    assert not list(folder.rglob(".*.part"))
+
+
+def test_torch_eager_is_a_backend_too(cli, arguments, home):
+    done = cli(
+        *arguments, "--output", home / "eager", "--backend", "torch-eager", "--trials", 0,
+        "--latency-budget", "1x", "--targets", r"mlp", "--rounds", 1, "--sensitivity-rounds", 0,
+        "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["backend"] == "torch-eager"
+    assert not (home / "eager" / "model.onnx").exists()
+    assert (home / "eager" / "model" / "model.safetensors").is_file()
