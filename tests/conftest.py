@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two workers share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests assert what is done, not how fast: short measurements serve.
-os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.3")
+os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ BUDGET = "0.97x"
 SMALL = (
     "--model", LLAMA, "--device", "cpu", "--latency-budget", BUDGET, "--batch-size", 1,
     "--isl", 128, "--calibration-samples", 16, "--trials", 2, "--rounds", 2,
-    "--sensitivity-rounds", 1,
+    "--sensitivity-rounds", 0,
 )  # fmt: skip
 
 

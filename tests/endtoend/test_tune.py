@@ -127,6 +127,7 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
         LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
         workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,
         calibration=home / "text.txt", calibration_samples=16, trials=2, rounds=2,
+        sensitivity_rounds=0,
         database=home / "latency.sqlite",
     )  # fmt: skip
     assert isinstance(result, autotune.TuneResult)
