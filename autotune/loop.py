@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.compress.factors import Factors
-from autotune.compress.lowrank import LowRankLinear, low_rank_like, replace_modules
+from autotune.compress.factors import Factors, build_layers
+from autotune.compress.lowrank import LowRankLinear, replaced
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.errors import BudgetInfeasibleError
 from autotune.measuring import network_inputs, network_policy, network_subject, time_subjects
@@ -26,24 +25,9 @@ _MAX_STEP = 1.25
 _MAX_MARGIN = 0.03
 
 
-def build_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
-    """The low-rank layers of a plan."""
-    chosen = {s: rank for s in context.sites.sites if (rank := ranks.get(s.name)) is not None}
-    model = context.loaded.model
-    return {
-        site.name: low_rank_like(model.get_submodule(site.name), *pair)
-        for site, pair in factors.plan(chosen)
-    }
-
-
-@contextmanager
-def applied(context: Context, layers: Mapping[str, LowRankLinear]) -> Iterator[None]:
-    """The model with `layers` in place, dense again afterwards."""
-    replaced = replace_modules(context.loaded.model, layers)
-    try:
-        yield
-    finally:
-        replace_modules(context.loaded.model, replaced)
+def plan_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
+    """The low-rank layers of a plan for this run's model."""
+    return build_layers(context.loaded.model, context.sites.sites, factors, ranks)
 
 
 def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
@@ -70,10 +54,10 @@ def build_artefact(
     context: Context, dense: Path, factors: Factors, factors_key: Mapping[str, Any], ranks: Ranks
 ) -> Path:
     """The compressed model as the backend runs it."""
-    layers = build_layers(context, factors, ranks)
+    layers = plan_layers(context, factors, ranks)
     chosen = {name: layer.rank for name, layer in layers.items()}
     if context.backend.name.startswith("torch"):
-        with applied(context, layers):
+        with replaced(context.loaded.model, layers):
             return checkpoint_artefact(context, "compressed", chosen, factors_key)
     metadata = {
         "autotune.ranks": chosen,
@@ -144,7 +128,9 @@ def run_loop(
     seen: set[str] = set()
     for number in range(context.request.rounds):
         try:
-            allocation = planner.solve(knobs, correction, margin)
+            with context.reporter.stage("choose the ranks") as advance:
+                planner.evidence.progress = advance
+                allocation = planner.solve(knobs, correction, margin)
         except BudgetInfeasibleError:
             if not rounds:
                 raise

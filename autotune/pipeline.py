@@ -13,9 +13,10 @@ from typing import Any
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
+from autotune.compress.lowrank import replaced
 from autotune.compress.sites import kv_cache_bytes
 from autotune.devices.detect import check_threads, require_device
-from autotune.loop import applied, best_rounds, build_layers, find_knobs, measure_plan, run_loop
+from autotune.loop import best_rounds, find_knobs, measure_plan, plan_layers, run_loop
 from autotune.measuring import anchor_network, network_model, profile_layers
 from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel
@@ -141,7 +142,7 @@ def _quality(
             advance(1, 3)
             dense = task.mean_loss(model, data.heldout, references)
             advance(2, 3)
-            with applied(context, build_layers(context, factors, ranks)):
+            with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
                 compressed = task.mean_loss(model, data.heldout, references)
         return {"dense": dense, "compressed": compressed}
 
@@ -176,7 +177,7 @@ def _hand_out(
     with context.reporter.stage("write the result") as advance:
         advance(0, 4)
         if not (stamp.is_file() and json.loads(stamp.read_text()).get("key") == key):
-            with applied(context, build_layers(context, factors, ranks)):
+            with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
                 folder.write(folder.path / "model", save)
         advance(1, 4)
         if final.artefact.suffix == ".onnx":

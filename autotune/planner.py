@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Planner:
     def solve(
         self, knobs: Knobs, correction: float = 1.0, margin: float | None = None
     ) -> Allocation:
-        """The exact plan, aiming `margin` below the latency limit (None: the request's).
+        """The allocator's plan, aiming `margin` below the latency limit (None: the request's).
 
         Raises:
             BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
@@ -97,20 +97,28 @@ class Planner:
             problem = self.problem(knobs, correction, 0.0)
             try:
                 return self._allocate(problem, correction)
-            except BudgetInfeasibleError as error:
-                raise explain_infeasible(problem, self.totals, self.limits) from error
+            except BudgetInfeasibleError:
+                # Where some plan exists it is the rule that reaches none: its own words stand.
+                self.require_feasible(correction)
+                raise
 
-    def require_feasible(self) -> None:
+    def require_feasible(self, correction: float = 1.0) -> None:
         """Check the budgets against the exact solver, whatever allocator will be used.
 
         Raises:
             BudgetInfeasibleError: no plan at all meets them.
         """
-        problem = self.problem({}, 1.0, 0.0)
+        problem = self.problem({}, correction, 0.0)
         try:
             solve_exact(problem)
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, self.limits) from error
+
+    def table_loss(self, ranks: Mapping[str, int | None]) -> float:
+        """Predicted loss of a plan by the table that plans are compared on: no knobs."""
+        return sum(
+            self.errors[name][rank] * self.scales[name] for name, rank in ranks.items() if rank
+        )
 
     def rescale(self, rounds: int, progress: Callable[[int, int], None]) -> None:
         """Run the sensitivity pass and keep its scales for every later solution."""

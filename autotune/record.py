@@ -11,7 +11,7 @@ from autotune.measuring import network_inputs
 from autotune.planner import Planner, Round
 from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
-from autotune.search.tables import site_bytes
+from autotune.search.tables import live_bytes, site_bytes
 from autotune.stages import DTYPE, Context, artefact_key, chosen_metric
 from autotune.types import break_even_rank
 
@@ -49,6 +49,7 @@ def run_record(
         "solver": {
             "name": final.allocation.solver,
             "loss": final.allocation.loss,
+            "table_loss": planner.table_loss(final.allocation.ranks),
             "lower_bound": final.allocation.lower_bound,
             "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
             "metric": chosen_metric(context),
@@ -68,11 +69,16 @@ def run_record(
 def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
     resources = planner.problem({}, final.correction, 0.0).resources
-    found: dict[str, dict[str, Any]] = {}
-    for name, cost in zip(resources, final.allocation.costs, strict=True):
-        limit, used = planner.limits[name], cost + planner.totals.rest[name]
-        found[name] = {"limit": limit, "used": used, "binding": used > 0.99 * limit}
-    return found
+    costs = zip(resources, final.allocation.costs, strict=True)
+    uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
+    uses["activation_bytes"] = max(
+        live_bytes(site, final.allocation.ranks[site.name], DTYPE)
+        for site in planner.context.sites.sites
+    )
+    return {
+        name: {"limit": limit, "used": uses[name], "binding": uses[name] > 0.99 * limit}
+        for name, limit in planner.limits.items()
+    }
 
 
 def _artefacts(context: Context, dense: Path, final: Round) -> dict[str, str]:
@@ -147,7 +153,7 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
             most = percent / 100 * break_even_rank(site.in_features, site.out_features)
             fitting = [rank for rank in sorted(planner.errors[site.name]) if rank <= most]
             ranks[site.name] = fitting[-1] if fitting else None
-        loss = sum(planner.errors[name][rank] for name, rank in ranks.items() if rank)
+        loss = planner.table_loss(ranks)
         ratio = planner.network.predict(ranks).ratio
         curve.append({"keep_ratio": percent / 100, "ratio": ratio, "loss": loss})
     return curve

@@ -85,6 +85,11 @@ class TuneRequest:
         Raises:
             UsageError: with the reason.
         """
+        if set(self.budget.limits()) <= {"activation_bytes", "kv_cache_bytes"}:
+            raise UsageError(
+                "no rank lowers activation or KV-cache bytes, so such a budget alone leaves "
+                "nothing to choose; add one on latency, parameters, weight bytes or FLOPs"
+            )
         name, metric = self.factorizer.partition(":")[0], (self.metric or "").partition(":")[0]
         if name == "output-subspace" and metric != "activation":
             raise UsageError(

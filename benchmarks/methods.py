@@ -22,12 +22,12 @@ import torch
 
 from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
-from autotune.compress.lowrank import dense_weight
+from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.plan import CalibrationPlan
 from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import BudgetInfeasibleError
-from autotune.loop import applied, build_artefact, build_layers, find_knobs, measure_plan
+from autotune.loop import build_artefact, find_knobs, measure_plan, plan_layers
 from autotune.measuring import anchor_network, network_model, profile_layers
 from autotune.planner import Planner
 from autotune.profiler.backends import require_backend
@@ -214,12 +214,12 @@ class Judge:
     def __call__(self, factors: Factors, ranks: Any) -> dict[str, Any]:
         """The quality columns."""
         context, task, model = self.context, self.context.task, self.context.loaded.model
-        layers = build_layers(context, factors, ranks)
+        layers = plan_layers(context, factors, ranks)
         found = {
             f"{name}_activation_loss": activation_loss(context, layers, statistics)
             for name, statistics in self.grams.items()
         }
-        with applied(context, layers):
+        with replaced(context.loaded.model, layers):
             loss = task.mean_loss(model, self.data.heldout, [None] * len(self.data.heldout))
         protocol = task.protocol(self.data.heldout)
         return {

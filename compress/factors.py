@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autotune.compress.factorizers.base import Factorizer, Layer
 from autotune.compress.factorizers.output_subspace import output_bases
 from autotune.compress.factorizers.truncated import factorize
-from autotune.compress.lowrank import dense_weight
+from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like
 from autotune.compress.metrics.base import Metric
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
@@ -44,6 +44,17 @@ class Factors(ABC):
         """The smallest rank that factors exist for."""
         del site
         return 1
+
+
+def build_layers(
+    model: nn.Module, sites: Sequence[Site], factors: Factors, ranks: Mapping[str, int | None]
+) -> dict[str, LowRankLinear]:
+    """The low-rank layers of a plan, by site name; dense sites (None or missing) have none."""
+    chosen = {site: rank for site in sites if (rank := ranks.get(site.name)) is not None}
+    return {
+        site.name: low_rank_like(model.get_submodule(site.name), *pair)
+        for site, pair in factors.plan(chosen)
+    }
 
 
 class FactorStore(Factors):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,16 @@ def low_rank_like(module: nn.Module, up: Tensor, down: Tensor) -> LowRankLinear:
     if isinstance(bias, Tensor):
         layer.bias = nn.Parameter(bias.detach())
     return layer
+
+
+@contextmanager
+def replaced(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The model with `layers` in place, as it was afterwards."""
+    before = replace_modules(model, layers)
+    try:
+        yield
+    finally:
+        replace_modules(model, before)
 
 
 def replace_modules(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

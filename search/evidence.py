@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotune.compress.factors import Factors
-from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
+from autotune.compress.factors import Factors, build_layers
+from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.tasks.base import Batch, Task
 from autotune.types import Site, digest
 
@@ -48,16 +48,8 @@ class Evidence:
     @contextmanager
     def applied(self, ranks: Ranks) -> Iterator[None]:
         """The model with `ranks` factorized, dense again afterwards."""
-        chosen = {s: r for s in self.sites if (r := ranks.get(s.name)) is not None}
-        layers = {
-            site.name: low_rank_like(self.model.get_submodule(site.name), *pair)
-            for site, pair in self.factors.plan(chosen)
-        }
-        replaced = replace_modules(self.model, layers)
-        try:
+        with replaced(self.model, build_layers(self.model, self.sites, self.factors, ranks)):
             yield
-        finally:
-            replace_modules(self.model, replaced)
 
     @functools.cached_property
     def _references(self) -> list[Tensor | None]:

@@ -97,10 +97,21 @@ def build_problem(
     """The problem over aligned `candidates` and dense, with absolute `limits` of the network.
 
     Nothing is pruned: papers' rules choose among all; the exact solver prunes for itself.
+
+    Raises:
+        BudgetInfeasibleError: activations of the dense layers alone exceed their limit.
     """
     # A peak is no sum: layers are never live together, so its limit strikes out options instead.
     resources = tuple(name for name in limits if name != "activation_bytes")
     peak = limits.get("activation_bytes", math.inf)
+    if peak < totals.dense["activation_bytes"]:
+        least = totals.dense["activation_bytes"]
+        raise BudgetInfeasibleError(
+            f"infeasible budget: activation_bytes {format_bytes(peak)} was asked, "
+            f"{_amount('activation_bytes', least, totals)} is the least any plan reaches; "
+            "factorizing adds a latent and removes neither input nor output",
+            {"activation_bytes": least},
+        )
     options = []
     for site in sites:
         choices = [

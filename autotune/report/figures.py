@@ -41,7 +41,7 @@ def pareto(record: Record) -> str:
     limit = record["budget"].get("latency", "")
     if limit.endswith("x"):
         axes.axvline(float(limit[:-1]), color=RED, lw=1, label=f"budget {limit}")
-    loss = record["solver"]["loss"]
+    loss = record["solver"]["table_loss"]
     axes.plot(record["predicted_ratio"], loss, "o", color=BLUE, label="chosen, predicted")
     spread = [
         [record["measured_ratio"] - record["measured_ratio_low"]],

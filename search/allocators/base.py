@@ -45,6 +45,11 @@ class Question:
             return None
         return max((r for r in ranks if r <= rank), default=ranks[0])
 
+    def at_keep_ratio(self, site: Site, keep_ratio: float) -> int | None:
+        """The aligned rank that keeps at most `keep_ratio` of the layer's parameters."""
+        k, n = site.in_features, site.out_features
+        return self.floor(site, keep_ratio * k * n / (k + n))
+
     def allocation(self, plan: Plan, solver: str, lower_bound: float = 0.0) -> Allocation:
         """The plan as an allocation, with its costs and loss from the problem's options."""
         chosen = []

@@ -12,7 +12,6 @@ from autotune.errors import UsageError
 from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 _CLIP = (0.3, 0.98)
 Keeps: TypeAlias = NDArray[np.float64]
@@ -41,12 +40,10 @@ def exact_mean(weights: Keeps, mean: float, clip: tuple[float, float] = _CLIP) -
 def block_plan(question: Question, keeps: Mapping[int | None, float]) -> Plan:
     """Every site at its block's keep_ratio, floored; sites outside blocks at the mean."""
     mean = sum(keeps.values()) / len(keeps)
-
-    def rank(site: Site) -> int | None:
-        k, n = site.in_features, site.out_features
-        return question.floor(site, keeps.get(site.block, mean) * k * n / (k + n))
-
-    return {site.name: rank(site) for site in question.sites}
+    return {
+        site.name: question.at_keep_ratio(site, keeps.get(site.block, mean))
+        for site in question.sites
+    }
 
 
 class DipsvdHeuristic(Allocator):
@@ -78,16 +75,9 @@ class DipsvdHeuristic(Allocator):
 
     def allocate(self, question: Question) -> Allocation:
         """Bisect the mean keep_ratio."""
-        blocks = [b for b in blocks_of(question.sites) if b is not None]
-        if not blocks:
-            raise UsageError(f"{self.name} needs transformer blocks, and this model has none")
+        blocks = _blocks(question, self.name)
         weights = self.weights(question.evidence, blocks)
-
-        def plan_of(t: float) -> Plan:
-            keeps = exact_mean(weights, max(t, 1e-6))
-            return block_plan(question, dict(zip(blocks, keeps.tolist(), strict=True)))
-
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(_plan(question, blocks, weights), self.name)
 
 
 class DipsvdBayes(Allocator):
@@ -106,9 +96,7 @@ class DipsvdBayes(Allocator):
         """The best of `trials` plans; equal keeps are the first."""
         import optuna
 
-        blocks = [b for b in blocks_of(question.sites) if b is not None]
-        if not blocks:
-            raise UsageError(f"{self.name} needs transformer blocks, and this model has none")
+        blocks = _blocks(question, self.name)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=question.evidence.seed))
         study.enqueue_trial({f"block{b}": 1.0 for b in blocks})
@@ -124,6 +112,13 @@ class DipsvdBayes(Allocator):
 
         study.optimize(objective, n_trials=self.trials)
         return plans[study.best_trial.number]
+
+
+def _blocks(question: Question, name: str) -> list[int]:
+    blocks = [b for b in blocks_of(question.sites) if b is not None]
+    if not blocks:
+        raise UsageError(f"{name} needs transformer blocks, and this model has none")
+    return blocks
 
 
 def _plan(question: Question, blocks: list[int], weights: Keeps) -> Callable[[float], Plan]:

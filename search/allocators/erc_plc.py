@@ -41,13 +41,8 @@ class ErcPlc(Allocator):
     def _last(self, question: Question, last: set[Site]) -> Allocation:
         def plan_of(t: float) -> Plan:
             return {
-                site.name: question.floor(
-                    site, t * site.in_features * site.out_features
-                    / (site.in_features + site.out_features)
-                )
-                if site in last
-                else None
+                site.name: question.at_keep_ratio(site, t) if site in last else None
                 for site in question.sites
-            }  # fmt: skip
+            }
 
         return question.largest_fitting(plan_of, self.name)

@@ -15,12 +15,6 @@ class Uniform(Allocator):
         """Bisect t."""
 
         def plan_of(t: float) -> Plan:
-            return {
-                site.name: question.floor(
-                    site, t * site.in_features * site.out_features
-                    / (site.in_features + site.out_features)
-                )
-                for site in question.sites
-            }  # fmt: skip
+            return {site.name: question.at_keep_ratio(site, t) for site in question.sites}
 
         return question.largest_fitting(plan_of, self.name)

@@ -40,6 +40,7 @@ def refuse(done, code, *says):
         (("--latency-budget", "0.8x", "--metric", "magic"), 2, ["unknown metric"]),
         (("--latency-budget", "0.8x", "--allocator", "magic"), 2, ["unknown allocator", "erc-plc"]),
         (("--latency-budget", "0.8x", "--factorizer", "magic"), 2, ["unknown factorizer", "als"]),
+        (("--activation-budget", "1x"), 2, ["alone leaves nothing to choose"]),
         (("--latency-budget", "0.8x", "--storage", "int3"), 2, ["unknown storage", "remap8"]),
         (
             ("--latency-budget", "0.8x", "--factorizer", "output-subspace"),
