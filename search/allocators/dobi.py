@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autotune.compress.gates import GatedLinear
-from autotune.compress.lowrank import replace_modules
+from autotune.compress.lowrank import replaced
 from autotune.search.allocators.base import Allocator, Plan, Question
 from autotune.search.problem import Allocation
 from autotune.types import Site, break_even_rank, digest
@@ -78,30 +78,25 @@ class Dobi(Allocator):
         done = load_state(state, shares, optimizer) if state and state.exists() else 0
         samples = _samples(evidence.batches)
         references = evidence.task.references(evidence.model, samples)
-        replaced = replace_modules(evidence.model, gates)
-        try:
-            turns = itertools.cycle(zip(samples, references, strict=True))
-            chosen = itertools.islice(turns, done, self.steps)
+        turns = itertools.cycle(zip(samples, references, strict=True))
+        chosen = itertools.islice(turns, done, self.steps)
+        with replaced(evidence.model, gates), torch.enable_grad():
             for step, (batch, reference) in enumerate(chosen, start=done + 1):
                 optimizer.zero_grad()
-                with torch.enable_grad():
-                    output = evidence.task.output(evidence.model, batch)
-                    costs = [
-                        interpolate(gates[site.name].rank, *curves[site]) for site in question.sites
-                    ]
-                    ratio = torch.stack(costs).sum() / dense
-                    wanted = output if reference is None else reference
-                    total, count = evidence.task.loss(output, wanted, batch)
-                    (total / count + self.penalty * (ratio - target).abs()).backward()
+                costs = [
+                    interpolate(gates[site.name].rank, *curves[site]) for site in question.sites
+                ]
+                ratio = torch.stack(costs).sum() / dense
+                output = evidence.task.output(evidence.model, batch)
+                wanted = output if reference is None else reference
+                total, count = evidence.task.loss(output, wanted, batch)
+                (total / count + self.penalty * (ratio - target).abs()).backward()
                 optimizer.step()
-                with torch.no_grad():
-                    for share in shares.values():
-                        share.clamp_(0.02, 1.0)
+                for share in shares.values():
+                    share.data.clamp_(0.02, 1.0)
                 if state and step % self.save_every == 0:
                     save_state(state, shares, optimizer, step)
                 evidence.progress(step, self.steps)
-        finally:
-            replace_modules(evidence.model, replaced)
         return {name: float(share.detach()) for name, share in shares.items()}
 
     def _state_file(self, question: Question) -> Path | None:
