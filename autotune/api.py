@@ -27,6 +27,7 @@ def tune(
     factorizer: str = "svd",
     allocator: str | None = None,
     storage: str = "fp32",
+    joint: bool = True,
     sensitivity_rounds: int = 1,
     trials: int = 12,
     rounds: int = 3,
@@ -55,6 +56,7 @@ def tune(
             output-subspace.
         allocator: What chooses the ranks; None is exact, with Optuna when there are trials.
         storage: How factors are stored: fp32 (the model's dtype), fp16, bf16 or remap8.
+        joint: Let layers with one input (q, k, v) share a down factor where that costs less.
         sensitivity_rounds: Turns of the sensitivity pass of the exact allocator, 0 to 3.
         trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
         rounds: Most turns of the closed loop (solve, build, measure, correct).
@@ -92,6 +94,7 @@ def tune(
         factorizer=factorizer,
         allocator=allocator,
         storage=storage,
+        joint=joint,
         sensitivity_rounds=sensitivity_rounds,
         trials=trials,
         rounds=rounds,

@@ -27,7 +27,7 @@ _MAX_MARGIN = 0.03
 
 def plan_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
     """The low-rank layers of a plan for this run's model."""
-    return build_layers(context.loaded.model, context.sites.sites, factors, ranks)
+    return build_layers(context.loaded.model, context.units, factors, ranks)
 
 
 def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
@@ -55,12 +55,12 @@ def build_artefact(
 ) -> Path:
     """The compressed model as the backend runs it."""
     layers = plan_layers(context, factors, ranks)
-    chosen = {name: layer.rank for name, layer in layers.items()}
+    chosen = {name: rank for name, rank in ranks.items() if rank is not None}
     if context.backend.name.startswith("torch"):
         with replaced(context.loaded.model, layers):
             return checkpoint_artefact(context, "compressed", chosen, factors_key)
     metadata = {
-        "autotune.ranks": chosen,
+        "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
         "autotune.device": context.device.reported_name,
         "autotune.backend": context.backend.name,
     }

@@ -81,7 +81,7 @@ def time_subjects(
 
 def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     """Measure what the database lacks of this model's layers; the table over all it has."""
-    shapes = {site.shape(None, DTYPE) for site in context.sites.sites}
+    shapes = {unit.shape(None, DTYPE) for unit in context.units}
     wanted: list[LayerShape] = []
     for shape in shapes:
         ranks = plan_ranks(context.device, shape)
@@ -110,7 +110,7 @@ def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
     The shares come from the network's own nodes where the backend tells them, else from layers
     timed in turn with the network.
     """
-    shapes = sorted({site.shape(None, DTYPE) for site in context.sites.sites})
+    shapes = sorted({unit.shape(None, DTYPE) for unit in context.units})
     inputs = network_inputs(context)
     network = network_subject(dense, inputs)
     policy = network_policy(context.request.measure_seconds)
@@ -130,6 +130,7 @@ def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
             **context.model_key,
             "fingerprint": context.fingerprint.id,
             "workload": dataclasses.asdict(context.request.workload),
+            "shapes": [dataclasses.asdict(shape) for shape in shapes],
         },
         compute,
     )
@@ -142,15 +143,15 @@ def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
 def _node_shares(
     context: Context, dense: Path, inputs: Path, shapes: list[LayerShape]
 ) -> list[float]:
-    """Share of the network that one layer of each shape takes, over all sites of the shape."""
-    sites = context.sites.sites
-    profile = profile_sites(dense, inputs, context.threads, [site.name for site in sites])
+    """Share of the network that a layer, or layers with one input, take by dense shape."""
+    names = [site.name for site in context.sites.sites]
+    profile = profile_sites(dense, inputs, context.threads, names)
     seconds: dict[LayerShape, list[float]] = {shape: [] for shape in shapes}
-    for site in sites:
-        seconds[site.shape(None, DTYPE)].append(profile.sites_s[site.name])
+    for unit in context.units:
+        seconds[unit.shape(None, DTYPE)].append(sum(profile.sites_s[n] for n in unit.layers))
     return [statistics.median(seconds[shape]) / profile.total_s for shape in shapes]
 
 
 def network_model(context: Context, anchor: NetworkAnchor, table: LatencyTable) -> NetworkModel:
     """The whole-network latency model before anything was built."""
-    return NetworkModel(anchor=anchor, predictor=table, sites=context.sites.sites, dtype=DTYPE)
+    return NetworkModel(anchor=anchor, predictor=table, units=context.units, dtype=DTYPE)

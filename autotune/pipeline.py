@@ -61,6 +61,7 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         evidence = Evidence(
             context.loaded.model, context.task, context.sites.sites, factors, data.search,
             request.seed, context.folder.cache, digest([factors_key, len(data.search)]),
+            context.joint,
         )  # fmt: skip
         planner = Planner(context, error_table(context, factors), network, totals, evidence)
         planner.require_feasible()  # an infeasible budget is refused before anything long

@@ -15,10 +15,10 @@ from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier
 from autotune.search.problem import Allocation, RankProblem
-from autotune.search.sensitivity import Scales, sensitivity_pass
+from autotune.search.sensitivity import Scales, scale_of, sensitivity_pass
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
 from autotune.stages import Context
-from autotune.types import Estimate, Site
+from autotune.types import Estimate, Site, chosen_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Planner:
         self.evidence = evidence
         self.allocator = make_allocator(context.request.chosen_allocator)
         self.errors = errors
-        self.scales: Scales = dict.fromkeys(errors, 1.0)
+        self.scales: Scales = {site.name: 1.0 for site in context.sites.sites}
         self.network = network
         self.totals = totals
         quantities = context.request.budget.limits()
@@ -63,21 +63,21 @@ class Planner:
         """The rank problem under these knobs and this correction of the latency table."""
         blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
         scaled = {
-            site.name: {
-                rank: error * self.scales[site.name] * error_multiplier(site, knobs, blocks)
-                for rank, error in self.errors[site.name].items()
+            unit.name: {
+                rank: error * scale_of(unit, self.scales) * error_multiplier(unit, knobs, blocks)
+                for rank, error in self.errors[unit.name].items()
             }
-            for site in self.context.sites.sites
+            for unit in self.context.units
         }
         limits = dict(self.limits)
         if "latency" in limits:
             limits["latency"] *= 1.0 - margin
         network = dataclasses.replace(self.network, correction=correction)
         totals = self.totals
-        options = {site.name: sorted(self.errors[site.name]) for site in self.context.sites.sites}
+        options = {unit.name: sorted(self.errors[unit.name]) for unit in self.context.units}
         return build_problem(
             self.context.sites.sites, scaled, options, network, totals, limits,
-            self.context.request.storage,
+            self.context.request.storage, self.context.joint,
         )  # fmt: skip
 
     def solve(
@@ -117,7 +117,9 @@ class Planner:
     def table_loss(self, ranks: Mapping[str, int | None]) -> float:
         """Predicted loss of a plan by the table that plans are compared on: no knobs."""
         return sum(
-            self.errors[name][rank] * self.scales[name] for name, rank in ranks.items() if rank
+            self.errors[unit.name][rank] * scale_of(unit, self.scales)
+            for unit, rank in chosen_units(self.context.units, ranks)
+            if rank is not None
         )
 
     def rescale(self, rounds: int, progress: Callable[[int, int], None]) -> None:
@@ -128,7 +130,7 @@ class Planner:
             return self.solve({})
 
         self.scales = sensitivity_pass(
-            self.context.sites.sites, self.errors, solve, self.evidence.true_loss,
+            self.context.units, self.errors, solve, self.evidence.true_loss,
             rounds=rounds, progress=progress,
         )  # fmt: skip
 

@@ -11,9 +11,10 @@ from autotune.measuring import network_inputs
 from autotune.planner import Planner, Round
 from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
+from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
 from autotune.stages import DTYPE, Context, artefact_key, chosen_metric
-from autotune.types import break_even_rank
+from autotune.types import break_even_rank, chosen_units
 
 
 def run_record(
@@ -72,8 +73,8 @@ def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(site, final.allocation.ranks[site.name], DTYPE)
-        for site in planner.context.sites.sites
+        live_bytes(unit, rank, DTYPE)
+        for unit, rank in chosen_units(planner.context.units, final.allocation.ranks)
     )
     return {
         name: {"limit": limit, "used": uses[name], "binding": uses[name] > 0.99 * limit}
@@ -98,8 +99,7 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
     size = next(model.parameters()).element_size()
     removed = flops = kept_flops = 0
     stored = float(dense * size)
-    for site in context.sites.sites:
-        rank = final.allocation.ranks[site.name]
+    for site, rank in chosen_units(context.units, final.allocation.ranks):
         removed += site.shape().parameters - site.shape(rank).parameters
         stored -= site_bytes(site, None, DTYPE, "fp32")
         stored += site_bytes(site, rank, DTYPE, context.request.storage)
@@ -131,14 +131,16 @@ def _pareto(planner: Planner) -> list[dict[str, float]]:
         return []
     problem = planner.problem({}, 1.0, 0.0)
     latency = problem.resources.index("latency")
+
+    def priced(options: tuple[Option, ...]) -> tuple[Option, ...]:
+        return tuple(dataclasses.replace(o, costs=(o.costs[latency],)) for o in options)
+
     single = dataclasses.replace(
         problem,
         resources=("latency",),
         limits=(problem.limits[latency],),
-        options=tuple(
-            tuple(dataclasses.replace(o, costs=(o.costs[latency],)) for o in site)
-            for site in problem.options
-        ),
+        options=tuple(priced(options) for options in problem.options),
+        joint=tuple(dataclasses.replace(j, options=priced(j.options)) for j in problem.joint),
     )
     dense, rest = planner.totals.dense["latency"], planner.totals.rest["latency"]
     return [{"ratio": (cost + rest) / dense, "loss": loss} for cost, loss in pareto_front(single)]
@@ -162,14 +164,14 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
 def _site_records(context: Context, planner: Planner, final: Round) -> list[dict[str, Any]]:
     measured = _node_latencies(context, final)
     records = []
-    for site in context.sites.sites:
-        rank = final.allocation.ranks[site.name]
+    for site, rank in chosen_units(context.units, final.allocation.ranks):
         dense = planner.network.predictor.estimate(site.shape(None, DTYPE))
         chosen = planner.network.predictor.estimate(site.shape(rank, DTYPE))
         errors = planner.errors[site.name]
         records.append(
             {
                 "name": site.name,
+                "layers": site.layers,
                 "group": site.group,
                 "block": site.block,
                 "tokens": site.tokens,
@@ -182,7 +184,9 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
                 "predicted_low_s": chosen.low_s,
                 "predicted_high_s": chosen.high_s,
                 "source": chosen.source,
-                "measured_latency_s": measured.get(site.name),
+                "measured_latency_s": sum(measured[name] for name in site.layers)
+                if measured
+                else None,
                 "error": errors[rank] if rank is not None else 0.0,
                 "reason": _reason(rank, bool(errors)),
             }
@@ -226,8 +230,8 @@ def _node_latencies(context: Context, final: Round) -> dict[str, float]:
 def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
     """Latency against rank for every distinct shape, for the report."""
     curves = []
-    for shape in sorted({site.shape(None, DTYPE) for site in context.sites.sites}):
-        site = next(s for s in context.sites.sites if s.shape(None, DTYPE) == shape)
+    for shape in sorted({unit.shape(None, DTYPE) for unit in context.units}):
+        site = next(unit for unit in context.units if unit.shape(None, DTYPE) == shape)
         points = []
         for rank in planner.errors[site.name]:
             estimate = planner.network.predictor.estimate(dataclasses.replace(shape, rank=rank))
@@ -238,6 +242,7 @@ def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
                 "tokens": shape.tokens,
                 "in_features": shape.in_features,
                 "out_features": shape.out_features,
+                "parts": shape.parts,
                 "dense_latency_s": dense.latency_s,
                 "points": points,
             }

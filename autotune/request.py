@@ -29,7 +29,8 @@ class TuneRequest:
 
     `measure_seconds` caps one measurement of a network (the final one gets twice that).
     `metric`, `factorizer`, `allocator` and `storage` go by the names of their registries
-    (`NAME:option=value` sets options); `metric` None lets the task choose. `trials` are Optuna's
+    (`NAME:option=value` sets options); `metric` None lets the task choose; `joint` lets layers with
+    one input share a down factor. `trials` are Optuna's
     (0 = the exact plan as it is), `rounds` bounds the closed loop, `margin` is how far below the
     latency limit to aim.
     """
@@ -45,6 +46,7 @@ class TuneRequest:
     factorizer: str = "svd"
     allocator: str | None = None
     storage: str = "fp32"
+    joint: bool = True
     sensitivity_rounds: int = 1
     trials: int = 12
     rounds: int = 3
@@ -74,10 +76,20 @@ class TuneRequest:
         return self.allocator or ("exact+optuna" if self.trials else "exact")
 
     @property
+    def goes_by_table(self) -> bool:
+        """Whether ranks are chosen by the error table: papers' rules have their own criteria."""
+        return self.chosen_allocator in ("exact", "exact+optuna")
+
+    @property
     def sensitivity_turns(self) -> int:
-        """Rounds of the sensitivity pass; only the exact allocator goes by the error table."""
-        exact = self.chosen_allocator in ("exact", "exact+optuna")
-        return self.sensitivity_rounds if exact else 0
+        """Rounds of the sensitivity pass, which rescales the error table."""
+        return self.sensitivity_rounds if self.goes_by_table else 0
+
+    @property
+    def offers_joint(self) -> bool:
+        """Whether shared down factors are candidates: plain truncated factors, chosen by table."""
+        plain = self.factorizer == "svd" and self.storage == "fp32"
+        return self.joint and plain and self.goes_by_table
 
     def _check_combination(self) -> None:
         """Refuse parts that contradict each other.

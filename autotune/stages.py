@@ -64,6 +64,16 @@ class Context:
         return fingerprint_of(self.device, self.backend, DTYPE, self.threads)
 
     @property
+    def joint(self) -> tuple[Site, ...]:
+        """Layers with one input that this run may factorize together (docs/methods/joint.md)."""
+        return self.sites.joint if self.request.offers_joint else ()
+
+    @property
+    def units(self) -> tuple[Site, ...]:
+        """Layers and joint sites: everything that is measured, factorized and chosen from."""
+        return (*self.sites.sites, *self.joint)
+
+    @property
     def runner(self) -> ShardRunner:
         """Runs measurements in fresh processes."""
         return ShardRunner(backend=self.backend.name, threads=self.threads)
@@ -164,7 +174,10 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
             )  # fmt: skip
         save_statistics(statistics, path)
 
-    factors_key = {**statistics_key, "metric": metric.name, "parameters": vars(metric)}
+    factors_key = {
+        **statistics_key, "metric": metric.name, "parameters": vars(metric),
+        "joint": [site.name for site in context.joint],
+    }  # fmt: skip
 
     def statistics_file() -> Path:
         return context.folder.stage("statistics", statistics_key, ".safetensors", build_statistics)[
@@ -175,8 +188,7 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
         with context.reporter.stage("factorize") as advance:
             build_factor_store(
                 context.loaded.model, context.sites.sites, metric,
-                load_statistics(statistics_file()), path,
-                advance,
+                load_statistics(statistics_file()), path, advance, context.joint,
             )  # fmt: skip
 
     file, _ = context.folder.stage("factors", factors_key, ".safetensors", build_factors)
@@ -198,13 +210,13 @@ def error_table(context: Context, factors: Factors) -> ErrorTable:
     """Predicted loss increase by site and candidate rank.
 
     Errors of a metric that is not in units of the loss are taken relative to the site's own output,
-    else the layers of largest activations alone would decide.
+    else the layers of largest activations alone would decide; those of joint sites are stored so.
     """
     in_loss_units = make_metric(chosen_metric(context)).in_loss_units
     table: dict[str, dict[int, float]] = {}
-    for site in context.sites.sites:
+    for site in context.units:
         errors, least = factors.errors(site), factors.least_rank(site)
-        if not in_loss_units:
+        if not in_loss_units and not site.members:
             errors = errors / errors[0].clamp_min(1e-300)
         table[site.name] = {r: float(errors[r]) for r in candidates(context, site) if r >= least}
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -102,13 +102,26 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class LayerShape:
-    """One linear layer on one workload: (M × K)·(K × N), or its rank-r pair."""
+    """One linear layer on one workload: (M × K)·(K × N), or its rank-r pair.
+
+    With `parts` it is several layers of these widths (N = Σ parts) that share their input: side by
+    side when dense, else one shared down factor (K × r) and an up factor for each.
+    """
 
     tokens: int
     in_features: int
     out_features: int
     rank: int | None = None
     dtype: str = "fp32"
+    parts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))  # JSON brings a list
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output widths of the layers: `parts`, or N alone."""
+        return self.parts or (self.out_features,)
 
     @property
     def dense(self) -> LayerShape:
@@ -134,7 +147,11 @@ def break_even_rank(in_features: int, out_features: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A linear layer that may be factorized: its module name, shape and place."""
+    """A linear layer that may be factorized: its module name, shape and place.
+
+    With `members` it is a joint site: layers (of widths `parts`, N = Σ parts) with one input, which
+    may be factorized together, with one shared down factor.
+    """
 
     name: str
     in_features: int
@@ -143,6 +160,13 @@ class Site:
     group: str = "other"
     block: int | None = None
     has_bias: bool = False
+    members: tuple[str, ...] = ()
+    parts: tuple[int, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Module names of the layers it stands for."""
+        return self.members or (self.name,)
 
     def shape(self, rank: int | None = None, dtype: str = "fp32") -> LayerShape:
         """The layer's shape at `rank` (None = dense)."""
@@ -152,7 +176,23 @@ class Site:
             out_features=self.out_features,
             rank=rank,
             dtype=dtype,
+            parts=self.parts,
         )
+
+
+def chosen_units(
+    units: Iterable[Site], ranks: Mapping[str, int | None]
+) -> list[tuple[Site, int | None]]:
+    """The units that cover every layer once under `ranks`, with their rank (None = dense).
+
+    `units` are layers and joint sites; a joint site counts when it has a rank, and then its members
+    do not. A layer without an entry is dense.
+    """
+    units = list(units)
+    joint = [unit for unit in units if unit.members and ranks.get(unit.name) is not None]
+    taken = {name for unit in joint for name in unit.members}
+    alone = [unit for unit in units if not unit.members and unit.name not in taken]
+    return [(unit, ranks.get(unit.name)) for unit in (*alone, *joint)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,8 @@ def main() -> None:
     loaded = load_model(options.model)
     task = make_task(loaded.task, loaded.folder)
     inputs = task.example_inputs(loaded.model, workload)
-    sites = count_tokens(loaded.model, find_sites(loaded.model), inputs).sites
+    found_sites = count_tokens(loaded.model, find_sites(loaded.model), inputs)
+    sites = found_sites.sites
     plan = CalibrationPlan(
         calibration=str(Path(options.model) / "heldout.txt"), statistics_samples=8
     )
@@ -59,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "factors.safetensors"
         started = time.perf_counter()
-        build_factor_store(loaded.model, sites, metric, found, path)
+        build_factor_store(loaded.model, sites, metric, found, path, joint=found_sites.joint)
         row["factorize_seconds"] = time.perf_counter() - started
         evidence = Evidence(loaded.model, task, sites, FactorStore(path), data.search)
         row |= dobi(evidence, options.dobi_steps)

@@ -4,7 +4,7 @@
 
 Needs heldout.txt beside the weights: its first half calibrates, the first 20,000 tokens of
 the last quarter judge. keep_ratio is of the factorizable layers. Prints one table; the last line is
-one JSON document, a list of rows.
+one JSON document, a list of rows. With --output it continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from autotune.compress.plan import CalibrationPlan
 from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import BudgetInfeasibleError
-from autotune.loop import build_artefact, find_knobs, measure_plan, plan_layers
+from autotune.loop import best_rounds, find_knobs, plan_layers, run_loop
 from autotune.measuring import anchor_network, network_model, profile_layers
 from autotune.planner import Planner
 from autotune.profiler.backends import require_backend
@@ -38,7 +38,7 @@ from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
 from autotune.stages import Context, calibrate, dense_artefact, error_table, load_data, make_context
-from autotune.types import Budget, Workload, digest
+from autotune.types import Budget, Workload, chosen_units, digest
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd uniform": {"metric": "weight", "allocator": "uniform"},
@@ -54,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "exact on kfac": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 0},
     "exact on kfac-seq": {"metric": "kfac-seq", "allocator": "exact", "sensitivity_rounds": 0},
     "exact sensitivity": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 1},
+    "default not joint": {"metric": None, "allocator": "exact+optuna", "joint": False},
     "default": {"metric": None, "allocator": "exact+optuna"},
 }
 _HELDOUT_TOKENS = 20_000
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--measure-seconds", type=float, default=4.0)
+    parser.add_argument("--threads", type=int, help="Of the runtime that is timed.")
     parser.add_argument("--output", help="Folder for caches (default: a temporary one).")
     options = parser.parse_args()
     torch.set_num_threads(check_threads(None))
@@ -127,9 +129,8 @@ def compare(
     backend = require_backend(request.backend, "cpu")
     loaded = load_model(request.model)
     with RunFolder(request.output) as run, LatencyDatabase(request.database) as database:
-        context = make_context(
-            request, run, Reporter(), loaded, device, backend, check_threads(None)
-        )
+        threads = check_threads(options.threads)
+        context = make_context(request, run, Reporter(), loaded, device, backend, threads)
         dense = dense_artefact(context)
         table = profile_layers(context, database)
         anchor = anchor_network(context, dense)
@@ -142,7 +143,23 @@ def compare(
                 here = dataclasses.replace(context, request=chosen)
                 network = network_model(here, anchor, table)
                 row = {"method": method, "budget": " ".join(next(iter(column.items())))}
-                yield row | cell(here, network, dense, judge)
+                yield kept(folder / "rows.jsonl", row) or keep(
+                    folder / "rows.jsonl", row | cell(here, network, dense, judge)
+                )
+
+
+def kept(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+    """The finished row of an earlier run."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [one for one in map(json.loads, lines) if row.items() <= one.items()]
+    return found[0] if found else None
+
+
+def keep(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Write a finished row down."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return row
 
 
 def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str, Any]:
@@ -158,6 +175,7 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
     evidence = Evidence(
         context.loaded.model, context.task, context.sites.sites, factors, data.search,
         context.request.seed, context.folder.cache, digest([key, len(data.search)]),
+        context.joint,
     )  # fmt: skip
     planner = Planner(context, error_table(context, factors), network, totals, evidence)
     started = time.monotonic()
@@ -165,19 +183,23 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
         if context.request.sensitivity_turns:
             planner.rescale(context.request.sensitivity_turns, lambda done, total: None)
         knobs = find_knobs(context, planner, key)
-        allocation = planner.solve(knobs, margin=0.0)
+        planner.solve(knobs, margin=0.0)
     except BudgetInfeasibleError as error:
         return {"infeasible": str(error)}
     search_seconds = time.monotonic() - started
-    artefact = build_artefact(context, dense, factors, key, allocation.ranks)
-    outcome = measure_plan(context, planner, allocation, dense, artefact, 1.0, "measure")
+    # The closed loop of `tune`: every method's plan is corrected until its measured latency is
+    # within the budget without waste, so that rows compare at equal measured latency.
+    rounds = run_loop(context, planner, factors, key, dense, knobs)
+    outcome = best_rounds(planner, rounds)[0]
+    allocation = outcome.allocation
     limit = context.request.budget
     return {
         "keep_ratio": limit.flops and float(limit.flops[:-1]),
         "latency_budget": limit.latency,
         **judge(factors, allocation.ranks),
         "parameters": allocation_parameters(context, allocation.ranks),
-        "predicted_ratio": outcome.predicted.ratio,
+        "rounds": len(rounds),
+        "predicted_ratio": planner.network.predict(allocation.ranks).ratio,
         "measured_ratio": outcome.ratio,
         "measured_ratio_low": outcome.ratio_low,
         "measured_ratio_high": outcome.ratio_high,
@@ -190,10 +212,8 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
 
 def allocation_parameters(context: Context, ranks: Any) -> float:
     """Parameters of the factorizable layers / their dense ones."""
-    sites = context.sites.sites
-    return sum(s.shape(ranks[s.name]).parameters for s in sites) / sum(
-        s.shape().parameters for s in sites
-    )
+    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_units(context.units, ranks))
+    return kept / sum(site.shape().parameters for site in context.sites.sites)
 
 
 class Judge:

@@ -20,7 +20,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autotune.compress.loading import load_class
-from autotune.compress.lowrank import LowRankLinear, dense_weight, replace_modules
+from autotune.compress.lowrank import (
+    LeadingLowRankLinear,
+    LowRankLinear,
+    SharedLowRankLinear,
+    dense_weight,
+    replace_modules,
+)
 from autotune.compress.precision import STORAGES
 from autotune.compress.storage import StoredLowRank
 from autotune.errors import ModelError
@@ -31,7 +37,10 @@ METHOD = "lowrank"
 
 @register_quantization_config(METHOD)
 class LowRankConfig(QuantizationConfigMixin):
-    """`layers`: module name → {rank, in_features, out_features, bias, storage (fp32 if absent)}."""
+    """`layers`: module name → {rank, in_features, out_features, bias}.
+
+    Where they apply, also storage (fp32 if absent) and leader (whose down factor it shares).
+    """
 
     def __init__(
         self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
@@ -57,7 +66,12 @@ class LowRankQuantizer(HfQuantizer):
     quantization_config: LowRankConfig
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
-        for name, layer in self.quantization_config.layers.items():
+        layers = self.quantization_config.layers
+        leaders = {layer["leader"] for layer in layers.values() if "leader" in layer}
+        empty: dict[str, nn.Module] = {}
+        # Leaders first: their followers refer to them.
+        for name in sorted(layers, key=lambda name: "leader" in layers[name]):
+            layer = layers[name]
             try:
                 module = model.get_submodule(name)
             except AttributeError as error:
@@ -68,7 +82,8 @@ class LowRankQuantizer(HfQuantizer):
                     f"lowrank config says {name} is {layer['in_features']}x"
                     f"{layer['out_features']}, the model says {k}x{n}"
                 )
-            replace_modules(model, {name: _empty(layer, module)})
+            empty[name] = _empty(layer, module, empty, leads=name in leaders)
+        replace_modules(model, empty)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for name, module in list(model.named_modules()):
@@ -89,13 +104,22 @@ class LowRankQuantizer(HfQuantizer):
         return True
 
 
-def _empty(layer: Mapping[str, Any], module: Any) -> nn.Module:
+def _empty(
+    layer: Mapping[str, Any], module: Any, others: Mapping[str, nn.Module], *, leads: bool
+) -> nn.Module:
     """The module of a config entry, on meta, for the loader to fill."""
     k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
     bias, dtype = module.bias is not None, module.weight.dtype
     storage = layer.get("storage", "fp32")
     if storage not in STORAGES:
         raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
+    if "leader" in layer:
+        leader = others.get(layer["leader"])
+        if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
+            raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
+        return SharedLowRankLinear(leader, n, bias, "meta", dtype)
+    if leads:
+        return LeadingLowRankLinear(k, n, rank, bias, "meta", dtype)
     if storage == "fp32":
         return LowRankLinear(k, n, rank, bias, "meta", dtype)
     return StoredLowRank(storage, k, n, rank, bias, dtype)
@@ -108,23 +132,26 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
 
 def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32") -> None:
     """Write config, safetensors weights and tokenizer to `folder`, factors in `storage`."""
-    layers: dict[str, dict[str, Any]] = {
-        name: {
+    found = low_rank_layers(model)
+    names = {id(layer): name for name, layer in found.items()}
+    layers: dict[str, dict[str, Any]] = {}
+    for name, layer in found.items():
+        layers[name] = {
             "rank": layer.rank,
             "in_features": layer.in_features,
             "out_features": layer.out_features,
             "bias": layer.bias is not None,
         }
-        for name, layer in low_rank_layers(model).items()
-    }
+        if isinstance(layer, SharedLowRankLinear):
+            layers[name]["leader"] = names[id(layer.leader)]
     before = copy.copy(model.config)
     computing: dict[str, nn.Module] = {}
     try:
         if storage != "fp32":
-            stored = {n: StoredLowRank.of(m, storage) for n, m in low_rank_layers(model).items()}
+            stored = {name: StoredLowRank.of(layer, storage) for name, layer in found.items()}
             computing = replace_modules(model, stored)
-            for layer in layers.values():
-                layer["storage"] = storage
+            for entry in layers.values():
+                entry["storage"] = storage
         if layers:
             model.config.quantization_config = LowRankConfig(layers)
             model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,14 +14,18 @@ from torch import Tensor, nn
 
 from autotune.compress.factorizers.base import Factorizer, Layer
 from autotune.compress.factorizers.output_subspace import output_bases
-from autotune.compress.factorizers.truncated import factorize
-from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like
-from autotune.compress.metrics.base import Metric
+from autotune.compress.factorizers.truncated import (
+    Factorization,
+    factorize,
+    factorize_together,
+)
+from autotune.compress.lowrank import LowRankLinear, dense_weight, shared_low_rank_like
+from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
 from autotune.errors import ModelError
-from autotune.types import Site, break_even_rank
+from autotune.types import Site, break_even_rank, chosen_units
 
 Pair = tuple[Tensor, Tensor]
 
@@ -49,12 +54,17 @@ class Factors(ABC):
 def build_layers(
     model: nn.Module, sites: Sequence[Site], factors: Factors, ranks: Mapping[str, int | None]
 ) -> dict[str, LowRankLinear]:
-    """The low-rank layers of a plan, by site name; dense sites (None or missing) have none."""
-    chosen = {site: rank for site in sites if (rank := ranks.get(site.name)) is not None}
-    return {
-        site.name: low_rank_like(model.get_submodule(site.name), *pair)
-        for site, pair in factors.plan(chosen)
-    }
+    """The low-rank layers of a plan, by layer name; dense layers (None or missing) have none.
+
+    `sites` are layers and joint sites; a joint site's first layer leads: it owns the shared factor.
+    """
+    chosen = {site: rank for site, rank in chosen_units(sites, ranks) if rank is not None}
+    layers: dict[str, LowRankLinear] = {}
+    for site, (up, down) in factors.plan(chosen):
+        modules = [model.get_submodule(name) for name in site.layers]
+        ups = up.split(site.parts or [len(up)])
+        layers |= zip(site.layers, shared_low_rank_like(modules, ups, down), strict=True)
+    return layers
 
 
 class FactorStore(Factors):
@@ -160,20 +170,53 @@ def build_factor_store(
     statistics: Statistics,
     path: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    joint: Sequence[Site] = (),
 ) -> None:
-    """Factorize every site and write the store to `path`.
+    """Factorize every site and every joint site and write the store to `path`.
 
     Raises:
         ModelError: a factor is not finite.
     """
     tensors: dict[str, Tensor] = {}
-    for done, site in enumerate(sites):
-        progress(done, len(sites))
-        weight = dense_weight(model.get_submodule(site.name))
-        limit = break_even_rank(site.in_features, site.out_features)
-        result = factorize(weight, metric.whitening(site, statistics), limit)
-        tensors[f"up:{site.name}"] = _finite(result.up, site, weight)
-        tensors[f"down:{site.name}"] = _finite(result.down, site, weight)
+
+    def keep(site: Site, result: Factorization, like: Tensor) -> None:
+        tensors[f"up:{site.name}"] = _finite(result.up, site, like)
+        tensors[f"down:{site.name}"] = _finite(result.down, site, like)
         tensors[f"errors:{site.name}"] = result.errors
-    progress(len(sites), len(sites))
+
+    by_name = {site.name: site for site in sites}
+    total = len(sites) + len(joint)
+    for done, site in enumerate((*sites, *joint)):
+        progress(done, total)
+        weights = [dense_weight(model.get_submodule(name)) for name in site.layers]
+        limit = break_even_rank(site.in_features, site.out_features)
+        if site.members:
+            roots = metric.shared_whitenings([by_name[name] for name in site.members], statistics)
+            alone = [float(tensors[f"errors:{name}"][0]) for name in site.members]
+            result = _together(weights, roots, alone, metric.in_loss_units, limit)
+        else:
+            result = factorize(weights[0], metric.whitening(site, statistics), limit)
+        keep(site, result, weights[0])
+    progress(total, total)
     save_file(tensors, path)
+
+
+def _together(
+    weights: Sequence[Tensor], roots: Sequence[Whitening], alone: Sequence[float],
+    in_loss_units: bool, limit: int,
+) -> Factorization:  # fmt: skip
+    """The joint site's factors, its errors on the scale of its members' own.
+
+    `alone` are the members' errors at rank 0. Errors in units of the loss add as they are; others
+    are taken relative to each member's own, as `error_table` does.
+    """
+    if not in_loss_units:
+        roots = [
+            replace(root, scale=root.scale / max(error, 1e-300))
+            for root, error in zip(roots, alone, strict=True)
+        ]
+    result = factorize_together(weights, roots, limit)
+    whole = sum(alone) if in_loss_units else float(len(alone))
+    # Pooling the input side (kfac-seq) moves the scale a little; rank 0 is the same for both.
+    errors = result.errors * (whole / result.errors[0].clamp_min(1e-300))
+    return replace(result, errors=errors)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,11 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N)."""
-        return functional.linear(functional.linear(x, self.weight_down), self.weight, self.bias)
+        return functional.linear(self.latent(x), self.weight, self.bias)
+
+    def latent(self, x: Tensor) -> Tensor:
+        """(…, K) to (…, r)."""
+        return functional.linear(x, self.weight_down)
 
     def extra_repr(self) -> str:
         """Shape and rank, as nn.Linear prints its own."""
@@ -51,6 +57,86 @@ class LowRankLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"rank={self.rank}, bias={self.bias is not None}"
         )
+
+
+class LeadingLowRankLinear(LowRankLinear):
+    """A low-rank layer whose down factor other layers with the same input share.
+
+    It keeps the latent of its last input until each of them has taken it once.
+    """
+
+    _followers = 0
+    _kept: tuple[Callable[[], Tensor | None], int, bool, Tensor] | None = None
+    _left = 0
+
+    def latent(self, x: Tensor) -> Tensor:
+        """(…, K) to (…, r), kept for the followers."""
+        latent = functional.linear(x, self.weight_down)
+        # Compilers and exporters find the common product themselves, and trace no side effects.
+        if not torch.compiler.is_compiling():
+            self._kept = (weakref.ref(x), _version(x), torch.is_grad_enabled(), latent)
+            self._left = self._followers
+        return latent
+
+    def latent_again(self, x: Tensor) -> Tensor:
+        """The latent for a follower: the kept one if `x` is the very input it was made of."""
+        kept = self._kept
+        if torch.compiler.is_compiling() or kept is None:
+            return functional.linear(x, self.weight_down)
+        source, version, grad, latent = kept
+        if source() is not x or version != _version(x) or grad != torch.is_grad_enabled():
+            return functional.linear(x, self.weight_down)
+        self._left -= 1
+        if self._left <= 0:
+            self._kept = None
+        return latent
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept: copies and pickles are of the layer."""
+        return {**self.__dict__, "_kept": None}
+
+
+class SharedLowRankLinear(LowRankLinear):
+    """A low-rank layer whose down factor is its leader's; the state dict holds it once, there."""
+
+    def __init__(
+        self,
+        leader: LeadingLowRankLinear,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        # In a tuple, else the leader would be registered as a child.
+        self._leader = (leader,)
+        leader._followers += 1
+        self.in_features, self.rank = leader.in_features, leader.rank
+        self.out_features = out_features
+        self.weight = nn.Parameter(
+            torch.empty(out_features, leader.rank, device=device, dtype=dtype)
+        )
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+
+    @property
+    def weight_down(self) -> nn.Parameter:  # type: ignore[override]
+        """The leader's, whatever it is at the time."""
+        return self._leader[0].weight_down
+
+    @property
+    def leader(self) -> LeadingLowRankLinear:
+        """The layer that owns the down factor."""
+        return self._leader[0]
+
+    def latent(self, x: Tensor) -> Tensor:
+        """(…, K) to (…, r)."""
+        return self._leader[0].latent_again(x)
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
 
 
 def dense_weight(module: nn.Module) -> Tensor:
@@ -68,16 +154,32 @@ def dense_weight(module: nn.Module) -> Tensor:
 
 def low_rank_like(module: nn.Module, up: Tensor, down: Tensor) -> LowRankLinear:
     """The low-rank form of `module` with factors up (N, r) and down (r, K), in its dtype."""
-    weight = dense_weight(module)
-    bias = module.bias
-    layer = LowRankLinear(
-        weight.shape[1], weight.shape[0], down.shape[0], bias is not None, "meta", weight.dtype
-    )
-    layer.weight_down = nn.Parameter(down.to(weight).contiguous())
-    layer.weight = nn.Parameter(up.to(weight).contiguous())
-    if isinstance(bias, Tensor):
-        layer.bias = nn.Parameter(bias.detach())
-    return layer
+    return shared_low_rank_like([module], [up], down)[0]
+
+
+def shared_low_rank_like(
+    modules: Sequence[nn.Module], ups: Sequence[Tensor], down: Tensor
+) -> list[LowRankLinear]:
+    """The low-rank forms of `modules` with one input: ups (N_i, r) and one down (r, K)."""
+    layers: list[LowRankLinear] = []
+    leader: LowRankLinear | None = None
+    for module, up in zip(modules, ups, strict=True):
+        weight, bias = dense_weight(module), module.bias
+        n, kind = weight.shape[0], weight.dtype
+        if leader is None:
+            kind_of = LowRankLinear if len(modules) == 1 else LeadingLowRankLinear
+            layer = leader = kind_of(
+                weight.shape[1], n, down.shape[0], bias is not None, "meta", kind
+            )
+            layer.weight_down = nn.Parameter(down.to(weight).contiguous())
+        else:
+            assert isinstance(leader, LeadingLowRankLinear)
+            layer = SharedLowRankLinear(leader, n, bias is not None, "meta", kind)
+        layer.weight = nn.Parameter(up.to(weight).contiguous())
+        if isinstance(bias, Tensor):
+            layer.bias = nn.Parameter(bias.detach())
+        layers.append(layer)
+    return layers
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from autotune.compress.lowrank import LowRankLinear
+from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear
 from autotune.compress.tasks.base import Task
 from autotune.errors import ModelError
 from autotune.types import Site, Workload
@@ -174,6 +174,8 @@ def rewrite_low_rank(
     model = onnx.load(dense)
     graph = model.graph
     weights = {w.name: w for w in graph.initializer}
+    owners = _owners(layers)
+    latents: dict[tuple[str, str], str] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         layer = layers.get(node.name)
@@ -181,22 +183,25 @@ def rewrite_low_rank(
             nodes.append(node)
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        down, up = layer.weight_down.detach(), layer.weight.detach()
+        up = layer.weight.detach()
         old = weights[f"{node.name}.weight"]
         up_array = (up if transposed else up.T).contiguous().numpy()
         old.CopyFrom(numpy_helper.from_array(up_array, f"{node.name}.weight"))
-        graph.initializer.append(
-            numpy_helper.from_array(down.T.contiguous().numpy(), f"{node.name}.weight_down")
-        )
-        latent = f"{node.name}.latent"
-        nodes.append(
-            onnx.helper.make_node(
-                "MatMul", [node.input[0], f"{node.name}.weight_down"], [latent],
-                name=f"{node.name}.down",
-            )
-        )  # fmt: skip
-        node.input[0] = latent
+        # Layers that share a down factor share its product, when their input has one name.
+        owner, source = owners[node.name], node.input[0]
+        if (owner, source) not in latents:
+            latents[owner, source] = f"{node.name}.latent"
+            nodes.append(
+                onnx.helper.make_node(
+                    "MatMul", [source, f"{owner}.weight_down"], [f"{node.name}.latent"],
+                    name=f"{node.name}.down",
+                )
+            )  # fmt: skip
+        node.input[0] = latents[owner, source]
         nodes.append(node)
+    for owner in dict.fromkeys(owners.values()):
+        down = layers[owner].weight_down.detach().T.contiguous().numpy()
+        graph.initializer.append(numpy_helper.from_array(down, f"{owner}.weight_down"))
     nodes = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -208,6 +213,15 @@ def rewrite_low_rank(
     save_onnx(model, path)
 
 
+def _owners(layers: Mapping[str, LowRankLinear]) -> dict[str, str]:
+    """The layer that owns each layer's down factor: itself, or its leader."""
+    names = {id(layer): name for name, layer in layers.items()}
+    return {
+        name: names[id(layer.leader)] if isinstance(layer, SharedLowRankLinear) else name
+        for name, layer in layers.items()
+    }
+
+
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     fresh = onnx.NodeProto()
     fresh.CopyFrom(node)
@@ -215,20 +229,23 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def check_low_rank(model: onnx.ModelProto, layers: Mapping[str, LowRankLinear]) -> None:
-    """Two matrix products of the right shapes for each factorized layer.
+    """Two matrix products of the right shapes for each factorized layer, the first maybe shared.
 
     Raises:
         ModelError: one is missing (an optimisation multiplied the factors together).
     """
     sizes = {w.name: sorted(w.dims) for w in model.graph.initializer}
-    names = {node.name for node in model.graph.node}
-    for name, layer in layers.items():
+    nodes = {node.name: node for node in model.graph.node}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    for name, owner in _owners(layers).items():
+        layer = layers[name]
         wanted = {
             f"{name}.weight": sorted((layer.out_features, layer.rank)),
-            f"{name}.weight_down": sorted((layer.in_features, layer.rank)),
+            f"{owner}.weight_down": sorted((layer.in_features, layer.rank)),
         }
-        whole = all(sizes.get(key) == size for key, size in wanted.items())
-        if not whole or not {name, f"{name}.down"} <= names:
+        whole = all(sizes.get(key) == size for key, size in wanted.items()) and name in nodes
+        first = makers.get(nodes[name].input[0]) if whole else None
+        if first is None or f"{owner}.weight_down" not in first.input:
             raise ModelError(f"{name} is not two matrix products in the exported graph")
 
 

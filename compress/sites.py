@@ -30,10 +30,14 @@ _MIN_FEATURES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """The sites found, and the reason of every linear layer left out, by module name."""
+    """The sites found, and the reason of every linear layer left out, by module name.
+
+    `joint` are sites that receive the same input, such as q, k and v.
+    """
 
     sites: tuple[Site, ...]
     left_out: Mapping[str, str]
+    joint: tuple[Site, ...] = ()
 
 
 def _compile(patterns: Sequence[str]) -> list[re.Pattern[str]]:
@@ -118,16 +122,18 @@ def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[s
 
 @torch.no_grad()
 def count_tokens(model: nn.Module, sites: Sites, inputs: Mapping[str, Tensor]) -> Sites:
-    """Run the workload's shape once and note the rows M of every site.
+    """Run the workload's shape once and note the rows M of every site, and which share an input.
 
     A layer that does not run, or runs more than once, is left out with that reason: its latency
     would not be that of one layer.
     """
     calls: dict[str, list[int]] = {site.name: [] for site in sites.sites}
+    received: dict[str, tuple[Tensor, int]] = {}  # held, so that no address is used twice
 
     def noter(name: str) -> object:
         def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             calls[name].append(args[0].numel() // args[0].shape[-1])
+            received[name] = (args[0], args[0]._version)
 
         return note
 
@@ -148,7 +154,31 @@ def count_tokens(model: nn.Module, sites: Sites, inputs: Mapping[str, Tensor]) -
             kept.append(replace(site, tokens=rows[0]))
         else:
             left_out[site.name] = "does not run" if not rows else f"runs {len(rows)} times a pass"
-    return Sites(sites=tuple(kept), left_out=left_out)
+    sharing: dict[tuple[object, ...], list[Site]] = {}
+    for site in kept:
+        tensor, version = received[site.name]
+        key = (site.name.rpartition(".")[0], tensor.data_ptr(), tensor.shape, version)
+        sharing.setdefault(key, []).append(site)
+    joint = tuple(_together(members) for members in sharing.values() if len(members) > 1)
+    return Sites(sites=tuple(kept), left_out=left_out, joint=joint)
+
+
+def _together(members: Sequence[Site]) -> Site:
+    """The joint site of one module's sites with one input: `…self_attn.q_proj+k_proj+v_proj`."""
+    first = members[0]
+    parent = first.name.rpartition(".")[0]
+    leaves = [site.name.rpartition(".")[2] for site in members]
+    return Site(
+        name=f"{parent}.{'+'.join(leaves)}",
+        in_features=first.in_features,
+        out_features=sum(site.out_features for site in members),
+        tokens=first.tokens,
+        group=first.group,
+        block=first.block,
+        has_bias=any(site.has_bias for site in members),
+        members=tuple(site.name for site in members),
+        parts=tuple(site.out_features for site in members),
+    )
 
 
 def kv_cache_bytes(config: Any, workload: Workload) -> int:

@@ -14,7 +14,7 @@ from autotune.types import LayerShape
 
 FEATURES = (
     "log_tokens", "log_in", "log_out", "log_rank", "log_flops", "log_bytes", "log_intensity",
-    "log_roofline", "rank_by_8", "rank_by_16", "rank_by_64", "out_by_64", "pair",
+    "log_roofline", "rank_by_8", "rank_by_16", "rank_by_64", "out_by_64", "pair", "parts",
 )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def feature_row(shape: LayerShape, roofline: Roofline) -> list[float]:
         float(rank % 64),
         float(shape.out_features % 64),
         float(shape.rank is not None),
+        float(len(shape.widths)),
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autotune.predictor.base import LatencyPredictor
-from autotune.types import Estimate, LayerShape, Site
+from autotune.types import Estimate, LayerShape, Site, chosen_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,13 @@ class NetworkModel:
     """network = rest + sites; only what the sites change is predicted.
 
     latency(ranks) = dense · (1 + c · Σ_i share_i · (ratio_i(rank_i) − 1)), with c the correction
-    learned from measured compressed networks (1 before any was measured).
+    learned from measured compressed networks (1 before any was measured). `units` are the layers,
+    and joint sites of them that may stand in for their members.
     """
 
     anchor: NetworkAnchor
     predictor: LatencyPredictor
-    sites: Sequence[Site]
+    units: Sequence[Site]
     dtype: str = "fp32"
     correction: float = 1.0
 
@@ -48,7 +49,8 @@ class NetworkModel:
     @property
     def rest_s(self) -> float:
         """Seconds that no choice of ranks changes; below zero when layers overlap."""
-        dense_s = sum(self.site_latency_s(site, None) for site in self.sites)
+        layers = (unit for unit in self.units if not unit.members)
+        dense_s = sum(self.site_latency_s(layer, None) for layer in layers)
         return self.anchor.latency_s - dense_s
 
     def predict(self, ranks: Mapping[str, int | None]) -> Estimate:
@@ -59,8 +61,7 @@ class NetworkModel:
         """
         saved = 0.0
         spread: dict[LayerShape, float] = {}
-        for site in self.sites:
-            rank = ranks.get(site.name)
+        for site, rank in chosen_units(self.units, ranks):
             if rank is None:
                 continue
             estimate = self.predictor.estimate(site.shape(rank, self.dtype))

@@ -34,5 +34,7 @@ class Roofline:
 
 def products(shape: LayerShape) -> list[tuple[int, int, int]]:
     """The matrix products (M, K, N) that the layer is made of."""
-    m, k, n, rank = shape.tokens, shape.in_features, shape.out_features, shape.rank
-    return [(m, k, n)] if rank is None else [(m, k, rank), (m, rank, n)]
+    m, k, rank = shape.tokens, shape.in_features, shape.rank
+    if rank is None:
+        return [(m, k, n) for n in shape.widths]
+    return [(m, k, rank), *((m, rank, n) for n in shape.widths)]

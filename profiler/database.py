@@ -109,6 +109,8 @@ class LatencyDatabase:
                 return
             for migrate in MIGRATIONS[version:]:
                 migrate(connection)
+            for run_id in connection.execute(sa.select(RUN.c.id)).scalars().all():
+                _seal(connection, run_id)
             connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
 
     def start_run(self, fingerprint: Fingerprint, plan: str) -> str:

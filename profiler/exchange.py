@@ -10,7 +10,7 @@ import pandas as pd
 
 from autotune.errors import DatabaseError, UsageError, storage_errors
 from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.schema import Measurement
+from autotune.profiler.schema import LINEAR, Measurement
 from autotune.types import Fingerprint, canonical_json, from_mapping
 
 _FIELDS = [field.name for field in dataclasses.fields(Measurement)]
@@ -53,6 +53,8 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
         frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"{path} is no readable .csv or .parquet file: {error}") from error
+    if "kind" not in frame.columns:
+        frame["kind"] = LINEAR  # exported before there were joint sites
     expected = ["fingerprint", *_FIELDS]
     if sorted(frame.columns) != sorted(expected):
         missing = sorted(set(expected) - set(frame.columns))

@@ -8,7 +8,7 @@ from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database import LatencyDatabase, timestamp
-from autotune.profiler.schema import Measurement
+from autotune.profiler.schema import Measurement, kind_of
 from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import TimingTask, layer_task
 from autotune.profiler.timing import PairedTiming, TimingPolicy
@@ -100,6 +100,7 @@ def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> l
         shape = subject.layer
         rows.append(
             Measurement(
+                kind=kind_of(shape.parts),
                 tokens=shape.tokens,
                 in_features=shape.in_features,
                 out_features=shape.out_features,

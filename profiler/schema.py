@@ -16,6 +16,11 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    column,
+    inspect,
+    literal,
+    select,
+    table,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -43,7 +48,6 @@ RUN = Table(
     sqlite_strict=True,
 )
 
-_KEY = ("fingerprint_id", "dtype", "tokens", "in_features", "out_features", "rank")
 _FINITE = "{0} IS NULL OR ({0} > 0 AND {0} < 1e6)"
 _TIMES = ("latency_s", "dense_latency_s", "ratio", "ratio_low", "ratio_high")
 
@@ -51,6 +55,7 @@ MEASUREMENT = Table(
     "measurement",
     METADATA,
     Column("fingerprint_id", Text, ForeignKey("fingerprint.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
     Column("dtype", Text, primary_key=True),
     Column("tokens", Integer, primary_key=True),
     Column("in_features", Integer, primary_key=True),
@@ -77,8 +82,36 @@ def _create_all(connection: Connection) -> None:
     METADATA.create_all(connection)
 
 
-# A migration takes the database from version i to i + 1, inside one transaction.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all,)
+def _add_kind(connection: Connection) -> None:
+    """Version 2: layers that share their input too. A key cannot change in place."""
+    if "kind" in {each["name"] for each in inspect(connection).get_columns("measurement")}:
+        return  # made by this program's own version 1
+    names = [each.name for each in MEASUREMENT.columns if each.name != "kind"]
+    connection.exec_driver_sql("ALTER TABLE measurement RENAME TO measurement_1")
+    connection.exec_driver_sql("DROP INDEX IF EXISTS ix_measurement_run_id")
+    MEASUREMENT.create(connection)
+    old = table("measurement_1", *(column(name) for name in names))
+    rows = select(*(old.c[name] for name in names), literal(LINEAR))
+    connection.execute(MEASUREMENT.insert().from_select([*names, "kind"], rows))
+    connection.exec_driver_sql("DROP TABLE measurement_1")
+
+
+# A migration takes the database from version i to i + 1, inside one transaction; the hashes of all
+# runs are renewed after the last.
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all, _add_kind)
+
+LINEAR = "linear"
+
+
+def kind_of(parts: tuple[int, ...]) -> str:
+    """`linear`, or `shared:512+128+128` for layers of these widths with one input."""
+    return f"shared:{'+'.join(map(str, parts))}" if parts else LINEAR
+
+
+def parts_of(kind: str) -> tuple[int, ...]:
+    """The widths back from `kind_of`."""
+    _, _, widths = kind.partition(":")
+    return tuple(int(width) for width in widths.split("+")) if widths else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +121,7 @@ class Measurement:
     `ratio` is latency recovery, the median of paired rounds, with its 95 % interval.
     """
 
+    kind: str = LINEAR
     tokens: int
     in_features: int
     out_features: int
@@ -114,4 +148,5 @@ class Measurement:
             out_features=self.out_features,
             rank=self.rank or None,
             dtype=self.dtype,
+            parts=parts_of(self.kind),
         )

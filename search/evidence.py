@@ -31,11 +31,13 @@ class Evidence:
     def __init__(
         self, model: nn.Module, task: Task, sites: Sequence[Site], factors: Factors,
         batches: Sequence[Batch], seed: int = 0, folder: Path | None = None, key: str = "",
+        joint: Sequence[Site] = (),
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:  # fmt: skip
         self.model = model
         self.task = task
         self.sites = tuple(sites)
+        self.joint = tuple(joint)
         self.factors = factors
         self.batches = tuple(batches)
         self.seed = seed
@@ -45,10 +47,15 @@ class Evidence:
         self._losses = self._recall()
         self._spectra: dict[tuple[str, str], Tensor] = {}
 
+    @property
+    def units(self) -> tuple[Site, ...]:
+        """Layers, and joint sites that a plan may factorize together."""
+        return (*self.sites, *self.joint)
+
     @contextmanager
     def applied(self, ranks: Ranks) -> Iterator[None]:
         """The model with `ranks` factorized, dense again afterwards."""
-        with replaced(self.model, build_layers(self.model, self.sites, self.factors, ranks)):
+        with replaced(self.model, build_layers(self.model, self.units, self.factors, ranks)):
             yield
 
     @functools.cached_property

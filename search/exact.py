@@ -20,7 +20,11 @@ def solve_exact(problem: RankProblem, relative_gap: float = 1e-4) -> Allocation:
     Raises:
         BudgetInfeasibleError: no plan meets the limits.
     """
-    problem = replace(problem, options=tuple(undominated(o) for o in problem.options))
+    problem = replace(
+        problem,
+        options=tuple(undominated(options) for options in problem.options),
+        joint=tuple(replace(g, options=undominated(g.options)) for g in problem.joint),
+    )
     if len(problem.resources) > 1:
         return solve_milp(problem, relative_gap)
     quick = solve_lagrangian(problem)

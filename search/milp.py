@@ -32,25 +32,38 @@ def _silent_stdout() -> Iterator[None]:
 
 
 class _Program:
-    """The columns of a problem: one binary variable for each option of each site."""
+    """The columns of a problem: one binary variable for each option of each site and joint site."""
 
     def __init__(self, problem: RankProblem) -> None:
         self.problem = problem
-        self.losses = np.array([option.loss for site in problem.options for option in site])
-        self.costs = np.array([option.costs for site in problem.options for option in site])
-        self.sizes = [len(site) for site in problem.options]
+        units = problem.unit_options
+        self.losses = np.array([option.loss for unit in units for option in unit])
+        self.costs = np.array([option.costs for unit in units for option in unit])
+        self.sizes = [len(unit) for unit in units]
+        self.covers: list[tuple[int, ...]] = [(i,) for i in range(len(problem.sites))]
+        self.covers += [joint.members for joint in problem.joint]
 
     def pick_one(self, extra: int = 0) -> LinearConstraint:
-        """Exactly one option a site, with `extra` columns that take no part."""
-        owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        shape = (len(self.sizes), len(owner) + extra)
-        rows = sparse.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=shape)
-        return LinearConstraint(rows, 1, 1)
-
-    def chosen(self, x: NDArray[np.float64]) -> list[int]:
-        """The option picked at each site."""
+        """Every site covered exactly once, with `extra` columns that take no part."""
+        rows: list[int] = []
+        columns: list[int] = []
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        return [int(x[a:b].argmax()) for a, b in itertools.pairwise(starts)]
+        for unit, sites in enumerate(self.covers):
+            for site in sites:
+                columns += range(starts[unit], starts[unit + 1])
+                rows += [site] * self.sizes[unit]
+        shape = (len(self.problem.sites), len(self.losses) + extra)
+        return LinearConstraint(
+            sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape), 1, 1
+        )
+
+    def chosen(self, x: NDArray[np.float64]) -> list[int | None]:
+        """The option picked at each unit, None where it takes no part."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        return [
+            int(x[a:b].argmax()) if x[a:b].max(initial=0.0) > 0.5 else None
+            for a, b in itertools.pairwise(starts)
+        ]
 
 
 def solve_milp(

@@ -21,25 +21,45 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankProblem:
-    """Multiple-choice knapsack: choose one option per site, minimise Σ loss, Σ costs ≤ limits.
+class Joint:
+    """Sites (by index) that one option may cover together: a shared down factor."""
 
-    `limits` are what the sites together may cost (the rest of the network already taken off).
+    name: str
+    members: tuple[int, ...]
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankProblem:
+    """Multiple-choice knapsack: cover every site once, minimise Σ loss, Σ costs ≤ limits.
+
+    A site is covered by one of its own options or by one of the joint site it belongs to, of which
+    there is at most one. `limits` are what the sites together may cost (the rest of the network
+    already taken off).
     """
 
     sites: tuple[str, ...]
     options: tuple[tuple[Option, ...], ...]
     resources: tuple[str, ...]
     limits: tuple[float, ...]
+    joint: tuple[Joint, ...] = ()
+
+    @property
+    def unit_options(self) -> tuple[tuple[Option, ...], ...]:
+        """Options of all sites, then of all joint sites."""
+        return (*self.options, *(joint.options for joint in self.joint))
 
     def least_costs(self) -> NDArray[np.float64]:
         """The smallest reachable total of each resource, taken one at a time."""
-        return np.array(
-            [
-                sum(min(option.costs[j] for option in site) for site in self.options)
-                for j in range(len(self.resources))
-            ]
-        )
+        totals = np.zeros(len(self.resources))
+        for j in range(len(self.resources)):
+            least = [min(option.costs[j] for option in site) for site in self.options]
+            totals[j] = sum(least)
+            for joint in self.joint:
+                alone = sum(least[i] for i in joint.members)
+                together = min(option.costs[j] for option in joint.options)
+                totals[j] += min(0.0, together - alone)
+        return totals
 
     def require_feasible(self) -> None:
         """Check every limit by itself against its least cost.
@@ -58,7 +78,10 @@ class RankProblem:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """A solution with its certificate: lower_bound ≤ optimum ≤ loss."""
+    """A solution with its certificate: lower_bound ≤ optimum ≤ loss.
+
+    `ranks` names every site, or the joint site that covers it.
+    """
 
     ranks: Mapping[str, int | None]
     loss: float
@@ -73,14 +96,23 @@ class Allocation:
 
 
 def make_allocation(
-    problem: RankProblem, chosen: Sequence[int], lower_bound: float, solver: str
+    problem: RankProblem, chosen: Sequence[int | None], lower_bound: float, solver: str
 ) -> Allocation:
-    """The allocation of option indices `chosen`, one per site."""
-    picked = [options[i] for options, i in zip(problem.options, chosen, strict=True)]
-    totals = np.sum([option.costs for option in picked], axis=0)
-    loss = float(sum(option.loss for option in picked))
+    """The allocation of option indices `chosen`, one per unit: sites, then joint sites.
+
+    None is a unit that does not count: a joint site not used, or a site that one covers. Joint
+    sites may be left off the end.
+    """
+    names = (*problem.sites, *(joint.name for joint in problem.joint))
+    picked = {
+        name: options[i]
+        for name, options, i in zip(names, problem.unit_options, chosen, strict=False)
+        if i is not None
+    }
+    totals = np.sum([option.costs for option in picked.values()], axis=0)
+    loss = float(sum(option.loss for option in picked.values()))
     return Allocation(
-        ranks={name: option.rank for name, option in zip(problem.sites, picked, strict=True)},
+        ranks={name: option.rank for name, option in picked.items()},
         loss=loss,
         costs=tuple(float(t) for t in totals),
         lower_bound=min(lower_bound, loss),

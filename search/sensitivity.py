@@ -8,10 +8,11 @@ solved again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from autotune.search.problem import Allocation
-from autotune.types import Site
+from autotune.types import Site, chosen_units
 
 Scales = Mapping[str, float]
 _CLIP = 4.0
@@ -28,47 +29,55 @@ def perturbed(rank: int | None, candidates: Sequence[int]) -> int | None:
     return lower[-1] if lower else None
 
 
+def scale_of(unit: Site, scales: Scales) -> float:
+    """A layer's scale, or the geometric mean of a joint site's members'."""
+    found = [scales[name] for name in unit.layers]
+    return math.prod(found) ** (1.0 / len(found))
+
+
 def rescaled(
-    sites: Sequence[Site], plan: Allocation, errors: Mapping[str, Mapping[int, float]],
+    units: Sequence[Site], plan: Allocation, errors: Mapping[str, Mapping[int, float]],
     scales: Scales, true_loss: Callable[[Mapping[str, int | None]], float],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:  # fmt: skip
-    """New scales from one perturbation of each site around `plan`.
+    """New scales of layers from one perturbation of each chosen unit around `plan`.
 
     A change is at most fourfold and taken by its square root, so that noise in a small rise does
     not throw a site about.
     """
     base = true_loss(plan.ranks)
     found = dict(scales)
-    for done, site in enumerate(sites):
-        progress(done, len(sites))
-        table = errors[site.name]
-        rank = plan.ranks[site.name]
+    chosen = chosen_units(units, plan.ranks)
+    for done, (unit, rank) in enumerate(chosen):
+        progress(done, len(chosen))
+        table = errors[unit.name]
         other = perturbed(rank, sorted(table))
         if other is None:
             continue
-        expected = scales[site.name] * (table[other] - (0.0 if rank is None else table[rank]))
-        rise = true_loss({**plan.ranks, site.name: other}) - base
+        known = table[other] - (0.0 if rank is None else table[rank])
+        expected = scale_of(unit, scales) * known
+        rise = true_loss({**plan.ranks, unit.name: other}) - base
         if expected <= 0:
             continue
         factor = min(max(rise / expected, 1.0 / _CLIP), _CLIP)
-        found[site.name] = scales[site.name] * factor**_DAMPING
-    progress(len(sites), len(sites))
+        for name in unit.layers:
+            found[name] = scales[name] * factor**_DAMPING
+    progress(len(chosen), len(chosen))
     return found
 
 
 def sensitivity_pass(
-    sites: Sequence[Site], errors: Mapping[str, Mapping[int, float]],
+    units: Sequence[Site], errors: Mapping[str, Mapping[int, float]],
     solve: Callable[[Scales], Allocation],
     true_loss: Callable[[Mapping[str, int | None]], float], *, rounds: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:  # fmt: skip
     """The scales whose plan has the least true loss: the plain table's, or a rescaling's."""
-    scales: Scales = {site.name: 1.0 for site in sites}
+    scales: Scales = {name: 1.0 for unit in units for name in unit.layers}
     plan = solve(scales)
     best, best_loss = scales, true_loss(plan.ranks)
     for _ in range(rounds):
-        scales = rescaled(sites, plan, errors, scales, true_loss, progress)
+        scales = rescaled(units, plan, errors, scales, true_loss, progress)
         plan = solve(scales)
         loss = true_loss(plan.ranks)
         if loss < best_loss:

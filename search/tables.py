@@ -11,7 +11,7 @@ from autotune.devices.specs import DTYPE_BYTES
 from autotune.errors import BudgetInfeasibleError
 from autotune.predictor.network import NetworkModel
 from autotune.search.milp import solve_nearest
-from autotune.search.problem import Option, RankProblem
+from autotune.search.problem import Joint, Option, RankProblem
 from autotune.types import Site
 from autotune.units import format_bytes, format_count, format_seconds
 
@@ -27,7 +27,7 @@ class Resources:
 
 
 def live_bytes(site: Site, rank: int | None, dtype: str) -> float:
-    """Input, latent and output of one layer, which live at once."""
+    """Input, latent and output of one layer, or the outputs of several, which live at once."""
     width = site.in_features + site.out_features + (rank or 0)
     return float(site.tokens * width * DTYPE_BYTES[dtype])
 
@@ -93,10 +93,12 @@ def build_problem(
     totals: Resources,
     limits: Mapping[str, float],
     storage: str = "fp32",
+    joint: Sequence[Site] = (),
 ) -> RankProblem:
     """The problem over aligned `candidates` and dense, with absolute `limits` of the network.
 
-    Nothing is pruned: papers' rules choose among all; the exact solver prunes for itself.
+    A `joint` site is a choice instead of its members. Nothing is pruned: papers' rules choose among
+    all; the exact solver prunes for itself.
 
     Raises:
         BudgetInfeasibleError: activations of the dense layers alone exceed their limit.
@@ -112,22 +114,31 @@ def build_problem(
             "factorizing adds a latent and removes neither input nor output",
             {"activation_bytes": least},
         )
-    options = []
-    for site in sites:
-        choices = [
+
+    def choices(unit: Site) -> tuple[Option, ...]:
+        return tuple(
             Option(
                 rank=rank,
-                loss=errors[site.name][rank],
-                costs=site_costs(site, rank, network, resources, storage),
+                loss=errors[unit.name][rank],
+                costs=site_costs(unit, rank, network, resources, storage),
             )
-            for rank in candidates[site.name]
-            if live_bytes(site, rank, network.dtype) <= peak
-        ]
+            for rank in candidates[unit.name]
+            if live_bytes(unit, rank, network.dtype) <= peak
+        )
+
+    options = []
+    for site in sites:
         dense = Option(rank=None, loss=0.0, costs=site_costs(site, None, network, resources))
-        options.append((dense, *choices))
+        options.append((dense, *choices(site)))
+    index = {site.name: i for i, site in enumerate(sites)}
+    together = [
+        Joint(name=g.name, members=tuple(index[n] for n in g.members), options=choices(g))
+        for g in joint
+    ]
     return RankProblem(
         sites=tuple(site.name for site in sites),
         options=tuple(options),
+        joint=tuple(one for one in together if one.options),
         resources=resources,
         limits=tuple(limits[name] - totals.rest[name] for name in resources),
     )

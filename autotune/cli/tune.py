@@ -40,6 +40,12 @@ from autotune.types import Budget, Workload
 @click.option("--metric", help="What a rank's error means (default: kfac or kfac-seq).")
 @click.option("--factorizer", default="svd", show_default=True, help="Or als, residual, …")
 @click.option("--allocator", help="What chooses ranks (default: exact, with --trials of Optuna).")
+@click.option(
+    "--joint/--no-joint",
+    default=True,
+    show_default=True,
+    help="Let layers with one input (q, k, v) share a down factor where that costs less.",
+)
 @click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
 @click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
@@ -98,6 +104,7 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
         factorizer=options["factorizer"],
         allocator=options["allocator"],
         storage=options["storage"],
+        joint=options["joint"],
         sensitivity_rounds=options["sensitivity_rounds"],
         trials=options["trials"],
         rounds=options["rounds"],

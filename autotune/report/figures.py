@@ -72,29 +72,27 @@ def staircase(curve: Record) -> str:
         color=BLUE, label="measured",
     )  # fmt: skip
     axes.axhline(curve["dense_latency_s"] * 1e3, color=GREY, ls="--", lw=1, label="dense")
-    title = f"{curve['in_features']}x{curve['out_features']}, {curve['tokens']} tokens"
+    widths = "+".join(map(str, curve["parts"])) or curve["out_features"]
+    title = f"{curve['in_features']}x{widths}, {curve['tokens']} tokens"
     axes.set(xlabel="rank", ylabel="latency (ms)", title=title, ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure)
 
 
 def heat_map(sites: Sequence[Record]) -> str:
-    """keep_ratio by block (rows) and module (columns); dense is hatched."""
-    modules: list[str] = []
-    for site in sites:
-        module = _module(site)
-        if module not in modules:
-            modules.append(module)
+    """keep_ratio by block (rows) and module (columns); dense hatched, `=64` shares its down."""
+    modules = list(dict.fromkeys(_module(site, n) for site in sites for n in site["layers"]))
     blocks = sorted({site["block"] if site["block"] is not None else -1 for site in sites})
     figure, axes = _axes(6.0, 0.9 + 0.32 * len(blocks))
     axes.grid(False)
-    for site in sites:
-        x = modules.index(_module(site))
+    cells = [(site, name) for site in sites for name in site["layers"]]
+    for site, name in cells:
+        x = modules.index(_module(site, name))
         y = blocks.index(site["block"] if site["block"] is not None else -1)
         dense = site["rank"] is None
         shade = 1.0 - site["keep_ratio"]
         axes.add_patch(_cell(x, y, dense, shade))
-        text = "dense" if dense else str(site["rank"])
+        text = "dense" if dense else f"{'=' * (len(site['layers']) > 1)}{site['rank']}"
         colour = "white" if not dense and shade > 0.65 else "black"
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set(
@@ -116,8 +114,7 @@ def _cell(x: int, y: int, dense: bool, shade: float) -> Any:
     )  # fmt: skip
 
 
-def _module(site: Record) -> str:
-    name = str(site["name"])
+def _module(site: Record, name: str) -> str:
     return name.split(f".{site['block']}.", 1)[-1] if site["block"] is not None else name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,15 +35,42 @@ def factorize(weight: Tensor, whitening: Whitening, max_rank: int | None = None)
     Ŵ_r = left⁻ᵀ [leftᵀ W right]_r right⁻¹ minimises scale·‖leftᵀ(W−Ŵ)right‖²_F over rank r, with
     value scale·Σ_{i>r} σ_i² (Eckart–Young in the whitened space; methods.md §0.1).
     """
-    whitened = whitening.whiten(weight.double())
-    up, s, down = (_by_gram if whitened.is_cuda else _by_svd)(whitened)
-    q = min(max_rank or len(s), len(s))
-    tail = torch.cat([(s**2).flip(0).cumsum(0).flip(0), s.new_zeros(1)])
+    up, down, tail = _decompose(whitening.whiten(weight.double()), max_rank)
     return Factorization(
-        up=whitening.unwhiten_up(up[:, :q]),
-        down=whitening.unwhiten_down(down[:q]),
+        up=whitening.unwhiten_up(up),
+        down=whitening.unwhiten_down(down),
         errors=whitening.scale * tail,
     )
+
+
+def factorize_together(
+    weights: Sequence[Tensor], whitenings: Sequence[Whitening], max_rank: int | None = None
+) -> Factorization:
+    """Factors of layers (N_i, K) with one input: one shared down, their ups stacked (Σ N_i, r).
+
+    Minimises Σ_i scale_i·‖left_iᵀ(W_i − U_i V)right‖²_F over rank-r V, right the same for all: the
+    truncated SVD of the stacked √scale_i·left_iᵀ W_i right (Eckart–Young; the joint form of
+    methods.md §0.1, no paper's).
+    """
+    most = max(whitening.scale for whitening in whitenings)
+    # A layer that costs nothing still needs factors of its own weight.
+    scales = [max(w.scale, 1e-12 * most) ** 0.5 or 1.0 for w in whitenings]
+    stacked = [
+        scale * whitening.whiten(weight.double())
+        for scale, whitening, weight in zip(scales, whitenings, weights, strict=True)
+    ]
+    up, down, tail = _decompose(torch.cat(stacked), max_rank)
+    parts = up.split([len(weight) for weight in weights])
+    ups = [w.unwhiten_up(p) / s for w, p, s in zip(whitenings, parts, scales, strict=True)]
+    return Factorization(up=torch.cat(ups), down=whitenings[0].unwhiten_down(down), errors=tail)
+
+
+def _decompose(matrix: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """U√Σ and √ΣVᵀ of the first `max_rank` components, and Σ_{i>r} σ_i² for every r."""
+    up, s, down = (_by_gram if matrix.is_cuda else _by_svd)(matrix)
+    q = min(max_rank or len(s), len(s))
+    tail = torch.cat([(s**2).flip(0).cumsum(0).flip(0), s.new_zeros(1)])
+    return up[:, :q], down[:q], tail
 
 
 def _by_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,14 @@ class Metric(ABC):
     @abstractmethod
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:
         """The roots for one site."""
+
+    def shared_whitenings(self, members: Sequence[Site], statistics: Statistics) -> list[Whitening]:
+        """The roots for sites with one input, their right roots equal.
+
+        Moments of the input are equal already; a metric with an input side of each site's own
+        overrides this.
+        """
+        return [self.whitening(member, statistics) for member in members]
 
 
 def support_root(gram: Tensor, floor: float = 1e-10) -> Tensor:

@@ -10,6 +10,12 @@ default for tasks whose loss is of whole sequences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from autotune.compress.metrics.base import Metric, Whitening, damped_root
 from autotune.compress.statistics import Statistics
 from autotune.types import Site
@@ -27,7 +33,20 @@ class KfacSequence(Metric):
 
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:
         """Cholesky roots of both marginals."""
-        left, right = statistics.moment("left", site), statistics.moment("right", site)
+        return self._roots(statistics.moment("left", site), statistics.moment("right", site))
+
+    def shared_whitenings(self, members: Sequence[Site], statistics: Statistics) -> list[Whitening]:
+        """R is pooled, Σ R_i over the members, and scaled to each member's own trace."""
+        rights = [statistics.moment("right", member) for member in members]
+        pooled = torch.stack(rights).sum(0)
+        pooled = pooled / pooled.trace().clamp_min(1e-300)
+        lefts = [statistics.moment("left", member) for member in members]
+        return [
+            replace(self._roots(left, pooled), scale=0.5 if right.trace() > 0 else 0.0)
+            for left, right in zip(lefts, rights, strict=True)
+        ]
+
+    def _roots(self, left: Tensor, right: Tensor) -> Whitening:
         trace = float(left.trace())
         return Whitening(
             left=damped_root(left, self.damping),

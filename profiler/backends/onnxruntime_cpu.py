@@ -48,20 +48,20 @@ def layer_model(shape: LayerShape, copies: int) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    m, k, n, rank = shape.tokens, shape.in_features, shape.out_features, shape.rank
-    widths = [k, n] if rank is None else [k, rank, n]
+    m, k, rank = shape.tokens, shape.in_features, shape.rank
     nodes, weights, outputs = [], [], []
+
+    def multiply(source: str, rows: int, columns: int, result: str) -> str:
+        values = rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(rows**0.5)
+        weights.append(numpy_helper.from_array(values, f"w_{result}"))
+        nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
+        return result
+
     for copy in range(copies):
-        current = "x"
-        for step in range(len(widths) - 1):
-            size = (widths[step], widths[step + 1])
-            values = rng.standard_normal(size, dtype=np.float32) / np.float32(size[0] ** 0.5)
-            weights.append(numpy_helper.from_array(values, f"w{copy}_{step}"))
-            last = step == len(widths) - 2
-            result = f"y{copy}" if last else f"h{copy}_{step}"
-            nodes.append(helper.make_node("MatMul", [current, f"w{copy}_{step}"], [result]))
-            current = result
-        outputs.append(helper.make_tensor_value_info(current, TensorProto.FLOAT, [m, n]))
+        latent = "x" if rank is None else multiply("x", k, rank, f"h{copy}")
+        for part, n in enumerate(shape.widths):
+            name = multiply(latent, rank or k, n, f"y{copy}_{part}")
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [m, n]))
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])
     graph = helper.make_graph(nodes, "layer", [x], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -88,7 +88,7 @@ class OnnxRuntimeCpu(Backend):
         session = open_session(layer_model(shape, copies), threads)
         rng = np.random.default_rng(1)
         x = rng.standard_normal((shape.tokens, shape.in_features), dtype=np.float32)
-        outputs = [(shape.tokens, shape.out_features)] * copies
+        outputs = [(shape.tokens, width) for width in shape.widths] * copies
         return TimedLayer(run=_bound(session, {"x": x}, outputs), copies=copies)
 
     def network(

@@ -25,21 +25,28 @@ class TorchEager(Backend):
 
         torch.set_num_threads(threads)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[shape.dtype]
-        k, n, rank = shape.in_features, shape.out_features, shape.rank
-        sizes = [(n, k)] if rank is None else [(rank, k), (n, rank)]
+        k, rank = shape.in_features, shape.rank
         copies = copy_count(shape, dtype.itemsize)
+
+        def weight(n: int, k: int) -> torch.Tensor:
+            scaled: torch.Tensor = torch.randn(n, k, dtype=dtype) / k**0.5
+            return scaled
+
         chains = [
-            [torch.randn(size, dtype=dtype) / size[1] ** 0.5 for size in sizes]
+            (
+                None if rank is None else weight(rank, k),
+                [weight(n, rank or k) for n in shape.widths],
+            )
             for _ in range(copies)
         ]
         x = torch.randn(shape.tokens, k, dtype=dtype)
 
         def run() -> None:
             with torch.inference_mode():
-                for chain in chains:
-                    y = x
-                    for weight in chain:
-                        y = linear(y, weight)
+                for down, ups in chains:
+                    latent = x if down is None else linear(x, down)
+                    for up in ups:
+                        linear(latent, up)
 
         return TimedLayer(run=run, copies=copies)
 

@@ -56,13 +56,17 @@ def test_the_report_is_self_contained(tuned):
 
 
 def test_checkpoint_and_onnx_are_the_same_model(tuned):
+    folder, record, _ = tuned
+    assert_same_model(folder, record)
+
+
+def assert_same_model(folder, record):
     """The checkpoint in torch and the ONNX in onnxruntime give the same logits."""
     from autotune.compress.checkpoint import low_rank_layers
     from autotune.compress.loading import load_class
 
-    folder, record, _ = tuned
     model = load_class("causal-lm", folder / "model", torch.float32)
-    ranks = {site["name"]: site["rank"] for site in record["sites"] if site["rank"]}
+    ranks = {name: s["rank"] for s in record["sites"] if s["rank"] for name in s["layers"]}
     assert {n: layer.rank for n, layer in low_rank_layers(model).items()} == ranks
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]["compressed"]
     ids = torch.randint(0, 2048, (3, 17), generator=torch.Generator().manual_seed(0))
@@ -159,6 +163,26 @@ def test_several_budgets_hold_together(cli, arguments, copied):
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["parameters"]["compressed"] <= 0.85 * record["parameters"]["dense"]
     assert record["flops"]["compressed"] <= 0.9 * record["flops"]["dense"]
+
+
+def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
+    """Where that costs less; without it the same budget costs more loss by the same table."""
+    records = []
+    for joint in ("--no-joint", "--joint"):
+        done = cli(
+            *arguments, "--output", copied, "--trials", 0, "--sensitivity-rounds", 0,
+            "--rounds", 1, "--params-budget", "0.6x", joint, "--format", "json",
+        )  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        records.append(json.loads(done.stdout.splitlines()[-1]))
+        assert_same_model(copied, records[-1])
+    apart, together = records
+    shared = [site for site in together["sites"] if site["rank"] and len(site["layers"]) > 1]
+    assert shared
+    assert all("+" in site["name"] and site["measured_latency_s"] > 0 for site in shared)
+    assert not any(len(site.get("layers", ())) > 1 for site in apart["sites"])
+    assert together["solver"]["loss"] < apart["solver"]["loss"]
+    assert together["parameters"]["compressed"] <= 0.6 * together["parameters"]["dense"]
 
 
 def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):

@@ -26,7 +26,7 @@ RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
 def recorded():
     """Real measurements of one 2-core CPU, onnxruntime (see tests/data/README.md)."""
     frame = pd.read_csv(RECORDED)
-    names = [f.name for f in dataclasses.fields(Measurement)]
+    names = [f.name for f in dataclasses.fields(Measurement) if f.name in frame]
     rows = frame[names].astype(object).where(frame[names].notna(), None)
     return [Measurement(**row) for row in rows.to_dict("records")]
 
@@ -144,7 +144,7 @@ def network(correction=1.0):
     anchor = NetworkAnchor(latency_s=0.01, layer_shares={shape(): 0.1})
     return NetworkModel(
         anchor=anchor, predictor=LatencyTable(rows, ROOFLINE),
-        sites=[site("a"), site("b"), site("c")], correction=correction,
+        units=[site("a"), site("b"), site("c")], correction=correction,
     )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_the_network_is_rest_plus_sites():
     dense = model.predict({})
     assert (dense.latency_s, dense.ratio) == (0.01, 1.0)
     plan = {"a": 64, "b": 16, "c": None}
-    total = model.rest_s + sum(model.site_latency_s(s, plan[s.name]) for s in model.sites)
+    total = model.rest_s + sum(model.site_latency_s(s, plan[s.name]) for s in model.units)
     estimate = model.predict(plan)
     assert estimate.latency_s == pytest.approx(total)
     assert estimate.latency_s == pytest.approx(0.01 - 0.001 * (0.68 + 0.92))

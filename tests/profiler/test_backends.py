@@ -35,6 +35,14 @@ def test_layers_run_dense_and_low_rank(backend, rank):
     timed.run()
 
 
+@pytest.mark.parametrize("rank", [None, 8])
+def test_layers_that_share_their_input_run_too(backend, rank):
+    shape = LayerShape(tokens=16, in_features=64, out_features=96, parts=(48, 32, 16), rank=rank)
+    backend.layer(shape, 1).run()
+    timing = run_task(backend, layer_task(shape.dense, (8,), QUICK), 1)
+    assert len(timing.latencies_s) == 2
+
+
 def test_a_pair_is_timed_against_its_dense_layer(backend):
     timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)
     assert len(timing.latencies_s) == 3
@@ -60,7 +68,7 @@ def test_the_onnx_layer_computes_the_product():
     outputs = open_session(model, 1).run(None, {"x": x})
     assert len(outputs) == 2
     for copy, y in enumerate(outputs):
-        assert np.allclose(y, x @ weights[f"w{copy}_0"] @ weights[f"w{copy}_1"], atol=1e-4)
+        assert np.allclose(y, x @ weights[f"w_h{copy}"] @ weights[f"w_y{copy}_0"], atol=1e-4)
     assert not np.allclose(outputs[0], outputs[1])
 
 

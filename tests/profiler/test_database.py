@@ -1,6 +1,7 @@
 """The database keeps what was measured, once, and knows when it was changed."""
 
 import dataclasses
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from autotune.errors import DatabaseError, RunFolderError, StorageError, UsageError
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.exchange import export_table, import_table, merge
-from autotune.profiler.schema import Measurement
+from autotune.profiler.schema import Measurement, kind_of
 from autotune.types import Fingerprint
 
 FINGERPRINT = Fingerprint(
@@ -112,6 +113,38 @@ def test_a_corrupted_file_is_refused(tmp_path, content):
     with pytest.raises(DatabaseError, match="damaged"):
         LatencyDatabase(path)
     assert path.read_bytes() == content
+
+
+def test_layers_with_one_input_are_points_of_their_own(database):
+    shared = "shared:128+128+128"
+    rows = [point(16), point(16, kind=shared, latency_s=2e-3)]
+    database.add(database.start_run(FINGERPRINT, "test"), rows)
+    assert database.measurements(FINGERPRINT.id) == rows
+    assert rows[1].shape.parts == (128, 128, 128)
+    assert kind_of(rows[1].shape.parts) == shared
+    assert rows[0].shape.parts == ()
+
+
+def test_a_database_of_the_first_version_is_taken_over(database):
+    """Version 1 had no `kind`: every row was a single layer."""
+    rows = [point(rank) for rank in (0, 16)]
+    database.add(database.start_run(FINGERPRINT, "test"), rows)
+    database.close()
+    with sqlite3.connect(database.path) as raw:
+        (made,) = raw.execute("SELECT sql FROM sqlite_master WHERE name='measurement'").fetchone()
+        old = made.replace("kind TEXT NOT NULL, ", "").replace("kind, ", "")
+        old = re.sub(r"\s*kind TEXT NOT NULL,", "", old)
+        raw.execute("ALTER TABLE measurement RENAME TO newer")
+        raw.execute(old)
+        names = [r[1] for r in raw.execute("PRAGMA table_info(measurement)")]
+        assert "kind" not in names
+        columns = ", ".join(names)
+        raw.execute(f"INSERT INTO measurement SELECT {columns} FROM newer")
+        raw.execute("DROP TABLE newer")
+        raw.execute("PRAGMA user_version = 1")
+    with LatencyDatabase(database.path) as again:
+        assert again.measurements(FINGERPRINT.id) == rows
+        assert again.verify() == []
 
 
 def test_a_newer_schema_is_refused(database):

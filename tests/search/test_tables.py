@@ -29,7 +29,7 @@ def build():
     """A problem under absolute limits; latency is never asked, so there is no predictor."""
     shares = {site.shape().dense: 0.25 for site in SITES}
     network = NetworkModel(
-        anchor=NetworkAnchor(latency_s=1.0, layer_shares=shares), predictor=None, sites=SITES
+        anchor=NetworkAnchor(latency_s=1.0, layer_shares=shares), predictor=None, units=SITES
     )
     parameters = sum(site.shape().parameters for site in SITES) + 1000
     totals = count_resources(SITES, parameters, 4 * parameters, network, kv_cache_bytes=512)

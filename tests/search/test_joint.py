@@ -1,0 +1,150 @@
+"""Joint sites in the rank problem: the exact solver against enumeration, and what they cost."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from autotune.errors import BudgetInfeasibleError
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.search.exact import solve_exact
+from autotune.search.lagrangian import pareto_front, solve_lagrangian
+from autotune.search.problem import Allocation, Joint, Option, RankProblem
+from autotune.search.sensitivity import rescaled, scale_of, sensitivity_pass
+from autotune.search.tables import build_problem, count_resources
+from autotune.types import Estimate, Site, chosen_units
+from tests.search.test_solvers import random_problem
+
+
+def with_joint(problem, seed, resources):
+    """Sites 0 to 2 and 3 to 4 may go together, for about as much as they cost alone."""
+    rng = np.random.default_rng(1000 + seed)
+    joint = []
+    for name, members in (("a", (0, 1, 2)), ("b", (3, 4))):
+        options = []
+        for rank in (8, 16, 24, 32):
+            alone = [problem.options[i][rank // 8 - 1] for i in members]
+            factor = rng.uniform(0.6, 1.3)
+            costs = tuple(sum(o.costs[j] for o in alone) * factor for j in range(resources))
+            loss = sum(o.loss for o in alone) * rng.uniform(0.3, 1.5)
+            options.append(Option(rank=rank, loss=loss, costs=costs))
+        joint.append(Joint(name=name, members=members, options=tuple(options)))
+    return RankProblem(**{**problem.__dict__, "joint": tuple(joint)})
+
+
+def enumerate_with_joint(problem):
+    """Every subset of the joint sites in use, every option."""
+    best = math.inf
+    for used in itertools.product((False, True), repeat=len(problem.joint)):
+        taken = [j for j, use in zip(problem.joint, used, strict=True) if use]
+        covered = {i for j in taken for i in j.members}
+        free = [o for i, o in enumerate(problem.options) if i not in covered]
+        for picked in itertools.product(*(j.options for j in taken), *free):
+            costs = np.sum([o.costs for o in picked], axis=0)
+            if (costs <= np.array(problem.limits)).all():
+                best = min(best, sum(o.loss for o in picked))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("resources", [1, 2, 3])
+def test_the_exact_solver_equals_enumeration(seed, resources):
+    problem = with_joint(random_problem(seed, resources, ranks=4), seed, resources)
+    allocation = solve_exact(problem, relative_gap=1e-9)
+    best = enumerate_with_joint(problem)
+    assert allocation.loss == pytest.approx(best, rel=1e-6)
+    assert allocation.lower_bound <= best * (1 + 1e-6)
+    for joint in problem.joint:
+        names = {problem.sites[i] for i in joint.members}
+        assert (joint.name in allocation.ranks) != bool(names & set(allocation.ranks))
+    assert (np.array(allocation.costs) <= np.array(problem.limits) * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_lagrangian_is_feasible_and_its_bound_holds(seed):
+    problem = with_joint(random_problem(seed, ranks=4), seed, 1)
+    allocation = solve_lagrangian(problem)
+    best = enumerate_with_joint(problem)
+    assert allocation.costs[0] <= problem.limits[0]
+    assert allocation.lower_bound <= best * (1 + 1e-9) <= allocation.loss * (1 + 2e-9)
+    assert all(a[1] >= b[1] for a, b in itertools.pairwise(pareto_front(problem)))
+
+
+def test_joint_sites_are_used_where_they_are_better_and_lower_the_reachable_minimum():
+    used = 0
+    for seed in range(12):
+        problem = with_joint(random_problem(seed, ranks=4), seed, 1)
+        used += any("+" in n or n in "ab" for n in solve_exact(problem).ranks)
+        alone = RankProblem(**{**problem.__dict__, "joint": ()})
+        assert problem.least_costs()[0] <= alone.least_costs()[0]
+        tight = RankProblem(**{**problem.__dict__, "limits": tuple(problem.least_costs() * 0.99)})
+        with pytest.raises(BudgetInfeasibleError):
+            solve_exact(tight)
+    assert used > 3
+
+
+LAYERS = tuple(Site(name=n, in_features=64, out_features=64, tokens=10, block=0) for n in "qkv")
+JOINT = Site(
+    name="q+k+v", in_features=64, out_features=192, tokens=10, block=0, members=("q", "k", "v"),
+    parts=(64, 64, 64),
+)  # fmt: skip
+
+
+class HalfPrice(LatencyPredictor):
+    """A pair costs rank / 64 of its dense layer; joint ones three quarters of that."""
+
+    def estimate(self, shape):
+        ratio = shape.rank / 64 * (0.75 if shape.parts else 1.0)
+        return Estimate(latency_s=ratio, low_s=ratio, high_s=ratio, ratio=ratio, source="measured")
+
+
+def network():
+    shares = {LAYERS[0].shape(): 0.2, JOINT.shape(): 0.6}
+    anchor = NetworkAnchor(latency_s=1.0, layer_shares=shares)
+    return NetworkModel(anchor=anchor, predictor=HalfPrice(), units=(*LAYERS, JOINT))
+
+
+def test_the_network_counts_a_joint_site_instead_of_its_members():
+    model = network()
+    assert model.rest_s == pytest.approx(0.4)
+    assert model.predict({"q+k+v": 32}).ratio == pytest.approx(0.4 + 0.6 * 0.375)
+    assert model.predict({"q": 32, "k": None}).ratio == pytest.approx(0.4 + 0.2 * 0.5 + 0.4)
+    assert chosen_units(model.units, {"q+k+v": 8}) == [(JOINT, 8)]
+    assert chosen_units(model.units, {"q+k+v": None, "k": 8}) == [
+        (LAYERS[0], None), (LAYERS[1], 8), (LAYERS[2], None)
+    ]  # fmt: skip
+
+
+def test_the_problem_prices_a_joint_site_by_its_own_shape():
+    errors = {unit.name: {16: 1.0} for unit in (*LAYERS, JOINT)}
+    totals = count_resources(LAYERS, 3 * 64 * 64 + 100, 0, network())
+    limits = {"latency": 0.6, "parameters": 1e9, "flops": 1e9, "weight_bytes": 1e9}
+    problem = build_problem(
+        LAYERS, errors, dict.fromkeys(errors, (16,)), network(), totals, limits, joint=(JOINT,)
+    )
+    ((option,),) = (joint.options for joint in problem.joint)
+    parameters = 16 * (64 + 192)
+    assert option.costs == pytest.approx(
+        (0.6 * 16 / 64 * 0.75, parameters, 2 * 10 * parameters, 4 * parameters)
+    )
+    assert problem.joint[0].members == (0, 1, 2)
+
+
+def test_the_sensitivity_pass_perturbs_what_was_chosen_and_scales_its_layers():
+    units = (*LAYERS, JOINT)
+    table = {unit.name: {16: 0.3, 32: 0.1} for unit in units}
+    asked = []
+
+    def true_loss(ranks):
+        asked.append(dict(ranks))
+        return sum(4 * table[name][rank] for name, rank in ranks.items() if rank)
+
+    plan = Allocation(ranks={"q+k+v": 32}, loss=0.1, costs=(1.0,), lower_bound=0.0, solver="test")
+    scales = rescaled(units, plan, table, dict.fromkeys("qkv", 1.0), true_loss)
+    assert scales == pytest.approx(dict.fromkeys("qkv", 2.0))
+    assert asked == [{"q+k+v": 32}, {"q+k+v": 16}]
+    assert scale_of(JOINT, {"q": 1.0, "k": 2.0, "v": 4.0}) == pytest.approx(2.0)
+    kept = sensitivity_pass(units, table, lambda scales: plan, true_loss, rounds=1)
+    assert set(kept) == set("qkv")
