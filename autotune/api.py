@@ -28,6 +28,7 @@ def tune(
     allocator: str | None = None,
     storage: str = "fp32",
     joint: bool = True,
+    jobs: int | None = None,
     sensitivity_rounds: int = 1,
     trials: int = 12,
     rounds: int = 3,
@@ -57,6 +58,7 @@ def tune(
         allocator: What chooses the ranks; None is exact, with Optuna when there are trials.
         storage: How factors are stored: fp32 (the model's dtype), fp16, bf16 or remap8.
         joint: Let layers with one input (q, k, v) share a down factor where that costs less.
+        jobs: Processes that judge plans side by side; None is one for every four threads.
         sensitivity_rounds: Turns of the sensitivity pass of the exact allocator, 0 to 3.
         trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
         rounds: Most turns of the closed loop (solve, build, measure, correct).
@@ -95,6 +97,7 @@ def tune(
         allocator=allocator,
         storage=storage,
         joint=joint,
+        jobs=jobs,
         sensitivity_rounds=sensitivity_rounds,
         trials=trials,
         rounds=rounds,

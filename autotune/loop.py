@@ -39,15 +39,17 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
     def true_loss(allocation: Allocation) -> float:
         return planner.evidence.true_loss(allocation.ranks)
 
+    def surely_better(allocation: Allocation, other: Allocation) -> bool:
+        return planner.evidence.surely_better(allocation.ranks, other.ranks)
+
     problem = planner.problem({}, 1.0, request.margin)
     key = digest([dict(factors_key), dataclasses.asdict(problem), request.seed])[:16]
     storage = context.folder.cache / "optuna.sqlite"
     with context.reporter.stage("search the outer knobs") as advance:
-        knobs, _ = search_knobs(
-            context.sites.sites, planner.solve, true_loss, trials=request.trials,
+        return search_knobs(
+            context.sites.sites, planner.solve, true_loss, surely_better, trials=request.trials,
             storage=storage, name=key, seed=request.seed, progress=advance,
         )  # fmt: skip
-    return knobs
 
 
 def build_artefact(

@@ -37,6 +37,7 @@ from autotune.stages import (
     error_table,
     load_data,
     make_context,
+    make_evaluators,
 )
 from autotune.types import digest
 
@@ -58,18 +59,19 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         table = profile_layers(context, database)
         network = network_model(context, anchor_network(context, dense), table)
         totals = _totals(context, network)
-        evidence = Evidence(
-            context.loaded.model, context.task, context.sites.sites, factors, data.search,
-            request.seed, context.folder.cache, digest([factors_key, len(data.search)]),
-            context.joint,
-        )  # fmt: skip
-        planner = Planner(context, error_table(context, factors), network, totals, evidence)
-        planner.require_feasible()  # an infeasible budget is refused before anything long
-        if request.sensitivity_turns:
-            with reporter.stage("sensitivity of every layer") as advance:
-                planner.rescale(request.sensitivity_turns, advance)
-        knobs = find_knobs(context, planner, factors_key)
-        rounds = run_loop(context, planner, factors, factors_key, dense, knobs)
+        with make_evaluators(context, factors, data) as evaluators:
+            evidence = Evidence(
+                context.loaded.model, context.task, context.sites.sites, factors, data.search,
+                request.seed, context.folder.cache, digest([factors_key, len(data.search)]),
+                context.joint, evaluators,
+            )  # fmt: skip
+            planner = Planner(context, error_table(context, factors), network, totals, evidence)
+            planner.require_feasible()  # an infeasible budget is refused before anything long
+            if request.sensitivity_turns:
+                with reporter.stage("sensitivity of every layer") as advance:
+                    planner.rescale(request.sensitivity_turns, advance)
+            knobs = find_knobs(context, planner, factors_key)
+            rounds = run_loop(context, planner, factors, factors_key, dense, knobs)
         final = _final(context, planner, dense, rounds)
         quality = _quality(context, data, factors, factors_key, final)
         record = {

@@ -130,7 +130,7 @@ class Planner:
             return self.solve({})
 
         self.scales = sensitivity_pass(
-            self.context.units, self.errors, solve, self.evidence.true_loss,
+            self.context.units, self.errors, solve, self.evidence,
             rounds=rounds, progress=progress,
         )  # fmt: skip
 

@@ -171,7 +171,7 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
         records.append(
             {
                 "name": site.name,
-                "layers": site.layers,
+                "layers": list(site.layers),
                 "group": site.group,
                 "block": site.block,
                 "tokens": site.tokens,
@@ -242,7 +242,7 @@ def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
                 "tokens": shape.tokens,
                 "in_features": shape.in_features,
                 "out_features": shape.out_features,
-                "parts": shape.parts,
+                "parts": list(shape.parts),
                 "dense_latency_s": dense.latency_s,
                 "points": points,
             }

@@ -32,7 +32,8 @@ class TuneRequest:
     (`NAME:option=value` sets options); `metric` None lets the task choose; `joint` lets layers with
     one input share a down factor. `trials` are Optuna's
     (0 = the exact plan as it is), `rounds` bounds the closed loop, `margin` is how far below the
-    latency limit to aim.
+    latency limit to aim. `jobs` processes judge plans side by side (None: one for every four
+    threads).
     """
 
     model: str | None
@@ -52,6 +53,7 @@ class TuneRequest:
     rounds: int = 3
     margin: float = 0.01
     threads: int | None = None
+    jobs: int | None = None
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     database: Path = field(default_factory=default_database)
@@ -65,6 +67,8 @@ class TuneRequest:
             raise UsageError(f"--sensitivity-rounds {self.sensitivity_rounds}: 0 to 3")
         if not 1 <= self.rounds <= 10:
             raise UsageError(f"--rounds {self.rounds}: 1 to 10")
+        if self.jobs is not None and not 1 <= self.jobs <= 256:
+            raise UsageError(f"--jobs {self.jobs}: 1 to 256")
         check_measure_seconds(self.measure_seconds)
         samples = self.calibration.statistics_samples
         if samples is not None and samples < 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.factorizers import make_factorizer
@@ -34,6 +36,7 @@ from autotune.profiler.shard import ShardRunner
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
+from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.tables import ErrorTable
 from autotune.types import Fingerprint, Site
 
@@ -204,6 +207,36 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
         factors_key |= {"storage": request.storage}
         factors = Stored(factors, request.storage)
     return factors, factors_key
+
+
+def make_evaluators(
+    context: Context, factors: Factors, data: CalibrationData
+) -> AbstractContextManager[Evaluators | None]:
+    """Processes that judge plans side by side, where there is more than one to run.
+
+    Factors that are computed on demand live in this process only.
+    """
+    jobs = context.request.jobs or max(1, context.threads // 4)
+    store = factors.inner if isinstance(factors, Stored) else factors
+    if jobs == 1 or not isinstance(store, FactorStore):
+        return nullcontext()
+
+    def save(path: Path) -> None:
+        tensors = {
+            f"{number}:{name}": tensor.contiguous()
+            for number, batch in enumerate(data.search)
+            for name, tensor in batch.items()
+        }
+        save_file(tensors, path)
+
+    key = {**context.model_key, "calibration": data.sha256}
+    batches, _ = context.folder.stage("search-batches", key, ".safetensors", save)
+    setup = EvaluatorSetup(
+        model=str(context.loaded.folder), task=context.loaded.task, sites=context.sites.sites,
+        joint=context.joint, factors=str(store.path), storage=context.request.storage,
+        batches=str(batches),
+    )  # fmt: skip
+    return Evaluators(setup, jobs, max(1, context.threads // jobs))
 
 
 def error_table(context: Context, factors: Factors) -> ErrorTable:

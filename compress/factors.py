@@ -74,6 +74,7 @@ class FactorStore(Factors):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = safe_open(path, framework="pt")
 
     def errors(self, site: Site) -> Tensor:

@@ -21,6 +21,7 @@ _CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
     "embedding": "AutoModel",
+    "image-text": "AutoModel",
 }
 
 
@@ -78,6 +79,8 @@ def detect_task(config: PretrainedConfig) -> str:
         if name.endswith("ForImageClassification"):
             return "image-classification"
     kind = config.model_type
+    if kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return "image-text"
     causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return "causal-lm" if causal and not masked and not names else "embedding"

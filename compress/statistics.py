@@ -70,27 +70,34 @@ class _Collector:
         self.rows: dict[str, int] = {}
         self.input_group: dict[str, str] = {}
         self._mask: Tensor | None = None
+        self._pixels = False
         self._inputs: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
     def start_batch(self, batch: Batch) -> None:
         """Forget the last pass's inputs and take the batch's mask."""
         self._mask = batch.get(MASK)
+        self._pixels = "pixel_values" in batch
         self._inputs.clear()
 
-    def _sequences(self, values: Tensor) -> Tensor:
+    def _mask_of(self, name: str, values: Tensor) -> Tensor | None:
+        """The batch's mask where it is one of these rows: a text's, not its picture's."""
+        mask, rows = self._mask, values.numel() // values.shape[-1]
+        if mask is None or mask.numel() != rows or (self._pixels and "vision" in name):
+            return None
+        return mask
+
+    def _sequences(self, name: str, values: Tensor) -> Tensor:
         """(batch, rows, features) with masked rows zeroed."""
+        mask = self._mask_of(name, values)
         batch = values.shape[0] if values.ndim > 2 else 1
         values = values.detach().reshape(batch, -1, values.shape[-1])
-        mask = self._mask
-        if mask is not None and mask.numel() == values.shape[0] * values.shape[1]:
+        if mask is not None:
             return values * mask.reshape(*values.shape[:2], 1).to(values.dtype)
         return values
 
-    def _count(self, values: Tensor) -> int:
-        rows = values.numel() // values.shape[-1]
-        if self._mask is not None and self._mask.numel() == rows:
-            return int(self._mask.sum())
-        return rows
+    def _count(self, name: str, values: Tensor) -> int:
+        mask = self._mask_of(name, values)
+        return values.numel() // values.shape[-1] if mask is None else int(mask.sum())
 
     def _add(self, key: str, product: Tensor) -> None:
         if key in self.sums:
@@ -110,7 +117,7 @@ class _Collector:
             self._add(f"norm4:{name}", rows.square().sum(1).square().sum())
 
     def _add_gradient(self, name: str, x: Tensor, gradient: Tensor) -> None:
-        g = self._sequences(gradient)
+        g = self._sequences(name, gradient)
         if "grad" in self.kinds:
             self._add(f"grad:{name}", g.flatten(0, 1).T @ g.flatten(0, 1))
         if "left" in self.kinds:
@@ -123,8 +130,8 @@ class _Collector:
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             source: Tensor = args[0]
-            x = self._sequences(source)
-            self.rows[name] = self.rows.get(name, 0) + self._count(source)
+            x = self._sequences(name, source)
+            self.rows[name] = self.rows.get(name, 0) + self._count(name, source)
             # Keeping the tensor for the pass makes its address a name for it.
             owner, _ = self._inputs.setdefault((source.data_ptr(), source.numel()), (name, source))
             if self.input_group.setdefault(name, owner) == name:

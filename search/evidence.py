@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.tasks.base import Batch, Task
+from autotune.search.evaluator import Evaluators, Losses, Ranks
 from autotune.types import Site, digest
 
-Ranks = Mapping[str, int | None]
+Progress = Callable[[int, int], None]
 
 
 class Evidence:
@@ -31,8 +34,8 @@ class Evidence:
     def __init__(
         self, model: nn.Module, task: Task, sites: Sequence[Site], factors: Factors,
         batches: Sequence[Batch], seed: int = 0, folder: Path | None = None, key: str = "",
-        joint: Sequence[Site] = (),
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        joint: Sequence[Site] = (), evaluators: Evaluators | None = None,
+        progress: Progress = lambda done, total: None,
     ) -> None:  # fmt: skip
         self.model = model
         self.task = task
@@ -43,6 +46,7 @@ class Evidence:
         self.seed = seed
         self.folder = folder
         self.key = key
+        self.evaluators = evaluators
         self.progress = progress
         self._losses = self._recall()
         self._spectra: dict[tuple[str, str], Tensor] = {}
@@ -64,30 +68,65 @@ class Evidence:
 
     def true_loss(self, ranks: Ranks) -> float:
         """Mean loss of the compressed model on the search batches; kept in `folder` as it comes."""
-        plan = digest({name: rank for name, rank in ranks.items() if rank is not None})[:32]
+        sums, counts = zip(*self.losses(ranks), strict=True)
+        return float(sum(sums) / max(sum(counts), 1))
+
+    def losses(self, ranks: Ranks) -> Losses:
+        """(sum, count) of every search batch."""
+        plan = _name(ranks)
         if plan not in self._losses:
             references = self._references
             with self.applied(ranks):
-                loss = self.task.mean_loss(self.model, self.batches, references)
-            self._losses[plan] = loss
-            if self._journal:
-                # The line break in front ends a line that a kill has torn.
-                with self._journal.open("a") as file:
-                    file.write("\n" + json.dumps({"plan": plan, "loss": loss}) + "\n")
+                found = self.task.losses(self.model, self.batches, references)
+            self._note(plan, [list(pair) for pair in found])
         return self._losses[plan]
+
+    def judge(self, plans: Sequence[Ranks], progress: Progress) -> None:
+        """Find the losses of all `plans`, in the evaluators' processes where there are any."""
+        missing = {plan: r for r in plans if (plan := _name(r)) not in self._losses}
+        names, ranks = list(missing), list(missing.values())
+        progress(len(plans) - len(names), len(plans))
+        if self.evaluators is not None and len(names) > 1:
+            for index, losses in self.evaluators.losses(ranks):
+                self._note(names[index], losses)
+                progress(sum(_name(r) in self._losses for r in plans), len(plans))
+        for done, each in enumerate(plans):
+            progress(done, len(plans))
+            self.losses(each)
+        progress(len(plans), len(plans))
+
+    def surely_better(self, ranks: Ranks, other: Ranks) -> bool:
+        """Whether the loss is lower by more than the standard error of the batches' differences.
+
+        A search that takes the least of many noisy losses otherwise takes its luck along.
+        """
+        pairs = np.array(self.losses(ranks)), np.array(self.losses(other))
+        weights = pairs[0][:, 1] / pairs[0][:, 1].sum()
+        gains = (pairs[1][:, 0] - pairs[0][:, 0]) / np.maximum(pairs[0][:, 1], 1)
+        gain = float(weights @ gains)
+        spread = float(np.sqrt(weights**2 @ (gains - gain) ** 2))
+        n = len(gains)
+        return gain > spread * math.sqrt(n / max(n - 1, 1))
+
+    def _note(self, plan: str, losses: Losses) -> None:
+        self._losses[plan] = losses
+        if self._journal:
+            # The line break in front ends a line that a kill has torn.
+            with self._journal.open("a") as file:
+                file.write("\n" + json.dumps({"plan": plan, "losses": losses}) + "\n")
 
     @property
     def _journal(self) -> Path | None:
         return self.folder / f"losses-{self.key[:16]}.jsonl" if self.folder else None
 
-    def _recall(self) -> dict[str, float]:
+    def _recall(self) -> dict[str, Losses]:
         """What an earlier run evaluated; a line torn by a kill is evaluated again."""
-        found: dict[str, float] = {}
+        found: dict[str, Losses] = {}
         if self._journal and self._journal.is_file():
             for line in self._journal.read_text().splitlines():
                 try:
                     entry = json.loads(line)
-                    found[entry["plan"]] = float(entry["loss"])
+                    found[entry["plan"]] = [[float(s), int(n)] for s, n in entry["losses"]]
                 except (ValueError, KeyError, TypeError):
                     continue
         return found
@@ -181,6 +220,10 @@ class Evidence:
             for handle in handles:
                 handle.remove()
         return {block: _effective_rank(gram) for block, gram in grams.items()}
+
+
+def _name(ranks: Ranks) -> str:
+    return digest({name: rank for name, rank in ranks.items() if rank is not None})[:32]
 
 
 def _first(output: Any) -> Tensor:

@@ -43,14 +43,17 @@ def search_knobs(
     sites: Sequence[Site],
     solve: Callable[[Knobs], Allocation],
     true_loss: Callable[[Allocation], float],
+    surely_better: Callable[[Allocation, Allocation], bool],
     *,
     trials: int,
     storage: Path,
     name: str,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Knobs, float]:
-    """The knobs with the least true loss, and that loss; the unscaled table is the first trial.
+) -> Knobs:
+    """The knobs with the least true loss; the unscaled table is the first trial.
+
+    Others are taken only where their plan is `surely_better` than the unscaled table's.
 
     Finished trials live in the SQLite file `storage` under `name`, so a study that was stopped
     goes on where it was. With nothing to vary the neutral knobs are returned.
@@ -78,4 +81,7 @@ def search_knobs(
         progress(done, wanted)
         study.optimize(objective, n_trials=1)
     progress(wanted, wanted)
-    return study.best_params or neutral, float(study.best_value)
+    best = study.best_params or neutral
+    if best == neutral or not surely_better(solve(best), solve(neutral)):
+        return neutral
+    return best

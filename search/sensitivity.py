@@ -10,11 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from autotune.search.problem import Allocation
 from autotune.types import Site, chosen_units
 
 Scales = Mapping[str, float]
+Ranks = Mapping[str, int | None]
+
+
+class Judge(Protocol):
+    """What the pass asks of the model (`search.evidence.Evidence`)."""
+
+    def true_loss(self, ranks: Ranks) -> float:
+        """Mean loss of the compressed model."""
+
+    def judge(self, plans: Sequence[Ranks], progress: Callable[[int, int], None]) -> None:
+        """Find the losses of many plans at once."""
+
+    def surely_better(self, ranks: Ranks, other: Ranks) -> bool:
+        """Whether a loss is lower than another by more than its noise."""
+
+
 _CLIP = 4.0
 _DAMPING = 0.5
 
@@ -37,7 +54,7 @@ def scale_of(unit: Site, scales: Scales) -> float:
 
 def rescaled(
     units: Sequence[Site], plan: Allocation, errors: Mapping[str, Mapping[int, float]],
-    scales: Scales, true_loss: Callable[[Mapping[str, int | None]], float],
+    scales: Scales, evidence: Judge,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:  # fmt: skip
     """New scales of layers from one perturbation of each chosen unit around `plan`.
@@ -45,41 +62,43 @@ def rescaled(
     A change is at most fourfold and taken by its square root, so that noise in a small rise does
     not throw a site about.
     """
-    base = true_loss(plan.ranks)
+    chosen = [
+        (unit, rank, other)
+        for unit, rank in chosen_units(units, plan.ranks)
+        if (other := perturbed(rank, sorted(errors[unit.name]))) is not None
+    ]
+    changed = [{**plan.ranks, unit.name: other} for unit, _, other in chosen]
+    evidence.judge([plan.ranks, *changed], progress)
+    base = evidence.true_loss(plan.ranks)
     found = dict(scales)
-    chosen = chosen_units(units, plan.ranks)
-    for done, (unit, rank) in enumerate(chosen):
-        progress(done, len(chosen))
+    for (unit, rank, other), ranks in zip(chosen, changed, strict=True):
         table = errors[unit.name]
-        other = perturbed(rank, sorted(table))
-        if other is None:
-            continue
         known = table[other] - (0.0 if rank is None else table[rank])
         expected = scale_of(unit, scales) * known
-        rise = true_loss({**plan.ranks, unit.name: other}) - base
+        rise = evidence.true_loss(ranks) - base
         if expected <= 0:
             continue
         factor = min(max(rise / expected, 1.0 / _CLIP), _CLIP)
         for name in unit.layers:
             found[name] = scales[name] * factor**_DAMPING
-    progress(len(chosen), len(chosen))
     return found
 
 
 def sensitivity_pass(
     units: Sequence[Site], errors: Mapping[str, Mapping[int, float]],
-    solve: Callable[[Scales], Allocation],
-    true_loss: Callable[[Mapping[str, int | None]], float], *, rounds: int,
+    solve: Callable[[Scales], Allocation], evidence: Judge, *, rounds: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scales:  # fmt: skip
-    """The scales whose plan has the least true loss: the plain table's, or a rescaling's."""
+    """The scales whose plan has the least true loss: the plain table's, or a rescaling's.
+
+    A rescaling's plan is taken only where it is surely better than the best before.
+    """
     scales: Scales = {name: 1.0 for unit in units for name in unit.layers}
     plan = solve(scales)
-    best, best_loss = scales, true_loss(plan.ranks)
+    best, best_plan = scales, plan
     for _ in range(rounds):
-        scales = rescaled(units, plan, errors, scales, true_loss, progress)
+        scales = rescaled(units, plan, errors, scales, evidence, progress)
         plan = solve(scales)
-        loss = true_loss(plan.ranks)
-        if loss < best_loss:
-            best, best_loss = scales, loss
+        if evidence.surely_better(plan.ranks, best_plan.ranks):
+            best, best_plan = scales, plan
     return best

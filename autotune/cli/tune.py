@@ -46,6 +46,7 @@ from autotune.types import Budget, Workload
     show_default=True,
     help="Let layers with one input (q, k, v) share a down factor where that costs less.",
 )
+@click.option("--jobs", type=int, help="Processes that judge plans (default: threads / 4).")
 @click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
 @click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
@@ -105,6 +106,7 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
         allocator=options["allocator"],
         storage=options["storage"],
         joint=options["joint"],
+        jobs=options["jobs"],
         sensitivity_rounds=options["sensitivity_rounds"],
         trials=options["trials"],
         rounds=options["rounds"],

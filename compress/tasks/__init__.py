@@ -1,4 +1,4 @@
-"""Tasks by name: causal-lm, embedding, classification, image-classification."""
+"""Tasks by name: causal-lm, embedding, image-text, classification, image-classification."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def make_task(name: str, folder: Path) -> Task:
         from autotune.compress.tasks.classification import Classification
 
         return Classification()
+    if name == "image-text":
+        from autotune.compress.tasks.image_text import ImageText
+
+        return ImageText()
     raise UsageError(
-        f"unknown task {name!r}; known are causal-lm, embedding, classification, "
-        "image-classification"
+        f"unknown task {name!r}; known are causal-lm, embedding, image-text, "
+        "classification, image-classification"
     )

@@ -76,12 +76,20 @@ class Task(ABC):
         self, model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor | None]
     ) -> float:
         """Mean loss over `batches`; a missing reference means the model is its own."""
-        total, count = 0.0, 0
+        sums, counts = zip(*self.losses(model, batches, references), strict=True)
+        return float(sum(sums) / max(sum(counts), 1))
+
+    @torch.no_grad()
+    def losses(
+        self, model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor | None]
+    ) -> list[tuple[float, int]]:
+        """Summed loss and count of every batch."""
+        found = []
         for batch, reference in zip(batches, references, strict=True):
             output = self.output(model, batch)
             value, items = self.loss(output, output if reference is None else reference, batch)
-            total, count = total + float(value), count + items
-        return total / max(count, 1)
+            found.append((float(value), items))
+        return found
 
     needs_reference: bool = True
 

@@ -185,6 +185,18 @@ def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
     assert together["parameters"]["compressed"] <= 0.6 * together["parameters"]["dense"]
 
 
+def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
+    done = cli(
+        *arguments, "--output", copied, "--trials", 0, "--jobs", 2,
+        "--sensitivity-rounds", 1, "--rounds", 1, "--params-budget", "0.8x", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    (journal,) = (copied / ".cache").glob("losses-*.jsonl")
+    plans = [json.loads(line)["plan"] for line in journal.read_text().splitlines() if line]
+    assert len(plans) == len(set(plans)) > 20
+    assert list((copied / ".cache").glob("search-batches-*"))
+
+
 def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
     """ERC's factors and allocation in Dobi's storage: every part differs from the default's."""
     done = cli(

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import load_class
+from tests.compress.test_architectures import clip
 from tests.conftest import tiny_model
 
 
@@ -30,6 +31,41 @@ def test_a_vision_transformer_is_tuned(run_cli, tmp_path):
         expected = model(pixel_values=images).last_hidden_state
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     (got,) = session.run(None, {"pixel_values": images.numpy()})
+    assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
+
+
+def test_two_towers_are_tuned(run_cli, tmp_path):
+    """A CLIP architecture: text and image in, both embeddings out, ε of PGSVD for each tower."""
+    clip().save_pretrained(tmp_path / "clip")
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        "input_ids": torch.randint(3, 101, (64, 17), generator=generator),
+        "attention_mask": torch.ones(64, 17, dtype=torch.long),
+        "pixel_values": torch.randn(64, 3, 32, 32, generator=generator),
+    }
+    pairs["attention_mask"][::2, 9:] = 0
+    save_file(pairs, tmp_path / "pairs.safetensors")
+    done = run_cli(
+        "--model", tmp_path / "clip", "--params-budget", "0.85x", "--batch-size", 4,
+        "--calibration", tmp_path / "pairs.safetensors", "--trials", 1, "--rounds", 1,
+        "--output", tmp_path / "out", "--format", "json",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert record["task"] == "image-text"
+    assert record["quality"]["metric"] == "cosine"
+    assert record["parameters"]["compressed"] <= 0.85 * record["parameters"]["dense"]
+    chosen = [site["name"] for site in record["sites"] if site["rank"]]
+    assert {name.split("_model")[0] for name in chosen} == {"text", "vision"}
+    reasons = {site["name"]: site["reason"] for site in record["sites"] if not site.get("layers")}
+    assert reasons["text_projection"] == reasons["visual_projection"] == "a head"
+    model = load_class("image-text", tmp_path / "out" / "model", torch.float32)
+    few = {name: tensor[:3] for name, tensor in pairs.items()}
+    with torch.no_grad():
+        found = model(**few)
+    expected = torch.stack([found.text_embeds, found.image_embeds], dim=1)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    (got,) = session.run(None, {name: tensor.numpy() for name, tensor in few.items()})
     assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
 
 

@@ -137,14 +137,20 @@ def test_the_sensitivity_pass_perturbs_what_was_chosen_and_scales_its_layers():
     table = {unit.name: {16: 0.3, 32: 0.1} for unit in units}
     asked = []
 
-    def true_loss(ranks):
-        asked.append(dict(ranks))
-        return sum(4 * table[name][rank] for name, rank in ranks.items() if rank)
+    class Judge:
+        def true_loss(self, ranks):
+            return sum(4 * table[name][rank] for name, rank in ranks.items() if rank)
+
+        def judge(self, plans, progress):
+            asked.extend(dict(ranks) for ranks in plans)
+
+        def surely_better(self, ranks, other):
+            return False
 
     plan = Allocation(ranks={"q+k+v": 32}, loss=0.1, costs=(1.0,), lower_bound=0.0, solver="test")
-    scales = rescaled(units, plan, table, dict.fromkeys("qkv", 1.0), true_loss)
+    scales = rescaled(units, plan, table, dict.fromkeys("qkv", 1.0), Judge())
     assert scales == pytest.approx(dict.fromkeys("qkv", 2.0))
     assert asked == [{"q+k+v": 32}, {"q+k+v": 16}]
     assert scale_of(JOINT, {"q": 1.0, "k": 2.0, "v": 4.0}) == pytest.approx(2.0)
-    kept = sensitivity_pass(units, table, lambda scales: plan, true_loss, rounds=1)
+    kept = sensitivity_pass(units, table, lambda scales: plan, Judge(), rounds=1)
     assert set(kept) == set("qkv")

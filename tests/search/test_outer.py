@@ -30,7 +30,8 @@ def true_loss(allocation):
 
 def run(tmp_path, trials, **options):
     return search_knobs(
-        SITES, solve, options.pop("loss", true_loss), trials=trials,
+        SITES, solve, options.pop("loss", true_loss),
+        options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)), trials=trials,
         storage=tmp_path / "optuna.sqlite", name="study", **options,
     )  # fmt: skip
 
@@ -48,9 +49,14 @@ def test_neutral_knobs_change_nothing():
 def test_the_search_is_never_worse_than_the_plain_table(tmp_path):
     plain = true_loss(solve({}))
     for trials in (1, 30):
-        _, loss = run(tmp_path, trials)
+        loss = true_loss(solve(run(tmp_path, trials)))
         assert loss <= plain
     assert loss < plain
+
+
+def test_luck_is_not_taken_for_a_gain(tmp_path):
+    knobs = run(tmp_path, 30, surely_better=lambda a, b: False)
+    assert knobs == dict.fromkeys(knob_names(SITES), 0.0)
 
 
 def test_a_study_goes_on_where_it_stopped(tmp_path):

@@ -41,31 +41,45 @@ def world():
             )
         )  # fmt: skip
 
-    def true_loss(ranks):
-        return sum(true[n][r] for n, r in ranks.items() if r is not None)
+    class Judge:
+        def true_loss(self, ranks):
+            return sum(true[n][r] for n, r in ranks.items() if r is not None)
 
-    return sites, true, table, solve, true_loss
+        def judge(self, plans, progress):
+            progress(len(plans), len(plans))
+
+        def surely_better(self, ranks, other):
+            return self.true_loss(ranks) < self.true_loss(other)
+
+    return sites, true, table, solve, Judge()
 
 
 def test_it_closes_most_of_the_gap_and_never_hands_out_worse(world):
-    sites, true, table, solve, true_loss = world
+    sites, true, table, solve, judge = world
     neutral = {s.name: 1.0 for s in sites}
-    best = true_loss(solve(neutral, true).ranks)
-    before = true_loss(solve(neutral).ranks)
+    best = judge.true_loss(solve(neutral, true).ranks)
+    before = judge.true_loss(solve(neutral).ranks)
     assert before > best * 1.02
-    after = true_loss(solve(sensitivity_pass(sites, table, solve, true_loss, rounds=3)).ranks)
+    after = judge.true_loss(solve(sensitivity_pass(sites, table, solve, judge, rounds=3)).ranks)
     assert after <= before
     assert after - best <= 0.5 * (before - best)
 
 
 def test_a_right_table_is_left_alone(world):
-    sites, true, _, solve, true_loss = world
+    sites, true, _, solve, judge = world
 
     def exact(scales):
         return solve(scales, true)
 
-    scales = sensitivity_pass(sites, true, exact, true_loss, rounds=1)
+    scales = sensitivity_pass(sites, true, exact, judge, rounds=1)
     assert all(value == pytest.approx(1.0, rel=1e-6) for value in scales.values())
+
+
+def test_a_rescaling_that_is_not_surely_better_is_not_taken(world, monkeypatch):
+    sites, _, table, solve, judge = world
+    monkeypatch.setattr(type(judge), "surely_better", lambda self, ranks, other: False)
+    scales = sensitivity_pass(sites, table, solve, judge, rounds=3)
+    assert set(scales.values()) == {1.0}
 
 
 def test_perturbations_halve_and_never_vanish():

@@ -1,0 +1,47 @@
+"""Two towers (CLIP and its kin): both embeddings, compared with the dense model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autotune.compress.tasks.base import Batch, pixel_inputs, text_inputs
+from autotune.compress.tasks.embedding import Embedding
+from autotune.types import Workload
+
+
+class ImageText(Embedding):
+    """Loss: 1 − cosine to the dense text and image embeddings. Quality: the mean cosine of both.
+
+    Calibrated on tensors of pairs: `input_ids`, `attention_mask` and `pixel_values`.
+    """
+
+    output_name = "embeddings"
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, 2, features): the text's embedding, then the image's."""
+        found = model(**batch)
+        return torch.stack([found.text_embeds, found.image_embeds], dim=1)
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """Both embeddings of every pair."""
+        del batch
+        return 2 * output.shape[0]
+
+    def embed(self, output: Tensor, batch: Batch) -> Tensor:
+        """Unit embeddings, (batch, 2, features)."""
+        del batch
+        return functional.normalize(output.float(), dim=-1)
+
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random token ids, at most as many as the text tower takes, and random pixels."""
+        config: Any = model.config
+        text = config.text_config
+        tokens = min(workload.sequence_length, text.max_position_embeddings)
+        shape = Workload(batch_size=workload.batch_size, sequence_length=tokens)
+        return {
+            **text_inputs(text.vocab_size, shape), **pixel_inputs(config.vision_config, workload)
+        }  # fmt: skip

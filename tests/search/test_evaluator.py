@@ -1,0 +1,111 @@
+"""True losses in processes of their own: the same numbers, and nothing lost when one dies."""
+
+import json
+
+import pytest
+import scipy.stats
+import torch
+from safetensors.torch import save_file
+
+from autotune.compress.factors import FactorStore, build_factor_store
+from autotune.compress.metrics import make_metric
+from autotune.compress.sites import count_tokens, find_sites
+from autotune.search.evaluator import Evaluators, EvaluatorSetup
+from autotune.search.evidence import Evidence
+from autotune.types import Workload
+from tests.conftest import tiny_model, tiny_task
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny model on disk, its factors, its search batches, and some plans."""
+    folder = tmp_path_factory.mktemp("world")
+    model, task = tiny_model("llama"), tiny_task("llama")
+    model.requires_grad_(False)
+    model.save_pretrained(folder / "model")
+    inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=16))
+    sites = count_tokens(model, find_sites(model), inputs)
+    path = folder / "factors.safetensors"
+    build_factor_store(model, sites.sites, make_metric("weight"), None, path, joint=sites.joint)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        {
+            "input_ids": torch.randint(0, 101, (2, 16), generator=generator),
+            "attention_mask": torch.ones(2, 16, dtype=torch.long),
+        }
+        for _ in range(3)
+    ]
+    tensors = {f"{i}:{k}": v for i, batch in enumerate(batches) for k, v in batch.items()}
+    save_file(tensors, folder / "batches.safetensors")
+    setup = EvaluatorSetup(
+        model=str(folder / "model"), task="causal-lm", sites=sites.sites, joint=sites.joint,
+        factors=str(path), storage="fp32", batches=str(folder / "batches.safetensors"),
+    )  # fmt: skip
+    plans = [{site.name: 8} for site in sites.sites[:4]] + [{sites.joint[0].name: 16}, {}]
+
+    def evidence(evaluators=None, folder=None):
+        return Evidence(
+            model, task, sites.sites, FactorStore(path), batches, folder=folder,
+            joint=sites.joint, evaluators=evaluators,
+        )  # fmt: skip
+
+    return setup, plans, evidence
+
+
+def test_a_setup_travels_as_json(world):
+    setup, *_ = world
+    again = EvaluatorSetup.from_json(json.loads(json.dumps(setup.to_json())))
+    assert (tuple(again.sites), tuple(again.joint)) == (setup.sites, setup.joint)
+
+
+def test_processes_find_the_same_losses(world, tmp_path):
+    setup, plans, evidence = world
+    alone = evidence()
+    heard = []
+    with Evaluators(setup, 2, 1) as evaluators:
+        together = evidence(evaluators, tmp_path)
+        together.judge(plans, lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (len(plans), len(plans))
+    for plan in plans:
+        assert together.true_loss(plan) == pytest.approx(alone.true_loss(plan), rel=1e-6)
+    recalled = evidence(None, tmp_path)
+    assert recalled._losses == together._losses
+    assert together.true_loss(plans[0]) != together.true_loss(plans[-1])
+
+
+def test_a_process_that_dies_costs_nothing(world):
+    setup, plans, _ = world
+    with Evaluators(setup, 2, 1) as evaluators:
+        answers = evaluators.losses(plans)
+        index, _ = next(answers)
+        evaluators._processes[0].kill()
+        assert sorted([index, *(i for i, _ in answers)]) == list(range(len(plans)))
+        for process in evaluators._processes:
+            process.kill()
+            process.wait()
+        fresh = [{**plan, "model.layers.1.mlp.down_proj": 8} for plan in plans]
+        assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
+
+
+def test_where_no_process_can_run_the_caller_judges(world, tmp_path):
+    setup, plans, evidence = world
+    broken = EvaluatorSetup.from_json({**setup.to_json(), "factors": str(tmp_path / "missing")})
+    with Evaluators(broken, 2, 1) as evaluators:
+        together = evidence(evaluators)
+        together.judge(plans, lambda done, total: None)
+        assert len(together._losses) == len(plans)
+
+
+def test_surely_better_is_more_than_one_standard_error_of_the_paired_differences(world):
+    *_, evidence = world
+    judge = evidence()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(50):
+        a, b = (torch.randn(5, generator=generator, dtype=torch.float64) + 3 for _ in range(2))
+        count = 32
+        pairs = [[[float(v) * count, count] for v in values] for values in (a, b)]
+        judge._losses = dict(zip(("a", "b"), pairs, strict=True))
+        judge.losses = lambda ranks: judge._losses[ranks]
+        test = scipy.stats.ttest_rel(b, a)
+        assert judge.surely_better("a", "b") is bool(test.statistic > 1)
+        assert not judge.surely_better("a", "a")
