@@ -7,14 +7,18 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from autotune.errors import BudgetInfeasibleError
 from autotune.search.problem import Allocation, RankProblem, make_allocation
+from autotune.search.relaxation import Tables
+
+_CORE_OPTIONS = 4
 
 
 @contextlib.contextmanager
@@ -71,33 +75,81 @@ def solve_milp(
 ) -> Allocation:
     """Solve to `relative_gap`, or return the best plan found when time runs out, with its bound.
 
+    The linear relaxation gives multipliers, and they a rigorous dual bound and what each option
+    would cost beyond it. The program is solved first over the few most promising options, then over
+    those that the plan found does not rule out: at 224 sites, 64 ranks and two budgets that takes
+    0.5 s instead of 6.
+
     Raises:
         BudgetInfeasibleError: no plan meets all limits together.
     """
     problem.require_feasible()
     program = _Program(problem)
+    tables, limits = Tables.of(problem), np.array(problem.limits)
     # HiGHS works with absolute tolerances: bring costs and the plan's loss to the order of one.
-    # That loss is known only after a first solve, which starts from the mean of all options.
+    # What that loss is the bound tells; the first starts from the mean of all options.
     scale = max(float(program.losses.sum()) / len(problem.sites), 1e-300)
-    x, bound = _minimise(program, scale, relative_gap, max_seconds)
-    loss = make_allocation(problem, program.chosen(x), 0.0, "milp").loss
-    if 0.0 < loss < 0.1 * scale:
-        x, bound = _minimise(program, loss, relative_gap, max_seconds)
-    return make_allocation(problem, program.chosen(x), bound, "milp")
+    multipliers = _multipliers(program, scale)
+    bound = tables.bound(multipliers, limits)
+    if 0.0 < bound < 0.1 * scale:
+        scale = bound
+        multipliers = _multipliers(program, scale)
+        bound = max(bound, tables.bound(multipliers, limits))
+    excess = tables.excess(multipliers)
+    columns = np.concatenate([row[:size] for row, size in zip(excess, program.sizes, strict=True)])
+    core = min(_CORE_OPTIONS * len(problem.sites), len(columns) - 1)
+    keep = columns <= np.partition(columns, core)[core]
+    try:
+        x, _ = _minimise(program, scale, relative_gap, max_seconds, keep)
+    except BudgetInfeasibleError:
+        keep = np.ones(len(columns), dtype=bool)
+    else:
+        first = make_allocation(problem, program.chosen(x), bound, "milp")
+        if first.loss - bound <= relative_gap * first.loss:
+            return first
+        keep = columns <= first.loss - bound + relative_gap * scale
+    x, dual = _minimise(program, scale, relative_gap, max_seconds, keep)
+    found = make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+    if 0.0 < found.loss < 0.01 * scale:  # the bound was too low to tell
+        x, dual = _minimise(program, found.loss, relative_gap, max_seconds, keep)
+    # What was ruled out is no better than the plan that ruled it out, nor than the one found.
+    return make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+
+
+def _within(program: _Program) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows of costs / limits, and the limits."""
+    limits = np.maximum(np.array(program.problem.limits), 1e-300)
+    return (program.costs / limits).T, limits
+
+
+def _multipliers(program: _Program, scale: float) -> NDArray[np.float64]:
+    """The prices of the resources at the linear relaxation's optimum (0 where it has none)."""
+    rows, limits = _within(program)
+    cover = program.pick_one()
+    with _silent_stdout():
+        result: Any = linprog(  # the stubs know dense matrices only
+            program.losses / scale, A_ub=rows, b_ub=np.ones(len(limits)), A_eq=cover.A,
+            b_eq=np.ones(len(program.problem.sites)), bounds=(0, 1), method="highs",
+        )  # type: ignore[call-overload]  # fmt: skip
+    if result.x is None:
+        return np.zeros(len(limits))
+    prices: NDArray[np.float64] = np.maximum(-result.ineqlin.marginals, 0.0) * scale / limits
+    return prices
 
 
 def _minimise(
-    program: _Program, scale: float, relative_gap: float, max_seconds: float
-) -> tuple[NDArray[np.float64], float]:
-    """The variables and the dual bound of the loss, solved with losses divided by `scale`."""
+    program: _Program, scale: float, relative_gap: float, max_seconds: float,
+    keep: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], float]:  # fmt: skip
+    """The variables and the dual bound over the columns `keep`, losses divided by `scale`."""
     problem = program.problem
-    limits = np.maximum(np.array(problem.limits), 1e-300)
-    within = LinearConstraint((program.costs / limits).T, -np.inf, np.ones(len(limits)))
+    rows, limits = _within(program)
+    within = LinearConstraint(rows, -np.inf, np.ones(len(limits)))
     with _silent_stdout():
         result = milp(
             program.losses / scale,
             integrality=np.ones(len(program.losses), dtype=np.int64),
-            bounds=Bounds(0, 1),
+            bounds=Bounds(0, keep.astype(np.float64)),
             constraints=[program.pick_one(), within],
             options={"mip_rel_gap": relative_gap, "time_limit": max_seconds},
         )

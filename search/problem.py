@@ -125,8 +125,9 @@ def undominated(options: Sequence[Option]) -> tuple[Option, ...]:
 
     Latency is a staircase, not monotone in rank: a larger rank is often as fast (latency.md §2).
     """
-    kept: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.loss, o.costs)):
-        if not any(all(k <= c for k, c in zip(o.costs, option.costs, strict=True)) for o in kept):
-            kept.append(option)
-    return tuple(kept)
+    ordered = sorted(options, key=lambda o: (o.loss, o.costs))
+    costs = np.array([option.costs for option in ordered]).reshape(len(ordered), -1)
+    beats = (costs[:, None] <= costs[None]).all(axis=2)
+    # Only what comes before has no more loss; to be beaten by what is itself beaten is the same.
+    beaten = np.triu(beats, k=1)
+    return tuple(option for i, option in enumerate(ordered) if not beaten[:, i].any())
