@@ -22,7 +22,8 @@ from autotune.compress.factors import (
 )
 from autotune.compress.loading import LoadedModel
 from autotune.compress.metrics import make_metric
-from autotune.compress.onnx_export import OPSET, export_dense
+from autotune.compress.onnx_export import export_dense
+from autotune.compress.onnx_trace import OPSET
 from autotune.compress.sites import Sites, count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.compress.tasks import Task, make_task

@@ -83,6 +83,15 @@ def test_a_missing_product_is_noticed(exported, tmp_path):
         check_low_rank(onnx.load(dense), {site.name: layer})
 
 
+def test_fixed_sizes_are_kept_and_free_ones_named(exported):
+    kind, *_, dense = exported
+    (output,) = onnx.load(dense).graph.output
+    dims = [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim]
+    last = 101 if kind in ("llama", "gpt2") else 64
+    assert (dims[0], dims[-1]) == ("batch", last)
+    assert dims[1] == ("sequence" if kind != "vit" else 17)
+
+
 def test_no_path_of_this_machine_is_exported(exported):
     *_, dense = exported
     text = dense.read_bytes()

@@ -1,0 +1,134 @@
+"""Trace a model to an ONNX graph whose sites can be found again."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from autotune.errors import ModelError
+from autotune.types import Site
+
+OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
+# The attribute of a traced module that holds the model.
+WRAPPED = "wrapped"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports to stdout, warnings and logs; ours says what matters itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def trace(
+    module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Sequence[Mapping[int, str]],
+    outputs: Sequence[str], sites: Sequence[Site],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> onnx.ModelProto:  # fmt: skip
+    """The graph of `module(*inputs)`, its model under `module.wrapped`.
+
+    `dynamic` names the dimensions of each input that may vary, by position; none of them may be 0
+    or 1 in `inputs`, which the tracer would take for constants. Every site's node is named after
+    it, its weight `<site>.weight`.
+
+    Raises:
+        ModelError: the model does not trace, or a site has no single matrix product in the graph.
+    """
+    shapes = tuple(dict.fromkeys(names, torch.export.Dim.AUTO) for names in dynamic)
+    try:
+        with _quiet():
+            progress(0, 3)
+            traced = torch.export.export(
+                module, tuple(inputs.values()), dynamic_shapes=(shapes,), strict=False
+            )
+            progress(1, 3)
+            program = torch.onnx.export(
+                traced, dynamo=True, input_names=list(inputs), output_names=list(outputs),
+                opset_version=OPSET, verbose=False,
+            )  # fmt: skip
+            progress(2, 3)
+    except torch.onnx.errors.OnnxExporterError as error:
+        why = str(error.__cause__ or error).splitlines()[0]
+        raise ModelError(f"the model cannot be exported to ONNX: {why}") from error
+    assert program is not None
+    graph = program.model_proto
+    _name_sites(graph, sites)
+    _name_dimensions(graph, dynamic)
+    _drop_trace_metadata(graph)
+    return graph
+
+
+def _name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
+    weights = {w.name: w for w in model.graph.initializer}
+    found: dict[str, onnx.NodeProto] = {}
+    names = {site.name for site in sites}
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
+            continue
+        site = _scope_site(node, names)
+        if site is not None:
+            if site in found:
+                raise ModelError(f"{site} is exported as more than one matrix product")
+            found[site] = node
+    missing = sorted(names - set(found))
+    if missing:
+        raise ModelError(
+            f"{missing[0]} is not a matrix product in the exported graph; leave it out with "
+            f"--ignore '{missing[0]}'"
+        )
+    uses = [name for node in model.graph.node for name in node.input]
+    for site, node in found.items():
+        if uses.count(node.input[1]) != 1:
+            raise ModelError(f"{site} shares its weight in the exported graph")
+        weights[node.input[1]].name = f"{site}.weight"
+        node.input[1] = f"{site}.weight"
+        node.name = site
+
+
+def _name_dimensions(model: onnx.ModelProto, names: Sequence[Mapping[int, str]]) -> None:
+    """Name the tracer's symbols by where they stand in the inputs: (batch, sequence, …)."""
+    readable: dict[str, str] = {}
+    for value, dimensions in zip(model.graph.input, names, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        for position, name in dimensions.items():
+            if dims[position].dim_param:
+                readable.setdefault(dims[position].dim_param, name)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in readable:  # setting a name would clear a fixed size
+                dim.dim_param = readable[dim.dim_param]
+
+
+def _scope_site(node: onnx.NodeProto, names: set[str]) -> str | None:
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            for scope in reversed(ast.literal_eval(entry.value)):
+                name = scope.removeprefix(f"{WRAPPED}.")
+                if name in names:
+                    return str(name)
+    return None
+
+
+def _drop_trace_metadata(model: onnx.ModelProto) -> None:
+    """Stack traces of the exporting machine are of no use to a reader of the model."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
