@@ -27,7 +27,8 @@ class Measured:
 class TuneResult:
     """A tuned model in its run folder.
 
-    `ranks`: site → rank (None = left dense). `within_budget` is judged on the final measurement.
+    `ranks`: site → rank (None = left dense); layers that share a down factor stand under one name,
+    `…self_attn.q_proj+k_proj+v_proj`. `within_budget` is judged on the final measurement.
     `record` is what result.json holds.
     """
 

@@ -34,10 +34,15 @@ class LowRankLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.rank = rank
+        self._add_up(in_features, out_features, rank, bias, device, dtype)
         self.weight_down = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
+
+    def _add_up(
+        self, in_features: int, out_features: int, rank: int, bias: bool,
+        device: torch.device | str | None, dtype: torch.dtype | None,
+    ) -> None:  # fmt: skip
+        """Sizes, up factor and bias: all but the down factor."""
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.weight = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
         self.bias = (
             nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
@@ -111,14 +116,7 @@ class SharedLowRankLinear(LowRankLinear):
         # In a tuple, else the leader would be registered as a child.
         self._leader = (leader,)
         leader._followers += 1
-        self.in_features, self.rank = leader.in_features, leader.rank
-        self.out_features = out_features
-        self.weight = nn.Parameter(
-            torch.empty(out_features, leader.rank, device=device, dtype=dtype)
-        )
-        self.bias = (
-            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        )
+        self._add_up(leader.in_features, out_features, leader.rank, bias, device, dtype)
 
     @property
     def weight_down(self) -> nn.Parameter:  # type: ignore[override]

@@ -156,6 +156,8 @@ def _ask(process: subprocess.Popen[str], ranks: Ranks) -> Losses | None:
 
 def main() -> None:
     """Judge plans, one JSON line each, until the input ends."""
+    # Read before the slow imports: a setup larger than the pipe's buffer holds the caller up.
+    values = json.loads(sys.stdin.readline())
     import torch
     from safetensors.torch import load_file
 
@@ -164,7 +166,6 @@ def main() -> None:
     from autotune.compress.tasks import make_task
     from autotune.search.evidence import Evidence
 
-    values = json.loads(sys.stdin.readline())
     torch.set_num_threads(values.pop("threads"))
     setup = EvaluatorSetup.from_json(values)
     batches: dict[int, dict[str, torch.Tensor]] = {}

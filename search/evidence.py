@@ -84,16 +84,19 @@ class Evidence:
     def judge(self, plans: Sequence[Ranks], progress: Progress) -> None:
         """Find the losses of all `plans`, in the evaluators' processes where there are any."""
         missing = {plan: r for r in plans if (plan := _name(r)) not in self._losses}
-        names, ranks = list(missing), list(missing.values())
-        progress(len(plans) - len(names), len(plans))
-        if self.evaluators is not None and len(names) > 1:
-            for index, losses in self.evaluators.losses(ranks):
+        names, total = list(missing), len(missing)
+        done = 0
+        progress(done, total)
+        if self.evaluators is not None and total > 1:
+            for index, losses in self.evaluators.losses(list(missing.values())):
                 self._note(names[index], losses)
-                progress(sum(_name(r) in self._losses for r in plans), len(plans))
-        for done, each in enumerate(plans):
-            progress(done, len(plans))
-            self.losses(each)
-        progress(len(plans), len(plans))
+                done += 1
+                progress(done, total)
+        for name, ranks in missing.items():
+            if name not in self._losses:
+                self.losses(ranks)
+                done += 1
+                progress(done, total)
 
     def surely_better(self, ranks: Ranks, other: Ranks) -> bool:
         """Whether the loss is lower by more than the standard error of the batches' differences.

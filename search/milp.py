@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,12 +94,15 @@ def solve_milp(
     bound = tables.bound(multipliers, limits)
     if 0.0 < bound < 0.1 * scale:
         scale = bound
-        multipliers = _multipliers(program, scale)
-        bound = max(bound, tables.bound(multipliers, limits))
+        finer = _multipliers(program, scale)
+        # An option's excess counts from the bound of the same multipliers, so they go together.
+        if tables.bound(finer, limits) > bound:
+            multipliers, bound = finer, tables.bound(finer, limits)
     excess = tables.excess(multipliers)
     columns = np.concatenate([row[:size] for row, size in zip(excess, program.sizes, strict=True)])
     core = min(_CORE_OPTIONS * len(problem.sites), len(columns) - 1)
     keep = columns <= np.partition(columns, core)[core]
+    first = None
     try:
         x, _ = _minimise(program, scale, relative_gap, max_seconds, keep)
     except BudgetInfeasibleError:
@@ -110,10 +114,14 @@ def solve_milp(
         keep = columns <= first.loss - bound + relative_gap * scale
     x, dual = _minimise(program, scale, relative_gap, max_seconds, keep)
     found = make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
-    if 0.0 < found.loss < 0.01 * scale:  # the bound was too low to tell
+    if 0.0 < found.loss < 0.1 * scale:  # the bound was too low to tell
         x, dual = _minimise(program, found.loss, relative_gap, max_seconds, keep)
-    # What was ruled out is no better than the plan that ruled it out, nor than the one found.
-    return make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+        found = make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+    # What was ruled out is no better than the first plan, so the bound is the whole program's; out
+    # of time, the first plan may be the better one.
+    if first is not None and first.loss < found.loss:
+        return replace(first, lower_bound=min(found.lower_bound, first.loss))
+    return found
 
 
 def _within(program: _Program) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -91,6 +91,21 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
     return t.ViTModel(config).eval()
 
 
+def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
+    """Low-rank layers of random small factors for all `sites`."""
+    import torch
+
+    from autotune.compress.lowrank import low_rank_like
+
+    return {
+        site.name: low_rank_like(
+            model.get_submodule(site.name),
+            torch.randn(site.out_features, rank) * 0.1, torch.randn(rank, site.in_features) * 0.1,
+        )
+        for site in sites
+    }  # fmt: skip
+
+
 def tiny_task(kind: str) -> Any:
     """The task of `tiny_model(kind)`."""
     from autotune.compress.tasks import make_task

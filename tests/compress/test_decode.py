@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 import torch
 
-from autotune.compress.lowrank import low_rank_like, replaced
+from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import decode_inputs, export_decode
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.types import Workload
-from tests.conftest import tiny_model, tiny_task
+from tests.conftest import random_layers, tiny_model, tiny_task
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -79,13 +79,7 @@ def test_greedy_generation_goes_token_for_token(decoder):
 
 def test_a_plan_rewrites_it_like_the_graph_of_whole_sequences(decoder, tmp_path):
     model, sites, path = decoder
-    layers = {
-        site.name: low_rank_like(
-            model.get_submodule(site.name),
-            torch.randn(site.out_features, 16) * 0.1, torch.randn(16, site.in_features) * 0.1,
-        )
-        for site in sites
-    }  # fmt: skip
+    layers = random_layers(model, sites, 16)
     rewrite_low_rank(path, layers, tmp_path / "low.onnx", {})
     onnx.checker.check_model(onnx.load(tmp_path / "low.onnx"), full_check=True)
     ids = torch.randint(0, 101, (3, 9), generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,6 @@ from autotune.compress.factorizers.truncated import factorize, factorize_togethe
 from autotune.compress.factors import FactorStore, build_factor_store, build_layers
 from autotune.compress.lowrank import (
     SharedLowRankLinear,
-    dense_weight,
     replaced,
     shared_low_rank_like,
 )
@@ -167,6 +166,7 @@ def test_the_layers_compute_the_factors_and_the_latent_once(found, tmp_path, mon
         dense[name].weight.data = layer.weight @ layer.weight_down
         if layer.bias is not None:
             dense[name].bias.data = layer.bias.data
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with replaced(model, dense):
         expected = task.output(model, inputs)
     calls = []
@@ -180,6 +180,9 @@ def test_the_layers_compute_the_factors_and_the_latent_once(found, tmp_path, mon
     downs = [layers[joint.members[0]].weight_down.shape for joint in sites.joint]
     assert sum(shape in downs for shape in calls) == len(sites.joint)
     assert all(layer.__dict__.get("_kept") is None for layer in layers.values())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert set(after) == set(before)
 
 
 def three_layers():
@@ -289,15 +292,3 @@ def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     broken = onnx.ModelProto(graph=graph)
     with pytest.raises(ModelError, match="not two matrix products"):
         check_low_rank(broken, layers)
-
-
-def test_dense_weights_are_untouched(found, tmp_path):
-    _, model, _, sites, _ = found
-    before = {site.name: dense_weight(model.get_submodule(site.name)) for site in sites.sites}
-    factors = factor_store(found, "weight", tmp_path / "f.safetensors")
-    ranks = {joint.name: 8 for joint in sites.joint}
-    with replaced(model, build_layers(model, sites.joint, factors, ranks)):
-        pass
-    for name, weight in before.items():
-        assert dense_weight(model.get_submodule(name)) is not None
-        assert torch.equal(dense_weight(model.get_submodule(name)), weight)

@@ -11,7 +11,7 @@ from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.errors import ModelError
 from autotune.types import Workload
-from tests.conftest import TINY, tiny_model, tiny_task
+from tests.conftest import TINY, random_layers, tiny_model, tiny_task
 
 WORKLOAD = Workload(batch_size=2, sequence_length=8)
 SHAPES = [(1, 1), (3, 7), (1, 33), (5, 2)]
@@ -43,13 +43,7 @@ def assert_parity(path, model, task, kind):
 def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path):
     kind, model, task, sites, dense = exported
     assert_parity(dense, model, task, kind)
-    layers = {
-        site.name: low_rank_like(
-            model.get_submodule(site.name),
-            torch.randn(site.out_features, 16) * 0.1, torch.randn(16, site.in_features) * 0.1,
-        )
-        for site in sites
-    }  # fmt: skip
+    layers = random_layers(model, sites, 16)
     path = tmp_path / "low.onnx"
     rewrite_low_rank(dense, layers, path, {"autotune.ranks": dict.fromkeys(layers, 16)})
     replaced = replace_modules(model, layers)

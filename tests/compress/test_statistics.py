@@ -1,5 +1,7 @@
 """Streamed moments against the same moments computed from everything at once."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,9 +9,11 @@ from torch import nn
 
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
 from autotune.errors import ModelError
 from autotune.types import Workload
+from tests.compress.test_architectures import clip
 from tests.conftest import tiny_model, tiny_task
 
 ALL = frozenset({"gram", "grad", "left", "right"})
@@ -157,6 +161,17 @@ def test_non_finite_activations_are_refused_by_name(bert):
         model.encoder.layer[1].intermediate.dense.bias[3] = float("inf")
     with pytest.raises(ModelError, match=r"not finite"):
         collect(model, task, text_batches(), frozenset({"gram"}))
+
+
+def test_a_texts_mask_is_not_taken_for_its_pictures():
+    """Both towers see 17 rows a sample; only the text's are padded."""
+    model, task = clip().requires_grad_(False), make_task("image-text", Path("/nonexistent"))
+    inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=17))
+    inputs["attention_mask"][0, 9:] = 0
+    sites = count_tokens(model, find_sites(model), inputs).sites
+    rows = collect_statistics(model, sites, task, [inputs], frozenset({"gram"})).rows
+    assert {rows[site.name] for site in sites if site.name.startswith("text")} == {9 + 17}
+    assert {rows[site.name] for site in sites if site.name.startswith("vision")} == {2 * 17}
 
 
 def test_hooks_are_gone_afterwards(bert):

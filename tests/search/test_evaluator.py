@@ -63,8 +63,14 @@ def test_processes_find_the_same_losses(world, tmp_path):
     alone = evidence()
     heard = []
     with Evaluators(setup, 2, 1) as evaluators:
+        answers = dict(evaluators.losses(plans))  # nobody but the processes answers here
         together = evidence(evaluators, tmp_path)
         together.judge(plans, lambda done, total: heard.append((done, total)))
+    assert set(answers) == set(range(len(plans)))
+    for index, plan in enumerate(plans):
+        for (ours, count), (theirs, tokens) in zip(alone.losses(plan), answers[index], strict=True):
+            assert theirs == pytest.approx(ours, rel=1e-6)
+            assert tokens == count
     assert heard[-1] == (len(plans), len(plans))
     for plan in plans:
         assert together.true_loss(plan) == pytest.approx(alone.true_loss(plan), rel=1e-6)

@@ -12,6 +12,7 @@ from autotune.predictor.network import NetworkAnchor, NetworkModel
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
 from autotune.search.problem import Allocation, Joint, Option, RankProblem
+from autotune.search.relaxation import Tables
 from autotune.search.sensitivity import rescaled, scale_of, sensitivity_pass
 from autotune.search.tables import build_problem, count_resources
 from autotune.types import Estimate, Site, chosen_units
@@ -72,11 +73,45 @@ def test_the_lagrangian_is_feasible_and_its_bound_holds(seed):
     assert all(a[1] >= b[1] for a, b in itertools.pairwise(pareto_front(problem)))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_an_option_costs_beyond_the_bound_is_no_exaggeration(seed):
+    """With an option forced the optimum is at least bound + excess: no better one is ruled out."""
+    problem = with_joint(random_problem(seed, 2, ranks=3), seed, 2)
+    tables, limits = Tables.of(problem), np.array(problem.limits)
+    multipliers = np.random.default_rng(seed).exponential(size=2) * 10.0 ** -(seed % 4)
+    bound, excess = tables.bound(multipliers, limits), tables.excess(multipliers)
+    assert bound <= enumerate_with_joint(problem)
+    tight = 0
+    for unit, options in enumerate(problem.unit_options):
+        for i, option in enumerate(options):
+            forced = enumerate_with_joint(only(problem, unit, option))
+            assert bound + excess[unit, i] <= forced * (1 + 1e-9)
+            tight += np.isfinite(forced) and excess[unit, i] > 0
+    assert tight > 5
+
+
+def only(problem, unit, option):
+    """The problem in which the plan must take `option` at `unit`."""
+    sites = len(problem.sites)
+    if unit < sites:
+        options = tuple((option,) if i == unit else o for i, o in enumerate(problem.options))
+        apart = tuple(joint for joint in problem.joint if unit not in joint.members)
+        return RankProblem(**{**problem.__dict__, "options": options, "joint": apart})
+    forced = problem.joint[unit - sites]
+    never = Option(rank=1, loss=0.0, costs=(np.inf,) * len(problem.resources))
+    options = tuple((never,) if i in forced.members else o for i, o in enumerate(problem.options))
+    joint = tuple(
+        Joint(name=j.name, members=j.members, options=(option,)) if j is forced else j
+        for j in problem.joint
+    )
+    return RankProblem(**{**problem.__dict__, "options": options, "joint": joint})
+
+
 def test_joint_sites_are_used_where_they_are_better_and_lower_the_reachable_minimum():
     used = 0
     for seed in range(12):
         problem = with_joint(random_problem(seed, ranks=4), seed, 1)
-        used += any("+" in n or n in "ab" for n in solve_exact(problem).ranks)
+        used += any(n in "ab" for n in solve_exact(problem).ranks)
         alone = RankProblem(**{**problem.__dict__, "joint": ()})
         assert problem.least_costs()[0] <= alone.least_costs()[0]
         tight = RankProblem(**{**problem.__dict__, "limits": tuple(problem.least_costs() * 0.99)})
