@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError
-from autotune.measuring import network_policy, network_subject, time_subjects
+from autotune.measured import Measured
+from autotune.measuring import measure_pass, network_policy
 from autotune.paths import default_measure_seconds
 from autotune.profiler.backends import require_backend
 from autotune.profiler.shard import ShardRunner
 from autotune.progress import Reporter
 from autotune.result import read_result
+from autotune.types import Workload, from_mapping
 from autotune.units import parse_quantity
 
 
@@ -23,8 +26,11 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
         MeasurementError: the backend failed.
     """
     record = read_result(folder)
-    paths = {name: folder / path for name, path in record["artefacts"].items()}
-    gone = [path for path in paths.values() if not path.exists()]
+    paths = {
+        run: {name: folder / path for name, path in entry.items()}
+        for run, entry in record["artefacts"].items()
+    }
+    gone = [path for entry in paths.values() for path in entry.values() if not path.exists()]
     if gone:
         raise UsageError(
             f"{gone[0]} is gone, so there is nothing to compare with; run the tuning again on "
@@ -32,24 +38,29 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
         )
     backend = require_backend(record["backend"], "cpu")
     runner = ShardRunner(backend=backend.name, threads=record["device"]["threads"])
-    subjects = [network_subject(paths[name], paths["inputs"]) for name in ("dense", "compressed")]
-    with reporter.stage("measure the result") as advance:
-        policy = network_policy(default_measure_seconds(), final=True)
-        timing = time_subjects(runner, subjects, policy, advance)
+    policy = network_policy(default_measure_seconds(), final=True)
+    passes = []
+    for run, count in from_mapping(Workload, record["workload"]).passes.items():
+        entry = paths[run]
+        with reporter.stage(f"measure the result, {run}") as advance:
+            both = (entry["dense"], entry["compressed"])
+            timed = measure_pass(runner, run, both, entry["inputs"], policy, advance)
+        passes.append(dataclasses.replace(timed, count=count))
+    measured = Measured(tuple(passes))
     limit = record["budget"].get("latency")
-    ratio = timing.ratios[1]
     target = 1.0
     if limit:
         quantity = parse_quantity(limit, "latency")
-        target = quantity.value if quantity.relative else quantity.value / timing.latencies_s[0]
+        target = quantity.value if quantity.relative else quantity.value / measured.dense_latency_s
     return {
         "folder": str(folder),
-        "latency_s": timing.latencies_s[1],
-        "dense_latency_s": timing.latencies_s[0],
-        "ratio": ratio,
-        "ratio_low": timing.ratio_lows[1],
-        "ratio_high": timing.ratio_highs[1],
+        "latency_s": measured.latency_s,
+        "dense_latency_s": measured.dense_latency_s,
+        "ratio": measured.ratio,
+        "ratio_low": measured.ratio_low,
+        "ratio_high": measured.ratio_high,
+        "passes": [dataclasses.asdict(one) for one in measured.passes],
         "tuned_ratio": record["measured_ratio"],
         "budget_ratio": target,
-        "within_budget": ratio <= target,
+        "within_budget": measured.ratio <= target,
     }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
 from autotune.errors import MeasurementError
-from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.measured import MeasuredPass
+from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
 from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.database import LatencyDatabase
@@ -20,8 +23,8 @@ from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.progress import Advance
-from autotune.stages import DTYPE, Context, artefact_key
-from autotune.types import LayerShape
+from autotune.stages import DTYPE, Context, artefact_key, dense_artefact
+from autotune.types import LayerShape, Site
 
 LOADER = "autotune.compress.checkpoint:load_for_timing"
 _ATTEMPTS = 3
@@ -43,13 +46,20 @@ def layer_policy(measure_seconds: float) -> TimingPolicy:
     return TimingPolicy(max_seconds=measure_seconds / 10)
 
 
-def network_inputs(context: Context) -> Path:
-    """The workload's random inputs as a safetensors file."""
-    values = context.task.example_inputs(context.loaded.model, context.request.workload)
-    key = {**context.model_key, "workload": dataclasses.asdict(context.request.workload)}
+def network_inputs(context: Context, run: str = "prefill") -> Path:
+    """Random inputs of one pass of the workload, as a safetensors file."""
+    key = {**context.model_key, "workload": _shape_key(context, run)}
     return context.folder.stage(
-        "inputs", key, ".safetensors", lambda path: save_file(values, path)
+        "inputs", key, ".safetensors", lambda path: save_file(context.example_inputs(run), path)
     )[0]
+
+
+def _shape_key(context: Context, run: str) -> dict[str, Any]:
+    """What the shapes of one pass depend on."""
+    workload = context.request.workload
+    if run == "prefill":
+        return {"batch_size": workload.batch_size, "sequence_length": workload.sequence_length}
+    return {"batch_size": workload.batch_size, "past_length": workload.past_length}
 
 
 def network_subject(artefact: Path, inputs: Path) -> Subject:
@@ -79,9 +89,27 @@ def time_subjects(
     return min(attempts, key=lambda timing: timing.half_width)
 
 
+def measure_pass(
+    runner: ShardRunner, name: str, paths: Sequence[Path], inputs: Path, policy: TimingPolicy,
+    advance: Advance,
+) -> MeasuredPass:  # fmt: skip
+    """Time the dense and the compressed network of one pass in turn.
+
+    Raises:
+        MeasurementError: the backend failed or hung.
+    """
+    subjects = [network_subject(path, inputs) for path in paths]
+    timing = time_subjects(runner, subjects, policy, advance)
+    return MeasuredPass(
+        name=name, count=1, dense_latency_s=timing.latencies_s[0], latency_s=timing.latencies_s[1],
+        ratio=timing.ratios[1], ratio_low=timing.ratio_lows[1], ratio_high=timing.ratio_highs[1],
+    )  # fmt: skip
+
+
 def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     """Measure what the database lacks of this model's layers; the table over all it has."""
-    shapes = {unit.shape(None, DTYPE) for unit in context.units}
+    runs = context.request.workload.passes
+    shapes = {unit.shape(None, DTYPE) for run in runs for unit in context.units_in(run)}
     wanted: list[LayerShape] = []
     for shape in shapes:
         ranks = plan_ranks(context.device, shape)
@@ -104,23 +132,26 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     return LatencyTable(rows, roofline)
 
 
-def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
-    """Time the dense network, and what part of it each dense layer shape takes.
+def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
+    """Time one pass of the dense network, and what part of it each dense layer shape takes.
 
     The shares come from the network's own nodes where the backend tells them, else from layers
     timed in turn with the network.
     """
-    shapes = sorted({unit.shape(None, DTYPE) for unit in context.units})
-    inputs = network_inputs(context)
+    units = context.units_in(run)
+    shapes = sorted({unit.shape(None, DTYPE) for unit in units})
+    dense, inputs = dense_artefact(context, run), network_inputs(context, run)
     network = network_subject(dense, inputs)
     policy = network_policy(context.request.measure_seconds)
 
     def compute() -> dict[str, Any]:
         inside = context.backend.profiles_nodes
         beside = [] if inside else [Subject(layer=shape) for shape in shapes]
-        with context.reporter.stage("measure the dense network") as advance:
+        with context.reporter.stage(f"measure the dense network, {run}") as advance:
             timing = time_subjects(context.runner, [network, *beside], policy, advance)
-            shares = _node_shares(context, dense, inputs, shapes) if inside else timing.ratios[1:]
+            shares = timing.ratios[1:]
+            if inside:
+                shares = _node_shares(context, dense, inputs, units)
         return {"latency_s": timing.latencies_s[0], "shares": list(shares)}
 
     anchor = context.folder.json_stage(
@@ -129,7 +160,7 @@ def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
             "dense": artefact_key(context, dense),
             **context.model_key,
             "fingerprint": context.fingerprint.id,
-            "workload": dataclasses.asdict(context.request.workload),
+            "workload": _shape_key(context, run),
             "shapes": [dataclasses.asdict(shape) for shape in shapes],
         },
         compute,
@@ -141,17 +172,28 @@ def anchor_network(context: Context, dense: Path) -> NetworkAnchor:
 
 
 def _node_shares(
-    context: Context, dense: Path, inputs: Path, shapes: list[LayerShape]
-) -> list[float]:
-    """Share of the network that a layer, or layers with one input, take by dense shape."""
+    context: Context, dense: Path, inputs: Path, units: Sequence[Site]
+) -> tuple[float, ...]:
+    """Share of the network that a layer, or layers with one input, take by dense shape, sorted."""
     names = [site.name for site in context.sites.sites]
     profile = profile_sites(dense, inputs, context.threads, names)
-    seconds: dict[LayerShape, list[float]] = {shape: [] for shape in shapes}
-    for unit in context.units:
+    seconds: dict[LayerShape, list[float]] = defaultdict(list)
+    for unit in units:
         seconds[unit.shape(None, DTYPE)].append(sum(profile.sites_s[n] for n in unit.layers))
-    return [statistics.median(seconds[shape]) / profile.total_s for shape in shapes]
+    return tuple(statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds))
 
 
-def network_model(context: Context, anchor: NetworkAnchor, table: LatencyTable) -> NetworkModel:
-    """The whole-network latency model before anything was built."""
-    return NetworkModel(anchor=anchor, predictor=table, units=context.units, dtype=DTYPE)
+def network_model(context: Context, table: LatencyTable) -> NetworkModel:
+    """The whole-network latency model before anything was built: a pass for each of the workload.
+
+    Raises:
+        MeasurementError: the backend failed on the dense network.
+    """
+    passes = [
+        PassModel(
+            name=run, count=count, anchor=anchor_network(context, run), predictor=table,
+            units=context.units_in(run), dtype=DTYPE,
+        )
+        for run, count in context.request.workload.passes.items()
+    ]  # fmt: skip
+    return NetworkModel(passes=tuple(passes))

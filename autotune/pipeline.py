@@ -16,8 +16,15 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import replaced
 from autotune.compress.sites import kv_cache_bytes
 from autotune.devices.detect import check_threads, require_device
-from autotune.loop import best_rounds, find_knobs, measure_plan, plan_layers, run_loop
-from autotune.measuring import anchor_network, network_model, profile_layers
+from autotune.loop import (
+    best_rounds,
+    build_artefact,
+    find_knobs,
+    measure_plan,
+    plan_layers,
+    run_loop,
+)
+from autotune.measuring import network_model, profile_layers
 from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel
 from autotune.profiler.backends import require_backend
@@ -25,7 +32,7 @@ from autotune.profiler.database import LatencyDatabase
 from autotune.progress import Reporter
 from autotune.record import run_record, staircases
 from autotune.request import TuneRequest
-from autotune.result import Measured, TuneResult, result_text
+from autotune.result import TuneResult, result_text
 from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import Resources, count_resources
@@ -54,10 +61,11 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
             loaded = load_model(request.model)
         context = make_context(request, folder, reporter, loaded, device, backend, threads)
         data = load_data(context)
-        dense = dense_artefact(context)
+        for run in request.workload.passes:
+            dense_artefact(context, run)
         factors, factors_key = calibrate(context, data)
         table = profile_layers(context, database)
-        network = network_model(context, anchor_network(context, dense), table)
+        network = network_model(context, table)
         totals = _totals(context, network)
         with make_evaluators(context, factors, data) as evaluators:
             evidence = Evidence(
@@ -71,11 +79,11 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                 with reporter.stage("sensitivity of every layer") as advance:
                     planner.rescale(request.sensitivity_turns, advance)
             knobs = find_knobs(context, planner, factors_key)
-            rounds = run_loop(context, planner, factors, factors_key, dense, knobs)
-        final = _final(context, planner, dense, rounds)
+            rounds = run_loop(context, planner, factors, factors_key, knobs)
+        final = _final(context, planner, rounds)
         quality = _quality(context, data, factors, factors_key, final)
         record = {
-            **run_record(context, planner, final, rounds, quality, dense),
+            **run_record(context, planner, final, rounds, quality),
             "knobs": dict(knobs),
             "calibration": {"origin": data.origin, "sha256": data.sha256},
             "cost": {
@@ -83,7 +91,7 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                 "peak_memory_bytes": _peak_memory_bytes(),
             },
         }
-        return _hand_out(context, planner, factors, final, record)
+        return _hand_out(context, planner, factors, factors_key, final, record)
 
 
 def _peak_memory_bytes() -> int:
@@ -114,7 +122,7 @@ def _totals(context: Context, network: NetworkModel) -> Resources:
     )
 
 
-def _final(context: Context, planner: Planner, dense: Path, rounds: Sequence[Round]) -> Round:
+def _final(context: Context, planner: Planner, rounds: Sequence[Round]) -> Round:
     """Measure the preferred round afresh: the loop chose it by its measurement, which flatters.
 
     When the second look misses the budget, the next round is looked at.
@@ -122,8 +130,8 @@ def _final(context: Context, planner: Planner, dense: Path, rounds: Sequence[Rou
     looked: list[Round] = []
     for candidate in best_rounds(planner, list(rounds)):
         outcome = measure_plan(
-            context, planner, candidate.allocation, dense, candidate.artefact,
-            candidate.correction, "measure the result", final=True,
+            context, candidate.network, candidate.allocation, candidate.artefacts,
+            "measure the result", final=True,
         )  # fmt: skip
         looked.append(outcome)
         if planner.within(outcome):
@@ -161,15 +169,21 @@ def _quality(
 
 
 def _hand_out(
-    context: Context, planner: Planner, factors: Factors, final: Round, record: dict[str, Any]
-) -> TuneResult:
-    """Write model/, model.onnx, report.html and, last, result.json."""
+    context: Context, planner: Planner, factors: Factors, factors_key: Mapping[str, Any],
+    final: Round, record: dict[str, Any],
+) -> TuneResult:  # fmt: skip
+    """Write model/, the ONNX graphs, report.html and, last, result.json."""
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.report.html import write_report
 
     folder = context.folder
     ranks = dict(final.allocation.ranks)
-    key = artefact_key(context, final.artefact)
+    # Whatever the budget is of, the graph of whole sequences belongs to the result.
+    whole = final.artefacts.get("prefill") or build_artefact(
+        context, "prefill", factors, factors_key, ranks
+    )
+    graphs = {**final.artefacts, "prefill": whole}
+    key = artefact_key(context, whole)
     stamp = folder.path / "model" / "autotune.json"
 
     def save(path: Path) -> None:
@@ -183,8 +197,9 @@ def _hand_out(
             with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
                 folder.write(folder.path / "model", save)
         advance(1, 4)
-        if final.artefact.suffix == ".onnx":
-            _copy_onnx(folder, final.artefact)
+        for graph in graphs.values():
+            if graph.suffix == ".onnx":
+                _copy_onnx(folder, graph)
         advance(2, 4)
         rows = staircases(context, planner)
         folder.write(folder.path / "report.html", lambda path: write_report(record, rows, path))
@@ -195,13 +210,7 @@ def _hand_out(
     return TuneResult(
         folder=folder.path,
         ranks=ranks,
-        measured=Measured(
-            latency_s=final.measured_latency_s,
-            dense_latency_s=final.dense_latency_s,
-            ratio=final.ratio,
-            ratio_low=final.ratio_low,
-            ratio_high=final.ratio_high,
-        ),
+        measured=final.measured,
         within_budget=planner.within(final),
         record=record,
     )
@@ -211,7 +220,8 @@ def _copy_onnx(folder: RunFolder, artefact: Path) -> None:
     data = artefact.with_name(f"{artefact.name}.data")
     if data.is_file():
         folder.write(folder.path / data.name, lambda path: _ignore(shutil.copyfile(data, path)))
-    folder.write(folder.path / "model.onnx", lambda path: _ignore(shutil.copyfile(artefact, path)))
+    target = folder.path / artefact.name
+    folder.write(target, lambda path: _ignore(shutil.copyfile(artefact, path)))
 
 
 def _ignore(_: object) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.errors import BudgetInfeasibleError
+from autotune.measured import Measured
 from autotune.predictor.network import NetworkModel
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
@@ -20,24 +20,32 @@ from autotune.search.tables import ErrorTable, Resources, build_problem, explain
 from autotune.stages import Context
 from autotune.types import Estimate, Site, chosen_units
 
+# What measured networks taught: a factor on the predicted saving of every pass.
+Corrections = tuple[float, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One turn of the loop: the plan, what was predicted for it and what was measured."""
+    """One turn of the loop.
+
+    The plan, the corrected network model that it was solved with, and what was measured of the
+    `artefacts` (by pass) that were built from it.
+    """
 
     allocation: Allocation
-    predicted: Estimate
-    measured_latency_s: float
-    dense_latency_s: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    correction: float
-    artefact: Path
+    network: NetworkModel
+    measured: Measured
+    artefacts: Mapping[str, Path]
 
-    def latency_limit_ratio(self, limit_s: float, relative: float | None) -> float:
-        """The ratio to dense that the latency budget allows in this measurement."""
-        return relative if relative is not None else limit_s / self.dense_latency_s
+    @property
+    def predicted(self) -> Estimate:
+        """What the corrected model says of the plan."""
+        return self.network.predict(self.allocation.ranks)
+
+    @property
+    def corrections(self) -> Corrections:
+        """What the model had learned from earlier rounds."""
+        return tuple(one.correction for one in self.network.passes)
 
 
 class Planner:
@@ -59,8 +67,13 @@ class Planner:
         latency = quantities.get("latency")
         self.relative = latency.value if latency and latency.relative else None
 
-    def problem(self, knobs: Knobs, correction: float, margin: float) -> RankProblem:
-        """The rank problem under these knobs and this correction of the latency table."""
+    @property
+    def uncorrected(self) -> Corrections:
+        """The latency table as it is."""
+        return (1.0,) * len(self.network.passes)
+
+    def problem(self, knobs: Knobs, corrections: Corrections, margin: float) -> RankProblem:
+        """The rank problem under these knobs and corrections of the latency table."""
         blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
         scaled = {
             unit.name: {
@@ -72,7 +85,7 @@ class Planner:
         limits = dict(self.limits)
         if "latency" in limits:
             limits["latency"] *= 1.0 - margin
-        network = dataclasses.replace(self.network, correction=correction)
+        network = self.network.corrected(corrections)
         totals = self.totals
         options = {unit.name: sorted(self.errors[unit.name]) for unit in self.context.units}
         return build_problem(
@@ -81,7 +94,7 @@ class Planner:
         )  # fmt: skip
 
     def solve(
-        self, knobs: Knobs, correction: float = 1.0, margin: float | None = None
+        self, knobs: Knobs, corrections: Corrections | None = None, margin: float | None = None
     ) -> Allocation:
         """The allocator's plan, aiming `margin` below the latency limit (None: the request's).
 
@@ -89,26 +102,27 @@ class Planner:
             BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
         """
         wanted = self.context.request.margin if margin is None else margin
-        problem = self.problem(knobs, correction, wanted)
+        corrections = corrections or self.uncorrected
+        problem = self.problem(knobs, corrections, wanted)
         try:
-            return self._allocate(problem, correction)
+            return self._allocate(problem, corrections)
         except BudgetInfeasibleError:
             # The margin is ours, not the user's: give it up before refusing.
-            problem = self.problem(knobs, correction, 0.0)
+            problem = self.problem(knobs, corrections, 0.0)
             try:
-                return self._allocate(problem, correction)
+                return self._allocate(problem, corrections)
             except BudgetInfeasibleError:
                 # Where some plan exists it is the rule that reaches none: its own words stand.
-                self.require_feasible(correction)
+                self.require_feasible(corrections)
                 raise
 
-    def require_feasible(self, correction: float = 1.0) -> None:
+    def require_feasible(self, corrections: Corrections | None = None) -> None:
         """Check the budgets against the exact solver, whatever allocator will be used.
 
         Raises:
             BudgetInfeasibleError: no plan at all meets them.
         """
-        problem = self.problem({}, correction, 0.0)
+        problem = self.problem({}, corrections or self.uncorrected, 0.0)
         try:
             solve_exact(problem)
         except BudgetInfeasibleError as error:
@@ -134,8 +148,8 @@ class Planner:
             rounds=rounds, progress=progress,
         )  # fmt: skip
 
-    def _allocate(self, problem: RankProblem, correction: float) -> Allocation:
-        network = dataclasses.replace(self.network, correction=correction)
+    def _allocate(self, problem: RankProblem, corrections: Corrections) -> Allocation:
+        network = self.network.corrected(corrections)
 
         def latency_ratio(site: Site, rank: int) -> float:
             return network.site_latency_s(site, rank) / network.site_latency_s(site, None)
@@ -153,15 +167,17 @@ class Planner:
         Without a latency budget the model must at least not be measurably slower than dense.
         """
         if "latency" not in self.limits:
-            return outcome.ratio_low <= 1.0
-        return outcome.ratio <= self.target(outcome)
+            return outcome.measured.ratio_low <= 1.0
+        return outcome.measured.ratio <= self.target(outcome)
 
     def surely_within(self, outcome: Round) -> bool:
         """The same for the upper end of the interval: what the loop works towards."""
         if "latency" not in self.limits:
             return self.within(outcome)
-        return outcome.ratio_high <= self.target(outcome)
+        return outcome.measured.ratio_high <= self.target(outcome)
 
     def target(self, outcome: Round) -> float:
-        """The largest allowed ratio."""
-        return outcome.latency_limit_ratio(self.limits["latency"], self.relative)
+        """The ratio to dense that the latency budget allows in this measurement."""
+        if self.relative is not None:
+            return self.relative
+        return self.limits["latency"] / outcome.measured.dense_latency_s

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.stages import DTYPE, Context, artefact_key, chosen_metric
+from autotune.stages import DTYPE, Context, artefact_key, chosen_metric, dense_artefact
 from autotune.types import break_even_rank, chosen_units
 
 
 def run_record(
     context: Context, planner: Planner, final: Round, rounds: Sequence[Round],
-    quality: Mapping[str, Any], dense: Path,
+    quality: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The record of the final round; `dense` is the artefact it was measured against."""
-    request = context.request
+    """The record of the final round."""
+    request, measured = context.request, final.measured
     # What was promised before anything was built: no correction.
     promised = planner.network.predict(final.allocation.ranks)
     return {
@@ -32,19 +32,20 @@ def run_record(
         "device": context.fingerprint.to_json(),
         "fingerprint": context.fingerprint.id,
         "backend": context.backend.name,
-        "workload": dataclasses.asdict(request.workload),
+        "workload": asdict(request.workload),
         "budget": {name: q.text for name, q in request.budget.limits().items()},
         "within_budget": planner.within(final),
-        "dense_latency_s": final.dense_latency_s,
+        "dense_latency_s": measured.dense_latency_s,
         "rest_latency_s": planner.network.rest_s,
         "predicted_latency_s": promised.latency_s,
         "predicted_latency_low_s": promised.low_s,
         "predicted_latency_high_s": promised.high_s,
         "predicted_ratio": promised.ratio,
-        "measured_latency_s": final.measured_latency_s,
-        "measured_ratio": final.ratio,
-        "measured_ratio_low": final.ratio_low,
-        "measured_ratio_high": final.ratio_high,
+        "measured_latency_s": measured.latency_s,
+        "measured_ratio": measured.ratio,
+        "measured_ratio_low": measured.ratio_low,
+        "measured_ratio_high": measured.ratio_high,
+        "passes": _passes(planner, final),
         "quality": dict(quality),
         **_sizes(context, final),
         "solver": {
@@ -62,14 +63,14 @@ def run_record(
         "rounds": [_round_record(planner, outcome) for outcome in rounds],
         "pareto": _pareto(planner),
         "uniform": _uniform(context, planner),
-        "artefacts": _artefacts(context, dense, final),
+        "artefacts": _artefacts(context, final),
         "sites": _site_records(context, planner, final),
     }
 
 
 def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
-    resources = planner.problem({}, final.correction, 0.0).resources
+    resources = planner.problem({}, final.corrections, 0.0).resources
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
@@ -82,10 +83,29 @@ def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     }
 
 
-def _artefacts(context: Context, dense: Path, final: Round) -> dict[str, str]:
-    """What `bench` times again, relative to the run folder."""
-    paths = {"dense": dense, "compressed": final.artefact, "inputs": network_inputs(context)}
-    return {name: str(path.relative_to(context.folder.path)) for name, path in paths.items()}
+def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
+    """Every pass by itself: as measured, and as predicted before anything was built."""
+    ranks = final.allocation.ranks
+    pairs = zip(planner.network.passes, final.measured.passes, strict=True)
+    return [
+        {**asdict(timed), "predicted_ratio": model.predict(ranks).ratio} for model, timed in pairs
+    ]
+
+
+def _artefacts(context: Context, final: Round) -> dict[str, dict[str, str]]:
+    """What `bench` times again in every pass, relative to the run folder."""
+
+    def relative(path: Path) -> str:
+        return str(path.relative_to(context.folder.path))
+
+    return {
+        run: {
+            "dense": relative(dense_artefact(context, run)),
+            "compressed": relative(artefact),
+            "inputs": relative(network_inputs(context, run)),
+        }
+        for run, artefact in final.artefacts.items()
+    }
 
 
 def _sizes(context: Context, final: Round) -> dict[str, Any]:
@@ -116,10 +136,10 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
 def _round_record(planner: Planner, outcome: Round) -> dict[str, Any]:
     return {
         "predicted_ratio": outcome.predicted.ratio,
-        "measured_ratio": outcome.ratio,
-        "measured_ratio_low": outcome.ratio_low,
-        "measured_ratio_high": outcome.ratio_high,
-        "correction": outcome.correction,
+        "measured_ratio": outcome.measured.ratio,
+        "measured_ratio_low": outcome.measured.ratio_low,
+        "measured_ratio_high": outcome.measured.ratio_high,
+        "corrections": list(outcome.corrections),
         "loss": outcome.allocation.loss,
         "within_budget": planner.within(outcome),
     }
@@ -129,18 +149,18 @@ def _pareto(planner: Planner) -> list[dict[str, float]]:
     """Predicted latency ratio against predicted loss, without any budget."""
     if "latency" not in planner.limits:
         return []
-    problem = planner.problem({}, 1.0, 0.0)
+    problem = planner.problem({}, planner.uncorrected, 0.0)
     latency = problem.resources.index("latency")
 
     def priced(options: tuple[Option, ...]) -> tuple[Option, ...]:
-        return tuple(dataclasses.replace(o, costs=(o.costs[latency],)) for o in options)
+        return tuple(replace(o, costs=(o.costs[latency],)) for o in options)
 
-    single = dataclasses.replace(
+    single = replace(
         problem,
         resources=("latency",),
         limits=(problem.limits[latency],),
         options=tuple(priced(options) for options in problem.options),
-        joint=tuple(dataclasses.replace(j, options=priced(j.options)) for j in problem.joint),
+        joint=tuple(replace(j, options=priced(j.options)) for j in problem.joint),
     )
     dense, rest = planner.totals.dense["latency"], planner.totals.rest["latency"]
     return [{"ratio": (cost + rest) / dense, "loss": loss} for cost, loss in pareto_front(single)]
@@ -165,8 +185,8 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
     measured = _node_latencies(context, final)
     records = []
     for site, rank in chosen_units(context.units, final.allocation.ranks):
-        dense = planner.network.predictor.estimate(site.shape(None, DTYPE))
-        chosen = planner.network.predictor.estimate(site.shape(rank, DTYPE))
+        dense = planner.network.layer_estimate(site, None)
+        chosen = planner.network.layer_estimate(site, rank)
         errors = planner.errors[site.name]
         records.append(
             {
@@ -210,33 +230,40 @@ def _node_latencies(context: Context, final: Round) -> dict[str, float]:
     """Seconds of every site inside the final network, where the backend can tell."""
     if not context.backend.profiles_nodes:
         return {}
+    names = [site.name for site in context.sites.sites]
+    total = dict.fromkeys(names, 0.0)
+    for run, count in context.request.workload.passes.items():
+        artefact, inputs = final.artefacts[run], network_inputs(context, run)
 
-    def compute() -> dict[str, float]:
-        with context.reporter.stage("measure the sites in the network") as advance:
-            names = [site.name for site in context.sites.sites]
-            inputs = network_inputs(context)
-            profile = profile_sites(final.artefact, inputs, context.threads, names, advance)
-            return profile.sites_s
+        def compute(artefact: Path = artefact, inputs: Path = inputs) -> dict[str, float]:
+            with context.reporter.stage("measure the sites in the network") as advance:
+                profile = profile_sites(artefact, inputs, context.threads, names, advance)
+                return profile.sites_s
 
-    key = {
-        "artefact": artefact_key(context, final.artefact),
-        "inputs": network_inputs(context).name,
-        "fingerprint": context.fingerprint.id,
-    }
-    values: dict[str, float] = context.folder.json_stage("nodes", key, compute)
-    return values
+        key = {
+            "artefact": artefact_key(context, artefact),
+            "inputs": inputs.name,
+            "fingerprint": context.fingerprint.id,
+        }
+        for name, seconds in context.folder.json_stage("nodes", key, compute).items():
+            total[name] += count * seconds
+    return total
 
 
 def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
     """Latency against rank for every distinct shape, for the report."""
+    names = {
+        one.shape(unit.name, None): (one.predictor, unit.name)
+        for one in planner.network.passes
+        for unit in context.units
+    }
     curves = []
-    for shape in sorted({unit.shape(None, DTYPE) for unit in context.units}):
-        site = next(unit for unit in context.units if unit.shape(None, DTYPE) == shape)
+    for shape, (predictor, name) in sorted(names.items(), key=lambda item: item[0]):
         points = []
-        for rank in planner.errors[site.name]:
-            estimate = planner.network.predictor.estimate(dataclasses.replace(shape, rank=rank))
-            points.append({"rank": rank, **dataclasses.asdict(estimate)})
-        dense = planner.network.predictor.estimate(shape)
+        for rank in planner.errors[name]:
+            estimate = predictor.estimate(replace(shape, rank=rank))
+            points.append({"rank": rank, **asdict(estimate)})
+        dense = predictor.estimate(shape)
         curves.append(
             {
                 "tokens": shape.tokens,

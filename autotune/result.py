@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError, storage_errors
+from autotune.measured import Measured
 from autotune.types import SCHEMA_VERSION, canonical_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The final measurement of the compressed model, in turn with the dense one."""
-
-    latency_s: float
-    dense_latency_s: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +32,17 @@ class TuneResult:
         """Copy the transformers checkpoint to `folder`."""
         return _copy(self.folder / "model", Path(folder))
 
-    def export_onnx(self, path: str | Path) -> Path:
-        """Copy the ONNX model (and its external weights, if any) to `path`.
+    def export_onnx(self, path: str | Path, *, decode: bool = False) -> Path:
+        """Copy the ONNX graph of whole sequences, or of one decode step, to `path`.
 
         Raises:
-            UsageError: the run's backend does not produce ONNX.
+            UsageError: the run's backend does not produce ONNX, or its budget was not of decoding.
         """
-        source = self.folder / "model.onnx"
+        source = self.folder / ("model_decode.onnx" if decode else "model.onnx")
+        if decode and not source.is_file():
+            raise UsageError(
+                f"{self.folder} holds no decode graph; tune with phase decode or request"
+            )
         if not source.is_file():
             raise UsageError(
                 f"backend {self.record['backend']} made no ONNX model; tune with onnxruntime-cpu"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from autotune.compress.calibration import CalibrationData, load_calibration
+from autotune.compress.decode import decode_inputs
 from autotune.compress.factorizers import make_factorizer
 from autotune.compress.factors import (
     Factors,
@@ -22,6 +24,7 @@ from autotune.compress.factors import (
 )
 from autotune.compress.loading import LoadedModel
 from autotune.compress.metrics import make_metric
+from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense
 from autotune.compress.onnx_trace import OPSET
 from autotune.compress.sites import Sites, count_tokens, find_sites
@@ -29,6 +32,7 @@ from autotune.compress.statistics import collect_statistics, load_statistics, sa
 from autotune.compress.tasks import Task, make_task
 from autotune.devices.alignment import aligned_ranks
 from autotune.devices.detect import PresentDevice
+from autotune.errors import UsageError
 from autotune.profiler.backends import Backend
 from autotune.profiler.profile import (
     fingerprint_of,
@@ -42,7 +46,8 @@ from autotune.search.tables import ErrorTable
 from autotune.types import Fingerprint, Site
 
 DTYPE = "fp32"
-ONNX_NAME = "model.onnx"
+# By pass; the external weights of a graph are named after it, so it keeps its name everywhere.
+ONNX_NAMES = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
 # Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
 DEFAULT_METRIC = {"causal-lm": "kfac"}
 FALLBACK_METRIC = "kfac-seq"
@@ -77,6 +82,20 @@ class Context:
         """Layers and joint sites: everything that is measured, factorized and chosen from."""
         return (*self.sites.sites, *self.joint)
 
+    def units_in(self, run: str) -> tuple[Site, ...]:
+        """The units on the tokens of one pass, "prefill" or "decode" (a token a sequence)."""
+        if run == "prefill":
+            return self.units
+        tokens = self.request.workload.batch_size
+        return tuple(replace(unit, tokens=tokens) for unit in self.units)
+
+    def example_inputs(self, run: str) -> dict[str, Tensor]:
+        """Random inputs of one pass of the workload."""
+        workload, model = self.request.workload, self.loaded.model
+        if run == "prefill":
+            return self.task.example_inputs(model, workload)
+        return decode_inputs(model, workload.batch_size, workload.past_length)
+
     @property
     def runner(self) -> ShardRunner:
         """Runs measurements in fresh processes."""
@@ -103,7 +122,13 @@ def make_context(
     """Find the sites of the loaded model and count their tokens under the workload."""
     task = make_task(loaded.task, loaded.folder)
     sites = find_sites(loaded.model, request.targets, request.ignore)
-    inputs = task.example_inputs(loaded.model, request.workload)
+    workload = request.workload
+    if workload.phase != "prefill" and loaded.task != "causal-lm":
+        raise UsageError(
+            f"--phase {workload.phase} asks for decode steps, and a {loaded.task} model has none; "
+            "leave it out"
+        )
+    inputs = task.example_inputs(loaded.model, workload)
     return Context(
         request=request, folder=folder, reporter=reporter, loaded=loaded, task=task,
         sites=count_tokens(loaded.model, sites, inputs), device=device, backend=backend,
@@ -111,23 +136,26 @@ def make_context(
     )  # fmt: skip
 
 
-def dense_artefact(context: Context) -> Path:
-    """The dense model as the backend runs it: an ONNX file, or a checkpoint folder."""
+def dense_artefact(context: Context, run: str = "prefill") -> Path:
+    """The dense model as the backend runs it in a pass: an ONNX file, or a checkpoint folder."""
     if context.backend.name.startswith("torch"):
         return checkpoint_artefact(context, "dense", {}, context.model_key)
     import onnx
 
     inputs = {**context.model_key, "opset": OPSET, "onnx": onnx.__version__}
+    model, sites = context.loaded.model, context.sites.sites
 
     def build(path: Path) -> None:
         path.mkdir()
-        with context.reporter.stage("export the dense model") as advance:
-            export_dense(
-                context.loaded.model, context.task, context.sites.sites,
-                context.request.workload, path / ONNX_NAME, advance,
-            )  # fmt: skip
+        with context.reporter.stage(f"export the dense model, {run}") as advance:
+            if run == "decode":
+                export_decode(model, sites, path / ONNX_NAMES[run], advance)
+            else:
+                workload = context.request.workload
+                export_dense(model, context.task, sites, workload, path / ONNX_NAMES[run], advance)
 
-    return context.folder.stage("dense", inputs, "", build)[0] / ONNX_NAME
+    name = "dense" if run == "prefill" else f"dense-{run}"
+    return context.folder.stage(name, inputs, "", build)[0] / ONNX_NAMES[run]
 
 
 def checkpoint_artefact(

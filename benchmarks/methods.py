@@ -28,8 +28,10 @@ from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import BudgetInfeasibleError
 from autotune.loop import best_rounds, find_knobs, plan_layers, run_loop
-from autotune.measuring import anchor_network, network_model, profile_layers
+from autotune.measuring import network_model, profile_layers
+from autotune.paths import default_measure_seconds
 from autotune.planner import Planner
+from autotune.predictor.network import NetworkModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.database import LatencyDatabase
 from autotune.progress import Reporter
@@ -37,7 +39,7 @@ from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.stages import Context, calibrate, dense_artefact, error_table, load_data, make_context
+from autotune.stages import Context, calibrate, error_table, load_data, make_context
 from autotune.types import Budget, Workload, chosen_units, digest
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--isl", type=int, default=512)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--calibration-samples", type=int)
-    parser.add_argument("--measure-seconds", type=float, default=4.0)
+    parser.add_argument("--measure-seconds", type=float, default=4.0, help="Of a whole network.")
     parser.add_argument("--threads", type=int, help="Of the runtime that is timed.")
     parser.add_argument("--output", help="Folder for caches (default: a temporary one).")
     options = parser.parse_args()
@@ -131,9 +133,11 @@ def compare(
     with RunFolder(request.output) as run, LatencyDatabase(request.database) as database:
         threads = check_threads(options.threads)
         context = make_context(request, run, Reporter(), loaded, device, backend, threads)
-        dense = dense_artefact(context)
-        table = profile_layers(context, database)
-        anchor = anchor_network(context, dense)
+        # One table prices all rows, so it is measured as long as a user's.
+        whole = dataclasses.replace(request, measure_seconds=default_measure_seconds())
+        careful = dataclasses.replace(context, request=whole)
+        table = profile_layers(careful, database)
+        network = network_model(careful, table)
         judge = Judge(context)
         for method in options.methods.split(","):
             for column in columns:
@@ -141,10 +145,9 @@ def compare(
                     request, budget=Budget(**column), **METHODS[method.strip()]
                 )
                 here = dataclasses.replace(context, request=chosen)
-                network = network_model(here, anchor, table)
                 row = {"method": method, "budget": " ".join(next(iter(column.items())))}
                 yield kept(folder / "rows.jsonl", row) or keep(
-                    folder / "rows.jsonl", row | cell(here, network, dense, judge)
+                    folder / "rows.jsonl", row | cell(here, network, judge)
                 )
 
 
@@ -162,7 +165,7 @@ def keep(path: Path, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str, Any]:
+def cell(context: Context, network: NetworkModel, judge: Judge) -> dict[str, Any]:
     """Solve, judge and measure one plan."""
     reset_peak_memory()
     data = load_data(context)
@@ -189,9 +192,9 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
     search_seconds = time.monotonic() - started
     # The closed loop of `tune`: every method's plan is corrected until its measured latency is
     # within the budget without waste, so that rows compare at equal measured latency.
-    rounds = run_loop(context, planner, factors, key, dense, knobs)
+    rounds = run_loop(context, planner, factors, key, knobs)
     outcome = best_rounds(planner, rounds)[0]
-    allocation = outcome.allocation
+    allocation, measured = outcome.allocation, outcome.measured
     limit = context.request.budget
     return {
         "keep_ratio": limit.flops and float(limit.flops[:-1]),
@@ -200,9 +203,9 @@ def cell(context: Context, network: Any, dense: Path, judge: Judge) -> dict[str,
         "parameters": allocation_parameters(context, allocation.ranks),
         "rounds": len(rounds),
         "predicted_ratio": planner.network.predict(allocation.ranks).ratio,
-        "measured_ratio": outcome.ratio,
-        "measured_ratio_low": outcome.ratio_low,
-        "measured_ratio_high": outcome.ratio_high,
+        "measured_ratio": measured.ratio,
+        "measured_ratio_low": measured.ratio_low,
+        "measured_ratio_high": measured.ratio_high,
         "gap": allocation.gap if allocation.lower_bound else None,
         "search_seconds": search_seconds,
         "peak_memory_bytes": peak_memory_bytes(),

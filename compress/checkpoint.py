@@ -19,6 +19,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from autotune.compress.decode import PAST, decode_step
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import (
     LeadingLowRankLinear,
@@ -171,8 +172,11 @@ class TimedCheckpoint:
     model: Any
 
     def __call__(self, **inputs: torch.Tensor) -> None:
-        """One pass; the output is dropped."""
-        self.model(**inputs)
+        """One pass, or one decode step where past keys are given; the output is dropped."""
+        if any(name.startswith(PAST) for name in inputs):
+            decode_step(self.model, inputs)
+        else:
+            self.model(**inputs)
 
 
 def load_for_timing(folder: Path) -> TimedCheckpoint:

@@ -182,7 +182,7 @@ def _together(members: Sequence[Site]) -> Site:
 
 
 def kv_cache_bytes(config: Any, workload: Workload) -> int:
-    """Bytes of a decoder's keys and values for the workload's tokens, in fp32.
+    """Bytes of a decoder's keys and values for the workload's tokens, input and output, in fp32.
 
     2 · layers · key-value heads · head size · tokens, whatever the rank of the projections: what is
     cached are keys and values, not latents.
@@ -192,4 +192,5 @@ def kv_cache_bytes(config: Any, workload: Workload) -> int:
     layers = getattr(text, "num_hidden_layers", 0) or 0
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
-    return int(2 * layers * kv_heads * size * workload.tokens * 4)
+    tokens = workload.tokens + workload.batch_size * workload.output_length
+    return int(2 * layers * kv_heads * size * tokens * 4)

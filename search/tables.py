@@ -44,7 +44,7 @@ def count_resources(
     flops = sum(site.shape().flops for site in sites)
     own_bytes = own * DTYPE_BYTES[network.dtype]
     dense = {
-        "latency": network.anchor.latency_s,
+        "latency": network.dense_latency_s,
         "parameters": float(parameters),
         "weight_bytes": float(weight_bytes),
         "flops": float(flops),

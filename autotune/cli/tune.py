@@ -15,7 +15,7 @@ from autotune.cli.options import (
     threads_option,
 )
 from autotune.paths import default_output
-from autotune.types import Budget, Workload
+from autotune.types import PHASES, Budget, Workload, from_mapping
 
 
 @click.command(
@@ -34,6 +34,10 @@ from autotune.types import Budget, Workload
 @click.option("--activation-budget", help="Of one layer's live tensors, such as 200MB.")
 @click.option("--batch-size", type=int, default=8, show_default=True)
 @click.option("--isl", type=int, default=128, show_default=True, help="Input sequence length.")
+@click.option("--osl", type=int, default=0, help="Output tokens of a request (0: prefill only).")
+@click.option(
+    "--phase", type=click.Choice(PHASES), help="What latency is of (default: request, given --osl)."
+)
 @click.option("--calibration", help="Text, one document a line, or .safetensors input tensors.")
 @click.option("--evaluation", help="Held-out data for the quality figure.")
 @click.option("--calibration-samples", type=int, help="Sequences for the statistics.")
@@ -69,7 +73,12 @@ def command(**options: Any) -> int:
         kv_cache_bytes=options["kv_cache_budget"],
         activation_bytes=options["activation_budget"],
     )
-    workload = Workload(batch_size=options["batch_size"], sequence_length=options["isl"])
+    workload = Workload(
+        batch_size=options["batch_size"],
+        sequence_length=options["isl"],
+        output_length=options["osl"],
+        phase=options["phase"] or ("request" if options["osl"] else "prefill"),
+    )
     request = _request(options, budget, workload)
     request.check()
     from autotune.pipeline import run
@@ -143,16 +152,37 @@ def summary(record: Any, folder: Path) -> list[str]:
     budget = ", ".join(f"{name} {text}" for name, text in record["budget"].items())
     return [
         f"{record['model']} on {record['device']['device_name']}, {record['backend']}, "
-        f"{record['workload']['batch_size']}x{record['workload']['sequence_length']} tokens",
+        f"{from_mapping(Workload, record['workload']).text}",
         f"budget      {budget}: {'met' if record['within_budget'] else 'MISSED'}",
         f"latency     {format_seconds(record['measured_latency_s'])} against "
         f"{format_seconds(record['dense_latency_s'])} dense, ratio {record['measured_ratio']:.3f} "
         f"(95 %: {record['measured_ratio_low']:.3f} to {record['measured_ratio_high']:.3f}), "
         f"predicted {record['predicted_ratio']:.3f}",
+        *_pass_lines(record["passes"]),
         f"quality     {quality['metric']} {quality['compressed']:.4f} (dense "
         f"{quality['dense']:.4f}); {quality['protocol']}",
         f"parameters  {format_count(parameters['compressed'])} of "
         f"{format_count(parameters['dense'])}, {format_bytes(stored['compressed'])} of "
         f"{format_bytes(stored['dense'])}; {chosen} of {considered} layers factorized",
-        f"written     {folder}/: model/, model.onnx, report.html, result.json",
+        f"written     {folder}/: {', '.join(_written(folder))}",
     ]
+
+
+def _pass_lines(passes: Any) -> list[str]:
+    """The passes of a request by themselves."""
+    from autotune.units import format_seconds
+
+    if len(passes) == 1:
+        return []
+    return [
+        f"  {one['name']:8s}  {one['count']} x {format_seconds(one['latency_s'])} against "
+        f"{format_seconds(one['dense_latency_s'])}, ratio {one['ratio']:.3f}, predicted "
+        f"{one['predicted_ratio']:.3f}"
+        for one in passes
+    ]
+
+
+def _written(folder: Path) -> list[str]:
+    names = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
+    found = [folder / name for name in names if (folder / name).exists()]
+    return [f"{path.name}/" if path.is_dir() else path.name for path in found]

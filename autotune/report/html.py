@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autotune.report import figures
+from autotune.types import Workload, from_mapping
 from autotune.units import format_bytes, format_count, format_seconds
 
 
@@ -28,6 +29,7 @@ def write_report(
     sites = [site for site in record["sites"] if "group" in site]
     page = environment.get_template("report.html").render(
         r=record,
+        workload=from_mapping(Workload, record["workload"]),
         sites=sites,
         left_out=[site for site in record["sites"] if "group" not in site],
         staircases=staircases,

@@ -6,8 +6,10 @@ import onnxruntime
 import pytest
 import torch
 
+from autotune.compress.checkpoint import TimedCheckpoint
+from autotune.compress.decode import decode_inputs, decode_step
 from autotune.compress.lowrank import replaced
-from autotune.compress.onnx_decode import decode_inputs, export_decode
+from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.types import Workload
@@ -106,3 +108,19 @@ def test_its_inputs_say_what_they_are(decoder):
     outputs = [value.name for value in graph.output]
     assert outputs[0] == "logits"
     assert [name.replace("present", "past_key_values") for name in outputs[1:]] == list(found)[2:]
+
+
+def test_a_timed_checkpoint_decodes_where_past_keys_are_given(monkeypatch):
+    """What torch-eager times in a decode pass: inputs come from a file, in any order."""
+    model = tiny_model("llama")
+    inputs = decode_inputs(model, 2, 7)
+    wanted = decode_step(model, inputs)
+    seen = []
+
+    def spy(model, inputs):
+        seen.append(decode_step(model, inputs))
+
+    monkeypatch.setattr("autotune.compress.checkpoint.decode_step", spy)
+    TimedCheckpoint(model)(**dict(sorted(inputs.items())))
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], wanted, strict=True))
+    assert wanted[1].shape[2] == 8

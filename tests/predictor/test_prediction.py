@@ -12,12 +12,11 @@ from autotune.devices.specs import find_device
 from autotune.errors import MeasurementError
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.interpolation import interpolate
-from autotune.predictor.network import NetworkAnchor, NetworkModel
 from autotune.predictor.regressor import LatencyRegressor
 from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.schema import Measurement
-from autotune.types import LayerShape, Site
+from autotune.types import LayerShape
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)
 RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
@@ -133,35 +132,3 @@ def test_the_regressor_is_bit_equal_when_refitted():
 def test_the_regressor_asks_for_enough_shapes():
     with pytest.raises(ValueError, match="shapes"):
         LatencyRegressor(ROOFLINE).fit([shape(r) for r in range(16, 160, 4)], [1e-3] * 36)
-
-
-def site(name, k=256, n=512):
-    return Site(name=name, in_features=k, out_features=n, tokens=128)
-
-
-def network(correction=1.0):
-    rows = [row(shape(), 1e-3), *(row(shape(r), r * 5e-6) for r in (16, 64, 160))]
-    anchor = NetworkAnchor(latency_s=0.01, layer_shares={shape(): 0.1})
-    return NetworkModel(
-        anchor=anchor, predictor=LatencyTable(rows, ROOFLINE),
-        units=[site("a"), site("b"), site("c")], correction=correction,
-    )  # fmt: skip
-
-
-def test_the_network_is_rest_plus_sites():
-    model = network()
-    assert model.rest_s == pytest.approx(0.007)
-    dense = model.predict({})
-    assert (dense.latency_s, dense.ratio) == (0.01, 1.0)
-    plan = {"a": 64, "b": 16, "c": None}
-    total = model.rest_s + sum(model.site_latency_s(s, plan[s.name]) for s in model.units)
-    estimate = model.predict(plan)
-    assert estimate.latency_s == pytest.approx(total)
-    assert estimate.latency_s == pytest.approx(0.01 - 0.001 * (0.68 + 0.92))
-    assert estimate.low_s < estimate.latency_s < estimate.high_s
-
-
-def test_the_correction_scales_what_is_saved():
-    plan = {"a": 64, "b": 16}
-    saved = 1 - network().predict(plan).ratio
-    assert 1 - network(0.5).predict(plan).ratio == pytest.approx(0.5 * saved)

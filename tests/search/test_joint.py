@@ -8,7 +8,7 @@ import pytest
 
 from autotune.errors import BudgetInfeasibleError
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
 from autotune.search.problem import Allocation, Joint, Option, RankProblem
@@ -138,7 +138,8 @@ class HalfPrice(LatencyPredictor):
 def network():
     shares = {LAYERS[0].shape(): 0.2, JOINT.shape(): 0.6}
     anchor = NetworkAnchor(latency_s=1.0, layer_shares=shares)
-    return NetworkModel(anchor=anchor, predictor=HalfPrice(), units=(*LAYERS, JOINT))
+    one = PassModel(anchor=anchor, predictor=HalfPrice(), units=(*LAYERS, JOINT))
+    return NetworkModel(passes=(one,))
 
 
 def test_the_network_counts_a_joint_site_instead_of_its_members():

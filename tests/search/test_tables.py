@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from autotune.errors import BudgetInfeasibleError
-from autotune.predictor.network import NetworkAnchor, NetworkModel
+from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
 from autotune.search.tables import (
@@ -28,9 +28,8 @@ ERRORS = {site.name: {rank: 1.0 / rank for rank in RANKS} for site in SITES}
 def build():
     """A problem under absolute limits; latency is never asked, so there is no predictor."""
     shares = {site.shape().dense: 0.25 for site in SITES}
-    network = NetworkModel(
-        anchor=NetworkAnchor(latency_s=1.0, layer_shares=shares), predictor=None, units=SITES
-    )
+    anchor = NetworkAnchor(latency_s=1.0, layer_shares=shares)
+    network = NetworkModel(passes=(PassModel(anchor=anchor, predictor=None, units=SITES),))
     parameters = sum(site.shape().parameters for site in SITES) + 1000
     totals = count_resources(SITES, parameters, 4 * parameters, network, kv_cache_bytes=512)
 

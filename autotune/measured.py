@@ -1,0 +1,62 @@
+"""A compressed network timed in turn with the dense one: pass by pass, and as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPass:
+    """One pass, "prefill" or "decode"; the workload runs it `count` times.
+
+    `ratio` is the median over rounds of compressed / dense, with its 95 % interval.
+    """
+
+    name: str
+    count: int
+    latency_s: float
+    dense_latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The whole workload: Σ count · pass.
+
+    Ratios add up by their passes' shares of the dense latency, and so do the ends of their
+    intervals, which makes the sum's wide enough whatever the passes have in common.
+    """
+
+    passes: tuple[MeasuredPass, ...]
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of the compressed network."""
+        return sum(one.count * one.latency_s for one in self.passes)
+
+    @property
+    def dense_latency_s(self) -> float:
+        """Seconds of the dense network."""
+        return sum(one.count * one.dense_latency_s for one in self.passes)
+
+    @property
+    def ratio(self) -> float:
+        """Compressed / dense."""
+        return self._over_passes([one.ratio for one in self.passes])
+
+    @property
+    def ratio_low(self) -> float:
+        """Lower end of the interval."""
+        return self._over_passes([one.ratio_low for one in self.passes])
+
+    @property
+    def ratio_high(self) -> float:
+        """Upper end of the interval."""
+        return self._over_passes([one.ratio_high for one in self.passes])
+
+    def _over_passes(self, ratios: Sequence[float]) -> float:
+        dense = [one.count * one.dense_latency_s for one in self.passes]
+        return sum(ratio * s for ratio, s in zip(ratios, dense, strict=True)) / sum(dense)

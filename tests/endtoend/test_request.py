@@ -1,0 +1,99 @@
+"""A latency budget on a request: its prefill and its decode steps."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import autotune.compress.checkpoint  # noqa: F401  registers the format
+from autotune.compress.loading import load_class
+from tests.endtoend.test_bad_input import refuse
+
+QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
+
+
+@pytest.fixture(scope="module")
+def request_run(cli, arguments, home):
+    """A request of 128 tokens in and 32 out, at 0.9 of the dense model's parameters too."""
+    done = cli(
+        *arguments, *QUICK, "--output", home / "out", "--osl", 32, "--latency-budget", "1x",
+        "--params-budget", "0.9x",
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    return home / "out", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_record_adds_up(request_run):
+    _, record = request_run
+    prefill, decode = record["passes"]
+    assert (prefill["name"], prefill["count"]) == ("prefill", 1)
+    assert (decode["name"], decode["count"]) == ("decode", 32)
+    assert record["workload"]["phase"] == "request"
+    for key in ("dense_latency_s", "latency_s"):
+        whole = {"latency_s": "measured_latency_s"}.get(key, key)
+        assert record[whole] == pytest.approx(prefill[key] + 32 * decode[key])
+    low, high = sorted((prefill["ratio"], decode["ratio"]))
+    assert low <= record["measured_ratio"] <= high
+    # A step has one token a sequence, so its table is another than the prefill's.
+    assert prefill["predicted_ratio"] != decode["predicted_ratio"]
+    assert decode["dense_latency_s"] < prefill["dense_latency_s"]
+    chosen = [site for site in record["sites"] if site["rank"] is not None]
+    assert chosen
+    assert all(site["measured_latency_s"] > 0 for site in chosen)
+
+
+def test_both_graphs_generate_what_the_checkpoint_does(request_run):
+    """Greedy, 64 tokens: the prefill graph gives the first, the decode graph all others."""
+    folder, _ = request_run
+    model = load_class("causal-lm", folder / "model", torch.float32)
+    ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    wanted = model.generate(
+        ids, attention_mask=mask, max_new_tokens=64, min_new_tokens=64, do_sample=False,
+        pad_token_id=0,
+    )[:, 9:]  # fmt: skip
+    # Generation forbids the end token until `min_new_tokens`; so do we.
+    forbidden = model.generation_config.eos_token_id
+    whole = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    step = onnxruntime.InferenceSession(str(folder / "model_decode.onnx"))
+    (logits,) = whole.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    with torch.no_grad():
+        cache = model(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
+    names = [value.name for value in step.get_inputs()[2:]]
+    past = [t.numpy() for layer in cache.layers for t in (layer.keys, layer.values)]
+    tokens = []
+    for done in range(64):
+        scores = logits[:, -1].copy()
+        if forbidden is not None:
+            scores[:, forbidden] = -np.inf
+        tokens.append(scores.argmax(-1)[:, None])
+        feeds = dict(zip(names, past, strict=True))
+        feeds |= {"input_ids": tokens[-1], "attention_mask": np.ones((2, 10 + done), np.int64)}
+        logits, *past = step.run(None, feeds)
+    assert np.array_equal(np.concatenate(tokens, axis=1), wanted.numpy())
+
+
+def test_the_report_tells_of_both_passes(request_run):
+    folder, _ = request_run
+    page = (folder / "report.html").read_text()
+    assert "1 × 128 tokens and 32 decode steps" in page
+    assert "<td>decode</td><td>32</td>" in page
+
+
+def test_bench_measures_both_passes_again(request_run, cli):
+    folder, _ = request_run
+    done = cli("bench", folder, "--format", "json")
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout.splitlines()[-1])
+    assert [(one["name"], one["count"]) for one in record["passes"]] == [
+        ("prefill", 1), ("decode", 32)
+    ]  # fmt: skip
+    whole = sum(one["count"] * one["latency_s"] for one in record["passes"])
+    assert record["latency_s"] == pytest.approx(whole)
+
+
+def test_a_model_that_does_not_decode_is_refused(run_cli, tmp_path):
+    done = run_cli("--latency-budget", "0.9x", "--osl", "8", "--output", tmp_path / "out")
+    refuse(done, 2, "decode", "embedding")
