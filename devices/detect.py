@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -57,8 +58,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def _matches(spec: DeviceSpec, reported: str) -> bool:
-    model = spec.name.split("-")[0]
-    return model in reported.lower().split("-")[0].replace("nvidia ", "").split()
+    return bool(re.fullmatch(spec.driver_name, reported.removeprefix("NVIDIA ")))
 
 
 def present_devices() -> list[PresentDevice]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 from autotune.errors import UsageError
 from autotune.types import from_mapping
@@ -16,19 +18,25 @@ from autotune.types import from_mapping
 class DeviceSpec:
     """A device as its maker describes it.
 
-    `peak_flops` by dtype (FLOP/s, dense), `bandwidth_bytes_s` of its memory, `alignment_bytes`:
-    a rank whose row is a multiple of this keeps the fast kernels. `sources` names the origin of
-    each number.
+    `peak_flops` by dtype (FLOP/s, dense), `bandwidth_bytes_s` and `memory_bytes` of its memory,
+    `compute_units` (streaming multiprocessors, or one core), `cache_bytes` of the last level,
+    `alignment_bytes`: a rank whose row is a multiple of this keeps the fast kernels. `driver_name`
+    is a regular expression for the name that the driver reports, without its maker. `sources` names
+    the origin of each number.
     """
 
     name: str
     title: str
     kind: str
     aliases: tuple[str, ...] = ()
-    peak_flops: Mapping[str, float] = field(default_factory=dict)
-    bandwidth_bytes_s: float = 0.0
+    driver_name: str = ""
+    peak_flops: Mapping[str, float]
+    bandwidth_bytes_s: float
+    compute_units: int
+    cache_bytes: float
+    memory_bytes: float
     alignment_bytes: int = 16
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str]
 
     def rank_multiple(self, dtype: str) -> int:
         """Aligned ranks are multiples of this."""
@@ -38,16 +46,61 @@ class DeviceSpec:
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
+def own_devices_folder() -> Path:
+    """Where a user keeps own files: `$AUTOTUNE_DEVICES`, else `~/.config/autotune/devices`."""
+    given = os.environ.get("AUTOTUNE_DEVICES")
+    return Path(given) if given else Path.home() / ".config" / "autotune" / "devices"
+
+
 def known_devices() -> dict[str, DeviceSpec]:
-    """Every shipped specification, by name."""
-    specs = {}
-    for entry in (files("autotune.devices") / "data").iterdir():
+    """Every specification by name: the shipped ones, and the user's own, which come before them.
+
+    Raises:
+        UsageError: a file of the user's is no specification; names the file and the mistake.
+    """
+    return {name: spec for name, (spec, _) in sorted(_files().items())}
+
+
+def device_file(name: str) -> str:
+    """The TOML text of a device, as a pattern for another.
+
+    Raises:
+        UsageError: unknown.
+    """
+    return _files()[find_device(name).name][1]
+
+
+def _files() -> dict[str, tuple[DeviceSpec, str]]:
+    own = own_devices_folder()
+    entries = [*(files("autotune.devices") / "data").iterdir()]
+    entries += sorted(own.iterdir()) if own.is_dir() else []
+    found = {}
+    for entry in entries:
         if entry.name.endswith(".toml"):
-            values = tomllib.loads(entry.read_text(encoding="utf-8"))
-            values["aliases"] = tuple(values.get("aliases", ()))
-            spec = from_mapping(DeviceSpec, values)
-            specs[spec.name] = spec
-    return dict(sorted(specs.items()))
+            try:
+                text = entry.read_text(encoding="utf-8")
+                spec = _read(text)
+            except (ValueError, OSError) as error:
+                raise UsageError(f"device file {entry}: {error}") from error
+            found[spec.name] = (spec, text)
+    return found
+
+
+def _read(text: str) -> DeviceSpec:
+    values = tomllib.loads(text)
+    values["aliases"] = tuple(values.get("aliases", ()))
+    spec = from_mapping(DeviceSpec, values)
+    numbers = ("bandwidth_bytes_s", "compute_units", "cache_bytes", "memory_bytes", "peak_flops")
+    for name in numbers:
+        if name not in spec.sources:
+            raise UsageError(f"{name} has no source; say in [sources] where the number is from")
+        value = getattr(spec, name)
+        rates = value.values() if isinstance(value, Mapping) else [value]
+        if not rates or not all(isinstance(r, int | float) and 0 < r < 1e18 for r in rates):
+            raise UsageError(f"{name} must be above zero, not {value!r}")
+    if spec.kind not in ("cpu", "cuda"):
+        raise UsageError(f"kind must be cpu or cuda, not {spec.kind!r}")
+    return spec
 
 
 def find_device(name: str) -> DeviceSpec:
@@ -64,6 +117,7 @@ def find_device(name: str) -> DeviceSpec:
     near = difflib.get_close_matches(name.lower(), by_alias, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise UsageError(
-        f"unknown device {name!r}; {hint}known are {', '.join(specs)} "
-        "(a new one is one TOML file in devices/data)"
+        f"unknown device {name!r}; {hint}known are {', '.join(specs)}; to add one, put a file "
+        f"{name}.toml like that of `autotune devices show {next(iter(specs))}` into "
+        f"{own_devices_folder()}"
     )

@@ -1,4 +1,4 @@
-"""`autotune devices`."""
+"""`autotune devices [show NAME]`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import click
 from autotune.cli.main import emit, format_option
 
 
-@click.command("devices", epilog="Example: autotune devices --format json")
+@click.group("devices", invoke_without_command=True, epilog="Example: autotune devices show a100")
 @format_option
-def command(output_format: str) -> None:
+@click.pass_context
+def command(context: click.Context, output_format: str) -> None:
     """List the devices that are known and those that are on this machine."""
+    if context.invoked_subcommand is not None:
+        return
     from autotune.devices.detect import cpu_threads, present_devices
     from autotune.devices.specs import known_devices
 
@@ -26,5 +29,15 @@ def command(output_format: str) -> None:
     for spec in known_devices().values():
         mark = f"here: {here[spec.name]}" if spec.name in here else ""
         aliases = f" ({', '.join(spec.aliases)})" if spec.aliases else ""
-        lines.append(f"{spec.name + aliases:34s} {spec.title:28s} {mark}".rstrip())
+        lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {mark}".rstrip())
     emit(output_format, record, lines)
+
+
+@command.command("show", epilog="Example: autotune devices show h200")
+@click.argument("name")
+@format_option
+def show(name: str, output_format: str) -> None:
+    """Print a device's specification sheet, each number with its source."""
+    from autotune.devices.specs import device_file, find_device
+
+    emit(output_format, dataclasses.asdict(find_device(name)), device_file(name).splitlines())

@@ -2,15 +2,68 @@ import pytest
 
 from autotune.devices import detect
 from autotune.devices.alignment import aligned_ranks, coarse_grid
-from autotune.devices.specs import find_device, known_devices
+from autotune.devices.specs import device_file, find_device, known_devices
 from autotune.errors import DeviceMissingError, UsageError
 from autotune.types import break_even_rank
+
+NUMBERS = {
+    "peak_flops", "bandwidth_bytes_s", "alignment_bytes", "compute_units", "cache_bytes",
+    "memory_bytes",
+}  # fmt: skip
 
 
 def test_every_number_has_a_source():
     for spec in known_devices().values():
-        assert {"peak_flops", "bandwidth_bytes_s", "alignment_bytes"} <= set(spec.sources)
+        assert set(spec.sources) == NUMBERS
         assert all(spec.sources.values())
+
+
+def test_the_sheets_are_plausible():
+    """Orders of magnitude: a slipped digit would not pass."""
+    for spec in known_devices().values():
+        if spec.kind == "cuda":
+            best = spec.peak_flops["fp16"]
+            assert 10e12 < best < 5e15
+            assert 1.5 < best / spec.peak_flops["fp32"] < 40
+            assert 50 < best / spec.bandwidth_bytes_s < 600
+            assert 0.1e12 < best / spec.compute_units < 20e12
+            assert 3e6 < spec.cache_bytes < 0.01 * spec.memory_bytes
+
+
+def test_a_users_own_device_is_one_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_DEVICES", str(tmp_path))
+    text = device_file("h200").replace('"h200-sxm"', '"mine"').replace('["h200"]', "[]")
+    (tmp_path / "mine.toml").write_text(text)
+    assert find_device("mine").bandwidth_bytes_s == 4.8e12
+    assert "h200-sxm" in known_devices()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("4.8e12", "-1.0", "above zero"),
+        ("4.8e12", "inf", "above zero"),
+        ('kind = "cuda"', 'kind = "npu"', "cpu or cuda"),
+        ("compute_units = 132", "", "compute_units"),
+        ("cache_bytes =", "cash_bytes =", "unknown key 'cash_bytes'"),
+        ('title = "', "title = ", "mine.toml"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, monkeypatch, old, new, says):
+    monkeypatch.setenv("AUTOTUNE_DEVICES", str(tmp_path))
+    (tmp_path / "mine.toml").write_text(device_file("h200").replace(old, new, 1))
+    with pytest.raises(UsageError, match=says) as error:
+        known_devices()
+    assert "mine.toml" in str(error.value)
+
+
+def test_a_number_without_a_source_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_DEVICES", str(tmp_path))
+    head, _, tail = device_file("h200").partition("[sources]")
+    lines = [line for line in tail.splitlines() if not line.startswith("cache_bytes")]
+    (tmp_path / "mine.toml").write_text("\n".join([head, "[sources]", *lines]))
+    with pytest.raises(UsageError, match="cache_bytes has no source"):
+        known_devices()
 
 
 def test_aliases_are_unambiguous():
@@ -20,7 +73,7 @@ def test_aliases_are_unambiguous():
 
 
 def test_an_unknown_device_suggests_near_names():
-    with pytest.raises(UsageError, match=r"did you mean .*h200.*TOML"):
+    with pytest.raises(UsageError, match=r"did you mean .*h200.*h20.toml"):
         find_device("h20")
 
 
@@ -37,10 +90,21 @@ def test_a_known_device_that_is_not_here(monkeypatch):
         ("NVIDIA H200", "h200-sxm"),
         ("NVIDIA A100-SXM4-80GB", "a100-sxm"),
         ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-server"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("Tesla T4", "t4"),
+        ("Orin (nvgpu)", "jetson-orin"),
     ],
 )
 def test_drivers_names_are_recognised(monkeypatch, reported, name):
     monkeypatch.setattr(detect, "gpu_names", lambda: (reported,))
+    found = [device.spec.name for device in detect.present_devices()]
+    assert found == ["cpu", name]
     assert detect.require_device(name).reported_name == reported
 
 
