@@ -132,10 +132,8 @@ class LatencyDatabase:
             fingerprint_id = connection.execute(
                 sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id)
             ).scalar_one()
-            touched = {run_id}
-            for row in rows:
-                touched |= _put_row(connection, fingerprint_id, run_id, row)
-            for run in touched:
+            owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
+            for run in {run_id, *_put_rows(connection, owners, rows)}:
                 _seal(connection, run)
 
     def measurements(self, fingerprint_id: str, *, errors: bool = False) -> list[Measurement]:
@@ -193,20 +191,20 @@ def _put_fingerprint(connection: sa.Connection, fingerprint: Fingerprint) -> Non
     connection.execute(statement.on_conflict_do_nothing())
 
 
-def _put_row(
-    connection: sa.Connection, fingerprint_id: str, run_id: str, row: Measurement
+def _put_rows(
+    connection: sa.Connection, owners: dict[str, str], rows: Sequence[Measurement]
 ) -> set[str]:
-    values = dataclasses.asdict(row) | {"fingerprint_id": fingerprint_id, "run_id": run_id}
-    same = sa.and_(*(MEASUREMENT.c[name] == values[name] for name in _KEY))
-    old = connection.execute(
-        sa.select(MEASUREMENT.c.run_id, MEASUREMENT.c.error).where(same)
-    ).one_or_none()
-    if old is not None:
-        if old.error is None:
-            return set()
-        connection.execute(MEASUREMENT.delete().where(same))
-    connection.execute(MEASUREMENT.insert().values(values))
-    return {old.run_id} if old is not None else set()
+    """Insert rows, over failed ones only; returns the runs that may have lost such a row."""
+    if not rows:
+        return set()
+    failed = MEASUREMENT.c.error.is_not(None)
+    own = MEASUREMENT.c.fingerprint_id == owners["fingerprint_id"]
+    runs = set(connection.execute(sa.select(MEASUREMENT.c.run_id).where(failed, own)).scalars())
+    statement = insert(MEASUREMENT)
+    fresh = {name: statement.excluded[name] for name in (*_COLUMNS, "run_id") if name not in _KEY}
+    statement = statement.on_conflict_do_update(index_elements=_KEY, set_=fresh, where=failed)
+    connection.execute(statement, [vars(row) | owners for row in rows])
+    return runs
 
 
 def _run_rows(connection: sa.Connection, run_id: str) -> list[Any]:

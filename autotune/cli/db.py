@@ -56,17 +56,30 @@ def export(path: Path, database: Path, output_format: str) -> None:
 
 
 @command.command("import", epilog="Example: autotune db import latencies.parquet")
-@click.argument("path", type=_PATH)
+@click.argument("path", type=_PATH, required=False)
+@click.option("--device", help="Instead of a file: others' GEMMs of this device.")
 @database_option
 @format_option
-def import_(path: Path, database: Path, output_format: str) -> None:
-    """Add the points of an exported .csv or .parquet file."""
+def import_(path: Path | None, device: str | None, database: Path, output_format: str) -> None:
+    """Add the points of an exported .csv or .parquet file, or others' measurements of a device.
+
+    The latter are read from the installed aiconfigurator-core package.
+    """
+    from autotune.devices.specs import find_device
+    from autotune.errors import UsageError
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.exchange import import_table
+    from autotune.profiler.imported import import_gemms
 
+    if (path is None) == (device is None):
+        raise UsageError("give one of both: a file, or --device NAME")
     with LatencyDatabase(database) as store:
-        count = import_table(store, path)
-    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows read from {path}"])
+        if path is not None:
+            count, origin = import_table(store, path), str(path)
+        else:
+            name = find_device(str(device)).name
+            count, origin = import_gemms(store, name), f"others' measurements of {name}"
+    emit(output_format, {"rows": count, "origin": origin}, [f"{count} rows read from {origin}"])
 
 
 @command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
