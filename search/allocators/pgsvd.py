@@ -29,21 +29,29 @@ class Pgsvd(Allocator):
 
     `profile`: whose spectrum gives the error, "weight" (the paper) or "metric" (idea 3, the
     activation error with that metric). `alpha`: weigh layers by their sensitivity, ε_l = ε·α_l^-½
-    (idea 2: the stationary point of Σ α_l ε_l² under one price). `groups`: regular expressions, one
-    ε each (the towers of a vision-language model), whose ratios are searched on a grid for the
-    least loss of the error table.
+    (idea 2: the stationary point of Σ α_l ε_l² under one price). `groups`: regular expressions of
+    layer names, one ε each (the towers of a vision-language model), whose ratios are searched on a
+    grid for the least loss of the error table; one text may join several by "+".
+
+    Raises:
+        UsageError: an unknown profile, or a group that is no regular expression.
     """
 
     name = "pgsvd"
 
     def __init__(
-        self, profile: str = "weight", alpha: bool = False, groups: Sequence[str] = ()
+        self, profile: str = "weight", alpha: bool = False, groups: str | Sequence[str] = ()
     ) -> None:
         if profile not in ("weight", "metric"):
             raise UsageError(f"pgsvd profile {profile!r}: weight or metric")
         self.profile = profile
         self.alpha = alpha
-        self.groups = tuple(groups)
+        self.groups = tuple(groups.split("+") if isinstance(groups, str) else groups)
+        for pattern in self.groups:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"pgsvd group {pattern!r}: {error}") from error
 
     def allocate(self, question: Question) -> Allocation:
         """The best over the groups' ratios; one bisection without groups."""

@@ -122,6 +122,8 @@ def test_unknown_names_and_options_are_refused():
     for spec in ("pgsvd:profile=x", "flar:criterion=x", "dipsvd-heuristic:sign=x"):
         with pytest.raises(UsageError, match=" or "):
             make_allocator(spec)
+    with pytest.raises(UsageError, match=r"group '\('"):
+        make_allocator("pgsvd:groups=(")
     with pytest.raises(UsageError, match="unknown option 'depth'; known are beta, sign"):
         make_allocator("dipsvd-heuristic:depth=3")
     with pytest.raises(UsageError, match="write options as"):
@@ -144,6 +146,8 @@ def test_pgsvds_towers_get_their_own_epsilon(evidence):
     asked = question(evidence, ("parameters",), 0.6)
     one = Pgsvd().allocate(asked)
     two = Pgsvd(groups=["mlp"]).allocate(asked)
+    assert make_allocator("pgsvd:groups=mlp").allocate(asked) == two
+    assert make_allocator("pgsvd:groups=mlp+attn").groups == ("mlp", "attn")
     assert two.loss <= one.loss
     assert Pgsvd(profile="metric").allocate(asked).ranks != one.ranks
     assert asked.fits(Pgsvd(alpha=True).allocate(asked))
