@@ -43,7 +43,7 @@ from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.tables import ErrorTable
-from autotune.types import Fingerprint, Site
+from autotune.types import Fingerprint, Site, Workload
 
 DTYPE = "fp32"
 # By pass; the external weights of a graph are named after it, so it keeps its name everywhere.
@@ -122,18 +122,28 @@ def make_context(
     """Find the sites of the loaded model and count their tokens under the workload."""
     task = make_task(loaded.task, loaded.folder)
     sites = find_sites(loaded.model, request.targets, request.ignore)
-    workload = request.workload
-    if workload.phase != "prefill" and loaded.task != "causal-lm":
-        raise UsageError(
-            f"--phase {workload.phase} asks for decode steps, and a {loaded.task} model has none; "
-            "leave it out"
-        )
-    inputs = task.example_inputs(loaded.model, workload)
+    _check_workload(request.workload, loaded)
+    inputs = task.example_inputs(loaded.model, request.workload)
     return Context(
         request=request, folder=folder, reporter=reporter, loaded=loaded, task=task,
         sites=count_tokens(loaded.model, sites, inputs), device=device, backend=backend,
         threads=threads,
     )  # fmt: skip
+
+
+def _check_workload(workload: Workload, loaded: LoadedModel) -> None:
+    if workload.phase != "prefill" and loaded.task != "causal-lm":
+        raise UsageError(
+            f"--phase {workload.phase} asks for decode steps, and a {loaded.task} model has none; "
+            "leave it out"
+        )
+    length = workload.sequence_length + workload.output_length
+    limit = getattr(loaded.config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise UsageError(
+            f"--isl {workload.sequence_length} and --osl {workload.output_length} need {length} "
+            f"positions, the model has {limit}"
+        )
 
 
 def dense_artefact(context: Context, run: str = "prefill") -> Path:

@@ -108,7 +108,7 @@ def _clean(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     times = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
     rows = rows[sizes & (rows["n"] > 0) & (rows["k"] > 0) & times]
     rows = rows.assign(latency_s=rows["latency"] * 1e-3)
-    return rows.groupby(SHAPE, as_index=False)["latency_s"].median()
+    return rows.groupby(SHAPE)["latency_s"].median().reset_index()
 
 
 def _agreeing(tables: list[ImportedTable]) -> list[ImportedTable]:
@@ -119,8 +119,8 @@ def _agreeing(tables: list[ImportedTable]) -> list[ImportedTable]:
     near = []
     for table in tables:
         own = table.rows.set_index(SHAPE)["latency_s"]
-        off = np.log(own / agreed.reindex(own.index)).abs().median()
-        if off <= _DISAGREEMENT:
+        ratios = (own / agreed.reindex(own.index)).to_numpy()
+        if np.median(np.abs(np.log(ratios))) <= _DISAGREEMENT:
             near.append(table)
     return near
 

@@ -9,6 +9,7 @@ import torch
 
 import autotune.compress.checkpoint  # noqa: F401  registers the format
 from autotune.compress.loading import load_class
+from tests.conftest import LLAMA
 from tests.endtoend.test_bad_input import refuse
 
 QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
@@ -92,6 +93,14 @@ def test_bench_measures_both_passes_again(request_run, cli):
     ]  # fmt: skip
     whole = sum(one["count"] * one["latency_s"] for one in record["passes"])
     assert record["latency_s"] == pytest.approx(whole)
+
+
+def test_more_positions_than_the_model_has_are_refused(run_cli, tmp_path):
+    done = run_cli(
+        "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2000, "--osl", 100, "--output",
+        tmp_path / "out",
+    )  # fmt: skip
+    refuse(done, 2, "need 2100 positions, the model has 2048")
 
 
 def test_a_model_that_does_not_decode_is_refused(run_cli, tmp_path):
