@@ -108,7 +108,8 @@ def _clean(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     times = np.isfinite(rows["latency"]) & (rows["latency"] > 0)
     rows = rows[sizes & (rows["n"] > 0) & (rows["k"] > 0) & times]
     rows = rows.assign(latency_s=rows["latency"] * 1e-3)
-    return rows.groupby(SHAPE)["latency_s"].median().reset_index()
+    medians: pd.Series = rows.groupby(SHAPE)["latency_s"].median()
+    return medians.reset_index()
 
 
 def _agreeing(tables: list[ImportedTable]) -> list[ImportedTable]:
