@@ -90,20 +90,28 @@ class Evaluators:
         Plans that no living process answered are left out.
         """
         self._start(min(self.jobs, len(plans)))
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for index in range(len(plans)):
-            waiting.put(index)
+        waiting, asked = list(range(len(plans))), set[int]()
+        changed = threading.Condition()
         answers: queue.SimpleQueue[tuple[int, Losses] | None] = queue.SimpleQueue()
 
+        def take() -> int | None:
+            """The next plan; waits while one that is being judged may still come back."""
+            with changed:
+                changed.wait_for(lambda: waiting or not asked)
+                if not waiting:
+                    return None
+                asked.add(waiting[0])
+                return waiting.pop(0)
+
         def serve(process: subprocess.Popen[str]) -> None:
-            while True:
-                try:
-                    index = waiting.get_nowait()
-                except queue.Empty:
-                    break
+            while (index := take()) is not None:
                 found = _ask(process, plans[index])
+                with changed:
+                    asked.remove(index)
+                    if found is None:
+                        waiting.append(index)
+                    changed.notify_all()
                 if found is None:
-                    waiting.put(index)
                     break
                 answers.put((index, found))
             answers.put(None)

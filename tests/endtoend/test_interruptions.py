@@ -37,6 +37,8 @@ def test_ctrl_c_keeps_the_state(arguments, home):
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs ignore Ctrl-C and hand that down, to these tests too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((folder / ".cache").glob("dense-*")):
