@@ -45,7 +45,8 @@ def tune(
         model: A transformers folder or hub id; None is the embedded default model.
         device: Where the budget must hold, such as "cpu".
         budget: Limits, such as ``Budget(latency="0.85x")``.
-        workload: Batch size and sequence length of one run; (8, 128) unless given.
+        workload: What the latency is of: batch size, sequence length, and with `phase` and
+            `output_length` a decode step or a whole request; a prefill of (8, 128) unless given.
         output: The run folder; the same call on the same folder continues and reuses. Default:
             ``autotune-out/<model>`` in the current folder.
         backend: What executes the model: onnxruntime-cpu or torch-eager.

@@ -46,7 +46,7 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
             both = (entry["dense"], entry["compressed"])
             timed = measure_pass(runner, run, both, entry["inputs"], policy, advance)
         passes.append(dataclasses.replace(timed, count=count))
-    measured = Measured(tuple(passes))
+    measured = Measured(passes=tuple(passes))
     limit = record["budget"].get("latency")
     target = 1.0
     if limit:

@@ -118,7 +118,10 @@ def measure_plan(
 
     passes = tuple(measure(one.name, one.count) for one in network.passes)
     return Round(
-        allocation=allocation, network=network, measured=Measured(passes), artefacts=artefacts
+        allocation=allocation,
+        network=network,
+        measured=Measured(passes=passes),
+        artefacts=artefacts,
     )
 
 
@@ -168,7 +171,7 @@ def run_loop(
         network = planner.network.corrected(corrections)
         label = f"measure round {number + 1}"
         outcome = measure_plan(context, network, allocation, artefacts, label)
-        if surprise(outcome) > _SURPRISE:
+        if "latency" in planner.limits and surprise(outcome) > _SURPRISE:
             again = measure_plan(context, network, allocation, artefacts, f"{label} again")
             outcome = min(outcome, again, key=surprise)
         rounds.append(outcome)

@@ -22,7 +22,7 @@ class MeasuredPass:
     ratio_high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """The whole workload: Σ count · pass.
 

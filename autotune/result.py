@@ -89,6 +89,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     if record.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"{path} has schema version {record.get('schema_version')!r}, this program knows "
-            f"{SCHEMA_VERSION}"
+            f"{SCHEMA_VERSION}: run the tuning again with this version"
         )
     return record

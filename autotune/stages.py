@@ -34,9 +34,7 @@ from autotune.devices.alignment import aligned_ranks
 from autotune.devices.detect import PresentDevice
 from autotune.errors import UsageError
 from autotune.profiler.backends import Backend
-from autotune.profiler.profile import (
-    fingerprint_of,
-)
+from autotune.profiler.profile import fingerprint_of
 from autotune.profiler.shard import ShardRunner
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
@@ -137,12 +135,14 @@ def _check_workload(workload: Workload, loaded: LoadedModel) -> None:
             f"--phase {workload.phase} asks for decode steps, and a {loaded.task} model has none; "
             "leave it out"
         )
-    length = workload.sequence_length + workload.output_length
+    # A decode step adds a token whatever the output's length.
+    steps = workload.output_length or int(workload.phase == "decode")
+    length = workload.sequence_length + steps
     limit = getattr(loaded.config, "max_position_embeddings", None)
     if limit is not None and length > limit:
         raise UsageError(
-            f"--isl {workload.sequence_length} and --osl {workload.output_length} need {length} "
-            f"positions, the model has {limit}"
+            f"--isl {workload.sequence_length} and {steps} steps (--osl) need {length} positions, "
+            f"the model has {limit}"
         )
 
 

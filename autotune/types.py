@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from autotune.errors import UsageError
 from autotune.units import Quantity, parse_quantity
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RESOURCES = (
     "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",

@@ -54,7 +54,7 @@ def load_calibration(
     """
     sizes: tuple[int, ...] = _DEFAULT_SEQUENCES
     if loaded.task == "causal-lm":
-        length = _sequence_length(loaded, workload)
+        length = workload.sequence_length
         sizes = tuple(max(_MIN_SEQUENCES, tokens // length) for tokens in _DEFAULT_TOKENS)
     plan = replace(
         plan,
@@ -92,7 +92,7 @@ def _read_text(path: str | None) -> str:
 def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> list[Tensor]:
     text = _read_text(path)
     tokenizer: Any = loaded.tokenizer
-    length = _sequence_length(loaded, workload)
+    length = workload.sequence_length
     if loaded.task == "causal-lm":
         ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
         rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
@@ -113,11 +113,6 @@ def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> lis
             f"at least {_MIN_SEQUENCES} are needed: give more text or a shorter sequence"
         )
     return rows
-
-
-def _sequence_length(loaded: LoadedModel, workload: Workload) -> int:
-    limit = getattr(loaded.config, "max_position_embeddings", None) or 1 << 30
-    return min(workload.sequence_length, int(limit))
 
 
 def _tensor_rows(path: Path) -> list[dict[str, Tensor]]:

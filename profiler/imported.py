@@ -23,13 +23,14 @@ from autotune.profiler.schema import Measurement
 from autotune.types import Fingerprint
 
 PACKAGE = "aiconfigurator-core"
-# Device → folder of the package. Systems whose tables are marked as copies of another are left out.
+# Device → folder of the package.
 SYSTEMS = {
     "a100-sxm": "a100_sxm", "h100-sxm": "h100_sxm", "h200-sxm": "h200_sxm", "b200-sxm": "b200_sxm",
     "b300-sxm": "b300_sxm", "gb200": "gb200", "gb300": "gb300", "l40s": "l40s",
     "rtx-pro-6000-server": "rtx_pro_6000_server",
 }  # fmt: skip
 DTYPES = {"bf16": ("bfloat16",), "fp16": ("float16",)}
+_TABLE = "gemm_perf.parquet"
 SHAPE = ["m", "k", "n"]
 # Serving stacks time multiples of 32 only: an unaligned rank cannot be priced from them.
 MULTIPLE = 32
@@ -87,13 +88,16 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}; it has {known}")
     tables = []
     for stack in sorted((folder / "data" / SYSTEMS[device] / "gemm").iterdir()):
-        newest = max(stack.iterdir(), key=lambda path: Version(path.name))
-        rows = _clean(pd.read_parquet(newest / "gemm_perf.parquet"), DTYPES[dtype])
+        # The folder of a version may hold no more than a note that another one's table serves it.
+        files = sorted(stack.glob(f"*/{_TABLE}"), key=lambda path: Version(path.parent.name))
+        if not files:
+            continue
+        rows = _clean(pd.read_parquet(files[-1]), DTYPES[dtype])
         if len(rows):
             tables.append(
                 ImportedTable(
-                    device=device, stack=stack.name, stack_version=newest.name, dtype=dtype,
-                    rows=rows,
+                    device=device, stack=stack.name, stack_version=files[-1].parent.name,
+                    dtype=dtype, rows=rows,
                 )
             )  # fmt: skip
     if not tables:

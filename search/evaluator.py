@@ -151,13 +151,12 @@ def _tell(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
 
 
 def _ask(process: subprocess.Popen[str], ranks: Ranks) -> Losses | None:
-    """The answer, or None when the process has died."""
+    """The answer, or None when the process has died or speaks of something else."""
     _tell(process, dict(ranks))
     assert process.stdout is not None
-    line = process.stdout.readline()
     try:
-        answer: Losses = json.loads(line)["losses"]
-    except ValueError:
+        answer: Losses = json.loads(process.stdout.readline())["losses"]
+    except (ValueError, KeyError, TypeError, OSError):
         return None
     return answer
 

@@ -46,7 +46,8 @@ class Pgsvd(Allocator):
             raise UsageError(f"pgsvd profile {profile!r}: weight or metric")
         self.profile = profile
         self.alpha = alpha
-        self.groups = tuple(groups.split("+") if isinstance(groups, str) else groups)
+        named = groups.split("+") if isinstance(groups, str) else groups
+        self.groups = tuple(pattern for pattern in named if pattern)
         for pattern in self.groups:
             try:
                 re.compile(pattern)

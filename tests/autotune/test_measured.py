@@ -17,14 +17,14 @@ def timed(name="prefill", count=1, dense_s=0.01, ratio=0.8, half=0.02):
 
 
 def test_a_single_pass_is_itself():
-    whole = Measured((timed(),))
+    whole = Measured(passes=(timed(),))
     assert (whole.ratio, whole.ratio_low, whole.ratio_high) == pytest.approx((0.8, 0.78, 0.82))
     assert (whole.latency_s, whole.dense_latency_s) == pytest.approx((0.008, 0.01))
 
 
 def test_passes_weigh_by_their_dense_latency():
     """10 ms of prefill and 30 steps of 1 ms: the steps are three quarters of the request."""
-    whole = Measured((timed(), timed("decode", 30, 0.001, ratio=0.6, half=0.04)))
+    whole = Measured(passes=(timed(), timed("decode", 30, 0.001, ratio=0.6, half=0.04)))
     assert whole.dense_latency_s == pytest.approx(0.04)
     assert whole.ratio == pytest.approx(0.25 * 0.8 + 0.75 * 0.6)
     assert whole.ratio == pytest.approx(whole.latency_s / whole.dense_latency_s)

@@ -36,6 +36,7 @@ def refuse(done, code, *says):
         (("--latency-budget", "0.8x", "--model", "./nowhere"), 2, ["does not exist"]),
         (("--latency-budget", "0.8x", "--device", "h20"), 2, ["did you mean"]),
         (("--latency-budget", "0.8x", "--device", "a100"), 4, ["not on this machine"]),
+        (("--latency-budget", "0.8x", "--device", "t4"), 4, ["not on this machine"]),
         (("--latency-budget", "0.8x", "--backend", "magic"), 2, ["unknown backend"]),
         (("--latency-budget", "0.8x", "--metric", "magic"), 2, ["unknown metric"]),
         (("--latency-budget", "0.8x", "--allocator", "magic"), 2, ["unknown allocator", "erc-plc"]),
@@ -146,3 +147,8 @@ def test_unknown_options_and_commands(run_cli):
     assert "No such option" in done.stderr
     done = run_cli("no-such-command")
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("args", [(), ("t.csv", "--device", "a100")])
+def test_an_import_takes_a_file_or_a_device(run_cli, args):
+    refuse(run_cli("db", "import", *args), 2, "give one of both")

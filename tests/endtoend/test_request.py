@@ -46,7 +46,11 @@ def test_the_record_adds_up(request_run):
 
 
 def test_both_graphs_generate_what_the_checkpoint_does(request_run):
-    """Greedy, 64 tokens: the prefill graph gives the first, the decode graph all others."""
+    """Greedy, 64 tokens, by the two files alone.
+
+    The prefill graph gives the first token; it hands out logits only, so the decode graph reads the
+    prompt too, token by token from an empty cache, and gives the others.
+    """
     folder, _ = request_run
     model = load_class("causal-lm", folder / "model", torch.float32)
     ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -60,19 +64,25 @@ def test_both_graphs_generate_what_the_checkpoint_does(request_run):
     whole = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     step = onnxruntime.InferenceSession(str(folder / "model_decode.onnx"))
     (logits,) = whole.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-    with torch.no_grad():
-        cache = model(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
     names = [value.name for value in step.get_inputs()[2:]]
-    past = [t.numpy() for layer in cache.layers for t in (layer.keys, layer.values)]
+    heads, size = step.get_inputs()[2].shape[1], step.get_inputs()[2].shape[3]
+    past = [np.zeros((2, heads, 0, size), np.float32)] * len(names)
+
+    def further(token, length):
+        feeds = dict(zip(names, past, strict=True))
+        feeds |= {"input_ids": token, "attention_mask": np.ones((2, length), np.int64)}
+        return step.run(None, feeds)
+
+    for i in range(9):
+        read, *past = further(ids[:, i : i + 1].numpy(), i + 1)
+    assert np.abs(read[:, -1] - logits[:, -1]).max() < 1e-3
     tokens = []
     for done in range(64):
         scores = logits[:, -1].copy()
         if forbidden is not None:
             scores[:, forbidden] = -np.inf
         tokens.append(scores.argmax(-1)[:, None])
-        feeds = dict(zip(names, past, strict=True))
-        feeds |= {"input_ids": tokens[-1], "attention_mask": np.ones((2, 10 + done), np.int64)}
-        logits, *past = step.run(None, feeds)
+        logits, *past = further(tokens[-1], 10 + done)
     assert np.array_equal(np.concatenate(tokens, axis=1), wanted.numpy())
 
 
@@ -101,6 +111,11 @@ def test_more_positions_than_the_model_has_are_refused(run_cli, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
     refuse(done, 2, "need 2100 positions, the model has 2048")
+    done = run_cli(
+        "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2048, "--phase", "decode",
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    refuse(done, 2, "need 2049 positions")
 
 
 def test_a_model_that_does_not_decode_is_refused(run_cli, tmp_path):

@@ -26,7 +26,7 @@ def test_the_result_is_complete_and_consistent(tuned):
     assert {k: v for k, v in record.items() if k != "output"} == {
         k: v for k, v in written.items() if k != "schema_version"
     }
-    assert written["schema_version"] == 1
+    assert written["schema_version"] == 2
     assert record["within_budget"] is (done.returncode == 0)
     assert record["measured_ratio_low"] <= record["measured_ratio"] <= record["measured_ratio_high"]
     assert record["predicted_latency_low_s"] <= record["predicted_latency_s"]
@@ -253,6 +253,9 @@ def test_the_small_commands(cli, arguments, home):
     assert [a["source"] for a in answers] == ["measured", "measured"]
     done = cli("devices", "--format", "json")
     assert "cpu" in json.loads(done.stdout.splitlines()[-1])["here"]
+    sheet = cli("devices", "show", "h200").stdout
+    assert "bandwidth_bytes_s = 4.8e12" in sheet
+    assert "[sources]" in sheet
     done = cli("db", "info", *database, "--format", "json")
     assert json.loads(done.stdout.splitlines()[-1])["fingerprints"][0]["points"] == 3
     assert cli("db", "export", home / "t.parquet", *database).returncode == 0

@@ -1,6 +1,7 @@
 """True losses in processes of their own: the same numbers, and nothing lost when one dies."""
 
 import json
+import sys
 
 import pytest
 import scipy.stats
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
+from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.evidence import Evidence
 from autotune.types import Workload
@@ -91,6 +93,15 @@ def test_a_process_that_dies_costs_nothing(world):
             process.wait()
         fresh = [{**plan, "model.layers.1.mlp.down_proj": 8} for plan in plans]
         assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
+
+
+def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
+    """A process that speaks of something else is as good as dead; the caller judges."""
+    setup, plans, _ = world
+    talk = [sys.executable, "-c", "import sys\nfor line in sys.stdin: print('[1]', flush=True)"]
+    monkeypatch.setattr(evaluator, "_COMMAND", talk)
+    with Evaluators(setup, 2, 1) as evaluators:
+        assert dict(evaluators.losses(plans)) == {}
 
 
 def test_where_no_process_can_run_the_caller_judges(world, tmp_path):

@@ -148,6 +148,7 @@ def test_pgsvds_towers_get_their_own_epsilon(evidence):
     two = Pgsvd(groups=["mlp"]).allocate(asked)
     assert make_allocator("pgsvd:groups=mlp").allocate(asked) == two
     assert make_allocator("pgsvd:groups=mlp+attn").groups == ("mlp", "attn")
+    assert make_allocator("pgsvd:groups=mlp+").groups == ("mlp",)
     assert two.loss <= one.loss
     assert Pgsvd(profile="metric").allocate(asked).ranks != one.ranks
     assert asked.fits(Pgsvd(alpha=True).allocate(asked))
