@@ -97,7 +97,7 @@ class Context:
     @property
     def runner(self) -> ShardRunner:
         """Runs measurements in fresh processes."""
-        return ShardRunner(backend=self.backend.name, threads=self.threads)
+        return ShardRunner.on(self.device, self.backend, self.threads)
 
     @property
     def model_key(self) -> dict[str, Any]:

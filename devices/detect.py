@@ -57,6 +57,13 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
 
 
+def gpu_cache_bytes() -> float:
+    """The last-level cache of the GPU here, as its driver tells PyTorch."""
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).L2_cache_size)
+
+
 def _matches(spec: DeviceSpec, reported: str) -> bool:
     return bool(re.fullmatch(spec.driver_name, reported.removeprefix("NVIDIA ")))
 

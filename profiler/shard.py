@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from autotune.devices.detect import PresentDevice
+from autotune.profiler.backends.base import Backend
 from autotune.profiler.tasks import Outcome, TimingTask
 from autotune.profiler.timing import PairedTiming
 from autotune.types import from_mapping
@@ -29,9 +31,18 @@ class ShardRunner:
 
     backend: str
     threads: int
+    device: str = "cpu"
     tasks_per_shard: int = 8
     task_limit_s: float = 60.0
     command: tuple[str, ...] = (sys.executable, "-m", "autotune.profiler.worker")
+
+    @staticmethod
+    def on(device: PresentDevice, backend: Backend, threads: int) -> ShardRunner:
+        """As `device` and `backend` need it: a process with a GPU takes long to start."""
+        tasks = 8 if device.spec.kind == "cpu" else 64
+        return ShardRunner(
+            backend=backend.name, threads=threads, device=device.spec.kind, tasks_per_shard=tasks
+        )
 
     def run(
         self,
@@ -74,6 +85,7 @@ class ShardRunner:
         )  # fmt: skip
         request = {
             "backend": self.backend,
+            "device": self.device,
             "threads": self.threads,
             "tasks": [task.to_json() for task in shard],
         }

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Runner = Callable[[], None]
+# Returns the seconds that the device itself counted, or None: then the clock here counts.
+Runner = Callable[[], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +83,17 @@ def _time_window(
         # Alternate the order, so that whatever comes first is nobody's advantage.
         order = range(len(runners)) if round_index % 2 == 0 else range(len(runners) - 1, -1, -1)
         for i in order:
-            start = clock()
-            for _ in range(loops[i]):
-                runners[i]()
-            samples[i].append((clock() - start) / loops[i])
+            samples[i].append(_seconds(runners[i], loops[i], clock))
     return samples
+
+
+def _seconds(runner: Runner, loops: int, clock: Callable[[], float]) -> float:
+    """Of one call, over `loops` of them."""
+    start = clock()
+    counted = [runner() for _ in range(loops)]
+    elapsed = clock() - start
+    device_s = [seconds for seconds in counted if seconds is not None]
+    return (sum(device_s) if device_s else elapsed) / loops
 
 
 def _calm(windows: list[list[list[float]]], above: float) -> list[list[list[float]]]:
@@ -129,7 +136,8 @@ def time_interleaved(
     for _ in range(policy.warmup_rounds):
         for runner in runners:
             runner()
-    loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in _single(runners, clock)]
+    calls = [_seconds(runner, 1, clock) for runner in runners]
+    loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in calls]
     deadline = clock() + policy.max_seconds
     windows: list[list[list[float]]] = []
     while True:
@@ -146,12 +154,3 @@ def time_interleaved(
             return _summarise(calm, len(windows), True, len(runners))
         if late:
             return result
-
-
-def _single(runners: Sequence[Runner], clock: Callable[[], float]) -> list[float]:
-    times = []
-    for runner in runners:
-        start = clock()
-        runner()
-        times.append(clock() - start)
-    return times

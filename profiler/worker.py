@@ -55,7 +55,7 @@ def run_task(
 def main(source: TextIO, sink: TextIO) -> None:
     """Serve one shard."""
     request: dict[str, Any] = json.load(source)
-    backend = make_backend(request["backend"])
+    backend = make_backend(request["backend"], request["device"])
 
     def send(message: dict[str, Any]) -> None:
         sink.write(json.dumps(message) + "\n")

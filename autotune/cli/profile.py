@@ -65,7 +65,7 @@ def command(
     with LatencyDatabase(database) as store:
         points = missing_points(store, fingerprint, wanted)
         with TerminalReporter().stage("measure layers") as advance:
-            runner = ShardRunner(backend=runs_on.name, threads=count)
+            runner = ShardRunner.on(present, runs_on, count)
             policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
             failed = measure_points(store, fingerprint, points, runner, policy, advance)
     record = {

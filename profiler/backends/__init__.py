@@ -11,13 +11,16 @@ __all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend
 
 BACKENDS = {
     "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+    "onnxruntime-cuda": "autotune.profiler.backends.onnxruntime_cuda:OnnxRuntimeCuda",
     "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
+    "torch-compile": "autotune.profiler.backends.torch_compile:TorchCompile",
+    "torch-cudagraph": "autotune.profiler.backends.torch_cudagraph:TorchCudaGraph",
 }
 ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
 
 
-def make_backend(name: str) -> Backend:
-    """The backend `name` or alias, whether or not its parts are installed.
+def make_backend(name: str, device_kind: str | None = None) -> Backend:
+    """The backend `name` or alias for a kind of device, whether or not its parts are installed.
 
     Raises:
         UsageError: an unknown name (the known ones are listed).
@@ -26,7 +29,7 @@ def make_backend(name: str) -> Backend:
     if full not in BACKENDS:
         raise UsageError(f"unknown backend {name!r}; known are {', '.join(BACKENDS)}")
     module, _, kind = BACKENDS[full].partition(":")
-    backend: Backend = getattr(import_module(module), kind)()
+    backend: Backend = getattr(import_module(module), kind)(device_kind)
     return backend
 
 
@@ -37,7 +40,7 @@ def require_backend(name: str, device_kind: str) -> Backend:
         UsageError: unknown, or made for another kind of device.
         DeviceMissingError: something it needs is not installed.
     """
-    backend = make_backend(name)
+    backend = make_backend(name, device_kind)
     if device_kind not in backend.device_kinds:
         raise UsageError(f"backend {backend.name} runs on {'/'.join(backend.device_kinds)} only")
     missing = backend.missing()

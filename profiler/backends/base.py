@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from autotune.devices.detect import gpu_cache_bytes, gpu_names
+from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.timing import Runner
 from autotune.types import LayerShape
 
 _TARGET_FLOPS = 400e6
 _MAX_COPIES = 8
 _MAX_COPY_BYTES = 256e6
+_ROTATION = 2.5
+_MAX_ROTATION = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,7 @@ class TimedLayer:
 
 
 class Backend(ABC):
-    """One way to execute a model on a device.
+    """One way to execute a model on a device, "cpu" or "cuda" (default: the first it runs on).
 
     Contract:
     - `missing()` is None when everything needed is installed, else one sentence on what to install.
@@ -35,7 +40,8 @@ class Backend(ABC):
     - `network(artefact, inputs, threads, loader)` prepares a whole model in the same way; `inputs`
       is a safetensors file of its named inputs; `loader` ("module:function") turns the artefact
       into a callable where the backend cannot open it itself.
-    - Nothing is timed here; a backend holds no state between calls.
+    - `run` returns None, or the seconds that the device itself counted where it can count them.
+    - Nothing else is timed here; a backend holds no state between calls.
     """
 
     name: str
@@ -45,11 +51,16 @@ class Backend(ABC):
     # Whether a running network tells what each of its layers takes (profiler/nodes.py).
     profiles_nodes: bool = False
 
+    def __init__(self, device: str | None = None) -> None:
+        self.device = device or self.device_kinds[0]
+
     def missing(self) -> str | None:
         """What to install, or None."""
         for package in self.packages:
             if package not in self.versions():
                 return f"backend {self.name} needs {package}: pip install {package}"
+        if self.device == "cuda" and not gpu_names():
+            return f"backend {self.name} needs an NVIDIA GPU, and nvidia-smi names none here"
         return None
 
     def versions(self) -> dict[str, str]:
@@ -66,6 +77,12 @@ class Backend(ABC):
         """Options that change latency, for the fingerprint."""
         return {}
 
+    def copies(self, shape: LayerShape) -> int:
+        """Instances of a layer that one call runs, with weights of their own."""
+        if self.device == "cpu":
+            return copy_count(shape)
+        return rotation_count(shape, gpu_cache_bytes())
+
     @abstractmethod
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
         """Prepare one layer."""
@@ -77,11 +94,23 @@ class Backend(ABC):
         """Prepare a whole model."""
 
 
-def copy_count(shape: LayerShape, itemsize: int) -> int:
+def copy_count(shape: LayerShape) -> int:
     """Copies that make one call long enough to time and weights change between them."""
     wanted = max(1, round(_TARGET_FLOPS / max(shape.flops, 1)))
-    affordable = max(1, int(_MAX_COPY_BYTES / max(shape.parameters * itemsize, 1)))
+    weight_bytes = shape.parameters * DTYPE_BYTES[shape.dtype]
+    affordable = max(1, int(_MAX_COPY_BYTES / max(weight_bytes, 1)))
     return int(min(wanted, affordable, _MAX_COPIES))
+
+
+def rotation_count(shape: LayerShape, cache_bytes: float) -> int:
+    """Copies whose weights and activations push each other out of the cache.
+
+    The next call then finds its weights in memory, as the layers of a network do; without this
+    small layers look up to twice as fast at few tokens as they are.
+    """
+    values = shape.parameters + shape.tokens * (shape.in_features + shape.out_features)
+    moved = values * DTYPE_BYTES[shape.dtype]
+    return int(min(max(2, math.ceil(_ROTATION * cache_bytes / moved)), _MAX_ROTATION))
 
 
 def load_inputs(path: Path) -> dict[str, Any]:

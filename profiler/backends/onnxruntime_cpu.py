@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.profiler.backends.base import Backend, TimedLayer, copy_count, load_inputs
+from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.timing import Runner
 from autotune.types import LayerShape
 
@@ -17,6 +17,9 @@ from autotune.types import LayerShape
 # Idle thread pools spin: with five sessions in one process on two cores each call took 3-10x as
 # long (12 ms quanta) until they were told to stop when their run ends.
 SESSION_CONFIG = {"session.set_denormal_as_zero": "1", "session.force_spinning_stop": "1"}
+
+
+_NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
 def session_options(threads: int) -> Any:
@@ -32,28 +35,28 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def open_session(model: Path | bytes, threads: int) -> Any:
-    """An InferenceSession on the CPU provider."""
+def open_session(model: Path | bytes, threads: int, provider: str = "CPUExecutionProvider") -> Any:
+    """An InferenceSession on one provider."""
     import onnxruntime
 
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(
-        source, session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(source, session_options(threads), providers=[provider])
 
 
 def layer_model(shape: LayerShape, copies: int) -> bytes:
     """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     rng = np.random.default_rng(0)
+    numpy_dtype = np.dtype(_NUMPY[shape.dtype])
+    element = helper.np_dtype_to_tensor_dtype(numpy_dtype)
     m, k, rank = shape.tokens, shape.in_features, shape.rank
     nodes, weights, outputs = [], [], []
 
     def multiply(source: str, rows: int, columns: int, result: str) -> str:
         values = rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(rows**0.5)
-        weights.append(numpy_helper.from_array(values, f"w_{result}"))
+        weights.append(numpy_helper.from_array(values.astype(numpy_dtype), f"w_{result}"))
         nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
         return result
 
@@ -61,8 +64,8 @@ def layer_model(shape: LayerShape, copies: int) -> bytes:
         latent = "x" if rank is None else multiply("x", k, rank, f"h{copy}")
         for part, n in enumerate(shape.widths):
             name = multiply(latent, rank or k, n, f"y{copy}_{part}")
-            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [m, n]))
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])
+            outputs.append(helper.make_tensor_value_info(name, element, [m, n]))
+    x = helper.make_tensor_value_info("x", element, [m, k])
     graph = helper.make_graph(nodes, "layer", [x], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
@@ -73,10 +76,11 @@ class OnnxRuntimeCpu(Backend):
     """Layers and networks as ONNX graphs; inputs and outputs are bound once."""
 
     name = "onnxruntime-cpu"
-    packages = ("onnxruntime", "onnx")
-    dtypes = ("fp32",)
+    packages: tuple[str, ...] = ("onnxruntime", "onnx")
+    dtypes: tuple[str, ...] = ("fp32",)
     device_kinds = ("cpu",)
     profiles_nodes = True
+    provider = "CPUExecutionProvider"
 
     def settings(self) -> dict[str, str]:
         """Session options."""
@@ -84,35 +88,39 @@ class OnnxRuntimeCpu(Backend):
 
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
         """A session over a graph of this one layer."""
-        copies = copy_count(shape, 4)
-        session = open_session(layer_model(shape, copies), threads)
+        copies = self.copies(shape)
+        session = open_session(layer_model(shape, copies), threads, self.provider)
         rng = np.random.default_rng(1)
         x = rng.standard_normal((shape.tokens, shape.in_features), dtype=np.float32)
         outputs = [(shape.tokens, width) for width in shape.widths] * copies
-        return TimedLayer(run=_bound(session, {"x": x}, outputs), copies=copies)
+        x = x.astype(_NUMPY[shape.dtype])
+        return TimedLayer(run=_bound(session, {"x": x}, outputs, self.device), copies=copies)
 
     def network(
         self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
     ) -> Runner:
         """A session over the exported model; outputs are reused between runs."""
         del loader
-        session = open_session(artefact, threads)
+        session = open_session(artefact, threads, self.provider)
         feeds = load_inputs(inputs)
         shapes = [result.shape for result in session.run(None, feeds)]
-        return _bound(session, feeds, shapes)
+        return _bound(session, feeds, shapes, self.device)
 
 
-def _bound(session: Any, feeds: dict[str, Any], shapes: Sequence[tuple[int, ...]]) -> Runner:
+def _bound(
+    session: Any, feeds: dict[str, Any], shapes: Sequence[tuple[int, ...]], device: str
+) -> Runner:
     import onnxruntime
 
     binding = session.io_binding()
     keep = []
     for name, array in feeds.items():
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device)
         binding.bind_ortvalue_input(name, value)
         keep.append(value)
     for output, shape in zip(session.get_outputs(), shapes, strict=True):
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32)
+        dtype = np.float16 if output.type == "tensor(float16)" else np.float32
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device)
         binding.bind_ortvalue_output(output.name, value)
         keep.append(value)
 

@@ -6,7 +6,7 @@ from safetensors.numpy import save_file
 
 from autotune.errors import DeviceMissingError, UsageError
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
-from autotune.profiler.backends.base import copy_count
+from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
 from autotune.profiler.tasks import layer_task
 from autotune.profiler.timing import TimingPolicy
@@ -17,9 +17,24 @@ SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
 QUICK = TimingPolicy(max_seconds=0.2, min_windows=2, warmup_rounds=1)
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+# Every backend on every kind of device it runs on.
+PLACES = [
+    pytest.param(
+        (name, kind), id=f"{name}-{kind}", marks=[pytest.mark.gpu] if kind == "cuda" else []
+    )
+    for name in sorted(BACKENDS)
+    for kind in make_backend(name).device_kinds
+]
+
+
+@pytest.fixture(params=PLACES)
 def backend(request):
-    return make_backend(request.param)
+    made = make_backend(*request.param)
+    lacks = made.missing()
+    if lacks:
+        assert "needs" in lacks
+        pytest.skip(lacks)
+    return made
 
 
 def test_names_versions_and_settings_go_into_a_fingerprint(backend):
@@ -75,8 +90,22 @@ def test_the_onnx_layer_computes_the_product():
 def test_copies_shrink_with_size():
     one = LayerShape(tokens=1, in_features=64, out_features=64)
     huge = LayerShape(tokens=4096, in_features=4096, out_features=4096)
-    assert copy_count(one, 4) == 8
-    assert copy_count(huge, 4) == 1
+    assert copy_count(one) == 8
+    assert copy_count(huge) == 1
+
+
+def test_copies_rotate_past_the_cache():
+    for tokens, size in ((1, 4096), (1, 768), (8192, 768), (512, 2048)):
+        shape = LayerShape(tokens=tokens, in_features=size, out_features=size, dtype="bf16")
+        copies = rotation_count(shape, 50e6)
+        moved = 2 * (size * size + 2 * tokens * size)
+        assert (copies - 1) * moved >= 50e6 or copies == 256
+        assert copies >= 2
+
+
+def test_a_backend_without_its_device_says_so():
+    lacks = make_backend("torch-cudagraph").missing()
+    assert lacks is None or "needs an NVIDIA GPU" in lacks
 
 
 def test_unknown_backends_and_wrong_devices_are_refused():

@@ -1,0 +1,154 @@
+"""Whole networks on a GPU: predicted from the layer database, then measured with CUDA graphs.
+
+    python benchmarks/network_gpu.py --database FILE [--device h200] [--dtype bf16] [--layers 8]
+
+A Llama-3-8B-shaped model of random weights; three rank plans, each timed in turn with the dense
+model. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.devices.detect import require_device
+from autotune.predictor.network import NetworkAnchor, PassModel
+from autotune.predictor.roofline import Roofline
+from autotune.predictor.table import LatencyTable
+from autotune.profiler.backends import require_backend
+from autotune.profiler.backends.torch_cudagraph import captured
+from autotune.profiler.backends.torch_layers import DTYPES
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.profile import fingerprint_of
+from autotune.profiler.timing import TimingPolicy, time_interleaved
+from autotune.types import Site
+
+BATCHES = ((1, 1), (1, 128), (1, 512), (4, 2048))
+Ranks = dict[str, int | None]
+
+
+def main() -> None:
+    """Predict, measure, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument("--device", default="h200")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--layers", type=int, default=8)
+    options = parser.parse_args()
+    device = require_device(options.device)
+    backend = require_backend("torch-cudagraph", device.spec.kind)
+    with LatencyDatabase(options.database) as database:
+        fingerprint = fingerprint_of(device, backend, options.dtype, 1)
+        rows = database.measurements(fingerprint.id)
+    table = LatencyTable(rows, Roofline.of(device.spec, 1))
+    model = llama(options.layers, options.dtype)
+    results = []
+    for batch, length in BATCHES:
+        sites = sites_of(model, batch * length)
+        for row in compare(model, sites, table, options.dtype, batch, length):
+            results.append({"device": device.spec.name, "batch": batch, "length": length, **row})
+            print(json.dumps(results[-1]), flush=True)
+    errors = sorted(abs(row["predicted_ratio"] / row["measured_ratio"] - 1) for row in results)
+    print(f"median {errors[len(errors) // 2]:.3f}, worst {errors[-1]:.3f}")
+    print(json.dumps(results))
+
+
+def llama(layers: int, dtype: str) -> Any:
+    """Llama-3-8B with fewer layers, random weights."""
+    config = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
+        num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+        max_position_embeddings=8192,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.set_default_dtype(DTYPES[dtype])
+    with torch.device("cuda"):
+        return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def sites_of(model: Any, tokens: int) -> list[Site]:
+    """The layers inside the decoder blocks."""
+    return [
+        Site(name=name, in_features=m.in_features, out_features=m.out_features, tokens=tokens)
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and ".layers." in name
+    ]
+
+
+def plans(sites: list[Site]) -> dict[str, Ranks]:
+    """Uniform ones, and one of mixed ranks as a solver makes them."""
+    draw = random.Random(0)
+
+    def rank(site: Site, keep: float) -> int:
+        wanted = keep * site.in_features * site.out_features
+        return max(64, 64 * round(wanted / (site.in_features + site.out_features) / 64))
+
+    mixed = {s.name: rank(s, draw.choice([0.2, 0.35, 0.5, 0.7])) for s in sites}
+    mixed = {name: r if draw.random() < 0.75 else None for name, r in mixed.items()}
+    return {
+        "keep 0.8": {s.name: rank(s, 0.8) for s in sites},
+        "keep 0.5": {s.name: rank(s, 0.5) for s in sites},
+        "mixed": mixed,
+    }
+
+
+def compare(
+    model: Any, sites: list[Site], table: LatencyTable, dtype: str, batch: int, length: int
+) -> list[dict[str, Any]]:
+    """One row a plan."""
+    inputs = torch.randint(0, 128256, (batch, length), device="cuda")
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(input_ids=inputs, use_cache=False)
+
+    rows = []
+    policy = TimingPolicy(max_seconds=6.0, target_relative_ci=0.005, rounds_per_window=3)
+    dense = captured(run)
+    for name, ranks in plans(sites).items():
+        with replaced(model, low_rank_layers(model, ranks, dtype)):
+            compressed = captured(run)
+        timing = time_interleaved([dense, compressed], policy)
+        latency_s = timing.latencies_s[0]
+        shapes = {site.shape(None, dtype) for site in sites}
+        shares = {shape: table.estimate(shape).latency_s / latency_s for shape in shapes}
+        anchor = NetworkAnchor(latency_s=latency_s, layer_shares=shares)
+        network = PassModel(anchor=anchor, predictor=table, units=sites, dtype=dtype)
+        guess = network.predict(ranks)
+        rows.append(
+            {
+                "plan": name, "dense_latency_s": latency_s, "measured_ratio": timing.ratios[1],
+                "predicted_ratio": guess.ratio, "low": guess.low_s / latency_s,
+                "high": guess.high_s / latency_s,
+                "linear_share": sum(shares[site.shape(None, dtype)] for site in sites),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def low_rank_layers(model: Any, ranks: Mapping[str, int | None], dtype: str) -> dict[str, Any]:
+    """Random factors at the chosen ranks."""
+    layers = {}
+    for name, rank in ranks.items():
+        if rank is not None:
+            dense = model.get_submodule(name)
+            layer = LowRankLinear(
+                dense.in_features, dense.out_features, rank, bias=False, device="cuda",
+                dtype=DTYPES[dtype],
+            ).eval()  # fmt: skip
+            for parameter in layer.parameters():
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+            layers[name] = layer.requires_grad_(False)
+    return layers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Layers and networks as PyTorch callables, on any of its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from autotune.types import LayerShape
+
+Pass = Callable[[], Any]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
+    """One pass over `copies` instances of the layer, with weights of their own, on one input."""
+    dtype, k, rank = DTYPES[shape.dtype], shape.in_features, shape.rank
+
+    def weight(n: int, k: int) -> Tensor:
+        values: Tensor = torch.randn(n, k, dtype=dtype, device=device) / k**0.5
+        return values
+
+    chains = [
+        (
+            None if rank is None else weight(rank, k),
+            [weight(n, rank or k) for n in shape.widths],
+        )
+        for _ in range(copies)
+    ]
+    x = torch.randn(shape.tokens, k, dtype=dtype, device=device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for down, ups in chains:
+                latent = x if down is None else linear(x, down)
+                for up in ups:
+                    linear(latent, up)
+
+    return run
+
+
+def network_pass(artefact: Path, inputs: Path, loader: str | None, device: str) -> Pass:
+    """One pass of the checkpoint that `loader` ("module:function") opens."""
+    from safetensors.torch import load_file
+
+    if loader is None:
+        raise ValueError("a torch backend needs a loader for networks")
+    module, _, function = loader.partition(":")
+    model = getattr(import_module(module), function)(artefact)
+    if device != "cpu":
+        model.to(device)
+    feeds = {name: tensor.to(device) for name, tensor in load_file(inputs).items()}
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(**feeds)
+
+    return run
