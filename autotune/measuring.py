@@ -129,7 +129,7 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
             context.reporter.note(f"failed: {row.shape}: {row.error}")
     rows = database.measurements(context.fingerprint.id)
     roofline = Roofline.of(context.device.spec, context.threads)
-    return LatencyTable(rows, roofline)
+    return LatencyTable(rows, roofline, cliff=context.device.spec.cliff(DTYPE))
 
 
 def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:

@@ -18,7 +18,7 @@ RESOURCES = (
     "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",
 )  # fmt: skip
 PHASES = ("prefill", "decode", "request")
-Source = Literal["measured", "interpolated", "predicted", "roofline"]
+Source = Literal["measured", "imported", "interpolated", "predicted", "roofline"]
 Record = TypeVar("Record")
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     with LatencyDatabase(options.database) as database:
         fingerprint = fingerprint_of(device, backend, options.dtype, 1)
         rows = database.measurements(fingerprint.id)
-    table = LatencyTable(rows, Roofline.of(device.spec, 1))
+    table = LatencyTable(rows, Roofline.of(device.spec, 1), cliff=device.spec.cliff(options.dtype))
     model = llama(options.layers, options.dtype)
     results = []
     for batch, length in BATCHES:

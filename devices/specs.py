@@ -42,6 +42,15 @@ class DeviceSpec:
         """Aligned ranks are multiples of this."""
         return max(1, self.alignment_bytes // DTYPE_BYTES[dtype])
 
+    @property
+    def default_dtype(self) -> str:
+        """What models are served in on such a device."""
+        return "fp32" if self.kind == "cpu" else "bf16"
+
+    def cliff(self, dtype: str) -> int:
+        """Other ranks fall back to slow kernels: on a GPU by up to 8 times, on a CPU hardly."""
+        return self.rank_multiple(dtype) if self.kind == "cuda" else 1
+
 
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 

@@ -15,13 +15,17 @@ from autotune.types import LayerShape
 
 
 def interpolate(
-    shape: LayerShape, known: Sequence[tuple[LayerShape, float]], roofline: Roofline
-) -> float | None:
+    shape: LayerShape, known: Sequence[tuple[LayerShape, float]], roofline: Roofline,
+    cliff: int = 1,
+) -> float | None:  # fmt: skip
     """Seconds of `shape` from `known` (shape, seconds) of the same layer, sorted by rank.
 
-    None outside of the measured ranks: there is nothing to interpolate between.
+    None outside of the measured ranks: there is nothing to interpolate between. Ranks on different
+    sides of a cliff (`cliff` is the multiple that fast kernels need) are no neighbours: rank 1025
+    may take eight times as long as rank 1024.
     """
     rank = shape.rank
+    known = [entry for entry in known if _side(entry[0].rank, cliff) == _side(rank, cliff)]
     ranks = [s.rank or 0 for s, _ in known]
     if rank is None or not ranks or not ranks[0] <= rank <= ranks[-1]:
         return None
@@ -36,14 +40,19 @@ def interpolate(
     return roofline.latency_s(shape) / math.exp(utilisation)
 
 
+def _side(rank: int | None, cliff: int) -> int:
+    """The power of two that divides the rank, as far as it matters."""
+    return min((rank or 0) & -(rank or 0), cliff)
+
+
 def leave_one_out_errors(
-    known: Sequence[tuple[LayerShape, float]], roofline: Roofline
+    known: Sequence[tuple[LayerShape, float]], roofline: Roofline, cliff: int = 1
 ) -> list[float]:
     """|log(interpolated / measured)| of every inner point, each left out in turn."""
     errors = []
     for i in range(1, len(known) - 1):
         rest = [*known[:i], *known[i + 1 :]]
-        guess = interpolate(known[i][0], rest, roofline)
+        guess = interpolate(known[i][0], rest, roofline, cliff)
         if guess is not None:
             errors.append(abs(math.log(guess / known[i][1])))
     return errors

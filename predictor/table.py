@@ -35,7 +35,10 @@ class LatencyTable(LatencyPredictor):
         roofline: Roofline,
         *,
         allow_extrapolation: bool = False,
+        cliff: int = 1,
     ) -> None:
+        """`cliff`: ranks that are no multiple of it may be far slower (`spec.cliff(dtype)`)."""
+        self.cliff = cliff
         self.roofline = roofline
         self.allow_extrapolation = allow_extrapolation
         self._measured: dict[LayerShape, Estimate] = {}
@@ -68,7 +71,7 @@ class LatencyTable(LatencyPredictor):
         errors = [
             error
             for known in self._by_layer.values()
-            for error in leave_one_out_errors(known, self.roofline)
+            for error in leave_one_out_errors(known, self.roofline, self.cliff)
         ]
         return conformal_quantile(errors, 0.9)
 
@@ -92,7 +95,8 @@ class LatencyTable(LatencyPredictor):
     def _estimate(self, shape: LayerShape) -> Estimate:
         if shape in self._measured:
             return self._measured[shape]
-        seconds = interpolate(shape, self._by_layer.get(shape.dense, []), self.roofline)
+        known = self._by_layer.get(shape.dense, [])
+        seconds = interpolate(shape, known, self.roofline, self.cliff)
         if seconds is not None:
             return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
         if self._regressor is not None:

@@ -22,6 +22,10 @@ backend_option = click.option(
     "--backend", default="onnxruntime-cpu", show_default=True,
     help="What runs the model: onnxruntime-cpu or torch-eager.",
 )  # fmt: skip
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Of weights and activations (default: fp32 on a CPU, bf16 on a GPU).",
+)  # fmt: skip
 threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
 
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +13,13 @@ from autotune.cli.options import (
     backend_option,
     database_option,
     device_option,
+    dtype_option,
     parse_shape,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from autotune.predictor.base import LatencyPredictor
 
 
 @click.command(
@@ -24,37 +29,39 @@ from autotune.cli.options import (
 @click.option("--shape", required=True, help="IN_FEATURESxOUT_FEATURES.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: dense only).")
 @click.option("--allow-extrapolation", is_flag=True, help="A roofline guess where nothing is near.")
+@dtype_option
 @device_option
 @backend_option
 @threads_option
 @database_option
 @format_option
 def command(
-    tokens: int, shape: str, ranks: tuple[int, ...], allow_extrapolation: bool, device: str,
-    backend: str, threads: int | None, database: Path, output_format: str,
+    tokens: int, shape: str, ranks: tuple[int, ...], allow_extrapolation: bool,
+    dtype: str | None, device: str, backend: str, threads: int | None, database: Path,
+    output_format: str,
 ) -> None:  # fmt: skip
-    """Predict a layer's latency, dense and at the given ranks, with interval and source."""
-    from autotune.devices.detect import check_threads, require_device
-    from autotune.errors import UsageError
-    from autotune.predictor.roofline import Roofline
-    from autotune.predictor.table import LatencyTable
-    from autotune.profiler.backends import require_backend
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import fingerprint_of
+    """Predict a layer's latency, dense and at the given ranks, with interval and source.
+
+    A device that is not here is answered from what others measured on it, where there is that.
+    """
+    from autotune.devices.specs import find_device
+    from autotune.errors import DeviceMissingError, UsageError
+    from autotune.profiler.imported import imported_devices
     from autotune.units import format_seconds
 
-    dense = parse_shape(shape, tokens)
+    spec = find_device(device)
+    dense = dataclasses.replace(parse_shape(shape, tokens), dtype=dtype or spec.default_dtype)
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
-    present = require_device(device)
-    runs_on = require_backend(backend, present.spec.kind)
-    count = check_threads(threads)
-    fingerprint = fingerprint_of(present, runs_on, "fp32", count)
-    with LatencyDatabase(database) as store:
-        rows = store.measurements(fingerprint.id)
-    table = LatencyTable(
-        rows, Roofline.of(present.spec, count), allow_extrapolation=allow_extrapolation
-    )
+    table: LatencyPredictor
+    try:
+        table, sources = measured_here(
+            device, backend, dense.dtype, threads, database, allow_extrapolation
+        )
+    except DeviceMissingError:
+        if spec.name not in imported_devices():
+            raise
+        table, sources = measured_by_others(device, dense.dtype)
     answers = []
     lines = []
     for rank in (None, *ranks):
@@ -65,4 +72,38 @@ def command(
             f"{format_seconds(estimate.latency_s):>9s}  ({format_seconds(estimate.low_s)} to "
             f"{format_seconds(estimate.high_s)})  ratio {estimate.ratio:.3f}  {estimate.source}"
         )
-    emit(output_format, {"fingerprint": fingerprint.id, "estimates": answers}, lines)
+    record = {"device": spec.name, "dtype": dense.dtype, "sources": sources, "estimates": answers}
+    emit(output_format, record, [*lines, *(f"from {source}" for source in sources)])
+
+
+def measured_here(
+    device: str, backend: str, dtype: str, threads: int | None, database: Path, guess: bool
+) -> tuple[LatencyPredictor, list[str]]:
+    """The table of a device on this machine, and the fingerprint it is of."""
+    from autotune.devices.detect import check_threads, require_device
+    from autotune.predictor.roofline import Roofline
+    from autotune.predictor.table import LatencyTable
+    from autotune.profiler.backends import require_backend
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.profile import fingerprint_of
+
+    present = require_device(device)
+    runs_on = require_backend(backend, present.spec.kind)
+    count = check_threads(threads)
+    fingerprint = fingerprint_of(present, runs_on, dtype, count)
+    with LatencyDatabase(database) as store:
+        rows = store.measurements(fingerprint.id)
+    roofline, cliff = Roofline.of(present.spec, count), present.spec.cliff(dtype)
+    table = LatencyTable(rows, roofline, allow_extrapolation=guess, cliff=cliff)
+    return table, [f"measurements of {fingerprint.id} in {database}"]
+
+
+def measured_by_others(device: str, dtype: str) -> tuple[LatencyPredictor, list[str]]:
+    """The tables of a device elsewhere, and whose they are."""
+    from autotune.devices.specs import find_device
+    from autotune.predictor.imported import ImportedLatency
+    from autotune.profiler.imported import read_tables
+
+    spec = find_device(device)
+    table = ImportedLatency(spec, read_tables(spec.name, dtype))
+    return table, list(table.sources)

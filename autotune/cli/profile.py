@@ -12,6 +12,7 @@ from autotune.cli.options import (
     backend_option,
     database_option,
     device_option,
+    dtype_option,
     parse_shape,
     threads_option,
 )
@@ -26,14 +27,15 @@ from autotune.cli.options import (
     help="IN_FEATURESxOUT_FEATURES (repeatable).",
 )  # fmt: skip
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@dtype_option
 @device_option
 @backend_option
 @threads_option
 @database_option
 @format_option
 def command(
-    tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], device: str,
-    backend: str, threads: int | None, database: Path, output_format: str,
+    tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], dtype: str | None,
+    device: str, backend: str, threads: int | None, database: Path, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.devices.detect import check_threads, require_device
@@ -51,13 +53,15 @@ def command(
     from autotune.profiler.timing import TimingPolicy
     from autotune.progress_rich import TerminalReporter
 
-    dense = [parse_shape(shape, m) for shape in shapes for m in tokens]
+    present = require_device(device)
+    chosen_dtype = dtype or present.spec.default_dtype
+    parsed = [parse_shape(shape, m) for shape in shapes for m in tokens]
+    dense = [dataclasses.replace(shape, dtype=chosen_dtype) for shape in parsed]
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
-    present = require_device(device)
     runs_on = require_backend(backend, present.spec.kind)
     count = check_threads(threads)
-    fingerprint = fingerprint_of(present, runs_on, "fp32", count)
+    fingerprint = fingerprint_of(present, runs_on, chosen_dtype, count)
     wanted = []
     for shape in dense:
         chosen = list(ranks) or plan_ranks(present, shape)

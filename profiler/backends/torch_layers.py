@@ -35,7 +35,7 @@ def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
     x = torch.randn(shape.tokens, k, dtype=dtype, device=device)
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             for down, ups in chains:
                 latent = x if down is None else linear(x, down)
                 for up in ups:
@@ -57,7 +57,7 @@ def network_pass(artefact: Path, inputs: Path, loader: str | None, device: str) 
     feeds = {name: tensor.to(device) for name, tensor in load_file(inputs).items()}
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             model(**feeds)
 
     return run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/howto.md"]
+PAGES = ["README.md", "docs/howto.md", "docs/predictor.md"]
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
 
 

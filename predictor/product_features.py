@@ -1,0 +1,76 @@
+"""What is known of a matrix product (M×K)(K×N) on a device before it is measured.
+
+Products are rows (M, K, N) of an array; everything here is vectorised over them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+
+Array = NDArray[np.float64]
+# Rows and columns of the output that one thread block computes, in the libraries' usual kernels.
+TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
+# A kernel's launch and end: what an empty one takes on every GPU that was measured.
+LAUNCH_S = 2e-6
+
+
+def roofline_s(products: Array, spec: DeviceSpec, dtype: str) -> Array:
+    """The greater of arithmetic over peak and bytes over bandwidth, plus the launch; (n,)."""
+    compute_s, memory_s = _limits(products, spec, dtype)
+    limit: Array = np.maximum(compute_s, memory_s) + LAUNCH_S
+    return limit
+
+
+def physical_features(products: Array, spec: DeviceSpec, dtype: str) -> Array:
+    """(n, features): sizes, both limits, waves of thread blocks and their waste, alignment."""
+    m, k, n = products.T
+    compute_s, memory_s = _limits(products, spec, dtype)
+    columns = [
+        np.log(m), np.log(n), np.log(k), np.log(compute_s / memory_s),
+        np.log(np.maximum(compute_s, memory_s)), np.log(compute_s), np.log(memory_s),
+        np.log(n / k), np.log(m / n), np.log(n * k), np.log(m * n), n % 128, n % 256, k % 128,
+        k % 256, m % 64, m % 128, _power_of_two(n), _power_of_two(k), n % 8, k % 8,
+    ]  # fmt: skip
+    for rows, width in TILES:
+        blocks = np.ceil(m / rows) * np.ceil(n / width)
+        waves = blocks / spec.compute_units
+        padding = blocks * rows * width / (m * n)
+        columns += [np.log(blocks), np.ceil(waves) / waves * padding]
+    columns.append(np.log(k / 128 * waves))
+    return np.column_stack(columns)
+
+
+def coordinates(products: Array, spec: DeviceSpec) -> Array:
+    """(n, 9): where products of one M lie near each other, scaled so that a distance of 1 is far.
+
+    Logarithms of the sizes and the waste of the last wave for several tiles. The scales are what
+    leave-one-out errors on one device (h200-sxm) chose; they serve all.
+    """
+    m, k, n = products.T
+    columns = [np.log(n), np.log(k), np.log(n * k)]
+    for rows, width in ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128)):
+        waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
+        columns.append(np.log(np.ceil(waves) / waves))
+    columns.append(np.log(np.ceil(m / 128) * np.ceil(n / 128) / spec.compute_units))
+    scaled: Array = np.column_stack(columns) * np.exp(-_LOG_SCALES)
+    return scaled
+
+
+_LOG_SCALES = np.array([2.7, 2.4, 4.5, 3.5, 3.0, 2.0, 2.5, 2.5, 4.0])
+
+
+def _limits(products: Array, spec: DeviceSpec, dtype: str) -> tuple[Array, Array]:
+    m, k, n = products.T
+    compute_s = 2 * m * k * n / spec.peak_flops[dtype]
+    memory_s = DTYPE_BYTES[dtype] * (m * k + k * n + m * n) / spec.bandwidth_bytes_s
+    return compute_s, memory_s
+
+
+def _power_of_two(values: Array) -> Array:
+    """log2 of the largest power of two that divides, at most 6: 3 is 16 bytes in half precision."""
+    whole = values.astype(np.int64)
+    exponents: Array = np.minimum(np.log2(whole & -whole), 6.0)
+    return exponents

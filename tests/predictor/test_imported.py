@@ -1,0 +1,78 @@
+"""Layers priced from others' products: exact where timed, summed, refused where nobody timed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autotune.devices.specs import find_device
+from autotune.errors import MeasurementError
+from autotune.predictor.imported import ImportedLatency
+from autotune.profiler.imported import ImportedTable, consensus, read_tables
+from autotune.types import LayerShape
+
+SPEC = find_device("a100")
+
+
+def layer(rank=None, tokens=512, k=1024, n=4096, parts=()):
+    return LayerShape(
+        tokens=tokens, in_features=k, out_features=n, rank=rank, dtype="bf16", parts=parts
+    )
+
+
+@pytest.fixture(scope="module")
+def latency():
+    return ImportedLatency(SPEC, read_tables("a100-sxm"))
+
+
+@pytest.fixture(scope="module")
+def timed():
+    rows = consensus(read_tables("a100-sxm"))
+    return rows.set_index(["m", "k", "n"])["latency_s"]
+
+
+def test_what_was_timed_is_returned_and_a_pair_is_the_sum(latency, timed):
+    dense, pair = latency.estimates([layer(), layer(256)])
+    assert dense.latency_s == timed[512, 1024, 4096]
+    assert pair.latency_s == pytest.approx(timed[512, 1024, 256] + timed[512, 256, 4096])
+    assert pair.ratio == pytest.approx(pair.latency_s / dense.latency_s)
+    assert (dense.source, pair.source, dense.ratio) == ("imported", "imported", 1.0)
+    assert dense.low_s < dense.latency_s < dense.high_s < 1.4 * dense.latency_s
+    assert latency.estimate(layer(256)) == pair
+
+
+def test_a_joint_layer_shares_its_down_product(latency, timed):
+    parts = (1024, 256, 256)
+    whole = latency.estimate(layer(128, n=1536, parts=parts))
+    ups = sum(timed[512, 128, n] for n in parts)
+    assert whole.latency_s == pytest.approx(timed[512, 1024, 128] + ups)
+
+
+def test_other_sizes_are_predicted_between_their_neighbours(latency, timed):
+    found = latency.estimate(layer(k=1024, n=14336))
+    assert found.source == "predicted"
+    assert timed[512, 1024, 12288] * 0.9 < found.latency_s < timed[512, 1024, 16384] * 1.1
+    assert found.low_s < found.latency_s < found.high_s
+    odd = latency.estimate(layer(tokens=700))
+    assert timed[512, 1024, 4096] * 0.9 < odd.latency_s < timed[1024, 1024, 4096] * 1.1
+
+
+def test_a_size_nobody_timed_is_refused(latency):
+    with pytest.raises(MeasurementError, match="multiples of 32"):
+        latency.estimate(layer(1001))
+
+
+def test_stacks_that_differ_widen_the_interval():
+    rows = pd.DataFrame({"m": 1, "k": np.repeat([32, 64, 96], 3), "n": [32, 64, 96] * 3})
+    seconds = np.linspace(1e-5, 2e-5, 9)
+
+    def of(*factors):
+        tables = [
+            ImportedTable(device="a100-sxm", stack=str(i), stack_version="1", dtype="bf16",
+                          rows=rows.assign(latency_s=seconds * factor))
+            for i, factor in enumerate(factors)
+        ]  # fmt: skip
+        found = ImportedLatency(SPEC, tables).estimate(layer(tokens=1, k=64, n=96))
+        return found.high_s / found.latency_s
+
+    assert of(1.0, 1.0) == pytest.approx(1.0)
+    assert of(0.9, 1.0, 1.1) == pytest.approx(1 / 0.9, rel=0.02)

@@ -1,0 +1,141 @@
+"""Kriging against scikit-learn and brute force; the product regressor's contract."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
+
+from autotune.devices.specs import find_device
+from autotune.predictor.flar import FlarForest, flar_recovery
+from autotune.predictor.kriging import Kriging, SliceKriging
+from autotune.predictor.product_features import physical_features, roofline_s
+from autotune.predictor.products import ProductRegressor
+from autotune.predictor.roofline import Roofline
+from autotune.types import LayerShape
+
+SPEC = find_device("h200")
+DRAW = np.random.default_rng(0)
+POINTS = DRAW.normal(size=(40, 3))
+VALUES = np.sin(POINTS).sum(1)
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_kriging_is_a_gaussian_process(rough):
+    """scikit-learn's with the same kernel, centred by the same mean."""
+    ours = Kriging(POINTS, VALUES, 0.01, rough=rough)
+    kernel = Matern(1.0, nu=0.5 if rough else 1.5)
+    theirs = GaussianProcessRegressor(kernel, alpha=0.01, optimizer=None)
+    theirs.fit(POINTS, VALUES - VALUES.mean())
+    asked = DRAW.normal(size=(20, 3))
+    mean, deviation = theirs.predict(asked, return_std=True)
+    values, variance = ours.predict(asked)
+    assert np.allclose(values, mean + VALUES.mean(), atol=1e-9)
+    assert np.allclose(variance, deviation**2 + 0.01, atol=1e-9)  # ours is of a measurement
+
+
+def test_left_out_values_are_those_of_a_fit_without_the_point():
+    whole = Kriging(POINTS, VALUES, 0.01)
+    for i in range(len(VALUES)):
+        rest = np.arange(len(VALUES)) != i
+        # The mean is not refitted in the closed form, so it is taken from the whole here too.
+        part = Kriging(POINTS[rest], VALUES[rest] - whole.mean, 0.01)
+        part._weights = part._inverse @ (VALUES[rest] - whole.mean)
+        part.mean = whole.mean
+        value, variance = part.predict(POINTS[i : i + 1])
+        assert whole.left_out[i] == pytest.approx(value[0], abs=1e-9)
+        assert whole.left_out_variance[i] == pytest.approx(variance[0], abs=1e-9)
+
+
+def test_between_slices_it_is_linear_in_log_tokens():
+    tokens = np.repeat([16.0, 64.0], 20)
+    values = np.concatenate([np.full(20, 1.0), np.full(20, 3.0)])
+    slices = SliceKriging(tokens, 1e-6)
+    slices.fit(POINTS, values)
+    found, _ = slices.predict(np.array([16.0, 32.0, 64.0, 1.0, 999.0]), POINTS[:5])
+    assert found == pytest.approx([1.0, 2.0, 3.0, 1.0, 3.0])
+
+
+def test_the_roofline_is_the_layers_own_plus_the_launch():
+    products = np.array([[16, 4096, 1024], [2048, 64, 8192]], dtype=float)
+    roofline = Roofline.of(SPEC, 1)
+    for (m, k, n), seconds in zip(products, roofline_s(products, SPEC, "bf16"), strict=True):
+        layer = LayerShape(tokens=int(m), in_features=int(k), out_features=int(n), dtype="bf16")
+        assert seconds == pytest.approx(roofline.latency_s(layer) + 2e-6, rel=1e-12)
+
+
+TOKENS = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0, 4096.0]
+
+
+def table(noise=0.0, seed=0):
+    """A device whose kernels reach three quarters, less on small outputs, with noise."""
+    draw = np.random.default_rng(seed)
+    sizes = np.array([64, 128, 256, 512, 1024, 2048, 4096, 8192], dtype=float)
+    m, k, n = (v.ravel() for v in np.meshgrid(TOKENS, sizes, sizes))
+    products = np.column_stack([m, k, n])
+    reached = 0.75 * n / (n + 300)
+    return products, roofline_s(products, SPEC, "bf16") / reached * np.exp(
+        noise * draw.normal(size=len(m))
+    )
+
+
+@pytest.fixture(scope="module")
+def held():
+    products, seconds = table(noise=0.03)
+    groups, index = np.unique(products[:, 1:], axis=0, return_inverse=True)
+    test = (np.random.default_rng(1).permutation(len(groups)) < 12)[index.ravel()]
+    regressor = ProductRegressor(SPEC, trees=200, stacked_trees=100)
+    return regressor.fit(products[~test], seconds[~test]), products, seconds, test
+
+
+def test_unseen_shapes_are_near_and_their_intervals_honest(held):
+    regressor, products, seconds, test = held
+    predicted = regressor.predict(products[test])
+    off = np.abs(predicted / seconds[test] - 1)
+    plain = np.abs(roofline_s(products[test], SPEC, "bf16") / seconds[test] - 1)
+    assert off.mean() < 0.06 < 0.3 < plain.mean()
+    low, high = regressor.predict_interval(products[test])
+    covered = np.mean((low <= seconds[test]) & (seconds[test] <= high))
+    assert covered > 0.75
+    assert (high / low).max() < 2.0
+
+
+def test_the_estimator_keeps_scikit_learns_contract(held):
+    regressor, products, seconds, test = held
+    twin = clone(regressor)
+    assert twin.get_params() == regressor.get_params()
+    with pytest.raises(NotFittedError):
+        twin.predict(products)
+    twin.fit(products[~test], seconds[~test])
+    # Bit-equal: nothing is pickled, every load fits anew.
+    assert (twin.predict(products) == regressor.predict(products)).all()
+    assert regressor.score(products[test], seconds[test]) > 0.9
+    several, alone = regressor.predict(products[[5, 5, 7]]), regressor.predict(products[[5]])
+    assert several[0] == several[1] == pytest.approx(alone[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [[[1.0, 2.0]], [[1.0, 0.0, 2.0]], [[1.0, np.nan, 2.0]]])
+def test_what_is_no_product_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"rows \(M, K, N\)|NaN"):
+        ProductRegressor(SPEC).fit(np.array(wrong * 2), np.ones(2))
+    with pytest.raises(ValueError, match="above zero"):
+        ProductRegressor(SPEC).fit(np.ones((2, 3)), np.array([1.0, -1.0]))
+
+
+def test_features_are_finite_and_see_alignment():
+    products = np.array([[1, 1, 1], [8192, 65536, 65536], [16, 1001, 512], [16, 1000, 512]], float)
+    features = physical_features(products, SPEC, "bf16")
+    assert np.isfinite(features).all()
+    assert not np.allclose(features[2], features[3], rtol=0.01)
+
+
+def test_flars_forest_and_its_recovery():
+    products, seconds = table()
+    forest = FlarForest(trees=5).fit(products, seconds)
+    assert (forest.predict(products) > 0).all()
+    assert clone(forest).get_params() == {"trees": 5, "random_state": 0}
+    one, pair, dense = np.array([1.0]), np.array([1.5]), np.array([3.0])
+    assert flar_recovery(pair, dense, one) == pytest.approx(0.25)
+    assert flar_recovery(one, dense, one) == 0.0
+    assert flar_recovery(dense, dense, one) == 1.0
