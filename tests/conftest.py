@@ -21,7 +21,13 @@ os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules first, so that both workers end together."""
+    """Long modules first, so that both workers end together; no GPU, no GPU tests."""
+    from autotune.devices.detect import gpu_names
+
+    if not gpu_names():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
     long = ("endtoend/test_tune", "docs/test_docs", "endtoend")
     items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
 

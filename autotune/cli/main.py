@@ -20,6 +20,7 @@ _COMMANDS = {
     "profile": ("autotune.cli.profile", "Measure layers and fill the latency database."),
     "predict": ("autotune.cli.predict", "Predict the latency of one layer."),
     "db": ("autotune.cli.db", "Look into, move and check latency databases."),
+    "doctor": ("autotune.cli.doctor", "Say what here would disturb a measurement."),
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
 }
 INTERRUPTED = 130

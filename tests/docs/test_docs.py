@@ -57,7 +57,9 @@ def test_what_the_page_shows_runs(page, folder):
                 command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
             )
             # A timing may miss its budget, or be slower than dense; nothing else may go wrong.
-            tunes = any(part.endswith("-budget") for part in command) or "bench" in command
+            # ... and a busy machine is told of, which is no mistake of the page's.
+            told = "doctor" in command or "bench" in command
+            tunes = told or any(part.endswith("-budget") for part in command)
             assert done.returncode in ((0, 1) if tunes else (0,)), (command, done.stderr)
             assert "Traceback" not in done.stderr
 

@@ -1,0 +1,144 @@
+"""What may disturb a measurement here: clocks, heat, other users of the device, cores taken."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.devices.detect import cpu_name, cpu_threads
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h). The first four slow a kernel below what
+# the clocks promise; the others are how the clocks were asked to be.
+SLOWDOWNS = {
+    0x08: "hardware slowdown", 0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown", 0x80: "power brake",
+}  # fmt: skip
+OTHER_REASONS = {
+    0x01: "idle", 0x02: "clocks set by the user", 0x04: "power cap", 0x10: "sync boost",
+    0x100: "display clocks",
+}  # fmt: skip
+# A core's worth of other work on a small machine moves every second window.
+_BUSY_SHARE = 0.25
+_SHARED_BYTES = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuReading:
+    """One NVIDIA GPU as its driver describes it now."""
+
+    name: str
+    driver: str
+    sm_mhz: int
+    sm_max_mhz: int
+    memory_mhz: int
+    temperature_c: int
+    power_w: float
+    used_bytes: int
+    processes: int
+    reasons: int
+
+    @property
+    def slowdowns(self) -> tuple[str, ...]:
+        """Why its kernels run slower than its clocks promise, if they do."""
+        return tuple(text for bit, text in SLOWDOWNS.items() if self.reasons & bit)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What would disturb a measurement."""
+        found = [f"{self.name} is slowed: {text}" for text in self.slowdowns]
+        if self.processes or self.used_bytes > _SHARED_BYTES:
+            found.append(
+                f"{self.name} is in use: {self.processes} processes, "
+                f"{self.used_bytes / 1e9:.1f} GB taken"
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuReading:
+    """The processor, the part of it that this process may use, and who else is on it.
+
+    `load` is the number of runnable threads over the last minute, `quota` the cores that a control
+    group grants (None: all), `governor` the kernel's clock policy (None: not told).
+    """
+
+    name: str
+    threads: int
+    load: float
+    quota: float | None
+    governor: str | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What would disturb a measurement."""
+        found = []
+        if self.load > _BUSY_SHARE * self.threads:
+            found.append(
+                f"other work: a load of {self.load:.1f} on {self.threads} cores; measurements "
+                "take longer and their intervals are wider"
+            )
+        if self.quota is not None and self.quota < self.threads:
+            found.append(
+                f"{self.threads} cores are visible, the control group grants {self.quota:g}: give "
+                f"--threads {max(1, int(self.quota))}"
+            )
+        if self.governor == "powersave":
+            found.append("the clock policy is powersave: the first calls run at low clocks")
+        return found
+
+
+def read_cpu() -> CpuReading:
+    """The processor now."""
+    return CpuReading(
+        name=cpu_name(), threads=cpu_threads(), load=os.getloadavg()[0],
+        quota=parse_quota(_text("/sys/fs/cgroup/cpu.max")),
+        governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+    )  # fmt: skip
+
+
+def parse_quota(text: str) -> float | None:
+    """Cores from a control group's `cpu.max` ("150000 100000" is 1.5; "max 100000" is no limit)."""
+    parts = text.split()
+    if len(parts) != 2 or parts[0] == "max":
+        return None
+    return int(parts[0]) / int(parts[1])
+
+
+def read_gpus() -> tuple[GpuReading, ...]:
+    """Every NVIDIA GPU now; empty without a driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_read_gpu(i) for i in range(pynvml.nvmlDeviceGetCount()))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_gpu(index: int) -> GpuReading:
+    import pynvml
+
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+    return GpuReading(
+        name=pynvml.nvmlDeviceGetName(gpu),
+        driver=pynvml.nvmlSystemGetDriverVersion(),
+        sm_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+        sm_max_mhz=pynvml.nvmlDeviceGetMaxClockInfo(gpu, pynvml.NVML_CLOCK_SM),
+        memory_mhz=pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
+        temperature_c=pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+        power_w=pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+        used_bytes=pynvml.nvmlDeviceGetMemoryInfo(gpu).used,
+        processes=len(pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)),
+        reasons=pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu),
+    )
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
