@@ -1,13 +1,20 @@
-"""`autotune db info|export|import|merge|verify`."""
+"""`autotune db info|export|import|merge|verify|drift`."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import database_option
+from autotune.cli.options import (
+    backend_option,
+    database_option,
+    device_option,
+    dtype_option,
+    threads_option,
+)
 
 _PATH = click.Path(path_type=Path)
 
@@ -108,3 +115,52 @@ def verify(database: Path, output_format: str) -> int:
     lines = problems or [f"{database}: every hash matches"]
     emit(output_format, {"database": str(database), "problems": problems}, lines)
     return 1 if problems else 0
+
+
+@command.command("drift", epilog="Example: autotune db drift")
+@click.option("--anchors", type=click.IntRange(1, 1000), default=20, show_default=True)
+@dtype_option
+@device_option
+@backend_option
+@threads_option
+@database_option
+@format_option
+def drift(
+    anchors: int, dtype: str | None, device: str, backend: str, threads: int | None,
+    database: Path, output_format: str,
+) -> int:  # fmt: skip
+    """Time some points again and say whether the database still holds; exit code 1 when not."""
+    from autotune.devices.detect import check_threads, require_device
+    from autotune.paths import default_measure_seconds
+    from autotune.profiler.backends import require_backend
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.drift import measure_drift
+    from autotune.profiler.profile import fingerprint_of
+    from autotune.profiler.shard import ShardRunner
+    from autotune.profiler.timing import TimingPolicy
+    from autotune.progress_rich import TerminalReporter
+
+    present = require_device(device)
+    runs_on = require_backend(backend, present.spec.kind)
+    count = check_threads(threads)
+    fingerprint = fingerprint_of(present, runs_on, dtype or present.spec.default_dtype, count)
+    with LatencyDatabase(database) as store:
+        rows = store.measurements(fingerprint.id)
+    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+    with TerminalReporter().stage("time anchors again") as advance:
+        runner = ShardRunner.on(present, runs_on, count)
+        found = measure_drift(rows, runner, policy, anchors, advance)
+    verdict = "VALID" if found.valid else "STALE"
+    pace = math.exp(found.latency_change)
+    lines = [
+        f"{verdict}: {found.moved} of {len(found.anchors)} ratios moved by more than 5 % (median "
+        f"{found.ratio_change:.1%}); seconds are {pace:.2f} of the stored ones, "
+        f"{len(found.failures)} failed"
+    ]
+    record = {
+        "fingerprint": fingerprint.id, "verdict": verdict, "anchors": len(found.anchors),
+        "moved": found.moved, "ratio_change": found.ratio_change,
+        "latency_change": found.latency_change, "failures": found.failures,
+    }  # fmt: skip
+    emit(output_format, record, lines)
+    return 0 if found.valid else 1
