@@ -49,6 +49,18 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
     Raises:
         UsageError: unreadable file, or columns that are not those of an export.
     """
+    tables = read_table(path)
+    for fingerprint, rows in tables:
+        database.add(database.start_run(fingerprint, f"import {path.name}"), rows)
+    return sum(len(rows) for _, rows in tables)
+
+
+def read_table(path: Path) -> list[tuple[Fingerprint, list[Measurement]]]:
+    """The fingerprints of an exported file, and their points.
+
+    Raises:
+        UsageError: unreadable file, or columns that are not those of an export.
+    """
     try:
         frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, ImportError) as error:
@@ -59,11 +71,13 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
     if sorted(frame.columns) != sorted(expected):
         missing = sorted(set(expected) - set(frame.columns))
         raise UsageError(f"{path} is no export of a latency database (missing {missing[:3]})")
-    for record, part in frame.groupby("fingerprint"):
-        fingerprint = from_mapping(Fingerprint, json.loads(str(record)))
-        run_id = database.start_run(fingerprint, f"import {path.name}")
-        database.add(run_id, [_measurement(row) for row in part[_FIELDS].to_dict("records")])
-    return len(frame)
+    return [
+        (
+            from_mapping(Fingerprint, json.loads(str(record))),
+            [_measurement(row) for row in part[_FIELDS].to_dict("records")],
+        )
+        for record, part in frame.groupby("fingerprint")
+    ]
 
 
 def _measurement(values: dict[object, object]) -> Measurement:

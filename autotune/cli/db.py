@@ -64,19 +64,23 @@ def export(path: Path, database: Path, output_format: str) -> None:
 
 @command.command("import", epilog="Example: autotune db import latencies.parquet")
 @click.argument("path", type=_PATH, required=False)
-@click.option("--device", help="Instead of a file: others' GEMMs of this device.")
+@click.option(
+    "--device", help="Instead of a file: the shipped points of this device, or others' GEMMs of it."
+)
 @database_option
 @format_option
 def import_(path: Path | None, device: str | None, database: Path, output_format: str) -> None:
-    """Add the points of an exported .csv or .parquet file, or others' measurements of a device.
+    """Add the points of an exported .csv or .parquet file, or those known of a device.
 
-    The latter are read from the installed aiconfigurator-core package.
+    Of a device: what ships with this package, else what others measured, read from the installed
+    aiconfigurator-core package.
     """
     from autotune.devices.specs import find_device
     from autotune.errors import UsageError
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.exchange import import_table
     from autotune.profiler.imported import import_gemms
+    from autotune.profiler.shipped import load_shipped, shipped_devices
 
     if (path is None) == (device is None):
         raise UsageError("give one of both: a file, or --device NAME")
@@ -85,7 +89,10 @@ def import_(path: Path | None, device: str | None, database: Path, output_format
             count, origin = import_table(store, path), str(path)
         else:
             name = find_device(str(device)).name
-            count, origin = import_gemms(store, name), f"others' measurements of {name}"
+            if name in shipped_devices():
+                count, origin = load_shipped(store, name), f"the package's database of {name}"
+            else:
+                count, origin = import_gemms(store, name), f"others' measurements of {name}"
     emit(output_format, {"rows": count, "origin": origin}, [f"{count} rows read from {origin}"])
 
 

@@ -42,11 +42,13 @@ def command(
 ) -> None:  # fmt: skip
     """Predict a layer's latency, dense and at the given ranks, with interval and source.
 
-    A device that is not here is answered from what others measured on it, where there is that.
+    A device that is not here is answered from the database that ships with the package, or from
+    what others measured on it.
     """
     from autotune.devices.specs import find_device
     from autotune.errors import DeviceMissingError, UsageError
     from autotune.profiler.imported import imported_devices
+    from autotune.profiler.shipped import shipped_devices
     from autotune.units import format_seconds
 
     spec = find_device(device)
@@ -59,9 +61,12 @@ def command(
             device, backend, dense.dtype, threads, database, allow_extrapolation
         )
     except DeviceMissingError:
-        if spec.name not in imported_devices():
+        if spec.name in shipped_devices():
+            table, sources = measured_elsewhere(device, backend, dense.dtype)
+        elif spec.name in imported_devices():
+            table, sources = measured_by_others(device, dense.dtype)
+        else:
             raise
-        table, sources = measured_by_others(device, dense.dtype)
     answers = []
     lines = []
     for rank in (None, *ranks):
@@ -96,6 +101,27 @@ def measured_here(
     roofline, cliff = Roofline.of(present.spec, count), present.spec.cliff(dtype)
     table = LatencyTable(rows, roofline, allow_extrapolation=guess, cliff=cliff)
     return table, [f"measurements of {fingerprint.id} in {database}"]
+
+
+def measured_elsewhere(device: str, backend: str, dtype: str) -> tuple[LatencyPredictor, list[str]]:
+    """The shipped table of a device: of `backend` where it was measured, else the largest."""
+    from autotune.devices.specs import find_device
+    from autotune.errors import UsageError
+    from autotune.predictor.roofline import Roofline
+    from autotune.predictor.table import LatencyTable
+    from autotune.profiler.shipped import shipped_tables
+
+    spec = find_device(device)
+    tables = shipped_tables(spec.name, dtype)
+    if not tables:
+        raise UsageError(f"the database of {spec.name} has no {dtype} points; give bf16 or fp16")
+    chosen = next((table for table in tables if table[0].backend == backend), tables[0])
+    fingerprint, rows = chosen
+    table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
+    versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
+    return table, [
+        f"this project's database of {fingerprint.device_name}: {fingerprint.backend}, {versions}"
+    ]
 
 
 def measured_by_others(device: str, dtype: str) -> tuple[LatencyPredictor, list[str]]:
