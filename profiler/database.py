@@ -1,8 +1,8 @@
 """The latency database: committed as measured, keyed by fingerprint, checkable.
 
 SQLite (STRICT, WAL) through SQLAlchemy Core. One row per fingerprint and shape; a failed
-measurement is a row with its error and gives way to a later success. Every run carries the
-sha256 over its rows, renewed in the transaction that changes them.
+measurement is a row with its error and gives way to a later success. Every run carries a seal, the
+sum of its rows' sha256, renewed in the transaction that changes them.
 """
 
 from __future__ import annotations
@@ -129,12 +129,15 @@ class LatencyDatabase:
     def add(self, run_id: str, rows: Sequence[Measurement]) -> None:
         """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
         with self._transaction() as connection:
+            # A write first: it takes the lock under which all that follows is read.
+            connection.execute(RUN.update().where(RUN.c.id == run_id).values(id=run_id))
             fingerprint_id = connection.execute(
                 sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id)
             ).scalar_one()
-            owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
-            for run in {run_id, *_put_rows(connection, owners, rows)}:
-                _seal(connection, run)
+            before = _rows_like(connection, fingerprint_id, rows)
+            _put_rows(connection, {"fingerprint_id": fingerprint_id, "run_id": run_id}, rows)
+            after = _rows_like(connection, fingerprint_id, rows)
+            _reseal(connection, before, after)
 
     def measurements(self, fingerprint_id: str, *, errors: bool = False) -> list[Measurement]:
         """All points of one fingerprint, sorted by shape; failed ones only when asked for."""
@@ -193,33 +196,56 @@ def _put_fingerprint(connection: sa.Connection, fingerprint: Fingerprint) -> Non
 
 def _put_rows(
     connection: sa.Connection, owners: dict[str, str], rows: Sequence[Measurement]
-) -> set[str]:
-    """Insert rows, over failed ones only; returns the runs that may have lost such a row."""
+) -> None:
+    """Insert rows, over failed ones only."""
     if not rows:
-        return set()
+        return
     failed = MEASUREMENT.c.error.is_not(None)
-    own = MEASUREMENT.c.fingerprint_id == owners["fingerprint_id"]
-    runs = set(connection.execute(sa.select(MEASUREMENT.c.run_id).where(failed, own)).scalars())
     statement = insert(MEASUREMENT)
     fresh = {name: statement.excluded[name] for name in (*_COLUMNS, "run_id") if name not in _KEY}
     statement = statement.on_conflict_do_update(index_elements=_KEY, set_=fresh, where=failed)
     connection.execute(statement, [vars(row) | owners for row in rows])
-    return runs
+
+
+def _rows_like(
+    connection: sa.Connection, fingerprint_id: str, rows: Sequence[Measurement]
+) -> list[Any]:
+    """What is stored under the keys of `rows`, and perhaps of others with the same sizes."""
+    query = sa.select(MEASUREMENT).where(MEASUREMENT.c.fingerprint_id == fingerprint_id)
+    for name in ("tokens", "in_features", "out_features", "rank"):
+        query = query.where(MEASUREMENT.c[name].in_({getattr(row, name) for row in rows}))
+    return [dict(row._mapping) for row in connection.execute(query)]
 
 
 def _run_rows(connection: sa.Connection, run_id: str) -> list[Any]:
     query = sa.select(MEASUREMENT).where(MEASUREMENT.c.run_id == run_id)
-    query = query.order_by(*(MEASUREMENT.c[name] for name in _KEY))
     return [dict(row._mapping) for row in connection.execute(query)]
 
 
-def _hash_rows(rows: list[Any]) -> str:
-    sha = hashlib.sha256()
-    for row in rows:
-        sha.update(canonical_json(row).encode())
-    return sha.hexdigest()
+def _digest(rows: Sequence[Any]) -> int:
+    """Sum of the rows' sha256, in any order: a row more or less costs one hash, not all."""
+    digests = (hashlib.sha256(canonical_json(row).encode()).digest() for row in rows)
+    return sum(int.from_bytes(digest) for digest in digests)
+
+
+def _hash_rows(rows: Sequence[Any]) -> str:
+    return _seal_text(_digest(rows))
+
+
+def _seal_text(total: int) -> str:
+    return f"{total % (1 << 256):064x}"
 
 
 def _seal(connection: sa.Connection, run_id: str) -> None:
     sha256 = _hash_rows(_run_rows(connection, run_id))
     connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=sha256))
+
+
+def _reseal(connection: sa.Connection, before: Sequence[Any], after: Sequence[Any]) -> None:
+    """Take `before` out of the seals of their runs and put `after` into those of theirs."""
+    for run_id in {row["run_id"] for row in (*before, *after)}:
+        old = connection.execute(sa.select(RUN.c.sha256).where(RUN.c.id == run_id)).scalar_one()
+        gone, new = ([r for r in rows if r["run_id"] == run_id] for rows in (before, after))
+        seal = _seal_text(int(old, 16) + _digest(new) - _digest(gone))
+        if seal != old:
+            connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=seal))
