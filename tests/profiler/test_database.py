@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from autotune.errors import DatabaseError, RunFolderError, StorageError, UsageError
+from autotune.profiler import database as store_module
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.exchange import export_table, import_table, merge
 from autotune.profiler.schema import Measurement, kind_of
@@ -79,6 +80,27 @@ def test_the_schema_refuses_nonsense(database, changes):
     with pytest.raises(DatabaseError):
         database.add(run, [point(64), dataclasses.replace(point(16), **changes)])
     assert database.measurements(FINGERPRINT.id, errors=True) == []
+
+
+def test_adding_a_point_does_not_read_the_whole_run(database, monkeypatch):
+    """A run of thousands of points stays linear: the seal is a sum."""
+    run = database.start_run(FINGERPRINT, "test")
+    database.add(run, [point(rank) for rank in range(16, 512, 16)])
+    read = []
+    original = store_module._rows_like
+
+    def rows_like(*args):
+        found = original(*args)
+        read.extend(found)
+        return found
+
+    monkeypatch.setattr(store_module, "_run_rows", lambda *args: pytest.fail("reads the run"))
+    monkeypatch.setattr(store_module, "_rows_like", rows_like)
+    database.add(run, [point(600), point(608, error="crash")])
+    database.add(run, [point(608), point(16, latency_s=9.0)])
+    assert {row["rank"] for row in read} == {600, 608, 16}
+    monkeypatch.undo()
+    assert database.verify() == []
 
 
 def test_a_changed_value_is_found(database):
