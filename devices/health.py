@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.devices.detect import cpu_name, cpu_threads
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h). The first four slow a kernel below what
-# the clocks promise; the others are how the clocks were asked to be.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow a kernel below what the clocks
+# promise; its other bits tell how the clocks were asked to be (idle, power cap, set by a user).
 SLOWDOWNS = {
     0x08: "hardware slowdown", 0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown", 0x80: "power brake",
-}  # fmt: skip
-OTHER_REASONS = {
-    0x01: "idle", 0x02: "clocks set by the user", 0x04: "power cap", 0x10: "sync boost",
-    0x100: "display clocks",
 }  # fmt: skip
 # A core's worth of other work on a small machine moves every second window.
 _BUSY_SHARE = 0.25
@@ -41,7 +39,7 @@ class GpuReading:
     @property
     def slowdowns(self) -> tuple[str, ...]:
         """Why its kernels run slower than its clocks promise, if they do."""
-        return tuple(text for bit, text in SLOWDOWNS.items() if self.reasons & bit)
+        return slowdowns(self.reasons)
 
     @property
     def warnings(self) -> list[str]:
@@ -117,6 +115,35 @@ def read_gpus() -> tuple[GpuReading, ...]:
         return tuple(_read_gpu(i) for i in range(pynvml.nvmlDeviceGetCount()))
     finally:
         pynvml.nvmlShutdown()
+
+
+@contextmanager
+def watch(kind: str) -> Iterator[Callable[[], str | None]]:
+    """A function that says why the first GPU is slowed at the moment; None while it is not.
+
+    Of a CPU nothing is known: its windows tell by themselves.
+    """
+    if kind != "cuda":
+        yield lambda: None
+        return
+    import pynvml
+
+    pynvml.nvmlInit()
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+
+    def slowed() -> str | None:
+        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return ", ".join(slowdowns(reasons)) or None
+
+    try:
+        yield slowed
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def slowdowns(reasons: int) -> tuple[str, ...]:
+    """Those reasons of the driver's that make kernels slower than the clocks promise."""
+    return tuple(text for bit, text in SLOWDOWNS.items() if reasons & bit)
 
 
 def _read_gpu(index: int) -> GpuReading:

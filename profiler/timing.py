@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autotune.errors import MeasurementError
+
 # Returns the seconds that the device itself counted, or None: then the clock here counts.
 Runner = Callable[[], float | None]
 
@@ -97,6 +99,8 @@ def _seconds(runner: Runner, loops: int, clock: Callable[[], float]) -> float:
 
 
 def _calm(windows: list[list[list[float]]], above: float) -> list[list[list[float]]]:
+    if not windows:
+        return []
     medians = [statistics.median(window[0]) for window in windows]
     level = sorted(medians)[(len(medians) - 1) // 4]
     return [w for w, m in zip(windows, medians, strict=True) if m <= above * level]
@@ -125,13 +129,18 @@ def time_interleaved(
     policy: TimingPolicy,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda fraction: None,
+    slowed: Callable[[], str | None] = lambda: None,
 ) -> PairedTiming:
     """Time `runners` against the first of them until the policy is satisfied.
 
-    `progress` hears after every window which fraction of the time cap is used.
+    `progress` hears after every window which fraction of the time cap is used. `slowed` says why
+    the device ran below its clocks, if it did: the window is then as disturbed as by a neighbour.
 
     Disturbed windows are left out of the result and counted; the time cap bounds how often they
     are redone, and a result that stopped at the cap says so (`converged` False).
+
+    Raises:
+        MeasurementError: the device was slowed in every window.
     """
     for _ in range(policy.warmup_rounds):
         for runner in runners:
@@ -140,17 +149,24 @@ def time_interleaved(
     loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in calls]
     deadline = clock() + policy.max_seconds
     windows: list[list[list[float]]] = []
+    done = 0
     while True:
-        windows.append(_time_window(runners, loops, policy.rounds_per_window, clock))
+        window = _time_window(runners, loops, policy.rounds_per_window, clock)
+        done += 1
+        reason = slowed()
+        if reason is None:
+            windows.append(window)
         calm = _calm(windows, policy.disturbed_above)
         left = deadline - clock()
         progress(min(1.0, 1.0 - left / policy.max_seconds))
         late = left <= 0
+        if late and not calm:
+            raise MeasurementError(f"the device was slowed all the time: {reason}")
         if len(calm) < policy.min_windows and not late:
             continue
-        result = _summarise(calm, len(windows), False, len(runners))
+        result = _summarise(calm, done, False, len(runners))
         narrow = result.half_width <= policy.target_relative_ci
         if narrow and len(calm) >= policy.min_windows:
-            return _summarise(calm, len(windows), True, len(runners))
+            return _summarise(calm, done, True, len(runners))
         if late:
             return result

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from autotune.devices.health import watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, Runner, time_interleaved
@@ -40,7 +41,10 @@ def run_task(
 ) -> PairedTiming:
     """Time one task; latencies and ratios are per layer."""
     prepared = [prepare(backend, subject, threads) for subject in task.subjects]
-    timing = time_interleaved([runner for runner, _ in prepared], task.policy, progress=progress)
+    with watch(backend.device) as slowed:
+        timing = time_interleaved(
+            [runner for runner, _ in prepared], task.policy, progress=progress, slowed=slowed
+        )
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
     return dataclasses.replace(

@@ -19,6 +19,12 @@ class TorchCudaGraph(Backend):
     dtypes = ("fp32", "fp16", "bf16")
     device_kinds = ("cuda",)
 
+    def settings(self) -> dict[str, str]:
+        """CUDA and driver versions."""
+        from autotune.profiler.backends.torch_layers import cuda_settings
+
+        return cuda_settings()
+
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
         """One graph over copies enough to rotate past the cache."""
         from autotune.profiler.backends.torch_layers import layer_pass

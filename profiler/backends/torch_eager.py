@@ -17,6 +17,14 @@ class TorchEager(Backend):
     dtypes = ("fp32", "fp16", "bf16")
     device_kinds = ("cpu", "cuda")
 
+    def settings(self) -> dict[str, str]:
+        """CUDA and driver versions."""
+        if self.device == "cpu":
+            return {}
+        from autotune.profiler.backends.torch_layers import cuda_settings
+
+        return cuda_settings()
+
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
         """Copies used in turn."""
         import torch

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from autotune.devices.health import read_gpus
 from autotune.types import LayerShape
 
 Pass = Callable[[], Any]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def cuda_settings() -> dict[str, str]:
+    """What of the GPU's software changes latency: PyTorch's CUDA and the driver."""
+    driver = read_gpus()[0].driver if torch.cuda.is_available() else ""
+    return {"cuda": str(torch.version.cuda), "driver": driver}
 
 
 def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:

@@ -6,6 +6,7 @@ import statistics
 import pytest
 from scipy.stats import binom
 
+from autotune.errors import MeasurementError
 from autotune.profiler.timing import TimingPolicy, median_interval, time_interleaved
 
 
@@ -59,6 +60,26 @@ def test_slow_windows_are_set_aside_and_done_again():
     assert timing.disturbed_windows > 0
     assert timing.latencies_s == pytest.approx((4e-3, 3e-3), rel=1e-6)
     assert timing.rounds == (timing.windows - timing.disturbed_windows) * policy.rounds_per_window
+
+
+def test_windows_of_a_slowed_device_are_done_again():
+    """A hot GPU is as regular as a cool one: only its driver tells."""
+    machine = Machine(slow=lambda now: 3.0 if now < 0.1 else 1.0)
+    timing = time_interleaved(
+        [machine.work(2e-3), machine.work(1e-3)], TimingPolicy(), machine.clock,
+        slowed=lambda: "thermal slowdown" if machine.now < 0.1 else None,
+    )  # fmt: skip
+    assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
+    assert timing.disturbed_windows >= 1
+    assert timing.windows > timing.disturbed_windows
+
+
+def test_a_device_that_stays_slowed_is_no_measurement():
+    machine = Machine()
+    with pytest.raises(MeasurementError, match="thermal slowdown"):
+        time_interleaved(
+            [machine.work(2e-3)], TimingPolicy(), machine.clock, slowed=lambda: "thermal slowdown"
+        )
 
 
 def test_drift_cancels_in_the_ratio():
