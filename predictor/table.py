@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from autotune.predictor.regressor import LatencyRegressor
 
 _ROOFLINE_FACTOR = 4.0
+_NEAR = 2.0
 
 
 class LatencyTable(LatencyPredictor):
@@ -48,6 +48,7 @@ class LatencyTable(LatencyPredictor):
         self._add([row for row in good if row.rank > 0])
         self._half_width = self._interpolation_half_width()
         self._cache: dict[LayerShape, Estimate] = {}
+        self._fitted: dict[int, LatencyRegressor | None] = {}
 
     def _add(self, rows: Sequence[Measurement]) -> None:
         for row in rows:
@@ -75,15 +76,23 @@ class LatencyTable(LatencyPredictor):
         ]
         return conformal_quantile(errors, 0.9)
 
-    @functools.cached_property
-    def _regressor(self) -> LatencyRegressor | None:
-        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables."""
+    def _regressor(self, tokens: int) -> LatencyRegressor | None:
+        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables.
+
+        On the M near the one asked where they are enough: a whole GPU's database takes long to fit.
+        """
+        if tokens not in self._fitted:
+            self._fitted[tokens] = self._fit(tokens)
+        return self._fitted[tokens]
+
+    def _fit(self, tokens: int) -> LatencyRegressor | None:
         from autotune.predictor.regressor import LatencyRegressor
 
-        shapes = list(self._measured)
+        near = [s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
+        shapes = near if LatencyRegressor.enough(near) else list(self._measured)
         if not LatencyRegressor.enough(shapes):
             return None
-        seconds = [estimate.latency_s for estimate in self._measured.values()]
+        seconds = [self._measured[shape].latency_s for shape in shapes]
         return LatencyRegressor(self.roofline).fit(shapes, seconds)
 
     def estimate(self, shape: LayerShape) -> Estimate:
@@ -99,10 +108,10 @@ class LatencyTable(LatencyPredictor):
         seconds = interpolate(shape, known, self.roofline, self.cliff)
         if seconds is not None:
             return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
-        if self._regressor is not None:
-            seconds = float(self._regressor.predict([shape])[0])
-            width = self._regressor.half_width
-            return self._with_ratio(shape, _spread(seconds, width, "predicted"))
+        regressor = self._regressor(shape.tokens)
+        if regressor is not None:
+            seconds = float(regressor.predict([shape])[0])
+            return self._with_ratio(shape, _spread(seconds, regressor.half_width, "predicted"))
         if self.allow_extrapolation:
             seconds = self.roofline.latency_s(shape)
             return self._with_ratio(shape, _spread(seconds, math.log(_ROOFLINE_FACTOR), "roofline"))

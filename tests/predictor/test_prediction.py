@@ -132,3 +132,19 @@ def test_the_regressor_is_bit_equal_when_refitted():
 def test_the_regressor_asks_for_enough_shapes():
     with pytest.raises(ValueError, match="shapes"):
         LatencyRegressor(ROOFLINE).fit([shape(r) for r in range(16, 160, 4)], [1e-3] * 36)
+
+
+def test_the_regressor_learns_from_tokens_near_the_one_asked():
+    """Points of 8192 tokens say little of 16, and a database of thousands takes long to fit."""
+    sizes = (64, 128, 256, 512, 768)
+    rows = []
+    for tokens, factor in ((16, 2.0), (8192, 8.0)):
+        for dense in [shape(k=k, n=n, m=tokens) for k in sizes for n in sizes]:
+            seconds = factor * ROOFLINE.latency_s(dense)
+            rows.append(row(dense, seconds, seconds))
+    table = LatencyTable(rows, ROOFLINE)
+    for tokens, factor in ((16, 2.0), (8192, 8.0)):
+        asked = shape(k=384, n=640, m=tokens)
+        found = table.estimate(asked)
+        assert found.source == "predicted"
+        assert found.latency_s == pytest.approx(factor * ROOFLINE.latency_s(asked), rel=1e-6)
