@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
-from autotune.profiler.backends.base import TimedLayer
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_eager import TorchEager
 from autotune.profiler.timing import Runner
 from autotune.types import LayerShape
+
+_MAX_COPIES = 8
 
 
 class TorchCompile(TorchEager):
@@ -23,29 +23,11 @@ class TorchCompile(TorchEager):
             return "backend torch-compile needs a C++ compiler on a CPU: install g++"
         return super().missing()
 
-    def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
-        """Copies used in turn, in one compiled function."""
-        import torch
+    def copies(self, shape: LayerShape) -> int:
+        """Few: a function of hundreds of products would compile for minutes."""
+        return min(super().copies(shape), _MAX_COPIES)
 
-        from autotune.profiler.backends.torch_layers import layer_pass
-
-        torch.set_num_threads(threads)
-        # A function of hundreds of products would compile for minutes.
-        copies = min(self.copies(shape), 8)
-        return TimedLayer(run=self._compiled(layer_pass(shape, self.device, copies)), copies=copies)
-
-    def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
-    ) -> Runner:
-        """A checkpoint folder, compiled as a whole."""
-        import torch
-
-        from autotune.profiler.backends.torch_layers import network_pass
-
-        torch.set_num_threads(threads)
-        return self._compiled(network_pass(artefact, inputs, loader, self.device))
-
-    def _compiled(self, one_pass: Runner) -> Runner:
+    def _runner(self, one_pass: Runner) -> Runner:
         import torch
 
         compiled: Runner = torch.compile(one_pass, dynamic=False)

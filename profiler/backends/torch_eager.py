@@ -33,7 +33,7 @@ class TorchEager(Backend):
 
         torch.set_num_threads(threads)
         copies = self.copies(shape)
-        return TimedLayer(run=self._finished(layer_pass(shape, self.device, copies)), copies=copies)
+        return TimedLayer(run=self._runner(layer_pass(shape, self.device, copies)), copies=copies)
 
     def network(
         self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
@@ -44,9 +44,9 @@ class TorchEager(Backend):
         from autotune.profiler.backends.torch_layers import network_pass
 
         torch.set_num_threads(threads)
-        return self._finished(network_pass(artefact, inputs, loader, self.device))
+        return self._runner(network_pass(artefact, inputs, loader, self.device))
 
-    def _finished(self, one_pass: Runner) -> Runner:
+    def _runner(self, one_pass: Runner) -> Runner:
         """Calls return before a GPU is done; a runner does not."""
         if self.device == "cpu":
             return one_pass
