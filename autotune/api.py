@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.compress.plan import CalibrationPlan
-from autotune.paths import default_database, default_output
+from autotune.paths import database_address, default_database, default_output
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
 from autotune.result import TuneResult
@@ -66,7 +66,7 @@ def tune(
         threads: Threads of the backend; None takes all cores.
         targets: Regular expressions of module names to factorize; empty takes every linear layer.
         ignore: Regular expressions of module names to leave dense.
-        database: The latency database; None is the user's own.
+        database: The latency database, a path or postgresql://…; None is the user's own.
         seed: Of everything random.
         reporter: Receives progress.
 
@@ -105,7 +105,7 @@ def tune(
         threads=threads,
         targets=tuple(targets),
         ignore=tuple(ignore),
-        database=Path(database) if database else default_database(),
+        database=database_address(str(database)) if database else default_database(),
         seed=seed,
     )
     request.check()

@@ -11,10 +11,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from autotune.devices.roofline import Roofline
 from autotune.errors import MeasurementError
 from autotune.measured import MeasuredPass
 from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
-from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.nodes import profile_sites

@@ -8,10 +8,15 @@ from pathlib import Path
 from autotune.errors import UsageError
 
 
-def default_database() -> Path:
-    """`$AUTOTUNE_DB`, else `latency.sqlite` in the user's data folder."""
+def database_address(text: str) -> Path | str:
+    """A URL as it is, anything else as a path."""
+    return text if "://" in text else Path(text).expanduser()
+
+
+def default_database() -> Path | str:
+    """`$AUTOTUNE_DB` (a path or a URL), else `latency.sqlite` in the user's data folder."""
     if os.environ.get("AUTOTUNE_DB"):
-        return Path(os.environ["AUTOTUNE_DB"])
+        return database_address(os.environ["AUTOTUNE_DB"])
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "autotune" / "latency.sqlite"
 

@@ -56,7 +56,7 @@ class TuneRequest:
     jobs: int | None = None
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    database: Path = field(default_factory=default_database)
+    database: Path | str = field(default_factory=default_database)
     measure_seconds: float = field(default_factory=default_measure_seconds)
     seed: int = 0
 

@@ -20,8 +20,8 @@ import transformers
 
 from autotune.compress.lowrank import LowRankLinear, replaced
 from autotune.devices.detect import require_device
+from autotune.devices.roofline import Roofline
 from autotune.predictor.network import NetworkAnchor, PassModel
-from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.backends import require_backend
 from autotune.profiler.backends.torch_cudagraph import captured

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,19 @@ class GpuReading:
                 f"{self.used_bytes / 1e9:.1f} GB taken"
             )
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockReading:
+    """Clocks of a GPU "before" or "after" a measurement; `reasons` as the driver's bits."""
+
+    moment: str
+    read_at: str
+    sm_mhz: int
+    memory_mhz: int
+    temperature_c: int
+    power_w: float
+    reasons: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,26 +131,51 @@ def read_gpus() -> tuple[GpuReading, ...]:
         pynvml.nvmlShutdown()
 
 
-@contextmanager
-def watch(kind: str) -> Iterator[Callable[[], str | None]]:
-    """A function that says why the first GPU is slowed at the moment; None while it is not.
+class Watch:
+    """Looks at a device while it is measured; of a CPU nothing is known, its windows tell."""
 
-    Of a CPU nothing is known: its windows tell by themselves.
-    """
+    def slowed(self) -> str | None:
+        """Why the device is slowed at the moment; None while it is not."""
+        return None
+
+    def read(self, moment: str) -> tuple[ClockReading, ...]:
+        """Its clocks now, one reading or none."""
+        del moment
+        return ()
+
+
+class _GpuWatch(Watch):
+    """The first GPU, by its driver."""
+
+    def slowed(self) -> str | None:
+        import pynvml
+
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
+        return ", ".join(slowdowns(reasons)) or None
+
+    def read(self, moment: str) -> tuple[ClockReading, ...]:
+        gpu = _read_gpu(0)
+        return (
+            ClockReading(
+                moment=moment, sm_mhz=gpu.sm_mhz, memory_mhz=gpu.memory_mhz,
+                temperature_c=gpu.temperature_c, power_w=gpu.power_w, reasons=gpu.reasons,
+                read_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+            ),
+        )  # fmt: skip
+
+
+@contextmanager
+def watch(kind: str) -> Iterator[Watch]:
+    """Look at the first device of `kind` while it is measured."""
     if kind != "cuda":
-        yield lambda: None
+        yield Watch()
         return
     import pynvml
 
     pynvml.nvmlInit()
-    gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-
-    def slowed() -> str | None:
-        reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
-        return ", ".join(slowdowns(reasons)) or None
-
     try:
-        yield slowed
+        yield _GpuWatch()
     finally:
         pynvml.nvmlShutdown()
 

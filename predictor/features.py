@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.devices.roofline import Roofline, products
 from autotune.devices.specs import DTYPE_BYTES
-from autotune.predictor.roofline import Roofline, products
 from autotune.types import LayerShape
 
 FEATURES = (

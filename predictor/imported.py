@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autotune.devices.roofline import products
 from autotune.devices.specs import DeviceSpec
 from autotune.errors import MeasurementError
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.products import ProductRegressor
-from autotune.predictor.roofline import products
 from autotune.profiler.imported import MULTIPLE, SHAPE, ImportedTable, consensus
 from autotune.types import Estimate, LayerShape
 

@@ -10,7 +10,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from autotune.predictor.roofline import Roofline
+from autotune.devices.roofline import Roofline
 from autotune.types import LayerShape
 
 

@@ -15,9 +15,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
+from autotune.devices.roofline import Roofline
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.features import feature_matrix
-from autotune.predictor.roofline import Roofline
 from autotune.types import LayerShape
 
 MIN_ROWS = 24

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from autotune.devices.roofline import Roofline
 from autotune.errors import MeasurementError
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.interpolation import interpolate, leave_one_out_errors
-from autotune.predictor.roofline import Roofline
-from autotune.profiler.schema import Measurement
+from autotune.profiler.records import Measurement
 from autotune.types import Estimate, LayerShape
 
 if TYPE_CHECKING:

@@ -1,46 +1,56 @@
 """The latency database: committed as measured, keyed by fingerprint, checkable.
 
-SQLite (STRICT, WAL) through SQLAlchemy Core. One row per fingerprint and shape; a failed
-measurement is a row with its error and gives way to a later success. Every run carries a seal, the
-sum of its rows' sha256, renewed in the transaction that changes them.
+SQLite or PostgreSQL through SQLAlchemy Core. One row per fingerprint and shape; a failed
+measurement is a row with its error and gives way to a later success. Every run carries a seal
+(profiler/seals.py), renewed in the transaction that changes its rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
-import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.dialects.sqlite import insert
 
-from autotune.errors import AutotuneError, DatabaseError, RunFolderError, StorageError
-from autotune.profiler.schema import FINGERPRINT, MEASUREMENT, MIGRATIONS, RUN, Measurement
-from autotune.types import Fingerprint, canonical_json, from_mapping
+from autotune.devices.health import ClockReading
+from autotune.errors import DatabaseError
+from autotune.profiler import seals
+from autotune.profiler.dialects import Address, Dialect, dialect_of
+from autotune.profiler.records import PERCENTS, Detail, Measurement, Origin, RunContents
+from autotune.profiler.schema import (
+    CLOCKS,
+    FINGERPRINT,
+    KEY,
+    MEASUREMENT,
+    MIGRATIONS,
+    QUANTILES,
+    QUARANTINE,
+    RUN,
+    SAMPLES,
+    SOURCE,
+)
+from autotune.types import Fingerprint, LayerShape, canonical_json, from_mapping
 
 SCHEMA = len(MIGRATIONS)
 _COLUMNS = [field.name for field in dataclasses.fields(Measurement)]
-_KEY = [column.name for column in MEASUREMENT.primary_key]
+_PACKAGE = "lowrank-autotune"
 
 
-def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def measured_here() -> Origin:
+    """The origin of what this program measures."""
+    return Origin(kind="measured", name=_PACKAGE, version=version(_PACKAGE))
 
 
 class LatencyDatabase:
-    """One database file. Use as a context manager.
+    """One database, at a path (SQLite) or a URL (PostgreSQL). Use as a context manager.
 
     Raises (any method):
         DatabaseError: not a database, damaged, or written by a newer version.
@@ -48,14 +58,10 @@ class LatencyDatabase:
         RunFolderError: the file cannot be opened or written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._engine = sa.create_engine(f"sqlite:///{path}")
-        sa.event.listen(self._engine, "connect", _configure)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
+    def __init__(self, address: Address) -> None:
+        self.dialect: Dialect = dialect_of(address)
+        self.address = address
+        self._engine = self.dialect.engine()
         self._migrate()
 
     def __enter__(self) -> LatencyDatabase:
@@ -72,115 +78,159 @@ class LatencyDatabase:
         self._engine.dispose()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction, committed at the end; errors of the driver become ours."""
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except AutotuneError:
-            raise
-        except exc.IntegrityError as error:
-            raise DatabaseError(f"{self.path} refuses the row: {error.orig}") from error
-        except exc.DatabaseError as error:
-            raise self._translate(error) from error
-
-    def _translate(self, error: exc.DatabaseError) -> AutotuneError:
-        text = str(error.orig)
-        if "full" in text:
-            return StorageError(
-                f"no space left while writing {self.path}; free some space and run the same "
-                "command again, it continues where it stopped"
-            )
-        if "readonly" in text or "unable to open" in text:
-            return RunFolderError(f"cannot write {self.path} ({text}); give another file with --db")
-        return DatabaseError(
-            f"{self.path} is damaged or no latency database ({text}); move it away, or restore "
-            "it with `autotune db import` from an export"
-        )
+        except exc.DBAPIError as error:
+            raise self.dialect.translate(error) from error
 
     def _migrate(self) -> None:
-        with self._transaction() as connection:
-            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar() or 0)
-            if version > SCHEMA:
+        with self.transaction() as connection:
+            found = self.dialect.version(connection)
+            if found > SCHEMA:
                 raise DatabaseError(
-                    f"{self.path} has schema version {version}, this program knows up to "
+                    f"{self.address} has schema version {found}, this program knows up to "
                     f"{SCHEMA}; upgrade lowrank-autotune or give another file with --db"
                 )
-            if version == SCHEMA:
+            if found == SCHEMA:
                 return
-            for migrate in MIGRATIONS[version:]:
+            for migrate in MIGRATIONS[found:]:
                 migrate(connection)
             for run_id in connection.execute(sa.select(RUN.c.id)).scalars().all():
-                _seal(connection, run_id)
-            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA}")
+                seals.seal(connection, run_id)
+            self.dialect.set_version(connection, SCHEMA)
 
-    def start_run(self, fingerprint: Fingerprint, plan: str) -> str:
-        """Register a run of measurements and return its id."""
+    def start_run(self, fingerprint: Fingerprint, plan: str, origin: Origin | None = None) -> str:
+        """Register a run of measurements (by this program unless `origin` says else); its id."""
         run_id = uuid.uuid4().hex
-        with self._transaction() as connection:
-            _put_fingerprint(connection, fingerprint)
-            connection.execute(
-                RUN.insert().values(
-                    id=run_id, fingerprint_id=fingerprint.id, started_at=timestamp(), plan=plan,
-                    sha256=_hash_rows([]),
-                )
-            )  # fmt: skip
+        with self.transaction() as connection:
+            self._put_run(
+                connection, fingerprint, run_id, timestamp(), plan, origin or measured_here()
+            )
         return run_id
 
-    def add(self, run_id: str, rows: Sequence[Measurement]) -> None:
-        """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
-        with self._transaction() as connection:
-            # A write first: it takes the lock under which all that follows is read.
-            connection.execute(RUN.update().where(RUN.c.id == run_id).values(id=run_id))
-            fingerprint_id = connection.execute(
-                sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id)
-            ).scalar_one()
-            before = _rows_like(connection, fingerprint_id, rows)
-            _put_rows(connection, {"fingerprint_id": fingerprint_id, "run_id": run_id}, rows)
-            after = _rows_like(connection, fingerprint_id, rows)
-            _reseal(connection, before, after)
+    def _put_run(
+        self, connection: sa.Connection, fingerprint: Fingerprint, run_id: str, started_at: str,
+        plan: str, origin: Origin,
+    ) -> None:  # fmt: skip
+        record = canonical_json(fingerprint.to_json())
+        known = self.dialect.insert(FINGERPRINT).values(id=fingerprint.id, record=record)
+        connection.execute(known.on_conflict_do_nothing())
+        if connection.execute(sa.select(RUN.c.id).where(RUN.c.id == run_id)).first():
+            return
+        run = RUN.insert().values(
+            id=run_id, fingerprint_id=fingerprint.id, started_at=started_at, plan=plan,
+            sha256=seals.EMPTY,
+        )  # fmt: skip
+        connection.execute(run)
+        row = {"run_id": run_id, **vars(origin)}
+        connection.execute(SOURCE.insert().values(row))
+        seals.renew(connection, SOURCE, [], [row])
 
-    def measurements(self, fingerprint_id: str, *, errors: bool = False) -> list[Measurement]:
-        """All points of one fingerprint, sorted by shape; failed ones only when asked for."""
+    def add(
+        self, run_id: str, rows: Sequence[Measurement],
+        details: Mapping[LayerShape, Detail] | None = None, clocks: Sequence[ClockReading] = (),
+    ) -> None:  # fmt: skip
+        """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
+        with self.transaction() as connection:
+            self._put_rows(connection, run_id, rows, details or {}, clocks)
+
+    def put_contents(self, fingerprint: Fingerprint, contents: RunContents) -> None:
+        """Store a run of another database as it is; once more changes nothing."""
+        with self.transaction() as connection:
+            self._put_run(
+                connection, fingerprint, contents.id, contents.started_at, contents.plan,
+                contents.origin,
+            )  # fmt: skip
+            has = sa.select(CLOCKS.c.number).where(CLOCKS.c.run_id == contents.id)
+            clocks = () if connection.execute(has).first() else contents.clocks
+            self._put_rows(connection, contents.id, contents.rows, contents.details, clocks)
+
+    def _put_rows(
+        self, connection: sa.Connection, run_id: str, rows: Sequence[Measurement],
+        details: Mapping[LayerShape, Detail], clocks: Sequence[ClockReading],
+    ) -> None:  # fmt: skip
+        owner = sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id).scalar_subquery()
+        # A write first: it takes the lock of this fingerprint, under which all that follows is read
+        # and that keeps two runs from waiting for each other.
+        lock = FINGERPRINT.update().where(FINGERPRINT.c.id == owner)
+        connection.execute(lock.values(record=FINGERPRINT.c.record))
+        fingerprint_id = connection.execute(sa.select(owner)).scalar_one()
+        _put_clocks(connection, run_id, clocks)
+        if not rows:
+            return
+        before = _rows_like(connection, fingerprint_id, rows)
+        failed = MEASUREMENT.c.error.is_not(None)
+        statement = self.dialect.insert(MEASUREMENT)
+        fresh = {n: statement.excluded[n] for n in (*_COLUMNS, "run_id") if n not in KEY}
+        upsert = statement.on_conflict_do_update(index_elements=list(KEY), set_=fresh, where=failed)
+        owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
+        connection.execute(upsert, [vars(row) | owners for row in rows])
+        after = _rows_like(connection, fingerprint_id, rows)
+        seals.renew(connection, MEASUREMENT, before, after)
+        known = {_key(row) for row in before if row["error"] is None}
+        new = {_key(row) for row in after if row["error"] is None} - known
+        fresh_rows = [row for row in rows if _key(vars(row) | owners) in new]
+        _put_details(connection, owners, fresh_rows, details)
+
+    def measurements(
+        self, fingerprint_id: str, *, errors: bool = False, quarantined: bool = False
+    ) -> list[Measurement]:
+        """All points of one fingerprint, sorted by shape; failed and impossible ones on demand."""
         query = sa.select(*(MEASUREMENT.c[name] for name in _COLUMNS)).where(
             MEASUREMENT.c.fingerprint_id == fingerprint_id
         )
         if not errors:
             query = query.where(MEASUREMENT.c.error.is_(None))
-        query = query.order_by(*(MEASUREMENT.c[name] for name in _KEY))
-        with self._transaction() as connection:
+        if not quarantined:
+            same = sa.and_(*(QUARANTINE.c[name] == MEASUREMENT.c[name] for name in KEY))
+            query = query.where(~sa.exists().where(same))
+        query = query.order_by(*(MEASUREMENT.c[name] for name in KEY))
+        with self.transaction() as connection:
             return [Measurement(**row._mapping) for row in connection.execute(query)]
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Every fingerprint by id."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(sa.select(FINGERPRINT)).all()
         return {row.id: from_mapping(Fingerprint, json.loads(row.record)) for row in rows}
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run: id, fingerprint_id, started_at, plan, sha256."""
-        with self._transaction() as connection:
-            query = sa.select(RUN).order_by(RUN.c.started_at)
+        """Every run: id, fingerprint_id, started_at, plan, sha256, and where it is from."""
+        query = sa.select(RUN, SOURCE.c.kind, SOURCE.c.name, SOURCE.c.version)
+        query = query.join(SOURCE).order_by(RUN.c.started_at, RUN.c.id)
+        with self.transaction() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
 
-    def verify(self) -> list[str]:
-        """Problems found: SQLite's own check, every run's hash, every fingerprint's id."""
-        with self._transaction() as connection:
-            problems = [
-                str(row[0])
-                for row in connection.exec_driver_sql("PRAGMA integrity_check")
-                if row[0] != "ok"
-            ]
-            for row in connection.execute(sa.select(RUN)):
-                if _hash_rows(_run_rows(connection, row.id)) != row.sha256:
-                    problems.append(f"run {row.id}: its rows do not match their sha256")
-            for row in connection.execute(sa.select(FINGERPRINT)):
-                try:
-                    intact = from_mapping(Fingerprint, json.loads(row.record)).id == row.id
-                except (ValueError, TypeError):
-                    intact = False
-                if not intact:
-                    problems.append(f"fingerprint {row.id}: its record does not match its id")
-        return problems
+    def contents(self, run_id: str) -> RunContents:
+        """Everything of one run."""
+        with self.transaction() as connection:
+            run = connection.execute(sa.select(RUN).where(RUN.c.id == run_id)).one()
+            rows, quantiles, samples, clocks, source = (
+                seals.run_rows(connection, table, run_id) for table in seals.SEALED
+            )
+        found = {_key(row): row for row in rows}
+        points = {key: Measurement(**{n: row[n] for n in _COLUMNS}) for key, row in found.items()}
+        seconds = {_key(row): tuple(json.loads(row["seconds"])) for row in samples}
+        details = {
+            points[_key(row)].shape: Detail(
+                quantiles_s=tuple(row[f"p{percent:02d}_s"] for percent in PERCENTS),
+                samples_s=seconds[_key(row)],
+            )
+            for row in quantiles
+        }
+        readings = sorted(clocks, key=lambda row: row["number"])
+        skip = ("run_id", "number")
+        return RunContents(
+            id=run_id, started_at=run.started_at, plan=run.plan,
+            origin=Origin(**{k: v for k, v in source[0].items() if k != "run_id"}),
+            rows=tuple(points.values()), details=details,
+            clocks=tuple(
+                ClockReading(**{k: v for k, v in row.items() if k not in skip}) for row in readings
+            ),
+        )  # fmt: skip
 
 
 def timestamp() -> str:
@@ -188,23 +238,37 @@ def timestamp() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _put_fingerprint(connection: sa.Connection, fingerprint: Fingerprint) -> None:
-    record = canonical_json(fingerprint.to_json())
-    statement = insert(FINGERPRINT).values(id=fingerprint.id, record=record)
-    connection.execute(statement.on_conflict_do_nothing())
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
 
 
-def _put_rows(
-    connection: sa.Connection, owners: dict[str, str], rows: Sequence[Measurement]
-) -> None:
-    """Insert rows, over failed ones only."""
-    if not rows:
+def _put_details(
+    connection: sa.Connection, owners: dict[str, str], rows: Sequence[Measurement],
+    details: Mapping[LayerShape, Detail],
+) -> None:  # fmt: skip
+    quantiles, samples = [], []
+    for row in rows:
+        detail = details.get(row.shape)
+        if detail is None:
+            continue
+        keys = {name: value for name, value in vars(row).items() if name in KEY} | owners
+        names = [f"p{percent:02d}_s" for percent in PERCENTS]
+        quantiles.append({**keys, **dict(zip(names, detail.quantiles_s, strict=True))})
+        samples.append({**keys, "seconds": canonical_json(list(detail.samples_s))})
+    for table, found in ((QUANTILES, quantiles), (SAMPLES, samples)):
+        if found:
+            connection.execute(table.insert(), found)
+            seals.renew(connection, table, [], found)
+
+
+def _put_clocks(connection: sa.Connection, run_id: str, clocks: Sequence[ClockReading]) -> None:
+    if not clocks:
         return
-    failed = MEASUREMENT.c.error.is_not(None)
-    statement = insert(MEASUREMENT)
-    fresh = {name: statement.excluded[name] for name in (*_COLUMNS, "run_id") if name not in _KEY}
-    statement = statement.on_conflict_do_update(index_elements=_KEY, set_=fresh, where=failed)
-    connection.execute(statement, [vars(row) | owners for row in rows])
+    query = sa.select(sa.func.count()).where(CLOCKS.c.run_id == run_id)
+    first = connection.execute(query).scalar_one()
+    rows = [{"run_id": run_id, "number": first + i, **vars(c)} for i, c in enumerate(clocks)]
+    connection.execute(CLOCKS.insert(), rows)
+    seals.renew(connection, CLOCKS, [], rows)
 
 
 def _rows_like(
@@ -215,37 +279,3 @@ def _rows_like(
     for name in ("tokens", "in_features", "out_features", "rank"):
         query = query.where(MEASUREMENT.c[name].in_({getattr(row, name) for row in rows}))
     return [dict(row._mapping) for row in connection.execute(query)]
-
-
-def _run_rows(connection: sa.Connection, run_id: str) -> list[Any]:
-    query = sa.select(MEASUREMENT).where(MEASUREMENT.c.run_id == run_id)
-    return [dict(row._mapping) for row in connection.execute(query)]
-
-
-def _digest(rows: Sequence[Any]) -> int:
-    """Sum of the rows' sha256, in any order: a row more or less costs one hash, not all."""
-    digests = (hashlib.sha256(canonical_json(row).encode()).digest() for row in rows)
-    return sum(int.from_bytes(digest) for digest in digests)
-
-
-def _hash_rows(rows: Sequence[Any]) -> str:
-    return _seal_text(_digest(rows))
-
-
-def _seal_text(total: int) -> str:
-    return f"{total % (1 << 256):064x}"
-
-
-def _seal(connection: sa.Connection, run_id: str) -> None:
-    sha256 = _hash_rows(_run_rows(connection, run_id))
-    connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=sha256))
-
-
-def _reseal(connection: sa.Connection, before: Sequence[Any], after: Sequence[Any]) -> None:
-    """Take `before` out of the seals of their runs and put `after` into those of theirs."""
-    for run_id in {row["run_id"] for row in (*before, *after)}:
-        old = connection.execute(sa.select(RUN.c.sha256).where(RUN.c.id == run_id)).scalar_one()
-        gone, new = ([r for r in rows if r["run_id"] == run_id] for rows in (before, after))
-        seal = _seal_text(int(old, 16) + _digest(new) - _digest(gone))
-        if seal != old:
-            connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=seal))

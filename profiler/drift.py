@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import MeasurementError
-from autotune.profiler.schema import Measurement
+from autotune.profiler.records import Measurement
 from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import layer_task
 from autotune.profiler.timing import TimingPolicy

@@ -1,16 +1,21 @@
-"""Move measurements between databases: CSV, Parquet and whole SQLite files."""
+"""Move measurements between databases: CSV, Parquet, and SQLite files with all that is known."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import sqlite3
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 
 from autotune.errors import DatabaseError, UsageError, storage_errors
 from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.schema import LINEAR, Measurement
+from autotune.profiler.records import LINEAR, Measurement, Origin
+from autotune.profiler.verify import find_problems
 from autotune.types import Fingerprint, canonical_json, from_mapping
 
 _FIELDS = [field.name for field in dataclasses.fields(Measurement)]
@@ -51,7 +56,8 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
     """
     tables = read_table(path)
     for fingerprint, rows in tables:
-        database.add(database.start_run(fingerprint, f"import {path.name}"), rows)
+        origin = Origin(kind="file", name=path.name, version="")
+        database.add(database.start_run(fingerprint, f"import {path.name}", origin), rows)
     return sum(len(rows) for _, rows in tables)
 
 
@@ -91,24 +97,79 @@ def _measurement(values: dict[object, object]) -> Measurement:
     return from_mapping(Measurement, clean)
 
 
-def merge(target: LatencyDatabase, source: Path) -> int:
-    """Add every point of another database file that `target` lacks; returns rows read.
+def merge(target: LatencyDatabase, source: Path, *, keep_apart: bool = False) -> int:
+    """Add every run of another database file; returns the points read.
 
-    Points are kept under their own fingerprint, so measurements of different machines or
-    versions never mix.
+    Runs come over whole, with their samples, clocks and origin; a run that is there already and a
+    point that was measured already change nothing.
 
     Raises:
-        DatabaseError: `source` is missing, damaged or fails its hashes.
+        DatabaseError: `source` is missing, damaged or fails its hashes; or one of its fingerprints
+            differs from one of the same name in `target` and `keep_apart` is not set.
     """
     if not source.is_file():
         raise DatabaseError(f"{source} does not exist")
-    count = 0
     with LatencyDatabase(source) as other:
-        problems = other.verify()
+        problems = find_problems(other)
         if problems:
             raise DatabaseError(f"{source} was not merged: {problems[0]}")
-        for key, fingerprint in other.fingerprints().items():
-            rows = other.measurements(key, errors=True)
-            target.add(target.start_run(fingerprint, f"merge {source.name}"), rows)
-            count += len(rows)
+        if not keep_apart:
+            _refuse_namesakes(target, other, source)
+        return _copy_runs(other, target)
+
+
+def ship(database: LatencyDatabase, path: Path) -> str:
+    """Write everything to one SQLite file that `db merge` reads; returns the file's sha256.
+
+    The file appears whole or not at all.
+
+    Raises:
+        DatabaseError: the database fails its hashes.
+        UsageError: the file is there already.
+    """
+    if path.exists():
+        raise UsageError(f"{path} is there already; give another name")
+    problems = find_problems(database)
+    if problems:
+        raise DatabaseError(f"{database.address} was not shipped: {problems[0]}")
+    with storage_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        with LatencyDatabase(temporary) as copy:
+            _copy_runs(database, copy)
+        # Without its write-ahead log a database is one file.
+        with contextlib.closing(sqlite3.connect(temporary)) as raw:
+            raw.execute("PRAGMA journal_mode=DELETE")
+            raw.execute("VACUUM")
+        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        temporary.replace(path)
+    return sha256
+
+
+def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:
+    fingerprints = source.fingerprints()
+    count = 0
+    for run in source.runs():
+        contents = source.contents(run["id"])
+        target.put_contents(fingerprints[run["fingerprint_id"]], contents)
+        count += len(contents.rows)
     return count
+
+
+def _refuse_namesakes(target: LatencyDatabase, other: LatencyDatabase, source: Path) -> None:
+    """One device, backend and dtype under two versions or settings is two sets of latencies."""
+
+    def name(fingerprint: Fingerprint) -> tuple[str, ...]:
+        return (fingerprint.device, fingerprint.backend, fingerprint.dtype)
+
+    known = target.fingerprints()
+    here = {name(fingerprint): (key, fingerprint) for key, fingerprint in known.items()}
+    for key, fingerprint in other.fingerprints().items():
+        if key in known or name(fingerprint) not in here:
+            continue
+        own_key, own = here[name(fingerprint)]
+        pairs = ((f, getattr(own, f), getattr(fingerprint, f)) for f in vars(own))
+        differs = ", ".join(f"{f} {a!r} and {b!r}" for f, a, b in pairs if a != b)
+        raise DatabaseError(
+            f"{source} has {' '.join(name(fingerprint))} as {key}, here it is {own_key}: "
+            f"{differs}; such measurements must not mix, --keep-apart stores them beside each other"
+        )

@@ -19,7 +19,7 @@ from packaging.version import Version
 
 from autotune.errors import UsageError
 from autotune.profiler.database import LatencyDatabase, timestamp
-from autotune.profiler.schema import Measurement
+from autotune.profiler.records import Measurement, Origin
 from autotune.types import Fingerprint
 
 PACKAGE = "aiconfigurator-core"
@@ -147,7 +147,8 @@ def import_gemms(database: LatencyDatabase, device: str, dtype: str = "bf16") ->
     """
     count = 0
     for table in read_tables(device, dtype):
-        run = database.start_run(fingerprint_of_table(table), table.source)
+        origin = Origin(kind="package", name=f"{PACKAGE}: {table.stack}", version=version(PACKAGE))
+        run = database.start_run(fingerprint_of_table(table), table.source, origin)
         now = timestamp()
         database.add(run, [_measurement(dtype, now, *row) for row in table.rows.to_numpy()])
         count += len(table.rows)

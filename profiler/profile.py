@@ -8,7 +8,7 @@ from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database import LatencyDatabase, timestamp
-from autotune.profiler.schema import Measurement, kind_of
+from autotune.profiler.records import Detail, Measurement, kind_of
 from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import TimingTask, layer_task
 from autotune.profiler.timing import PairedTiming, TimingPolicy
@@ -71,7 +71,7 @@ def measure_points(
     progress(0, len(points))
     for outcome in runner.run(tasks):
         rows = _rows(tasks[outcome.index], outcome.timing, outcome.error)
-        database.add(run_id, rows)
+        database.add(run_id, rows, _details(rows, outcome.timing), outcome.clocks)
         failures += [row for row in rows if row.error is not None]
         done += len(rows) - 1
         progress(min(done, len(points)), len(points))
@@ -91,6 +91,16 @@ def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTas
         ]
         tasks += [layer_task(dense, group, policy) for group in groups or [()]]
     return tasks
+
+
+def _details(rows: Sequence[Measurement], timing: PairedTiming | None) -> dict[LayerShape, Detail]:
+    if timing is None:
+        return {}
+    columns = zip(timing.quantiles_s, timing.samples_s, strict=True)
+    return {
+        row.shape: Detail(quantiles_s=quantiles, samples_s=samples)
+        for row, (quantiles, samples) in zip(rows, columns, strict=True)
+    }
 
 
 def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> list[Measurement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     REAL,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Integer,
     MetaData,
     Table,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from autotune.types import LayerShape
+from autotune.profiler.records import LINEAR, PERCENTS
 
 METADATA = MetaData()
 _REAL: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
@@ -77,6 +78,63 @@ MEASUREMENT = Table(
     sqlite_strict=True,
 )
 
+# What a measurement is of; the key of every table about it.
+KEY = tuple(column.name for column in MEASUREMENT.primary_key)
+
+
+def _about_a_measurement(name: str, *columns: Column[Any]) -> Table:
+    """A table with one row, or none, for every measurement."""
+    keys = [
+        Column(each.name, each.type, primary_key=True, autoincrement=False)
+        for each in MEASUREMENT.primary_key
+    ]
+    return Table(
+        name,
+        METADATA,
+        *keys,
+        *columns,
+        ForeignKeyConstraint(KEY, [f"measurement.{column}" for column in KEY]),
+        sqlite_strict=True,
+    )
+
+
+def _run_id() -> Column[str]:
+    return Column("run_id", Text, ForeignKey("run.id"), nullable=False, index=True)
+
+
+QUANTILES = _about_a_measurement(
+    "quantiles",
+    _run_id(),
+    *(Column(f"p{percent:02d}_s", _REAL, nullable=False) for percent in PERCENTS),
+)
+# Seconds of single calls, in the order in which they were taken: a JSON list.
+SAMPLES = _about_a_measurement("samples", _run_id(), Column("seconds", Text, nullable=False))
+# What `db verify` found impossible: kept, and left out of every table of latencies.
+QUARANTINE = _about_a_measurement(
+    "quarantine", Column("reason", Text, nullable=False), Column("found_at", Text, nullable=False)
+)
+SOURCE = Table(
+    "source",
+    METADATA,
+    Column("run_id", Text, ForeignKey("run.id"), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    sqlite_strict=True,
+)
+CLOCKS = Table(
+    "clocks",
+    METADATA,
+    Column("run_id", Text, ForeignKey("run.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("moment", Text, nullable=False),
+    Column("read_at", Text, nullable=False),
+    *(Column(name, Integer, nullable=False) for name in ("sm_mhz", "memory_mhz", "temperature_c")),
+    Column("power_w", _REAL, nullable=False),
+    Column("reasons", Integer, nullable=False),
+    sqlite_strict=True,
+)
+
 
 def _create_all(connection: Connection) -> None:
     METADATA.create_all(connection)
@@ -101,57 +159,16 @@ def _seal_by_sum(connection: Connection) -> None:
     del connection
 
 
+def _add_details(connection: Connection) -> None:
+    """Version 4: quantiles, samples, clocks, sources and quarantine, in tables of their own."""
+    METADATA.create_all(connection)
+    runs = select(RUN.c.id, literal("unknown"), RUN.c.plan, literal(""))
+    missing = runs.where(RUN.c.id.not_in(select(SOURCE.c.run_id)))
+    connection.execute(SOURCE.insert().from_select(["run_id", "kind", "name", "version"], missing))
+
+
 # A migration takes the database from version i to i + 1, inside one transaction; the hashes of all
 # runs are renewed after the last.
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all, _add_kind, _seal_by_sum)
-
-LINEAR = "linear"
-
-
-def kind_of(parts: tuple[int, ...]) -> str:
-    """`linear`, or `shared:512+128+128` for layers of these widths with one input."""
-    return f"shared:{'+'.join(map(str, parts))}" if parts else LINEAR
-
-
-def parts_of(kind: str) -> tuple[int, ...]:
-    """The widths back from `kind_of`."""
-    _, _, widths = kind.partition(":")
-    return tuple(int(width) for width in widths.split("+")) if widths else ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One measured point; rank 0 is the dense layer. Either times or an error.
-
-    `ratio` is latency recovery, the median of paired rounds, with its 95 % interval.
-    """
-
-    kind: str = LINEAR
-    tokens: int
-    in_features: int
-    out_features: int
-    rank: int
-    dtype: str
-    latency_s: float | None
-    dense_latency_s: float | None
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    rounds: int
-    windows: int
-    disturbed_windows: int
-    converged: int
-    error: str | None
-    measured_at: str
-
-    @property
-    def shape(self) -> LayerShape:
-        """The layer this is a measurement of."""
-        return LayerShape(
-            tokens=self.tokens,
-            in_features=self.in_features,
-            out_features=self.out_features,
-            rank=self.rank or None,
-            dtype=self.dtype,
-            parts=parts_of(self.kind),
-        )
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _create_all, _add_kind, _seal_by_sum, _add_details,
+)  # fmt: skip

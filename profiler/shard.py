@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from autotune.devices.detect import PresentDevice
+from autotune.devices.health import ClockReading
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.tasks import Outcome, TimingTask
 from autotune.profiler.timing import PairedTiming
@@ -132,8 +133,16 @@ def _outcome(index: int, values: dict[str, Any]) -> Outcome:
     timing = values.get("timing")
     if timing is None:
         return Outcome(index=index, error=values["error"])
-    lists = {key: tuple(v) if isinstance(v, list) else v for key, v in timing.items()}
-    return Outcome(index=index, timing=from_mapping(PairedTiming, lists))
+    return Outcome(
+        index=index,
+        timing=from_mapping(PairedTiming, {key: _tuples(v) for key, v in timing.items()}),
+        clocks=tuple(from_mapping(ClockReading, reading) for reading in values.get("clocks", ())),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 class _Lines:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.database import LatencyDatabase, measured_here
 from autotune.profiler.exchange import read_table
-from autotune.profiler.schema import Measurement
+from autotune.profiler.records import Measurement
 from autotune.types import Fingerprint
 
 _FOLDER = files("autotune.profiler") / "data"
@@ -36,5 +37,7 @@ def load_shipped(database: LatencyDatabase, device: str) -> int:
     with as_file(_FOLDER / f"{device}.parquet") as path:
         tables = read_table(Path(path))
     for fingerprint, rows in tables:
-        database.add(database.start_run(fingerprint, "shipped with the package"), rows)
+        origin = dataclasses.replace(measured_here(), kind="shipped")
+        run = database.start_run(fingerprint, "shipped with the package", origin)
+        database.add(run, rows)
     return sum(len(rows) for _, rows in tables)

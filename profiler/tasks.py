@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.devices.health import ClockReading
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.types import LayerShape, from_mapping
 
@@ -46,10 +47,11 @@ class TimingTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result of one task: a timing, or the error that prevented it."""
+    """The result of one task: a timing and the clocks around it, or the error that prevented it."""
 
     index: int
     timing: PairedTiming | None = None
+    clocks: tuple[ClockReading, ...] = ()
     error: str | None = None
 
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import MeasurementError
+from autotune.profiler.records import PERCENTS
 
+_KEPT = 64
 # Returns the seconds that the device itself counted, or None: then the clock here counts.
 Runner = Callable[[], float | None]
 
@@ -41,7 +43,8 @@ class TimingPolicy:
 class PairedTiming:
     """Result for each alternative; index 0 is the reference.
 
-    `ratios[i]` is the median over rounds of time_i / time_0 with its 95 % interval.
+    `ratios[i]` is the median over rounds of time_i / time_0 with its 95 % interval;
+    `quantiles_s[i]` are at `PERCENTS` of all rounds, `samples_s[i]` at most `_KEPT` of them.
     """
 
     latencies_s: tuple[float, ...]
@@ -52,6 +55,8 @@ class PairedTiming:
     windows: int
     disturbed_windows: int
     converged: bool
+    quantiles_s: tuple[tuple[float, ...], ...] = ()
+    samples_s: tuple[tuple[float, ...], ...] = ()
 
     @property
     def half_width(self) -> float:
@@ -121,7 +126,15 @@ def _summarise(
         windows=windows,
         disturbed_windows=windows - len(calm),
         converged=converged,
+        quantiles_s=tuple(_quantiles(column) for column in samples),
+        samples_s=tuple(tuple(column[:: -(-len(column) // _KEPT)]) for column in samples),
     )
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    """Of `values` at `PERCENTS`, the nearest of them each."""
+    ordered = sorted(values)
+    return tuple(ordered[round(percent / 100 * (len(ordered) - 1))] for percent in PERCENTS)
 
 
 def time_interleaved(

@@ -10,11 +10,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from autotune.devices.health import watch
+from autotune.devices.health import ClockReading, watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, Runner, time_interleaved
@@ -38,22 +38,34 @@ def run_task(
     task: TimingTask,
     threads: int,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> PairedTiming:
-    """Time one task; latencies and ratios are per layer."""
+) -> tuple[PairedTiming, tuple[ClockReading, ...]]:
+    """Time one task, latencies and ratios per layer; and the device's clocks around it."""
     prepared = [prepare(backend, subject, threads) for subject in task.subjects]
-    with watch(backend.device) as slowed:
+    with watch(backend.device) as device:
+        before = device.read("before")
         timing = time_interleaved(
-            [runner for runner, _ in prepared], task.policy, progress=progress, slowed=slowed
-        )
+            [runner for runner, _ in prepared], task.policy, progress=progress,
+            slowed=device.slowed,
+        )  # fmt: skip
+        clocks = (*before, *device.read("after"))
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
-    return dataclasses.replace(
+    per_layer = dataclasses.replace(
         timing,
         latencies_s=tuple(t / c for t, c in zip(timing.latencies_s, copies, strict=True)),
+        quantiles_s=_divided(timing.quantiles_s, copies),
+        samples_s=_divided(timing.samples_s, copies),
         ratios=tuple(r * s for r, s in zip(timing.ratios, scale, strict=True)),
         ratio_lows=tuple(r * s for r, s in zip(timing.ratio_lows, scale, strict=True)),
         ratio_highs=tuple(r * s for r, s in zip(timing.ratio_highs, scale, strict=True)),
     )
+    return per_layer, clocks
+
+
+def _divided(
+    columns: Sequence[Sequence[float]], copies: Sequence[int]
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(t / c for t in column) for column, c in zip(columns, copies, strict=True))
 
 
 def main(source: TextIO, sink: TextIO) -> None:
@@ -69,8 +81,9 @@ def main(source: TextIO, sink: TextIO) -> None:
         outcome: dict[str, Any] = {"index": index}
         try:
             task = TimingTask.from_json(values)
-            timing = run_task(backend, task, request["threads"], _sometimes(index, send))
+            timing, clocks = run_task(backend, task, request["threads"], _sometimes(index, send))
             outcome["timing"] = dataclasses.asdict(timing)
+            outcome["clocks"] = [vars(reading) for reading in clocks]
         except Exception as error:  # any failure of a backend is a result
             outcome["error"] = f"{type(error).__name__}: {error}"[:2000]
         send(outcome)

@@ -1,4 +1,4 @@
-"""`autotune db info|export|import|merge|verify|drift`."""
+"""`autotune db info|export|import|merge|ship|verify|drift`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
+    Address,
     backend_option,
     database_option,
     device_option,
@@ -27,7 +28,7 @@ def command() -> None:
 @command.command("info", epilog="Example: autotune db info --format json")
 @database_option
 @format_option
-def info(database: Path, output_format: str) -> None:
+def info(database: Address, output_format: str) -> None:
     """Fingerprints, points and runs."""
     from autotune.profiler.database import LatencyDatabase
 
@@ -52,7 +53,7 @@ def info(database: Path, output_format: str) -> None:
 @click.argument("path", type=_PATH)
 @database_option
 @format_option
-def export(path: Path, database: Path, output_format: str) -> None:
+def export(path: Path, database: Address, output_format: str) -> None:
     """Write all points to a .csv or .parquet file."""
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.exchange import export_table
@@ -69,7 +70,7 @@ def export(path: Path, database: Path, output_format: str) -> None:
 )
 @database_option
 @format_option
-def import_(path: Path | None, device: str | None, database: Path, output_format: str) -> None:
+def import_(path: Path | None, device: str | None, database: Address, output_format: str) -> None:
     """Add the points of an exported .csv or .parquet file, or those known of a device.
 
     Of a device: what ships with this package, else what others measured, read from the installed
@@ -98,29 +99,56 @@ def import_(path: Path | None, device: str | None, database: Path, output_format
 
 @command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
 @click.argument("path", type=_PATH)
+@click.option("--keep-apart", is_flag=True, help="Even if this device was measured otherwise.")
 @database_option
 @format_option
-def merge(path: Path, database: Path, output_format: str) -> None:
-    """Add the points of another database; measurements of other machines stay apart."""
+def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -> None:
+    """Add the runs of another database file, samples, clocks and origin with them.
+
+    The same device measured with other versions or settings is refused unless kept apart.
+    """
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.exchange import merge as merge_file
 
     with LatencyDatabase(database) as store:
-        count = merge_file(store, path)
+        count = merge_file(store, path, keep_apart=keep_apart)
     emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows read from {path}"])
+
+
+@command.command("ship", epilog="Example: autotune db ship a-gpu.sqlite")
+@click.argument("path", type=_PATH)
+@database_option
+@format_option
+def ship(path: Path, database: Address, output_format: str) -> None:
+    """Write everything to one file that `autotune db merge` reads elsewhere."""
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.exchange import ship as ship_file
+
+    with LatencyDatabase(database) as store:
+        sha256 = ship_file(store, path)
+    emit(output_format, {"path": str(path), "sha256": sha256}, [f"{path} written, sha256 {sha256}"])
 
 
 @command.command("verify", epilog="Example: autotune db verify")
 @database_option
 @format_option
-def verify(database: Path, output_format: str) -> int:
-    """Recompute every hash; exit code 1 when something does not match."""
+def verify(database: Address, output_format: str) -> int:
+    """Recompute every hash, and put impossible points into quarantine.
+
+    Exit code 1 when a hash does not match. Points in quarantine are kept and no longer used.
+    """
     from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.verify import find_problems, find_suspects, quarantine
 
     with LatencyDatabase(database) as store:
-        problems = store.verify()
+        problems = find_problems(store)
+        suspects = find_suspects(store)
+        quarantine(store, suspects)
+    found = [f"{suspect.row.shape}: {suspect.reason}" for suspect in suspects]
     lines = problems or [f"{database}: every hash matches"]
-    emit(output_format, {"database": str(database), "problems": problems}, lines)
+    lines += [f"into quarantine: {text}" for text in found]
+    record = {"database": str(database), "problems": problems, "quarantined": found}
+    emit(output_format, record, lines)
     return 1 if problems else 0
 
 
@@ -134,7 +162,7 @@ def verify(database: Path, output_format: str) -> int:
 @format_option
 def drift(
     anchors: int, dtype: str | None, device: str, backend: str, threads: int | None,
-    database: Path, output_format: str,
+    database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Time some points again and say whether the database still holds; exit code 1 when not."""
     from autotune.devices.detect import check_threads, require_device

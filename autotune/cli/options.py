@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 from autotune.errors import UsageError
-from autotune.paths import default_database
+from autotune.paths import database_address, default_database
 from autotune.types import LayerShape
 
+# A SQLite file, or the URL of a PostgreSQL database.
+Address = Path | str
+
+
+class _AddressType(click.ParamType[Address]):
+    name = "path or url"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        return database_address(str(value))
+
+
 database_option = click.option(
-    "--db", "database", type=click.Path(path_type=Path), default=default_database,
-    help="Latency database (default: $AUTOTUNE_DB or the user's own).",
+    "--db", "database", type=_AddressType(), default=lambda: str(default_database()),
+    help="Latency database: a SQLite file or postgresql://… (default: $AUTOTUNE_DB or the user's).",
 )  # fmt: skip
 device_option = click.option(
     "--device", default="cpu", show_default=True, help="Device, see `autotune devices`."

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
+    Address,
     backend_option,
     database_option,
     device_option,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @format_option
 def command(
     tokens: int, shape: str, ranks: tuple[int, ...], allow_extrapolation: bool,
-    dtype: str | None, device: str, backend: str, threads: int | None, database: Path,
+    dtype: str | None, device: str, backend: str, threads: int | None, database: Address,
     output_format: str,
 ) -> None:  # fmt: skip
     """Predict a layer's latency, dense and at the given ranks, with interval and source.
@@ -82,11 +82,11 @@ def command(
 
 
 def measured_here(
-    device: str, backend: str, dtype: str, threads: int | None, database: Path, guess: bool
+    device: str, backend: str, dtype: str, threads: int | None, database: Address, guess: bool
 ) -> tuple[LatencyPredictor, list[str]]:
     """The table of a device on this machine, and the fingerprint it is of."""
     from autotune.devices.detect import check_threads, require_device
-    from autotune.predictor.roofline import Roofline
+    from autotune.devices.roofline import Roofline
     from autotune.predictor.table import LatencyTable
     from autotune.profiler.backends import require_backend
     from autotune.profiler.database import LatencyDatabase
@@ -105,9 +105,9 @@ def measured_here(
 
 def measured_elsewhere(device: str, backend: str, dtype: str) -> tuple[LatencyPredictor, list[str]]:
     """The shipped table of a device: of `backend` where it was measured, else the largest."""
+    from autotune.devices.roofline import Roofline
     from autotune.devices.specs import find_device
     from autotune.errors import UsageError
-    from autotune.predictor.roofline import Roofline
     from autotune.predictor.table import LatencyTable
     from autotune.profiler.shipped import shipped_tables
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
+    Address,
     backend_option,
     database_option,
     device_option,
@@ -35,7 +35,7 @@ from autotune.cli.options import (
 @format_option
 def command(
     tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], dtype: str | None,
-    device: str, backend: str, threads: int | None, database: Path, output_format: str,
+    device: str, backend: str, threads: int | None, database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.devices.detect import check_threads, require_device

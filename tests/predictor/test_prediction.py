@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.errors import MeasurementError
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.interpolation import interpolate
 from autotune.predictor.regressor import LatencyRegressor
-from autotune.predictor.roofline import Roofline
 from autotune.predictor.table import LatencyTable
-from autotune.profiler.schema import Measurement
+from autotune.profiler.records import Measurement
 from autotune.types import LayerShape
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)

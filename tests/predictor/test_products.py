@@ -7,12 +7,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.flar import FlarForest, flar_recovery
 from autotune.predictor.kriging import Kriging, SliceKriging
 from autotune.predictor.product_features import physical_features, roofline_s
 from autotune.predictor.products import ProductRegressor
-from autotune.predictor.roofline import Roofline
 from autotune.types import LayerShape
 
 SPEC = find_device("h200")

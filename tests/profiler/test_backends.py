@@ -54,12 +54,12 @@ def test_layers_run_dense_and_low_rank(backend, rank):
 def test_layers_that_share_their_input_run_too(backend, rank):
     shape = LayerShape(tokens=16, in_features=64, out_features=96, parts=(48, 32, 16), rank=rank)
     backend.layer(shape, 1).run()
-    timing = run_task(backend, layer_task(shape.dense, (8,), QUICK), 1)
+    timing = run_task(backend, layer_task(shape.dense, (8,), QUICK), 1)[0]
     assert len(timing.latencies_s) == 2
 
 
 def test_a_pair_is_timed_against_its_dense_layer(backend):
-    timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)
+    timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)[0]
     assert len(timing.latencies_s) == 3
     assert timing.ratios[0] == 1.0
     assert all(t > 0 for t in timing.latencies_s)

@@ -1,42 +1,20 @@
-"""The database keeps what was measured, once, and knows when it was changed."""
+"""What a latency database promises, whichever kind it is of."""
 
 import dataclasses
-import re
-import sqlite3
-import subprocess
-import sys
-import textwrap
 
 import pytest
+import sqlalchemy as sa
 
-from autotune.errors import DatabaseError, RunFolderError, StorageError, UsageError
+from autotune.errors import DatabaseError
 from autotune.profiler import database as store_module
+from autotune.profiler import seals
 from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.exchange import export_table, import_table, merge
-from autotune.profiler.schema import Measurement, kind_of
+from autotune.profiler.records import Origin, kind_of
+from autotune.profiler.schema import CLOCKS as CLOCKS_TABLE
+from autotune.profiler.schema import MEASUREMENT, QUANTILES, SAMPLES, SOURCE
+from autotune.profiler.verify import find_problems, find_suspects, quarantine
 from autotune.types import Fingerprint
-
-FINGERPRINT = Fingerprint(
-    device="cpu", device_name="test", backend="onnxruntime-cpu", dtype="fp32", threads=2
-)
-
-
-def point(rank=16, latency_s=1.2345678901234567e-3, error=None, **changes):
-    fine = error is None
-    values = {
-        "tokens": 128, "in_features": 384, "out_features": 384, "rank": rank, "dtype": "fp32",
-        "latency_s": latency_s if fine else None, "dense_latency_s": 2e-3 if fine else None,
-        "ratio": 0.6 if fine else None, "ratio_low": 0.59 if fine else None,
-        "ratio_high": 0.61 if fine else None, "rounds": 10, "windows": 3, "disturbed_windows": 1,
-        "converged": 1, "error": error, "measured_at": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
-    return Measurement(**{**values, **changes})
-
-
-@pytest.fixture
-def database(tmp_path):
-    with LatencyDatabase(tmp_path / "db" / "latency.sqlite") as store:
-        yield store
+from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
 
 
 def test_points_come_back_bit_equal(database):
@@ -44,7 +22,7 @@ def test_points_come_back_bit_equal(database):
     database.add(database.start_run(FINGERPRINT, "test"), rows)
     assert database.measurements(FINGERPRINT.id) == rows
     assert database.fingerprints() == {FINGERPRINT.id: FINGERPRINT}
-    assert database.verify() == []
+    assert find_problems(database) == []
 
 
 def test_a_measured_point_is_kept_and_a_failed_one_replaced(database):
@@ -56,7 +34,7 @@ def test_a_measured_point_is_kept_and_a_failed_one_replaced(database):
     assert rows[32] == point(32)
     assert rows[48].error == "again"
     assert {row.rank for row in database.measurements(FINGERPRINT.id)} == {16, 32}
-    assert database.verify() == []
+    assert find_problems(database) == []
 
 
 def test_fingerprints_never_mix(database):
@@ -94,47 +72,13 @@ def test_adding_a_point_does_not_read_the_whole_run(database, monkeypatch):
         read.extend(found)
         return found
 
-    monkeypatch.setattr(store_module, "_run_rows", lambda *args: pytest.fail("reads the run"))
+    monkeypatch.setattr(seals, "run_rows", lambda *args: pytest.fail("reads the run"))
     monkeypatch.setattr(store_module, "_rows_like", rows_like)
     database.add(run, [point(600), point(608, error="crash")])
     database.add(run, [point(608), point(16, latency_s=9.0)])
     assert {row["rank"] for row in read} == {600, 608, 16}
     monkeypatch.undo()
-    assert database.verify() == []
-
-
-def test_a_changed_value_is_found(database):
-    database.add(database.start_run(FINGERPRINT, "test"), [point(16), point(32)])
-    database.close()
-    with sqlite3.connect(database.path) as raw:
-        raw.execute("UPDATE measurement SET latency_s = latency_s * 2 WHERE rank = 32")
-    assert any("sha256" in problem for problem in database.verify())
-
-
-def test_one_flipped_bit_is_found(database):
-    database.add(
-        database.start_run(FINGERPRINT, "test"), [point(rank) for rank in range(16, 320, 16)]
-    )
-    database.close()
-    with sqlite3.connect(database.path) as raw:
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    data = bytearray(database.path.read_bytes())
-    position = data.index(b"2026-01-01T00:00:00+00:00", len(data) // 2)
-    data[position + 3] ^= 1
-    database.path.write_bytes(bytes(data))
-    with LatencyDatabase(database.path) as again:
-        assert again.verify() != []
-
-
-@pytest.mark.parametrize(
-    "content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"x" * 4096]
-)
-def test_a_corrupted_file_is_refused(tmp_path, content):
-    path = tmp_path / "latency.sqlite"
-    path.write_bytes(content)
-    with pytest.raises(DatabaseError, match="damaged"):
-        LatencyDatabase(path)
-    assert path.read_bytes() == content
+    assert find_problems(database) == []
 
 
 def test_layers_with_one_input_are_points_of_their_own(database):
@@ -147,148 +91,80 @@ def test_layers_with_one_input_are_points_of_their_own(database):
     assert rows[0].shape.parts == ()
 
 
-def test_a_database_of_the_first_version_is_taken_over(database):
-    """Version 1 had no `kind`: every row was a single layer."""
-    rows = [point(rank) for rank in (0, 16)]
-    database.add(database.start_run(FINGERPRINT, "test"), rows)
-    database.close()
-    with sqlite3.connect(database.path) as raw:
-        (made,) = raw.execute("SELECT sql FROM sqlite_master WHERE name='measurement'").fetchone()
-        old = made.replace("kind TEXT NOT NULL, ", "").replace("kind, ", "")
-        old = re.sub(r"\s*kind TEXT NOT NULL,", "", old)
-        raw.execute("ALTER TABLE measurement RENAME TO newer")
-        raw.execute(old)
-        names = [r[1] for r in raw.execute("PRAGMA table_info(measurement)")]
-        assert "kind" not in names
-        columns = ", ".join(names)
-        raw.execute(f"INSERT INTO measurement SELECT {columns} FROM newer")
-        raw.execute("DROP TABLE newer")
-        raw.execute("PRAGMA user_version = 1")
-    with LatencyDatabase(database.path) as again:
-        assert again.measurements(FINGERPRINT.id) == rows
-        assert again.verify() == []
+def test_samples_clocks_and_origin_come_back(database):
+    origin = Origin(kind="package", name="somebody's", version="1.2")
+    run = database.start_run(FINGERPRINT, "16 points", origin)
+    database.add(run, [point(16), point(32)], {point(16).shape: DETAIL}, CLOCKS)
+    database.add(run, [point(48)], {point(48).shape: DETAIL}, CLOCKS[:1])
+    contents = database.contents(run)
+    assert contents.details == {point(16).shape: DETAIL, point(48).shape: DETAIL}
+    assert contents.clocks == (*CLOCKS, CLOCKS[0])
+    assert contents.origin == origin
+    assert [row.rank for row in sorted(contents.rows, key=lambda row: row.rank)] == [16, 32, 48]
+    (listed,) = database.runs()
+    assert (listed["kind"], listed["name"], listed["version"]) == tuple(vars(origin).values())
+    assert find_problems(database) == []
 
 
-def test_a_newer_schema_is_refused(database):
-    database.close()
-    with sqlite3.connect(database.path) as raw:
-        raw.execute("PRAGMA user_version = 99")
-    with pytest.raises(DatabaseError, match=r"version 99.*upgrade"):
-        LatencyDatabase(database.path)
+def test_details_belong_to_the_measurement_that_is_kept(database):
+    first, second = (database.start_run(FINGERPRINT, "test") for _ in range(2))
+    other = dataclasses.replace(DETAIL, samples_s=(9.0,))
+    database.add(first, [point(16), point(32, error="crash")], {point(16).shape: DETAIL})
+    database.add(second, [point(16), point(32)], {point(r).shape: other for r in (16, 32)})
+    assert database.contents(first).details == {point(16).shape: DETAIL}
+    assert database.contents(second).details == {point(32).shape: other}
+    assert find_problems(database) == []
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match="cannot"):
-        LatencyDatabase(tmp_path / "file" / "latency.sqlite")
-
-
-def test_a_full_database_loses_no_committed_row(database):
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        (MEASUREMENT, {"ratio": 0.5}), (QUANTILES, {"p50_s": 1.0}), (SAMPLES, {"seconds": "[]"}),
+        (CLOCKS_TABLE, {"sm_mhz": 1}), (SOURCE, {"version": "other"}),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)  # fmt: skip
+def test_a_change_in_any_table_is_found(database, table, change):
     run = database.start_run(FINGERPRINT, "test")
-    database.add(run, [point(16)])
-    with database._engine.connect() as connection:
-        # SQLite's own limit gives the error of a full disk.
-        connection.exec_driver_sql("PRAGMA max_page_count = 1")
-        pages = connection.exec_driver_sql("PRAGMA max_page_count").scalar()
-    full = LatencyDatabase(database.path)
-    from sqlalchemy import event
+    database.add(run, [point(16)], {point(16).shape: DETAIL}, CLOCKS)
+    assert find_problems(database) == []
+    with database.transaction() as connection:
+        connection.execute(table.update().values(change))
+    assert any("sha256" in problem for problem in find_problems(database))
 
-    event.listen(
-        full._engine, "connect",
-        lambda c, _r: c.execute(f"PRAGMA max_page_count = {pages}"),
+
+def test_a_row_taken_away_is_found(database):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16), point(32)])
+    with database.transaction() as connection:
+        connection.execute(sa.delete(MEASUREMENT).where(MEASUREMENT.c.rank == 32))
+    assert any("sha256" in problem for problem in find_problems(database))
+
+
+def test_impossible_points_go_into_quarantine_and_stay(database):
+    """No GPU beats its peak rate: 4096 x 4096 on 2048 tokens takes an H200 at least 70 us."""
+    gpu = Fingerprint(
+        device="h200-sxm", device_name="NVIDIA H200", backend="torch-cudagraph", dtype="bf16",
+        threads=1,
     )  # fmt: skip
-    full._engine.dispose()
-    with pytest.raises(StorageError, match="no space left"):
-        for i in range(100):
-            full.add(run, [point(32 + i, error="x" * 4000)])
-    assert database.measurements(FINGERPRINT.id) == [point(16)]
-    assert database.verify() == []
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from autotune.profiler.database import LatencyDatabase
-from tests.profiler.test_database import FINGERPRINT, point
-with LatencyDatabase(Path({path!r})) as store:
-    run = store.start_run(FINGERPRINT, "writer")
-    for rank in range({start}, 400, {step}):
-        store.add(run, [point(rank)])
-        print(rank, flush=True)
-"""
-
-
-def start_writer(path, start=1, step=1):
-    script = textwrap.dedent(WRITER).format(path=str(path), start=start, step=step)
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-
-
-def test_kill_9_loses_no_committed_row(database):
-    for round_number in range(5):
-        writer = start_writer(database.path)
-        said = []
-        for line in writer.stdout:
-            said.append(int(line))
-            if len(said) == 3 + 5 * round_number:
-                writer.kill()
-                break
-        writer.wait()
-        stored = {row.rank for row in database.measurements(FINGERPRINT.id)}
-        assert set(said) <= stored
-        assert database.verify() == []
-
-
-def test_eight_writers_at_once(database):
-    writers = [start_writer(database.path, start=1 + i, step=8) for i in range(8)]
-    for writer in writers:
-        writer.communicate(timeout=300)
-        assert writer.returncode == 0
-    rows = database.measurements(FINGERPRINT.id)
-    assert [row.rank for row in rows] == list(range(1, 400))
-    assert database.verify() == []
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_export_and_import_are_exact(database, tmp_path, suffix):
-    rows = [point(16), point(32, error="crash, with a comma")]
-    database.add(database.start_run(FINGERPRINT, "test"), rows)
-    path = tmp_path / f"table{suffix}"
-    assert export_table(database, path) == 2
-    with LatencyDatabase(tmp_path / "other.sqlite") as other:
-        assert import_table(other, path) == 2
-        assert other.measurements(FINGERPRINT.id, errors=True) == rows
-        assert other.fingerprints() == database.fingerprints()
-
-
-def test_export_refuses_other_formats_and_import_other_tables(database, tmp_path):
-    with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
-        export_table(database, tmp_path / "table.xlsx")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="no export"):
-        import_table(database, tmp_path / "other.csv")
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
-    with pytest.raises(UsageError, match="no readable"):
-        import_table(database, tmp_path / "broken.parquet")
-
-
-def test_merge_twice_is_merge_once(database, tmp_path):
-    other = dataclasses.replace(FINGERPRINT, device_name="elsewhere")
-    with LatencyDatabase(tmp_path / "b.sqlite") as source:
-        source.add(source.start_run(other, "test"), [point(16), point(32)])
+    sizes = {"tokens": 2048, "in_features": 4096, "out_features": 4096, "dtype": "bf16"}
+    good = point(0, 87e-6, dense_latency_s=87e-6, ratio=1.0, **sizes)
+    wrong = point(1024, 20e-6, dense_latency_s=87e-6, ratio=20 / 87, **sizes)
+    torn = point(512, 40e-6, dense_latency_s=87e-6, ratio=9.0, **sizes)
+    database.add(database.start_run(gpu, "test"), [good, wrong, torn])
+    found = find_suspects(database)
+    assert {suspect.row.rank for suspect in found} == {512, 1024}
+    assert "peak rates" in next(s.reason for s in found if s.row.rank == 1024)
     for _ in range(2):
-        merge(database, tmp_path / "b.sqlite")
-    assert len(database.measurements(other.id)) == 2
-    assert database.measurements(FINGERPRINT.id) == []
-    assert database.verify() == []
+        quarantine(database, found)
+    assert database.measurements(gpu.id) == [good]
+    assert len(database.measurements(gpu.id, quarantined=True)) == 3
+    assert find_suspects(database) == []
+    assert find_problems(database) == []
 
 
-def test_merge_refuses_a_changed_source(database, tmp_path):
-    with LatencyDatabase(tmp_path / "b.sqlite") as source:
-        source.add(source.start_run(FINGERPRINT, "test"), [point(16)])
-    with sqlite3.connect(tmp_path / "b.sqlite") as raw:
-        raw.execute("UPDATE measurement SET ratio = 0.5")
-    with pytest.raises(DatabaseError, match="not merged"):
-        merge(database, tmp_path / "b.sqlite")
-    with pytest.raises(DatabaseError, match="does not exist"):
-        merge(database, tmp_path / "missing.sqlite")
-    assert database.fingerprints() == {}
+def test_a_second_program_sees_what_the_first_wrote(database):
+    run = database.start_run(FINGERPRINT, "test")
+    with LatencyDatabase(database.address) as other:
+        other.add(run, [point(16)])
+    assert database.measurements(FINGERPRINT.id) == [point(16)]
+    assert database.runs()[0]["sha256"] != seals.EMPTY

@@ -1,0 +1,34 @@
+"""Points for tests of the latency database."""
+
+from autotune.devices.health import ClockReading
+from autotune.profiler.records import Detail, Measurement
+from autotune.types import Fingerprint
+
+FINGERPRINT = Fingerprint(
+    device="cpu", device_name="test", backend="onnxruntime-cpu", dtype="fp32", threads=2
+)
+
+
+def point(rank=16, latency_s=1.2345678901234567e-3, error=None, **changes):
+    fine = error is None
+    values = {
+        "tokens": 128, "in_features": 384, "out_features": 384, "rank": rank, "dtype": "fp32",
+        "latency_s": latency_s if fine else None, "dense_latency_s": 2e-3 if fine else None,
+        "ratio": 0.6 if fine else None, "ratio_low": 0.59 if fine else None,
+        "ratio_high": 0.61 if fine else None, "rounds": 10, "windows": 3, "disturbed_windows": 1,
+        "converged": 1, "error": error, "measured_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return Measurement(**{**values, **changes})
+
+
+DETAIL = Detail(
+    quantiles_s=(1.0e-3, 1.1e-3, 1.2345678901234567e-3, 1.3e-3, 1.5e-3),
+    samples_s=(1.1e-3, 1.2e-3, 1.2345678901234567e-3),
+)
+CLOCKS = tuple(
+    ClockReading(
+        moment=moment, read_at="2026-01-01T00:00:00.000+00:00", sm_mhz=1980, memory_mhz=3201,
+        temperature_c=41, power_w=312.5, reasons=0,
+    )
+    for moment in ("before", "after")
+)  # fmt: skip
