@@ -42,7 +42,10 @@ JOINT = (
     (768, (768, 768, 768)),
 )  # fmt: skip
 # Single products for the halves of pairs: every width against every other, and unaligned ones.
-WIDTHS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 11008, 16384)
+WIDTHS = (
+    64, 128, 192, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584,
+    4096, 5120, 6144, 7168, 8192, 10240, 11008, 12288, 14336, 16384, 18944,
+)  # fmt: skip
 UNALIGNED = (65, 100, 127, 188, 257, 380, 511, 516, 769, 1001, 1020, 1025, 1532, 1999, 2052)
 CLIFFS = (-23, -4, -1, 1, 4, 9)
 CLIFF_TOKENS = (1, 16, 128, 512, 2048, 8192)
@@ -104,11 +107,11 @@ def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
 
 
 def singles(tokens: int, dtype: str) -> list[LayerShape]:
-    """A third of the grid of single products, drawn anew for every M, and the unaligned ones."""
+    """A quarter of the grid of single products, drawn anew for every M, and unaligned ones."""
     draw = random.Random(tokens)
-    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 3]
+    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 4]
     for odd in UNALIGNED:
-        other = draw.sample(WIDTHS[4:], 2)
+        other = draw.sample(WIDTHS[5:], 2)
         grid += [(other[0], odd), (odd, other[1])]
     return [LayerShape(tokens=tokens, in_features=k, out_features=n, dtype=dtype) for k, n in grid]
 
