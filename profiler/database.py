@@ -13,13 +13,13 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from autotune import __version__
 from autotune.devices.health import ClockReading
 from autotune.errors import DatabaseError
 from autotune.profiler import seals
@@ -41,12 +41,11 @@ from autotune.types import Fingerprint, LayerShape, canonical_json, from_mapping
 
 SCHEMA = len(MIGRATIONS)
 _COLUMNS = [field.name for field in dataclasses.fields(Measurement)]
-_PACKAGE = "lowrank-autotune"
 
 
 def measured_here() -> Origin:
     """The origin of what this program measures."""
-    return Origin(kind="measured", name=_PACKAGE, version=version(_PACKAGE))
+    return Origin(kind="measured", name="lowrank-autotune", version=__version__)
 
 
 class LatencyDatabase:
