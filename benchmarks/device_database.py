@@ -107,9 +107,9 @@ def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
 
 
 def singles(tokens: int, dtype: str) -> list[LayerShape]:
-    """A quarter of the grid of single products, drawn anew for every M, and unaligned ones."""
+    """An eighth of the grid of single products, drawn anew for every M, and unaligned ones."""
     draw = random.Random(tokens)
-    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 4]
+    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 8]
     for odd in UNALIGNED:
         other = draw.sample(WIDTHS[5:], 2)
         grid += [(other[0], odd), (odd, other[1])]
