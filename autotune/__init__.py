@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autotune.version import __version__
+
 if TYPE_CHECKING:
     from autotune.api import tune
     from autotune.result import TuneResult
     from autotune.types import Budget, Workload
 
-__version__ = "0.1.0"
 __all__ = ["Budget", "TuneResult", "Workload", "__version__", "tune"]
 
 _HOMES = {

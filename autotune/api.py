@@ -19,7 +19,8 @@ def tune(
     budget: Budget,
     workload: Workload | None = None,
     output: str | Path | None = None,
-    backend: str = "onnxruntime-cpu",
+    backend: str | None = None,
+    dtype: str | None = None,
     calibration: str | Path | None = None,
     evaluation: str | Path | None = None,
     calibration_samples: int | None = None,
@@ -43,13 +44,15 @@ def tune(
 
     Args:
         model: A transformers folder or hub id; None is the embedded default model.
-        device: Where the budget must hold, such as "cpu".
+        device: Where the budget must hold, such as "cpu". A GPU that is not here is predicted, from
+            this project's database of it or from others' measurements, and nothing is verified.
         budget: Limits, such as ``Budget(latency="0.85x")``.
         workload: What the latency is of: batch size, sequence length, and with `phase` and
             `output_length` a decode step or a whole request; a prefill of (8, 128) unless given.
         output: The run folder; the same call on the same folder continues and reuses. Default:
             ``autotune-out/<model>`` in the current folder.
-        backend: What executes the model: onnxruntime-cpu or torch-eager.
+        backend: What executes the model; None is the device's usual one.
+        dtype: Of weights and activations there; None is fp32 on a CPU, bf16 on a GPU.
         calibration: Text (one document a line) or .safetensors inputs; None is the default text.
         evaluation: Held-out data for the quality figure; None cuts it from the calibration data.
         calibration_samples: Sequences for the statistics; None lets the task choose.
@@ -86,6 +89,7 @@ def tune(
         budget=budget,
         device=device,
         backend=backend,
+        dtype=dtype,
         workload=workload or Workload(batch_size=8, sequence_length=128),
         calibration=CalibrationPlan(
             calibration=str(calibration) if calibration else None,

@@ -10,10 +10,10 @@ from autotune.errors import UsageError
 from autotune.measured import Measured
 from autotune.measuring import measure_pass, network_policy
 from autotune.paths import default_measure_seconds
-from autotune.profiler.backends import require_backend
 from autotune.profiler.shard import ShardRunner
 from autotune.progress import Reporter
 from autotune.result import read_result
+from autotune.target import target_here
 from autotune.types import Workload, from_mapping
 from autotune.units import parse_quantity
 
@@ -26,6 +26,11 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
         MeasurementError: the backend failed.
     """
     record = read_result(folder)
+    if record["measured_ratio"] is None:
+        raise UsageError(
+            f"{folder} was tuned for {record['device']['device_name']}, which was not there, so "
+            "nothing of it was measured; tune again on that device"
+        )
     paths = {
         run: {name: folder / path for name, path in entry.items()}
         for run, entry in record["artefacts"].items()
@@ -36,8 +41,8 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
             f"{gone[0]} is gone, so there is nothing to compare with; run the tuning again on "
             f"{folder}"
         )
-    backend = require_backend(record["backend"], "cpu")
-    runner = ShardRunner(backend=backend.name, threads=record["device"]["threads"])
+    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
+    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
     policy = network_policy(default_measure_seconds(), final=True)
     passes = []
     for run, count in from_mapping(Workload, record["workload"]).passes.items():

@@ -10,6 +10,7 @@ from typing import Any
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import LowRankLinear, replaced
 from autotune.compress.onnx_export import rewrite_low_rank
+from autotune.context import Context
 from autotune.errors import BudgetInfeasibleError
 from autotune.measured import Measured, MeasuredPass
 from autotune.measuring import measure_pass, network_inputs, network_policy
@@ -19,7 +20,6 @@ from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 from autotune.stages import (
     ONNX_NAMES,
-    Context,
     artefact_key,
     checkpoint_artefact,
     dense_artefact,
@@ -125,6 +125,20 @@ def measure_plan(
     )
 
 
+def predict_plan(
+    context: Context, planner: Planner, knobs: Knobs, factors: Factors,
+    factors_key: Mapping[str, Any],
+) -> Round:  # fmt: skip
+    """The plan for a device that is elsewhere: solved once, built, and not measured."""
+    with context.reporter.stage("choose the ranks") as advance:
+        planner.evidence.progress = advance
+        allocation = planner.solve(knobs)
+    whole = build_artefact(context, "prefill", factors, factors_key, allocation.ranks)
+    return Round(
+        allocation=allocation, network=planner.network, measured=None, artefacts={"prefill": whole}
+    )
+
+
 def corrected(model: PassModel, ranks: Ranks, measured: MeasuredPass) -> float:
     """The correction of a pass that its measurement proves, one bounded step at a time.
 
@@ -140,7 +154,7 @@ def corrected(model: PassModel, ranks: Ranks, measured: MeasuredPass) -> float:
 
 def surprise(outcome: Round) -> float:
     """How far the measured ratio is from the predicted one."""
-    return abs(outcome.measured.ratio - outcome.predicted.ratio)
+    return abs(outcome.judged.ratio - outcome.predicted.ratio)
 
 
 def run_loop(
@@ -177,11 +191,11 @@ def run_loop(
         rounds.append(outcome)
         if "latency" not in planner.limits:
             break
-        if 0.0 <= planner.target(outcome) - outcome.measured.ratio_high <= _SLACK:
+        if 0.0 <= planner.target(outcome) - outcome.judged.ratio_high <= _SLACK:
             break
-        pairs = zip(network.passes, outcome.measured.passes, strict=True)
+        pairs = zip(network.passes, outcome.judged.passes, strict=True)
         corrections = tuple(corrected(one, allocation.ranks, timed) for one, timed in pairs)
-        spread = outcome.measured.ratio_high / outcome.measured.ratio - 1.0
+        spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
         margin = min(max(context.request.margin, spread), _MAX_MARGIN)
     return rounds
 
@@ -191,5 +205,5 @@ def best_rounds(planner: Planner, rounds: list[Round]) -> list[Round]:
     met = [r for r in rounds if planner.surely_within(r)]
     missed = [r for r in rounds if not planner.surely_within(r)]
     met.sort(key=lambda r: r.allocation.loss)
-    missed.sort(key=lambda r: r.measured.ratio)
+    missed.sort(key=lambda r: r.judged.ratio)
     return [*met, *missed]

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from autotune.context import Context
 from autotune.devices.roofline import Roofline
 from autotune.errors import MeasurementError
 from autotune.measured import MeasuredPass
@@ -23,7 +24,7 @@ from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.progress import Advance
-from autotune.stages import DTYPE, Context, artefact_key, dense_artefact
+from autotune.stages import artefact_key, dense_artefact
 from autotune.types import LayerShape, Site
 
 LOADER = "autotune.compress.checkpoint:load_for_timing"
@@ -109,7 +110,7 @@ def measure_pass(
 def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     """Measure what the database lacks of this model's layers; the table over all it has."""
     runs = context.request.workload.passes
-    shapes = {unit.shape(None, DTYPE) for run in runs for unit in context.units_in(run)}
+    shapes = {unit.shape(None, context.dtype) for run in runs for unit in context.units_in(run)}
     wanted: list[LayerShape] = []
     for shape in shapes:
         ranks = plan_ranks(context.device, shape)
@@ -129,7 +130,7 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
             context.reporter.note(f"failed: {row.shape}: {row.error}")
     rows = database.measurements(context.fingerprint.id)
     roofline = Roofline.of(context.device.spec, context.threads)
-    return LatencyTable(rows, roofline, cliff=context.device.spec.cliff(DTYPE))
+    return LatencyTable(rows, roofline, cliff=context.device.spec.cliff(context.dtype))
 
 
 def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
@@ -139,7 +140,7 @@ def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
     timed in turn with the network.
     """
     units = context.units_in(run)
-    shapes = sorted({unit.shape(None, DTYPE) for unit in units})
+    shapes = sorted({unit.shape(None, context.dtype) for unit in units})
     dense, inputs = dense_artefact(context, run), network_inputs(context, run)
     network = network_subject(dense, inputs)
     policy = network_policy(context.request.measure_seconds)
@@ -179,7 +180,8 @@ def _node_shares(
     profile = profile_sites(dense, inputs, context.threads, names)
     seconds: dict[LayerShape, list[float]] = defaultdict(list)
     for unit in units:
-        seconds[unit.shape(None, DTYPE)].append(sum(profile.sites_s[n] for n in unit.layers))
+        shape = unit.shape(None, context.dtype)
+        seconds[shape].append(sum(profile.sites_s[name] for name in unit.layers))
     return tuple(statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds))
 
 
@@ -192,7 +194,7 @@ def network_model(context: Context, table: LatencyTable) -> NetworkModel:
     passes = [
         PassModel(
             name=run, count=count, anchor=anchor_network(context, run), predictor=table,
-            units=context.units_in(run), dtype=DTYPE,
+            units=context.units_in(run), dtype=context.dtype,
         )
         for run, count in context.request.workload.passes.items()
     ]  # fmt: skip

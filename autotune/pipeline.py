@@ -15,19 +15,22 @@ from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
 from autotune.compress.lowrank import replaced
 from autotune.compress.sites import kv_cache_bytes
-from autotune.devices.detect import check_threads, require_device
+from autotune.context import Context, make_context
+from autotune.devices.detect import check_threads
+from autotune.devices.specs import DTYPE_BYTES
+from autotune.elsewhere import predicted_network
 from autotune.loop import (
     best_rounds,
     build_artefact,
     find_knobs,
     measure_plan,
     plan_layers,
+    predict_plan,
     run_loop,
 )
 from autotune.measuring import network_model, profile_layers
 from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel
-from autotune.profiler.backends import require_backend
 from autotune.profiler.database import LatencyDatabase
 from autotune.progress import Reporter
 from autotune.record import run_record, staircases
@@ -37,35 +40,32 @@ from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
-    Context,
     artefact_key,
     calibrate,
     dense_artefact,
     error_table,
     load_data,
-    make_context,
     make_evaluators,
 )
+from autotune.target import find_target
 from autotune.types import digest
 
 
 def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
     """Run `request` to its result; see `autotune.api.tune` for what is raised."""
     started = time.monotonic()
-    device = require_device(request.device)
-    backend = require_backend(request.backend, device.spec.kind)
+    target = find_target(request.device, request.backend, request.dtype)
     threads = check_threads(request.threads)
     _quiet_libraries(threads)
     with RunFolder(request.output) as folder, LatencyDatabase(request.database) as database:
         with reporter.stage("load the model"):
             loaded = load_model(request.model)
-        context = make_context(request, folder, reporter, loaded, device, backend, threads)
+        context = make_context(request, folder, reporter, loaded, target, threads)
         data = load_data(context)
-        for run in request.workload.passes:
+        for run in request.workload.passes if target.is_here else ():
             dense_artefact(context, run)
         factors, factors_key = calibrate(context, data)
-        table = profile_layers(context, database)
-        network = network_model(context, table)
+        network = _network(context, database)
         totals = _totals(context, network)
         with make_evaluators(context, factors, data) as evaluators:
             evidence = Evidence(
@@ -79,8 +79,11 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                 with reporter.stage("sensitivity of every layer") as advance:
                     planner.rescale(request.sensitivity_turns, advance)
             knobs = find_knobs(context, planner, factors_key)
-            rounds = run_loop(context, planner, factors, factors_key, knobs)
-        final = _final(context, planner, rounds)
+            if target.is_here:
+                rounds = run_loop(context, planner, factors, factors_key, knobs)
+            else:
+                rounds = [predict_plan(context, planner, knobs, factors, factors_key)]
+        final = _final(context, planner, rounds) if target.is_here else rounds[0]
         quality = _quality(context, data, factors, factors_key, final)
         record = {
             **run_record(context, planner, final, rounds, quality),
@@ -109,12 +112,19 @@ def _quiet_libraries(threads: int) -> None:
     logging.set_verbosity_error()
 
 
+def _network(context: Context, database: LatencyDatabase) -> NetworkModel:
+    """The whole network's latency model: from measurements here, or from a device's table."""
+    if not context.target.is_here:
+        return predicted_network(context)
+    return network_model(context, profile_layers(context, database))
+
+
 def _totals(context: Context, network: NetworkModel) -> Resources:
     parameters = list(context.loaded.model.parameters())
     return count_resources(
         context.sites.sites,
         sum(p.numel() for p in parameters),
-        sum(p.numel() * p.element_size() for p in parameters),
+        sum(p.numel() * DTYPE_BYTES[context.dtype] for p in parameters),
         network,
         kv_cache_bytes(context.loaded.config, context.request.workload)
         if context.loaded.task == "causal-lm"
@@ -188,7 +198,7 @@ def _hand_out(
 
     def save(path: Path) -> None:
         model, tokenizer = context.loaded.model, context.loaded.tokenizer
-        save_checkpoint(model, tokenizer, path, context.request.storage)
+        save_checkpoint(model, tokenizer, path, context.request.storage, context.dtype)
         (path / "autotune.json").write_text(json.dumps({"key": key}))
 
     with context.reporter.stage("write the result") as advance:

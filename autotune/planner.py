@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.context import Context
 from autotune.errors import BudgetInfeasibleError
-from autotune.measured import Measured
-from autotune.predictor.network import NetworkModel
+from autotune.measured import Measured, MeasuredPass
+from autotune.predictor.network import NetworkModel, PassModel
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence
@@ -17,7 +18,6 @@ from autotune.search.outer import Knobs, error_multiplier
 from autotune.search.problem import Allocation, RankProblem
 from autotune.search.sensitivity import Scales, scale_of, sensitivity_pass
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
-from autotune.stages import Context
 from autotune.types import Estimate, Site, chosen_units
 
 # What measured networks taught: a factor on the predicted saving of every pass.
@@ -29,13 +29,18 @@ class Round:
     """One turn of the loop.
 
     The plan, the corrected network model that it was solved with, and what was measured of the
-    `artefacts` (by pass) that were built from it.
+    `artefacts` (by pass) that were built from it; None where the device is elsewhere.
     """
 
     allocation: Allocation
     network: NetworkModel
-    measured: Measured
+    measured: Measured | None
     artefacts: Mapping[str, Path]
+
+    @property
+    def judged(self) -> Measured:
+        """What budgets are judged by: measured, else as predicted."""
+        return self.measured or predicted_as_measured(self.network, self.allocation.ranks)
 
     @property
     def predicted(self) -> Estimate:
@@ -46,6 +51,20 @@ class Round:
     def corrections(self) -> Corrections:
         """What the model had learned from earlier rounds."""
         return tuple(one.correction for one in self.network.passes)
+
+
+def predicted_as_measured(network: NetworkModel, ranks: Mapping[str, int | None]) -> Measured:
+    """What a measurement would show if the prediction were right, with its 90 % interval."""
+
+    def one(model: PassModel) -> MeasuredPass:
+        found, dense_s = model.predict(ranks), model.anchor.latency_s
+        low, high = model.ratio_interval(ranks)
+        return MeasuredPass(
+            name=model.name, count=model.count, latency_s=found.latency_s,
+            dense_latency_s=dense_s, ratio=found.ratio, ratio_low=low, ratio_high=high,
+        )  # fmt: skip
+
+    return Measured(passes=tuple(one(model) for model in network.passes))
 
 
 class Planner:
@@ -162,22 +181,22 @@ class Planner:
         )  # fmt: skip
 
     def within(self, outcome: Round) -> bool:
-        """Whether the measured latency meets its budget (the other budgets hold by count).
+        """Whether the latency meets its budget (the other budgets hold by count).
 
         Without a latency budget the model must at least not be measurably slower than dense.
         """
         if "latency" not in self.limits:
-            return outcome.measured.ratio_low <= 1.0
-        return outcome.measured.ratio <= self.target(outcome)
+            return outcome.judged.ratio_low <= 1.0
+        return outcome.judged.ratio <= self.target(outcome)
 
     def surely_within(self, outcome: Round) -> bool:
         """The same for the upper end of the interval: what the loop works towards."""
         if "latency" not in self.limits:
             return self.within(outcome)
-        return outcome.measured.ratio_high <= self.target(outcome)
+        return outcome.judged.ratio_high <= self.target(outcome)
 
     def target(self, outcome: Round) -> float:
         """The ratio to dense that the latency budget allows in this measurement."""
         if self.relative is not None:
             return self.relative
-        return self.limits["latency"] / outcome.measured.dense_latency_s
+        return self.limits["latency"] / outcome.judged.dense_latency_s

@@ -7,13 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.context import Context
+from autotune.devices.specs import DTYPE_BYTES
+from autotune.elsewhere import prediction_sources
+from autotune.measured import Measured
 from autotune.measuring import network_inputs
 from autotune.planner import Planner, Round
 from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.stages import DTYPE, Context, artefact_key, chosen_metric, dense_artefact
+from autotune.stages import artefact_key, chosen_metric, dense_artefact
 from autotune.types import break_even_rank, chosen_units
 
 
@@ -23,6 +27,7 @@ def run_record(
 ) -> dict[str, Any]:  # fmt: skip
     """The record of the final round."""
     request, measured = context.request, final.measured
+    here = context.target.is_here
     # What was promised before anything was built: no correction.
     promised = planner.network.predict(final.allocation.ranks)
     return {
@@ -32,19 +37,20 @@ def run_record(
         "device": context.fingerprint.to_json(),
         "fingerprint": context.fingerprint.id,
         "backend": context.backend.name,
+        "dtype": context.dtype,
+        # Nothing measured: whose numbers the prediction is made of.
+        "predicted_from": [] if here else prediction_sources(context),
         "workload": asdict(request.workload),
         "budget": {name: q.text for name, q in request.budget.limits().items()},
         "within_budget": planner.within(final),
-        "dense_latency_s": measured.dense_latency_s,
+        "dense_latency_s": final.judged.dense_latency_s,
         "rest_latency_s": planner.network.rest_s,
         "predicted_latency_s": promised.latency_s,
         "predicted_latency_low_s": promised.low_s,
         "predicted_latency_high_s": promised.high_s,
         "predicted_ratio": promised.ratio,
-        "measured_latency_s": measured.latency_s,
-        "measured_ratio": measured.ratio,
-        "measured_ratio_low": measured.ratio_low,
-        "measured_ratio_high": measured.ratio_high,
+        "measured_latency_s": measured.latency_s if measured else None,
+        **_measured(measured),
         "passes": _passes(planner, final),
         "quality": dict(quality),
         **_sizes(context, final),
@@ -68,13 +74,22 @@ def run_record(
     }
 
 
+def _measured(measured: Measured | None) -> dict[str, float | None]:
+    """The measured ratio and its 95 % interval; None where the device is elsewhere."""
+    return {
+        "measured_ratio": measured.ratio if measured else None,
+        "measured_ratio_low": measured.ratio_low if measured else None,
+        "measured_ratio_high": measured.ratio_high if measured else None,
+    }
+
+
 def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
     resources = planner.problem({}, final.corrections, 0.0).resources
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(unit, rank, DTYPE)
+        live_bytes(unit, rank, planner.context.dtype)
         for unit, rank in chosen_units(planner.context.units, final.allocation.ranks)
     )
     return {
@@ -86,7 +101,7 @@ def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
 def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
     """Every pass by itself: as measured, and as predicted before anything was built."""
     ranks = final.allocation.ranks
-    pairs = zip(planner.network.passes, final.measured.passes, strict=True)
+    pairs = zip(planner.network.passes, final.judged.passes, strict=True)
     return [
         {**asdict(timed), "predicted_ratio": model.predict(ranks).ratio} for model, timed in pairs
     ]
@@ -94,6 +109,8 @@ def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
 
 def _artefacts(context: Context, final: Round) -> dict[str, dict[str, str]]:
     """What `bench` times again in every pass, relative to the run folder."""
+    if final.measured is None:
+        return {}
 
     def relative(path: Path) -> str:
         return str(path.relative_to(context.folder.path))
@@ -116,13 +133,13 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
     """
     model = context.loaded.model
     dense = sum(p.numel() for p in model.parameters())
-    size = next(model.parameters()).element_size()
+    size = DTYPE_BYTES[context.dtype]
     removed = flops = kept_flops = 0
     stored = float(dense * size)
     for site, rank in chosen_units(context.units, final.allocation.ranks):
         removed += site.shape().parameters - site.shape(rank).parameters
-        stored -= site_bytes(site, None, DTYPE, "fp32")
-        stored += site_bytes(site, rank, DTYPE, context.request.storage)
+        stored -= site_bytes(site, None, context.dtype, "fp32")
+        stored += site_bytes(site, rank, context.dtype, context.request.storage)
         flops += site.shape().flops
         kept_flops += site.shape(rank).flops
     return {
@@ -136,9 +153,7 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
 def _round_record(planner: Planner, outcome: Round) -> dict[str, Any]:
     return {
         "predicted_ratio": outcome.predicted.ratio,
-        "measured_ratio": outcome.measured.ratio,
-        "measured_ratio_low": outcome.measured.ratio_low,
-        "measured_ratio_high": outcome.measured.ratio_high,
+        **_measured(outcome.measured),
         "corrections": list(outcome.corrections),
         "loss": outcome.allocation.loss,
         "within_budget": planner.within(outcome),
@@ -228,7 +243,7 @@ def _reason(rank: int | None, has_candidates: bool) -> str:
 
 def _node_latencies(context: Context, final: Round) -> dict[str, float]:
     """Seconds of every site inside the final network, where the backend can tell."""
-    if not context.backend.profiles_nodes:
+    if final.measured is None or not context.backend.profiles_nodes:
         return {}
     names = [site.name for site in context.sites.sites]
     total = dict.fromkeys(names, 0.0)

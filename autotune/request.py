@@ -10,7 +10,7 @@ from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
 from autotune.compress.plan import CalibrationPlan
 from autotune.compress.precision import STORAGES
-from autotune.devices.detect import check_threads, require_device
+from autotune.devices.detect import check_threads
 from autotune.errors import CalibrationError, UsageError
 from autotune.paths import (
     check_measure_seconds,
@@ -18,8 +18,8 @@ from autotune.paths import (
     default_measure_seconds,
 )
 from autotune.plugins import check_spec
-from autotune.profiler.backends import require_backend
 from autotune.search.allocators import ALLOCATORS
+from autotune.target import find_target
 from autotune.types import Budget, Workload
 
 
@@ -27,6 +27,7 @@ from autotune.types import Budget, Workload
 class TuneRequest:
     """Everything one tuning run depends on.
 
+    `backend` and `dtype` None are the device's usual ones (autotune/target.py).
     `measure_seconds` caps one measurement of a network (the final one gets twice that).
     `metric`, `factorizer`, `allocator` and `storage` go by the names of their registries
     (`NAME:option=value` sets options); `metric` None lets the task choose; `joint` lets layers with
@@ -40,7 +41,8 @@ class TuneRequest:
     output: Path
     budget: Budget
     device: str = "cpu"
-    backend: str = "onnxruntime-cpu"
+    backend: str | None = None
+    dtype: str | None = None
     workload: Workload = field(default_factory=Workload)
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
     metric: str | None = None
@@ -126,8 +128,7 @@ class TuneRequest:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
-        device = require_device(self.device)
-        require_backend(self.backend, device.spec.kind)
+        find_target(self.device, self.backend, self.dtype)
         check_threads(self.threads)
         for spec, registry, what in (
             (self.metric, METRICS, "metric"),

@@ -18,13 +18,14 @@ class TuneResult:
     """A tuned model in its run folder.
 
     `ranks`: site → rank (None = left dense); layers that share a down factor stand under one name,
-    `…self_attn.q_proj+k_proj+v_proj`. `within_budget` is judged on the final measurement.
+    `…self_attn.q_proj+k_proj+v_proj`. `measured` is None where the device is not
+    here; `within_budget` is judged on the final measurement, or then on the prediction.
     `record` is what result.json holds.
     """
 
     folder: Path
     ranks: Mapping[str, int | None]
-    measured: Measured
+    measured: Measured | None
     within_budget: bool
     record: Mapping[str, Any] = field(repr=False)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from autotune.compress.calibration import CalibrationData, load_calibration
-from autotune.compress.decode import decode_inputs
 from autotune.compress.factorizers import make_factorizer
 from autotune.compress.factors import (
     Factors,
@@ -22,128 +18,22 @@ from autotune.compress.factors import (
     Stored,
     build_factor_store,
 )
-from autotune.compress.loading import LoadedModel
 from autotune.compress.metrics import make_metric
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense
 from autotune.compress.onnx_trace import OPSET
-from autotune.compress.sites import Sites, count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
-from autotune.compress.tasks import Task, make_task
-from autotune.devices.alignment import aligned_ranks
-from autotune.devices.detect import PresentDevice
-from autotune.errors import UsageError
-from autotune.profiler.backends import Backend
-from autotune.profiler.profile import fingerprint_of
-from autotune.profiler.shard import ShardRunner
-from autotune.progress import Reporter
-from autotune.request import TuneRequest
-from autotune.runfolder import RunFolder
+from autotune.context import Context
+from autotune.devices.alignment import saving_ranks
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.tables import ErrorTable
-from autotune.types import Fingerprint, Site, Workload
+from autotune.types import Site
 
-DTYPE = "fp32"
 # By pass; the external weights of a graph are named after it, so it keeps its name everywhere.
 ONNX_NAMES = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
 # Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
 DEFAULT_METRIC = {"causal-lm": "kfac"}
 FALLBACK_METRIC = "kfac-seq"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """One run's fixed parts: the request, the loaded model and where it runs."""
-
-    request: TuneRequest
-    folder: RunFolder
-    reporter: Reporter
-    loaded: LoadedModel
-    task: Task
-    sites: Sites
-    device: PresentDevice
-    backend: Backend
-    threads: int
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Of this device, backend and dtype."""
-        return fingerprint_of(self.device, self.backend, DTYPE, self.threads)
-
-    @property
-    def joint(self) -> tuple[Site, ...]:
-        """Layers with one input that this run may factorize together (docs/methods/joint.md)."""
-        return self.sites.joint if self.request.offers_joint else ()
-
-    @property
-    def units(self) -> tuple[Site, ...]:
-        """Layers and joint sites: everything that is measured, factorized and chosen from."""
-        return (*self.sites.sites, *self.joint)
-
-    def units_in(self, run: str) -> tuple[Site, ...]:
-        """The units on the tokens of one pass, "prefill" or "decode" (a token a sequence)."""
-        if run == "prefill":
-            return self.units
-        tokens = self.request.workload.batch_size
-        return tuple(replace(unit, tokens=tokens) for unit in self.units)
-
-    def example_inputs(self, run: str) -> dict[str, Tensor]:
-        """Random inputs of one pass of the workload."""
-        workload, model = self.request.workload, self.loaded.model
-        if run == "prefill":
-            return self.task.example_inputs(model, workload)
-        return decode_inputs(model, workload.batch_size, workload.past_length)
-
-    @property
-    def runner(self) -> ShardRunner:
-        """Runs measurements in fresh processes."""
-        return ShardRunner.on(self.device, self.backend, self.threads)
-
-    @property
-    def model_key(self) -> dict[str, Any]:
-        """What every stage that runs the model depends on."""
-        import transformers
-
-        return {
-            "weights": self.loaded.weights_sha256,
-            "task": self.loaded.task,
-            "sites": [site.name for site in self.sites.sites],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-
-
-def make_context(
-    request: TuneRequest, folder: RunFolder, reporter: Reporter, loaded: LoadedModel,
-    device: PresentDevice, backend: Backend, threads: int,
-) -> Context:  # fmt: skip
-    """Find the sites of the loaded model and count their tokens under the workload."""
-    task = make_task(loaded.task, loaded.folder)
-    sites = find_sites(loaded.model, request.targets, request.ignore)
-    _check_workload(request.workload, loaded)
-    inputs = task.example_inputs(loaded.model, request.workload)
-    return Context(
-        request=request, folder=folder, reporter=reporter, loaded=loaded, task=task,
-        sites=count_tokens(loaded.model, sites, inputs), device=device, backend=backend,
-        threads=threads,
-    )  # fmt: skip
-
-
-def _check_workload(workload: Workload, loaded: LoadedModel) -> None:
-    if workload.phase != "prefill" and loaded.task != "causal-lm":
-        raise UsageError(
-            f"--phase {workload.phase} asks for decode steps, and a {loaded.task} model has none; "
-            "leave it out"
-        )
-    # A decode step adds a token whatever the output's length.
-    steps = workload.output_length or int(workload.phase == "decode")
-    length = workload.sequence_length + steps
-    limit = getattr(loaded.config, "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise UsageError(
-            f"--isl {workload.sequence_length} and {steps} steps (--osl) need {length} positions, "
-            f"the model has {limit}"
-        )
 
 
 def dense_artefact(context: Context, run: str = "prefill") -> Path:
@@ -176,10 +66,12 @@ def checkpoint_artefact(
     from autotune.types import canonical_json
 
     def build(path: Path) -> None:
-        save_checkpoint(context.loaded.model, None, path)
-        (path / "task.json").write_text(canonical_json({"task": context.loaded.task}))
+        save_checkpoint(context.loaded.model, None, path, dtype=context.dtype)
+        facts = {"task": context.loaded.task, "dtype": context.dtype}
+        (path / "task.json").write_text(canonical_json(facts))
 
-    return context.folder.stage(name, {**key, "ranks": dict(ranks)}, "", build)[0]
+    inputs = {**key, "ranks": dict(ranks), "dtype": context.dtype}
+    return context.folder.stage(name, inputs, "", build)[0]
 
 
 def artefact_key(context: Context, artefact: Path) -> str:
@@ -296,4 +188,4 @@ def error_table(context: Context, factors: Factors) -> ErrorTable:
 
 def candidates(context: Context, site: Site) -> list[int]:
     """The aligned ranks of one site."""
-    return aligned_ranks(context.device.spec, site.in_features, site.out_features, DTYPE)
+    return saving_ranks(context.target.rank_multiple, site.in_features, site.out_features)

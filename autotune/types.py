@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from autotune.errors import UsageError
 from autotune.units import Quantity, parse_quantity
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 RESOURCES = (
     "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",
@@ -180,6 +180,33 @@ class LayerShape:
     def flops(self) -> int:
         """Multiplications and additions of one run: 2·M·parameters."""
         return 2 * self.tokens * self.parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One kernel of a pass: what it reads and writes, and its shape.
+
+    `kind`: "layer" (a site), "memory" (elementwise, norms, gathers, copies), "product" (`batch`
+    products of queries × head_dim by head_dim × keys), or "attention" (`batch` × `heads` sequences
+    of `queries` against `keys`, keys and values in `kv_heads` heads). `reads` and `writes` are
+    pairs (number of the tensor, bytes moved).
+    """
+
+    kind: str
+    reads: tuple[tuple[int, int], ...] = ()
+    writes: tuple[tuple[int, int], ...] = ()
+    batch: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    queries: int = 0
+    keys: int = 0
+    head_dim: int = 0
+    causal: bool = False
+
+    @property
+    def moved_bytes(self) -> int:
+        """Read and written."""
+        return sum(size for _, size in (*self.reads, *self.writes))
 
 
 def break_even_rank(in_features: int, out_features: int) -> int:

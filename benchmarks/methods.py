@@ -25,21 +25,22 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.plan import CalibrationPlan
 from autotune.compress.statistics import Statistics, collect_statistics
-from autotune.devices.detect import check_threads, require_device
+from autotune.context import Context, make_context
+from autotune.devices.detect import check_threads
 from autotune.errors import BudgetInfeasibleError
 from autotune.loop import best_rounds, find_knobs, plan_layers, run_loop
 from autotune.measuring import network_model, profile_layers
 from autotune.paths import default_measure_seconds
 from autotune.planner import Planner
 from autotune.predictor.network import NetworkModel
-from autotune.profiler.backends import require_backend
 from autotune.profiler.database import LatencyDatabase
 from autotune.progress import Reporter
 from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.stages import Context, calibrate, error_table, load_data, make_context
+from autotune.stages import calibrate, error_table, load_data
+from autotune.target import target_here
 from autotune.types import Budget, Workload, chosen_units, digest
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -127,12 +128,11 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """One row per method and column."""
     request = request_of(options, folder)
-    device = require_device("cpu")
-    backend = require_backend(request.backend, "cpu")
     loaded = load_model(request.model)
     with RunFolder(request.output) as run, LatencyDatabase(request.database) as database:
         threads = check_threads(options.threads)
-        context = make_context(request, run, Reporter(), loaded, device, backend, threads)
+        target = target_here("cpu", request.backend)
+        context = make_context(request, run, Reporter(), loaded, target, threads)
         # One table prices all rows, so it is measured as long as a user's.
         whole = dataclasses.replace(request, measure_seconds=default_measure_seconds())
         careful = dataclasses.replace(context, request=whole)
@@ -194,7 +194,7 @@ def cell(context: Context, network: NetworkModel, judge: Judge) -> dict[str, Any
     # within the budget without waste, so that rows compare at equal measured latency.
     rounds = run_loop(context, planner, factors, key, knobs)
     outcome = best_rounds(planner, rounds)[0]
-    allocation, measured = outcome.allocation, outcome.measured
+    allocation, measured = outcome.allocation, outcome.judged
     limit = context.request.budget
     return {
         "keep_ratio": limit.flops and float(limit.flops[:-1]),

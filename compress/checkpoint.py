@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from autotune.compress.decode import PAST, decode_step
+from autotune.compress.decode import PAST, POSITIONS, decode_step, step_positions
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import (
     LeadingLowRankLinear,
@@ -30,6 +31,8 @@ from autotune.compress.lowrank import (
 )
 from autotune.compress.precision import STORAGES
 from autotune.compress.storage import StoredLowRank
+from autotune.compress.tasks.base import MASK
+from autotune.devices.specs import TORCH_NAMES
 from autotune.errors import ModelError
 
 FORMAT_VERSION = 1
@@ -131,8 +134,13 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
 
 
-def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32") -> None:
-    """Write config, safetensors weights and tokenizer to `folder`, factors in `storage`."""
+def save_checkpoint(
+    model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32", dtype: str = "fp32"
+) -> None:
+    """Write config, safetensors weights in `dtype` and tokenizer to `folder`.
+
+    Factors are packed as `storage` says; fp32 leaves them in `dtype` too.
+    """
     found = low_rank_layers(model)
     names = {id(layer): name for name, layer in found.items()}
     layers: dict[str, dict[str, Any]] = {}
@@ -156,7 +164,10 @@ def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path, storage: st
         if layers:
             model.config.quantization_config = LowRankConfig(layers)
             model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)
-        model.save_pretrained(folder)
+        if dtype == "fp32":
+            model.save_pretrained(folder)
+        else:
+            _save_cast(model, folder, getattr(torch, TORCH_NAMES[dtype]))
     finally:
         replace_modules(model, computing)
         model.config = before
@@ -165,21 +176,55 @@ def save_checkpoint(model: Any, tokenizer: Any | None, folder: Path, storage: st
         tokenizer.save_pretrained(folder)
 
 
+def _save_cast(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Save the model in another dtype than it computes in here."""
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=weights)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 @dataclass(frozen=True)
 class TimedCheckpoint:
-    """A loaded checkpoint as a callable on named inputs, for the torch-eager backend."""
+    """A loaded checkpoint and its inputs, for the torch backends: `run()` is one pass."""
 
     model: Any
+    inputs: Mapping[str, torch.Tensor]
 
-    def __call__(self, **inputs: torch.Tensor) -> None:
+    def run(self) -> None:
         """One pass, or one decode step where past keys are given; the output is dropped."""
-        if any(name.startswith(PAST) for name in inputs):
-            decode_step(self.model, inputs)
+        if any(name.startswith(PAST) for name in self.inputs):
+            decode_step(self.model, self.inputs)
         else:
-            self.model(**inputs)
+            self.model(**self.inputs)
 
 
-def load_for_timing(folder: Path) -> TimedCheckpoint:
-    """Open a checkpoint folder (its task in `task.json` beside the weights)."""
-    task = json.loads((folder / "task.json").read_text())["task"]
-    return TimedCheckpoint(load_class(task, folder, torch.float32))
+def load_for_timing(folder: Path, inputs: Path, device: str) -> TimedCheckpoint:
+    """Open a checkpoint folder and a file of inputs (task and dtype are in `task.json` there)."""
+    facts = json.loads((folder / "task.json").read_text())
+    dtype = getattr(torch, TORCH_NAMES[facts["dtype"]])
+    model = load_class(facts["task"], folder, dtype).to(device)
+    feeds = {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in load_file(inputs).items()
+    }
+    return TimedCheckpoint(model, _without_mask(feeds))
+
+
+def _without_mask(feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same inputs without a mask that hides nothing.
+
+    Transformers looks at its values in every pass to find that out, which no CUDA graph can.
+    """
+    mask = feeds.get(MASK)
+    if mask is None or not mask.all():
+        return feeds
+    rest = {name: tensor for name, tensor in feeds.items() if name != MASK}
+    if any(name.startswith(PAST) for name in rest):
+        rest[POSITIONS] = step_positions(mask, rest["input_ids"])
+    return rest

@@ -11,30 +11,39 @@ from torch import Tensor, nn
 from autotune.compress.tasks.base import MASK
 
 PAST = "past_key_values"
+POSITIONS = "position_ids"
 
 
 def decode_step(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Logits (batch, 1, vocabulary) and the present keys and values, layer by layer.
 
     `inputs`: `input_ids` (batch, 1), `attention_mask` (batch, past + 1) and
-    `past_key_values.<layer>.key` and `.value`, (batch, key-value heads, past, head size) each.
+    `past_key_values.<layer>.key` and `.value`, (batch, key-value heads, past, head size) each;
+    `position_ids` (batch, 1) instead of a mask where nothing is masked.
     """
     from transformers import DynamicCache
 
-    input_ids, mask = inputs["input_ids"], inputs[MASK]
+    input_ids, mask = inputs["input_ids"], inputs.get(MASK)
     cache = DynamicCache()
     for layer in range(sum(name.startswith(PAST) for name in inputs) // 2):
         key, value = (inputs[f"{PAST}.{layer}.{kind}"] for kind in ("key", "value"))
         cache.update(key, value, layer)
-    # A row of positions per sequence: the exported RotaryEmbedding does not broadcast, and
-    # padding on the left shifts them.
-    positions = (mask.cumsum(-1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
+    positions = inputs[POSITIONS] if mask is None else step_positions(mask, input_ids)
     found = model(
         input_ids=input_ids, attention_mask=mask, position_ids=positions,
         past_key_values=cache, use_cache=True,
     )  # fmt: skip
     layers = found.past_key_values.layers
     return (found.logits, *(t for layer in layers for t in (layer.keys, layer.values)))
+
+
+def step_positions(mask: Tensor, input_ids: Tensor) -> Tensor:
+    """Positions of the new tokens, (batch, 1).
+
+    A row for every sequence: the exported RotaryEmbedding does not broadcast, and padding on the
+    left shifts them.
+    """
+    return (mask.cumsum(-1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
 
 
 def decode_inputs(model: nn.Module, batch_size: int, past_length: int) -> dict[str, Tensor]:

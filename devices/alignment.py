@@ -11,7 +11,11 @@ def aligned_ranks(spec: DeviceSpec, in_features: int, out_features: int, dtype: 
 
     Empty when even the smallest aligned rank saves nothing.
     """
-    step = spec.rank_multiple(dtype)
+    return saving_ranks(spec.rank_multiple(dtype), in_features, out_features)
+
+
+def saving_ranks(step: int, in_features: int, out_features: int) -> list[int]:
+    """Multiples of `step` whose factors hold fewer parameters than the layer."""
     limit = break_even_rank(in_features, out_features)
     width = in_features + out_features
     return [r for r in range(step, limit + 1, step) if r * width < in_features * out_features]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from autotune.types import Estimate, LayerShape
 
@@ -14,6 +15,10 @@ class LatencyPredictor(ABC):
     asked twice, it answers the same. A shape it knows nothing about raises, unless extrapolation
     was allowed at construction, and then says `roofline`.
     """
+
+    def prepare(self, shapes: Sequence[LayerShape]) -> None:
+        """Hear what will be asked; one that learns together what it can is faster so."""
+        del shapes
 
     @abstractmethod
     def estimate(self, shape: LayerShape) -> Estimate:

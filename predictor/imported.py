@@ -52,10 +52,14 @@ class ImportedLatency(LatencyPredictor):
 
     def estimates(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
         """Many at once: one prediction serves all that share an M."""
+        self.prepare(shapes)
+        return [self._sum(shape) for shape in shapes]
+
+    def prepare(self, shapes: Sequence[LayerShape]) -> None:
+        """Learn all products of `shapes`."""
         for shape in shapes:
             _check(shape)
         self._learn({p for s in shapes for p in (*products(s), *products(s.dense))})
-        return [self._sum(shape) for shape in shapes]
 
     def _sum(self, shape: LayerShape) -> Estimate:
         parts = [self._known[product] for product in products(shape)]

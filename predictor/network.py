@@ -17,11 +17,13 @@ class NetworkAnchor:
     """The dense network timed in turn with its dense layers.
 
     `latency_s` of the network; `layer_shares`: seconds of one dense layer / seconds of the
-    network, by dense shape, as medians of paired rounds.
+    network, by dense shape, as medians of paired rounds. `relative_error`: by how much the network
+    itself may be off at 90 % where it was not measured but added up.
     """
 
     latency_s: float
     layer_shares: Mapping[LayerShape, float] = field(default_factory=dict)
+    relative_error: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,21 @@ class PassModel:
         return dense_s * (1.0 + self.correction * (ratio - 1.0))
 
     def predict(self, ranks: Mapping[str, int | None]) -> Estimate:
-        """Seconds of one pass with `ranks` (missing = dense), and its interval.
+        """Seconds of one pass with `ranks` (missing = dense), and its interval."""
+        ratio, half = self._ratio(ranks)
+        error = self.anchor.relative_error
+        return _around(self.anchor.latency_s, ratio, math.hypot(half, ratio * error))
+
+    def ratio_interval(self, ranks: Mapping[str, int | None]) -> tuple[float, float]:
+        """Low and high end of latency / dense latency: an error of both cancels."""
+        ratio, half = self._ratio(ranks)
+        return max(ratio - half, 0.0), ratio + half
+
+    def _ratio(self, ranks: Mapping[str, int | None]) -> tuple[float, float]:
+        """Latency / dense latency, and the half width of its interval.
 
         Layers of one shape share their error, so it adds up linearly among them; different shapes
-        are taken as independent.
+        are taken as independent. An error of the dense network is one of every layer's share.
         """
         saved = 0.0
         spread: dict[LayerShape, float] = {}
@@ -74,8 +87,9 @@ class PassModel:
             saved += share * (1.0 - estimate.ratio)
             relative = (estimate.high_s - estimate.low_s) / (2 * estimate.latency_s)
             spread[shape.dense] = spread.get(shape.dense, 0.0) + share * estimate.ratio * relative
-        half = math.sqrt(sum(value**2 for value in spread.values()))
-        return _around(self.anchor.latency_s, 1.0 - saved, half)
+        share_error = saved * self.anchor.relative_error
+        half = math.sqrt(sum(value**2 for value in (*spread.values(), share_error)))
+        return 1.0 - saved, half
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from autotune import __version__
 from autotune.devices.health import ClockReading
 from autotune.errors import DatabaseError
 from autotune.profiler import seals
@@ -38,6 +37,7 @@ from autotune.profiler.schema import (
     SOURCE,
 )
 from autotune.types import Fingerprint, LayerShape, canonical_json, from_mapping
+from autotune.version import __version__
 
 SCHEMA = len(MIGRATIONS)
 _COLUMNS = [field.name for field in dataclasses.fields(Measurement)]

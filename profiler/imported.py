@@ -87,22 +87,28 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
         known = ", ".join(imported_devices())
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}; it has {known}")
     tables = []
-    for stack in sorted((folder / "data" / SYSTEMS[device] / "gemm").iterdir()):
-        # The folder of a version may hold no more than a note that another one's table serves it.
-        files = sorted(stack.glob(f"*/{_TABLE}"), key=lambda path: Version(path.parent.name))
-        if not files:
-            continue
-        rows = _clean(pd.read_parquet(files[-1]), DTYPES[dtype])
+    for file in newest_files(folder, device, "gemm", _TABLE):
+        rows = _clean(pd.read_parquet(file), DTYPES[dtype])
         if len(rows):
             tables.append(
                 ImportedTable(
-                    device=device, stack=stack.name, stack_version=files[-1].parent.name,
+                    device=device, stack=file.parts[-3], stack_version=file.parts[-2],
                     dtype=dtype, rows=rows,
                 )
             )  # fmt: skip
     if not tables:
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}")
     return _agreeing(tables)
+
+
+def newest_files(folder: Path, device: str, kind: str, name: str) -> list[Path]:
+    """The newest table `name` of every stack that has one of this kind."""
+    root, found = folder / "data" / SYSTEMS[device] / kind, []
+    for stack in sorted(root.iterdir()) if root.is_dir() else []:
+        # The folder of a version may hold no more than a note that another one's table serves it.
+        files = sorted(stack.glob(f"*/{name}"), key=lambda path: Version(path.parent.name))
+        found += files[-1:]
+    return found
 
 
 def _clean(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

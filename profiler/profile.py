@@ -27,7 +27,8 @@ def fingerprint_of(
         device_name=device.reported_name,
         backend=backend.name,
         dtype=dtype,
-        threads=threads,
+        # A GPU's latencies do not depend on the processor's threads.
+        threads=threads if device.spec.kind == "cpu" else 1,
         versions=backend.versions(),
         settings=backend.settings(),
     )

@@ -161,24 +161,23 @@ def verify(database: Address, output_format: str) -> int:
 @database_option
 @format_option
 def drift(
-    anchors: int, dtype: str | None, device: str, backend: str, threads: int | None,
+    anchors: int, dtype: str | None, device: str, backend: str | None, threads: int | None,
     database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Time some points again and say whether the database still holds; exit code 1 when not."""
-    from autotune.devices.detect import check_threads, require_device
+    from autotune.devices.detect import check_threads
     from autotune.paths import default_measure_seconds
-    from autotune.profiler.backends import require_backend
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.drift import measure_drift
     from autotune.profiler.profile import fingerprint_of
     from autotune.profiler.shard import ShardRunner
     from autotune.profiler.timing import TimingPolicy
     from autotune.progress_rich import TerminalReporter
+    from autotune.target import target_here
 
-    present = require_device(device)
-    runs_on = require_backend(backend, present.spec.kind)
-    count = check_threads(threads)
-    fingerprint = fingerprint_of(present, runs_on, dtype or present.spec.default_dtype, count)
+    target = target_here(device, backend, dtype)
+    present, runs_on, count = target.device, target.backend, check_threads(threads)
+    fingerprint = fingerprint_of(present, runs_on, target.dtype, count)
     with LatencyDatabase(database) as store:
         rows = store.measurements(fingerprint.id)
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)

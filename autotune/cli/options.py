@@ -33,8 +33,8 @@ device_option = click.option(
     "--device", default="cpu", show_default=True, help="Device, see `autotune devices`."
 )
 backend_option = click.option(
-    "--backend", default="onnxruntime-cpu", show_default=True,
-    help="What runs the model: onnxruntime-cpu or torch-eager.",
+    "--backend",
+    help="What runs the model (default: onnxruntime-cpu on a CPU, torch-cudagraph on a GPU).",
 )  # fmt: skip
 dtype_option = click.option(
     "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]),

@@ -35,13 +35,12 @@ from autotune.cli.options import (
 @format_option
 def command(
     tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], dtype: str | None,
-    device: str, backend: str, threads: int | None, database: Address, output_format: str,
+    device: str, backend: str | None, threads: int | None, database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
-    from autotune.devices.detect import check_threads, require_device
+    from autotune.devices.detect import check_threads
     from autotune.errors import UsageError
     from autotune.paths import default_measure_seconds
-    from autotune.profiler.backends import require_backend
     from autotune.profiler.database import LatencyDatabase
     from autotune.profiler.profile import (
         fingerprint_of,
@@ -52,14 +51,14 @@ def command(
     from autotune.profiler.shard import ShardRunner
     from autotune.profiler.timing import TimingPolicy
     from autotune.progress_rich import TerminalReporter
+    from autotune.target import target_here
 
-    present = require_device(device)
-    chosen_dtype = dtype or present.spec.default_dtype
+    target = target_here(device, backend, dtype)
+    present, runs_on, chosen_dtype = target.device, target.backend, target.dtype
     parsed = [parse_shape(shape, m) for shape in shapes for m in tokens]
     dense = [dataclasses.replace(shape, dtype=chosen_dtype) for shape in parsed]
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
-    runs_on = require_backend(backend, present.spec.kind)
     count = check_threads(threads)
     fingerprint = fingerprint_of(present, runs_on, chosen_dtype, count)
     wanted = []

@@ -12,6 +12,7 @@ from autotune.cli.options import (
     backend_option,
     database_option,
     device_option,
+    dtype_option,
     threads_option,
 )
 from autotune.paths import default_output
@@ -26,6 +27,7 @@ from autotune.types import PHASES, Budget, Workload, from_mapping
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Run folder.")
 @device_option
 @backend_option
+@dtype_option
 @click.option("--latency-budget", help="Such as 20ms, or 0.85x of the dense model.")
 @click.option("--params-budget", help="Such as 25M or 0.8x.")
 @click.option("--memory-budget", help="Of the weights, such as 80MB or 0.8x.")
@@ -103,6 +105,7 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
         budget=budget,
         device=options["device"],
         backend=options["backend"],
+        dtype=options["dtype"],
         workload=workload,
         calibration=CalibrationPlan(
             calibration=options["calibration"],
@@ -130,6 +133,11 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
 
 def miss_text(record: Any) -> str:
     """The sentence that goes with exit code 1."""
+    if record["measured_ratio"] is None:
+        return (
+            f"the model is predicted to miss the budget ({record['predicted_ratio']:.3f}x of "
+            "dense); give a looser one"
+        )
     if record["measured_ratio_low"] > 1.0:
         return (
             f"the result measured slower than dense ({record['measured_ratio']:.3f}x); "
@@ -143,7 +151,7 @@ def miss_text(record: Any) -> str:
 
 def summary(record: Any, folder: Path) -> list[str]:
     """What a person wants to know, in a few lines."""
-    from autotune.units import format_bytes, format_count, format_seconds
+    from autotune.units import format_bytes, format_count
 
     quality = record["quality"]
     chosen = sum(1 for site in record["sites"] if site["rank"] is not None)
@@ -154,10 +162,7 @@ def summary(record: Any, folder: Path) -> list[str]:
         f"{record['model']} on {record['device']['device_name']}, {record['backend']}, "
         f"{from_mapping(Workload, record['workload']).text}",
         f"budget      {budget}: {'met' if record['within_budget'] else 'MISSED'}",
-        f"latency     {format_seconds(record['measured_latency_s'])} against "
-        f"{format_seconds(record['dense_latency_s'])} dense, ratio {record['measured_ratio']:.3f} "
-        f"(95 %: {record['measured_ratio_low']:.3f} to {record['measured_ratio_high']:.3f}), "
-        f"predicted {record['predicted_ratio']:.3f}",
+        *_latency_lines(record),
         *_pass_lines(record["passes"]),
         f"quality     {quality['metric']} {quality['compressed']:.4f} (dense "
         f"{quality['dense']:.4f}); {quality['protocol']}",
@@ -165,6 +170,26 @@ def summary(record: Any, folder: Path) -> list[str]:
         f"{format_count(parameters['dense'])}, {format_bytes(stored['compressed'])} of "
         f"{format_bytes(stored['dense'])}; {chosen} of {considered} layers factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
+    ]
+
+
+def _latency_lines(record: Any) -> list[str]:
+    """Measured here, or predicted and from what."""
+    from autotune.units import format_seconds
+
+    dense = format_seconds(record["dense_latency_s"])
+    if record["measured_ratio"] is not None:
+        return [
+            f"latency     {format_seconds(record['measured_latency_s'])} against {dense} dense, "
+            f"ratio {record['measured_ratio']:.3f} (95 %: {record['measured_ratio_low']:.3f} to "
+            f"{record['measured_ratio_high']:.3f}), predicted {record['predicted_ratio']:.3f}"
+        ]
+    low, high = (format_seconds(record[f"predicted_latency_{end}_s"]) for end in ("low", "high"))
+    return [
+        f"latency     PREDICTED, the device is not here: "
+        f"{format_seconds(record['predicted_latency_s'])} ({low} to {high}) against {dense} "
+        f"dense, ratio {record['predicted_ratio']:.3f}",
+        *(f"            from {source}" for source in record["predicted_from"]),
     ]
 
 

@@ -43,14 +43,14 @@ def pareto(record: Record) -> str:
         axes.axvline(float(limit[:-1]), color=RED, lw=1, label=f"budget {limit}")
     loss = record["solver"]["table_loss"]
     axes.plot(record["predicted_ratio"], loss, "o", color=BLUE, label="chosen, predicted")
-    spread = [
-        [record["measured_ratio"] - record["measured_ratio_low"]],
-        [record["measured_ratio_high"] - record["measured_ratio"]],
-    ]
-    axes.errorbar(
-        record["measured_ratio"], loss, xerr=spread, fmt="D", color=ORANGE, capsize=3,
-        label="chosen, measured",
-    )  # fmt: skip
+    measured = record["measured_ratio"]
+    if measured is not None:
+        spread = [
+            [measured - record["measured_ratio_low"]], [record["measured_ratio_high"] - measured]
+        ]  # fmt: skip
+        axes.errorbar(
+            measured, loss, xerr=spread, fmt="D", color=ORANGE, capsize=3, label="chosen, measured"
+        )
     axes.set(xlabel="latency / dense latency", ylabel="predicted loss increase", yscale="log")
     axes.legend(frameon=False, fontsize=8)
     return _svg(figure)
@@ -156,18 +156,19 @@ def waterfall(record: Record) -> str:
 def waterfall_steps(record: Record) -> list[tuple[str, float, bool]]:
     """(name, milliseconds, is a total): dense, saving by group, what the sum misses, measured."""
     scale = 1e3
-    dense, measured = record["dense_latency_s"], record["measured_latency_s"]
+    dense = record["dense_latency_s"]
+    reached = record["measured_latency_s"] or record["predicted_latency_s"]
     saved: dict[str, float] = {}
     for site in record["sites"]:
         if site["rank"] is not None:
             delta = site["predicted_latency_s"] - site["dense_latency_s"]
             saved[site["group"]] = saved.get(site["group"], 0.0) + delta
-    unexplained = measured - dense - sum(saved.values())
+    unexplained = reached - dense - sum(saved.values())
     return [
         ("dense", dense * scale, True),
         *((name, value * scale, False) for name, value in sorted(saved.items())),
         ("not predicted", unexplained * scale, False),
-        ("compressed", measured * scale, True),
+        ("compressed", reached * scale, True),
     ]
 
 

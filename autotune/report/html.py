@@ -39,7 +39,7 @@ def write_report(
             "heat_map": figures.heat_map(sites),
             "agreement": figures.agreement(sites),
             "waterfall": figures.waterfall(record),
-            "rounds": figures.rounds(record),
+            "rounds": figures.rounds(record) if record["measured_ratio"] is not None else "",
             "staircases": [figures.staircase(curve) for curve in staircases],
         },
     )

@@ -38,8 +38,8 @@ class Backend(ABC):
       a rank; weights are random and distinct per copy, inputs and outputs preallocated. Calling
       `run` returns after the work is done.
     - `network(artefact, inputs, threads, loader)` prepares a whole model in the same way; `inputs`
-      is a safetensors file of its named inputs; `loader` ("module:function") turns the artefact
-      into a callable where the backend cannot open it itself.
+      is a safetensors file of its named inputs; `loader` ("module:function") opens both on a
+      device, as an object whose `run()` is one pass, where the backend cannot open them itself.
     - `run` returns None, or the seconds that the device itself counted where it can count them.
     - Nothing else is timed here; a backend holds no state between calls.
     """

@@ -38,7 +38,7 @@ class TorchEager(Backend):
     def network(
         self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
     ) -> Runner:
-        """A checkpoint folder, opened by `loader` as a callable on the named inputs."""
+        """A checkpoint folder, opened by `loader`."""
         import torch
 
         from autotune.profiler.backends.torch_layers import network_pass

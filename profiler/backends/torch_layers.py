@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from autotune.devices.health import read_gpus
+from autotune.devices.specs import TORCH_NAMES
 from autotune.types import LayerShape
 
 Pass = Callable[[], Any]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TORCH_NAMES.items()}
 
 
 def cuda_settings() -> dict[str, str]:
@@ -52,19 +53,14 @@ def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
 
 
 def network_pass(artefact: Path, inputs: Path, loader: str | None, device: str) -> Pass:
-    """One pass of the checkpoint that `loader` ("module:function") opens."""
-    from safetensors.torch import load_file
-
+    """One pass of what `loader` ("module:function") makes of artefact, inputs and device."""
     if loader is None:
         raise ValueError("a torch backend needs a loader for networks")
     module, _, function = loader.partition(":")
-    model = getattr(import_module(module), function)(artefact)
-    if device != "cpu":
-        model.to(device)
-    feeds = {name: tensor.to(device) for name, tensor in load_file(inputs).items()}
+    one_pass = getattr(import_module(module), function)(artefact, inputs, device).run
 
     def run() -> None:
         with torch.no_grad():
-            model(**feeds)
+            one_pass()
 
     return run

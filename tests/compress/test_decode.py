@@ -121,6 +121,6 @@ def test_a_timed_checkpoint_decodes_where_past_keys_are_given(monkeypatch):
         seen.append(decode_step(model, inputs))
 
     monkeypatch.setattr("autotune.compress.checkpoint.decode_step", spy)
-    TimedCheckpoint(model)(**dict(sorted(inputs.items())))
+    TimedCheckpoint(model, dict(sorted(inputs.items()))).run()
     assert all(torch.equal(a, b) for a, b in zip(seen[0], wanted, strict=True))
     assert wanted[1].shape[2] == 8

@@ -1,0 +1,98 @@
+"""Where a budget must hold: a device that is here, or one that is known by a table only."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autotune.devices.detect import PresentDevice, require_device
+from autotune.devices.specs import DeviceSpec, find_device
+from autotune.errors import DeviceMissingError, UsageError
+from autotune.profiler.backends import Backend, make_backend, require_backend
+
+if TYPE_CHECKING:
+    from autotune.predictor.elsewhere import DeviceTable
+
+DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device with the backend and dtype that a model runs in there.
+
+    `is_here`: latencies are measured; else they are predicted from `table`, and nothing that is
+    promised of them is verified.
+    """
+
+    device: PresentDevice
+    backend: Backend
+    dtype: str
+    is_here: bool
+
+    @property
+    def spec(self) -> DeviceSpec:
+        """The device's specification."""
+        return self.device.spec
+
+    @functools.cached_property
+    def table(self) -> DeviceTable:
+        """What is known of a device elsewhere.
+
+        Raises:
+            UsageError: nothing in this dtype.
+        """
+        from autotune.predictor.elsewhere import device_table
+
+        return device_table(self.spec, self.dtype, self.backend.name)
+
+    @property
+    def rank_multiple(self) -> int:
+        """Aligned ranks are multiples of this; tables of others know coarser ones only."""
+        own = self.spec.rank_multiple(self.dtype)
+        return own if self.is_here else max(own, self.table.rank_multiple)
+
+
+def target_here(device: str, backend: str | None = None, dtype: str | None = None) -> Target:
+    """The device `device` on this machine, with its usual backend and dtype unless given.
+
+    Raises:
+        UsageError: an unknown device or backend, or one that does not go with the other.
+        DeviceMissingError: the device is not here, or its backend is not installed.
+    """
+    present = require_device(device)
+    spec = present.spec
+    runs_on = require_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    return Target(device=present, backend=runs_on, dtype=_dtype(runs_on, dtype, spec), is_here=True)
+
+
+def find_target(device: str, backend: str | None = None, dtype: str | None = None) -> Target:
+    """The device `device`, here or elsewhere, with its usual backend and dtype unless given.
+
+    Raises:
+        UsageError: an unknown device or backend, or one that does not go with the other.
+        DeviceMissingError: the device is not here and nothing is known of it.
+    """
+    from autotune.profiler.imported import imported_devices
+    from autotune.profiler.shipped import shipped_devices
+
+    try:
+        return target_here(device, backend, dtype)
+    except DeviceMissingError:
+        spec = find_device(device)
+        if spec.kind == "cpu" or spec.name not in (*shipped_devices(), *imported_devices()):
+            raise
+    runs_on = make_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    if spec.kind not in runs_on.device_kinds:
+        raise UsageError(f"backend {runs_on.name} runs on {'/'.join(runs_on.device_kinds)} only")
+    return Target(
+        device=PresentDevice(spec=spec, reported_name=spec.title), backend=runs_on,
+        dtype=_dtype(runs_on, dtype, spec), is_here=False,
+    )  # fmt: skip
+
+
+def _dtype(backend: Backend, dtype: str | None, spec: DeviceSpec) -> str:
+    chosen = dtype or spec.default_dtype
+    if chosen not in backend.dtypes:
+        raise UsageError(f"backend {backend.name} runs {'/'.join(backend.dtypes)}, not {chosen}")
+    return chosen

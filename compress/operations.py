@@ -1,0 +1,196 @@
+"""What one pass of a model executes, as a GPU's kernels would.
+
+The pass is traced with fake tensors: shapes only, nothing is computed, so a model of any size is
+traced in a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from autotune.types import Operation, Site
+
+# Views and bookkeeping: no kernel runs.
+_FREE = frozenset(
+    {
+        "view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "slice",
+        "select", "expand", "detach", "alias", "lift_fresh", "split", "split_with_sizes", "unbind",
+        "as_strided", "_reshape_alias", "unfold", "diagonal", "_local_scalar_dense", "empty",
+        "empty_like", "sym_size", "is_nonzero",
+    }
+)  # fmt: skip
+_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm"})
+# These read no more than they write: rows of a table, parts of a tensor.
+_COPIES = frozenset(
+    {"embedding", "index", "gather", "cat", "stack", "copy_", "_to_copy", "clone", "index_select"}
+)
+Call = Callable[[nn.Module, Mapping[str, Tensor]], Any]
+
+
+def trace_operations(
+    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Tensor], dtype: torch.dtype, *,
+    causal: bool = False, call: Call | None = None,
+) -> tuple[Operation, ...]:  # fmt: skip
+    """The operations of one pass on `inputs` in `dtype`, each of `sites` as one "layer".
+
+    `causal`: attention of more than one query looks back only. `call(model, inputs)` runs the pass;
+    None calls the model on the named inputs.
+    """
+    recorder = _Recorder(causal)
+    handles = []
+    for site in sites:
+        layer = model.get_submodule(site.name)
+        handles.append(layer.register_forward_pre_hook(recorder.enter))
+        handles.append(layer.register_forward_hook(recorder.leave))
+    try:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        feeds = {name: _fake(mode, tensor, dtype) for name, tensor in inputs.items()}
+        weights = {name: _fake(mode, tensor, dtype) for name, tensor in model.named_parameters()}
+        with torch.no_grad(), mode, recorder, _reparametrize_module(model, weights):
+            if call is None:
+                model(**feeds)
+            else:
+                call(model, feeds)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(recorder.found)
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    fake: Tensor = mode.from_tensor(tensor)
+    with mode:
+        return fake.to(dtype) if tensor.is_floating_point() else fake
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every operation; what happens inside a site is one."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[Operation] = []
+        self._causal = causal
+        self._inside = 0
+        # Held, so that no address is used twice; fake tensors take no memory.
+        self._storages: dict[int, tuple[int, Any]] = {}
+
+    def enter(self, *_: Any) -> None:
+        self._inside += 1
+
+    def leave(self, _module: nn.Module, args: Any, out: Any) -> None:
+        self._inside -= 1
+        if not self._inside:
+            self._note("layer", args, out)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        namespace, _, rest = str(func).partition(".")
+        name = rest.partition(".")[0]
+        if not self._inside and namespace == "aten" and name not in _FREE:
+            taken = _tensors((args, kwargs))
+            if name in _COPIES:
+                self._note("memory", (), out, copied=taken[0] if taken else None)
+            elif "scaled_dot_product" in name:
+                self._attention(taken, out)
+            elif name in _PRODUCTS:
+                self._product(taken, out)
+            else:
+                self._note("memory", taken, out)
+        return out
+
+    def _note(self, kind: str, taken: Any, out: Any, copied: Any = None, **shape: Any) -> None:
+        writes = [(self._number(t), _bytes(t)) for t in _tensors(out)]
+        reads = [(self._number(t), _bytes(t)) for t in _tensors(taken)]
+        if copied is not None:
+            reads = [(self._number(copied), sum(size for _, size in writes))]
+        if sum(size for _, size in writes):
+            self.found.append(
+                Operation(kind=kind, reads=tuple(reads), writes=tuple(writes), **shape)
+            )
+
+    def _attention(self, taken: Sequence[Tensor], out: Any) -> None:
+        query, key = taken[0], taken[1]
+        heads, queries = query.shape[1], query.shape[2]
+        if queries == heads // max(key.shape[1], 1) or (queries != key.shape[2] and queries <= 64):
+            # One new token: its heads that share a key may stand where queries do.
+            heads, queries = heads * queries, 1
+        self._note(
+            "attention", taken[:3], _tensors(out)[:1], batch=query.shape[0], heads=heads,
+            kv_heads=key.shape[1], queries=queries, keys=key.shape[2], head_dim=query.shape[3],
+            causal=self._causal and queries > 1,
+        )  # fmt: skip
+
+    def _product(self, taken: Sequence[Tensor], out: Any) -> None:
+        left, right = taken[-2], taken[-1]
+        count = left.shape[0] if left.dim() == 3 else 1
+        self._note(
+            "product", taken, out, batch=count, queries=left.shape[-2], keys=right.shape[-1],
+            head_dim=left.shape[-1],
+        )  # fmt: skip
+
+    def _number(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        number, _ = self._storages.setdefault(storage._cdata, (len(self._storages), storage))
+        return number
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _bytes(tensor: Tensor) -> int:
+    """In memory: an expanded tensor is read once."""
+    count = tensor.element_size()
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride else 1
+    return int(count)
+
+
+def fuse(operations: Sequence[Operation]) -> tuple[Operation, ...]:
+    """The same pass with neighbouring "memory" operations as one kernel each.
+
+    A compiler or a serving stack does so: such a kernel reads what the run did not make itself, and
+    writes what is read after it.
+    """
+    last_read = {
+        number: i for i, operation in enumerate(operations) for number, _ in operation.reads
+    }
+    found: list[Operation] = []
+    run: list[Operation] = []
+
+    def close(end: int) -> None:
+        if not run:
+            return
+        made: dict[int, int] = {}
+        reads: dict[int, int] = {}
+        for operation in run:
+            for number, size in operation.reads:
+                if number not in made:
+                    reads[number] = max(reads.get(number, 0), size)
+            made |= _largest(made, operation.writes)
+        writes = {n: c for n, c in made.items() if last_read.get(n, end) >= end}
+        found.append(
+            Operation(kind="memory", reads=tuple(reads.items()), writes=tuple(writes.items()))
+        )
+        run.clear()
+
+    for i, operation in enumerate(operations):
+        if operation.kind == "memory":
+            run.append(operation)
+        else:
+            close(i)
+            found.append(operation)
+    close(len(operations))
+    return tuple(found)
+
+
+def _largest(known: Mapping[int, int], more: Iterable[tuple[int, int]]) -> dict[int, int]:
+    return {number: max(known.get(number, 0), size) for number, size in more}
