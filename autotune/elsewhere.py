@@ -13,7 +13,6 @@ from autotune.compress.decode import decode_step
 from autotune.compress.operations import fuse, trace_operations
 from autotune.context import Context
 from autotune.devices.alignment import saving_ranks
-from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
 from autotune.predictor.rest import RestLatency, rest_latency
 from autotune.profiler.backends.torch_layers import DTYPES
@@ -27,11 +26,10 @@ def predicted_network(context: Context) -> NetworkModel:
         MeasurementError: a layer whose sizes the table cannot price.
     """
     with context.reporter.stage("predict the dense network"):
-        attention = AttentionLatency(context.target.spec, context.dtype)
         context.target.table.predictor.prepare(_wanted(context))
         passes = [
             PassModel(
-                name=run, count=count, anchor=_anchor(context, run, attention),
+                name=run, count=count, anchor=_anchor(context, run),
                 predictor=context.target.table.predictor, units=context.units_in(run),
                 dtype=context.dtype,
             )
@@ -54,12 +52,12 @@ def _wanted(context: Context) -> list[LayerShape]:
 
 def prediction_sources(context: Context) -> list[str]:
     """Whose numbers a predicted network is made of, to print beside it."""
-    attention = AttentionLatency(context.target.spec, context.dtype)
-    rest = f"rest of the network modelled: {attention.source}, memory-bound kernels"
-    return [*context.target.table.sources, rest]
+    table = context.target.table
+    rest = f"rest of the network modelled: {table.attention.source}, memory-bound kernels"
+    return [*table.sources, rest]
 
 
-def _anchor(context: Context, run: str, attention: AttentionLatency) -> NetworkAnchor:
+def _anchor(context: Context, run: str) -> NetworkAnchor:
     """Σ dense layers + rest, and what part of it each dense shape is."""
     units = context.units_in(run)
     by_name = {unit.name: unit for unit in units}
@@ -75,7 +73,7 @@ def _anchor(context: Context, run: str, attention: AttentionLatency) -> NetworkA
             total += found[0].latency_s
             half = (found[0].high_s - found[0].low_s) / 2
             spread[unit.shape(None, context.dtype)] += half
-    rest = _rest(context, run, attention, units)
+    rest = _rest(context, run, units)
     rest_error = rest.latency_s * math.expm1(rest.half_width)
     latency_s = total + rest.latency_s
     error = math.sqrt(sum(half**2 for half in (*spread.values(), rest_error)))
@@ -86,9 +84,7 @@ def _anchor(context: Context, run: str, attention: AttentionLatency) -> NetworkA
     )
 
 
-def _rest(
-    context: Context, run: str, attention: AttentionLatency, units: tuple[Site, ...]
-) -> RestLatency:
+def _rest(context: Context, run: str, units: tuple[Site, ...]) -> RestLatency:
     table = context.target.table
     operations = trace_operations(
         context.loaded.model, [unit for unit in units if not unit.members],
@@ -97,4 +93,4 @@ def _rest(
         call=decode_step if run == "decode" else None,
     )  # fmt: skip
     kernels = fuse(operations) if table.fuses else operations
-    return rest_latency(kernels, context.dtype, table.memory, attention, table.predictor)
+    return rest_latency(kernels, context.dtype, table.memory, table.attention, table.predictor)

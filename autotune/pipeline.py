@@ -55,6 +55,8 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
     """Run `request` to its result; see `autotune.api.tune` for what is raised."""
     started = time.monotonic()
     target = find_target(request.device, request.backend, request.dtype)
+    if not target.is_here:
+        _ = target.table  # read now: what it lacks is refused before anything long
     threads = check_threads(request.threads)
     _quiet_libraries(threads)
     with RunFolder(request.output) as folder, LatencyDatabase(request.database) as database:

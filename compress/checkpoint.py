@@ -98,6 +98,13 @@ class LowRankQuantizer(HfQuantizer):
             layer.pop("storage", None)
         return model
 
+    # What to save instead of the model's own tensors (transformers asks a quantizer first).
+    weights: dict[str, torch.Tensor] | None = None
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> Any:
+        """The tensors to save, and nothing to note beside them."""
+        return self.weights, {}
+
     def is_serializable(self) -> bool:
         """Saved again as it is."""
         return True
@@ -164,10 +171,15 @@ def save_checkpoint(
         if layers:
             model.config.quantization_config = LowRankConfig(layers)
             model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)
-        if dtype == "fp32":
+        kind = getattr(torch, TORCH_NAMES[dtype])
+        if kind == model.dtype:
             model.save_pretrained(folder)
         else:
-            _save_cast(model, folder, getattr(torch, TORCH_NAMES[dtype]))
+            weights = _cast(model, kind)
+            if layers:
+                model.hf_quantizer.weights = weights
+            model.save_pretrained(folder, state_dict=weights)
+            _name_dtype(folder, kind)
     finally:
         replace_modules(model, computing)
         model.config = before
@@ -176,13 +188,14 @@ def save_checkpoint(
         tokenizer.save_pretrained(folder)
 
 
-def _save_cast(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Save the model in another dtype than it computes in here."""
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    model.save_pretrained(folder, state_dict=weights)
+def _cast(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The model's tensors, those that it computes with in `dtype`; packed factors stay packed."""
+    own = next(model.parameters()).dtype
+    return {k: t.to(dtype) if t.dtype == own else t for k, t in model.state_dict().items()}
+
+
+def _name_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Say in config.json what the weights are in: transformers names what it computes in here."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["dtype"] = str(dtype).removeprefix("torch.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.errors import UsageError
+from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.imported import ImportedLatency
 from autotune.predictor.rest import MemoryModel
@@ -26,12 +28,18 @@ class DeviceTable:
     they are of a stack that runs neighbouring memory operations as one kernel.
     """
 
+    spec: DeviceSpec
     fingerprint: Fingerprint
     predictor: LatencyPredictor
     memory: MemoryModel
     sources: tuple[str, ...]
     rank_multiple: int
     fuses: bool
+
+    @functools.cached_property
+    def attention(self) -> AttentionLatency:
+        """Attention on the device, learned when first asked for."""
+        return AttentionLatency(self.spec, self.fingerprint.dtype)
 
 
 def device_table(spec: DeviceSpec, dtype: str, backend: str) -> DeviceTable:
@@ -58,6 +66,7 @@ def _shipped(spec: DeviceSpec, dtype: str, backend: str) -> DeviceTable:
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
     dense = [row for row in rows if row.rank == 0 and row.latency_s and not row.shape.parts]
     return DeviceTable(
+        spec=spec,
         fingerprint=fingerprint,
         predictor=table,
         memory=MemoryModel.learned(
@@ -79,6 +88,7 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
     sources = tuple(table.source for table in tables)
     first = fingerprint_of_table(tables[0])
     return DeviceTable(
+        spec=spec,
         fingerprint=Fingerprint(
             device=spec.name, device_name=spec.title, backend="imported", dtype=dtype, threads=1,
             versions=dict(first.versions), settings={"sources": "; ".join(sources)},

@@ -1,5 +1,6 @@
 """Settings and fixtures of the runs on code-llama-3m."""
 
+import shutil
 import subprocess
 import sys
 
@@ -37,3 +38,21 @@ def cli():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="module")
+def wide(home):
+    """Layers that a large GPU runs faster when factorized; a model of 3 M is all launches there."""
+    import torch
+    import transformers
+
+    folder = home / "wide"
+    shutil.copytree(LLAMA, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    torch.manual_seed(0)
+    vocabulary = transformers.AutoConfig.from_pretrained(LLAMA).vocab_size
+    config = transformers.LlamaConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16,
+        num_key_value_heads=4, vocab_size=vocabulary, max_position_embeddings=256,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

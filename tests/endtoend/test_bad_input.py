@@ -35,7 +35,7 @@ def refuse(done, code, *says):
         (("--latency-budget", "nanms"), 2, ["not a latency limit"]),
         (("--latency-budget", "0.8x", "--model", "./nowhere"), 2, ["does not exist"]),
         (("--latency-budget", "0.8x", "--device", "h20"), 2, ["did you mean"]),
-        (("--latency-budget", "0.8x", "--device", "a100"), 4, ["not on this machine"]),
+        (("--latency-budget", "0.8x", "--device", "a100-pcie"), 4, ["not on this machine"]),
         (("--latency-budget", "0.8x", "--device", "t4"), 4, ["not on this machine"]),
         (("--latency-budget", "0.8x", "--backend", "magic"), 2, ["unknown backend"]),
         (("--latency-budget", "0.8x", "--metric", "magic"), 2, ["unknown metric"]),

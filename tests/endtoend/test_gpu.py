@@ -1,0 +1,52 @@
+"""The whole run on the GPU that is here: measured with CUDA graphs, in bf16."""
+
+import json
+
+import pytest
+
+from autotune.devices.detect import present_devices
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return next(device.spec.name for device in present_devices() if device.spec.kind == "cuda")
+
+
+@pytest.fixture(scope="module")
+def options(home, wide, gpu):
+    return (
+        "tune", "--model", wide, "--device", gpu, "--isl", 256, "--calibration-samples", 8,
+        "--trials", 0, "--sensitivity-rounds", 0, "--measure-seconds", 4, "--calibration",
+        home / "text.txt", "--db", home / "latency.sqlite", "--quiet", "--format", "json",
+    )  # fmt: skip
+
+
+def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
+    done = cli(
+        *options, "--batch-size", 16, "--latency-budget", "0.9x", "--output", tmp_path / "out"
+    )
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout)
+    print("PREFILL", {key: record[key] for key in record if "ratio" in key or "latency" in key})
+    assert record["device"]["device"] == gpu
+    assert (record["backend"], record["dtype"]) == ("torch-cudagraph", "bf16")
+    assert record["predicted_from"] == []
+    assert 0 < record["measured_ratio_low"] <= record["measured_ratio"] < 1
+    assert record["within_budget"] == (done.returncode == 0)
+    done = cli("bench", tmp_path / "out", "--format", "json")
+    assert done.returncode in (0, 1), done.stderr
+    print("BENCH", done.stdout)
+
+
+def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
+    done = cli(
+        *options, "--batch-size", 4, "--osl", 32, "--latency-budget", "0.97x", "--output",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode in (0, 1, 3), done.stderr
+    print("REQUEST", done.stdout, done.stderr)
+    if done.returncode != 3:
+        passes = json.loads(done.stdout)["passes"]
+        assert [one["name"] for one in passes] == ["prefill", "decode"]
