@@ -1,12 +1,14 @@
 """The whole run on the GPU that is here: measured with CUDA graphs, in bf16."""
 
 import json
+import logging
 
 import pytest
 
 from autotune.devices.detect import present_devices
 
 pytestmark = pytest.mark.gpu
+_LOG = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
     )
     assert done.returncode in (0, 1), done.stderr
     record = json.loads(done.stdout)
-    print("PREFILL", {key: record[key] for key in record if "ratio" in key or "latency" in key})
+    _LOG.warning(
+        "prefill %s", {key: record[key] for key in record if "ratio" in key or "latency" in key}
+    )
     assert record["device"]["device"] == gpu
     assert (record["backend"], record["dtype"]) == ("torch-cudagraph", "bf16")
     assert record["predicted_from"] == []
@@ -37,7 +41,7 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
     assert record["within_budget"] == (done.returncode == 0)
     done = cli("bench", tmp_path / "out", "--format", "json")
     assert done.returncode in (0, 1), done.stderr
-    print("BENCH", done.stdout)
+    _LOG.warning("bench %s", done.stdout)
 
 
 def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
@@ -46,7 +50,7 @@ def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
         tmp_path / "out",
     )  # fmt: skip
     assert done.returncode in (0, 1, 3), done.stderr
-    print("REQUEST", done.stdout, done.stderr)
+    _LOG.warning("request %s %s", done.stdout, done.stderr)
     if done.returncode != 3:
         passes = json.loads(done.stdout)["passes"]
         assert [one["name"] for one in passes] == ["prefill", "decode"]
