@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autotune.compress.decode import decode_inputs
-from autotune.compress.loading import LoadedModel
+from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sites import Sites, count_tokens, find_sites
 from autotune.compress.tasks import Task, make_task
 from autotune.devices.detect import PresentDevice
@@ -21,7 +21,7 @@ from autotune.progress import Reporter
 from autotune.request import TuneRequest
 from autotune.runfolder import RunFolder
 from autotune.target import Target
-from autotune.types import Fingerprint, Site, Workload
+from autotune.types import Fingerprint, LayerShape, Site, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,7 @@ class Context:
 
     def units_in(self, run: str) -> tuple[Site, ...]:
         """The units on the tokens of one pass, "prefill" or "decode" (a token a sequence)."""
-        if run == "prefill":
-            return self.units
-        tokens = self.request.workload.batch_size
-        return tuple(replace(unit, tokens=tokens) for unit in self.units)
+        return on_pass(self.units, run, self.request.workload)
 
     def example_inputs(self, run: str) -> dict[str, Tensor]:
         """Random inputs of one pass of the workload."""
@@ -100,6 +97,29 @@ class Context:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+
+def on_pass(units: tuple[Site, ...], run: str, workload: Workload) -> tuple[Site, ...]:
+    """Units of the whole sequence as one pass meets them: a decode step has a token a sequence."""
+    if run == "prefill":
+        return units
+    return tuple(replace(unit, tokens=workload.batch_size) for unit in units)
+
+
+def model_shapes(model: str, workload: Workload, dtype: str) -> list[LayerShape]:
+    """The dense layers of a model on a workload, single and with one input, each shape once.
+
+    Raises:
+        ModelError: missing or unreadable.
+        UsageError: the workload does not suit the model.
+    """
+    loaded = load_model(model)
+    _check_workload(workload, loaded)
+    inputs = make_task(loaded.task, loaded.folder).example_inputs(loaded.model, workload)
+    sites = count_tokens(loaded.model, find_sites(loaded.model), inputs)
+    units = (*sites.sites, *sites.joint)
+    found = (unit for run in workload.passes for unit in on_pass(units, run, workload))
+    return sorted({unit.shape(None, dtype) for unit in found})
 
 
 def make_context(

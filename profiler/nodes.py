@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.devices.lock import device_lock
 from autotune.errors import MeasurementError
 
 _MIN_RUNS = 8
@@ -60,7 +61,7 @@ def profile_sites(
 def _in_fresh_process(
     artefact: Path, request: str, progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    with tempfile.TemporaryFile("w+") as log:
+    with device_lock("cpu"), tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "autotune.profiler.nodes"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=log, text=True,

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from autotune.devices.detect import PresentDevice
 from autotune.devices.health import ClockReading
+from autotune.devices.lock import device_lock
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.tasks import Outcome, TimingTask
 from autotune.profiler.timing import PairedTiming
@@ -52,6 +53,8 @@ class ShardRunner:
     ) -> Iterator[Outcome]:
         """One outcome per task, in order, each as soon as it is known.
 
+        The device is locked while a process measures on it (devices/lock.py).
+
         `progress` hears how much of the present task's time cap is used.
 
         A process that dies or hangs costs the task it was at (an outcome with the error); the
@@ -68,7 +71,7 @@ class ShardRunner:
     def _run_shard(
         self, shard: Sequence[TimingTask], progress: Callable[[float], None]
     ) -> Iterator[Outcome]:
-        with tempfile.TemporaryFile("w+") as log:
+        with device_lock(self.device), tempfile.TemporaryFile("w+") as log:
             process = self._start(shard, log)
             try:
                 yield from self._collect(process, shard, log, progress)

@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def private_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Workers do not wait for each other: what they measure is of no use but to the test."""
+    os.environ["AUTOTUNE_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+
+
 @pytest.fixture(autouse=True)
 def private_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test touches the user's own latency database."""

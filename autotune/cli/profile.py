@@ -16,16 +16,18 @@ from autotune.cli.options import (
     parse_shape,
     threads_option,
 )
+from autotune.types import LayerShape
 
 
 @click.command(
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, multiple=True, required=True, help="Rows M (repeatable).")
-@click.option(
-    "--shape", "shapes", multiple=True, required=True,
-    help="IN_FEATURESxOUT_FEATURES (repeatable).",
-)  # fmt: skip
+@click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
+@click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
+@click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
+@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
+@click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
+@click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
 @dtype_option
 @device_option
@@ -34,7 +36,8 @@ from autotune.cli.options import (
 @database_option
 @format_option
 def command(
-    tokens: tuple[int, ...], shapes: tuple[str, ...], ranks: tuple[int, ...], dtype: str | None,
+    tokens: tuple[int, ...], shapes: tuple[str, ...], model: str | None, batch_size: int, isl: int,
+    osl: int, ranks: tuple[int, ...], dtype: str | None,
     device: str, backend: str | None, threads: int | None, database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
@@ -55,8 +58,13 @@ def command(
 
     target = target_here(device, backend, dtype)
     present, runs_on, chosen_dtype = target.device, target.backend, target.dtype
-    parsed = [parse_shape(shape, m) for shape in shapes for m in tokens]
-    dense = [dataclasses.replace(shape, dtype=chosen_dtype) for shape in parsed]
+    if bool(model) == bool(tokens and shapes):
+        raise UsageError("give --tokens and --shape, or --for MODEL")
+    if model:
+        dense = _layers_of(model, batch_size, isl, osl, chosen_dtype)
+    else:
+        parsed = [parse_shape(shape, m) for shape in shapes for m in tokens]
+        dense = [dataclasses.replace(shape, dtype=chosen_dtype) for shape in parsed]
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
     count = check_threads(threads)
@@ -84,3 +92,13 @@ def command(
     ]
     emit(output_format, record, [*lines, *(str(row.error) for row in failed[:5])])
     return 1 if failed else 0
+
+
+def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
+    """The layers that a tuning of the model under this workload would measure."""
+    from autotune.context import model_shapes
+    from autotune.types import Workload
+
+    phase = "request" if osl else "prefill"
+    workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)
+    return model_shapes(model, workload, dtype)

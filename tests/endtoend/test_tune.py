@@ -114,6 +114,17 @@ def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments
     assert "measure round 1" in done.stderr
 
 
+def test_a_models_profile_is_what_its_tuning_needs(tuned, cli, home):
+    done = cli(
+        "profile", "--for", LLAMA, "--batch-size", 1, "--isl", 128, "--db", home / "latency.sqlite",
+        "--format", "json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["measured"] == 0
+    assert found["wanted"] > 50
+
+
 def test_bench_measures_again(tuned, cli):
     folder, record, _ = tuned
     done = cli("bench", folder, "--format", "json")
@@ -248,6 +259,9 @@ def test_the_small_commands(cli, arguments, home):
     assert json.loads(done.stdout.splitlines()[-1])["measured"] == 3
     done = cli("profile", *shape, *database)
     assert "0 measured, 3 already known" in done.stdout
+    done = cli("profile", "--tokens", 32, *database)
+    assert done.returncode == 2
+    assert "--for MODEL" in done.stderr
     done = cli("predict", *shape, "--rank", 16, *database, "--format", "json")
     answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
     assert [a["source"] for a in answers] == ["measured", "measured"]
@@ -261,6 +275,8 @@ def test_the_small_commands(cli, arguments, home):
     assert cli("db", "export", home / "t.parquet", *database).returncode == 0
     assert cli("db", "import", home / "t.parquet", "--db", home / "n.sqlite").returncode == 0
     assert cli("db", "merge", home / "n.sqlite", *database).returncode == 0
+    assert cli("db", "ship", home / "shipped.sqlite", *database).returncode == 0
+    assert cli("db", "merge", home / "shipped.sqlite", "--db", home / "n.sqlite").returncode == 0
     done = cli("db", "verify", *database)
     assert done.returncode == 0
     assert "every hash matches" in done.stdout

@@ -1,0 +1,54 @@
+"""Two measurements on one device never overlap, and a killed one holds nobody up."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+from autotune.devices.lock import device_lock, lock_file
+
+HOLDER = """
+import sys, time
+from autotune.devices.lock import device_lock
+with device_lock("cpu"):
+    print("in", flush=True)
+    sys.stdin.readline()
+    print("out", flush=True)
+"""
+
+
+def holder():
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_second_waits_for_the_first_and_says_so():
+    first = holder()
+    assert first.stdout.readline() == "in\n"
+    second = holder()
+    # What it says comes before it waits; it cannot be in while the first is.
+    assert "waiting for another measurement" in second.stderr.readline()
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.stdout.readline() == "out\n"
+    assert second.stdout.readline() == "in\n"
+    for process in (first, second):
+        process.communicate("\n", timeout=30)
+
+
+def test_a_killed_holder_holds_nobody_up():
+    first = holder()
+    assert first.stdout.readline() == "in\n"
+    first.kill()
+    first.communicate()
+    started = time.monotonic()
+    with device_lock("cpu"):
+        assert time.monotonic() - started < 20
+
+
+def test_devices_of_two_kinds_do_not_wait_for_each_other():
+    assert lock_file("cpu") != lock_file("cuda")
+    with device_lock("cpu"), device_lock("cuda"):
+        pass
