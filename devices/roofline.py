@@ -22,14 +22,17 @@ class Roofline:
         peaks = {dtype: rate * scale for dtype, rate in spec.peak_flops.items()}
         return Roofline(peak_flops=peaks, bandwidth_bytes_s=spec.bandwidth_bytes_s)
 
+    def peak(self, dtype: str) -> float:
+        """FLOP/s in `dtype`, or in the fastest dtype where the sheet does not name it."""
+        return self.peak_flops.get(dtype) or max(self.peak_flops.values())
+
     def latency_s(self, shape: LayerShape) -> float:
         """Seconds of a layer; a pair is the sum of its two products."""
         return sum(self._product_s(m, k, n, shape.dtype) for m, k, n in products(shape))
 
     def _product_s(self, m: int, k: int, n: int, dtype: str) -> float:
-        peak = self.peak_flops.get(dtype) or max(self.peak_flops.values())
         moved = DTYPE_BYTES[dtype] * (m * k + k * n + m * n)
-        return max(2 * m * k * n / peak, moved / self.bandwidth_bytes_s)
+        return max(2 * m * k * n / self.peak(dtype), moved / self.bandwidth_bytes_s)
 
 
 def products(shape: LayerShape) -> list[tuple[int, int, int]]:

@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.devices.roofline import Roofline, products
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.types import LayerShape
 
+Array = NDArray[np.float64]
 FEATURES = (
     "log_tokens", "log_in", "log_out", "log_rank", "log_flops", "log_bytes", "log_intensity",
     "log_roofline", "rank_by_8", "rank_by_16", "rank_by_64", "out_by_64", "pair", "parts",
 )  # fmt: skip
 
 
-def feature_row(shape: LayerShape, roofline: Roofline) -> list[float]:
-    """One row, in the order of `FEATURES`."""
-    size = DTYPE_BYTES[shape.dtype]
-    moved = size * sum(m * k + k * n + m * n for m, k, n in products(shape))
-    rank = shape.rank or min(shape.in_features, shape.out_features)
-    return [
-        math.log(shape.tokens),
-        math.log(shape.in_features),
-        math.log(shape.out_features),
-        math.log(rank),
-        math.log(shape.flops),
-        math.log(moved),
-        math.log(shape.flops / moved),
-        math.log(roofline.latency_s(shape)),
-        float(rank % 8),
-        float(rank % 16),
-        float(rank % 64),
-        float(shape.out_features % 64),
-        float(shape.rank is not None),
-        float(len(shape.widths)),
-    ]
+def feature_matrix(shapes: Sequence[LayerShape], roofline: Roofline) -> tuple[Array, Array]:
+    """(len(shapes), len(FEATURES)) and log(roofline seconds), (len(shapes)).
+
+    All at once: a query of a hundred thousand layers is a question of arrays, not of loops.
+    """
+    sizes = [(s.tokens, s.in_features, s.out_features, s.rank or 0, len(s.widths)) for s in shapes]
+    m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
+    pair = r > 0
+    size = np.array([DTYPE_BYTES[s.dtype] for s in shapes], dtype=np.float64)
+    peak = np.array([roofline.peak(s.dtype) for s in shapes], dtype=np.float64)
+    # Values read and written: inputs, weights and outputs of one product, or of two and the latent.
+    flops = 2 * m * np.where(pair, r * (k + n), k * n)
+    first, second = m * k + k * r + m * r, parts * m * r + r * n + m * n
+    # Side by side, dense layers of one input each read it.
+    moved = size * np.where(pair, first + second, parts * m * k + k * n + m * n)
+    roof = np.log(_roofline_s(shapes, roofline, (m, k, n, r, parts), size, peak))
+    rank = np.where(pair, r, np.minimum(k, n))
+    matrix = np.column_stack(
+        [
+            np.log(m), np.log(k), np.log(n), np.log(rank), np.log(flops), np.log(moved),
+            np.log(flops / moved), roof, rank % 8, rank % 16, rank % 64, n % 64, pair, parts,
+        ]
+    )  # fmt: skip
+    return matrix, roof
 
 
-def feature_matrix(shapes: Sequence[LayerShape], roofline: Roofline) -> NDArray[np.float64]:
-    """(len(shapes), len(FEATURES))."""
-    return np.array([feature_row(shape, roofline) for shape in shapes], dtype=np.float64)
+def _roofline_s(
+    shapes: Sequence[LayerShape], roofline: Roofline, sizes: tuple[Array, ...], size: Array,
+    peak: Array,
+) -> Array:  # fmt: skip
+    """Roofline seconds of every shape; layers of several widths one by one, they are few."""
+    m, k, n, r, parts = sizes
+
+    def product_s(inner: Array, outer: Array) -> Array:
+        moved = size * (m * inner + inner * outer + m * outer)
+        found: Array = np.maximum(2 * m * inner * outer / peak, moved / roofline.bandwidth_bytes_s)
+        return found
+
+    safe = np.maximum(r, 1.0)
+    seconds = np.where(r > 0, product_s(k, safe) + product_s(safe, n), product_s(k, n))
+    for i in map(int, np.flatnonzero(parts > 1)):
+        seconds[i] = roofline.latency_s(shapes[i])
+    return seconds

@@ -47,8 +47,8 @@ class LatencyRegressor:
         """
         if not self.enough(shapes):
             raise ValueError(f"needs {MIN_ROWS} points of {MIN_GROUPS} shapes, got {len(shapes)}")
-        x = feature_matrix(shapes, self.roofline)
-        y = np.log(np.asarray(latency_s)) - self._base(shapes)
+        x, base = feature_matrix(shapes, self.roofline)
+        y = np.log(np.asarray(latency_s)) - base
         names = [f"{s.in_features}x{s.out_features}" for s in shapes]
         with threadpool_limits(1):
             residuals = np.empty(len(y))
@@ -63,17 +63,14 @@ class LatencyRegressor:
     def predict(self, shapes: Sequence[LayerShape]) -> NDArray[np.float64]:
         """Seconds, (len(shapes))."""
         assert self._model is not None, "fit first"
+        x, base = feature_matrix(shapes, self.roofline)
         with threadpool_limits(1):
-            raw = self._model.predict(feature_matrix(shapes, self.roofline))
-        seconds: NDArray[np.float64] = np.exp(raw + self._base(shapes))
+            seconds: NDArray[np.float64] = np.exp(self._model.predict(x) + base)
         return seconds
-
-    def _base(self, shapes: Sequence[LayerShape]) -> NDArray[np.float64]:
-        return np.log([self.roofline.latency_s(shape) for shape in shapes])
 
 
 def _new_model() -> HistGradientBoostingRegressor:
     return HistGradientBoostingRegressor(
-        max_iter=300, learning_rate=0.06, min_samples_leaf=3, l2_regularization=0.1,
-        early_stopping=False, random_state=0,
+        max_iter=120, learning_rate=0.12, max_leaf_nodes=15, min_samples_leaf=3,
+        l2_regularization=0.1, early_stopping=False, random_state=0,
     )  # fmt: skip

@@ -48,6 +48,7 @@ class LatencyTable(LatencyPredictor):
         self._add([row for row in good if row.rank > 0])
         self._half_width = self._interpolation_half_width()
         self._cache: dict[LayerShape, Estimate] = {}
+        self._guessed: dict[LayerShape, float] = {}
         self._fitted: dict[int, LatencyRegressor | None] = {}
 
     def _add(self, rows: Sequence[Measurement]) -> None:
@@ -95,6 +96,17 @@ class LatencyTable(LatencyPredictor):
         seconds = [self._measured[shape].latency_s for shape in shapes]
         return LatencyRegressor(self.roofline).fit(shapes, seconds)
 
+    def prepare(self, shapes: Sequence[LayerShape]) -> None:
+        """Guess together all of `shapes` that measurements do not answer."""
+        groups: dict[int, list[LayerShape]] = {}
+        for shape in {*shapes, *(each.dense for each in shapes)}:
+            if shape not in self._guessed and self._from_measurements(shape) is None:
+                groups.setdefault(shape.tokens, []).append(shape)
+        for tokens, group in groups.items():
+            regressor = self._regressor(tokens)
+            if regressor is not None:
+                self._guessed.update(zip(group, map(float, regressor.predict(group)), strict=True))
+
     def estimate(self, shape: LayerShape) -> Estimate:
         """Seconds and ratio of `shape`, with a 90 % interval (95 % where measured)."""
         if shape not in self._cache:
@@ -102,16 +114,15 @@ class LatencyTable(LatencyPredictor):
         return self._cache[shape]
 
     def _estimate(self, shape: LayerShape) -> Estimate:
-        if shape in self._measured:
-            return self._measured[shape]
-        known = self._by_layer.get(shape.dense, [])
-        seconds = interpolate(shape, known, self.roofline, self.cliff)
-        if seconds is not None:
-            return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
+        found = self._from_measurements(shape)
+        if found is not None:
+            return found
         regressor = self._regressor(shape.tokens)
         if regressor is not None:
-            seconds = float(regressor.predict([shape])[0])
-            return self._with_ratio(shape, _spread(seconds, regressor.half_width, "predicted"))
+            if shape not in self._guessed:
+                self.prepare([shape])
+            guess = _spread(self._guessed[shape], regressor.half_width, "predicted")
+            return self._with_ratio(shape, guess)
         if self.allow_extrapolation:
             seconds = self.roofline.latency_s(shape)
             return self._with_ratio(shape, _spread(seconds, math.log(_ROOFLINE_FACTOR), "roofline"))
@@ -121,6 +132,16 @@ class LatencyTable(LatencyPredictor):
             f"it with `autotune profile --tokens {m} --shape {k}x{n}`, or allow a roofline guess "
             "with --allow-extrapolation"
         )
+
+    def _from_measurements(self, shape: LayerShape) -> Estimate | None:
+        """As measured, or between measured ranks of the same layer."""
+        if shape in self._measured:
+            return self._measured[shape]
+        known = self._by_layer.get(shape.dense, [])
+        seconds = interpolate(shape, known, self.roofline, self.cliff)
+        if seconds is None:
+            return None
+        return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
 
     def _with_ratio(self, shape: LayerShape, estimate: Estimate) -> Estimate:
         if shape.rank is None:

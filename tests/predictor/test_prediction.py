@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autotune.devices.roofline import Roofline
+from autotune.devices.roofline import Roofline, products
 from autotune.devices.specs import find_device
 from autotune.errors import MeasurementError
 from autotune.predictor.conformal import conformal_quantile
+from autotune.predictor.features import FEATURES, feature_matrix
 from autotune.predictor.interpolation import interpolate
 from autotune.predictor.regressor import LatencyRegressor
 from autotune.predictor.table import LatencyTable
@@ -148,3 +149,29 @@ def test_the_regressor_learns_from_tokens_near_the_one_asked():
         found = table.estimate(asked)
         assert found.source == "predicted"
         assert found.latency_s == pytest.approx(factor * ROOFLINE.latency_s(asked), rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [(), (64, 32, 32)])
+@pytest.mark.parametrize("rank", [None, 24])
+def test_features_of_many_are_those_of_one_by_hand(parts, rank):
+    one = LayerShape(
+        tokens=7, in_features=96, out_features=sum(parts) or 80, rank=rank, dtype="fp32",
+        parts=parts,
+    )  # fmt: skip
+    matrix, base = feature_matrix([shape(), one], ROOFLINE)
+    found = dict(zip(FEATURES, matrix[1], strict=True))
+    each = products(one)
+    moved = 4 * sum(m * k + k * n + m * n for m, k, n in each)
+    assert found["log_bytes"] == pytest.approx(math.log(moved))
+    assert found["log_flops"] == pytest.approx(math.log(2 * sum(m * k * n for m, k, n in each)))
+    assert found["log_roofline"] == base[1] == pytest.approx(math.log(ROOFLINE.latency_s(one)))
+    assert (found["parts"], found["pair"]) == (len(parts) or 1, float(rank is not None))
+    assert found["rank_by_16"] == (rank or min(96, one.out_features)) % 16
+
+
+def test_asked_together_or_one_by_one_is_the_same():
+    rows = recorded()
+    wanted = [shape(rank, k, 640, 128) for k in (320, 448) for rank in (None, 16, 48, 160)]
+    alone, together = (LatencyTable(rows, ROOFLINE) for _ in range(2))
+    together.prepare(wanted)
+    assert [together.estimate(one) for one in wanted] == [alone.estimate(one) for one in wanted]
