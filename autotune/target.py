@@ -71,17 +71,21 @@ def find_target(device: str, backend: str | None = None, dtype: str | None = Non
 
     Raises:
         UsageError: an unknown device or backend, or one that does not go with the other.
-        DeviceMissingError: the device is not here and nothing is known of it.
+        DeviceMissingError: the device is not here and nothing is known of it, or it is here and its
+            backend is not installed.
     """
     from autotune.profiler.imported import imported_devices
     from autotune.profiler.shipped import shipped_devices
 
+    spec = find_device(device)
     try:
-        return target_here(device, backend, dtype)
+        require_device(device)
     except DeviceMissingError:
-        spec = find_device(device)
-        if spec.kind == "cpu" or spec.name not in (*shipped_devices(), *imported_devices()):
+        if spec.name not in (*shipped_devices(), *imported_devices()):
             raise
+    else:
+        # A device that is here is measured; a part that its backend lacks is no reason to guess.
+        return target_here(device, backend, dtype)
     runs_on = make_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
     if spec.kind not in runs_on.device_kinds:
         raise UsageError(f"backend {runs_on.name} runs on {'/'.join(runs_on.device_kinds)} only")
