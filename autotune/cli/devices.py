@@ -13,21 +13,27 @@ from autotune.cli.main import emit, format_option
 @format_option
 @click.pass_context
 def command(context: click.Context, output_format: str) -> None:
-    """List the devices that are known and those that are on this machine."""
+    """List the devices that are known: those on this machine, and those predicted from tables."""
     if context.invoked_subcommand is not None:
         return
     from autotune.devices.detect import cpu_threads, present_devices
     from autotune.devices.specs import known_devices
+    from autotune.profiler.imported import imported_devices
+    from autotune.profiler.shipped import shipped_devices
 
+    tables = dict.fromkeys(imported_devices(), "others' measurements")
+    tables |= dict.fromkeys(shipped_devices(), "this project's database")
     here = {device.spec.name: device.reported_name for device in present_devices()}
     record = {
         "known": [dataclasses.asdict(spec) for spec in known_devices().values()],
         "here": here,
+        "predicted_from": tables,
         "cpu_threads": cpu_threads(),
     }
     lines = []
     for spec in known_devices().values():
-        mark = f"here: {here[spec.name]}" if spec.name in here else ""
+        known = f"predicted from {tables[spec.name]}" if spec.name in tables else ""
+        mark = f"here: {here[spec.name]}" if spec.name in here else known
         aliases = f" ({', '.join(spec.aliases)})" if spec.aliases else ""
         lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {mark}".rstrip())
     emit(output_format, record, lines)

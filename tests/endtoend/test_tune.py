@@ -266,7 +266,10 @@ def test_the_small_commands(cli, arguments, home):
     answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
     assert [a["source"] for a in answers] == ["measured", "measured"]
     done = cli("devices", "--format", "json")
-    assert "cpu" in json.loads(done.stdout.splitlines()[-1])["here"]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "cpu" in found["here"]
+    assert found["predicted_from"]["h200-sxm"] == "this project's database"
+    assert found["predicted_from"]["a100-sxm"] == "others' measurements"
     sheet = cli("devices", "show", "h200").stdout
     assert "bandwidth_bytes_s = 4.8e12" in sheet
     assert "[sources]" in sheet
