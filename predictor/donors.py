@@ -7,20 +7,17 @@ With some: a Gaussian process learns what the donors get wrong.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.conformal import conformal_quantile
+from autotune.predictor.process import Process
 from autotune.predictor.product_features import TILES, roofline_s
 
 Array = NDArray[np.float64]
@@ -48,7 +45,7 @@ class UnseenDevice:
 
     def __init__(self, spec: DeviceSpec, dtype: str = "bf16", random_state: int = 0) -> None:
         self.spec, self.dtype, self.random_state = spec, dtype, random_state
-        self._correction: _Correction | None = None
+        self._correction: Process | None = None
 
     def fit(self, donors: Sequence[Donor]) -> UnseenDevice:
         """Learn from other devices."""
@@ -63,7 +60,7 @@ class UnseenDevice:
         """Learn from measurements of the device itself (25 to 500 of them)."""
         with threadpool_limits(1):
             left = np.log(seconds) - self._donated(products)
-            self._correction = _Correction(self._few_features(products), left, self.random_state)
+            self._correction = Process(self._few_features(products), left, self.random_state)
         return self
 
     def predict(self, products: Array) -> Array:
@@ -145,37 +142,6 @@ class UnseenDevice:
         return np.column_stack(
             [np.log(m), np.log(k), np.log(n), limit, np.log(np.ceil(waves) / waves), np.log(waves)]
         )
-
-
-class _Correction:
-    """What is left to learn, as a Gaussian process whose scales fit the few points."""
-
-    def __init__(self, features: Array, values: Array, random_state: int) -> None:
-        self.center, self.spread = features.mean(0), features.std(0) + 1e-9
-        self.mean, self.scale = float(values.mean()), float(values.std()) + 1e-9
-        kernel = ConstantKernel(1.0) * Matern(
-            np.full(features.shape[1], 3.0), (0.1, 1e3), nu=1.5
-        ) + WhiteKernel(0.01, (1e-4, 1.0))
-        self._process = GaussianProcessRegressor(kernel, random_state=random_state)
-        points, targets = self._points(features), (values - self.mean) / self.scale
-        with warnings.catch_warnings():
-            # A scale at its bound: what that feature says does not matter here.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self._process.fit(points, targets)
-        # The likelihood's own spread is too sure of itself: stretched to what is seen when each
-        # point is left out.
-        inverse = np.linalg.inv(self._process.kernel_(points))
-        standard = np.abs(inverse @ targets) / np.sqrt(np.diag(inverse))
-        self.stretch = max(conformal_quantile(standard, 0.9), 1.645)
-
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        """Shift of log seconds and its 90 % half width."""
-        mean, deviation = self._process.predict(self._points(features), return_std=True)
-        return mean * self.scale + self.mean, self.stretch * deviation * self.scale
-
-    def _points(self, features: Array) -> Array:
-        points: Array = (features - self.center) / self.spread
-        return points
 
 
 def _families(donors: Sequence[Donor]) -> list[str]:

@@ -16,6 +16,7 @@ from autotune.profiler.records import Measurement
 from autotune.types import Estimate, LayerShape
 
 if TYPE_CHECKING:
+    from autotune.predictor.recovery import RecoveryProcess
     from autotune.predictor.regressor import LatencyRegressor
 
 _ROOFLINE_FACTOR = 4.0
@@ -43,6 +44,7 @@ class LatencyTable(LatencyPredictor):
         self.allow_extrapolation = allow_extrapolation
         self._measured: dict[LayerShape, Estimate] = {}
         self._by_layer: dict[LayerShape, list[tuple[LayerShape, float]]] = {}
+        self._recoveries: dict[int, RecoveryProcess | None] = {}
         good = [row for row in measurements if row.error is None]
         self._add([row for row in good if row.rank == 0])
         self._add([row for row in good if row.rank > 0])
@@ -100,7 +102,9 @@ class LatencyTable(LatencyPredictor):
         """Guess together all of `shapes` that measurements do not answer."""
         groups: dict[int, list[LayerShape]] = {}
         for shape in {*shapes, *(each.dense for each in shapes)}:
-            if shape not in self._guessed and self._from_measurements(shape) is None:
+            if shape in self._guessed or self._from_measurements(shape) is not None:
+                continue
+            if shape.rank is None or self._recovery(shape.tokens) is None:
                 groups.setdefault(shape.tokens, []).append(shape)
         for tokens, group in groups.items():
             regressor = self._regressor(tokens)
@@ -117,6 +121,8 @@ class LatencyTable(LatencyPredictor):
         found = self._from_measurements(shape)
         if found is not None:
             return found
+        if shape.rank is not None and (guess := self._recovered(shape)) is not None:
+            return guess
         regressor = self._regressor(shape.tokens)
         if regressor is not None:
             if shape not in self._guessed:
@@ -132,6 +138,37 @@ class LatencyTable(LatencyPredictor):
             f"it with `autotune profile --tokens {m} --shape {k}x{n}`, or allow a roofline guess "
             "with --allow-extrapolation"
         )
+
+    def _recovered(self, shape: LayerShape) -> Estimate | None:
+        """A pair as a ratio learned from few pairs, times its dense layer."""
+        process = self._recovery(shape.tokens)
+        if process is None:
+            return None
+        dense = self.estimate(shape.dense)
+        ratios, half_widths = process.predict([shape])
+        ratio, half_width = float(ratios[0]), float(half_widths[0])
+        if dense.source != "measured":
+            half_width = math.hypot(half_width, math.log(dense.high_s / dense.low_s) / 2)
+        guess = _spread(dense.latency_s * ratio, half_width, "predicted")
+        return replace(guess, ratio=ratio)
+
+    def _recovery(self, tokens: int) -> RecoveryProcess | None:
+        """Fitted when first asked, on the pairs of M near the one asked where they are enough.
+
+        Where there are many pairs the regressor is as good and much faster to fit.
+        """
+        if tokens not in self._recoveries:
+            from autotune.predictor.recovery import MAX_PAIRS, RecoveryProcess
+
+            pairs = [s for s in self._measured if s.rank is not None and not s.parts]
+            near = [s for s in pairs if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
+            chosen = near if RecoveryProcess.enough(near) else pairs
+            few = RecoveryProcess.enough(chosen) and len(chosen) <= MAX_PAIRS
+            ratios = [self._measured[s].ratio for s in chosen]
+            self._recoveries[tokens] = (
+                RecoveryProcess(self.roofline, chosen, ratios) if few else None
+            )
+        return self._recoveries[tokens]
 
     def _from_measurements(self, shape: LayerShape) -> Estimate | None:
         """As measured, or between measured ranks of the same layer."""

@@ -24,6 +24,10 @@ from autotune.types import LayerShape
 )
 @click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
 @click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
+@click.option(
+    "--plan", type=click.Choice(["quick", "full"]),
+    help="Instead: standard layers, 100 points chosen as they come (2 minutes), or all of them.",
+)  # fmt: skip
 @click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
@@ -36,62 +40,56 @@ from autotune.types import LayerShape
 @database_option
 @format_option
 def command(
-    tokens: tuple[int, ...], shapes: tuple[str, ...], model: str | None, batch_size: int, isl: int,
-    osl: int, ranks: tuple[int, ...], dtype: str | None,
-    device: str, backend: str | None, threads: int | None, database: Address, output_format: str,
+    tokens: tuple[int, ...], shapes: tuple[str, ...], plan: str | None, model: str | None,
+    batch_size: int, isl: int, osl: int, ranks: tuple[int, ...], dtype: str | None, device: str,
+    backend: str | None, threads: int | None, database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.devices.detect import check_threads
     from autotune.errors import UsageError
     from autotune.paths import default_measure_seconds
     from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import (
-        fingerprint_of,
-        measure_points,
-        missing_points,
-        plan_ranks,
-    )
-    from autotune.profiler.shard import ShardRunner
+    from autotune.profiler.profile import fingerprint_of, plan_ranks
     from autotune.profiler.timing import TimingPolicy
+    from autotune.profiling import profile_full, profile_points, profile_quick
     from autotune.progress_rich import TerminalReporter
     from autotune.target import target_here
 
     target = target_here(device, backend, dtype)
-    present, runs_on, chosen_dtype = target.device, target.backend, target.dtype
-    if bool(model) == bool(tokens and shapes):
-        raise UsageError("give --tokens and --shape, or --for MODEL")
-    if model:
-        dense = _layers_of(model, batch_size, isl, osl, chosen_dtype)
-    else:
-        parsed = [parse_shape(shape, m) for shape in shapes for m in tokens]
-        dense = [dataclasses.replace(shape, dtype=chosen_dtype) for shape in parsed]
+    if sum(map(bool, (model, plan, tokens and shapes))) != 1:
+        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
+    dense = [parse_shape(shape, m) for shape in shapes for m in tokens]
+    dense = [dataclasses.replace(shape, dtype=target.dtype) for shape in dense]
+    if model:
+        dense = _layers_of(model, batch_size, isl, osl, target.dtype)
     count = check_threads(threads)
-    fingerprint = fingerprint_of(present, runs_on, chosen_dtype, count)
-    wanted = []
-    for shape in dense:
-        chosen = list(ranks) or plan_ranks(present, shape)
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in chosen)]
-    with LatencyDatabase(database) as store:
-        points = missing_points(store, fingerprint, wanted)
-        with TerminalReporter().stage("measure layers") as advance:
-            runner = ShardRunner.on(present, runs_on, count)
-            policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
-            failed = measure_points(store, fingerprint, points, runner, policy, advance)
+    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+    with (
+        LatencyDatabase(database) as store,
+        TerminalReporter().stage("measure layers") as advance,
+    ):
+        if plan:
+            whole = {"quick": profile_quick, "full": profile_full}[plan]
+            found = whole(target, count, store, policy, advance)
+        else:
+            wanted = []
+            for shape in dense:
+                chosen = list(ranks) or plan_ranks(target.device, shape)
+                wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in chosen)]
+            found = profile_points(target, count, store, wanted, policy, advance)
+    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, count)
     record = {
-        "fingerprint": fingerprint.id,
-        "wanted": len(set(wanted)),
-        "measured": len(points) - len(failed),
-        "failed": [row.error for row in failed],
-        "database": str(database),
-    }
+        "fingerprint": fingerprint.id, **dataclasses.asdict(found), "database": str(database)
+    }  # fmt: skip
+    known = found.wanted - found.measured - len(found.failed)
     lines = [
-        f"{record['measured']} measured, {len(set(wanted)) - len(points)} already known, "
-        f"{len(failed)} failed; fingerprint {fingerprint.id} in {database}"
+        f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
+        f"fingerprint {fingerprint.id} in {database}"
     ]
-    emit(output_format, record, [*lines, *(str(row.error) for row in failed[:5])])
-    return 1 if failed else 0
+    emit(output_format, record, [*lines, *found.failed[:5]])
+    return 1 if found.failed else 0
 
 
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
