@@ -32,6 +32,8 @@ _PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm"})
 _COPIES = frozenset(
     {"embedding", "index", "gather", "cat", "stack", "copy_", "_to_copy", "clone", "index_select"}
 )
+# Heads of one key: queries beside a longer cache that are no more are heads of one new token.
+_MOST_SHARING = 64
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 
 
@@ -119,7 +121,7 @@ class _Recorder(TorchDispatchMode):
     def _attention(self, taken: Sequence[Tensor], out: Any) -> None:
         query, key = taken[0], taken[1]
         heads, queries = query.shape[1], query.shape[2]
-        if queries == heads // max(key.shape[1], 1) or (queries != key.shape[2] and queries <= 64):
+        if queries != key.shape[2] and queries <= _MOST_SHARING:
             # One new token: its heads that share a key may stand where queries do.
             heads, queries = heads * queries, 1
         self._note(

@@ -86,6 +86,15 @@ def test_a_decode_step_has_one_query_a_sequence():
         assert (one.queries, one.keys, one.causal) == (1, 21, False)
 
 
+def test_a_prompt_as_long_as_heads_share_a_key_is_a_prompt():
+    """Two heads a key and two tokens: nothing of it is a decode step."""
+    model = tiny_model("llama")
+    inputs = tiny_task("llama").example_inputs(model, Workload(batch_size=3, sequence_length=2))
+    found = trace_operations(model, find_sites(model).sites, inputs, torch.float32, causal=True)
+    attention = [o for o in found if o.kind == "attention"]
+    assert all((o.heads, o.queries, o.keys, o.causal) == (4, 2, 2, True) for o in attention)
+
+
 def test_causal_attention_is_marked():
     model = tiny_model("llama")
     inputs = tiny_task("llama").example_inputs(model, WORKLOAD)
