@@ -53,7 +53,7 @@ def find_suspects(database: LatencyDatabase) -> list[Suspect]:
         Suspect(fingerprint_id=key, row=row, reason=reason)
         for key, fingerprint in database.fingerprints().items()
         for row in database.measurements(key)
-        if (reason := _impossible(row, specs.get(fingerprint.device), fingerprint.threads))
+        if (reason := _impossible(row, specs.get(fingerprint.device)))
     ]
 
 
@@ -68,7 +68,7 @@ def quarantine(database: LatencyDatabase, suspects: list[Suspect]) -> None:
             connection.execute(insert.on_conflict_do_nothing())
 
 
-def _impossible(row: Measurement, spec: DeviceSpec | None, threads: int) -> str | None:
+def _impossible(row: Measurement, spec: DeviceSpec | None) -> str | None:
     """Why the point cannot be right, if it cannot."""
     assert row.latency_s and row.dense_latency_s and row.ratio
     found = row.latency_s / row.dense_latency_s / row.ratio

@@ -52,3 +52,18 @@ def test_devices_of_two_kinds_do_not_wait_for_each_other():
     assert lock_file("cpu") != lock_file("cuda")
     with device_lock("cpu"), device_lock("cuda"):
         pass
+
+
+def test_a_user_without_a_name_may_measure_and_another_users_lock_counts(tmp_path, monkeypatch):
+    """A container's user has no name, and a lock file is not always one's own to write."""
+    monkeypatch.setenv("AUTOTUNE_LOCKS", str(tmp_path))
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    lock_file("cpu").touch()
+    lock_file("cpu").chmod(0o444)
+    first = holder()
+    assert first.stdout.readline() == "in\n"
+    second = holder()
+    assert "waiting" in second.stderr.readline()
+    for process in (first, second):
+        process.communicate("\n", timeout=30)

@@ -108,3 +108,17 @@ def test_a_full_database_loses_no_committed_row(database):
             full.add(run, [point(32 + i, error="x" * 4000)])
     assert database.measurements(FINGERPRINT.id) == [point(16)]
     assert find_problems(database) == []
+
+
+def test_verify_names_a_changed_fingerprint_and_writes_nothing(database, run_cli):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16, ratio=90.0)])
+    database.close()
+    with sqlite3.connect(database.address) as raw:
+        raw.execute("UPDATE fingerprint SET record = substr(record, 2)")
+    done = run_cli("db", "verify", "--db", database.address)
+    assert done.returncode == 1
+    assert "does not match its id" in done.stdout
+    assert "quarantine" not in done.stdout
+    assert "Traceback" not in done.stderr
+    with sqlite3.connect(database.address) as raw:
+        assert raw.execute("SELECT count(*) FROM quarantine").fetchone() == (0,)
