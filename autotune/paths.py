@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from autotune.errors import UsageError
+from autotune.types import Address
 
 
-def database_address(text: str) -> Path | str:
+def database_address(text: str) -> Address:
     """A URL as it is, anything else as a path."""
     return text if "://" in text else Path(text).expanduser()
 
 
-def default_database() -> Path | str:
+def default_database() -> Address:
     """`$AUTOTUNE_DB` (a path or a URL), else `latency.sqlite` in the user's data folder."""
     if os.environ.get("AUTOTUNE_DB"):
         return database_address(os.environ["AUTOTUNE_DB"])

@@ -20,7 +20,7 @@ from autotune.paths import (
 from autotune.plugins import check_spec
 from autotune.search.allocators import ALLOCATORS
 from autotune.target import find_target
-from autotune.types import Budget, Workload
+from autotune.types import Address, Budget, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class TuneRequest:
     jobs: int | None = None
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    database: Path | str = field(default_factory=default_database)
+    database: Address = field(default_factory=default_database)
     measure_seconds: float = field(default_factory=default_measure_seconds)
     seed: int = 0
 

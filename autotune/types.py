@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from autotune.errors import UsageError
@@ -18,6 +19,9 @@ RESOURCES = (
     "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",
 )  # fmt: skip
 PHASES = ("prefill", "decode", "request")
+# Of a latency database: the path of a SQLite file, or the URL of a PostgreSQL database
+# (`postgresql://user@host/name`).
+Address = Path | str
 Source = Literal["measured", "imported", "interpolated", "predicted", "roofline"]
 Record = TypeVar("Record")
 
@@ -180,33 +184,6 @@ class LayerShape:
     def flops(self) -> int:
         """Multiplications and additions of one run: 2·M·parameters."""
         return 2 * self.tokens * self.parameters
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """One kernel of a pass: what it reads and writes, and its shape.
-
-    `kind`: "layer" (a site), "memory" (elementwise, norms, gathers, copies), "product" (`batch`
-    products of queries × head_dim by head_dim × keys), or "attention" (`batch` × `heads` sequences
-    of `queries` against `keys`, keys and values in `kv_heads` heads). `reads` and `writes` are
-    pairs (number of the tensor, bytes moved).
-    """
-
-    kind: str
-    reads: tuple[tuple[int, int], ...] = ()
-    writes: tuple[tuple[int, int], ...] = ()
-    batch: int = 1
-    heads: int = 1
-    kv_heads: int = 1
-    queries: int = 0
-    keys: int = 0
-    head_dim: int = 0
-    causal: bool = False
-
-    @property
-    def moved_bytes(self) -> int:
-        """Read and written."""
-        return sum(size for _, size in (*self.reads, *self.writes))
 
 
 def break_even_rank(in_features: int, out_features: int) -> int:

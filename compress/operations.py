@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils.stateless import _reparametrize_module
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autotune.types import Operation, Site
+from autotune.operation import Operation
+from autotune.types import Site
 
 # Views and bookkeeping: no kernel runs.
 _FREE = frozenset(
@@ -55,16 +56,26 @@ def trace_operations(
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         feeds = {name: _fake(mode, tensor, dtype) for name, tensor in inputs.items()}
-        weights = {name: _fake(mode, tensor, dtype) for name, tensor in model.named_parameters()}
-        with torch.no_grad(), mode, recorder, _reparametrize_module(model, weights):
-            if call is None:
-                model(**feeds)
-            else:
-                call(model, feeds)
+        weights = {
+            f"model.{name}": _fake(mode, tensor, dtype) for name, tensor in model.named_parameters()
+        }
+        with torch.no_grad(), mode, recorder:
+            functional_call(_Pass(model, call), weights, (feeds,))
     finally:
         for handle in handles:
             handle.remove()
     return tuple(recorder.found)
+
+
+class _Pass(nn.Module):
+    """A pass as a module, whose weights `functional_call` can replace."""
+
+    def __init__(self, model: nn.Module, call: Call | None) -> None:
+        super().__init__()
+        self.model, self._call = model, call
+
+    def forward(self, feeds: Mapping[str, Tensor]) -> Any:
+        return self.model(**feeds) if self._call is None else self._call(self.model, feeds)
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor, dtype: torch.dtype) -> Tensor:

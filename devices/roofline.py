@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.types import LayerShape
@@ -31,8 +32,16 @@ class Roofline:
         return sum(self._product_s(m, k, n, shape.dtype) for m, k, n in products(shape))
 
     def _product_s(self, m: int, k: int, n: int, dtype: str) -> float:
-        moved = DTYPE_BYTES[dtype] * (m * k + k * n + m * n)
-        return max(2 * m * k * n / self.peak(dtype), moved / self.bandwidth_bytes_s)
+        size, peak = DTYPE_BYTES[dtype], self.peak(dtype)
+        return float(max(limits_s(m, k, n, size, peak, self.bandwidth_bytes_s)))
+
+
+def limits_s(
+    m: Any, k: Any, n: Any, element_bytes: Any, peak_flops: Any, bandwidth_bytes_s: float
+) -> tuple[Any, Any]:
+    """Arithmetic and memory seconds of (M × K)·(K × N); of one product, or of arrays of them."""
+    moved = element_bytes * (m * k + k * n + m * n)
+    return 2 * m * k * n / peak_flops, moved / bandwidth_bytes_s
 
 
 def products(shape: LayerShape) -> list[tuple[int, int, int]]:

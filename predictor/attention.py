@@ -16,9 +16,9 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.operation import Operation
 from autotune.predictor.conformal import conformal_quantile
 from autotune.profiler.imported_attention import SHAPE, read_attention
-from autotune.types import Operation
 
 Array = NDArray[np.float64]
 # Without a table: kernels reach a third of a roofline or more, rarely two thirds.

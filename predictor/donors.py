@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.process import Process
-from autotune.predictor.product_features import TILES, roofline_s
+from autotune.predictor.product_features import TILES, product_limits_s, roofline_s
 
 Array = NDArray[np.float64]
 _ROWS_PER_FAMILY = 24_000
@@ -121,9 +121,8 @@ class UnseenDevice:
     def _features(self, products: Array, spec: DeviceSpec) -> Array:
         m, k, n = products.T
         size = DTYPE_BYTES[self.dtype]
-        compute_s = 2 * m * k * n / spec.peak_flops[self.dtype]
-        moved = size * (m * k + k * n + m * n)
-        memory_s = moved / spec.bandwidth_bytes_s
+        compute_s, memory_s = product_limits_s(products, spec, self.dtype)
+        moved = memory_s * spec.bandwidth_bytes_s
         columns = [
             np.log(compute_s / memory_s), np.log(np.maximum(compute_s, memory_s)),
             np.log(compute_s), np.log(memory_s), np.log(k), np.log(m), np.log(n), np.log(n / k),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.devices.roofline import Roofline
+from autotune.devices.roofline import Roofline, limits_s
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.types import LayerShape
 
@@ -52,8 +52,8 @@ def _roofline_s(
     m, k, n, r, parts = sizes
 
     def product_s(inner: Array, outer: Array) -> Array:
-        moved = size * (m * inner + inner * outer + m * outer)
-        found: Array = np.maximum(2 * m * inner * outer / peak, moved / roofline.bandwidth_bytes_s)
+        limits = limits_s(m, inner, outer, size, peak, roofline.bandwidth_bytes_s)
+        found: Array = np.maximum(*limits)
         return found
 
     safe = np.maximum(r, 1.0)

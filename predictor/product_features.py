@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.devices.roofline import limits_s
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 
 Array = NDArray[np.float64]
@@ -19,15 +20,22 @@ LAUNCH_S = 2e-6
 
 def roofline_s(products: Array, spec: DeviceSpec, dtype: str) -> Array:
     """The greater of arithmetic over peak and bytes over bandwidth, plus the launch; (n,)."""
-    compute_s, memory_s = _limits(products, spec, dtype)
+    compute_s, memory_s = product_limits_s(products, spec, dtype)
     limit: Array = np.maximum(compute_s, memory_s) + LAUNCH_S
     return limit
+
+
+def product_limits_s(products: Array, spec: DeviceSpec, dtype: str) -> tuple[Array, Array]:
+    """Arithmetic and memory seconds, (n,) each."""
+    m, k, n = products.T
+    peak = spec.peak_flops[dtype]
+    return limits_s(m, k, n, DTYPE_BYTES[dtype], peak, spec.bandwidth_bytes_s)
 
 
 def physical_features(products: Array, spec: DeviceSpec, dtype: str) -> Array:
     """(n, features): sizes, both limits, waves of thread blocks and their waste, alignment."""
     m, k, n = products.T
-    compute_s, memory_s = _limits(products, spec, dtype)
+    compute_s, memory_s = product_limits_s(products, spec, dtype)
     columns = [
         np.log(m), np.log(n), np.log(k), np.log(compute_s / memory_s),
         np.log(np.maximum(compute_s, memory_s)), np.log(compute_s), np.log(memory_s),
@@ -60,13 +68,6 @@ def coordinates(products: Array, spec: DeviceSpec) -> Array:
 
 
 _LOG_SCALES = np.array([2.7, 2.4, 4.5, 3.5, 3.0, 2.0, 2.5, 2.5, 4.0])
-
-
-def _limits(products: Array, spec: DeviceSpec, dtype: str) -> tuple[Array, Array]:
-    m, k, n = products.T
-    compute_s = 2 * m * k * n / spec.peak_flops[dtype]
-    memory_s = DTYPE_BYTES[dtype] * (m * k + k * n + m * n) / spec.bandwidth_bytes_s
-    return compute_s, memory_s
 
 
 def _power_of_two(values: Array) -> Array:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.devices.specs import DeviceSpec
+from autotune.operation import Operation
 from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
-from autotune.types import LayerShape, Operation
+from autotune.types import LayerShape
 
 # Others' tables hold multiples of this only; a head is priced as the next larger one.
 _MULTIPLE = 32

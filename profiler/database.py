@@ -22,7 +22,7 @@ from sqlalchemy import exc
 from autotune.devices.health import ClockReading
 from autotune.errors import DatabaseError
 from autotune.profiler import seals
-from autotune.profiler.dialects import Address, Dialect, dialect_of
+from autotune.profiler.dialects import Dialect, dialect_of
 from autotune.profiler.records import PERCENTS, Detail, Measurement, Origin, RunContents
 from autotune.profiler.schema import (
     CLOCKS,
@@ -36,7 +36,7 @@ from autotune.profiler.schema import (
     SAMPLES,
     SOURCE,
 )
-from autotune.types import Fingerprint, LayerShape, canonical_json, from_mapping
+from autotune.types import Address, Fingerprint, LayerShape, canonical_json, from_mapping
 from autotune.version import __version__
 
 SCHEMA = len(MIGRATIONS)

@@ -18,9 +18,8 @@ from autotune.errors import (
     StorageError,
     UsageError,
 )
+from autotune.types import Address
 
-# A path of a SQLite file, or the URL of a PostgreSQL database (`postgresql://user@host/name`).
-Address = Path | str
 _MIGRATION_LOCK = 0x6175746F
 
 

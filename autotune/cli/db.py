@@ -9,13 +9,13 @@ import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
-    Address,
     backend_option,
     database_option,
     device_option,
     dtype_option,
     threads_option,
 )
+from autotune.types import Address
 
 _PATH = click.Path(path_type=Path)
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import click
 
 from autotune.errors import UsageError
 from autotune.paths import database_address, default_database
-from autotune.types import LayerShape
-
-# A SQLite file, or the URL of a PostgreSQL database.
-Address = Path | str
+from autotune.types import Address, LayerShape
 
 
 class _AddressType(click.ParamType[Address]):

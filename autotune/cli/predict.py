@@ -9,7 +9,6 @@ import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
-    Address,
     backend_option,
     database_option,
     device_option,
@@ -17,6 +16,7 @@ from autotune.cli.options import (
     parse_shape,
     threads_option,
 )
+from autotune.types import Address
 
 if TYPE_CHECKING:
     from autotune.predictor.base import LatencyPredictor

@@ -8,7 +8,6 @@ import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
-    Address,
     backend_option,
     database_option,
     device_option,
@@ -16,7 +15,7 @@ from autotune.cli.options import (
     parse_shape,
     threads_option,
 )
-from autotune.types import LayerShape
+from autotune.types import Address, LayerShape
 
 
 @click.command(

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from autotune.devices.specs import find_device
+from autotune.operation import Operation
 from autotune.predictor import attention as attention_module
 from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.rest import MemoryModel, rest_latency
 from autotune.profiler.imported_attention import SHAPE, read_attention
-from autotune.types import Estimate, LayerShape, Operation
+from autotune.types import Estimate, LayerShape
 
 H200 = find_device("h200")
 
