@@ -107,12 +107,12 @@ def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
 
 
 def singles(tokens: int, dtype: str) -> list[LayerShape]:
-    """An eighth of the grid of single products, drawn anew for every M, and unaligned ones."""
+    """Half of the grid of single products, drawn anew for every M, and unaligned ones."""
     draw = random.Random(tokens)
-    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 8]
+    grid = [(k, n) for k in WIDTHS for n in WIDTHS if draw.random() < 1 / 2]
     for odd in UNALIGNED:
-        other = draw.sample(WIDTHS[5:], 2)
-        grid += [(other[0], odd), (odd, other[1])]
+        other = draw.sample(WIDTHS[5:], 12)
+        grid += [(k, odd) for k in other[:6]] + [(odd, n) for n in other[6:]]
     return [LayerShape(tokens=tokens, in_features=k, out_features=n, dtype=dtype) for k, n in grid]
 
 

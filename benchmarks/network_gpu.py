@@ -61,7 +61,7 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def llama(layers: int, dtype: str) -> Any:
+def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
     """Llama-3-8B with fewer layers, random weights."""
     config = transformers.LlamaConfig(
         hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
@@ -69,9 +69,9 @@ def llama(layers: int, dtype: str) -> Any:
         max_position_embeddings=8192,
     )  # fmt: skip
     torch.manual_seed(0)
-    torch.set_default_dtype(DTYPES[dtype])
-    with torch.device("cuda"):
-        return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    with torch.device(place):
+        model = transformers.LlamaForCausalLM._from_config(config, dtype=DTYPES[dtype])
+    return model.eval().requires_grad_(False)
 
 
 def sites_of(model: Any, tokens: int) -> list[Site]:

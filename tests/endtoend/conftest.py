@@ -52,7 +52,7 @@ def wide(home):
     vocabulary = transformers.AutoConfig.from_pretrained(LLAMA).vocab_size
     config = transformers.LlamaConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16,
-        num_key_value_heads=4, vocab_size=vocabulary, max_position_embeddings=256,
+        num_key_value_heads=4, vocab_size=vocabulary, max_position_embeddings=512,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder

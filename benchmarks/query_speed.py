@@ -1,0 +1,89 @@
+"""How long the answers of a latency table take: 100,000 guesses, and a table of 224 sites x 64 ranks.
+
+    python benchmarks/query_speed.py [--repeats 3]
+
+From the shipped H200 database and, of a device elsewhere, others' A100 tables. Every repeat builds
+its table anew; a table's time is with the fit. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from itertools import product
+
+from autotune.devices.specs import find_device
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.elsewhere import device_table
+from autotune.types import LayerShape
+
+# 32 blocks of 7 layers; the second set is of sizes that no table knows.
+_KNOWN = ((4096, 4096), (4096, 1024), (4096, 14336), (14336, 4096))
+_UNKNOWN = ((4000, 4000), (4000, 1024), (4000, 14016), (14016, 4000))
+_PER_BLOCK = {1: 2, 0: 2, 2: 2, 3: 1}
+_RANKS = range(32, 32 * 65, 32)
+
+
+def main() -> None:
+    """Time each question."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    many = _many()
+    questions: dict[str, Callable[[], float]] = {
+        "h200: 224 sites x 64 ranks, known layers": lambda: _table("h200", _KNOWN),
+        "h200: 224 sites x 64 ranks, unknown layers": lambda: _table("h200", _UNKNOWN),
+        f"h200: {len(many)} guesses, fitted": lambda: _guesses(many),
+        "a100 of others: 224 sites x 64 ranks": lambda: _table("a100", _KNOWN),
+    }
+    rows = []
+    for name, ask in questions.items():
+        seconds = [ask() for _ in range(repeats)]
+        rows.append({"question": name, "median_s": statistics.median(seconds), "all_s": seconds})
+        print(f"{name:45s} {rows[-1]['median_s']:.2f} s", flush=True)
+    print(json.dumps(rows))
+
+
+def _predictor(device: str) -> LatencyPredictor:
+    return device_table(find_device(device), "bf16", "torch-cudagraph").predictor
+
+
+def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:
+    """Seconds of all (site, rank) questions, the fit included."""
+    predictor = _predictor(device)
+    sites = [layers[i] for i, count in _PER_BLOCK.items() for _ in range(32 * count)]
+    start = time.perf_counter()
+    shapes = [
+        LayerShape(tokens=2048, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        for (k, n), rank in product(sites, _RANKS)
+    ]
+    predictor.prepare(shapes)
+    for shape in shapes:
+        predictor.estimate(shape)
+    return time.perf_counter() - start
+
+
+def _many() -> list[LayerShape]:
+    sizes, tokens = range(512, 5312, 192), (512, 513, 600, 700)
+    return [
+        LayerShape(tokens=m, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        for m, k, n, rank in product(tokens, sizes, sizes, range(32, 32 * 40 + 1, 32))
+    ]
+
+
+def _guesses(shapes: list[LayerShape]) -> float:
+    """Seconds of guesses for `shapes` from a table that was fitted before."""
+    predictor = _predictor("h200")
+    predictor.prepare(shapes[:1])
+    for tokens in {shape.tokens for shape in shapes}:
+        predictor.prepare([next(s for s in shapes if s.tokens == tokens)])
+    start = time.perf_counter()
+    predictor.prepare(shapes)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
