@@ -23,6 +23,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.donors import Donor, UnseenDevice, spread_design
 from autotune.predictor.flar import FlarForest
@@ -115,7 +116,7 @@ def no_interval(value: Array) -> Guess:
 def by_roofline(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
     """The specification sheet."""
     del x, y
-    return no_interval(roofline_s(asked, find_device(device), dtype))
+    return no_interval(roofline_s(asked, Roofline.of(find_device(device), 1), dtype))
 
 
 def by_boosting(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:

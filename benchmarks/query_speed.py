@@ -1,4 +1,4 @@
-"""How long the answers of a latency table take: 100,000 guesses, and a table of 224 sites x 64 ranks.
+"""How long a latency table's answers take: 100,000 guesses, and 224 sites x 64 ranks.
 
     python benchmarks/query_speed.py [--repeats 3]
 
@@ -15,9 +15,12 @@ import time
 from collections.abc import Callable
 from itertools import product
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.elsewhere import device_table
+from autotune.predictor.regressor import LatencyRegressor
+from autotune.profiler.shipped import shipped_tables
 from autotune.types import LayerShape
 
 # 32 blocks of 7 layers; the second set is of sizes that no table knows.
@@ -36,7 +39,8 @@ def main() -> None:
     questions: dict[str, Callable[[], float]] = {
         "h200: 224 sites x 64 ranks, known layers": lambda: _table("h200", _KNOWN),
         "h200: 224 sites x 64 ranks, unknown layers": lambda: _table("h200", _UNKNOWN),
-        f"h200: {len(many)} guesses, fitted": lambda: _guesses(many),
+        f"h200: {len(many)} guesses of a fitted regressor": lambda: _predictions(many),
+        f"h200: {len(many)} guesses in a fitted table": lambda: _guesses(many),
         "a100 of others: 224 sites x 64 ranks": lambda: _table("a100", _KNOWN),
     }
     rows = []
@@ -72,6 +76,17 @@ def _many() -> list[LayerShape]:
         LayerShape(tokens=m, in_features=k, out_features=n, rank=rank, dtype="bf16")
         for m, k, n, rank in product(tokens, sizes, sizes, range(32, 32 * 40 + 1, 32))
     ]
+
+
+def _predictions(shapes: list[LayerShape]) -> float:
+    """Seconds of one regressor's guesses, whatever M."""
+    _, rows = shipped_tables("h200-sxm", "bf16")[0]
+    near = [row for row in rows if row.latency_s and 256 <= row.shape.tokens <= 1024]
+    regressor = LatencyRegressor(Roofline.of(find_device("h200"), 1))
+    regressor.fit([row.shape for row in near], [row.latency_s or 0.0 for row in near])
+    start = time.perf_counter()
+    regressor.predict(shapes)
+    return time.perf_counter() - start
 
 
 def _guesses(shapes: list[LayerShape]) -> float:

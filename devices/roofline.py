@@ -11,17 +11,21 @@ from autotune.types import LayerShape
 
 @dataclass(frozen=True, kw_only=True)
 class Roofline:
-    """Peak FLOP/s by dtype and bandwidth in bytes/s, of the threads that are used."""
+    """Peak FLOP/s by dtype, bandwidth in bytes/s and compute units, of the threads in use."""
 
     peak_flops: dict[str, float]
     bandwidth_bytes_s: float
+    compute_units: int = 1
 
     @staticmethod
     def of(spec: DeviceSpec, threads: int) -> Roofline:
         """A CPU's peak is per core, a GPU's is whole."""
         scale = threads if spec.kind == "cpu" else 1
         peaks = {dtype: rate * scale for dtype, rate in spec.peak_flops.items()}
-        return Roofline(peak_flops=peaks, bandwidth_bytes_s=spec.bandwidth_bytes_s)
+        return Roofline(
+            peak_flops=peaks, bandwidth_bytes_s=spec.bandwidth_bytes_s,
+            compute_units=scale * spec.compute_units,
+        )  # fmt: skip
 
     def peak(self, dtype: str) -> float:
         """FLOP/s in `dtype`, or in the fastest dtype where the sheet does not name it."""

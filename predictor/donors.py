@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.process import Process
-from autotune.predictor.product_features import TILES, product_limits_s, roofline_s
+from autotune.predictor.product_features import TILES, padding, product_limits_s, roofline_s
 
 Array = NDArray[np.float64]
 _ROWS_PER_FAMILY = 24_000
@@ -84,7 +85,9 @@ class UnseenDevice:
     def _donated(self, products: Array) -> Array:
         features = self._features(products, self.spec)
         efficiency = np.mean([model.predict(features) for model in self._models], axis=0)
-        log_seconds: Array = efficiency + np.log(roofline_s(products, self.spec, self.dtype))
+        log_seconds: Array = efficiency + np.log(
+            roofline_s(products, Roofline.of(self.spec, 1), self.dtype)
+        )
         return log_seconds
 
     def _train(self, spec: DeviceSpec, donors: Sequence[Donor]) -> list[ExtraTreesRegressor]:
@@ -95,7 +98,7 @@ class UnseenDevice:
             rows = draw.permutation(len(donor.seconds))[: _ROWS_PER_FAMILY // siblings]
             products = donor.products[rows]
             features.append(self._features(products, donor.spec))
-            limit = roofline_s(products, donor.spec, self.dtype)
+            limit = roofline_s(products, Roofline.of(donor.spec, 1), self.dtype)
             targets.append(np.log(donor.seconds[rows] / limit))
             distance = ((_character(donor.spec) - _character(spec)) ** 2).sum()
             weights.append(np.full(len(rows), np.exp(-distance / _SIMILARITY_SCALE)))
@@ -120,8 +123,8 @@ class UnseenDevice:
 
     def _features(self, products: Array, spec: DeviceSpec) -> Array:
         m, k, n = products.T
-        size = DTYPE_BYTES[self.dtype]
-        compute_s, memory_s = product_limits_s(products, spec, self.dtype)
+        size, roofline = DTYPE_BYTES[self.dtype], Roofline.of(spec, 1)
+        compute_s, memory_s = product_limits_s(products, roofline, self.dtype)
         moved = memory_s * spec.bandwidth_bytes_s
         columns = [
             np.log(compute_s / memory_s), np.log(np.maximum(compute_s, memory_s)),
@@ -129,15 +132,14 @@ class UnseenDevice:
             np.log(size * k * n / spec.cache_bytes), np.log(moved / spec.cache_bytes),
         ]  # fmt: skip
         for rows, width in TILES:
-            blocks = np.ceil(m / rows) * np.ceil(n / width)
-            waves = blocks / spec.compute_units
-            columns += [np.log(waves), np.ceil(waves) / waves * blocks * rows * width / (m * n)]
+            waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
+            columns += [np.log(waves), padding(products, roofline, (rows, width))]
         return np.column_stack(columns)
 
     def _few_features(self, products: Array) -> Array:
         m, k, n = products.T
         waves = np.ceil(m / 128) * np.ceil(n / 128) / self.spec.compute_units
-        limit = np.log(roofline_s(products, self.spec, self.dtype))
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
         return np.column_stack(
             [np.log(m), np.log(k), np.log(n), limit, np.log(np.ceil(waves) / waves), np.log(waves)]
         )

@@ -1,63 +1,100 @@
-"""Physical features of a layer for the regressor (latency.md §3)."""
+"""Layers as arrays, and what is known of their products before they are measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.devices.roofline import Roofline, limits_s
-from autotune.devices.specs import DTYPE_BYTES
+from autotune.devices.roofline import Roofline
+from autotune.predictor.product_features import (
+    ALIGNED,
+    alignment,
+    padding,
+    product_limits_s,
+    roofline_s,
+)
 from autotune.types import LayerShape
 
 Array = NDArray[np.float64]
-FEATURES = (
-    "log_tokens", "log_in", "log_out", "log_rank", "log_flops", "log_bytes", "log_intensity",
-    "log_roofline", "rank_by_8", "rank_by_16", "rank_by_64", "out_by_64", "pair", "parts",
-)  # fmt: skip
+# Of the tiles: small, usual, large (product_features.TILES).
+_TILES = ((64, 64), (128, 128), (256, 128))
+_SIZE_BITS = 20
 
 
-def feature_matrix(shapes: Sequence[LayerShape], roofline: Roofline) -> tuple[Array, Array]:
-    """(len(shapes), len(FEATURES)) and log(roofline seconds), (len(shapes)).
+@dataclass(frozen=True, kw_only=True)
+class LayerArrays:
+    """Layers of one dtype: a question of a hundred thousand is one of arrays, not of loops.
 
-    All at once: a query of a hundred thousand layers is a question of arrays, not of loops.
+    `dense`, `down` and `up` are products (n, 3) as (M, K, N); of a layer that is not factorized
+    `down` is the layer and `up` NaN. Layers side by side, and their up factors, count as one
+    product of the summed width; `parts` says of how many.
     """
-    sizes = [(s.tokens, s.in_features, s.out_features, s.rank or 0, len(s.widths)) for s in shapes]
-    m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
-    pair = r > 0
-    size = np.array([DTYPE_BYTES[s.dtype] for s in shapes], dtype=np.float64)
-    peak = np.array([roofline.peak(s.dtype) for s in shapes], dtype=np.float64)
-    # Values read and written: inputs, weights and outputs of one product, or of two and the latent.
-    flops = 2 * m * np.where(pair, r * (k + n), k * n)
-    first, second = m * k + k * r + m * r, parts * m * r + r * n + m * n
-    # Side by side, dense layers of one input each read it.
-    moved = size * np.where(pair, first + second, parts * m * k + k * n + m * n)
-    roof = np.log(_roofline_s(shapes, roofline, (m, k, n, r, parts), size, peak))
-    rank = np.where(pair, r, np.minimum(k, n))
-    matrix = np.column_stack(
-        [
-            np.log(m), np.log(k), np.log(n), np.log(rank), np.log(flops), np.log(moved),
-            np.log(flops / moved), roof, rank % 8, rank % 16, rank % 64, n % 64, pair, parts,
+
+    dense: Array
+    down: Array
+    up: Array
+    parts: Array
+
+    @staticmethod
+    def of(shapes: Sequence[LayerShape]) -> LayerArrays:
+        """From layers, (n)."""
+        sizes = [
+            (s.tokens, s.in_features, s.out_features, s.rank or 0, len(s.parts)) for s in shapes
         ]
-    )  # fmt: skip
-    return matrix, roof
+        m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
+        rank = np.where(r > 0, r, np.nan)
+        return LayerArrays(
+            dense=np.column_stack([m, k, n]), parts=parts,
+            down=np.column_stack([m, k, np.where(r > 0, r, n)]),
+            up=np.column_stack([np.where(r > 0, m, np.nan), rank, np.where(r > 0, n, np.nan)]),
+        )  # fmt: skip
 
+    @property
+    def pairs(self) -> NDArray[np.bool_]:
+        """(n,): which are factorized."""
+        return np.isfinite(self.up[:, 1])
 
-def _roofline_s(
-    shapes: Sequence[LayerShape], roofline: Roofline, sizes: tuple[Array, ...], size: Array,
-    peak: Array,
-) -> Array:  # fmt: skip
-    """Roofline seconds of every shape; layers of several widths one by one, they are few."""
-    m, k, n, r, parts = sizes
-
-    def product_s(inner: Array, outer: Array) -> Array:
-        limits = limits_s(m, inner, outer, size, peak, roofline.bandwidth_bytes_s)
-        found: Array = np.maximum(*limits)
+    @property
+    def aligned(self) -> NDArray[np.bool_]:
+        """(n,): whether every size keeps the fast kernels of half precision."""
+        sizes = np.column_stack([self.dense[:, 1:], self.down[:, 2]])
+        found: NDArray[np.bool_] = (sizes % ALIGNED == 0).all(axis=1)
         return found
 
-    safe = np.maximum(r, 1.0)
-    seconds = np.where(r > 0, product_s(k, safe) + product_s(safe, n), product_s(k, n))
-    for i in map(int, np.flatnonzero(parts > 1)):
-        seconds[i] = roofline.latency_s(shapes[i])
-    return seconds
+    @property
+    def kept(self) -> Array:
+        """(n,): parameters by those of the dense layer."""
+        weights = self.down[:, 1] * self.down[:, 2] + np.nan_to_num(self.up[:, 1] * self.up[:, 2])
+        kept: Array = weights / (self.dense[:, 1] * self.dense[:, 2])
+        return kept
+
+    def roofline_s(self, roofline: Roofline, dtype: str) -> tuple[Array, Array]:
+        """The least seconds of the layers, and of the dense ones; (n,) each."""
+        down, up, dense = (
+            np.maximum(*product_limits_s(products, roofline, dtype))
+            for products in (self.down, self.up, self.dense)
+        )
+        return down + np.nan_to_num(up), dense
+
+
+def product_columns(products: Array, roofline: Roofline, dtype: str) -> Array:
+    """(n, 11): sizes, roofline, what whole tiles and waves waste, and alignment."""
+    m, k, n = products.T
+    waste = [np.log(padding(products, roofline, tile)) for tile in _TILES]
+    return np.column_stack(
+        [
+            np.log(m), np.log(k), np.log(n), np.log(roofline_s(products, roofline, dtype)), *waste,
+            alignment(k), alignment(n), n % 128, n % 64,
+        ]
+    )  # fmt: skip
+
+
+def distinct(products: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the distinct rows, and of every row among them."""
+    sizes = products.astype(np.int64)
+    key = (sizes[:, 0] << 2 * _SIZE_BITS) + (sizes[:, 1] << _SIZE_BITS) + sizes[:, 2]
+    _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return index, inverse

@@ -82,7 +82,8 @@ class SliceKriging:
             low, high = known[left], known[right]
             weight = np.log(m / low) / np.log(high / low) if high > low else 0.0
             weight = min(max(weight, 0.0), 1.0)
-            below, above = (self._slices[float(v)].predict(points[here]) for v in (low, high))
+            below = self._slices[float(low)].predict(points[here])
+            above = below if low == high else self._slices[float(high)].predict(points[here])
             values[here] = (1.0 - weight) * below[0] + weight * above[0]
             variances[here] = (1.0 - weight) * below[1] + weight * above[1]
         return values, variances

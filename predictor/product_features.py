@@ -8,34 +8,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.devices.roofline import limits_s
-from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.devices.roofline import Roofline, limits_s
+from autotune.devices.specs import DTYPE_BYTES
 
 Array = NDArray[np.float64]
 # Rows and columns of the output that one thread block computes, in the libraries' usual kernels.
 TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
 # A kernel's launch and end: what an empty one takes on every GPU that was measured.
 LAUNCH_S = 2e-6
+# Values in 16 bytes of half precision: other sizes fall back to slow kernels.
+ALIGNED = 8
 
 
-def roofline_s(products: Array, spec: DeviceSpec, dtype: str) -> Array:
+def roofline_s(products: Array, roofline: Roofline, dtype: str) -> Array:
     """The greater of arithmetic over peak and bytes over bandwidth, plus the launch; (n,)."""
-    compute_s, memory_s = product_limits_s(products, spec, dtype)
+    compute_s, memory_s = product_limits_s(products, roofline, dtype)
     limit: Array = np.maximum(compute_s, memory_s) + LAUNCH_S
     return limit
 
 
-def product_limits_s(products: Array, spec: DeviceSpec, dtype: str) -> tuple[Array, Array]:
+def product_limits_s(products: Array, roofline: Roofline, dtype: str) -> tuple[Array, Array]:
     """Arithmetic and memory seconds, (n,) each."""
     m, k, n = products.T
-    peak = spec.peak_flops[dtype]
-    return limits_s(m, k, n, DTYPE_BYTES[dtype], peak, spec.bandwidth_bytes_s)
+    peak = roofline.peak(dtype)
+    return limits_s(m, k, n, DTYPE_BYTES[dtype], peak, roofline.bandwidth_bytes_s)
 
 
-def physical_features(products: Array, spec: DeviceSpec, dtype: str) -> Array:
+def physical_features(products: Array, roofline: Roofline, dtype: str) -> Array:
     """(n, features): sizes, both limits, waves of thread blocks and their waste, alignment."""
     m, k, n = products.T
-    compute_s, memory_s = product_limits_s(products, spec, dtype)
+    compute_s, memory_s = product_limits_s(products, roofline, dtype)
     columns = [
         np.log(m), np.log(n), np.log(k), np.log(compute_s / memory_s),
         np.log(np.maximum(compute_s, memory_s)), np.log(compute_s), np.log(memory_s),
@@ -44,34 +46,50 @@ def physical_features(products: Array, spec: DeviceSpec, dtype: str) -> Array:
     ]  # fmt: skip
     for rows, width in TILES:
         blocks = np.ceil(m / rows) * np.ceil(n / width)
-        waves = blocks / spec.compute_units
-        padding = blocks * rows * width / (m * n)
-        columns += [np.log(blocks), np.ceil(waves) / waves * padding]
+        columns += [np.log(blocks), padding(products, roofline, (rows, width))]
+        waves = blocks / roofline.compute_units
     columns.append(np.log(k / 128 * waves))
     return np.column_stack(columns)
 
 
-def coordinates(products: Array, spec: DeviceSpec) -> Array:
-    """(n, 9): where products of one M lie near each other, scaled so that a distance of 1 is far.
+def coordinates(products: Array, roofline: Roofline) -> Array:
+    """(n, 11): where products of one M lie near each other, scaled so that a distance of 1 is far.
 
-    Logarithms of the sizes and the waste of the last wave for several tiles. The scales are what
-    leave-one-out errors on one device (h200-sxm) chose; they serve all.
+    Logarithms of the sizes, the waste of the last wave for several tiles, and alignment. The scales
+    are what leave-one-out errors on one device (h200-sxm) chose; they serve all.
     """
     m, k, n = products.T
     columns = [np.log(n), np.log(k), np.log(n * k)]
     for rows, width in ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128)):
-        waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
+        waves = np.ceil(m / rows) * np.ceil(n / width) / roofline.compute_units
         columns.append(np.log(np.ceil(waves) / waves))
-    columns.append(np.log(np.ceil(m / 128) * np.ceil(n / 128) / spec.compute_units))
-    scaled: Array = np.column_stack(columns) * np.exp(-_LOG_SCALES)
-    return scaled
+    columns.append(np.log(np.ceil(m / 128) * np.ceil(n / 128) / roofline.compute_units))
+    scaled = np.column_stack(columns) * np.exp(-_LOG_SCALES)
+    return np.column_stack(
+        [scaled, _ALIGNMENT_SCALE * alignment(k), _ALIGNMENT_SCALE * alignment(n)]
+    )
 
 
 _LOG_SCALES = np.array([2.7, 2.4, 4.5, 3.5, 3.0, 2.0, 2.5, 2.5, 4.0])
+_ALIGNMENT_SCALE = 0.5
+
+
+def padding(products: Array, roofline: Roofline, tile: tuple[int, int]) -> Array:
+    """(n,): what thread blocks of a whole tile in whole waves compute, by what is asked."""
+    m, _, n = products.T
+    blocks = np.ceil(m / tile[0]) * np.ceil(n / tile[1])
+    waves = blocks / roofline.compute_units
+    computed: Array = np.ceil(waves) / waves * blocks * tile[0] * tile[1] / (m * n)
+    return computed
+
+
+def alignment(sizes: Array) -> Array:
+    """(n,): log2 of the largest power of two that divides, at most of `ALIGNED`."""
+    return np.minimum(_power_of_two(sizes), np.log2(ALIGNED))
 
 
 def _power_of_two(values: Array) -> Array:
-    """log2 of the largest power of two that divides, at most 6: 3 is 16 bytes in half precision."""
+    """log2 of the largest power of two that divides, at most 6."""
     whole = values.astype(np.int64)
     exponents: Array = np.minimum(np.log2(whole & -whole), 6.0)
     return exponents

@@ -15,14 +15,15 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
 from threadpoolctl import threadpool_limits
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.conformal import conformal_quantile
-from autotune.predictor.kriging import SliceKriging
-from autotune.predictor.product_features import coordinates, physical_features, roofline_s
+from autotune.predictor.product_features import physical_features, roofline_s
+from autotune.predictor.product_kriging import ProductKriging
 
 Array = NDArray[np.float64]
 # Kriging twice: smooth and almost exact, and rough with noise.
-_KERNELS = ((np.exp(-9.0), False), (np.exp(-5.5), True))
+_NOISES = (float(np.exp(-9.0)), float(np.exp(-5.5)))
 _STACKED_WEIGHT = 0.6
 _MIN_CALIBRATION = 50
 # Upper ends of M of the calibration's size classes: decode, small and large prefill.
@@ -94,15 +95,11 @@ class _Models:
     """Both models, fitted."""
 
     def __init__(self, settings: ProductRegressor, products: Array, seconds: Array) -> None:
-        self.spec, self.dtype = settings.spec, settings.dtype
-        physical = physical_features(products, self.spec, self.dtype)
-        target = np.log(seconds / roofline_s(products, self.spec, self.dtype))
-        points = coordinates(products, self.spec)
-        self.krigings = [
-            SliceKriging(products[:, 0], noise, rough=rough) for noise, rough in _KERNELS
-        ]
-        found = [kriging.fit(points, target) for kriging in self.krigings]
-        base = _base(found)
+        self.roofline, self.dtype = Roofline.of(settings.spec, 1), settings.dtype
+        physical = physical_features(products, self.roofline, self.dtype)
+        target = np.log(seconds / roofline_s(products, self.roofline, self.dtype))
+        self.kriging = ProductKriging(self.roofline, _NOISES)
+        base, hints = self.kriging.fit(products, target)
         self.plain = None if settings.trees == 0 else HistGradientBoostingRegressor(
             max_iter=settings.trees, learning_rate=60 / max(settings.trees, 400),
             min_samples_leaf=10, max_features=0.4, early_stopping=False,
@@ -112,30 +109,19 @@ class _Models:
             max_iter=settings.stacked_trees, learning_rate=20 / max(settings.stacked_trees, 200),
             min_samples_leaf=20, max_features=0.3, early_stopping=False,
             random_state=settings.random_state,
-        ).fit(_stack(physical, found), target - base)  # fmt: skip
+        ).fit(np.column_stack([physical, hints]), target - base)  # fmt: skip
 
     def log_seconds(self, products: Array) -> Array:
         """log(seconds), (n,)."""
-        physical = physical_features(products, self.spec, self.dtype)
-        points = coordinates(products, self.spec)
-        found = [kriging.predict(products[:, 0], points) for kriging in self.krigings]
-        stacked = self.stacked.predict(_stack(physical, found)) + _base(found)
+        physical = physical_features(products, self.roofline, self.dtype)
+        base, hints = self.kriging.predict(products)
+        stacked = self.stacked.predict(np.column_stack([physical, hints])) + base
         mixed = stacked
         if self.plain is not None:
             plain = self.plain.predict(physical)
             mixed = _STACKED_WEIGHT * stacked + (1.0 - _STACKED_WEIGHT) * plain
-        log_seconds: Array = mixed + np.log(roofline_s(products, self.spec, self.dtype))
+        log_seconds: Array = mixed + np.log(roofline_s(products, self.roofline, self.dtype))
         return log_seconds
-
-
-def _base(found: list[tuple[Array, Array]]) -> Array:
-    base: Array = np.mean([values for values, _ in found], axis=0)
-    return base
-
-
-def _stack(physical: Array, found: list[tuple[Array, Array]]) -> Array:
-    columns = [column for values, variance in found for column in (values, np.log(variance))]
-    return np.column_stack([physical, *columns, found[0][0] - found[1][0]])
 
 
 def _held_groups(products: Array, seed: int) -> NDArray[np.bool_]:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.devices.roofline import Roofline
-from autotune.predictor.features import FEATURES, feature_matrix
+from autotune.predictor.features import LayerArrays
 from autotune.predictor.process import Process
 from autotune.types import LayerShape
 
 Array = NDArray[np.float64]
 MIN_PAIRS, MIN_SHAPES, MAX_PAIRS = 24, 4, 400
-_COLUMNS = [FEATURES.index(f"log_{name}") for name in ("tokens", "in", "out", "rank")]
+_COLUMNS = 5
 
 
 class RecoveryProcess:
@@ -52,12 +52,12 @@ class RecoveryProcess:
 
     def deviation_given(self, shapes: Sequence[LayerShape], more: Sequence[LayerShape]) -> Array:
         """How unsure it would be of `shapes` (log) had `more` been measured too."""
-        extra = self._features(more)[0] if more else np.empty((0, len(_COLUMNS) + 1))
+        extra = self._features(more)[0] if more else np.empty((0, _COLUMNS))
         return self._process.deviation_given(self._features(shapes)[0], extra)
 
     def _features(self, shapes: Sequence[LayerShape]) -> tuple[Array, Array]:
         """Log sizes and the roofline's log ratio, (n, 5); that ratio, (n,)."""
-        matrix, roof = feature_matrix(shapes, self.roofline)
-        _, dense = feature_matrix([shape.dense for shape in shapes], self.roofline)
-        base = roof - dense
-        return np.column_stack([matrix[:, _COLUMNS], base]), base
+        layers = LayerArrays.of(shapes)
+        pair_s, dense_s = layers.roofline_s(self.roofline, shapes[0].dtype)
+        base = np.log(pair_s / dense_s)
+        return np.column_stack([np.log(layers.dense), np.log(layers.down[:, 2]), base]), base

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _ROOFLINE_FACTOR = 4.0
 _NEAR = 2.0
+_NEAREST_TOKENS, _FAR = 3, math.log(16.0)
+_MANY_PRODUCTS = 60
 
 
 class LatencyTable(LatencyPredictor):
@@ -50,7 +52,7 @@ class LatencyTable(LatencyPredictor):
         self._add([row for row in good if row.rank > 0])
         self._half_width = self._interpolation_half_width()
         self._cache: dict[LayerShape, Estimate] = {}
-        self._guessed: dict[LayerShape, float] = {}
+        self._guessed: dict[LayerShape, tuple[float, float]] = {}
         self._fitted: dict[int, LatencyRegressor | None] = {}
 
     def _add(self, rows: Sequence[Measurement]) -> None:
@@ -82,7 +84,8 @@ class LatencyTable(LatencyPredictor):
     def _regressor(self, tokens: int) -> LatencyRegressor | None:
         """Fitted (and scikit-learn imported) when first asked: measurements answer most tables.
 
-        On the M near the one asked where they are enough: a whole GPU's database takes long to fit.
+        On the measured M nearest to the one asked where they are enough: a whole GPU's database
+        takes long to fit.
         """
         if tokens not in self._fitted:
             self._fitted[tokens] = self._fit(tokens)
@@ -91,7 +94,9 @@ class LatencyTable(LatencyPredictor):
     def _fit(self, tokens: int) -> LatencyRegressor | None:
         from autotune.predictor.regressor import LatencyRegressor
 
-        near = [s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
+        far = {s.tokens: abs(math.log(s.tokens / tokens)) for s in self._measured}
+        chosen = [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
+        near = [s for s in self._measured if s.tokens in chosen]
         shapes = near if LatencyRegressor.enough(near) else list(self._measured)
         if not LatencyRegressor.enough(shapes):
             return None
@@ -109,7 +114,8 @@ class LatencyTable(LatencyPredictor):
         for tokens, group in groups.items():
             regressor = self._regressor(tokens)
             if regressor is not None:
-                self._guessed.update(zip(group, map(float, regressor.predict(group)), strict=True))
+                found = (array.tolist() for array in regressor.predict_with_half_widths(group))
+                self._guessed.update(zip(group, zip(*found, strict=True), strict=True))
 
     def estimate(self, shape: LayerShape) -> Estimate:
         """Seconds and ratio of `shape`, with a 90 % interval (95 % where measured)."""
@@ -127,7 +133,7 @@ class LatencyTable(LatencyPredictor):
         if regressor is not None:
             if shape not in self._guessed:
                 self.prepare([shape])
-            guess = _spread(self._guessed[shape], regressor.half_width, "predicted")
+            guess = _spread(*self._guessed[shape], "predicted")
             return self._with_ratio(shape, guess)
         if self.allow_extrapolation:
             seconds = self.roofline.latency_s(shape)
@@ -164,11 +170,17 @@ class LatencyTable(LatencyPredictor):
             near = [s for s in pairs if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
             chosen = near if RecoveryProcess.enough(near) else pairs
             few = RecoveryProcess.enough(chosen) and len(chosen) <= MAX_PAIRS
+            few = few and not self._halves_known(tokens)
             ratios = [self._measured[s].ratio for s in chosen]
             self._recoveries[tokens] = (
                 RecoveryProcess(self.roofline, chosen, ratios) if few else None
             )
         return self._recoveries[tokens]
+
+    def _halves_known(self, tokens: int) -> bool:
+        """Whether so many products were measured near M that kriging knows a pair's halves."""
+        near = (s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR)
+        return sum(s.rank is None and not s.parts for s in near) >= _MANY_PRODUCTS
 
     def _from_measurements(self, shape: LayerShape) -> Estimate | None:
         """As measured, or between measured ranks of the same layer."""

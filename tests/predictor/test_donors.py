@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.donors import Donor, UnseenDevice, spread_design
 from autotune.predictor.product_features import roofline_s
@@ -16,7 +17,9 @@ def table(spec, factor=1.0, seed=0):
     m, k, n = (v.ravel() for v in np.meshgrid([1.0, 64.0, 1024.0], sizes, sizes))
     products = np.column_stack([m, k, n])
     noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=len(m)))
-    return products, factor * roofline_s(products, spec, "bf16") * (n + 300) / n / 0.75 * noise
+    return products, factor * roofline_s(products, Roofline.of(spec, 1), "bf16") * (
+        n + 300
+    ) / n / 0.75 * noise
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autotune.devices.roofline import Roofline, products
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.errors import MeasurementError
 from autotune.predictor.conformal import conformal_quantile
-from autotune.predictor.features import FEATURES, feature_matrix
+from autotune.predictor.features import LayerArrays, distinct
 from autotune.predictor.interpolation import interpolate
 from autotune.predictor.regressor import LatencyRegressor
 from autotune.predictor.table import LatencyTable
@@ -127,7 +127,8 @@ def test_the_regressor_is_bit_equal_when_refitted():
     first = LatencyRegressor(ROOFLINE).fit(shapes, seconds)
     second = LatencyRegressor(ROOFLINE).fit(shapes, seconds)
     assert (first.predict(probe) == second.predict(probe)).all()
-    assert first.half_width == second.half_width
+    widths = [each.predict_with_half_widths(probe)[1] for each in (first, second)]
+    assert (widths[0] == widths[1]).all()
 
 
 def test_the_regressor_asks_for_enough_shapes():
@@ -148,25 +149,50 @@ def test_the_regressor_learns_from_tokens_near_the_one_asked():
         asked = shape(k=384, n=640, m=tokens)
         found = table.estimate(asked)
         assert found.source == "predicted"
-        assert found.latency_s == pytest.approx(factor * ROOFLINE.latency_s(asked), rel=1e-6)
+        assert found.latency_s == pytest.approx(factor * ROOFLINE.latency_s(asked), rel=0.02)
 
 
-@pytest.mark.parametrize("parts", [(), (64, 32, 32)])
-@pytest.mark.parametrize("rank", [None, 24])
-def test_features_of_many_are_those_of_one_by_hand(parts, rank):
-    one = LayerShape(
-        tokens=7, in_features=96, out_features=sum(parts) or 80, rank=rank, dtype="fp32",
-        parts=parts,
-    )  # fmt: skip
-    matrix, base = feature_matrix([shape(), one], ROOFLINE)
-    found = dict(zip(FEATURES, matrix[1], strict=True))
-    each = products(one)
-    moved = 4 * sum(m * k + k * n + m * n for m, k, n in each)
-    assert found["log_bytes"] == pytest.approx(math.log(moved))
-    assert found["log_flops"] == pytest.approx(math.log(2 * sum(m * k * n for m, k, n in each)))
-    assert found["log_roofline"] == base[1] == pytest.approx(math.log(ROOFLINE.latency_s(one)))
-    assert (found["parts"], found["pair"]) == (len(parts) or 1, float(rank is not None))
-    assert found["rank_by_16"] == (rank or min(96, one.out_features)) % 16
+def test_layers_as_arrays_are_those_by_hand():
+    """A dense layer, a pair, and three layers that share a down factor."""
+    shapes = [
+        shape(), shape(24),
+        LayerShape(tokens=7, in_features=96, out_features=128, rank=16, parts=(64, 32, 32)),
+    ]  # fmt: skip
+    layers = LayerArrays.of(shapes)
+    assert layers.pairs.tolist() == [False, True, True]
+    assert layers.parts.tolist() == [0, 0, 3]
+    assert layers.down.tolist() == [[128, 256, 512], [128, 256, 24], [7, 96, 16]]
+    assert layers.up[1:].tolist() == [[128, 24, 512], [7, 16, 128]]
+    assert layers.kept == pytest.approx([s.parameters / s.dense.parameters for s in shapes])
+    assert layers.aligned.tolist() == [True, True, True]
+    assert LayerArrays.of([shape(25), shape(24, k=257)]).aligned.tolist() == [False, False]
+    own, dense = layers.roofline_s(ROOFLINE, "fp32")
+    assert own[:2] == pytest.approx([ROOFLINE.latency_s(s) for s in shapes[:2]])
+    assert dense[:2] == pytest.approx([ROOFLINE.latency_s(s.dense) for s in shapes[:2]])
+
+
+def test_shared_products_are_found():
+    products = np.array([[1, 8, 16], [4, 8, 16], [1, 8, 16], [1, 16, 8]], dtype=float)
+    index, inverse = distinct(products)
+    assert len(index) == 3
+    assert (products[index][inverse] == products).all()
+
+
+def test_a_pair_is_known_from_products_alone_and_its_term_from_pairs():
+    """Where chained products cost 1.3 of their sum, pairs of other layers teach that."""
+    sizes = (128, 256, 384, 512, 640, 768)
+    singles = [shape(k=k, n=n) for k in sizes for n in sizes]
+    pairs = [shape(r, k, n) for r in (64, 128) for k in sizes for n in sizes if k != n]
+    held = [one for one in pairs if (one.in_features, one.out_features) == (384, 640)]
+
+    def seconds(one):
+        return (1.3 if one.rank else 1.0) * 2.5 * ROOFLINE.latency_s(one)
+
+    known = [one for one in (*singles, *pairs) if one.dense != held[0].dense]
+    regressor = LatencyRegressor(ROOFLINE).fit(known, [seconds(one) for one in known])
+    guess, half_width = regressor.predict_with_half_widths(held)
+    assert guess == pytest.approx([seconds(one) for one in held], rel=0.05)
+    assert (half_width < 0.2).all()
 
 
 def test_asked_together_or_one_by_one_is_the_same():
@@ -174,4 +200,7 @@ def test_asked_together_or_one_by_one_is_the_same():
     wanted = [shape(rank, k, 640, 128) for k in (320, 448) for rank in (None, 16, 48, 160)]
     alone, together = (LatencyTable(rows, ROOFLINE) for _ in range(2))
     together.prepare(wanted)
-    assert [together.estimate(one) for one in wanted] == [alone.estimate(one) for one in wanted]
+    for one in wanted:
+        left, right = (dataclasses.astuple(t.estimate(one)) for t in (together, alone))
+        assert left[:-1] == pytest.approx(right[:-1], rel=1e-9)  # sums of other order
+        assert left[-1] == right[-1]

@@ -16,6 +16,7 @@ from autotune.predictor.products import ProductRegressor
 from autotune.types import LayerShape
 
 SPEC = find_device("h200")
+ROOFLINE = Roofline.of(SPEC, 1)
 DRAW = np.random.default_rng(0)
 POINTS = DRAW.normal(size=(40, 3))
 VALUES = np.sin(POINTS).sum(1)
@@ -59,10 +60,9 @@ def test_between_slices_it_is_linear_in_log_tokens():
 
 def test_the_roofline_is_the_layers_own_plus_the_launch():
     products = np.array([[16, 4096, 1024], [2048, 64, 8192]], dtype=float)
-    roofline = Roofline.of(SPEC, 1)
-    for (m, k, n), seconds in zip(products, roofline_s(products, SPEC, "bf16"), strict=True):
+    for (m, k, n), seconds in zip(products, roofline_s(products, ROOFLINE, "bf16"), strict=True):
         layer = LayerShape(tokens=int(m), in_features=int(k), out_features=int(n), dtype="bf16")
-        assert seconds == pytest.approx(roofline.latency_s(layer) + 2e-6, rel=1e-12)
+        assert seconds == pytest.approx(ROOFLINE.latency_s(layer) + 2e-6, rel=1e-12)
 
 
 TOKENS = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 2048.0, 4096.0]
@@ -75,7 +75,7 @@ def table(noise=0.0, seed=0):
     m, k, n = (v.ravel() for v in np.meshgrid(TOKENS, sizes, sizes))
     products = np.column_stack([m, k, n])
     reached = 0.75 * n / (n + 300)
-    return products, roofline_s(products, SPEC, "bf16") / reached * np.exp(
+    return products, roofline_s(products, ROOFLINE, "bf16") / reached * np.exp(
         noise * draw.normal(size=len(m))
     )
 
@@ -93,7 +93,7 @@ def test_unseen_shapes_are_near_and_their_intervals_honest(held):
     regressor, products, seconds, test = held
     predicted = regressor.predict(products[test])
     off = np.abs(predicted / seconds[test] - 1)
-    plain = np.abs(roofline_s(products[test], SPEC, "bf16") / seconds[test] - 1)
+    plain = np.abs(roofline_s(products[test], ROOFLINE, "bf16") / seconds[test] - 1)
     assert off.mean() < 0.06 < 0.3 < plain.mean()
     low, high = regressor.predict_interval(products[test])
     covered = np.mean((low <= seconds[test]) & (seconds[test] <= high))
@@ -125,7 +125,7 @@ def test_what_is_no_product_is_refused(wrong):
 
 def test_features_are_finite_and_see_alignment():
     products = np.array([[1, 1, 1], [8192, 65536, 65536], [16, 1001, 512], [16, 1000, 512]], float)
-    features = physical_features(products, SPEC, "bf16")
+    features = physical_features(products, ROOFLINE, "bf16")
     assert np.isfinite(features).all()
     assert not np.allclose(features[2], features[3], rtol=0.01)
 
