@@ -115,9 +115,16 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     for shape in shapes:
         ranks = plan_ranks(context.device, shape)
         wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+    return measure_layers(context, database, wanted, "measure layers")
+
+
+def measure_layers(
+    context: Context, database: LatencyDatabase, wanted: Sequence[LayerShape], stage: str
+) -> LatencyTable:
+    """Measure those of `wanted` that the database lacks; the table over all it has."""
     points = missing_points(database, context.fingerprint, wanted)
     if points:
-        with context.reporter.stage("measure layers") as advance:
+        with context.reporter.stage(stage) as advance:
             failed = measure_points(
                 database,
                 context.fingerprint,

@@ -16,6 +16,7 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import replaced
 from autotune.compress.sites import kv_cache_bytes
 from autotune.context import Context, make_context
+from autotune.decisions import measure_decisions
 from autotune.devices.detect import check_threads
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.elsewhere import predicted_network
@@ -28,7 +29,7 @@ from autotune.loop import (
     predict_plan,
     run_loop,
 )
-from autotune.measuring import network_model, profile_layers
+from autotune.measuring import measure_layers, network_model, profile_layers
 from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel
 from autotune.profiler.database import LatencyDatabase
@@ -38,6 +39,7 @@ from autotune.request import TuneRequest
 from autotune.result import TuneResult, result_text
 from autotune.runfolder import RunFolder
 from autotune.search.evidence import Evidence
+from autotune.search.outer import Knobs
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
     artefact_key,
@@ -82,6 +84,7 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                     planner.rescale(request.sensitivity_turns, advance)
             knobs = find_knobs(context, planner, factors_key)
             if target.is_here:
+                planner.network = _decided(context, database, planner, knobs)
                 rounds = run_loop(context, planner, factors, factors_key, knobs)
             else:
                 rounds = [predict_plan(context, planner, knobs, factors, factors_key)]
@@ -119,6 +122,19 @@ def _network(context: Context, database: LatencyDatabase) -> NetworkModel:
     if not context.target.is_here:
         return predicted_network(context)
     return network_model(context, profile_layers(context, database))
+
+
+def _decided(
+    context: Context, database: LatencyDatabase, planner: Planner, knobs: Knobs
+) -> NetworkModel:
+    """The latency model with those ranks measured whose guesses could change the plan."""
+    if "latency" not in planner.limits:
+        return planner.network
+    return measure_decisions(
+        planner.network,
+        lambda network: planner.hoped_for(network, knobs),
+        lambda shapes: measure_layers(context, database, shapes, "measure doubtful ranks"),
+    )
 
 
 def _totals(context: Context, network: NetworkModel) -> Resources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,12 @@ class Planner:
     def uncorrected(self) -> Corrections:
         """The latency table as it is."""
         return (1.0,) * len(self.network.passes)
+
+    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Mapping[str, int | None]:
+        """The exact solver's plan if layers took what `network` says, without a margin."""
+        other = copy.copy(self)
+        other.network = network
+        return solve_exact(other.problem(knobs, self.uncorrected, 0.0)).ranks
 
     def problem(self, knobs: Knobs, corrections: Corrections, margin: float) -> RankProblem:
         """The rank problem under these knobs and corrections of the latency table."""

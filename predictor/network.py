@@ -123,6 +123,11 @@ class NetworkModel:
             passes=tuple(dataclasses.replace(one, correction=c) for one, c in pairs)
         )
 
+    def on(self, predictor: LatencyPredictor) -> NetworkModel:
+        """The same model with other layer latencies."""
+        passes = (dataclasses.replace(one, predictor=predictor) for one in self.passes)
+        return NetworkModel(passes=tuple(passes))
+
     def site_latency_s(self, site: Site, rank: int | None) -> float:
         """Seconds that the site adds to the network at `rank`, at the anchors' conditions."""
         return sum(one.count * one.site_latency_s(site.name, rank) for one in self.passes)

@@ -45,12 +45,13 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
 
 
 def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
+    """A step of a model so small is all launches: the prefill must carry the budget."""
     done = cli(
-        *options, "--batch-size", 4, "--osl", 32, "--latency-budget", "0.97x", "--output",
+        *options, "--batch-size", 16, "--osl", 4, "--latency-budget", "0.97x", "--output",
         tmp_path / "out",
     )  # fmt: skip
-    assert done.returncode in (0, 1, 3), done.stderr
-    _LOG.warning("request %s %s", done.stdout, done.stderr)
-    if done.returncode != 3:
-        passes = json.loads(done.stdout)["passes"]
-        assert [one["name"] for one in passes] == ["prefill", "decode"]
+    assert done.returncode in (0, 1), done.stderr
+    record = json.loads(done.stdout)
+    _LOG.warning("request %s", record["passes"])
+    assert [one["name"] for one in record["passes"]] == ["prefill", "decode"]
+    assert 0 < record["measured_ratio_low"] <= record["measured_ratio"] < 1
