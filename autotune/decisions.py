@@ -1,7 +1,8 @@
 """Measure the ranks whose guessed latency could change the plan, before anything is built.
 
 A solver picks the guesses that flatter most. So the plan is solved as if every guess were at the
-low end of its interval: a rank that is not chosen even so would not be chosen if it were measured.
+low end of its interval: where the intervals hold, a rank that is not chosen even so would not be
+chosen if it were measured.
 The guessed ranks that are chosen are measured, and the plan is solved again.
 """
 

@@ -70,7 +70,7 @@ def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(place):
-        model = transformers.LlamaForCausalLM._from_config(config, dtype=DTYPES[dtype])
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
     return model.eval().requires_grad_(False)
 
 

@@ -21,7 +21,6 @@ from autotune.types import LayerShape
 Array = NDArray[np.float64]
 # Of the tiles: small, usual, large (product_features.TILES).
 _TILES = ((64, 64), (128, 128), (256, 128))
-_SIZE_BITS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,5 @@ def product_columns(products: Array, roofline: Roofline, dtype: str) -> Array:
 
 def distinct(products: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Indices of the distinct rows, and of every row among them."""
-    sizes = products.astype(np.int64)
-    key = (sizes[:, 0] << 2 * _SIZE_BITS) + (sizes[:, 1] << _SIZE_BITS) + sizes[:, 2]
-    _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return index, inverse
+    _, index, inverse = np.unique(products, axis=0, return_index=True, return_inverse=True)
+    return index, inverse.ravel()

@@ -65,9 +65,9 @@ def coordinates(products: Array, roofline: Roofline) -> Array:
         columns.append(np.log(np.ceil(waves) / waves))
     columns.append(np.log(np.ceil(m / 128) * np.ceil(n / 128) / roofline.compute_units))
     scaled = np.column_stack(columns) * np.exp(-_LOG_SCALES)
-    return np.column_stack(
-        [scaled, _ALIGNMENT_SCALE * alignment(k), _ALIGNMENT_SCALE * alignment(n)]
-    )
+    # Zero where aligned: a table of aligned sizes only is not rounded otherwise for them.
+    odd = [_ALIGNMENT_SCALE * (alignment(size) - np.log2(ALIGNED)) for size in (k, n)]
+    return np.column_stack([scaled, *odd])
 
 
 _LOG_SCALES = np.array([2.7, 2.4, 4.5, 3.5, 3.0, 2.0, 2.5, 2.5, 4.0])
@@ -79,7 +79,7 @@ def padding(products: Array, roofline: Roofline, tile: tuple[int, int]) -> Array
     m, _, n = products.T
     blocks = np.ceil(m / tile[0]) * np.ceil(n / tile[1])
     waves = blocks / roofline.compute_units
-    computed: Array = np.ceil(waves) / waves * blocks * tile[0] * tile[1] / (m * n)
+    computed: Array = np.ceil(waves) / waves * (blocks * tile[0] * tile[1] / (m * n))
     return computed
 
 

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 MIN_ROWS = 24
 MIN_GROUPS = 3
 _FOLDS = 3
-# Unlike any value; NaN in a whole column stops scikit-learn 1.7.
+# Unlike any value; a column of nothing but NaN stops scikit-learn's binning (1.9.1).
 _ABSENT = -100.0
 # Measured seconds are noisier than a median over stacks: less exact krigings than those of tables.
 _NOISES = (float(np.exp(-7.0)), float(np.exp(-5.0)))

@@ -169,11 +169,12 @@ class LatencyTable(LatencyPredictor):
             pairs = [s for s in self._measured if s.rank is not None and not s.parts]
             near = [s for s in pairs if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
             chosen = near if RecoveryProcess.enough(near) else pairs
-            few = RecoveryProcess.enough(chosen) and len(chosen) <= MAX_PAIRS
-            few = few and not self._halves_known(tokens)
+            few = len(chosen) <= MAX_PAIRS and not self._halves_known(tokens)
             ratios = [self._measured[s].ratio for s in chosen]
             self._recoveries[tokens] = (
-                RecoveryProcess(self.roofline, chosen, ratios) if few else None
+                RecoveryProcess(self.roofline, chosen, ratios)
+                if few and RecoveryProcess.enough(chosen)
+                else None
             )
         return self._recoveries[tokens]
 

@@ -155,6 +155,33 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
     assert "<svg" in result.report(tmp_path / "saved.html").read_text()
 
 
+def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path, monkeypatch):
+    """A table of each layer's least and greatest rank leaves most of the plan to guesses."""
+    import autotune
+    from autotune import measuring
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.profile import plan_ranks
+
+    wanted = {None}
+
+    def ends(device, shape):
+        ranks = plan_ranks(device, shape)
+        wanted.update({ranks[0], ranks[-1]})
+        return (ranks[0], ranks[-1])
+
+    monkeypatch.setattr(measuring, "plan_ranks", ends)
+    autotune.tune(
+        LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
+        workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,
+        calibration=home / "text.txt", calibration_samples=16, trials=0, rounds=1,
+        sensitivity_rounds=0, database=tmp_path / "few.sqlite",
+    )  # fmt: skip
+    with LatencyDatabase(tmp_path / "few.sqlite") as database:
+        (fingerprint_id,) = database.fingerprints()
+        ranks = {row.shape.rank for row in database.measurements(fingerprint_id)}
+    assert ranks > wanted
+
+
 def test_an_impossible_budget_names_the_reachable_minimum(cli, arguments, copied):
     (copied / "result.json").unlink()
     done = cli(*arguments, "--output", copied, "--latency-budget", "1us")
