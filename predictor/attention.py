@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.operation import Operation
 from autotune.predictor.conformal import conformal_quantile
 from autotune.profiler.imported_attention import SHAPE, read_attention
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
 Array = NDArray[np.float64]
 # Without a table: kernels reach a third of a roofline or more, rarely two thirds.
@@ -68,6 +71,9 @@ class AttentionLatency:
 
 
 def _new_model() -> HistGradientBoostingRegressor:
+    # Only here: it takes two seconds to import, and runs that measure need none of it.
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     return HistGradientBoostingRegressor(
         max_iter=200, learning_rate=0.1, early_stopping=False, random_state=0
     )

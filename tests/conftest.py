@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import run_command
 
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"
@@ -46,15 +47,10 @@ def private_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.fixture
-def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the installed command in a process of its own."""
-
-    def run(*args: object, timeout: float = 600, **options: Any) -> Any:
-        command = [sys.executable, "-m", "autotune", *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
-
-    return run
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command in a process of its own."""
+    return run_command
 
 
 TINY = ("bert", "gpt2", "llama", "vit")

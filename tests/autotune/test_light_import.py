@@ -23,8 +23,8 @@ def test_import_loads_nothing_heavy():
     "args", [[], ["tune"], ["devices"], ["profile"], ["predict"], ["db"], ["db", "info"],
              ["bench"]],
 )  # fmt: skip
-def test_every_help_is_light_and_has_an_example(args, run_cli):
-    done = run_cli(*args, "--help")
+def test_every_help_is_light_and_has_an_example(args, cli):
+    done = cli(*args, "--help")
     assert done.returncode == 0
     assert "Example: autotune" in done.stdout
     code = (

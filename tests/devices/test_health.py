@@ -70,13 +70,13 @@ def test_a_gpu_is_read():
     assert read_gpus()[0].power_w > 10
 
 
-def test_the_command_tells_all_of_it(run_cli):
-    done = run_cli("doctor", "--format", "json")
+def test_the_command_tells_all_of_it(cli):
+    done = cli("doctor", "--format", "json")
     assert done.returncode in (0, 1), done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode == 1) == bool(record["warnings"])
     assert record["backends"]["onnxruntime-cpu"]["missing"] is None
     assert "torch" in record["backends"]["torch-eager"]["versions"]
-    text = run_cli("doctor").stdout
+    text = cli("doctor").stdout
     assert "cores to use" in text
     assert "onnxruntime-cpu" in text

@@ -1,8 +1,6 @@
 """Settings and fixtures of the runs on code-llama-3m."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -27,17 +25,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def arguments(home):
     return (*SMALL, "--calibration", home / "text.txt", "--db", home / "latency.sqlite")
-
-
-@pytest.fixture(scope="module")
-def cli():
-    def run(*args, **options):
-        return subprocess.run(
-            [sys.executable, "-m", "autotune", *map(str, args)], capture_output=True, text=True,
-            timeout=600, **options,
-        )  # fmt: skip
-
-    return run
 
 
 @pytest.fixture(scope="module")

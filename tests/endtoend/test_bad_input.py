@@ -1,7 +1,6 @@
 """Bad input ends in one clear sentence, the right exit code and nothing lost."""
 
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -64,28 +63,26 @@ def refuse(done, code, *says):
         ),
     ],
 )
-def test_wrong_values(run_cli, tmp_path, args, code, says):
-    done = run_cli("tune", *BASE, *args, "--output", tmp_path / "out", cwd=tmp_path)
+def test_wrong_values(cli, tmp_path, args, code, says):
+    done = cli("tune", *BASE, *args, "--output", tmp_path / "out", cwd=tmp_path)
     refuse(done, code, *says)
     assert not (tmp_path / "out" / "result.json").exists()
 
 
-def test_nan_weights(run_cli, tmp_path):
+def test_nan_weights(cli, tmp_path):
     shutil.copytree(LLAMA, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
     name = sorted(tensors)[3]
     tensors[name].view(-1)[0] = float("nan")
     save_file(tensors, path, {"format": "pt"})
-    done = run_cli(
-        "--model", tmp_path / "model", "--latency-budget", "0.9x", "-o", tmp_path / "out"
-    )
+    done = cli("--model", tmp_path / "model", "--latency-budget", "0.9x", "-o", tmp_path / "out")
     refuse(done, 2, name, "NaN")
 
 
-def test_calibration_text_of_one_token(run_cli, tmp_path):
+def test_calibration_text_of_one_token(cli, tmp_path):
     (tmp_path / "one.txt").write_text("x")
-    done = run_cli(
+    done = cli(
         "--model", LLAMA, *BASE, "--latency-budget", "0.9x", "--calibration", tmp_path / "one.txt",
         "--output", tmp_path / "out",
     )  # fmt: skip
@@ -108,47 +105,43 @@ def test_a_read_only_output_folder(tmp_path):
     refuse(done, 2, "cannot write below", "--output")
 
 
-def test_a_corrupted_or_newer_database(run_cli, tmp_path):
+def test_a_corrupted_or_newer_database(cli, tmp_path):
     (tmp_path / "bad.sqlite").write_bytes(b"nonsense" * 1000)
     args = ("--latency-budget", "0.9x", "-o", tmp_path / "out", "--db")
-    refuse(run_cli(*args, tmp_path / "bad.sqlite"), 2, "damaged or no latency database")
+    refuse(cli(*args, tmp_path / "bad.sqlite"), 2, "damaged or no latency database")
     with sqlite3.connect(tmp_path / "new.sqlite") as raw:
         raw.execute("PRAGMA user_version = 12")
-    refuse(run_cli(*args, tmp_path / "new.sqlite"), 2, "schema version 12", "upgrade")
+    refuse(cli(*args, tmp_path / "new.sqlite"), 2, "schema version 12", "upgrade")
     assert (tmp_path / "bad.sqlite").read_bytes() == b"nonsense" * 1000
 
 
-def test_a_full_disk(run_cli, tmp_path):
+def test_a_full_disk(cli, tmp_path):
     """The system refuses to write more than 2 MB to any file: nothing half-written stays."""
     (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
     args = ("--model", LLAMA, *BASE, "--calibration", tmp_path / "text.txt", "-o", tmp_path / "out",
             "--latency-budget", "0.95x")  # fmt: skip
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-
-    done = run_cli(*args, preexec_fn=limit)
+    done = cli(*args, file_bytes=2_000_000)
     refuse(done, 2, "no space left", "continues where it stopped")
     assert not list((tmp_path / "out").rglob(".*.part"))
     assert not (tmp_path / "out" / "result.json").exists()
 
 
-def test_two_runs_on_one_folder(run_cli, tmp_path):
+def test_two_runs_on_one_folder(cli, tmp_path):
     from autotune.runfolder import RunFolder
 
     with RunFolder(tmp_path / "out"):
-        done = run_cli("--latency-budget", "0.9x", "--output", tmp_path / "out")
+        done = cli("--latency-budget", "0.9x", "--output", tmp_path / "out")
     refuse(done, 2, "in use by another autotune process")
 
 
-def test_unknown_options_and_commands(run_cli):
-    done = run_cli("--no-such-option")
+def test_unknown_options_and_commands(cli):
+    done = cli("--no-such-option")
     assert done.returncode == 2
     assert "No such option" in done.stderr
-    done = run_cli("no-such-command")
+    done = cli("no-such-command")
     assert done.returncode == 2
 
 
 @pytest.mark.parametrize("args", [(), ("t.csv", "--device", "a100")])
-def test_an_import_takes_a_file_or_a_device(run_cli, args):
-    refuse(run_cli("db", "import", *args), 2, "give one of both")
+def test_an_import_takes_a_file_or_a_device(cli, args):
+    refuse(cli("db", "import", *args), 2, "give one of both")

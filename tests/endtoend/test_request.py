@@ -105,19 +105,19 @@ def test_bench_measures_both_passes_again(request_run, cli):
     assert record["latency_s"] == pytest.approx(whole)
 
 
-def test_more_positions_than_the_model_has_are_refused(run_cli, tmp_path):
-    done = run_cli(
+def test_more_positions_than_the_model_has_are_refused(cli, tmp_path):
+    done = cli(
         "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2000, "--osl", 100, "--output",
         tmp_path / "out",
     )  # fmt: skip
     refuse(done, 2, "need 2100 positions, the model has 2048")
-    done = run_cli(
+    done = cli(
         "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2048, "--phase", "decode",
         "--output", tmp_path / "out",
     )  # fmt: skip
     refuse(done, 2, "need 2049 positions")
 
 
-def test_a_model_that_does_not_decode_is_refused(run_cli, tmp_path):
-    done = run_cli("--latency-budget", "0.9x", "--osl", "8", "--output", tmp_path / "out")
+def test_a_model_that_does_not_decode_is_refused(cli, tmp_path):
+    done = cli("--latency-budget", "0.9x", "--osl", "8", "--output", tmp_path / "out")
     refuse(done, 2, "decode", "embedding")

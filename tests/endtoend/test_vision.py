@@ -12,10 +12,10 @@ from tests.compress.test_architectures import clip
 from tests.conftest import tiny_model
 
 
-def test_a_vision_transformer_is_tuned(run_cli, tmp_path):
+def test_a_vision_transformer_is_tuned(cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
     save_file({"pixel_values": torch.randn(64, 3, 32, 32)}, tmp_path / "images.safetensors")
-    done = run_cli(
+    done = cli(
         "--model", tmp_path / "vit", "--params-budget", "0.8x",
         "--batch-size", 4, "--calibration", tmp_path / "images.safetensors", "--trials", 1,
         "--rounds", 1, "--output", tmp_path / "out", "--format", "json",
@@ -34,7 +34,7 @@ def test_a_vision_transformer_is_tuned(run_cli, tmp_path):
     assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
 
 
-def test_two_towers_are_tuned(run_cli, tmp_path):
+def test_two_towers_are_tuned(cli, tmp_path):
     """A CLIP architecture: text and image in, both embeddings out, ε of PGSVD for each tower."""
     clip().save_pretrained(tmp_path / "clip")
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def test_two_towers_are_tuned(run_cli, tmp_path):
     }
     pairs["attention_mask"][::2, 9:] = 0
     save_file(pairs, tmp_path / "pairs.safetensors")
-    done = run_cli(
+    done = cli(
         "--model", tmp_path / "clip", "--params-budget", "0.85x", "--batch-size", 4,
         "--calibration", tmp_path / "pairs.safetensors", "--trials", 1, "--rounds", 1,
         "--output", tmp_path / "out", "--format", "json",
@@ -69,9 +69,9 @@ def test_two_towers_are_tuned(run_cli, tmp_path):
     assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
 
 
-def test_text_is_refused_without_a_tokenizer(run_cli, tmp_path):
+def test_text_is_refused_without_a_tokenizer(cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
-    done = run_cli("--model", tmp_path / "vit", "--latency-budget", "0.9x", "-o", tmp_path / "out")
+    done = cli("--model", tmp_path / "vit", "--latency-budget", "0.9x", "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "no tokenizer" in done.stderr
     assert "--calibration FILE.safetensors" in done.stderr

@@ -110,12 +110,12 @@ def test_a_full_database_loses_no_committed_row(database):
     assert find_problems(database) == []
 
 
-def test_verify_names_a_changed_fingerprint_and_writes_nothing(database, run_cli):
+def test_verify_names_a_changed_fingerprint_and_writes_nothing(database, cli):
     database.add(database.start_run(FINGERPRINT, "test"), [point(16, ratio=90.0)])
     database.close()
     with sqlite3.connect(database.address) as raw:
         raw.execute("UPDATE fingerprint SET record = substr(record, 2)")
-    done = run_cli("db", "verify", "--db", database.address)
+    done = cli("db", "verify", "--db", database.address)
     assert done.returncode == 1
     assert "does not match its id" in done.stdout
     assert "quarantine" not in done.stdout

@@ -57,15 +57,15 @@ def test_they_can_be_copied_into_a_database(tmp_path):
         assert find_problems(database) == []
 
 
-def test_a_device_elsewhere_is_answered_from_its_database(run_cli):
+def test_a_device_elsewhere_is_answered_from_its_database(cli):
     shape = ("--device", "h200", "--tokens", 2048, "--shape", "4096x4096")
-    done = run_cli("predict", *shape, "--rank", 1152, "--rank", 1153, "--format", "json")
+    done = cli("predict", *shape, "--rank", 1152, "--rank", 1153, "--format", "json")
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert "NVIDIA H200" in record["sources"][0]
     _, aligned, beyond = record["estimates"]
     assert aligned["source"] == beyond["source"] == "measured"
     assert aligned["ratio"] < 0.8 < 3 < beyond["ratio"]
-    done = run_cli("predict", *shape, "--dtype", "fp32")
+    done = cli("predict", *shape, "--dtype", "fp32")
     assert done.returncode == 2
     assert "bf16 or fp16" in done.stderr

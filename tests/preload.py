@@ -1,0 +1,18 @@
+"""All that a command may import, for the process that commands are forked from (commands.py)."""
+
+import importlib
+import pkgutil
+
+import autotune
+
+LIBRARIES = (
+    "matplotlib.backends.backend_svg", "onnxruntime", "optuna", "sklearn.ensemble",
+    "torch.onnx._internal.exporter._core", "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+
+for name in LIBRARIES:
+    importlib.import_module(name)
+for module in pkgutil.walk_packages(autotune.__path__, "autotune."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
