@@ -113,6 +113,9 @@ def singles(tokens: int, dtype: str) -> list[LayerShape]:
     for odd in UNALIGNED:
         other = draw.sample(WIDTHS[5:], 12)
         grid += [(k, odd) for k in other[:6]] + [(odd, n) for n in other[6:]]
+        if tokens in CLIFF_TOKENS:
+            more = random.Random(tokens + odd).sample(WIDTHS[5:], 20)
+            grid += [(k, odd) for k in more[:10]] + [(odd, n) for n in more[10:]]
     return [LayerShape(tokens=tokens, in_features=k, out_features=n, dtype=dtype) for k, n in grid]
 
 

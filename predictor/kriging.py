@@ -7,6 +7,8 @@ a slice and the same data give the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,11 @@ class Kriging:
         explained = np.einsum("ij,ij->i", kernel @ self._inverse, kernel)
         variance = np.maximum(1.0 + self.noise - explained, self.noise)
         return self.mean + kernel @ self._weights, variance
+
+    def values(self, points: Array) -> Array:
+        """As `predict` without the variances, which take most of its time; (q,)."""
+        found: Array = self.mean + self._kernel(points, self.points) @ self._weights
+        return found
 
     def _kernel(self, left: Array, right: Array) -> Array:
         squares: Array = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2.0 * left @ right.T
@@ -74,16 +81,31 @@ class SliceKriging:
     def predict(self, tokens: Array, points: Array) -> tuple[Array, Array]:
         """Values and variances at (M, point)."""
         values, variances = np.full(len(tokens), self._fallback), np.ones(len(tokens))
+        for here, low, high, weight in self._between(tokens):
+            below = low.predict(points[here])
+            above = below if low is high else high.predict(points[here])
+            values[here] = (1.0 - weight) * below[0] + weight * above[0]
+            variances[here] = (1.0 - weight) * below[1] + weight * above[1]
+        return values, variances
+
+    def values(self, tokens: Array, points: Array) -> Array:
+        """Values at (M, point)."""
+        values = np.full(len(tokens), self._fallback)
+        for here, low, high, weight in self._between(tokens):
+            below = low.values(points[here])
+            above = below if low is high else high.values(points[here])
+            values[here] = (1.0 - weight) * below + weight * above
+        return values
+
+    def _between(
+        self, tokens: Array
+    ) -> Iterator[tuple[NDArray[np.bool_], Kriging, Kriging, float]]:
+        """For every M asked: its rows, the slices on both sides, the weight of the upper one."""
         known = np.array(sorted(self._slices))
         for m in np.unique(tokens) if len(known) else []:
-            here = tokens == m
             right = min(int(np.searchsorted(known, m)), len(known) - 1)
             left = right if known[right] == m else max(right - 1, 0)
             low, high = known[left], known[right]
             weight = np.log(m / low) / np.log(high / low) if high > low else 0.0
             weight = min(max(weight, 0.0), 1.0)
-            below = self._slices[float(low)].predict(points[here])
-            above = below if low == high else self._slices[float(high)].predict(points[here])
-            values[here] = (1.0 - weight) * below[0] + weight * above[0]
-            variances[here] = (1.0 - weight) * below[1] + weight * above[1]
-        return values, variances
+            yield tokens == m, self._slices[float(low)], self._slices[float(high)], weight

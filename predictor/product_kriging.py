@@ -36,6 +36,11 @@ class ProductKriging:
         points = coordinates(products, self.roofline)
         return _answer([each.predict(products[:, 0], points) for each in self._krigings])
 
+    def values(self, products: Array) -> Array:
+        """What both say of other products, (n, 2)."""
+        points = coordinates(products, self.roofline)
+        return np.column_stack([each.values(products[:, 0], points) for each in self._krigings])
+
 
 def _answer(found: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     base: Array = np.mean([values for values, _ in found], axis=0)

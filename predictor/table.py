@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autotune.devices.roofline import Roofline
 from autotune.errors import MeasurementError
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.conformal import conformal_quantile
+from autotune.predictor.features import MANY_PRODUCTS
 from autotune.predictor.interpolation import interpolate, leave_one_out_errors
 from autotune.profiler.records import Measurement
 from autotune.types import Estimate, LayerShape
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 _ROOFLINE_FACTOR = 4.0
 _NEAR = 2.0
 _NEAREST_TOKENS, _FAR = 3, math.log(16.0)
-_MANY_PRODUCTS = 60
 
 
 class LatencyTable(LatencyPredictor):
@@ -52,7 +55,9 @@ class LatencyTable(LatencyPredictor):
         self._add([row for row in good if row.rank > 0])
         self._half_width = self._interpolation_half_width()
         self._cache: dict[LayerShape, Estimate] = {}
+        # Value and half width: seconds of layers, ratios of pairs.
         self._guessed: dict[LayerShape, tuple[float, float]] = {}
+        self._guessed_ratios: dict[LayerShape, tuple[float, float]] = {}
         self._fitted: dict[int, LatencyRegressor | None] = {}
 
     def _add(self, rows: Sequence[Measurement]) -> None:
@@ -107,15 +112,22 @@ class LatencyTable(LatencyPredictor):
         """Guess together all of `shapes` that measurements do not answer."""
         groups: dict[int, list[LayerShape]] = {}
         for shape in {*shapes, *(each.dense for each in shapes)}:
-            if shape in self._guessed or self._from_measurements(shape) is not None:
+            known = shape in self._guessed or shape in self._guessed_ratios
+            if known or self._from_measurements(shape) is not None:
                 continue
             if shape.rank is None or self._recovery(shape.tokens) is None:
                 groups.setdefault(shape.tokens, []).append(shape)
         for tokens, group in groups.items():
             regressor = self._regressor(tokens)
-            if regressor is not None:
-                found = (array.tolist() for array in regressor.predict_with_half_widths(group))
-                self._guessed.update(zip(group, zip(*found, strict=True), strict=True))
+            if regressor is None:
+                continue
+            ratios = [s for s in group if s.rank is not None] if regressor.knows_ratios else []
+            seconds = [s for s in group if s.rank is None] if ratios else group
+            if ratios:
+                dense_known = [s.dense in self._measured for s in ratios]
+                _note(self._guessed_ratios, ratios, regressor.predict_ratios(ratios, dense_known))
+            if seconds:
+                _note(self._guessed, seconds, regressor.predict_with_half_widths(seconds))
 
     def estimate(self, shape: LayerShape) -> Estimate:
         """Seconds and ratio of `shape`, with a 90 % interval (95 % where measured)."""
@@ -146,17 +158,30 @@ class LatencyTable(LatencyPredictor):
         )
 
     def _recovered(self, shape: LayerShape) -> Estimate | None:
-        """A pair as a ratio learned from few pairs, times its dense layer."""
-        process = self._recovery(shape.tokens)
-        if process is None:
+        """A pair as a ratio learned from measured pairs, times its dense layer."""
+        found = self._learned_ratio(shape)
+        if found is None:
             return None
         dense = self.estimate(shape.dense)
-        ratios, half_widths = process.predict([shape])
-        ratio, half_width = float(ratios[0]), float(half_widths[0])
-        if dense.source != "measured":
-            half_width = math.hypot(half_width, math.log(dense.high_s / dense.low_s) / 2)
+        ratio, half_width = found
         guess = _spread(dense.latency_s * ratio, half_width, "predicted")
         return replace(guess, ratio=ratio)
+
+    def _learned_ratio(self, shape: LayerShape) -> tuple[float, float] | None:
+        """Ratio, and half width of the seconds: from few pairs' process or many's regressor."""
+        process = self._recovery(shape.tokens)
+        if process is not None:
+            ratios, half_widths = process.predict([shape])
+            dense, half_width = self.estimate(shape.dense), float(half_widths[0])
+            if dense.source != "measured":
+                half_width = math.hypot(half_width, math.log(dense.high_s / dense.low_s) / 2)
+            return float(ratios[0]), half_width
+        regressor = self._regressor(shape.tokens)
+        if regressor is None or not regressor.knows_ratios:
+            return None
+        if shape not in self._guessed_ratios:
+            self.prepare([shape])
+        return self._guessed_ratios[shape]
 
     def _recovery(self, tokens: int) -> RecoveryProcess | None:
         """Fitted when first asked, on the pairs of M near the one asked where they are enough.
@@ -181,7 +206,7 @@ class LatencyTable(LatencyPredictor):
     def _halves_known(self, tokens: int) -> bool:
         """Whether so many products were measured near M that kriging knows a pair's halves."""
         near = (s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR)
-        return sum(s.rank is None and not s.parts for s in near) >= _MANY_PRODUCTS
+        return sum(s.rank is None and not s.parts for s in near) >= MANY_PRODUCTS
 
     def _from_measurements(self, shape: LayerShape) -> Estimate | None:
         """As measured, or between measured ranks of the same layer."""
@@ -197,6 +222,14 @@ class LatencyTable(LatencyPredictor):
         if shape.rank is None:
             return estimate
         return replace(estimate, ratio=estimate.latency_s / self.estimate(shape.dense).latency_s)
+
+
+def _note(
+    known: dict[LayerShape, tuple[float, float]], shapes: Sequence[LayerShape],
+    found: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> None:  # fmt: skip
+    values, half_widths = found
+    known.update(zip(shapes, zip(values.tolist(), half_widths.tolist(), strict=True), strict=True))
 
 
 def _spread(seconds: float, half_width: float, source: str) -> Estimate:

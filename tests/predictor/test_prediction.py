@@ -15,7 +15,7 @@ from autotune.predictor.conformal import conformal_quantile
 from autotune.predictor.features import LayerArrays, distinct
 from autotune.predictor.interpolation import interpolate
 from autotune.predictor.product_features import LAUNCH_S
-from autotune.predictor.regressor import LatencyRegressor
+from autotune.predictor.regressor import LatencyRegressor, _HalfWidths
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.records import Measurement
 from autotune.types import LayerShape
@@ -174,10 +174,25 @@ def test_layers_as_arrays_are_those_by_hand():
 
 
 def test_shared_products_are_found():
-    products = np.array([[1, 8, 16], [4, 8, 16], [1, 8, 16], [1, 16, 8]], dtype=float)
+    draw = np.random.default_rng(0)
+    sizes = np.array([1, 8, 16, 2.0**20, 2.0**20 + 1, 2.0**40])
+    products = draw.choice(sizes, (200, 3))
     index, inverse = distinct(products)
-    assert len(index) == 3
+    assert len(index) == len(np.unique(products, axis=0)) < 200
     assert (products[index][inverse] == products).all()
+
+
+def test_half_widths_are_those_of_the_nearest_tokens_and_of_the_same_alignment():
+    """Residuals of 0.1 at 16 tokens and 0.3 at 512, twice that where a size is odd."""
+    shapes = [shape(k=k, n=n, m=m) for m in (16, 512) for n in (64, 65) for k in range(64, 544, 8)]
+    layers = LayerArrays.of(shapes)
+    residuals = np.where(layers.dense[:, 0] == 16, 0.1, 0.3) * np.where(layers.aligned, 1, 2)
+    widths = _HalfWidths(residuals, layers, 0.9)
+    asked = [shape(m=m, n=n) for m in (1, 64, 128, 4096) for n in (72, 73)]
+    found = widths.of(LayerArrays.of(asked))
+    assert found == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.3, 0.6, 0.3, 0.6])
+    few = _HalfWidths(residuals[::40], layers.of_rows(slice(None, None, 40)), 0.9)
+    assert np.isinf(few.of(layers)).all()
 
 
 def test_a_pair_is_known_from_products_alone_and_its_term_from_pairs():
@@ -195,6 +210,18 @@ def test_a_pair_is_known_from_products_alone_and_its_term_from_pairs():
     guess, half_width = regressor.predict_with_half_widths(held)
     assert guess == pytest.approx([seconds(one) for one in held], rel=0.05)
     assert (half_width < 0.2).all()
+    truth = [seconds(one) / seconds(one.dense) for one in held]
+    ratios, alone = regressor.predict_ratios(held, [True] * len(held))
+    assert ratios == pytest.approx(truth, rel=0.05)
+    assert regressor.predict_ratios(held, [False] * len(held))[1] == pytest.approx(half_width)
+    # What a measurement of the dense layer misses, its pairs miss too.
+    drifted = [*known, held[0].dense]
+    rows = [row(one, seconds(one), seconds(one.dense)) for one in drifted[:-1]]
+    rows.append(row(held[0].dense, 1.5 * seconds(held[0].dense), 1.5 * seconds(held[0].dense)))
+    found = LatencyTable(rows, ROOFLINE).estimate(held[0])
+    assert found.ratio == pytest.approx(truth[0], rel=0.05)
+    assert found.latency_s == pytest.approx(1.5 * seconds(held[0].dense) * found.ratio)
+    assert np.log(found.high_s / found.latency_s) == pytest.approx(alone[0], abs=0.02)
 
 
 def test_asked_together_or_one_by_one_is_the_same():

@@ -34,6 +34,7 @@ def test_kriging_is_a_gaussian_process(rough):
     values, variance = ours.predict(asked)
     assert np.allclose(values, mean + VALUES.mean(), atol=1e-9)
     assert np.allclose(variance, deviation**2 + 0.01, atol=1e-9)  # ours is of a measurement
+    assert (ours.values(asked) == values).all()
 
 
 def test_left_out_values_are_those_of_a_fit_without_the_point():
@@ -54,8 +55,10 @@ def test_between_slices_it_is_linear_in_log_tokens():
     values = np.concatenate([np.full(20, 1.0), np.full(20, 3.0)])
     slices = SliceKriging(tokens, 1e-6)
     slices.fit(POINTS, values)
-    found, _ = slices.predict(np.array([16.0, 32.0, 64.0, 1.0, 999.0]), POINTS[:5])
+    asked = np.array([16.0, 32.0, 64.0, 1.0, 999.0])
+    found, _ = slices.predict(asked, POINTS[:5])
     assert found == pytest.approx([1.0, 2.0, 3.0, 1.0, 3.0])
+    assert (slices.values(asked, POINTS[:5]) == found).all()
 
 
 def test_the_roofline_is_the_layers_own_plus_the_launch():
