@@ -77,6 +77,14 @@ class Backend(ABC):
         """Options that change latency, for the fingerprint."""
         return {}
 
+    def pin(self, threads: int) -> None:
+        """Give each thread a processor of its own, if they take all there are.
+
+        For the process that measures, before anything is prepared. Backends that cannot leave the
+        threads where the system puts them.
+        """
+        del threads
+
     def copies(self, shape: LayerShape) -> int:
         """Instances of a layer that one call runs, with weights of their own."""
         if self.device == "cpu":

@@ -1,5 +1,8 @@
 """One suite for every backend."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -121,3 +124,23 @@ def test_a_backend_without_its_parts_says_what_to_install(monkeypatch):
     assert "pip install onnxruntime" in (backend.missing() or "")
     with pytest.raises(DeviceMissingError, match="pip install"):
         require_backend("onnxruntime-cpu", "cpu")
+
+
+def test_threads_get_processors_of_their_own_where_they_take_all():
+    """In a process of its own: a pin stays."""
+    ask = """
+import os
+from autotune.profiler.backends import make_backend
+from autotune.types import LayerShape
+before = os.sched_getaffinity(0)
+backend = make_backend("onnxruntime-cpu", "cpu")
+backend.pin(len(before) + 1)
+assert os.sched_getaffinity(0) == before  # not enough processors: left to the system
+backend.pin(len(before))
+timed = backend.layer(LayerShape(tokens=64, in_features=256, out_features=256), len(before))
+timed.run()
+own = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+alone = {min(one) for one in own if len(one) == 1}
+assert len(before) == 1 or alone == before, own
+"""
+    subprocess.run([sys.executable, "-c", ask], check=True)

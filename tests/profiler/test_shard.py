@@ -1,7 +1,10 @@
 """Measuring processes that die, hang or fail cost one task, not the shard."""
 
+import os
+import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -76,3 +79,17 @@ def test_shards_are_fresh_processes(tmp_path):
 
 def test_no_tasks_no_process():
     assert list(ShardRunner(backend="x", threads=1, command=("false",)).run([])) == []
+
+
+def test_measuring_goes_before_others_work_where_that_is_allowed():
+    tried = subprocess.run(["nice", "-n", "-20", "true"], capture_output=True, text=True)
+    if "cannot set niceness" in tried.stderr:
+        pytest.skip("only root and CAP_SYS_NICE may")
+    command = [sys.executable, "-m", "autotune.profiler.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while os.getpriority(os.PRIO_PROCESS, process.pid) != -20:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    assert os.getpriority(os.PRIO_PROCESS, 0) != -20
