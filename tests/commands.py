@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+# One server a test process, whoever asks: what it imports is set here alone.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preload"])
 

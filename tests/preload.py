@@ -6,7 +6,7 @@ import pkgutil
 import autotune
 
 LIBRARIES = (
-    "matplotlib.backends.backend_svg", "onnxruntime", "optuna", "sklearn.ensemble",
+    "matplotlib.backends.backend_svg", "onnxruntime", "optuna", "pytest", "sklearn.ensemble",
     "torch.onnx._internal.exporter._core", "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip

@@ -1,6 +1,5 @@
 """Writers that are killed, and many writers at once: no row lost, none twice."""
 
-import multiprocessing
 import random
 import time
 
@@ -12,6 +11,7 @@ from autotune.profiler.tasks import Outcome
 from autotune.profiler.timing import PairedTiming
 from autotune.profiler.verify import find_problems
 from autotune.types import LayerShape
+from tests.commands import SERVER
 from tests.profiler.points import FINGERPRINT
 
 KILLS = 50
@@ -20,9 +20,6 @@ WANTED = [
     LayerShape(tokens=128, in_features=384, out_features=384, rank=rank, dtype="fp32")
     for rank in range(1, 2001)
 ]
-# Fresh processes that have imported everything already: what is killed is the writing.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.profiler.test_database_faults"])
 
 
 class Replay:
@@ -71,8 +68,8 @@ def test_kill_9_at_50_moments_loses_no_committed_row(database):
     draw = random.Random(0)
     told = set()
     for _ in range(KILLS):
-        here, there = PROCESSES.Pipe(duplex=False)
-        writer = PROCESSES.Process(target=write_missing, args=(database.address, WANTED, there))
+        here, there = SERVER.Pipe(duplex=False)
+        writer = SERVER.Process(target=write_missing, args=(database.address, WANTED, there))
         writer.start()
         there.close()
         # Some are killed while they open the database, most while they write to it.
@@ -102,7 +99,7 @@ def test_eight_writers_at_once(database):
     wanted = WANTED[:240]
     # Neighbours share half of their points, so that the same row comes from two at a time.
     parts = [[s for s in wanted if s.rank % 8 in (i, (i + 1) % 8)] for i in range(8)]
-    writers = [PROCESSES.Process(target=write_missing, args=(database.address, p)) for p in parts]
+    writers = [SERVER.Process(target=write_missing, args=(database.address, p)) for p in parts]
     for writer in writers:
         writer.start()
     for writer in writers:
