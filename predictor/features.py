@@ -62,9 +62,9 @@ class LayerArrays:
 
     def of_rows(self, rows: NDArray[Any]) -> LayerArrays:
         """Some of them, by mask or index."""
-        chosen = (part[rows] for part in (self.dense, self.down, self.up, self.parts))
-        dense, down, up, parts = chosen
-        return LayerArrays(dense=dense, down=down, up=up, parts=parts)
+        return LayerArrays(
+            dense=self.dense[rows], down=self.down[rows], up=self.up[rows], parts=self.parts[rows]
+        )
 
     @property
     def pairs(self) -> NDArray[np.bool_]:
