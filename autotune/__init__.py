@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autotune.hook import register_with_transformers
 from autotune.version import __version__
 
 if TYPE_CHECKING:
@@ -29,3 +30,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'autotune' has no attribute {name!r}")
+
+
+register_with_transformers()

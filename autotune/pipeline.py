@@ -202,6 +202,8 @@ def _hand_out(
 ) -> TuneResult:  # fmt: skip
     """Write model/, the ONNX graphs, report.html and, last, result.json."""
     from autotune.compress.checkpoint import save_checkpoint
+    from autotune.compress.companions import copy_companions
+    from autotune.report.card import model_card
     from autotune.report.html import write_report
 
     folder = context.folder
@@ -217,6 +219,7 @@ def _hand_out(
     def save(path: Path) -> None:
         model, tokenizer = context.loaded.model, context.loaded.tokenizer
         save_checkpoint(model, tokenizer, path, context.request.storage, context.dtype)
+        copy_companions(context.loaded.folder, path)
         (path / "autotune.json").write_text(json.dumps({"key": key}))
 
     with context.reporter.stage("write the result") as advance:
@@ -224,6 +227,8 @@ def _hand_out(
         if not (stamp.is_file() and json.loads(stamp.read_text()).get("key") == key):
             with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
                 folder.write(folder.path / "model", save)
+        card = model_card(record)
+        folder.write(folder.path / "model" / "README.md", lambda path: _write_text(path, card))
         advance(1, 4)
         for graph in graphs.values():
             if graph.suffix == ".onnx":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import UsageError, storage_errors
+from autotune.errors import UsageError
+from autotune.files import copy_whole
 from autotune.measured import Measured
 from autotune.types import SCHEMA_VERSION, canonical_json
 
@@ -31,7 +31,7 @@ class TuneResult:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the transformers checkpoint to `folder`."""
-        return _copy(self.folder / "model", Path(folder))
+        return copy_whole(self.folder / "model", Path(folder))
 
     def export_onnx(self, path: str | Path, *, decode: bool = False) -> Path:
         """Copy the ONNX graph of whole sequences, or of one decode step, to `path`.
@@ -48,21 +48,11 @@ class TuneResult:
             raise UsageError(
                 f"backend {self.record['backend']} made no ONNX model; tune with onnxruntime-cpu"
             )
-        return _copy(source, Path(path))
+        return copy_whole(source, Path(path))
 
     def report(self, path: str | Path) -> Path:
         """Copy the HTML report to `path`."""
-        return _copy(self.folder / "report.html", Path(path))
-
-
-def _copy(source: Path, target: Path) -> Path:
-    with storage_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
-    return target
+        return copy_whole(self.folder / "report.html", Path(path))
 
 
 def result_text(record: Mapping[str, Any]) -> str:

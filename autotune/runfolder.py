@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from autotune.errors import RunFolderError, storage_errors
+from autotune.files import remove, write_whole
 from autotune.types import canonical_json, digest
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder's files, to the disk."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 class RunFolder:
@@ -54,9 +42,9 @@ class RunFolder:
                 "folder with --output"
             ) from error
         for leftover in self.path.glob(".*.part"):
-            _remove(leftover)
+            remove(leftover)
         for leftover in self.cache.glob(".*.part"):
-            _remove(leftover)
+            remove(leftover)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,19 +53,7 @@ class RunFolder:
 
     def write(self, path: Path, build: Callable[[Path], None]) -> Path:
         """Let `build` write a file or folder under a temporary name, then put it at `path`."""
-        temporary = path.with_name(f".{path.name}.part")
-        with storage_errors(self.path):
-            _remove(temporary)
-            try:
-                build(temporary)
-                sync(temporary)
-            except BaseException:
-                _remove(temporary)
-                raise
-            if path.is_dir():
-                _remove(path)
-            temporary.replace(path)
-        return path
+        return write_whole(path, build)
 
     def stage(
         self, name: str, inputs: Any, suffix: str, build: Callable[[Path], None]
@@ -96,10 +72,3 @@ class RunFolder:
 
         path, _ = self.stage(name, inputs, ".json", build)
         return json.loads(path.read_text())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

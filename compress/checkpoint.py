@@ -1,7 +1,7 @@
-"""Save and load factorized models through transformers' quantization plug-in `lowrank`.
+"""Save factorized models, and load them to be timed.
 
-`config.json` lists every factorized layer with its rank and dense shape; importing this module
-registers the plug-in, after which `AutoModel….from_pretrained` loads such a folder.
+`model/` holds config, safetensors weights, tokenizer and the code that loads it where this package
+is not installed (remote_code.py).
 """
 
 from __future__ import annotations
@@ -16,124 +16,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autotune.compress.decode import PAST, POSITIONS, decode_step, step_positions
 from autotune.compress.loading import load_class
-from autotune.compress.lowrank import (
-    LeadingLowRankLinear,
-    LowRankLinear,
-    SharedLowRankLinear,
-    dense_weight,
-    replace_modules,
-)
-from autotune.compress.precision import STORAGES
+from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, replace_modules
+from autotune.compress.plugin import LowRankConfig, LowRankQuantizer
+from autotune.compress.remote_code import AUTO_MAP_FILE, auto_classes, remote_code
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.tasks.base import MASK
 from autotune.devices.specs import TORCH_NAMES
 from autotune.errors import ModelError
-
-FORMAT_VERSION = 1
-METHOD = "lowrank"
-
-
-@register_quantization_config(METHOD)
-class LowRankConfig(QuantizationConfigMixin):
-    """`layers`: module name → {rank, in_features, out_features, bias}.
-
-    Where they apply, also storage (fp32 if absent) and leader (whose down factor it shares).
-    """
-
-    def __init__(
-        self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
-        quant_method: str = METHOD, **unknown: object,
-    ) -> None:  # fmt: skip
-        if unknown:
-            raise ModelError(f"lowrank config: unknown key {sorted(unknown)[0]!r}")
-        if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
-            raise ModelError(
-                f"the checkpoint has lowrank format {format_version!r}, this program knows up to "
-                f"{FORMAT_VERSION}; upgrade lowrank-autotune"
-            )
-        self.quant_method = quant_method  # type: ignore[assignment]
-        self.format_version = format_version
-        self.layers = {name: dict(layer) for name, layer in layers.items()}
-
-
-@register_quantizer(METHOD)
-class LowRankQuantizer(HfQuantizer):
-    """Puts empty low-rank layers where the config says, for transformers to fill."""
-
-    requires_calibration = False
-    quantization_config: LowRankConfig
-
-    def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
-        layers = self.quantization_config.layers
-        leaders = {layer["leader"] for layer in layers.values() if "leader" in layer}
-        empty: dict[str, nn.Module] = {}
-        # Leaders first: their followers refer to them.
-        for name in sorted(layers, key=lambda name: "leader" in layers[name]):
-            layer = layers[name]
-            try:
-                module = model.get_submodule(name)
-            except AttributeError as error:
-                raise ModelError(f"lowrank config names {name!r}, which the model lacks") from error
-            n, k = dense_weight(module).shape
-            if (layer["in_features"], layer["out_features"]) != (k, n):
-                raise ModelError(
-                    f"lowrank config says {name} is {layer['in_features']}x"
-                    f"{layer['out_features']}, the model says {k}x{n}"
-                )
-            empty[name] = _empty(layer, module, empty, leads=name in leaders)
-        replace_modules(model, empty)
-
-    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, StoredLowRank):
-                replace_modules(model, {name: module.widen(model.dtype)})  # type: ignore[arg-type]
-        # What is in memory is whole precision again, and so it would be saved.
-        for layer in self.quantization_config.layers.values():
-            layer.pop("storage", None)
-        return model
-
-    # What to save instead of the model's own tensors (transformers asks a quantizer first).
-    weights: dict[str, torch.Tensor] | None = None
-
-    def get_state_dict_and_metadata(self, model: nn.Module) -> Any:
-        """The tensors to save, and nothing to note beside them."""
-        return self.weights, {}
-
-    def is_serializable(self) -> bool:
-        """Saved again as it is."""
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        """Both factors are ordinary parameters."""
-        return True
-
-
-def _empty(
-    layer: Mapping[str, Any], module: Any, others: Mapping[str, nn.Module], *, leads: bool
-) -> nn.Module:
-    """The module of a config entry, on meta, for the loader to fill."""
-    k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
-    bias, dtype = module.bias is not None, module.weight.dtype
-    storage = layer.get("storage", "fp32")
-    if storage not in STORAGES:
-        raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
-    if "leader" in layer:
-        leader = others.get(layer["leader"])
-        if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
-            raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
-        return SharedLowRankLinear(leader, n, bias, "meta", dtype)
-    if leads:
-        return LeadingLowRankLinear(k, n, rank, bias, "meta", dtype)
-    if storage == "fp32":
-        return LowRankLinear(k, n, rank, bias, "meta", dtype)
-    return StoredLowRank(storage, k, n, rank, bias, dtype)
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
@@ -142,24 +34,19 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
 
 
 def save_checkpoint(
-    model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32", dtype: str = "fp32"
-) -> None:
-    """Write config, safetensors weights in `dtype` and tokenizer to `folder`.
+    model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32", dtype: str = "fp32",
+    max_shard_size: str | int = "50GB",
+) -> None:  # fmt: skip
+    """Write config, safetensors weights in `dtype`, tokenizer and the code that loads them.
 
     Factors are packed as `storage` says; fp32 leaves them in `dtype` too.
+
+    Raises:
+        ModelError: a factor of the dense weight's shape, which a reader without the plug-in would
+            take for it.
     """
     found = low_rank_layers(model)
-    names = {id(layer): name for name, layer in found.items()}
-    layers: dict[str, dict[str, Any]] = {}
-    for name, layer in found.items():
-        layers[name] = {
-            "rank": layer.rank,
-            "in_features": layer.in_features,
-            "out_features": layer.out_features,
-            "bias": layer.bias is not None,
-        }
-        if isinstance(layer, SharedLowRankLinear):
-            layers[name]["leader"] = names[id(layer.leader)]
+    layers = _entries(found)
     before = copy.copy(model.config)
     computing: dict[str, nn.Module] = {}
     try:
@@ -170,22 +57,50 @@ def save_checkpoint(
                 entry["storage"] = storage
         if layers:
             model.config.quantization_config = LowRankConfig(layers)
+            model.config.auto_map = auto_classes(type(model.config))
             model.hf_quantizer = LowRankQuantizer(model.config.quantization_config)
         kind = getattr(torch, TORCH_NAMES[dtype])
-        if kind == model.dtype:
-            model.save_pretrained(folder)
-        else:
+        weights = None
+        if kind != model.dtype:
             weights = _cast(model, kind)
             if layers:
                 model.hf_quantizer.weights = weights
-            model.save_pretrained(folder, state_dict=weights)
+        # Tensors under the names that the modules have: transformers renames older names of its own
+        # classes when it loads, and not those of a checkpoint's code.
+        model.save_pretrained(
+            folder, state_dict=weights, max_shard_size=max_shard_size, save_original_format=False
+        )
+        if kind != model.dtype:
             _name_dtype(folder, kind)
+        if layers:
+            (folder / AUTO_MAP_FILE).write_text(remote_code(type(before)))
     finally:
         replace_modules(model, computing)
         model.config = before
         model.hf_quantizer = None
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def _entries(layers: Mapping[str, LowRankLinear]) -> dict[str, dict[str, Any]]:
+    """What config.json says of every layer."""
+    names = {id(layer): name for name, layer in layers.items()}
+    entries: dict[str, dict[str, Any]] = {}
+    for name, layer in layers.items():
+        if layer.rank >= min(layer.in_features, layer.out_features):
+            raise ModelError(
+                f"{name} has rank {layer.rank}, which is not below the layer's smaller side: its "
+                "factor could be taken for the dense weight; leave it dense"
+            )
+        entries[name] = {
+            "rank": layer.rank,
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            "bias": layer.bias is not None,
+        }
+        if isinstance(layer, SharedLowRankLinear):
+            entries[name]["leader"] = names[id(layer.leader)]
+    return entries
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -94,27 +94,52 @@ def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedMo
     """
     folder = model_folder(name)
     sha = check_weights(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(
-            f"{folder}/config.json is no transformers configuration: {error}"
-        ) from error
+    config = _config(folder)
     if getattr(config, "quantization_config", None):
         raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
+    label = EMBEDDED_MODEL if name is None else str(name)
+    return _loaded(label, folder, config, dtype, sha)
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedModel:
+    """Load a checkpoint, dense or factorized, from its folder or from the run's that made it.
+
+    In `dtype`, or that of its weights.
+
+    Raises:
+        ModelError: missing, unreadable or non-finite.
+    """
+    found = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    found = model_folder(str(found))
+    sha = check_weights(found)
+    return _loaded(str(folder), found, _config(found), dtype, sha)
+
+
+def _loaded(
+    label: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
+) -> LoadedModel:
     task = detect_task(config)
     model = load_class(task, folder, dtype)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    label = EMBEDDED_MODEL if name is None else str(name)
     return LoadedModel(
         name=label, folder=folder, task=task, model=model, tokenizer=tokenizer, weights_sha256=sha
     )
 
 
-def load_class(task: str, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """`AutoModel….from_pretrained` of the task's class, in evaluation mode.
+def _config(folder: Path) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(
+            f"{folder}/config.json is no transformers configuration: {error}"
+        ) from error
+    return config
+
+
+def load_class(task: str, folder: Path, dtype: torch.dtype | None) -> nn.Module:
+    """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
     Raises:
         ModelError: transformers refuses the folder.
@@ -123,7 +148,9 @@ def load_class(task: str, folder: Path, dtype: torch.dtype) -> nn.Module:
 
     kind: type[AutoModel] = getattr(transformers, _CLASSES[task])
     try:
-        model, report = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, report = kind.from_pretrained(
+            folder, dtype=dtype or "auto", output_loading_info=True
+        )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     # A pooler that the checkpoint never had is not run by any task here.

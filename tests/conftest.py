@@ -57,46 +57,35 @@ TINY = ("bert", "gpt2", "llama", "vit")
 
 
 def tiny_model(kind: str, seed: int = 0) -> Any:
-    """A small random model with real architecture: bert, gpt2 (Conv1D), llama (GQA, tied), vit."""
+    """A small random model with real architecture: gpt2 has Conv1D, llama GQA and tied weights."""
     import torch
     import transformers as t
 
+    sizes = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }  # fmt: skip
+    text = {"vocab_size": 101, "max_position_embeddings": 64, **sizes}
     torch.manual_seed(seed)
     if kind == "bert":
-        config = t.BertConfig(
-            vocab_size=101,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=128,
-            max_position_embeddings=64,
-        )
-        return t.BertModel(config).eval()
-    if kind == "gpt2":
-        return t.GPT2LMHeadModel(
-            t.GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=4, n_positions=64)
-        ).eval()
-    if kind == "llama":
-        config = t.LlamaConfig(
-            vocab_size=101,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=True,
-        )
-        return t.LlamaForCausalLM(config).eval()
-    config = t.ViTConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-    )
-    return t.ViTModel(config).eval()
+        model = t.BertModel(t.BertConfig(**text))
+    elif kind == "gpt2":
+        config = t.GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=4, n_positions=64)
+        model = t.GPT2LMHeadModel(config)
+    elif kind == "llama":
+        config = t.LlamaConfig(**text, num_key_value_heads=2, tie_word_embeddings=True)
+        model = t.LlamaForCausalLM(config)
+    elif kind == "qwen2":
+        config = t.Qwen2Config(**text, num_key_value_heads=2, pad_token_id=0)
+        model = t.Qwen2ForCausalLM(config)
+    elif kind == "vit":
+        model = t.ViTModel(t.ViTConfig(**sizes, image_size=32, patch_size=8))
+    else:
+        ends = {"bos_token_id": 0, "eos_token_id": 1}
+        vision = {**sizes, "image_size": 32, "patch_size": 8}
+        config = t.CLIPConfig(text_config={**text, **ends}, vision_config=vision, projection_dim=32)
+        model = t.CLIPModel(config)
+    return model.eval()
 
 
 def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
@@ -118,8 +107,8 @@ def tiny_task(kind: str) -> Any:
     """The task of `tiny_model(kind)`."""
     from autotune.compress.tasks import make_task
 
-    name = "causal-lm" if kind in ("gpt2", "llama") else "embedding"
-    return make_task(name, Path("/nonexistent"))
+    name = {"gpt2": "causal-lm", "llama": "causal-lm", "qwen2": "causal-lm", "clip": "image-text"}
+    return make_task(name.get(kind, "embedding"), Path("/nonexistent"))
 
 
 @pytest.fixture(params=TINY)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
@@ -11,34 +10,10 @@ from autotune.compress.sites import find_sites
 from tests.conftest import tiny_model
 
 PLAIN = Whitening(left=None, right=None, scale=1.0)
-SMALL = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-}  # fmt: skip
-
-
-def qwen2():
-    config = transformers.Qwen2Config(
-        vocab_size=101, num_key_value_heads=2, max_position_embeddings=64, **SMALL
-    )
-    return transformers.Qwen2ForCausalLM(config).eval()
-
-
-def clip():
-    config = transformers.CLIPConfig(
-        text_config={"vocab_size": 101, "max_position_embeddings": 32, "bos_token_id": 0,
-                     "eos_token_id": 1, "pad_token_id": 2, **SMALL},
-        vision_config={"image_size": 32, "patch_size": 8, **SMALL},
-        projection_dim=48,
-    )  # fmt: skip
-    return transformers.CLIPModel(config).eval()
 
 
 def build(kind):
-    torch.manual_seed(0)
-    model = (
-        {"qwen2": qwen2, "clip": clip}[kind]() if kind in ("qwen2", "clip") else tiny_model(kind)
-    )
-    return model.double()
+    return tiny_model(kind).double()
 
 
 def outputs(kind, model):

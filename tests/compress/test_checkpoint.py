@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from autotune.compress.checkpoint import low_rank_layers, save_checkpoint
 from autotune.compress.lowrank import low_rank_like, replace_modules
 from autotune.compress.sites import find_sites
+from autotune.errors import ModelError
 from autotune.types import Workload
 
 
@@ -94,3 +96,79 @@ def test_wrong_ranks_are_a_size_mismatch(saved):
     edit_config(folder, lambda q: next(iter(q["layers"].values())).update(rank=3))
     with pytest.raises(Exception, match="mismatch"):
         kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tiny", ["llama"], indirect=True)
+def test_body_and_other_heads_take_the_layers_they_have(saved):
+    folder, kind, _, inputs, *_ = saved
+    whole = kind.from_pretrained(folder)
+    with torch.no_grad():
+        expected = whole.model(**inputs).last_hidden_state
+        body = AutoModel.from_pretrained(folder)
+        assert set(low_rank_layers(body)) == {
+            name.removeprefix("model.") for name in low_rank_layers(whole)
+        }
+        assert torch.equal(body(**inputs).last_hidden_state, expected)
+        judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+        assert torch.equal(judge.model(**inputs).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
+def test_a_body_becomes_a_classifier(saved):
+    folder, _, task, inputs, expected, layers = saved
+    judge = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    assert set(low_rank_layers(judge)) == {f"bert.{name}" for name in layers}
+    with torch.no_grad():
+        assert torch.equal(task.output(judge.bert, inputs), expected)
+
+
+@pytest.mark.parametrize("tiny", ["llama"], indirect=True)
+def test_generation_with_a_cache_is_that_of_the_model_that_was_saved(saved, tiny):
+    folder, kind, _, inputs, *_ = saved
+    _, model, _ = tiny
+    wanted = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    cached = kind.from_pretrained(folder).generate(**inputs, **wanted)
+    assert torch.equal(cached, model.generate(**inputs, **wanted, use_cache=False))
+
+
+@pytest.mark.parametrize("tiny", ["gpt2", "llama"], indirect=True)
+def test_training_goes_on_in_both_factors_and_is_saved(saved, tmp_path):
+    folder, kind, task, inputs, _, layers = saved
+    model = kind.from_pretrained(folder).train()
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    found = low_rank_layers(model)
+    assert set(found) == set(layers)
+    for layer in found.values():
+        for factor in (layer.weight, layer.weight_down):
+            assert factor.grad is not None
+            assert float(factor.grad.abs().max()) > 0
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.eval()
+    with torch.no_grad():
+        expected = task.output(model, inputs)
+        save_checkpoint(model, None, tmp_path / "ours")
+        model.save_pretrained(tmp_path / "theirs")
+        for name in ("ours", "theirs"):
+            assert torch.equal(task.output(kind.from_pretrained(tmp_path / name), inputs), expected)
+
+
+@pytest.mark.parametrize("tiny", ["llama"], indirect=True)
+def test_shards_load_as_one(tiny, saved, tmp_path):
+    _, model, task = tiny
+    *_, inputs, expected, _ = saved
+    save_checkpoint(model, None, tmp_path / "shards", max_shard_size="60KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    loaded = type(model).from_pretrained(tmp_path / "shards")
+    with torch.no_grad():
+        assert torch.equal(task.output(loaded, inputs), expected)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
+def test_a_factor_that_looks_like_the_dense_weight_is_refused(tiny, tmp_path):
+    _, model, _ = tiny
+    name = "encoder.layer.0.attention.self.query"
+    up, down = torch.randn(64, 64), torch.randn(64, 64)
+    replace_modules(model, {name: low_rank_like(model.get_submodule(name), up, down)})
+    with pytest.raises(ModelError, match="could be taken for the dense weight"):
+        save_checkpoint(model, None, tmp_path / "saved")

@@ -1,7 +1,5 @@
 """Streamed moments against the same moments computed from everything at once."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,11 +7,9 @@ from torch import nn
 
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
-from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
 from autotune.errors import ModelError
 from autotune.types import Workload
-from tests.compress.test_architectures import clip
 from tests.conftest import tiny_model, tiny_task
 
 ALL = frozenset({"gram", "grad", "left", "right"})
@@ -165,7 +161,7 @@ def test_non_finite_activations_are_refused_by_name(bert):
 
 def test_a_texts_mask_is_not_taken_for_its_pictures():
     """Both towers see 17 rows a sample; only the text's are padded."""
-    model, task = clip().requires_grad_(False), make_task("image-text", Path("/nonexistent"))
+    model, task = tiny_model("clip").requires_grad_(False), tiny_task("clip")
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=17))
     inputs["attention_mask"][0, 9:] = 0
     sites = count_tokens(model, find_sites(model), inputs).sites

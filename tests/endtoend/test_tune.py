@@ -60,6 +60,16 @@ def test_checkpoint_and_onnx_are_the_same_model(tuned):
     assert_same_model(folder, record)
 
 
+def test_the_model_card_tells_what_was_measured(tuned):
+    folder, record, _ = tuned
+    card = (folder / "model" / "README.md").read_text()
+    assert card.startswith(f"---\nbase_model: {record['model']}\n")
+    assert f"({record['measured_ratio']:.3f}, 95 %" in card
+    assert f"{record['parameters']['compressed']:,}" in card
+    rows = [line for line in card.splitlines() if "→" in line]
+    assert len(rows) == sum(site["rank"] is not None for site in record["sites"])
+
+
 def assert_same_model(folder, record):
     """The checkpoint in torch and the ONNX in onnxruntime give the same logits."""
     from autotune.compress.checkpoint import low_rank_layers

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import load_class
-from tests.compress.test_architectures import clip
 from tests.conftest import tiny_model
 
 
@@ -36,7 +35,7 @@ def test_a_vision_transformer_is_tuned(cli, tmp_path):
 
 def test_two_towers_are_tuned(cli, tmp_path):
     """A CLIP architecture: text and image in, both embeddings out, ε of PGSVD for each tower."""
-    clip().save_pretrained(tmp_path / "clip")
+    tiny_model("clip").save_pretrained(tmp_path / "clip")
     generator = torch.Generator().manual_seed(0)
     pairs = {
         "input_ids": torch.randint(3, 101, (64, 17), generator=generator),

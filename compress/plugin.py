@@ -1,0 +1,165 @@
+"""transformers' quantization plug-in `lowrank`, which loads factorized models.
+
+`config.json` lists every factorized layer with its rank and dense shape. This module and those it
+imports of ours are also joined to the code that travels in a checkpoint (remote_code.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from autotune.compress.lowrank import (
+    LeadingLowRankLinear,
+    LowRankLinear,
+    SharedLowRankLinear,
+    dense_weight,
+    replace_modules,
+)
+from autotune.compress.precision import STORAGES
+from autotune.compress.storage import StoredLowRank
+from autotune.errors import ModelError
+
+FORMAT_VERSION = 1
+METHOD = "lowrank"
+
+
+class LowRankConfig(QuantizationConfigMixin):
+    """`layers`: module name → {rank, in_features, out_features, bias}.
+
+    Where they apply, also storage (fp32 if absent) and leader (whose down factor it shares).
+    """
+
+    def __init__(
+        self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
+        quant_method: str = METHOD, **unknown: object,
+    ) -> None:  # fmt: skip
+        if unknown:
+            raise ModelError(f"lowrank config: unknown key {sorted(unknown)[0]!r}")
+        if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
+            raise ModelError(
+                f"the checkpoint has lowrank format {format_version!r}, this program knows up to "
+                f"{FORMAT_VERSION}; upgrade lowrank-autotune"
+            )
+        self.quant_method = quant_method  # type: ignore[assignment]
+        self.format_version = format_version
+        self.layers = {name: dict(layer) for name, layer in layers.items()}
+
+
+class LowRankQuantizer(HfQuantizer):
+    """Puts empty low-rank layers where the config says, for transformers to fill."""
+
+    requires_calibration = False
+    quantization_config: LowRankConfig
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
+        layers = _named_in(model, self.quantization_config.layers)
+        self.quantization_config.layers = layers
+        leaders = {layer["leader"] for layer in layers.values() if "leader" in layer}
+        empty: dict[str, nn.Module] = {}
+        # Leaders first: their followers refer to them.
+        for name in sorted(layers, key=lambda name: "leader" in layers[name]):
+            layer, module = layers[name], model.get_submodule(name)
+            n, k = dense_weight(module).shape
+            if (layer["in_features"], layer["out_features"]) != (k, n):
+                raise ModelError(
+                    f"lowrank config says {name} is {layer['in_features']}x"
+                    f"{layer['out_features']}, the model says {k}x{n}"
+                )
+            empty[name] = _empty(layer, module, empty, leads=name in leaders)
+        replace_modules(model, empty)
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, StoredLowRank):
+                replace_modules(model, {name: module.widen(model.dtype)})  # type: ignore[arg-type]
+        # What is in memory is whole precision again, and so it would be saved.
+        for layer in self.quantization_config.layers.values():
+            layer.pop("storage", None)
+        # A class of transformers' own does not save the code that the map would point to.
+        if getattr(model, "_auto_class", None) is None and hasattr(model.config, "auto_map"):
+            del model.config.auto_map
+        return model
+
+    # What to save instead of the model's own tensors (transformers asks a quantizer first).
+    weights: dict[str, torch.Tensor] | None = None
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> Any:
+        """The tensors to save, and nothing to note beside them."""
+        return self.weights, {}
+
+    def is_serializable(self) -> bool:
+        """Saved again as it is."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Both factors are ordinary parameters."""
+        return True
+
+
+def _named_in(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The entries under the names that the layers have in this model.
+
+    A body without its head, or a head on a body, names them without or with the body's name. Heads
+    that the class does not have are left out.
+
+    Raises:
+        ModelError: the class that was saved has no such layer.
+    """
+    prefix = f"{model.base_model_prefix}."
+    present = {name for name, _ in model.named_modules()}
+
+    def local(name: str) -> str | None:
+        names = (name, name.removeprefix(prefix), prefix + name)
+        return next((one for one in names if one in present), None)
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, layer in layers.items():
+        own = local(name)
+        if own is None:
+            if type(model).__name__ in (model.config.architectures or [type(model).__name__]):
+                raise ModelError(f"lowrank config names {name!r}, which the model lacks")
+            continue
+        found[own] = dict(layer)
+        if "leader" in layer:
+            found[own]["leader"] = local(layer["leader"]) or layer["leader"]
+    return found
+
+
+def _empty(
+    layer: Mapping[str, Any], module: Any, others: Mapping[str, nn.Module], *, leads: bool
+) -> nn.Module:
+    """The module of a config entry, on meta, for the loader to fill."""
+    k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
+    bias, dtype = module.bias is not None, module.weight.dtype
+    storage = layer.get("storage", "fp32")
+    if storage not in STORAGES:
+        raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
+    if "leader" in layer:
+        leader = others.get(layer["leader"])
+        if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
+            raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
+        return SharedLowRankLinear(leader, n, bias, "meta", dtype)
+    if leads:
+        return LeadingLowRankLinear(k, n, rank, bias, "meta", dtype)
+    if storage == "fp32":
+        return LowRankLinear(k, n, rank, bias, "meta", dtype)
+    return StoredLowRank(storage, k, n, rank, bias, dtype)
+
+
+def register() -> None:
+    """Tell transformers of the plug-in; this package's own goes before a checkpoint's copy."""
+    if METHOD in AUTO_QUANTIZER_MAPPING and not __name__.startswith("autotune."):
+        return
+    AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = LowRankConfig
+    AUTO_QUANTIZER_MAPPING[METHOD] = LowRankQuantizer
+
+
+register()
