@@ -10,6 +10,8 @@
     ├── DatabaseError                  2   a latency database is corrupted, newer or inconsistent
     ├── BudgetInfeasibleError          3   no plan meets the budgets; carries the reachable minimum
     ├── DeviceMissingError             4   the device, or the backend for it, is not on this machine
+    ├── EngineError                    4   an engine cannot be built or run here
+    ├── ParityError                    1   an exported file does not compute what it should
     └── MeasurementError               1   a measurement failed, so the promise cannot be checked
 
 Each message says what was given, what is allowed and what to do next.
@@ -81,6 +83,16 @@ class DeviceMissingError(AutotuneError):
     """The device, or the backend that would measure it, is not on this machine."""
 
     exit_code = 4
+
+
+class EngineError(AutotuneError):
+    """An engine cannot be built here, or is of another TensorRT or GPU."""
+
+    exit_code = 4
+
+
+class ParityError(AutotuneError):
+    """An exported file does not compute what the checkpoint computes."""
 
 
 class MeasurementError(AutotuneError):

@@ -22,6 +22,12 @@ def default_database() -> Address:
     return Path(base) / "autotune" / "latency.sqlite"
 
 
+def engine_cache() -> Path:
+    """`$AUTOTUNE_CACHE`, else the user's cache folder: engines that were built here."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("AUTOTUNE_CACHE") or Path(base) / "autotune") / "engines"
+
+
 def default_measure_seconds() -> float:
     """`$AUTOTUNE_MEASURE_SECONDS`, else 20: the time cap of one measurement of a network.
 

@@ -43,7 +43,7 @@ def dense_artefact(context: Context, run: str = "prefill") -> Path:
     import onnx
 
     inputs = {**context.model_key, "opset": OPSET, "onnx": onnx.__version__}
-    model, sites = context.loaded.model, context.sites.sites
+    model, sites = context.loaded.model, [site.name for site in context.sites.sites]
 
     def build(path: Path) -> None:
         path.mkdir()

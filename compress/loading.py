@@ -115,6 +115,16 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
     return _loaded(str(folder), found, _config(found), dtype, sha)
 
 
+def checkpoint_dtype(folder: Path) -> str:
+    """What the weights of a checkpoint, or of a run's, are in, as torch names it.
+
+    Raises:
+        ModelError: no checkpoint there.
+    """
+    found = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    return str(_config(model_folder(str(found))).dtype or torch.float32).removeprefix("torch.")
+
+
 def _loaded(
     label: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from autotune.compress.decode import PAST, decode_inputs, decode_step
 from autotune.compress.onnx_export import save_onnx
-from autotune.compress.onnx_trace import trace
-from autotune.types import Site
+from autotune.compress.onnx_trace import OPSET, trace
 
 
 class _Decode(nn.Module):
@@ -26,8 +25,8 @@ class _Decode(nn.Module):
 
 
 def export_decode(
-    model: nn.Module, sites: Sequence[Site], path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    model: nn.Module, sites: Collection[str], path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
 ) -> None:  # fmt: skip
     """Write the dense decode graph to `path`, with dynamic batch and past length.
 
@@ -41,5 +40,5 @@ def export_decode(
     dynamic = [{0: "batch"}, {0: "batch", 1: "total_length"}]
     dynamic += [{0: "batch", 2: "past_length"} for _ in past]
     outputs = ["logits", *(name.replace(PAST, "present") for name in past)]
-    graph = trace(_Decode(model, list(inputs)), inputs, dynamic, outputs, sites, progress)
+    graph = trace(_Decode(model, list(inputs)), inputs, dynamic, outputs, sites, progress, opset)
     save_onnx(graph, path)

@@ -7,7 +7,7 @@ chosen layer: what differs in latency is what was factorized, and a new plan cos
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear
-from autotune.compress.onnx_trace import trace
+from autotune.compress.onnx_trace import OPSET, trace
 from autotune.compress.tasks.base import Task
 from autotune.errors import ModelError
-from autotune.types import Site, Workload
+from autotune.types import Workload
 
 _EXTERNAL_ABOVE_BYTES = 1_800_000_000
 
@@ -38,8 +38,8 @@ class _Exported(nn.Module):
 
 
 def export_dense(
-    model: nn.Module, task: Task, sites: Sequence[Site], workload: Workload, path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    model: nn.Module, task: Task, sites: Collection[str], workload: Workload, path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
 ) -> None:  # fmt: skip
     """Trace `model` with dynamic batch and sequence and write the dense graph to `path`.
 
@@ -50,13 +50,20 @@ def export_dense(
         batch_size=max(2, min(workload.batch_size, 4)),
         sequence_length=max(4, min(workload.sequence_length, 16)),
     )
-    inputs = task.example_inputs(model, traced)
+    inputs = typed_inputs(model, task.example_inputs(model, traced))
     dynamic = [
         {0: "batch", 1: "sequence"} if value.ndim == 2 else {0: "batch"}
         for value in inputs.values()
     ]
     module = _Exported(model, task, list(inputs))
-    save_onnx(trace(module, inputs, dynamic, [task.output_name], sites, progress), path)
+    graph = trace(module, inputs, dynamic, [task.output_name], sites, progress, opset)
+    save_onnx(graph, path)
+
+
+def typed_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs with their floats (pixels) in the model's dtype."""
+    dtype = next(model.parameters()).dtype
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
 
 
 def rewrite_low_rank(

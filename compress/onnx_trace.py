@@ -7,14 +7,13 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from autotune.errors import ModelError
-from autotune.types import Site
 
 OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
 # The attribute of a traced module that holds the model.
@@ -37,14 +36,14 @@ def _quiet() -> Iterator[None]:
 
 def trace(
     module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Sequence[Mapping[int, str]],
-    outputs: Sequence[str], sites: Sequence[Site],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    outputs: Sequence[str], sites: Collection[str],
+    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
 ) -> onnx.ModelProto:  # fmt: skip
     """The graph of `module(*inputs)`, its model under `module.wrapped`.
 
     `dynamic` names the dimensions of each input that may vary, by position; none of them may be 0
-    or 1 in `inputs`, which the tracer would take for constants. Every site's node is named after
-    it, its weight `<site>.weight`.
+    or 1 in `inputs`, which the tracer would take for constants. The node of every site, a module's
+    name, is named after it, its weight `<site>.weight`.
 
     Raises:
         ModelError: the model does not trace, or a site has no single matrix product in the graph.
@@ -59,7 +58,7 @@ def trace(
             progress(1, 3)
             program = torch.onnx.export(
                 traced, dynamo=True, input_names=list(inputs), output_names=list(outputs),
-                opset_version=OPSET, verbose=False,
+                opset_version=opset, verbose=False,
             )  # fmt: skip
             progress(2, 3)
     except torch.onnx.errors.OnnxExporterError as error:
@@ -73,10 +72,10 @@ def trace(
     return graph
 
 
-def _name_sites(model: onnx.ModelProto, sites: Sequence[Site]) -> None:
+def _name_sites(model: onnx.ModelProto, sites: Collection[str]) -> None:
     weights = {w.name: w for w in model.graph.initializer}
     found: dict[str, onnx.NodeProto] = {}
-    names = {site.name for site in sites}
+    names = set(sites)
     for node in model.graph.node:
         if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
             continue

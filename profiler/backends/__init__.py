@@ -15,6 +15,7 @@ BACKENDS = {
     "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
     "torch-compile": "autotune.profiler.backends.torch_compile:TorchCompile",
     "torch-cudagraph": "autotune.profiler.backends.torch_cudagraph:TorchCudaGraph",
+    "tensorrt": "autotune.profiler.backends.tensorrt:TensorRT",
 }
 ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
 

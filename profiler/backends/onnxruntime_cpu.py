@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.errors import ModelError
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.timing import Runner
 from autotune.types import LayerShape
@@ -51,7 +52,19 @@ def open_session(
     return onnxruntime.InferenceSession(source, options, providers=[provider])
 
 
-def layer_model(shape: LayerShape, copies: int) -> bytes:
+def open_model(path: Path, threads: int) -> Any:
+    """A session over a file that somebody may have changed.
+
+    Raises:
+        ModelError: onnxruntime refuses it (no model, external data missing or outside its folder).
+    """
+    try:
+        return open_session(path, threads)
+    except Exception as error:  # onnxruntime raises types of its own, by what is wrong
+        raise ModelError(f"onnxruntime cannot open {path}: {error}") from error
+
+
+def layer_model(shape: LayerShape, copies: int, opset: int = 20) -> bytes:
     """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
     import onnx
     from onnx import helper, numpy_helper
@@ -75,7 +88,10 @@ def layer_model(shape: LayerShape, copies: int) -> bytes:
             outputs.append(helper.make_tensor_value_info(name, element, [m, n]))
     x = helper.make_tensor_value_info("x", element, [m, k])
     graph = helper.make_graph(nodes, "layer", [x], outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    # What TensorRT 8 reads is older than what its opset could be written in.
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 18 else 10
+    )
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

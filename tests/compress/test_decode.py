@@ -23,7 +23,7 @@ def decoder(request, tmp_path_factory):
     inputs = task.example_inputs(model, Workload(sequence_length=8))
     sites = count_tokens(model, find_sites(model), inputs).sites
     path = tmp_path_factory.mktemp(request.param) / "decode.onnx"
-    export_decode(model, sites, path)
+    export_decode(model, [site.name for site in sites], path)
     return model, sites, path
 
 

@@ -275,7 +275,9 @@ def test_a_config_whose_leader_is_missing_is_refused(found, tmp_path):
 
 def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     kind, model, task, sites, _ = found
-    export_dense(model, task, sites.sites, WORKLOAD, tmp_path / "dense.onnx")
+    export_dense(
+        model, task, [site.name for site in sites.sites], WORKLOAD, tmp_path / "dense.onnx"
+    )
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
     ranks = {joint.name: 16 for joint in sites.joint}
     layers = build_layers(model, (*sites.sites, *sites.joint), factors, ranks)

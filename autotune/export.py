@@ -1,0 +1,193 @@
+"""Export a checkpoint, or what a run made, to ONNX, compared with it before it is handed out."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import UsageError
+from autotune.files import write_whole
+from autotune.progress import Reporter
+from autotune.types import canonical_json
+from autotune.version import __version__
+
+if TYPE_CHECKING:
+    from autotune.compress.loading import LoadedModel
+
+MANIFEST = "export.json"
+SCHEMA_VERSION = 1
+
+
+def export_onnx(
+    folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
+    decode: bool = False, reporter: Reporter | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write `model.onnx`, with `decode` also `model_decode.onnx`, and a manifest into `output`.
+
+    `folder` is a checkpoint or a run's folder; `output` a new folder (default: `onnx-<dtype>` in
+    it); `dtype` fp32 or fp16, by default fp16 for weights in fp16 and else fp32. Every graph is
+    compared with the checkpoint in onnxruntime at shapes that it was not traced at.
+
+    Returns:
+        The manifest: files with their sha256, parity, versions, ranks.
+
+    Raises:
+        UsageError: no checkpoint there, an unknown dtype, or no decoder where one is asked for.
+        ModelError: it does not trace, or a pair is not two products in the graph.
+        ParityError: a graph computes something else.
+        StorageError: the disk is full; nothing half-written stays.
+    """
+    from autotune.parity import TOLERANCES, check_parity, onnx_runs
+
+    reporter = reporter or Reporter()
+    loaded, kind = open_checkpoint(folder, dtype)
+    runs = passes(loaded, decode)
+    target = new_folder(folder, output, f"onnx-{kind}")
+    parity: dict[str, Any] = {}
+
+    def build(path: Path) -> None:
+        for name, graph in trace_graphs(loaded, runs, path, kind, reporter).items():
+            with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
+                found = check_parity(loaded, name, onnx_runs(graph), kind, graph.name,
+                                     progress=advance)  # fmt: skip
+            parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
+        write_manifest(path, manifest(loaded, folder, "onnx", kind) | {"parity": parity})
+
+    write_whole(target, build)
+    return {"output": str(target), **read_manifest(target)}
+
+
+def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel, str]:
+    """The model in the dtype of the export, and its name.
+
+    Raises:
+        UsageError: an unknown dtype.
+        ModelError: no checkpoint there.
+    """
+    import torch
+
+    from autotune.compress.loading import checkpoint_dtype, load_checkpoint
+    from autotune.devices.specs import TORCH_NAMES
+
+    if dtype not in (None, "fp32", "fp16"):
+        raise UsageError(f"dtype {dtype!r}: exports are fp32 or fp16")
+    kind = dtype or ("fp16" if checkpoint_dtype(Path(folder)) == "float16" else "fp32")
+    loaded = load_checkpoint(Path(folder), getattr(torch, TORCH_NAMES[kind]))
+    return loaded, kind
+
+
+def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
+    """What is exported: whole sequences, and with `decode` one step of a decoder too.
+
+    Raises:
+        UsageError: the model is no decoder.
+    """
+    if decode and loaded.task != "causal-lm":
+        raise UsageError(f"--decode: a {loaded.task} model has no decode step; leave it out")
+    return ("prefill", "decode") if decode else ("prefill",)
+
+
+def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path:
+    """Where an export goes.
+
+    Raises:
+        UsageError: something else is there.
+    """
+    target = Path(output) if output else Path(folder) / name
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} is there and is no export; give another folder with --output")
+    return target
+
+
+def trace_graphs(
+    loaded: LoadedModel, runs: tuple[str, ...], path: Path, dtype: str, reporter: Reporter,
+    opset: int | None = None,
+) -> dict[str, Path]:  # fmt: skip
+    """The ONNX graph of every pass, in the new folder `path`."""
+    from autotune.compress.onnx_checkpoint import export_checkpoint
+    from autotune.compress.onnx_trace import OPSET
+
+    path.mkdir(exist_ok=True)
+    metadata = {
+        "autotune.version": __version__,
+        "autotune.ranks": ranks(loaded),
+        "autotune.dtype": dtype,
+        "autotune.weights_sha256": loaded.weights_sha256,
+        "autotune.device": tuned_for(loaded),
+        "autotune.versions": versions(),
+    }
+    graphs = {}
+    for run in runs:
+        with reporter.stage(f"export {run}") as advance:
+            graphs[run] = export_checkpoint(loaded, run, path, metadata, advance, opset or OPSET)
+    return graphs
+
+
+def ranks(loaded: LoadedModel) -> dict[str, int]:
+    """Layer → rank."""
+    from autotune.compress.checkpoint import low_rank_layers
+
+    return {name: layer.rank for name, layer in low_rank_layers(loaded.model).items()}
+
+
+def tuned_for(loaded: LoadedModel) -> str:
+    """The device of the run that made the checkpoint, or an empty text."""
+    path = loaded.folder.parent / "result.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return str(found.get("device", {}).get("device_name", ""))
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that trace and check."""
+    names = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def manifest(loaded: LoadedModel, folder: str | Path, form: str, dtype: str) -> dict[str, Any]:
+    """What every export says of itself."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "format": form,
+        "dtype": dtype,
+        "checkpoint": str(Path(folder).resolve()),
+        "weights_sha256": loaded.weights_sha256,
+        "device": tuned_for(loaded),
+        "ranks": ranks(loaded),
+        "versions": versions(),
+    }
+
+
+def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
+    """`export.json`, with the sha256 of every file beside it."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
+    hashes = {str(file.relative_to(path)): file_sha256(file) for file in files}
+    (path / MANIFEST).write_text(canonical_json({**facts, "files": hashes}) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export.
+
+    Raises:
+        UsageError: none there, or one of a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no readable {MANIFEST}: {error}") from error
+    if facts.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema version {facts.get('schema_version')!r}, this program knows "
+            f"{SCHEMA_VERSION}; export again"
+        )
+    return facts
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""Export of a checkpoint, dense or factorized, with its own dtype, to ONNX.
+
+The model is traced with a dense layer in the place of every pair, and the pairs are put into the
+graph afterwards: the tracer's optimiser never sees two products that it could multiply together.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from autotune.compress.checkpoint import low_rank_layers
+from autotune.compress.loading import LoadedModel
+from autotune.compress.lowrank import replaced
+from autotune.compress.onnx_decode import export_decode
+from autotune.compress.onnx_export import export_dense, rewrite_low_rank
+from autotune.compress.onnx_trace import OPSET
+from autotune.compress.tasks import make_task
+from autotune.types import Workload
+
+GRAPHS = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
+_TRACED = Workload(batch_size=2, sequence_length=8)
+
+
+def export_checkpoint(
+    loaded: LoadedModel, run: str, folder: Path, metadata: Mapping[str, Any],
+    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
+) -> Path:  # fmt: skip
+    """Write the graph of one pass, "prefill" (whole sequences) or "decode", into `folder`.
+
+    Batch, sequence and past length are free.
+
+    Raises:
+        ModelError: the model does not trace, or a pair is not two products in the graph.
+    """
+    layers = low_rank_layers(loaded.model)
+    path = folder / GRAPHS[run]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _dense_places(loaded.model) as names:
+        dense = Path(scratch) / GRAPHS[run]
+        if run == "decode":
+            export_decode(loaded.model, names, dense, progress, opset)
+        else:
+            task = make_task(loaded.task, loaded.folder)
+            export_dense(loaded.model, task, names, _TRACED, dense, progress, opset)
+        rewrite_low_rank(dense, layers, path, metadata)
+    onnx.checker.check_model(str(path), full_check=True)
+    return path
+
+
+@contextmanager
+def _dense_places(model: nn.Module) -> Iterator[list[str]]:
+    """The model with a dense layer where each pair stands; their names."""
+    places: dict[str, nn.Module] = {}
+    for name, layer in low_rank_layers(model).items():
+        dense = nn.Linear(
+            layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
+        )
+        # Random: equal weights of two layers would become one in the graph.
+        dense.requires_grad_(False)
+        if layer.bias is not None:
+            dense.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+        places[name] = dense
+    with replaced(model, places), torch.no_grad():
+        yield list(places)
