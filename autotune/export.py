@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
-from autotune.files import write_whole
+from autotune.files import file_sha256, write_whole
 from autotune.progress import Reporter
 from autotune.types import canonical_json
 from autotune.version import __version__
@@ -185,9 +184,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{SCHEMA_VERSION}; export again"
         )
     return facts
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,10 @@ def export_tensorrt(
     shape = workload or _workload(loaded)
     target = new_folder(folder, output, f"tensorrt-{kind}")
     opset = OPSETS[tensorrt or _major()]
-    facts: dict[str, Any] = {"parity": {}, "engines": {}, "kit_because": lacks, "opset": opset}
+    facts: dict[str, Any] = {
+        "parity": {}, "engines": {}, "kit_because": lacks, "opset": opset,
+        "workload": asdict(shape),
+    }  # fmt: skip
 
     def build(path: Path) -> None:
         path.mkdir()
@@ -71,7 +75,7 @@ def export_tensorrt(
             _compare(loaded, run, graph, kind, facts, reporter)
             if not lacks:
                 engine = _engine(place, graph, task, limit_s, reporter)
-                cases = _compare_engine(loaded, run, place, graph, kind, shape, reporter)
+                cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
                 facts["engines"][run] = {**engine, **cases}
         write_manifest(path, manifest(loaded, folder, "tensorrt", kind) | facts)
 
@@ -172,7 +176,7 @@ def _engine(
         return build_engine(graph, task, place / ENGINE, limit, tell)
 
 
-def _compare_engine(
+def compare_engine(
     loaded: LoadedModel, run: str, place: Path, graph: Path, kind: str, workload: Workload,
     reporter: Reporter,
 ) -> dict[str, Any]:  # fmt: skip

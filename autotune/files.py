@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,12 @@ def write_whole(path: Path, build: Callable[[Path], None]) -> Path:
         temporary.replace(path)
         sync_folder(path.parent)
     return path
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_whole(source: Path, target: Path) -> Path:

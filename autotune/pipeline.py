@@ -7,6 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from autotune.decisions import measure_decisions
 from autotune.devices.detect import check_threads
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.elsewhere import predicted_network
+from autotune.files import file_sha256
 from autotune.loop import (
     best_rounds,
     build_artefact,
@@ -93,7 +95,11 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         record = {
             **run_record(context, planner, final, rounds, quality),
             "knobs": dict(knobs),
-            "calibration": {"origin": data.origin, "sha256": data.sha256},
+            "calibration": {
+                "origin": data.origin,
+                "sha256": data.sha256,
+                "plan": asdict(request.calibration),
+            },
             "cost": {
                 "seconds": time.monotonic() - started,
                 "peak_memory_bytes": _peak_memory_bytes(),
@@ -237,6 +243,7 @@ def _hand_out(
         rows = staircases(context, planner)
         folder.write(folder.path / "report.html", lambda path: write_report(record, rows, path))
         advance(3, 4)
+        record = {**record, "files": _hashes(folder.path)}
         text = result_text(record)
         folder.write(folder.path / "result.json", lambda path: _write_text(path, text))
         advance(4, 4)
@@ -247,6 +254,12 @@ def _hand_out(
         within_budget=planner.within(final),
         record=record,
     )
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """sha256 of everything that is handed out, for `verify`."""
+    files = [path / "report.html", *path.glob("model*.onnx*"), *(path / "model").rglob("*")]
+    return {str(f.relative_to(path)): file_sha256(f) for f in sorted(files) if f.is_file()}
 
 
 def _copy_onnx(folder: RunFolder, artefact: Path) -> None:

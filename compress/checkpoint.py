@@ -87,9 +87,9 @@ def _entries(layers: Mapping[str, LowRankLinear]) -> dict[str, dict[str, Any]]:
     names = {id(layer): name for name, layer in layers.items()}
     entries: dict[str, dict[str, Any]] = {}
     for name, layer in layers.items():
-        if layer.rank >= min(layer.in_features, layer.out_features):
+        if layer.rank >= layer.in_features:
             raise ModelError(
-                f"{name} has rank {layer.rank}, which is not below the layer's smaller side: its "
+                f"{name} has rank {layer.rank}, no less than its {layer.in_features} inputs: the "
                 "factor could be taken for the dense weight; leave it dense"
             )
         entries[name] = {

@@ -22,6 +22,7 @@ _COMMANDS = {
     "db": ("autotune.cli.db", "Look into, move and check latency databases."),
     "doctor": ("autotune.cli.doctor", "Say what here would disturb a measurement."),
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
+    "verify": ("autotune.cli.verify", "Check a result: files, ranks, parity, latency, quality."),
     "export": ("autotune.cli.export", "Export a checkpoint to ONNX or TensorRT, compared with it."),
     "merge": ("autotune.cli.merge", "Write the dense equivalent of a tuned checkpoint."),
 }

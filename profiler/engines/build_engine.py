@@ -131,11 +131,13 @@ def inspect_engine(blob: bytes, logger: Any) -> dict[str, Any]:
     Raises:
         RuntimeError: it does not load.
     """
-    engine = trt.Runtime(logger).deserialize_cuda_engine(blob)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
         raise RuntimeError("the engine that was built does not load again")
     inspector = engine.create_engine_inspector()
     found = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    del inspector  # before the engine that made it
     layers = found["Layers"] if isinstance(found, dict) else found
     types: Counter[str] = Counter()
     for layer in layers:

@@ -24,6 +24,11 @@ import numpy as np
 import tensorrt as trt
 
 _WARMUP_PASSES = 3
+# TensorRT 8's own table needs a NumPy before 1.24.
+_NUMPY = {
+    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64",
+    "BOOL": "bool", "UINT8": "uint8",
+}  # fmt: skip
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _TO_DEVICE, _TO_HOST = 1, 2
 _CAPTURE_RELAXED = 2
@@ -181,7 +186,10 @@ class Engine:
         }
 
     def _numpy_type(self, name: str) -> Any:
-        return np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
+        kind = str(self._engine.get_tensor_dtype(name)).rpartition(".")[2]
+        if kind not in _NUMPY:
+            raise EngineRefusedError(f"{name} is in {kind}, which NumPy does not have")
+        return np.dtype(_NUMPY[kind])
 
     def _bind(self, path: Path, feeds: Mapping[str, Any]) -> None:
         for profile in range(self._engine.num_optimization_profiles):

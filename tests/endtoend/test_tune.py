@@ -144,6 +144,29 @@ def test_bench_measures_again(tuned, cli):
     assert 0 < again["ratio_low"] <= again["ratio"] <= again["ratio_high"]
 
 
+def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
+    exported = cli("export", copied, "--dtype", "fp16", "--json")
+    assert exported.returncode == 0, exported.stderr
+    done = cli("verify", copied, "--format", "json")
+    report = json.loads(done.stdout.splitlines()[-1])
+    found = {finding["check"]: finding for finding in report["findings"]}
+    others = {name: f for name, f in found.items() if name != "latency"}  # too short to be judged
+    assert all(finding["holds"] for finding in others.values()), others
+    assert {"ranks", "latency", "quality", "parity of model.onnx", "model/model.safetensors",
+            "onnx-fp16/model.onnx", "parity of onnx-fp16/model.onnx"} <= set(found)  # fmt: skip
+    record = json.loads((copied / "result.json").read_text())
+    assert found["quality"]["value"] == pytest.approx(record["quality"]["compressed"], rel=1e-3)
+    assert done.returncode == (0 if report["valid"] else 1)
+    weights = copied / "model" / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-3] ^= 64
+    weights.write_bytes(raw)
+    done = cli("verify", copied)
+    assert done.returncode == 1
+    assert "model.safetensors is not what was handed out" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("INVALID: ")
+
+
 def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
     import autotune
 

@@ -1,0 +1,187 @@
+"""Whether what a run handed out still holds: files, factors, parity, latency and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError, UsageError
+from autotune.export import MANIFEST, read_manifest
+from autotune.files import file_sha256
+from autotune.progress import Reporter
+from autotune.result import read_result
+
+if TYPE_CHECKING:
+    from autotune.compress.loading import LoadedModel
+
+# Of the tuned ratio: how far a ratio measured again may be beyond both intervals.
+_MOVED = 0.05
+_QUALITY_MOVED = 0.01
+Finding = dict[str, Any]
+
+
+def verify(folder: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Check a run's folder, or an export's, and everything that it holds.
+
+    A run: the hashes of what it handed out, the ranks in the checkpoint, `model.onnx` against the
+    checkpoint, its latency in turn with the dense model's, its quality on the same held-out data,
+    and every export inside the folder. An export: its hashes, and parity with its checkpoint.
+
+    Returns:
+        `valid`, and `findings`: what was checked, whether it holds, and the reason if not.
+
+    Raises:
+        UsageError: neither a run nor an export is there.
+    """
+    folder, reporter = Path(folder), reporter or Reporter()
+    findings: list[Finding] = []
+    if (folder / MANIFEST).is_file():
+        _check_export(folder, findings, reporter)
+    elif (folder / "result.json").is_file():
+        _check_run(folder, findings, reporter)
+        for path in sorted(folder.glob(f"*/{MANIFEST}")):
+            _check_export(path.parent, findings, reporter)
+    else:
+        raise UsageError(f"{folder} holds neither result.json nor {MANIFEST}; give a run's folder")
+    return {
+        "folder": str(folder),
+        "valid": all(finding["holds"] for finding in findings),
+        "findings": findings,
+    }
+
+
+def _look(findings: list[Finding], what: str, check: Callable[[], Mapping[str, Any]]) -> None:
+    """Add what `check` finds; an error that it raises is the reason why something does not hold."""
+    try:
+        found = dict(check())
+    except (AutotuneError, OSError, KeyError, ValueError) as error:
+        found = {"holds": False, "reason": str(error)}
+    findings.append({"check": what, "holds": True, "reason": "", **found})
+
+
+def _check_run(folder: Path, findings: list[Finding], reporter: Reporter) -> None:
+    record = read_result(folder)
+    files = record.get("files", {})
+    for name, expected in files.items():
+        _look(findings, name, lambda n=name, e=expected: _hash(folder / n, e))  # type: ignore[misc]
+    if not files:
+        findings.append({
+            "check": "hashes", "holds": False,
+            "reason": "result.json names no files: it was written by an older version; tune again",
+        })  # fmt: skip
+    _look(findings, "ranks", lambda: _ranks(folder, record))
+    if (folder / "model.onnx").is_file():
+        _look(findings, "parity of model.onnx", lambda: _parity(folder, "prefill", reporter))
+    if (folder / "model_decode.onnx").is_file():
+        _look(findings, "parity of model_decode.onnx", lambda: _parity(folder, "decode", reporter))
+    if record["measured_ratio"] is not None:
+        _look(findings, "latency", lambda: _latency(folder, record, reporter))
+    _look(findings, "quality", lambda: _quality(folder, record, reporter))
+
+
+def _hash(path: Path, expected: str) -> Finding:
+    if not path.is_file():
+        return {"holds": False, "reason": f"{path} is gone"}
+    if file_sha256(path) != expected:
+        return {"holds": False, "reason": f"{path} is not what was handed out (sha256 differs)"}
+    return {}
+
+
+def _ranks(folder: Path, record: Mapping[str, Any]) -> Finding:
+    from autotune.export import ranks
+
+    sites = [site for site in record["sites"] if site["rank"] is not None]
+    expected = {name: site["rank"] for site in sites for name in site["layers"]}
+    found = ranks(_load(folder))
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))
+        return {"holds": False, "reason": f"the checkpoint has other ranks, first {wrong[0]}"}
+    return {"layers": len(found)}
+
+
+def _load(folder: Path) -> LoadedModel:
+    import torch
+
+    from autotune.compress.loading import load_checkpoint
+
+    return load_checkpoint(folder, torch.float32)
+
+
+def _parity(folder: Path, run: str, reporter: Reporter) -> Finding:
+    from autotune.compress.onnx_checkpoint import GRAPHS
+    from autotune.parity import check_parity, onnx_runs
+
+    graph = folder / GRAPHS[run]
+    with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
+        runs = onnx_runs(graph)
+        cases = check_parity(_load(folder), run, runs, "fp32", graph.name, progress=advance)
+    return {"worst": max(case["error"] for case in cases)}
+
+
+def _latency(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Finding:
+    """The ratio again: within the budget, or as it was."""
+    from autotune.bench import bench
+
+    now = bench(folder, reporter)
+    facts = {key: now[key] for key in ("ratio", "ratio_low", "ratio_high", "tuned_ratio")}
+    facts["predicted_ratio"] = record["predicted_ratio"]
+    if now["within_budget"] or now["ratio_low"] <= record["measured_ratio_high"] * (1 + _MOVED):
+        return facts
+    return {
+        **facts, "holds": False,
+        "reason": f"measured {now['ratio']:.3f} of dense now, {now['tuned_ratio']:.3f} when tuned",
+    }  # fmt: skip
+
+
+def _quality(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Finding:
+    """The held-out figure of the checkpoint again, on the data that the run kept."""
+    from autotune.heldout import judge_again
+
+    found = judge_again(folder, record, reporter)
+    expected = record["quality"]["compressed"]
+    facts = {"metric": record["quality"]["metric"], "value": found, "tuned": expected}
+    if abs(found - expected) <= _QUALITY_MOVED * abs(expected):
+        return facts
+    return {**facts, "holds": False, "reason": f"{found:.4g} now, {expected:.4g} when tuned"}
+
+
+def _check_export(folder: Path, findings: list[Finding], reporter: Reporter) -> None:
+    facts = read_manifest(folder)
+    for name, expected in facts["files"].items():
+        where = f"{folder.name}/{name}"
+        _look(findings, where, lambda n=name, e=expected: _hash(folder / n, e))  # type: ignore[misc]
+    for name in facts["parity"]:
+        what = f"parity of {folder.name}/{name}"
+        _look(findings, what, lambda n=name: _export_parity(folder / n, facts, reporter))  # type: ignore[misc]
+    for run in facts.get("engines", {}):
+        what = f"engine of {folder.name}/{run}"
+        _look(findings, what, lambda r=run: _engine(folder, r, facts, reporter))  # type: ignore[misc]
+
+
+def _export_parity(graph: Path, facts: Mapping[str, Any], reporter: Reporter) -> Finding:
+    from autotune.compress.onnx_checkpoint import GRAPHS
+    from autotune.export import open_checkpoint
+    from autotune.parity import check_parity, onnx_runs
+
+    (run,) = (run for run, name in GRAPHS.items() if name == graph.name)
+    loaded, kind = open_checkpoint(facts["checkpoint"], facts["dtype"])
+    if loaded.weights_sha256 != facts["weights_sha256"]:
+        return {"holds": False, "reason": f"{facts['checkpoint']} holds other weights now"}
+    with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
+        cases = check_parity(loaded, run, onnx_runs(graph), kind, graph.name, progress=advance)
+    return {"worst": max(case["error"] for case in cases)}
+
+
+def _engine(folder: Path, run: str, facts: Mapping[str, Any], reporter: Reporter) -> Finding:
+    """The engine loads in this TensorRT on this GPU, and computes what its graph does."""
+    from autotune.compress.onnx_checkpoint import GRAPHS
+    from autotune.export import open_checkpoint
+    from autotune.export_tensorrt import compare_engine
+    from autotune.types import Workload, from_mapping
+
+    loaded, kind = open_checkpoint(facts["checkpoint"], facts["dtype"])
+    place, workload = folder / run, from_mapping(Workload, facts["workload"])
+    found = compare_engine(loaded, run, place, place / GRAPHS[run], kind, workload, reporter)
+    worst = max(case["error"] for case in found["cases"])
+    return {"worst": worst, "latency_s": found["latency_s"]}
