@@ -57,6 +57,8 @@ class LowRankQuantizer(HfQuantizer):
 
     requires_calibration = False
     quantization_config: LowRankConfig
+    # Of the parameters of ours, as the config has them.
+    _shapes: Mapping[str, tuple[int, ...]] = {}
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
         layers = _named_in(model, self.quantization_config.layers)
@@ -73,9 +75,21 @@ class LowRankQuantizer(HfQuantizer):
                     f"{layer['out_features']}, the model says {k}x{n}"
                 )
             empty[name] = _empty(layer, module, empty, leads=name in leaders)
+        self._shapes = {
+            f"{name}.{part}": tuple(tensor.shape)
+            for name, module in empty.items()
+            for part, tensor in module.named_parameters()
+        }
         replace_modules(model, empty)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        for name, shape in self._shapes.items():
+            # Not every version of transformers compares shapes where there is a quantizer.
+            found = tuple(model.get_parameter(name).shape)
+            if found != shape:
+                raise ModelError(
+                    f"size mismatch for {name}: {found} stored, the config says {shape}"
+                )
         for name, module in list(model.named_modules()):
             if isinstance(module, StoredLowRank):
                 replace_modules(model, {name: module.widen(model.dtype)})  # type: ignore[arg-type]
