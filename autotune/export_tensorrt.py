@@ -35,17 +35,17 @@ def export_tensorrt(
 ) -> dict[str, Any]:  # fmt: skip
     """Write a folder for each pass, with ONNX, build task and build script; with the engine too.
 
-    The engine is built where a GPU and TensorRT are; `here` demands it. Shapes up to `workload`'s
-    (that of the run, else 1 × 128 tokens) are admitted, and one token a sequence has a
-    profile of its own. `tensorrt`: the major version that the ONNX is for, 8 or 10 (and later);
-    that of what is installed, else 10.
+    The engine is built where a GPU and TensorRT are, and what prevents it is told; `here` demands
+    it. Shapes up to `workload`'s (that of the run, else 1 × 128 tokens) are admitted, and one token
+    a sequence has a profile of its own. `tensorrt`: the major version that the ONNX is for, 8 or 10
+    (and later); that of what is installed, else 10.
 
     Returns:
         The manifest; `engines` is empty where none was built, and `kit_because` says why.
 
     Raises:
         UsageError, ModelError, ParityError, StorageError: as `export_onnx`.
-        EngineError: the engine was demanded and cannot be built; or TensorRT refuses the graph.
+        EngineError: the engine was demanded and cannot be built.
     """
     from autotune.profiler.engines.builder import missing_parts, write_kit
 
@@ -73,10 +73,17 @@ def export_tensorrt(
             task = {"dtype": kind, "profiles": profiles(loaded, run, shape)}
             write_kit(place, graph, task)
             _compare(loaded, run, graph, kind, facts, reporter)
-            if not lacks:
+            if lacks:
+                continue
+            try:
                 engine = _engine(place, graph, task, limit_s, reporter)
-                cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
-                facts["engines"][run] = {**engine, **cases}
+            except EngineError as error:
+                if here:
+                    raise
+                facts["kit_because"] = str(error)
+                continue
+            cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
+            facts["engines"][run] = {**engine, **cases}
         write_manifest(path, manifest(loaded, folder, "tensorrt", kind) | facts)
 
     write_whole(target, build)
