@@ -7,6 +7,7 @@ chosen layer: what differs in latency is what was factorized, and a new plan cos
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from autotune.compress.tasks.base import Task
 from autotune.errors import ModelError
 from autotune.types import Workload
 
-_EXTERNAL_ABOVE_BYTES = 1_800_000_000
+EXTERNAL_ABOVE_BYTES = 1_800_000_000
 
 
 class _Exported(nn.Module):
@@ -152,9 +153,17 @@ def check_low_rank(model: onnx.ModelProto, layers: Mapping[str, LowRankLinear]) 
             raise ModelError(f"{name} is not two matrix products in the exported graph")
 
 
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the initializers; protobuf cannot even count what is beyond its limit."""
+    return sum(
+        math.prod(w.dims) * onnx.helper.tensor_dtype_to_np_dtype(w.data_type).itemsize
+        for w in model.graph.initializer
+    )
+
+
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write `path`; weights go to `<path>.data` beside it when they exceed protobuf's limit."""
-    if model.ByteSize() > _EXTERNAL_ABOVE_BYTES:
+    if weight_bytes(model) > EXTERNAL_ABOVE_BYTES:
         onnx.save(
             model, path, save_as_external_data=True, location=f"{path.name}.data",
             all_tensors_to_one_file=True,

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from autotune.compress.onnx_export import EXTERNAL_ABOVE_BYTES, weight_bytes
 from autotune.errors import ModelError
 
 OPSET = 17
@@ -38,6 +39,8 @@ def lower(model: onnx.ModelProto) -> None:
     changed = sorted({node.op_type for node in model.graph.node} & set(_CHANGED))
     if changed:
         raise ModelError(f"{changed[0]} is not the same in opset {OPSET}; export for TensorRT 10")
+    if weight_bytes(model) > EXTERNAL_ABOVE_BYTES:
+        raise ModelError("graphs above 2 GB are not lowered; export for TensorRT 10")
     types = _types(model)
     constants = {w.name: w for w in model.graph.initializer}
     nodes: list[NodeProto] = []

@@ -109,7 +109,7 @@ def test_a_graph_that_computes_something_else_is_refused(llama, exported):
 
 
 def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_EXTERNAL_ABOVE_BYTES", 10_000)
+    monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     found = export_onnx(llama, tmp_path / "large")
     assert set(found["files"]) == {"model.onnx", "model.onnx.data"}
     assert verify(tmp_path / "large")["valid"]
@@ -123,7 +123,7 @@ def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
 
 
 def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_EXTERNAL_ABOVE_BYTES", 10_000)
+    monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     export_onnx(llama, tmp_path / "evil" / "export")
     path = tmp_path / "evil" / "export" / "model.onnx"
     path.with_name("model.onnx.data").rename(tmp_path / "evil" / "secret")
