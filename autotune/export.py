@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import UsageError
 from autotune.files import file_sha256, write_whole
 from autotune.progress import Reporter
+from autotune.result import read_result, read_versioned
 from autotune.types import canonical_json
 from autotune.version import __version__
 
@@ -54,7 +55,7 @@ def export_onnx(
                 found = check_parity(loaded, name, onnx_runs(graph), kind, graph.name,
                                      progress=advance)  # fmt: skip
             parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
-        write_manifest(path, manifest(loaded, folder, "onnx", kind) | {"parity": parity})
+        write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
 
     write_whole(target, build)
     return {"output": str(target), **read_manifest(target)}
@@ -135,8 +136,8 @@ def ranks(loaded: LoadedModel) -> dict[str, int]:
 
 def tuned_for(loaded: LoadedModel) -> str:
     """The device of the run that made the checkpoint, or an empty text."""
-    path = loaded.folder.parent / "result.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    folder = loaded.folder.parent
+    found = read_result(folder) if (folder / "result.json").is_file() else {}
     return str(found.get("device", {}).get("device_name", ""))
 
 
@@ -146,13 +147,15 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def manifest(loaded: LoadedModel, folder: str | Path, form: str, dtype: str) -> dict[str, Any]:
-    """What every export says of itself."""
+def manifest(
+    loaded: LoadedModel, folder: str | Path, target: Path, form: str, dtype: str
+) -> dict[str, Any]:
+    """What every export says of itself; where its checkpoint is seen from it, as both may move."""
     return {
         "schema_version": SCHEMA_VERSION,
         "format": form,
         "dtype": dtype,
-        "checkpoint": str(Path(folder).resolve()),
+        "checkpoint": os.path.relpath(folder, target),
         "weights_sha256": loaded.weights_sha256,
         "device": tuned_for(loaded),
         "ranks": ranks(loaded),
@@ -173,14 +176,4 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: none there, or one of a newer version.
     """
-    path = folder / MANIFEST
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no readable {MANIFEST}: {error}") from error
-    if facts.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} has schema version {facts.get('schema_version')!r}, this program knows "
-            f"{SCHEMA_VERSION}; export again"
-        )
-    return facts
+    return read_versioned(folder / MANIFEST, SCHEMA_VERSION, "an export", "export again")

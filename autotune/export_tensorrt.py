@@ -19,7 +19,8 @@ from autotune.export import (
 )
 from autotune.files import write_whole
 from autotune.progress import Reporter
-from autotune.types import Workload
+from autotune.result import read_result
+from autotune.types import Workload, from_mapping
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
@@ -84,7 +85,7 @@ def export_tensorrt(
                 continue
             cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
             facts["engines"][run] = {**engine, **cases}
-        write_manifest(path, manifest(loaded, folder, "tensorrt", kind) | facts)
+        write_manifest(path, manifest(loaded, folder, target, "tensorrt", kind) | facts)
 
     write_whole(target, build)
     return {"output": str(target), **read_manifest(target)}
@@ -99,13 +100,9 @@ def _major() -> int:
 
 def _workload(loaded: LoadedModel) -> Workload:
     """That of the run that made the checkpoint."""
-    import json
-
-    from autotune.types import from_mapping
-
-    path = loaded.folder.parent / "result.json"
-    if path.is_file():
-        return from_mapping(Workload, json.loads(path.read_text())["workload"])
+    folder = loaded.folder.parent
+    if (folder / "result.json").is_file():
+        return from_mapping(Workload, read_result(folder)["workload"])
     return Workload(batch_size=1, sequence_length=128)
 
 
@@ -136,12 +133,7 @@ def profiles(loaded: LoadedModel, run: str, workload: Workload) -> list[dict[str
         return [between(1, length + (workload.output_length or 1))]
     whole = between(1, length)
     one = between(1, 1)
-    return [whole] if one == whole or _fixed(whole, one) else [whole, one]
-
-
-def _fixed(whole: Mapping[str, Any], one: Mapping[str, Any]) -> bool:
-    """Whether the length is none of the model's: pictures."""
-    return all(whole[name] == one[name] for name in whole)
+    return [whole] if one == whole else [whole, one]  # pictures have no length
 
 
 def example_inputs(loaded: LoadedModel, run: str, batch: int, length: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def write_whole(path: Path, build: Callable[[Path], None]) -> Path:
         if path.is_dir():
             remove(path)
         temporary.replace(path)
-        sync_folder(path.parent)
+        _flush(path.parent)
     return path
 
 
@@ -67,10 +67,10 @@ def sync(path: Path) -> None:
     """Flush a file, or a folder's files, to the disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
-            sync_folder(file)
+            _flush(file)
 
 
-def sync_folder(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Flush what the system holds of one file, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

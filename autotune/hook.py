@@ -36,6 +36,10 @@ class _Loader(Loader):
         return self._own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        # The module is as if nobody had stood between.
+        module.__loader__ = self._own
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._own
         self._own.exec_module(module)
         _import_plugin()
 

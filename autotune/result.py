@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,20 +67,27 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: no result there, or one written by a newer version.
     """
-    import json
+    hint = "run the tuning again with this version"
+    return read_versioned(folder / "result.json", SCHEMA_VERSION, "a finished run", hint)
 
-    path = folder / "result.json"
+
+def read_versioned(path: Path, version: int, what: str, hint: str) -> dict[str, Any]:
+    """A JSON document that carries its schema's version.
+
+    Raises:
+        UsageError: it is not there (the folder is not `what`), no JSON, or of another version.
+    """
     try:
         record: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
         raise UsageError(
-            f"{folder} holds no result.json; give the --output folder of a finished run"
+            f"{path.parent} holds no {path.name}; give the --output folder of {what}"
         ) from error
     except ValueError as error:
         raise UsageError(f"{path} is no JSON: {error}") from error
-    if record.get("schema_version") != SCHEMA_VERSION:
+    if record.get("schema_version") != version:
         raise UsageError(
             f"{path} has schema version {record.get('schema_version')!r}, this program knows "
-            f"{SCHEMA_VERSION}: run the tuning again with this version"
+            f"{version}: {hint}"
         )
     return record

@@ -153,19 +153,22 @@ def _check_export(folder: Path, findings: list[Finding], reporter: Reporter) -> 
         _look(findings, where, lambda n=name, e=expected: _hash(folder / n, e))  # type: ignore[misc]
     for name in facts["parity"]:
         what = f"parity of {folder.name}/{name}"
-        _look(findings, what, lambda n=name: _export_parity(folder / n, facts, reporter))  # type: ignore[misc]
+        _look(findings, what, lambda n=name: _export_parity(folder, n, facts, reporter))  # type: ignore[misc]
     for run in facts.get("engines", {}):
         what = f"engine of {folder.name}/{run}"
         _look(findings, what, lambda r=run: _engine(folder, r, facts, reporter))  # type: ignore[misc]
 
 
-def _export_parity(graph: Path, facts: Mapping[str, Any], reporter: Reporter) -> Finding:
+def _export_parity(
+    folder: Path, name: str, facts: Mapping[str, Any], reporter: Reporter
+) -> Finding:
     from autotune.compress.onnx_checkpoint import GRAPHS
     from autotune.export import open_checkpoint
     from autotune.parity import check_parity, onnx_runs
 
-    (run,) = (run for run, name in GRAPHS.items() if name == graph.name)
-    loaded, kind = open_checkpoint(facts["checkpoint"], facts["dtype"])
+    graph = folder / name
+    (run,) = (run for run, file in GRAPHS.items() if file == graph.name)
+    loaded, kind = open_checkpoint(folder / facts["checkpoint"], facts["dtype"])
     if loaded.weights_sha256 != facts["weights_sha256"]:
         return {"holds": False, "reason": f"{facts['checkpoint']} holds other weights now"}
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
@@ -180,7 +183,7 @@ def _engine(folder: Path, run: str, facts: Mapping[str, Any], reporter: Reporter
     from autotune.export_tensorrt import compare_engine
     from autotune.types import Workload, from_mapping
 
-    loaded, kind = open_checkpoint(facts["checkpoint"], facts["dtype"])
+    loaded, kind = open_checkpoint(folder / facts["checkpoint"], facts["dtype"])
     place, workload = folder / run, from_mapping(Workload, facts["workload"])
     found = compare_engine(loaded, run, place, place / GRAPHS[run], kind, workload, reporter)
     worst = max(case["error"] for case in found["cases"])

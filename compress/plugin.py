@@ -28,6 +28,7 @@ from autotune.errors import ModelError
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"
+_SIZES = ("rank", "in_features", "out_features")
 
 
 class LowRankConfig(QuantizationConfigMixin):
@@ -47,6 +48,10 @@ class LowRankConfig(QuantizationConfigMixin):
                 f"the checkpoint has lowrank format {format_version!r}, this program knows up to "
                 f"{FORMAT_VERSION}; upgrade lowrank-autotune"
             )
+        for name, layer in layers.items():
+            wrong = [key for key in _SIZES if not isinstance(layer.get(key), int)]
+            if wrong:
+                raise ModelError(f"lowrank config: {name} needs a whole number as {wrong[0]!r}")
         self.quant_method = quant_method  # type: ignore[assignment]
         self.format_version = format_version
         self.layers = {name: dict(layer) for name, layer in layers.items()}

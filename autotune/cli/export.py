@@ -51,7 +51,8 @@ def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> 
     common = {key: options[key] for key in ("dtype", "decode")} | {"reporter": reporter}
     batch, length = options["batch_size"], options["isl"]
     if form == "onnx":
-        given = [key for key in ("device", "batch_size", "isl", "tensorrt") if options[key]]
+        other = ("device", "batch_size", "isl", "osl", "tensorrt", "build_limit")
+        given = [key for key in other if options[key]]
         if given:
             raise UsageError(f"--{given[0].replace('_', '-')} goes with --format tensorrt only")
         return export_onnx(folder, options["output"], **common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import selectors
@@ -126,8 +127,9 @@ def _listen(process: subprocess.Popen[bytes], limit_s: float, tell: Tell) -> dic
             line = process.stdout.readline()
             if not line:
                 return last
-            last = json.loads(line)
-            phase = last.get("phase", phase)
+            with contextlib.suppress(ValueError):  # a library's own words
+                last = json.loads(line)
+                phase = last.get("phase", phase)
     return None
 
 

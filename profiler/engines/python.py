@@ -17,12 +17,16 @@ def tensorrt_python() -> str:
     return os.environ.get(VARIABLE) or sys.executable
 
 
-@functools.cache
 def tensorrt_version() -> str | None:
     """What that interpreter imports; None where it has none."""
+    return _version_in(tensorrt_python())
+
+
+@functools.cache
+def _version_in(interpreter: str) -> str | None:
     try:
         done = subprocess.run(
-            [tensorrt_python(), "-c", _ASK], capture_output=True, text=True, timeout=_LIMIT_S
+            [interpreter, "-c", _ASK], capture_output=True, text=True, timeout=_LIMIT_S
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

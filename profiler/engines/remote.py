@@ -28,10 +28,13 @@ class EngineProcess:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
-        self._process = subprocess.Popen(
-            [tensorrt_python(), str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, text=True,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [tensorrt_python(), str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self._log, text=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineError(f"{tensorrt_python()} does not run: {error}") from error
 
     def __enter__(self) -> EngineProcess:
         return self

@@ -1,5 +1,6 @@
 """Exports: compared with the checkpoint at shapes never traced, whole or not there, and hashed."""
 
+import importlib.util
 import json
 import stat
 import subprocess
@@ -146,6 +147,14 @@ DAMAGES = {
 }
 
 
+SAYS = {
+    "truncated": "not a readable safetensors file",
+    "shapes": "mismatch",
+    "no ranks": "needs a whole number as 'rank'",
+    "no layers": "mismatch",
+}
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -168,6 +177,7 @@ def test_a_damaged_checkpoint_is_one_clear_error_and_nothing_is_written(damage, 
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("autotune: ")
     assert "Traceback" not in done.stderr
+    assert SAYS[damage] in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -190,10 +200,7 @@ def test_a_full_disk_leaves_nothing_half_written(llama, tmp_path):
 
 @pytest.fixture
 def no_tensorrt(monkeypatch):
-    monkeypatch.setenv(python.VARIABLE, str(sys.executable))
-    python.tensorrt_version.cache_clear()
-    yield
-    python.tensorrt_version.cache_clear()
+    monkeypatch.setenv(python.VARIABLE, "/nonexistent/python")
 
 
 @pytest.mark.parametrize(("version", "opset"), [(8, 17), (None, 18)])
@@ -229,7 +236,13 @@ def test_a_demanded_engine_is_an_error(no_tensorrt, llama, tmp_path, cli):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_without_tensorrt_says_so(no_tensorrt, tmp_path):
+def test_an_interpreter_that_is_not_there_is_named(no_tensorrt):
+    with pytest.raises(EngineError, match="/nonexistent/python does not run"):
+        EngineProcess()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="it has one")
+def test_a_process_without_tensorrt_says_so(tmp_path):
     with EngineProcess() as engines, pytest.raises(EngineError, match="No module named 'tensorrt'"):
         engines.load(tmp_path / "model.engine", {"x": np.zeros(3)})
 
