@@ -51,14 +51,13 @@ from autotune.stages import (
     load_data,
     make_evaluators,
 )
-from autotune.target import find_target
 from autotune.types import digest
 
 
 def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
     """Run `request` to its result; see `autotune.api.tune` for what is raised."""
     started = time.monotonic()
-    target = find_target(request.device, request.backend, request.dtype)
+    target = request.target()
     if not target.is_here:
         _ = target.table  # read now: what it lacks is refused before anything long
     threads = check_threads(request.threads)

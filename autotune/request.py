@@ -19,7 +19,7 @@ from autotune.paths import (
 )
 from autotune.plugins import check_spec
 from autotune.search.allocators import ALLOCATORS
-from autotune.target import find_target
+from autotune.target import Target, find_target
 from autotune.types import Address, Budget, Workload
 
 
@@ -59,6 +59,7 @@ class TuneRequest:
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     database: Address = field(default_factory=default_database)
+    allow_extrapolation: bool = False
     measure_seconds: float = field(default_factory=default_measure_seconds)
     seed: int = 0
 
@@ -75,6 +76,18 @@ class TuneRequest:
         samples = self.calibration.statistics_samples
         if samples is not None and samples < 1:
             raise UsageError(f"--calibration-samples {samples}: at least 1")
+
+    def target(self) -> Target:
+        """The device, its backend and dtype.
+
+        Raises:
+            UsageError: they are unknown or do not go together.
+            DeviceMissingError: nothing is known of the device, or its backend is not installed.
+        """
+        return find_target(
+            self.device, self.backend, self.dtype, database=self.database,
+            extrapolate=self.allow_extrapolation,
+        )  # fmt: skip
 
     @property
     def chosen_allocator(self) -> str:
@@ -128,7 +141,7 @@ class TuneRequest:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
-        find_target(self.device, self.backend, self.dtype)
+        self.target()
         check_threads(self.threads)
         for spec, registry, what in (
             (self.metric, METRICS, "metric"),

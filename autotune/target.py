@@ -10,6 +10,7 @@ from autotune.devices.detect import PresentDevice, require_device
 from autotune.devices.specs import DeviceSpec, find_device
 from autotune.errors import DeviceMissingError, UsageError
 from autotune.profiler.backends import Backend, make_backend, require_backend
+from autotune.types import Address
 
 if TYPE_CHECKING:
     from autotune.predictor.elsewhere import DeviceTable
@@ -22,13 +23,15 @@ class Target:
     """A device with the backend and dtype that a model runs in there.
 
     `is_here`: latencies are measured; else they are predicted from `table`, and nothing that is
-    promised of them is verified.
+    promised of them is verified. A table may come from the user's `database`, or be extrapolated.
     """
 
     device: PresentDevice
     backend: Backend
     dtype: str
     is_here: bool
+    database: Address | None = None
+    extrapolate: bool = False
 
     @property
     def spec(self) -> DeviceSpec:
@@ -44,7 +47,10 @@ class Target:
         """
         from autotune.predictor.elsewhere import device_table
 
-        return device_table(self.spec, self.dtype, self.backend.name)
+        return device_table(
+            self.spec, self.dtype, self.backend.name, database=self.database,
+            extrapolate=self.extrapolate,
+        )  # fmt: skip
 
     @property
     def rank_multiple(self) -> int:
@@ -66,23 +72,26 @@ def target_here(device: str, backend: str | None = None, dtype: str | None = Non
     return Target(device=present, backend=runs_on, dtype=_dtype(runs_on, dtype, spec), is_here=True)
 
 
-def find_target(device: str, backend: str | None = None, dtype: str | None = None) -> Target:
+def find_target(
+    device: str, backend: str | None = None, dtype: str | None = None, *,
+    database: Address | None = None, extrapolate: bool = False,
+) -> Target:  # fmt: skip
     """The device `device`, here or elsewhere, with its usual backend and dtype unless given.
+
+    A device elsewhere is known by a table of it: in `database`, in this package or of others; with
+    `extrapolate` by its specification sheet.
 
     Raises:
         UsageError: an unknown device or backend, or one that does not go with the other.
         DeviceMissingError: the device is not here and nothing is known of it, or it is here and its
             backend is not installed.
     """
-    from autotune.profiler.imported import imported_devices
-    from autotune.profiler.shipped import shipped_devices
-
     spec = find_device(device)
     try:
         require_device(device)
-    except DeviceMissingError:
-        if spec.name not in (*shipped_devices(), *imported_devices()):
-            raise
+    except DeviceMissingError as error:
+        if not _has_table(spec, database) and not (extrapolate and spec.kind == "cuda"):
+            raise DeviceMissingError(f"{error}; {_advice(spec)}") from None
     else:
         # A device that is here is measured; a part that its backend lacks is no reason to guess.
         return target_here(device, backend, dtype)
@@ -91,8 +100,26 @@ def find_target(device: str, backend: str | None = None, dtype: str | None = Non
         raise UsageError(f"backend {runs_on.name} runs on {'/'.join(runs_on.device_kinds)} only")
     return Target(
         device=PresentDevice(spec=spec, reported_name=spec.title), backend=runs_on,
-        dtype=_dtype(runs_on, dtype, spec), is_here=False,
+        dtype=_dtype(runs_on, dtype, spec), is_here=False, database=database,
+        extrapolate=extrapolate,
     )  # fmt: skip
+
+
+def _has_table(spec: DeviceSpec, database: Address | None) -> bool:
+    from autotune.predictor.elsewhere import own_tables
+    from autotune.profiler.imported import imported_devices
+    from autotune.profiler.shipped import shipped_devices
+
+    return spec.name in (*shipped_devices(), *imported_devices()) or bool(
+        own_tables(spec, database)
+    )
+
+
+def _advice(spec: DeviceSpec) -> str:
+    profile = "run `autotune profile` there and `autotune db merge` its database here"
+    if spec.kind != "cuda":
+        return profile
+    return f"{profile}, or let --allow-extrapolation predict it from its sheet and other devices"
 
 
 def _dtype(backend: Backend, dtype: str | None, spec: DeviceSpec) -> str:

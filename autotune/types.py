@@ -22,7 +22,7 @@ PHASES = ("prefill", "decode", "request")
 # Of a latency database: the path of a SQLite file, or the URL of a PostgreSQL database
 # (`postgresql://user@host/name`).
 Address = Path | str
-Source = Literal["measured", "imported", "interpolated", "predicted", "roofline"]
+Source = Literal["measured", "imported", "interpolated", "predicted", "extrapolated", "roofline"]
 Record = TypeVar("Record")
 
 

@@ -25,21 +25,15 @@ from threadpoolctl import threadpool_limits
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.donors import Donor, UnseenDevice, spread_design
+from autotune.predictor.donors import UnseenDevice
+from autotune.predictor.extrapolated import donors_of
 from autotune.predictor.flar import FlarForest
 from autotune.predictor.product_features import Array, roofline_s
 from autotune.predictor.products import ProductRegressor
-from autotune.profiler.imported import consensus, imported_devices, read_tables
+from autotune.profiler.imported import consensus, read_tables
 
 DEVICES = "a100-sxm,h100-sxm,h200-sxm,b200-sxm,l40s"
 TASKS = ("held-out", "recovery", "unseen", "few-shot")
-# Generations of a chip: siblings are no donors of an unseen device.
-FAMILIES = {
-    "h200-sxm": "h100-sxm",
-    "b300-sxm": "b200-sxm",
-    "gb200": "b200-sxm",
-    "gb300": "b200-sxm",
-}
 FEW = 100
 FEW_SEEDS = 4
 Guess = tuple[Array, Array, Array]
@@ -213,25 +207,16 @@ def triples(products: Array) -> tuple[Array, Array, Array]:
     return tuple(found[name].to_numpy() for name in ("down", "up", "dense"))  # type: ignore[return-value]
 
 
-def family(device: str) -> str:
-    """Its oldest sibling."""
-    return FAMILIES.get(device, device)
-
-
 def learned(device: str, dtype: str, seeds: int) -> list[Guess]:
     """Zero-shot (no seeds), or after FEW measurements chosen with each of the seeds."""
-    donors = []
-    for name in imported_devices():
-        if family(name) != family(device):
-            x, y = table_of(name, dtype)
-            donors.append(Donor(spec=find_device(name), family=family(name), products=x, seconds=y))
-    model = UnseenDevice(find_device(device), dtype).fit(donors)
+    spec = find_device(device)
+    model = UnseenDevice(spec, dtype).fit(donors_of(spec, dtype, blind=True))
     products, seconds = table_of(device, dtype)
     if not seeds:
         return [(model.predict(products), *model.predict_interval(products))]
     found = []
     for seed in range(seeds):
-        chosen = spread_design(products, FEW, seed)
+        chosen = model.design(products, FEW, seed)
         model.adapt(products[chosen], seconds[chosen])
         guess = np.array([model.predict(products), *model.predict_interval(products)])
         guess[:, chosen] = np.nan

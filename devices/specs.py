@@ -21,14 +21,15 @@ class DeviceSpec:
     `peak_flops` by dtype (FLOP/s, dense), `bandwidth_bytes_s` and `memory_bytes` of its memory,
     `compute_units` (streaming multiprocessors, or one core), `cache_bytes` of the last level,
     `alignment_bytes`: a rank whose row is a multiple of this keeps the fast kernels. `driver_name`
-    is a regular expression for the name that the driver reports, without its maker. `sources` names
-    the origin of each number.
+    is a regular expression for the name that the driver reports, without its maker. Devices of one
+    `generation` are built alike. `sources` names the origin of each number.
     """
 
     name: str
     title: str
     kind: str
     aliases: tuple[str, ...] = ()
+    generation: str = ""
     driver_name: str = ""
     peak_flops: Mapping[str, float]
     bandwidth_bytes_s: float
@@ -43,9 +44,16 @@ class DeviceSpec:
         return max(1, self.alignment_bytes // DTYPE_BYTES[dtype])
 
     @property
+    def family(self) -> str:
+        """Its generation; a device of none is its own."""
+        return self.generation or self.name
+
+    @property
     def default_dtype(self) -> str:
         """What models are served in on such a device."""
-        return "fp32" if self.kind == "cpu" else "bf16"
+        if self.kind == "cpu":
+            return "fp32"
+        return "bf16" if "bf16" in self.peak_flops else "fp16"
 
     def cliff(self, dtype: str) -> int:
         """Other ranks fall back to slow kernels: on a GPU by up to 8 times, on a CPU hardly."""

@@ -2,27 +2,33 @@
 
 Without a measurement: what the donors' kernels reach of their rooflines, learned on features that
 a specification sheet gives (NeuSight's idea: a kernel's efficiency transfers, its seconds do not).
-With some: a Gaussian process learns what the donors get wrong.
+With some: two Gaussian processes, of what the donors get wrong and of what the roofline does, are
+averaged; their scales are learned from donors that are left out, as too few points choose bad ones.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
+from sklearn.gaussian_process.kernels import Kernel
 from threadpoolctl import threadpool_limits
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.conformal import conformal_quantile
-from autotune.predictor.process import Process
+from autotune.predictor.design import informative_design
+from autotune.predictor.process import Process, shared_kernel
 from autotune.predictor.product_features import TILES, padding, product_limits_s, roofline_s
 
 Array = NDArray[np.float64]
-_ROWS_PER_FAMILY = 24_000
+_ROWS_PER_FAMILY = 8_000
+# Of a donor left out, to learn how far its errors reach.
+_KERNEL_ROWS = 300
 # exp(−d²/scale): a donor whose balance of arithmetic, bandwidth and cache is another weighs less.
 _SIMILARITY_SCALE = 2.0
 
@@ -46,22 +52,36 @@ class UnseenDevice:
 
     def __init__(self, spec: DeviceSpec, dtype: str = "bf16", random_state: int = 0) -> None:
         self.spec, self.dtype, self.random_state = spec, dtype, random_state
-        self._correction: Process | None = None
+        self._corrections: list[Process] = []
 
     def fit(self, donors: Sequence[Donor]) -> UnseenDevice:
         """Learn from other devices."""
         with threadpool_limits(1):
             self._models = self._train(self.spec, donors)
-            self.half_width = max(
-                self._left_out_width(family, donors) for family in _families(donors)
-            )
+            left_out = [self._left_out(family, donors) for family in _families(donors)]
+        self.half_width = max(width for width, _ in left_out)
+        self._samples = [sample for _, sample in left_out]
         return self
+
+    @functools.cached_property
+    def _kernels(self) -> tuple[Kernel, Kernel]:
+        """Of what the roofline leaves, and of what donors leave."""
+        return tuple(  # type: ignore[return-value]
+            shared_kernel([(features, left[i]) for features, left in self._samples]) for i in (0, 1)
+        )
+
+    def design(self, products: Array, count: int, seed: int = 0) -> NDArray[np.intp]:
+        """Which `count` of `products` to measure for `adapt`: those that say most of the others."""
+        return informative_design(self._kernels[1], self._few_features(products), count, seed)
 
     def adapt(self, products: Array, seconds: Array) -> UnseenDevice:
         """Learn from measurements of the device itself (25 to 500 of them)."""
         with threadpool_limits(1):
-            left = np.log(seconds) - self._donated(products)
-            self._correction = Process(self._few_features(products), left, self.random_state)
+            features, log_seconds = self._few_features(products), np.log(seconds)
+            self._corrections = [
+                Process(features, log_seconds - base, self.random_state, kernel=kernel)
+                for base, kernel in zip(self._bases(products), self._kernels, strict=True)
+            ]
         return self
 
     def predict(self, products: Array) -> Array:
@@ -75,12 +95,19 @@ class UnseenDevice:
 
     def _both(self, products: Array) -> tuple[Array, Array]:
         with threadpool_limits(1):
-            log_seconds = self._donated(products)
-            half_width = np.full(len(products), self.half_width)
-            if self._correction is not None:
-                shift, half_width = self._correction.predict(self._few_features(products))
-                log_seconds = log_seconds + shift
-        return np.exp(log_seconds), half_width
+            limit, donated = self._bases(products)
+            if not self._corrections:
+                return np.exp(donated), np.full(len(products), self.half_width)
+            features = self._few_features(products)
+            found = [process.predict(features) for process in self._corrections]
+        logs = [base + shift for base, (shift, _) in zip((limit, donated), found, strict=True)]
+        half_width: Array = np.mean([width for _, width in found], axis=0)
+        return np.exp(np.mean(logs, axis=0)), half_width
+
+    def _bases(self, products: Array) -> tuple[Array, Array]:
+        """Log seconds that the sheet and that donors say, (n,) each."""
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
+        return limit, self._donated(products)
 
     def _donated(self, products: Array) -> Array:
         features = self._features(products, self.spec)
@@ -112,14 +139,24 @@ class UnseenDevice:
         )  # fmt: skip
         return [model.fit(x, y, sample_weight=w / w.mean()) for model in (trees, boosting)]
 
-    def _left_out_width(self, family: str, donors: Sequence[Donor]) -> float:
-        """How far off this very method is on one donor family that it does not see."""
+    def _left_out(
+        self, family: str, donors: Sequence[Donor]
+    ) -> tuple[float, tuple[Array, tuple[Array, Array]]]:
+        """One donor family that this very method does not see: how far off it is at 90 %, and rows.
+
+        Rows are features and what both bases leave of log seconds.
+        """
         others = [donor for donor in donors if donor.family != family]
         target = next(donor for donor in donors if donor.family == family)
         blind = UnseenDevice(target.spec, self.dtype, self.random_state)
         blind._models = self._train(target.spec, others)
         errors = np.abs(blind._donated(target.products) - np.log(target.seconds))
-        return conformal_quantile(errors, 0.9)
+        draw = np.random.default_rng(self.random_state)
+        rows = draw.permutation(len(target.seconds))[:_KERNEL_ROWS]
+        products, log_seconds = target.products[rows], np.log(target.seconds[rows])
+        limit, donated = blind._bases(products)
+        sample = (blind._few_features(products), (log_seconds - limit, log_seconds - donated))
+        return conformal_quantile(errors, 0.9), sample
 
     def _features(self, products: Array, spec: DeviceSpec) -> Array:
         m, k, n = products.T
@@ -153,16 +190,3 @@ def _character(spec: DeviceSpec) -> Array:
     """Log of FLOPs per byte, and of the cache: what kernels are tuned around."""
     best = max(spec.peak_flops.values())
     return np.array([np.log(best / spec.bandwidth_bytes_s), np.log(spec.cache_bytes)])
-
-
-def spread_design(products: Array, count: int, seed: int = 0) -> NDArray[np.intp]:
-    """`count` of `products` to measure first: spread over log sizes (k-means++ seeding)."""
-    draw = np.random.default_rng(seed)
-    points = np.log(products)
-    points = (points - points.mean(0)) / (points.std(0) + 1e-9)
-    chosen = [int(draw.integers(len(points)))]
-    distance = ((points - points[chosen[0]]) ** 2).sum(1)
-    for _ in range(count - 1):
-        chosen.append(int(draw.choice(len(points), p=distance / distance.sum())))
-        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
-    return np.array(chosen)

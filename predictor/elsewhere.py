@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -12,12 +14,25 @@ from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.errors import UsageError
 from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.extrapolated import HALF_PRECISION, ExtrapolatedLatency, donors_of
 from autotune.predictor.imported import ImportedLatency
 from autotune.predictor.rest import MemoryModel
 from autotune.predictor.table import LatencyTable
-from autotune.profiler.imported import MULTIPLE, fingerprint_of_table, imported_devices, read_tables
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.imported import (
+    MULTIPLE,
+    PACKAGE,
+    fingerprint_of_table,
+    imported_devices,
+    read_tables,
+)
+from autotune.profiler.records import Measurement
 from autotune.profiler.shipped import shipped_devices, shipped_tables
-from autotune.types import Fingerprint
+from autotune.types import Address, Fingerprint
+
+Tables = list[tuple[Fingerprint, list[Measurement]]]
+# A table of fewer points leaves most shapes to a guess.
+_FEW = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +57,58 @@ class DeviceTable:
         return AttentionLatency(self.spec, self.fingerprint.dtype)
 
 
-def device_table(spec: DeviceSpec, dtype: str, backend: str) -> DeviceTable:
+def device_table(
+    spec: DeviceSpec, dtype: str, backend: str, *, database: Address | None = None,
+    extrapolate: bool = False,
+) -> DeviceTable:  # fmt: skip
     """The table of `spec`: measured with this profiler where there is one, else by others.
+
+    The user's own `database` comes before the package's. With `extrapolate` a device without a
+    table is predicted from its sheet, other devices' tables and what `database` holds of it.
 
     Raises:
         UsageError: nothing is known in this dtype.
     """
+    own = own_tables(spec, database, dtype)
+    if own and not (extrapolate and _points(own) < _FEW):
+        return _measured(spec, own, backend, "the database")
     if spec.name in shipped_devices():
-        return _shipped(spec, dtype, backend)
+        tables = shipped_tables(spec.name, dtype)
+        if not tables:
+            raise UsageError(f"the database of {spec.name} has no {dtype} points; give bf16, fp16")
+        return _measured(spec, tables, backend, "this project's database")
     if spec.name in imported_devices():
         return _imported(spec, dtype)
+    if extrapolate and spec.kind == "cuda" and imported_devices():
+        return _extrapolated(spec, dtype, own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
-    raise UsageError(f"nothing is known of {spec.name}; there are tables of {known}")
+    raise UsageError(f"nothing is known of {spec.name} in {dtype}; there are tables of {known}")
 
 
-def _shipped(spec: DeviceSpec, dtype: str, backend: str) -> DeviceTable:
+def own_tables(spec: DeviceSpec, database: Address | None, dtype: str | None = None) -> Tables:
+    """What the user's database holds of `spec`, measured by this profiler; most points first."""
+    if database is None or (isinstance(database, Path) and not database.exists()):
+        return []
+    with LatencyDatabase(database) as store:
+        found = [
+            (fingerprint, store.measurements(key))
+            for key, fingerprint in store.fingerprints().items()
+            if fingerprint.device == spec.name
+            and dtype in (None, fingerprint.dtype)
+            # Others' products in it are read from their package, where stacks are kept apart.
+            and not fingerprint.backend.startswith("imported")
+        ]
+    return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))
+
+
+def _points(tables: Tables) -> int:
+    return max(len(rows) for _, rows in tables)
+
+
+def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> DeviceTable:
     """Of `backend` where it was measured, else the largest."""
-    tables = shipped_tables(spec.name, dtype)
-    if not tables:
-        raise UsageError(f"the database of {spec.name} has no {dtype} points; give bf16 or fp16")
     fingerprint, rows = next((t for t in tables if t[0].backend == backend), tables[0])
+    dtype = fingerprint.dtype
     table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
     dense = [row for row in rows if row.rank == 0 and row.latency_s and not row.shape.parts]
@@ -74,7 +121,7 @@ def _shipped(spec: DeviceSpec, dtype: str, backend: str) -> DeviceTable:
             np.array([row.latency_s for row in dense], float),
         ),
         sources=(
-            f"this project's database of {fingerprint.device_name}: {fingerprint.backend}, "
+            f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, "
             f"{versions}",
         ),
         rank_multiple=spec.rank_multiple(dtype),
@@ -96,6 +143,35 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
         predictor=ImportedLatency(spec, tables),
         memory=MemoryModel.learned(spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], rows[:, 3]),
         sources=sources,
+        rank_multiple=MULTIPLE,
+        fuses=True,
+    )  # fmt: skip
+
+
+def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
+    if dtype not in HALF_PRECISION:
+        raise UsageError(
+            f"{spec.name} can be extrapolated in {' or '.join(HALF_PRECISION)} only, not {dtype}"
+        )
+    if dtype not in spec.peak_flops:
+        rates = ", ".join(spec.peak_flops)
+        raise UsageError(f"the sheet of {spec.name} gives no rate in {dtype}; it has {rates}")
+    donors = donors_of(spec, dtype)
+    predictor = ExtrapolatedLatency(spec, dtype, donors, own[0][1] if own else ())
+    names = ", ".join(donor.spec.name for donor in donors)
+    points = f" and {predictor.own_points} points of its own" if predictor.own_points else ""
+    return DeviceTable(
+        spec=spec,
+        fingerprint=Fingerprint(
+            device=spec.name, device_name=spec.title, backend="extrapolated", dtype=dtype,
+            threads=1, versions={PACKAGE: version(PACKAGE)}, settings={"donors": names},
+        ),
+        predictor=predictor,
+        memory=MemoryModel.of_sheet(spec),
+        sources=(
+            f"EXTRAPOLATED, nobody measured {spec.title}: its specification sheet, tables of "
+            f"{names} ({PACKAGE} {version(PACKAGE)}){points}",
+        ),
         rank_multiple=MULTIPLE,
         fuses=True,
     )  # fmt: skip

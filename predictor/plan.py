@@ -13,7 +13,7 @@ import numpy as np
 
 from autotune.devices.alignment import saving_ranks
 from autotune.devices.specs import DeviceSpec
-from autotune.predictor.donors import spread_design
+from autotune.predictor.design import spread_design
 from autotune.predictor.recovery import RecoveryProcess
 from autotune.types import LayerShape
 

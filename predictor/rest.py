@@ -18,6 +18,7 @@ from autotune.devices.specs import DeviceSpec
 from autotune.operation import Operation
 from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.product_features import LAUNCH_S
 from autotune.types import LayerShape
 
 # Others' tables hold multiples of this only; a head is priced as the next larger one.
@@ -48,6 +49,13 @@ class MemoryModel:
         if streamed.any():
             bandwidth = float(np.quantile(weight_bytes[streamed] / seconds[streamed], 0.95))
         return MemoryModel(bandwidth_bytes_s=bandwidth, least_s=float(seconds.min()))
+
+    @staticmethod
+    def of_sheet(spec: DeviceSpec) -> MemoryModel:
+        """Of a device without any product."""
+        return MemoryModel(
+            bandwidth_bytes_s=_ASSUMED_SHARE * spec.bandwidth_bytes_s, least_s=LAUNCH_S
+        )
 
     def latency_s(self, moved_bytes: float) -> float:
         """Seconds to move so many bytes."""

@@ -36,6 +36,10 @@ dtype_option = click.option(
     "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]),
     help="Of weights and activations (default: fp32 on a CPU, bf16 on a GPU).",
 )  # fmt: skip
+extrapolation_option = click.option(
+    "--allow-extrapolation", is_flag=True,
+    help="Predict what nobody measured: a GPU from its sheet and other devices' tables.",
+)  # fmt: skip
 threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
 
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")

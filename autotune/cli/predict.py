@@ -13,6 +13,7 @@ from autotune.cli.options import (
     database_option,
     device_option,
     dtype_option,
+    extrapolation_option,
     parse_shape,
     threads_option,
 )
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=int, required=True, help="Rows M.")
 @click.option("--shape", required=True, help="IN_FEATURESxOUT_FEATURES.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: dense only).")
-@click.option("--allow-extrapolation", is_flag=True, help="A roofline guess where nothing is near.")
 @dtype_option
 @device_option
 @backend_option
 @threads_option
 @database_option
+@extrapolation_option
 @format_option
 def command(
-    tokens: int, shape: str, ranks: tuple[int, ...], allow_extrapolation: bool,
-    dtype: str | None, device: str, backend: str | None, threads: int | None, database: Address,
+    tokens: int, shape: str, ranks: tuple[int, ...], dtype: str | None, device: str,
+    backend: str | None, threads: int | None, database: Address, allow_extrapolation: bool,
     output_format: str,
 ) -> None:  # fmt: skip
     """Predict a layer's latency, dense and at the given ranks, with interval and source.
@@ -52,7 +53,7 @@ def command(
 
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
-    target = find_target(device, backend, dtype)
+    target = find_target(device, backend, dtype, database=database, extrapolate=allow_extrapolation)
     dense = dataclasses.replace(parse_shape(shape, tokens), dtype=target.dtype)
     table: LatencyPredictor
     if target.is_here:

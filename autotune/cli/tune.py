@@ -13,6 +13,7 @@ from autotune.cli.options import (
     database_option,
     device_option,
     dtype_option,
+    extrapolation_option,
     threads_option,
 )
 from autotune.paths import default_output
@@ -62,6 +63,7 @@ from autotune.types import PHASES, Budget, Workload, from_mapping
 @click.option("--measure-seconds", type=float, help="Cap of one network measurement (20).")
 @threads_option
 @database_option
+@extrapolation_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @format_option
@@ -126,6 +128,7 @@ def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any
         targets=options["targets"],
         ignore=options["ignore"],
         database=options["database"],
+        allow_extrapolation=options["allow_extrapolation"],
         seed=options["seed"],
         **({"measure_seconds": options["measure_seconds"]} if options["measure_seconds"] else {}),
     )

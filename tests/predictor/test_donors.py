@@ -5,7 +5,7 @@ import pytest
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.donors import Donor, UnseenDevice, spread_design
+from autotune.predictor.donors import Donor, UnseenDevice
 from autotune.predictor.product_features import roofline_s
 
 NAMES = ("a100-sxm", "h100-sxm", "l40s", "b200-sxm")
@@ -53,7 +53,7 @@ def test_a_few_measurements_correct_what_donors_get_wrong(unseen):
     products, seconds = table(spec, factor=1.6, seed=9)  # a world of slower kernels
     before = mape(seconds, unseen.predict(products))
     assert before > 0.3
-    chosen = spread_design(products, 25)
+    chosen = unseen.design(products, 25)
     rest = np.setdiff1d(np.arange(len(seconds)), chosen)
     try:
         unseen.adapt(products[chosen], seconds[chosen])
@@ -61,13 +61,4 @@ def test_a_few_measurements_correct_what_donors_get_wrong(unseen):
         low, high = unseen.predict_interval(products[rest])
         assert np.mean((low <= seconds[rest]) & (seconds[rest] <= high)) > 0.75
     finally:
-        unseen._correction = None
-
-
-def test_a_spread_design_repeats_no_point_and_reaches_the_corners():
-    products, _ = table(find_device("a100-sxm"))
-    chosen = spread_design(products, 20, seed=3)
-    assert len(set(chosen)) == 20
-    assert (spread_design(products, 20, seed=3) == chosen).all()
-    for column in range(3):
-        assert len(set(products[chosen, column])) >= 3
+        unseen._corrections = []
