@@ -111,9 +111,11 @@ class LatencyTable(LatencyPredictor):
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
         """Guess together all of `shapes` that measurements do not answer."""
         groups: dict[int, list[LayerShape]] = {}
-        for shape in {*shapes, *(each.dense for each in shapes)}:
+        denses = {shape: shape.dense for shape in shapes}  # once: there may be 100,000
+        denses.update({dense: dense for dense in denses.values()})
+        for shape, dense in denses.items():
             known = shape in self._guessed or shape in self._guessed_ratios
-            if known or self._from_measurements(shape) is not None:
+            if known or self._from_measurements(shape, dense) is not None:
                 continue
             if shape.rank is None or self._recovery(shape.tokens) is None:
                 groups.setdefault(shape.tokens, []).append(shape)
@@ -124,7 +126,7 @@ class LatencyTable(LatencyPredictor):
             ratios = [s for s in group if s.rank is not None] if regressor.knows_ratios else []
             seconds = [s for s in group if s.rank is None] if ratios else group
             if ratios:
-                dense_known = [s.dense in self._measured for s in ratios]
+                dense_known = [denses[s] in self._measured for s in ratios]
                 _note(self._guessed_ratios, ratios, regressor.predict_ratios(ratios, dense_known))
             if seconds:
                 _note(self._guessed, seconds, regressor.predict_with_half_widths(seconds))
@@ -136,7 +138,7 @@ class LatencyTable(LatencyPredictor):
         return self._cache[shape]
 
     def _estimate(self, shape: LayerShape) -> Estimate:
-        found = self._from_measurements(shape)
+        found = self._from_measurements(shape, shape.dense)
         if found is not None:
             return found
         if shape.rank is not None and (guess := self._recovered(shape)) is not None:
@@ -208,11 +210,11 @@ class LatencyTable(LatencyPredictor):
         near = (s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR)
         return sum(s.rank is None and not s.parts for s in near) >= MANY_PRODUCTS
 
-    def _from_measurements(self, shape: LayerShape) -> Estimate | None:
+    def _from_measurements(self, shape: LayerShape, dense: LayerShape) -> Estimate | None:
         """As measured, or between measured ranks of the same layer."""
         if shape in self._measured:
             return self._measured[shape]
-        known = self._by_layer.get(shape.dense, [])
+        known = self._by_layer.get(dense, ())
         seconds = interpolate(shape, known, self.roofline, self.cliff)
         if seconds is None:
             return None
