@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import UsageError
 from autotune.files import file_sha256, write_whole
+from autotune.graphs import open_checkpoint, ranks, trace_graphs, tuned_for, versions
 from autotune.progress import Reporter
-from autotune.result import read_result, read_versioned
+from autotune.result import read_versioned
 from autotune.types import canonical_json
-from autotune.version import __version__
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
@@ -61,25 +60,6 @@ def export_onnx(
     return {"output": str(target), **read_manifest(target)}
 
 
-def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel, str]:
-    """The model in the dtype of the export, and its name.
-
-    Raises:
-        UsageError: an unknown dtype.
-        ModelError: no checkpoint there.
-    """
-    import torch
-
-    from autotune.compress.loading import checkpoint_dtype, load_checkpoint
-    from autotune.devices.specs import TORCH_NAMES
-
-    if dtype not in (None, "fp32", "fp16"):
-        raise UsageError(f"dtype {dtype!r}: exports are fp32 or fp16")
-    kind = dtype or ("fp16" if checkpoint_dtype(Path(folder)) == "float16" else "fp32")
-    loaded = load_checkpoint(Path(folder), getattr(torch, TORCH_NAMES[kind]))
-    return loaded, kind
-
-
 def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
     """What is exported: whole sequences, and with `decode` one step of a decoder too.
 
@@ -101,50 +81,6 @@ def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path
     if target.exists() and not (target / MANIFEST).is_file():
         raise UsageError(f"{target} is there and is no export; give another folder with --output")
     return target
-
-
-def trace_graphs(
-    loaded: LoadedModel, runs: tuple[str, ...], path: Path, dtype: str, reporter: Reporter,
-    opset: int | None = None,
-) -> dict[str, Path]:  # fmt: skip
-    """The ONNX graph of every pass, in the new folder `path`."""
-    from autotune.compress.onnx_checkpoint import export_checkpoint
-    from autotune.compress.onnx_trace import OPSET
-
-    path.mkdir(exist_ok=True)
-    metadata = {
-        "autotune.version": __version__,
-        "autotune.ranks": ranks(loaded),
-        "autotune.dtype": dtype,
-        "autotune.weights_sha256": loaded.weights_sha256,
-        "autotune.device": tuned_for(loaded),
-        "autotune.versions": versions(),
-    }
-    graphs = {}
-    for run in runs:
-        with reporter.stage(f"export {run}") as advance:
-            graphs[run] = export_checkpoint(loaded, run, path, metadata, advance, opset or OPSET)
-    return graphs
-
-
-def ranks(loaded: LoadedModel) -> dict[str, int]:
-    """Layer → rank."""
-    from autotune.compress.checkpoint import low_rank_layers
-
-    return {name: layer.rank for name, layer in low_rank_layers(loaded.model).items()}
-
-
-def tuned_for(loaded: LoadedModel) -> str:
-    """The device of the run that made the checkpoint, or an empty text."""
-    folder = loaded.folder.parent
-    found = read_result(folder) if (folder / "result.json").is_file() else {}
-    return str(found.get("device", {}).get("device_name", ""))
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that trace and check."""
-    names = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def manifest(

@@ -11,22 +11,24 @@ from autotune.errors import EngineError
 from autotune.export import (
     manifest,
     new_folder,
-    open_checkpoint,
     passes,
     read_manifest,
-    trace_graphs,
     write_manifest,
 )
 from autotune.files import write_whole
+from autotune.graphs import (
+    engine_opset,
+    lowered,
+    open_checkpoint,
+    trace_graphs,
+    traced_opset,
+)
 from autotune.progress import Reporter
 from autotune.result import read_result
 from autotune.types import Workload, from_mapping
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
-
-OPSETS = {8: 17, 10: 18}
-_MODERN = 10
 
 
 def export_tensorrt(
@@ -58,7 +60,7 @@ def export_tensorrt(
     runs = passes(loaded, decode)
     shape = workload or _workload(loaded)
     target = new_folder(folder, output, f"tensorrt-{kind}")
-    opset = OPSETS[tensorrt or _major()]
+    opset = engine_opset(tensorrt)
     facts: dict[str, Any] = {
         "parity": {}, "engines": {}, "kit_because": lacks, "opset": opset,
         "workload": asdict(shape),
@@ -68,9 +70,8 @@ def export_tensorrt(
         path.mkdir()
         for run in runs:
             place = path / run
-            graph = trace_graphs(loaded, (run,), place, kind, reporter, max(opset, 18))[run]
-            if opset < 18:
-                _lower(graph)
+            graphs = trace_graphs(loaded, (run,), place, kind, reporter, traced_opset(opset))
+            graph = lowered(graphs[run], opset)
             task = {"dtype": kind, "profiles": profiles(loaded, run, shape)}
             write_kit(place, graph, task)
             _compare(loaded, run, graph, kind, facts, reporter)
@@ -91,30 +92,12 @@ def export_tensorrt(
     return {"output": str(target), **read_manifest(target)}
 
 
-def _major() -> int:
-    from autotune.profiler.engines.python import tensorrt_version
-
-    version = tensorrt_version()
-    return 8 if version is not None and int(version.split(".")[0]) < _MODERN else _MODERN
-
-
 def _workload(loaded: LoadedModel) -> Workload:
     """That of the run that made the checkpoint."""
     folder = loaded.folder.parent
     if (folder / "result.json").is_file():
         return from_mapping(Workload, read_result(folder)["workload"])
     return Workload(batch_size=1, sequence_length=128)
-
-
-def _lower(graph: Path) -> None:
-    import onnx
-
-    from autotune.compress.onnx_export import save_onnx
-    from autotune.compress.onnx_lower import lower
-
-    model = onnx.load(graph)
-    lower(model)
-    save_onnx(model, graph)
 
 
 def profiles(loaded: LoadedModel, run: str, workload: Workload) -> list[dict[str, Any]]:

@@ -7,8 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.artefacts import (
+    artefact_key,
+    checkpoint_artefact,
+    dense_artefact,
+    is_typed,
+    typed_graph,
+)
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.context import Context
 from autotune.errors import BudgetInfeasibleError
@@ -18,12 +26,6 @@ from autotune.planner import Planner, Round
 from autotune.predictor.network import NetworkModel, PassModel
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
-from autotune.stages import (
-    ONNX_NAMES,
-    artefact_key,
-    checkpoint_artefact,
-    dense_artefact,
-)
 from autotune.types import digest
 
 Ranks = Mapping[str, int | None]
@@ -70,9 +72,11 @@ def build_artefact(
     """The compressed model as the backend runs it in one pass."""
     layers = plan_layers(context, factors, ranks)
     chosen = {name: rank for name, rank in ranks.items() if rank is not None}
-    if context.backend.name.startswith("torch"):
+    if context.backend.runs == "checkpoint" or is_typed(context):
         with replaced(context.loaded.model, layers):
-            return checkpoint_artefact(context, "compressed", chosen, factors_key)
+            if context.backend.runs == "checkpoint":
+                return checkpoint_artefact(context, "compressed", chosen, factors_key)
+            return typed_graph(context, run, "compressed", chosen, factors_key)
     dense = dense_artefact(context, run)
     metadata = {
         "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
@@ -83,9 +87,9 @@ def build_artefact(
 
     def build(path: Path) -> None:
         path.mkdir()
-        rewrite_low_rank(dense, layers, path / ONNX_NAMES[run], metadata)
+        rewrite_low_rank(dense, layers, path / GRAPHS[run], metadata)
 
-    return context.folder.stage("compressed", key, "", build)[0] / ONNX_NAMES[run]
+    return context.folder.stage("compressed", key, "", build)[0] / GRAPHS[run]
 
 
 def measure_plan(

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from autotune.artefacts import artefact_key, dense_artefact
 from autotune.context import Context
 from autotune.devices.roofline import Roofline
 from autotune.errors import MeasurementError
@@ -24,7 +25,6 @@ from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.progress import Advance
-from autotune.stages import artefact_key, dense_artefact
 from autotune.types import LayerShape, Site
 
 LOADER = "autotune.compress.checkpoint:load_for_timing"
@@ -113,7 +113,7 @@ def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     shapes = {unit.shape(None, context.dtype) for run in runs for unit in context.units_in(run)}
     wanted: list[LayerShape] = []
     for shape in shapes:
-        ranks = plan_ranks(context.device, shape)
+        ranks = plan_ranks(context.device, shape, context.backend.ranks_per_shape)
         wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
     return measure_layers(context, database, wanted, "measure layers")
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autotune.artefacts import artefact_key, dense_artefact
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
@@ -44,9 +45,7 @@ from autotune.search.evidence import Evidence
 from autotune.search.outer import Knobs
 from autotune.search.tables import Resources, count_resources
 from autotune.stages import (
-    artefact_key,
     calibrate,
-    dense_artefact,
     error_table,
     load_data,
     make_evaluators,

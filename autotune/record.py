@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.artefacts import artefact_key, dense_artefact
 from autotune.context import Context
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.elsewhere import prediction_sources
@@ -17,7 +18,7 @@ from autotune.profiler.nodes import profile_sites
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.stages import artefact_key, chosen_metric, dense_artefact
+from autotune.stages import chosen_metric
 from autotune.types import break_even_rank, chosen_units
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from autotune.compress.factors import (
     build_factor_store,
 )
 from autotune.compress.metrics import make_metric
-from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import export_dense
-from autotune.compress.onnx_trace import OPSET
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.context import Context
 from autotune.devices.alignment import saving_ranks
@@ -29,54 +25,9 @@ from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.tables import ErrorTable
 from autotune.types import Site
 
-# By pass; the external weights of a graph are named after it, so it keeps its name everywhere.
-ONNX_NAMES = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
 # Metrics by what the mean loss averages over: tokens, or whole sequences (docs/methods).
 DEFAULT_METRIC = {"causal-lm": "kfac"}
 FALLBACK_METRIC = "kfac-seq"
-
-
-def dense_artefact(context: Context, run: str = "prefill") -> Path:
-    """The dense model as the backend runs it in a pass: an ONNX file, or a checkpoint folder."""
-    if context.backend.name.startswith("torch"):
-        return checkpoint_artefact(context, "dense", {}, context.model_key)
-    import onnx
-
-    inputs = {**context.model_key, "opset": OPSET, "onnx": onnx.__version__}
-    model, sites = context.loaded.model, [site.name for site in context.sites.sites]
-
-    def build(path: Path) -> None:
-        path.mkdir()
-        with context.reporter.stage(f"export the dense model, {run}") as advance:
-            if run == "decode":
-                export_decode(model, sites, path / ONNX_NAMES[run], advance)
-            else:
-                workload = context.request.workload
-                export_dense(model, context.task, sites, workload, path / ONNX_NAMES[run], advance)
-
-    name = "dense" if run == "prefill" else f"dense-{run}"
-    return context.folder.stage(name, inputs, "", build)[0] / ONNX_NAMES[run]
-
-
-def checkpoint_artefact(
-    context: Context, name: str, ranks: Mapping[str, int], key: Mapping[str, Any]
-) -> Path:
-    """The model as it stands in memory, saved as a folder that torch-eager times."""
-    from autotune.compress.checkpoint import save_checkpoint
-    from autotune.types import canonical_json
-
-    def build(path: Path) -> None:
-        save_checkpoint(context.loaded.model, None, path, dtype=context.dtype)
-        facts = {"task": context.loaded.task, "dtype": context.dtype}
-        (path / "task.json").write_text(canonical_json(facts))
-
-    inputs = {**key, "ranks": dict(ranks), "dtype": context.dtype}
-    return context.folder.stage(name, inputs, "", build)[0]
-
-
-def artefact_key(context: Context, artefact: Path) -> str:
-    """The cache entry that holds the artefact; its name carries the hash of its inputs."""
-    return artefact.relative_to(context.folder.cache).parts[0]
 
 
 def chosen_metric(context: Context) -> str:

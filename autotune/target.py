@@ -123,7 +123,8 @@ def _advice(spec: DeviceSpec) -> str:
 
 
 def _dtype(backend: Backend, dtype: str | None, spec: DeviceSpec) -> str:
-    chosen = dtype or spec.default_dtype
+    usual = spec.default_dtype if spec.default_dtype in backend.dtypes else backend.dtypes[0]
+    chosen = dtype or usual
     if chosen not in backend.dtypes:
         raise UsageError(f"backend {backend.name} runs {'/'.join(backend.dtypes)}, not {chosen}")
     return chosen

@@ -163,7 +163,7 @@ def _export_parity(
     folder: Path, name: str, facts: Mapping[str, Any], reporter: Reporter
 ) -> Finding:
     from autotune.compress.onnx_checkpoint import GRAPHS
-    from autotune.export import open_checkpoint
+    from autotune.graphs import open_checkpoint
     from autotune.parity import check_parity, onnx_runs
 
     graph = folder / name
@@ -179,8 +179,8 @@ def _export_parity(
 def _engine(folder: Path, run: str, facts: Mapping[str, Any], reporter: Reporter) -> Finding:
     """The engine loads in this TensorRT on this GPU, and computes what its graph does."""
     from autotune.compress.onnx_checkpoint import GRAPHS
-    from autotune.export import open_checkpoint
     from autotune.export_tensorrt import compare_engine
+    from autotune.graphs import open_checkpoint
     from autotune.types import Workload, from_mapping
 
     loaded, kind = open_checkpoint(folder / facts["checkpoint"], facts["dtype"])

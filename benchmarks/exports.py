@@ -17,8 +17,9 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from autotune.export import export_onnx, open_checkpoint
+from autotune.export import export_onnx
 from autotune.export_tensorrt import example_inputs
+from autotune.graphs import open_checkpoint
 from autotune.measuring import measure_pass, network_policy
 from autotune.merge import merge
 from autotune.profiler.shard import ShardRunner

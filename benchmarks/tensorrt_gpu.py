@@ -20,8 +20,8 @@ from typing import Any
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
-from autotune.export import open_checkpoint
 from autotune.export_tensorrt import example_inputs, export_tensorrt
+from autotune.graphs import open_checkpoint
 from autotune.merge import merge
 from autotune.profiler.backends.tensorrt import TensorRT
 from autotune.profiler.engines.builder import ENGINE

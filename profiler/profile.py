@@ -15,7 +15,6 @@ from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.types import Fingerprint, LayerShape
 
 RANKS_PER_TASK = 4
-RANKS_PER_SHAPE = 24
 
 
 def fingerprint_of(
@@ -35,7 +34,7 @@ def fingerprint_of(
 
 
 def plan_ranks(
-    device: PresentDevice, shape: LayerShape, points: int = RANKS_PER_SHAPE
+    device: PresentDevice, shape: LayerShape, points: int = Backend.ranks_per_shape
 ) -> list[int]:
     """Ranks to measure for one dense shape: the aligned grid, thinned to `points`."""
     ranks = aligned_ranks(device.spec, shape.in_features, shape.out_features, shape.dtype)

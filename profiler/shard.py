@@ -29,13 +29,18 @@ _THREAD_VARIABLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRunner:
-    """How shards are run: backend, threads, tasks per process and the time limit of one task."""
+    """How shards are run: backend, threads, tasks per process, and the time limits of one task.
+
+    `task_limit_s` is what a task may take beyond its measurements, `prepare_limit_s` what each of
+    its subjects may beside that.
+    """
 
     backend: str
     threads: int
     device: str = "cpu"
     tasks_per_shard: int = 8
     task_limit_s: float = 60.0
+    prepare_limit_s: float = 0.0
     command: tuple[str, ...] = (sys.executable, "-m", "autotune.profiler.worker")
 
     @staticmethod
@@ -43,8 +48,9 @@ class ShardRunner:
         """As `device` and `backend` need it: a process with a GPU takes long to start."""
         tasks = 8 if device.spec.kind == "cpu" else 64
         return ShardRunner(
-            backend=backend.name, threads=threads, device=device.spec.kind, tasks_per_shard=tasks
-        )
+            backend=backend.name, threads=threads, device=device.spec.kind, tasks_per_shard=tasks,
+            prepare_limit_s=backend.prepare_limit_s,
+        )  # fmt: skip
 
     def run(
         self,
@@ -109,6 +115,7 @@ class ShardRunner:
         lines = _Lines(process.stdout)
         for index, task in enumerate(shard):
             cap = len(task.subjects) * task.policy.max_seconds
+            cap += len(task.subjects) * self.prepare_limit_s
             limit = self.task_limit_s + cap + (_START_S if index == 0 else 0.0)
             deadline = time.monotonic() + limit
             while (line := lines.next(deadline)) and b'"progress"' in line:

@@ -75,7 +75,9 @@ def command(
         else:
             wanted = []
             for shape in dense:
-                chosen = list(ranks) or plan_ranks(target.device, shape)
+                chosen = list(ranks) or plan_ranks(
+                    target.device, shape, target.backend.ranks_per_shape
+                )
                 wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in chosen)]
             found = profile_points(target, count, store, wanted, policy, advance)
     fingerprint = fingerprint_of(target.device, target.backend, target.dtype, count)

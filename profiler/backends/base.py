@@ -48,6 +48,12 @@ class Backend(ABC):
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     device_kinds: tuple[str, ...]
+    # What `network` opens: a "checkpoint" folder, an ONNX "graph", or one for an "engine".
+    runs: str = "checkpoint"
+    # What preparing one layer or network may take, where it is no matter of seconds.
+    prepare_limit_s = 0.0
+    # Of one dense layer, measured before a plan says which others matter.
+    ranks_per_shape = 24
     # Whether a running network tells what each of its layers takes (profiler/nodes.py).
     profiles_nodes: bool = False
 

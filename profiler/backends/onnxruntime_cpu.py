@@ -100,6 +100,7 @@ class OnnxRuntimeCpu(Backend):
     """Layers and networks as ONNX graphs; inputs and outputs are bound once."""
 
     name = "onnxruntime-cpu"
+    runs = "graph"
     packages: tuple[str, ...] = ("onnxruntime", "onnx")
     dtypes: tuple[str, ...] = ("fp32",)
     device_kinds = ("cpu",)

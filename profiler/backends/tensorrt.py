@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.devices.detect import gpu_names
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
-from autotune.profiler.engines.builder import build_engine, missing_parts
+from autotune.profiler.engines.builder import LIMIT_S, build_engine, missing_parts
 from autotune.profiler.engines.python import tensorrt_version
 from autotune.profiler.engines.remote import EngineProcess
 from autotune.profiler.timing import Runner
@@ -22,6 +22,9 @@ class TensorRT(Backend):
     """Engines run in one process beside this one, which may be another Python's."""
 
     name = "tensorrt"
+    runs = "engine"
+    prepare_limit_s = LIMIT_S
+    ranks_per_shape = 8  # each is an engine to build
     packages = ("tensorrt",)
     dtypes = ("fp16", "fp32")
     device_kinds = ("cuda",)
