@@ -106,9 +106,9 @@ class _Models:
             random_state=settings.random_state,
         ).fit(physical, target)  # fmt: skip
         self.stacked = HistGradientBoostingRegressor(
-            loss="absolute_error", max_iter=settings.stacked_trees,
-            learning_rate=20 / max(settings.stacked_trees, 200), min_samples_leaf=20,
-            max_features=0.3, early_stopping=False, random_state=settings.random_state,
+            max_iter=settings.stacked_trees, learning_rate=20 / max(settings.stacked_trees, 200),
+            min_samples_leaf=20, max_features=0.3, early_stopping=False,
+            random_state=settings.random_state,
         ).fit(np.column_stack([physical, hints]), target - base)  # fmt: skip
 
     def log_seconds(self, products: Array) -> Array:
