@@ -53,7 +53,10 @@ def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
         said = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise RuntimeError(f"TensorRT {trt.__version__} cannot parse {task['onnx']}: {said}")
     config = _config(builder, task)
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    sizes = {each.name: _sizes(each.shape) for each in inputs}
     for shapes in task["profiles"]:
+        _check_profile(sizes, shapes)
         profile = builder.create_optimization_profile()
         for name, (least, usual, most) in shapes.items():
             profile.set_shape(name, least, usual, most)
@@ -74,6 +77,24 @@ def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         **inspect_engine(blob, logger),
     }
+
+
+def _sizes(dims: Any) -> tuple[int, ...]:
+    """TensorRT's Dims; free sizes are below zero."""
+    return tuple(int(dims[i]) for i in range(len(dims)))
+
+
+def _check_profile(sizes: dict[str, tuple[int, ...]], shapes: dict[str, Any]) -> None:
+    """What TensorRT 8 answers with an assertion of its own: sizes that the graph has fixed."""
+    for name, (least, _, most) in shapes.items():
+        if name not in sizes:
+            raise RuntimeError(f"the graph has no input {name!r}; it has {', '.join(sizes)}")
+        for fixed, low, high in zip(sizes[name], least, most):  # noqa: B905 (3.9)
+            if fixed >= 0 and not low == high == fixed:
+                raise RuntimeError(
+                    f"{name} has {sizes[name]} in the graph, and a profile asks for {least} to "
+                    f"{most}; export it with that size free"
+                )
 
 
 def network_flags() -> int:

@@ -1,6 +1,7 @@
 """Engines on a real GPU: built, loaded again, run; and refused when they are of another place."""
 
 import numpy as np
+import onnx
 import pytest
 
 from autotune.errors import EngineError
@@ -13,13 +14,22 @@ pytestmark = pytest.mark.gpu
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96, rank=16, dtype="fp16")
 
 
+def any_rows(text):
+    """The layer for any number of rows."""
+    model = onnx.load_from_string(text)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "rows"
+    return model
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     lacks = missing_parts()
     if lacks:
         pytest.skip(lacks)
     folder = tmp_path_factory.mktemp("engine")
-    (folder / "model.onnx").write_bytes(layer_model(SHAPE, 2, opset=17))
+    (folder / "fixed.onnx").write_bytes(layer_model(SHAPE, 2, opset=17))
+    onnx.save(any_rows(layer_model(SHAPE, 2, opset=17)), folder / "model.onnx")
     task = {"dtype": "fp16", "profiles": [{"x": [[1, 64], [16, 64], [16, 64]]}]}
     facts = build_engine(folder / "model.onnx", task, folder / "model.engine")
     return folder, task, facts
@@ -57,6 +67,12 @@ def test_an_engine_of_another_place_is_refused(built, tmp_path):
     (tmp_path / "other.engine").write_bytes(raw)
     with EngineProcess() as engines, pytest.raises(EngineError, match="bound to both"):
         engines.load(tmp_path / "other.engine", {"x": np.zeros((16, 64), dtype=np.float16)})
+
+
+def test_a_profile_that_the_graph_cannot_have_is_named(built, tmp_path):
+    folder, task, _ = built
+    with pytest.raises(EngineError, match="export it with that size free"):
+        build_engine(folder / "fixed.onnx", task, tmp_path / "model.engine")
 
 
 def test_shapes_that_no_profile_admits_are_refused(built):
