@@ -1,4 +1,4 @@
-"""The matrix of architectures, dtypes and ways to load: bit-equal, or a loud failure."""
+"""The matrix of architectures, forms and ways to load: bit-equal, or a loud failure."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from autotune.compress.checkpoint import save_checkpoint
-from autotune.compress.lowrank import replace_modules
+from autotune.compress.lowrank import replace_modules, shared_low_rank_like
 from autotune.compress.sites import find_sites
 from autotune.devices.specs import TORCH_NAMES
 from autotune.types import Workload
@@ -18,6 +18,10 @@ from tests.conftest import random_layers, tiny_model, tiny_task
 
 KINDS = ("bert", "gpt2", "llama", "qwen2", "vit", "clip")
 DTYPES = ("fp32", "bf16")
+STORED = ("fp16", "remap8")
+# A down factor that q, k and v share, and factors stored in fewer bits.
+FORMS = [(kind, form) for kind in ("bert", "llama") for form in ("joint", *STORED)]
+CELLS = [*((kind, dtype) for kind in KINDS for dtype in DTYPES), *FORMS]
 AUTO = {
     name: "AutoModelForCausalLM" if name in ("gpt2", "llama", "qwen2") else "AutoModel"
     for name in KINDS
@@ -65,22 +69,41 @@ def saved(tmp_path_factory):
     """Every cell's folder, with inputs and the outputs of the model that was saved beside it."""
     base = tmp_path_factory.mktemp("matrix")
     folders = {}
-    for kind in KINDS:
-        for dtype in DTYPES:
-            dense, task = tiny_model(kind), tiny_task(kind)
-            dense.save_pretrained(base / "dense")
-            # As a user loads it: `.to(bfloat16)` would also round the buffers of positions.
-            model = type(dense).from_pretrained(base / "dense", dtype=TORCH_NAMES[dtype]).eval()
-            replace_modules(model, random_layers(model, find_sites(model).sites, 8))
-            folder = base / f"{kind}-{dtype}"
-            save_checkpoint(model, None, folder, dtype=dtype)
-            inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
-            inputs = {k: v.to(model.dtype) if v.is_floating_point() else v
-                      for k, v in inputs.items()}  # fmt: skip
-            save_file(inputs, folder.with_suffix(".in"))
-            save_file(outputs(model, inputs), folder.with_suffix(".out"))
-            folders[kind, dtype] = folder, inputs
+    for kind, form in CELLS:
+        dtype = form if form in DTYPES else "fp32"
+        dense, task = tiny_model(kind), tiny_task(kind)
+        dense.save_pretrained(base / "dense")
+        # As a user loads it: `.to(bfloat16)` would also round the buffers of positions.
+        model = type(dense).from_pretrained(base / "dense", dtype=TORCH_NAMES[dtype]).eval()
+        layers = random_layers(model, find_sites(model).sites, 8)
+        replace_modules(model, layers | (joint_layers(kind, model) if form == "joint" else {}))
+        folder = base / f"{kind}-{form}"
+        inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
+        inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        storage = form if form in STORED else "fp32"
+        save_checkpoint(model, None, folder, storage, dtype)
+        expected = outputs(model, inputs)
+        if storage != "fp32":  # rounded by what is stored, and no further
+            stored = outputs(type(dense).from_pretrained(folder).eval(), inputs)
+            name = next(iter(expected))
+            apart = (stored[name] - expected[name]).abs().max()
+            assert 0 < apart < 0.05 * expected[name].abs().max()
+            expected = stored
+        save_file(inputs, folder.with_suffix(".in"))
+        save_file(expected, folder.with_suffix(".out"))
+        folders[kind, form] = folder, inputs
     return folders
+
+
+def joint_layers(kind, model):
+    """The first block's q, k and v with one down factor."""
+    block = {"bert": "encoder.layer.0.attention.self.{}", "llama": "model.layers.0.self_attn.{}"}
+    leaves = {"bert": ("query", "key", "value"), "llama": ("q_proj", "k_proj", "v_proj")}
+    names = [block[kind].format(leaf) for leaf in leaves[kind]]
+    modules = [model.get_submodule(name) for name in names]
+    ups = [torch.randn(module.out_features, 8) * 0.1 for module in modules]
+    down = torch.randn(8, modules[0].in_features) * 0.1
+    return dict(zip(names, shared_low_rank_like(modules, ups, down), strict=True))
 
 
 def stranger(saved, tmp_path, trust):
@@ -92,16 +115,15 @@ def stranger(saved, tmp_path, trust):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     says = json.loads(done.stdout.splitlines()[-1])
-    assert len(says) == len(KINDS) * len(DTYPES)
+    assert len(says) == len(CELLS)
     return says
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_with_the_plug_in_outputs_are_bit_equal(saved, kind, dtype):
+@pytest.mark.parametrize(("kind", "form"), CELLS)
+def test_with_the_plug_in_outputs_are_bit_equal(saved, kind, form):
     import transformers
 
-    folder, inputs = saved[kind, dtype]
+    folder, inputs = saved[kind, form]
     model = getattr(transformers, AUTO[kind]).from_pretrained(folder).eval()
     expected = outputs(model, inputs)
     assert expected
