@@ -89,7 +89,7 @@ def _hash(path: Path, expected: str) -> Finding:
 
 
 def _ranks(folder: Path, record: Mapping[str, Any]) -> Finding:
-    from autotune.export import ranks
+    from autotune.graphs import ranks
 
     sites = [site for site in record["sites"] if site["rank"] is not None]
     expected = {name: site["rank"] for site in sites for name in site["layers"]}

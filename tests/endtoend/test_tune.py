@@ -196,8 +196,8 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
 
     wanted = {None}
 
-    def ends(device, shape):
-        ranks = plan_ranks(device, shape)
+    def ends(device, shape, points):
+        ranks = plan_ranks(device, shape, points)
         wanted.update({ranks[0], ranks[-1]})
         return (ranks[0], ranks[-1])
 
