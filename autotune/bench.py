@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError
-from autotune.measured import Measured
+from autotune.measured import Measured, MeasuredPass
 from autotune.measuring import measure_pass, network_policy
 from autotune.paths import default_measure_seconds
 from autotune.profiler.shard import ShardRunner
@@ -41,15 +42,9 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
             f"{gone[0]} is gone, so there is nothing to compare with; run the tuning again on "
             f"{folder}"
         )
-    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
-    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
-    policy = network_policy(default_measure_seconds(), final=True)
     passes = []
     for run, count in from_mapping(Workload, record["workload"]).passes.items():
-        entry = paths[run]
-        with reporter.stage(f"measure the result, {run}") as advance:
-            both = (entry["dense"], entry["compressed"])
-            timed = measure_pass(runner, run, both, entry["inputs"], policy, advance)
+        timed = time_pass(folder, record, run, paths[run]["compressed"], reporter)
         passes.append(dataclasses.replace(timed, count=count))
     measured = Measured(passes=tuple(passes))
     limit = record["budget"].get("latency")
@@ -69,3 +64,20 @@ def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
         "budget_ratio": target,
         "within_budget": measured.ratio <= target,
     }
+
+
+def time_pass(
+    folder: Path, record: Mapping[str, Any], run: str, compressed: Path, reporter: Reporter
+) -> MeasuredPass:
+    """Time `compressed` in turn with the dense model that the run was measured against.
+
+    Raises:
+        MeasurementError: the backend failed.
+    """
+    entry = record["artefacts"][run]
+    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
+    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
+    policy = network_policy(default_measure_seconds(), final=True)
+    with reporter.stage(f"measure {compressed.name}, {run}") as advance:
+        both = (folder / entry["dense"], compressed)
+        return measure_pass(runner, run, both, folder / entry["inputs"], policy, advance)

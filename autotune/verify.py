@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from autotune.errors import AutotuneError, UsageError
 from autotune.export import MANIFEST, read_manifest
 from autotune.files import file_sha256
 from autotune.progress import Reporter
+from autotune.report.artefacts import Artefact, put_artefacts, tuned_artefacts
 from autotune.result import read_result
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Of the tuned ratio: how far a ratio measured again may be beyond both intervals.
 _MOVED = 0.05
 _QUALITY_MOVED = 0.01
+_TIMED = ("latency_s", "ratio", "ratio_low", "ratio_high")
 Finding = dict[str, Any]
 
 
@@ -26,7 +28,8 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> dict[str, An
 
     A run: the hashes of what it handed out, the ranks in the checkpoint, `model.onnx` against the
     checkpoint, its latency in turn with the dense model's, its quality on the same held-out data,
-    and every export inside the folder. An export: its hashes, and parity with its checkpoint.
+    and every export inside the folder; its report then tells of those too. An export: its hashes,
+    and parity with its checkpoint.
 
     Returns:
         `valid`, and `findings`: what was checked, whether it holds, and the reason if not.
@@ -39,9 +42,11 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> dict[str, An
     if (folder / MANIFEST).is_file():
         _check_export(folder, findings, reporter)
     elif (folder / "result.json").is_file():
-        _check_run(folder, findings, reporter)
+        record = _check_run(folder, findings, reporter)
         for path in sorted(folder.glob(f"*/{MANIFEST}")):
             _check_export(path.parent, findings, reporter)
+            _time_export(path.parent, record, findings, reporter)
+        put_artefacts(folder / "report.html", found_artefacts(record, findings))
     else:
         raise UsageError(f"{folder} holds neither result.json nor {MANIFEST}; give a run's folder")
     return {
@@ -60,7 +65,37 @@ def _look(findings: list[Finding], what: str, check: Callable[[], Mapping[str, A
     findings.append({"check": what, "holds": True, "reason": "", **found})
 
 
-def _check_run(folder: Path, findings: list[Finding], reporter: Reporter) -> None:
+def found_artefacts(record: Mapping[str, Any], findings: Sequence[Finding]) -> list[Artefact]:
+    """What the tuning built, as it was, and every export with what was found of it now."""
+    rows = tuned_artefacts(record)
+    predicted = {one["name"]: one["predicted_ratio"] for one in record["passes"]}
+    known = {finding["check"]: finding for finding in findings if finding["holds"]}
+    for check, found in known.items():
+        kind, _, name = check.partition(" of ")
+        if kind == "parity" and "/" in name:
+            run = _run_of(Path(name).name)
+            timed = known.get(f"latency of {name}", {})
+            rows.append(
+                Artefact(
+                    name=name, run=run, predicted_ratio=predicted.get(run) if timed else None,
+                    parity=found["worst"],
+                    **{key: timed[key] for key in _TIMED if key in timed},
+                )
+            )  # fmt: skip
+        elif kind == "engine":
+            run = Path(name).name
+            latency_s, worst = found["latency_s"], found["worst"]
+            rows.append(Artefact(name=name, run=run, latency_s=latency_s, parity=worst))
+    return rows
+
+
+def _run_of(graph: str) -> str:
+    from autotune.compress.onnx_checkpoint import GRAPHS
+
+    return next(run for run, name in GRAPHS.items() if name == graph)
+
+
+def _check_run(folder: Path, findings: list[Finding], reporter: Reporter) -> Mapping[str, Any]:
     record = read_result(folder)
     files = record.get("files", {})
     for name, expected in files.items():
@@ -78,6 +113,7 @@ def _check_run(folder: Path, findings: list[Finding], reporter: Reporter) -> Non
     if record["measured_ratio"] is not None:
         _look(findings, "latency", lambda: _latency(folder, record, reporter))
     _look(findings, "quality", lambda: _quality(folder, record, reporter))
+    return record
 
 
 def _hash(path: Path, expected: str) -> Finding:
@@ -157,6 +193,35 @@ def _check_export(folder: Path, findings: list[Finding], reporter: Reporter) -> 
     for run in facts.get("engines", {}):
         what = f"engine of {folder.name}/{run}"
         _look(findings, what, lambda r=run: _engine(folder, r, facts, reporter))  # type: ignore[misc]
+
+
+def _time_export(
+    folder: Path, record: Mapping[str, Any], findings: list[Finding], reporter: Reporter
+) -> None:
+    """Graphs that the run's own backend runs, in its dtype, against the run's dense model."""
+    facts = read_manifest(folder)
+    runs_it = record["backend"].startswith("onnxruntime") and facts["format"] == "onnx"
+    if record["measured_ratio"] is None or not runs_it or facts["dtype"] != record["dtype"]:
+        return
+    for name in facts["parity"]:
+        if _run_of(name) in record["artefacts"]:
+            what = f"latency of {folder.name}/{name}"
+            _look(findings, what, lambda n=name: _export_latency(folder, n, record, reporter))  # type: ignore[misc]
+
+
+def _export_latency(
+    folder: Path, name: str, record: Mapping[str, Any], reporter: Reporter
+) -> Finding:
+    from autotune.bench import time_pass
+
+    run = _run_of(name)
+    timed = time_pass(folder.parent, record, run, folder / name, reporter)
+    tuned = next(one for one in record["passes"] if one["name"] == run)
+    found = {key: getattr(timed, key) for key in _TIMED}
+    if timed.ratio_low <= tuned["ratio_high"] * (1 + _MOVED):
+        return found
+    was = tuned["ratio"]
+    return {**found, "holds": False, "reason": f"{timed.ratio:.3f} of dense, {was:.3f} when tuned"}
 
 
 def _export_parity(
