@@ -75,7 +75,8 @@ def device_table(
     if spec.name in shipped_devices():
         tables = shipped_tables(spec.name, dtype)
         if not tables:
-            raise UsageError(f"the database of {spec.name} has no {dtype} points; give bf16, fp16")
+            lacks = f"the database of {spec.name} has no {dtype} points"
+            raise UsageError(f"{lacks}; give bf16 or fp16")
         return _measured(spec, tables, backend, "this project's database")
     if spec.name in imported_devices():
         return _imported(spec, dtype)
