@@ -17,6 +17,7 @@ from autotune.graphs import (
     open_checkpoint,
     trace_graphs,
     traced_opset,
+    versions,
 )
 
 
@@ -82,5 +83,6 @@ def typed_graph(
         graphs = trace_graphs(loaded, (run,), path, dtype, context.reporter, traced_opset(opset))
         lowered(graphs[run], opset)
 
-    inputs = {"checkpoint": artefact_key(context, checkpoint), "run": run, "opset": opset}
+    saved = artefact_key(context, checkpoint)
+    inputs = {"checkpoint": saved, "run": run, "opset": opset, "versions": versions()}
     return context.folder.stage(f"{name}-graph", inputs, "", build)[0] / GRAPHS[run]

@@ -46,7 +46,10 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> dict[str, An
         for path in sorted(folder.glob(f"*/{MANIFEST}")):
             _check_export(path.parent, findings, reporter)
             _time_export(path.parent, record, findings, reporter)
-        put_artefacts(folder / "report.html", found_artefacts(record, findings))
+        try:
+            put_artefacts(folder / "report.html", found_artefacts(record, findings))
+        except (AutotuneError, OSError) as error:  # a folder that is only to be read
+            reporter.note(f"report.html stays as it was: {error}")
     else:
         raise UsageError(f"{folder} holds neither result.json nor {MANIFEST}; give a run's folder")
     return {
@@ -69,7 +72,7 @@ def found_artefacts(record: Mapping[str, Any], findings: Sequence[Finding]) -> l
     """What the tuning built, as it was, and every export with what was found of it now."""
     rows = tuned_artefacts(record)
     predicted = {one["name"]: one["predicted_ratio"] for one in record["passes"]}
-    known = {finding["check"]: finding for finding in findings if finding["holds"]}
+    known = {finding["check"]: finding for finding in findings}
     for check, found in known.items():
         kind, _, name = check.partition(" of ")
         if kind == "parity" and "/" in name:
@@ -78,14 +81,18 @@ def found_artefacts(record: Mapping[str, Any], findings: Sequence[Finding]) -> l
             rows.append(
                 Artefact(
                     name=name, run=run, predicted_ratio=predicted.get(run) if timed else None,
-                    parity=found["worst"],
+                    parity=found.get("worst"), wrong=found["reason"] or timed.get("reason", ""),
                     **{key: timed[key] for key in _TIMED if key in timed},
                 )
             )  # fmt: skip
         elif kind == "engine":
             run = Path(name).name
-            latency_s, worst = found["latency_s"], found["worst"]
-            rows.append(Artefact(name=name, run=run, latency_s=latency_s, parity=worst))
+            rows.append(
+                Artefact(
+                    name=name, run=run, latency_s=found.get("latency_s"),
+                    parity=found.get("worst"), wrong=found["reason"],
+                )
+            )  # fmt: skip
     return rows
 
 

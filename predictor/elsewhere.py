@@ -63,14 +63,17 @@ def device_table(
 ) -> DeviceTable:  # fmt: skip
     """The table of `spec`: measured with this profiler where there is one, else by others.
 
-    The user's own `database` comes before the package's. With `extrapolate` a device without a
-    table is predicted from its sheet, other devices' tables and what `database` holds of it.
+    The user's own `database` comes first where it holds more than a few points, or nothing else is
+    known. With `extrapolate` a GPU without a table is predicted from its sheet, other devices'
+    tables and what `database` holds of it.
 
     Raises:
         UsageError: nothing is known in this dtype.
     """
     own = own_tables(spec, database, dtype)
-    if own and not (extrapolate and _points(own) < _FEW):
+    extrapolate = extrapolate and spec.kind == "cuda" and bool(imported_devices())
+    others = extrapolate or spec.name in (*shipped_devices(), *imported_devices())
+    if own and (len(own[0][1]) >= _FEW or not others):
         return _measured(spec, own, backend, "the database")
     if spec.name in shipped_devices():
         tables = shipped_tables(spec.name, dtype)
@@ -80,7 +83,7 @@ def device_table(
         return _measured(spec, tables, backend, "this project's database")
     if spec.name in imported_devices():
         return _imported(spec, dtype)
-    if extrapolate and spec.kind == "cuda" and imported_devices():
+    if extrapolate:
         return _extrapolated(spec, dtype, own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
     raise UsageError(f"nothing is known of {spec.name} in {dtype}; there are tables of {known}")
@@ -102,10 +105,6 @@ def own_tables(spec: DeviceSpec, database: Address | None, dtype: str | None = N
     return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))
 
 
-def _points(tables: Tables) -> int:
-    return max(len(rows) for _, rows in tables)
-
-
 def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> DeviceTable:
     """Of `backend` where it was measured, else the largest."""
     fingerprint, rows = next((t for t in tables if t[0].backend == backend), tables[0])
@@ -120,7 +119,7 @@ def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> Dev
         memory=MemoryModel.learned(
             spec, np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
             np.array([row.latency_s for row in dense], float),
-        ),
+        ) if dense else MemoryModel.of_sheet(spec),
         sources=(
             f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, "
             f"{versions}",

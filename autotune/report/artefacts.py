@@ -20,7 +20,7 @@ class Artefact:
     """A model as somebody runs it, in one pass; None is what was not predicted or not measured.
 
     Ratios are to the dense model in the same form, with the ends of the 95 % interval; `parity` is
-    the largest difference to the checkpoint.
+    the largest difference to the checkpoint; `wrong` says why it does not hold.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Artefact:
     ratio_high: float | None = None
     latency_s: float | None = None
     parity: float | None = None
+    wrong: str = ""
 
 
 def tuned_artefacts(record: Mapping[str, Any]) -> list[Artefact]:

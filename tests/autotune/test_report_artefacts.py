@@ -14,20 +14,27 @@ RECORD = {
 }  # fmt: skip
 TIMED = {"latency_s": 2.1e-3, "ratio": 0.805, "ratio_low": 0.8, "ratio_high": 0.81}
 FINDINGS = [
-    {"check": "ranks", "holds": True, "layers": 3},
-    {"check": "parity of model.onnx", "holds": True, "worst": 1e-6},
-    {"check": "parity of onnx-fp32/model.onnx", "holds": True, "worst": 2e-6},
-    {"check": "latency of onnx-fp32/model.onnx", "holds": True, **TIMED},
-    {"check": "parity of onnx-fp16/model.onnx", "holds": True, "worst": 3e-3},
+    {"check": "ranks", "holds": True, "reason": "", "layers": 3},
+    {"check": "parity of model.onnx", "holds": True, "reason": "", "worst": 1e-6},
+    {"check": "parity of onnx-fp32/model.onnx", "holds": True, "reason": "", "worst": 2e-6},
+    {"check": "latency of onnx-fp32/model.onnx", "holds": True, "reason": "", **TIMED},
+    {"check": "parity of onnx-fp16/model.onnx", "holds": True, "reason": "", "worst": 3e-3},
     {"check": "parity of onnx-bad/model.onnx", "holds": False, "reason": "differs"},
-    {"check": "engine of tensorrt-fp16/prefill", "holds": True, "worst": 1e-2, "latency_s": 1e-4},
-]
+    {
+        "check": "engine of tensorrt-fp16/prefill",
+        "holds": True,
+        "reason": "",
+        "worst": 1e-2,
+        "latency_s": 1e-4,
+    },
+]  # fmt: skip
 
 
 def test_every_artefact_has_what_was_predicted_and_measured_of_it():
     rows = {row.name: row for row in found_artefacts(RECORD, FINDINGS)}
     assert list(rows) == [
-        "model.onnx", "onnx-fp32/model.onnx", "onnx-fp16/model.onnx", "tensorrt-fp16/prefill"
+        "model.onnx", "onnx-fp32/model.onnx", "onnx-fp16/model.onnx", "onnx-bad/model.onnx",
+        "tensorrt-fp16/prefill",
     ]  # fmt: skip
     assert (rows["model.onnx"].predicted_ratio, rows["model.onnx"].ratio) == (0.82, 0.8)
     again = rows["onnx-fp32/model.onnx"]
@@ -35,6 +42,8 @@ def test_every_artefact_has_what_was_predicted_and_measured_of_it():
     half = rows["onnx-fp16/model.onnx"]  # nothing was predicted of another dtype
     assert (half.predicted_ratio, half.ratio, half.parity) == (None, None, 3e-3)
     assert rows["tensorrt-fp16/prefill"].latency_s == 1e-4
+    assert rows["onnx-bad/model.onnx"].wrong == "differs"
+    assert "does not hold</b>: differs" in render_artefacts(list(rows.values()))
 
 
 def test_the_part_is_replaced_and_nothing_else(tmp_path):

@@ -95,6 +95,10 @@ def test_a_database_of_ones_own_is_a_table(no_gpu, tmp_path):
     found = target.table.predictor.estimate(row.shape)
     assert found.source == "measured"
     assert found.latency_s == pytest.approx(row.latency_s, rel=0.01)
+    with LatencyDatabase(tmp_path / "few.sqlite") as database:
+        database.add(database.start_run(fingerprint, "a few"), rows[:3])
+    few = find_target("h200", dtype="fp16", database=tmp_path / "few.sqlite")
+    assert few.table.sources[0].startswith("this project's database")
     with pytest.raises(UsageError, match="nothing is known of rtx-4090 in bf16"):
         _ = find_target("rtx-4090", database=path).table
     assert not (tmp_path / "none.sqlite").exists()
