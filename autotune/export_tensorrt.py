@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 def export_tensorrt(
     folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
     decode: bool = False, workload: Workload | None = None, here: bool = False,
-    tensorrt: int | None = None, limit_s: float | None = None, reporter: Reporter | None = None,
+    tensorrt: int | None = None, one_profile: bool = False, limit_s: float | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a folder for each pass, with ONNX, build task and build script; with the engine too.
 
     The engine is built where a GPU and TensorRT are, and what prevents it is told; `here` demands
     it. Shapes up to `workload`'s (that of the run, else 1 × 128 tokens) are admitted, and one token
-    a sequence has a profile of its own. `tensorrt`: the major version that the ONNX is for, 8 or 10
-    (and later); that of what is installed, else 10.
+    a sequence has a profile of its own unless `one_profile`. `tensorrt`: the major version that the
+    ONNX is for, 8 or 10 (and later); that of what is installed, else 10.
 
     Returns:
         The manifest; `engines` is empty where none was built, and `kit_because` says why.
@@ -72,7 +73,10 @@ def export_tensorrt(
             place = path / run
             graphs = trace_graphs(loaded, (run,), place, kind, reporter, traced_opset(opset))
             graph = lowered(graphs[run], opset)
-            task = {"dtype": kind, "profiles": profiles(loaded, run, shape)}
+            task = {
+                "dtype": kind,
+                "profiles": profiles(loaded, run, shape)[: 1 if one_profile else None],
+            }
             write_kit(place, graph, task)
             _compare(loaded, run, graph, kind, facts, reporter)
             if lacks:

@@ -27,6 +27,9 @@ from autotune.cli.main import emit
 @click.option("--isl", type=int, help="tensorrt: most input tokens.")
 @click.option("--osl", type=int, default=0, help="tensorrt: most output tokens.")
 @click.option("--tensorrt", type=click.Choice(["8", "10"]), help="Major version (10: and later).")
+@click.option(
+    "--one-profile", is_flag=True, help="tensorrt: none by itself for one token; builds sooner."
+)
 @click.option("--build-limit", type=float, help="tensorrt: seconds (default: 1800).")
 @click.option("--json", "as_json", is_flag=True, help="The last line is one JSON document.")
 def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
@@ -51,7 +54,7 @@ def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> 
     common = {key: options[key] for key in ("dtype", "decode")} | {"reporter": reporter}
     batch, length = options["batch_size"], options["isl"]
     if form == "onnx":
-        other = ("device", "batch_size", "isl", "osl", "tensorrt", "build_limit")
+        other = ("device", "batch_size", "isl", "osl", "tensorrt", "one_profile", "build_limit")
         given = [key for key in other if options[key]]
         if given:
             raise UsageError(f"--{given[0].replace('_', '-')} goes with --format tensorrt only")
@@ -64,7 +67,7 @@ def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> 
     return export_tensorrt(
         folder, options["output"], **common, workload=workload, here=bool(options["device"]),
         tensorrt=int(options["tensorrt"]) if options["tensorrt"] else None,
-        limit_s=options["build_limit"],
+        one_profile=options["one_profile"], limit_s=options["build_limit"],
     )  # fmt: skip
 
 

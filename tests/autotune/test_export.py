@@ -228,6 +228,16 @@ def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, 
     assert verify(tmp_path / "kit")["valid"]
 
 
+def test_an_engine_may_do_with_one_profile(no_tensorrt, llama, tmp_path, cli):
+    shape = ("--batch-size", "2", "--isl", "16", "--tensorrt", "8")
+    done = cli(
+        "export", llama, "--format", "tensorrt", "--one-profile", *shape, "-o", tmp_path / "kit"
+    )
+    assert done.returncode == 0, done.stderr
+    (whole,) = json.loads((tmp_path / "kit" / "prefill" / "build.json").read_text())["profiles"]
+    assert whole["input_ids"] == [[1, 1], [2, 16], [2, 16]]
+
+
 def test_a_demanded_engine_is_an_error(no_tensorrt, llama, tmp_path, cli):
     with pytest.raises(EngineError, match="TensorRT needs"):
         export_tensorrt(llama, tmp_path / "engine", here=True)
