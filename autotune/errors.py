@@ -7,7 +7,8 @@
     │   ├── CalibrationError               text or tensors that cannot calibrate the model
     │   └── RunFolderError                 an output folder that cannot be written or is in use
     ├── StorageError                   2   the disk is full, or a file system refused a write
-    ├── DatabaseError                  2   a latency database is corrupted, newer or inconsistent
+    ├── DatabaseError                  2   a database is corrupted, newer or inconsistent
+    │   └── DatabaseUnreachableError       it does not answer, or is locked: later it may
     ├── BudgetInfeasibleError          3   no plan meets the budgets; carries the reachable minimum
     ├── DeviceMissingError             4   the device, or the backend for it, is not on this machine
     ├── EngineError                    4   an engine cannot be built or run here
@@ -67,6 +68,10 @@ class DatabaseError(AutotuneError):
     """The latency database is corrupted, of a newer schema, or inconsistent."""
 
     exit_code = 2
+
+
+class DatabaseUnreachableError(DatabaseError):
+    """The database does not answer now; the same call may succeed later."""
 
 
 class BudgetInfeasibleError(AutotuneError):

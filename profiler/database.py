@@ -11,18 +11,13 @@ import dataclasses
 import datetime
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 
 from autotune.devices.health import ClockReading
-from autotune.errors import DatabaseError
 from autotune.profiler import seals
-from autotune.profiler.dialects import Dialect, dialect_of
 from autotune.profiler.records import PERCENTS, Detail, Measurement, Origin, RunContents
 from autotune.profiler.schema import (
     CLOCKS,
@@ -36,7 +31,8 @@ from autotune.profiler.schema import (
     SAMPLES,
     SOURCE,
 )
-from autotune.types import Address, Fingerprint, LayerShape, canonical_json, from_mapping
+from autotune.store import Store
+from autotune.types import Fingerprint, LayerShape, canonical_json, from_mapping
 from autotune.version import __version__
 
 SCHEMA = len(MIGRATIONS)
@@ -48,58 +44,18 @@ def measured_here() -> Origin:
     return Origin(kind="measured", name="lowrank-autotune", version=__version__)
 
 
-class LatencyDatabase:
-    """One database, at a path (SQLite) or a URL (PostgreSQL). Use as a context manager.
+class LatencyDatabase(Store):
+    """Measurements of layers; `Store` says how it is opened and what any method may raise."""
 
-    Raises (any method):
-        DatabaseError: not a database, damaged, or written by a newer version.
-        StorageError: the disk is full.
-        RunFolderError: the file cannot be opened or written.
-    """
+    what = "latency database"
+    schema = SCHEMA
 
-    def __init__(self, address: Address) -> None:
-        self.dialect: Dialect = dialect_of(address)
-        self.address = address
-        self._engine = self.dialect.engine()
-        self._migrate()
-
-    def __enter__(self) -> LatencyDatabase:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        self.close()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction, committed at the end; errors of the driver become ours."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except exc.DBAPIError as error:
-            raise self.dialect.translate(error) from error
-
-    def _migrate(self) -> None:
-        with self.transaction() as connection:
-            found = self.dialect.version(connection)
-            if found > SCHEMA:
-                raise DatabaseError(
-                    f"{self.address} has schema version {found}, this program knows up to "
-                    f"{SCHEMA}; upgrade lowrank-autotune or give another file with --db"
-                )
-            if found == SCHEMA:
-                return
-            for migrate in MIGRATIONS[found:]:
-                migrate(connection)
-            for run_id in connection.execute(sa.select(RUN.c.id)).scalars().all():
-                seals.seal(connection, run_id)
-            self.dialect.set_version(connection, SCHEMA)
+    def migrate(self, connection: sa.Connection, found: int) -> None:
+        """The migrations, and then every run's seal, since they change what is sealed."""
+        for migrate in MIGRATIONS[found:]:
+            migrate(connection)
+        for run_id in connection.execute(sa.select(RUN.c.id)).scalars().all():
+            seals.seal(connection, run_id)
 
     def start_run(self, fingerprint: Fingerprint, plan: str, origin: Origin | None = None) -> str:
         """Register a run of measurements (by this program unless `origin` says else); its id."""

@@ -1,4 +1,4 @@
-"""What differs between the databases that keep latencies: SQLite files and PostgreSQL servers."""
+"""What differs between databases: SQLite files and PostgreSQL servers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from autotune.errors import (
     AutotuneError,
     DatabaseError,
+    DatabaseUnreachableError,
     RunFolderError,
     StorageError,
     UsageError,
@@ -21,6 +22,7 @@ from autotune.errors import (
 from autotune.types import Address
 
 _MIGRATION_LOCK = 0x6175746F
+_CONNECTIONS = 60  # beyond the five that are kept: as many as threads may ask at once
 
 
 class Dialect(ABC):
@@ -32,8 +34,14 @@ class Dialect(ABC):
     - `translate` turns an error of the driver into one of ours, which names the address.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, what: str) -> None:
         self.address = address
+        self.what = what
+
+    @property
+    def shown(self) -> str:
+        """The address as messages may show it."""
+        return str(self.address)
 
     @abstractmethod
     def engine(self) -> sa.Engine:
@@ -50,6 +58,10 @@ class Dialect(ABC):
     @abstractmethod
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An insert that knows `on_conflict_do_update`."""
+
+    @abstractmethod
+    def now(self) -> sa.ColumnElement[float]:
+        """The database's own clock in seconds since 1970, which all its clients share."""
 
     @abstractmethod
     def problems(self, connection: sa.Connection) -> list[str]:
@@ -70,7 +82,7 @@ class SqliteFile(Dialect):
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
-        engine = sa.create_engine(f"sqlite:///{path}")
+        engine = sa.create_engine(f"sqlite:///{path}", max_overflow=_CONNECTIONS)
         sa.event.listen(engine, "connect", _configure)
         return engine
 
@@ -86,6 +98,10 @@ class SqliteFile(Dialect):
         """SQLite's own."""
         return sqlite.insert(table)
 
+    def now(self) -> sa.ColumnElement[float]:
+        """From the Julian day."""
+        return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double())
+
     def problems(self, connection: sa.Connection) -> list[str]:
         """Pages, indexes and references that do not fit together."""
         lines = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
@@ -98,6 +114,8 @@ class SqliteFile(Dialect):
         text = str(error.orig)
         if isinstance(error, exc.IntegrityError):
             return DatabaseError(f"{self.address} refuses the row: {text}")
+        if "locked" in text:
+            return DatabaseUnreachableError(f"{self.address} was busy for too long ({text})")
         if "full" in text:
             return StorageError(
                 f"no space left while writing {self.address}; free some space and run the same "
@@ -105,11 +123,11 @@ class SqliteFile(Dialect):
             )
         if "readonly" in text or "unable to open" in text:
             return RunFolderError(
-                f"cannot write {self.address} ({text}); give another file with --db"
+                f"cannot write {self.address} ({text}); give another file for the {self.what}"
             )
         return DatabaseError(
-            f"{self.address} is damaged or no latency database ({text}); move it away, or restore "
-            "it with `autotune db import` from an export"
+            f"{self.address} is damaged or no {self.what} ({text}); move it away, or restore it "
+            "from a backup or with `autotune db import` from an export"
         )
 
 
@@ -124,7 +142,8 @@ class PostgresServer(Dialect):
         """
         try:
             url = sa.make_url(str(self.address)).set(drivername="postgresql+psycopg")
-            return sa.create_engine(url)
+            # A server that was restarted has closed connections that the pool still holds.
+            return sa.create_engine(url, pool_pre_ping=True, max_overflow=_CONNECTIONS)
         except exc.ArgumentError as error:
             raise UsageError(f"{self.address}: {error}") from error
         except ImportError as error:
@@ -135,19 +154,30 @@ class PostgresServer(Dialect):
     def version(self, connection: sa.Connection) -> int:
         """In a table of one row; only one process at a time makes the next version."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-        connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS schema_version (number INTEGER)")
-        found = connection.exec_driver_sql("SELECT max(number) FROM schema_version").scalar()
+        made = f"CREATE TABLE IF NOT EXISTS {self._versions} (number INTEGER)"
+        connection.exec_driver_sql(made)
+        found = connection.exec_driver_sql(f"SELECT max(number) FROM {self._versions}").scalar()  # noqa: S608
         return int(found or 0)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
         """The row replaced."""
-        connection.exec_driver_sql("DELETE FROM schema_version")
-        insert = sa.text("INSERT INTO schema_version VALUES (:number)")
+        connection.exec_driver_sql(f"DELETE FROM {self._versions}")  # noqa: S608
+        insert = sa.text(f"INSERT INTO {self._versions} VALUES (:number)")  # noqa: S608
         connection.execute(insert, {"number": version})
+
+    @property
+    def _versions(self) -> str:
+        """The first kind of database that there was keeps the name it has."""
+        first = self.what == "latency database"
+        return "schema_version" if first else f"{self.what.replace(' ', '_')}_version"
 
     def insert(self, table: sa.Table) -> postgresql.Insert:
         """PostgreSQL's own."""
         return postgresql.insert(table)
+
+    def now(self) -> sa.ColumnElement[float]:
+        """The wall clock, not the start of the transaction."""
+        return sa.literal_column("extract(epoch from clock_timestamp())::float8", sa.Double())
 
     def problems(self, connection: sa.Connection) -> list[str]:
         """The server checks its pages and references itself."""
@@ -158,30 +188,30 @@ class PostgresServer(Dialect):
         """A full disk, a server that is not there, or a refused row."""
         text = str(error.orig).strip()
         if "No space left" in text or "could not extend file" in text:
-            return StorageError(f"no space left on the server of {self._shown} ({text})")
-        if isinstance(error, exc.OperationalError):
-            return DatabaseError(f"{self._shown} does not answer ({text}); check --db")
-        return DatabaseError(f"{self._shown} refuses the row: {text}")
+            return StorageError(f"no space left on the server of {self.shown} ({text})")
+        if isinstance(error, exc.OperationalError) or error.connection_invalidated:
+            return DatabaseUnreachableError(
+                f"{self.shown} does not answer ({text}); check its address and that it runs"
+            )
+        return DatabaseError(f"{self.shown} refuses the row: {text}")
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
         """The address without a password."""
         return sa.make_url(str(self.address)).render_as_string(hide_password=True)
 
 
-def dialect_of(address: Address) -> Dialect:
+def dialect_of(address: Address, what: str) -> Dialect:
     """The dialect that an address is of.
 
     Raises:
         UsageError: a URL of another kind of database.
     """
     if isinstance(address, Path) or "://" not in address:
-        return SqliteFile(Path(address))
+        return SqliteFile(Path(address), what)
     if address.partition("://")[0] in ("postgresql", "postgres", "postgresql+psycopg"):
-        return PostgresServer(address.replace("postgres://", "postgresql://", 1))
-    raise UsageError(
-        f"{address}: a latency database is a SQLite file, or postgresql://user@host/name"
-    )
+        return PostgresServer(address.replace("postgres://", "postgresql://", 1), what)
+    raise UsageError(f"{address}: a {what} is a SQLite file, or postgresql://user@host/name")
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:
