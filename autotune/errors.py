@@ -8,7 +8,7 @@
     │   └── RunFolderError                 an output folder that cannot be written or is in use
     ├── StorageError                   2   the disk is full, or a file system refused a write
     ├── DatabaseError                  2   a database is corrupted, newer or inconsistent
-    │   └── DatabaseUnreachableError       it does not answer, or is locked: later it may
+    │   └── DatabaseUnreachableError  75   it does not answer, or is locked: later it may
     ├── BudgetInfeasibleError          3   no plan meets the budgets; carries the reachable minimum
     ├── DeviceMissingError             4   the device, or the backend for it, is not on this machine
     ├── EngineError                    4   an engine cannot be built or run here
@@ -72,6 +72,8 @@ class DatabaseError(AutotuneError):
 
 class DatabaseUnreachableError(DatabaseError):
     """The database does not answer now; the same call may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class BudgetInfeasibleError(AutotuneError):

@@ -18,10 +18,10 @@ def command(folder: Path, output_format: str) -> int:
 
     read_result(folder)  # a wrong folder is refused before anything heavy is imported
     from autotune.bench import bench
-    from autotune.progress_rich import TerminalReporter
+    from autotune.cli.reporting import make_reporter
     from autotune.units import format_seconds
 
-    record = bench(folder, TerminalReporter())
+    record = bench(folder, make_reporter())
     lines = [
         f"latency {format_seconds(record['latency_s'])} against "
         f"{format_seconds(record['dense_latency_s'])} dense, ratio {record['ratio']:.3f} (95 %: "

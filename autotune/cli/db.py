@@ -167,6 +167,7 @@ def drift(
     database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Time some points again and say whether the database still holds; exit code 1 when not."""
+    from autotune.cli.reporting import make_reporter
     from autotune.devices.detect import check_threads
     from autotune.paths import default_measure_seconds
     from autotune.profiler.database import LatencyDatabase
@@ -174,7 +175,6 @@ def drift(
     from autotune.profiler.profile import fingerprint_of
     from autotune.profiler.shard import ShardRunner
     from autotune.profiler.timing import TimingPolicy
-    from autotune.progress_rich import TerminalReporter
     from autotune.target import target_here
 
     target = target_here(device, backend, dtype)
@@ -183,7 +183,7 @@ def drift(
     with LatencyDatabase(database) as store:
         rows = store.measurements(fingerprint.id)
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
-    with TerminalReporter().stage("time anchors again") as advance:
+    with make_reporter().stage("time anchors again") as advance:
         runner = ShardRunner.on(present, runs_on, count)
         found = measure_drift(rows, runner, policy, anchors, advance)
     verdict = "VALID" if found.valid else "STALE"

@@ -38,9 +38,9 @@ def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
     Where TensorRT or the GPU is missing, `--format tensorrt` writes a kit that builds the engine
     elsewhere; `--device here` makes that an error (exit code 4).
     """
-    from autotune.progress_rich import TerminalReporter
+    from autotune.cli.reporting import make_reporter
 
-    record = _export(folder, form, options, TerminalReporter())
+    record = _export(folder, form, options, make_reporter())
     emit("json" if as_json else "text", record, _lines(record))
     return 0
 

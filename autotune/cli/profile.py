@@ -44,6 +44,7 @@ def command(
     backend: str | None, threads: int | None, database: Address, output_format: str,
 ) -> int:  # fmt: skip
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    from autotune.cli.reporting import make_reporter
     from autotune.devices.detect import check_threads
     from autotune.errors import UsageError
     from autotune.paths import default_measure_seconds
@@ -51,7 +52,6 @@ def command(
     from autotune.profiler.profile import fingerprint_of, plan_ranks
     from autotune.profiler.timing import TimingPolicy
     from autotune.profiling import profile_full, profile_points, profile_quick
-    from autotune.progress_rich import TerminalReporter
     from autotune.target import target_here
 
     target = target_here(device, backend, dtype)
@@ -67,7 +67,7 @@ def command(
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     with (
         LatencyDatabase(database) as store,
-        TerminalReporter().stage("measure layers") as advance,
+        make_reporter().stage("measure layers") as advance,
     ):
         if plan:
             whole = {"quick": profile_quick, "full": profile_full}[plan]

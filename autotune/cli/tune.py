@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,9 @@ from autotune.cli.options import (
 )
 from autotune.paths import default_output
 from autotune.types import PHASES, Budget, Workload, from_mapping
+
+if TYPE_CHECKING:
+    from autotune.request import TuneRequest
 
 
 @click.command(
@@ -69,6 +73,29 @@ from autotune.types import PHASES, Budget, Workload, from_mapping
 @format_option
 def command(**options: Any) -> int:
     """Tune a model: measure, choose ranks under the budget, factorize, export, verify."""
+    request = tune_request(options)
+    request.check()
+    from autotune.cli.reporting import make_reporter
+    from autotune.pipeline import run
+
+    result = run(request, make_reporter(quiet=options["quiet"]))
+    record = {**result.record, "output": str(result.folder)}
+    emit(options["output_format"], record, summary(result.record, result.folder))
+    if not result.within_budget:
+        click.echo(f"autotune: {miss_text(result.record)}", err=True)
+        return 1
+    return 0
+
+
+def tune_request(options: Mapping[str, Any]) -> TuneRequest:
+    """What the options ask for.
+
+    Raises:
+        UsageError: a value that cannot be used.
+    """
+    from autotune.compress.plan import CalibrationPlan
+    from autotune.request import TuneRequest
+
     budget = Budget(
         latency=options["latency_budget"],
         parameters=options["params_budget"],
@@ -83,24 +110,6 @@ def command(**options: Any) -> int:
         output_length=options["osl"],
         phase=options["phase"] or ("request" if options["osl"] else "prefill"),
     )
-    request = _request(options, budget, workload)
-    request.check()
-    from autotune.pipeline import run
-    from autotune.progress_rich import TerminalReporter
-
-    result = run(request, TerminalReporter(quiet=options["quiet"]))
-    record = {**result.record, "output": str(result.folder)}
-    emit(options["output_format"], record, summary(result.record, result.folder))
-    if not result.within_budget:
-        click.echo(f"autotune: {miss_text(result.record)}", err=True)
-        return 1
-    return 0
-
-
-def _request(options: dict[str, Any], budget: Budget, workload: Workload) -> Any:
-    from autotune.compress.plan import CalibrationPlan
-    from autotune.request import TuneRequest
-
     return TuneRequest(
         model=options["model"],
         output=options["output"] or default_output(options["model"]),

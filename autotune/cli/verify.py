@@ -15,10 +15,10 @@ from autotune.cli.main import emit, format_option
 @format_option
 def command(folder: Path, output_format: str) -> int:
     """Check a result: files, ranks, parity, latency and quality again; exit code 1 if INVALID."""
-    from autotune.progress_rich import TerminalReporter
+    from autotune.cli.reporting import make_reporter
     from autotune.verify import verify
 
-    record = verify(folder, TerminalReporter())
+    record = verify(folder, make_reporter())
     lines = [_line(finding) for finding in record["findings"]]
     wrong = sum(not finding["holds"] for finding in record["findings"])
     lines.append(f"INVALID: {wrong} of {len(lines)} checks failed" if wrong else "VALID")

@@ -1,0 +1,1 @@
+"""The service: jobs that others submit, run in processes of their own, watched over HTTP."""

@@ -1,0 +1,66 @@
+"""Threads that claim jobs and run them, and one that takes jobs back from silent runners."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from autotune.errors import AutotuneError
+from autotune.service.jobs import JobDatabase
+from autotune.service.runner import Runner
+from autotune.service.settings import Settings
+
+LOG = logging.getLogger(__name__)
+_IDLE_S = 0.5
+
+
+class Dispatcher:
+    """Works off the queue in `settings.slots` threads. Use as a context manager.
+
+    Each job is a process of its own; the threads only wait for them. Leaving stops the processes
+    and gives their jobs back to the queue.
+    """
+
+    def __init__(self, settings: Settings, database: JobDatabase) -> None:
+        self.settings, self.database = settings, database
+        self.stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(number,), name=f"slot-{number}")
+            for number in range(settings.slots)
+        ]
+        self._threads.append(threading.Thread(target=self._keep_house, name="housekeeping"))
+
+    def __enter__(self) -> Dispatcher:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, number: int) -> None:
+        runner = Runner(
+            self.settings, self.database, f"{self.settings.server}/{number}", self.stopping
+        )
+        while not self.stopping.is_set():
+            try:
+                job = self.database.claim(runner.name)
+                if job is not None:
+                    runner.run(job)
+                    continue
+            except AutotuneError as error:
+                LOG.warning("%s", error)
+            except Exception:
+                LOG.exception("slot %d goes on after an error of its own", number)
+            self.stopping.wait(_IDLE_S)
+
+    def _keep_house(self) -> None:
+        stale_s = self.settings.stale_s
+        while not self.stopping.wait(min(stale_s / 3, 5.0)):
+            try:
+                for job_id in self.database.requeue_stale(stale_s, self.settings.attempts):
+                    LOG.warning("job %s was taken from a silent runner", job_id)
+            except AutotuneError as error:
+                LOG.warning("%s", error)

@@ -1,0 +1,297 @@
+"""The job table: submit, claim, keep alive, end. One writer for every running job, by its lease."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from autotune.service.errors import ConflictError, LeaseLostError, NotFoundError, QuotaError
+from autotune.service.records import Ending, Event, Job, Lease
+from autotune.service.schema import (
+    CANCELLED,
+    EVENT,
+    FAILED,
+    JOB,
+    MIGRATIONS,
+    QUEUED,
+    RUNNING,
+    STATES,
+    SUCCEEDED,
+)
+from autotune.store import Store
+from autotune.types import canonical_json
+
+
+def new_id() -> str:
+    """Sorts by the time it was made; 32 random bits tell those of one millisecond apart."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(4).hex()}"
+
+
+class JobDatabase(Store):
+    """Jobs, their events and the API keys; `Store` says how it is opened and what may be raised."""
+
+    what = "job database"
+    schema = len(MIGRATIONS)
+
+    def migrate(self, connection: sa.Connection, found: int) -> None:
+        """The migrations that are missing."""
+        for migrate in MIGRATIONS[found:]:
+            migrate(connection)
+
+    def submit(
+        self, kind: str, spec: Mapping[str, Any], *, device: str, owner: str = "",
+        idempotency_key: str | None = None, most_queued: int | None = None,
+    ) -> tuple[Job, bool]:  # fmt: skip
+        """Put a job in the queue; and whether it is new, or was there under the idempotency key.
+
+        Raises:
+            ConflictError: the key was used for another job.
+            QuotaError: `most_queued` jobs are waiting.
+        """
+        now, job_id = self.dialect.now(), new_id()
+        insert = self.dialect.insert(JOB).values(
+            id=job_id, kind=kind, spec=canonical_json(dict(spec)), owner=owner, device=device,
+            idempotency_key=idempotency_key, state=QUEUED, created_at=now, not_before=0.0,
+            attempt=0, cancel_requested=0, stage="", done=0, total=0, revision=0, events=0,
+        )  # fmt: skip
+        with self.transaction() as connection:
+            made = connection.execute(
+                insert.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"])
+                .returning(JOB.c.id)
+            ).first()  # fmt: skip
+            if made is None:
+                same = sa.and_(JOB.c.owner == owner, JOB.c.idempotency_key == idempotency_key)
+                found = _one(connection, same)
+                if found.kind != kind or found.spec != dict(spec):
+                    raise ConflictError(
+                        f"idempotency key {idempotency_key!r} belongs to job {found.id}, which "
+                        "asks for something else; use a new key"
+                    )
+                return found, False
+            queued = sa.select(sa.func.count()).where(JOB.c.state == QUEUED)
+            if most_queued is not None:
+                count = connection.execute(queued).scalar_one()
+                if count > most_queued:
+                    raise QuotaError(
+                        f"{most_queued} jobs are queued, which is the most; wait for some to end"
+                    )
+            self._event(connection, job_id, "state", QUEUED)
+            return _one(connection, JOB.c.id == job_id), True
+
+    def get(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        with self.transaction() as connection:
+            return _one(connection, JOB.c.id == job_id)
+
+    def page(
+        self, *, states: Iterable[str] = (), kind: str | None = None, before: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:  # fmt: skip
+        """The youngest first; `before` an id is the next page."""
+        query = sa.select(JOB).order_by(JOB.c.id.desc()).limit(limit)
+        if states:
+            query = query.where(JOB.c.state.in_(list(states)))
+        if kind:
+            query = query.where(JOB.c.kind == kind)
+        if before:
+            query = query.where(JOB.c.id < before)
+        with self.transaction() as connection:
+            return [Job.of(dict(row._mapping)) for row in connection.execute(query)]
+
+    def counts(self) -> dict[str, int]:
+        """Jobs of every state."""
+        query = sa.select(JOB.c.state, sa.func.count().label("jobs")).group_by(JOB.c.state)
+        with self.transaction() as connection:
+            found = {row.state: row.jobs for row in connection.execute(query)}
+        return {state: int(found.get(state, 0)) for state in STATES}
+
+    def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
+        """Of those jobs that are there."""
+        query = sa.select(JOB.c.id, JOB.c.revision).where(JOB.c.id.in_(list(job_ids)))
+        with self.transaction() as connection:
+            return {row.id: row.revision for row in connection.execute(query)}
+
+    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+        """What happened after event number `after`."""
+        query = sa.select(EVENT.c.number, EVENT.c.at, EVENT.c.kind, EVENT.c.text)
+        query = query.where(EVENT.c.job_id == job_id, EVENT.c.number > after)
+        query = query.order_by(EVENT.c.number).limit(limit)
+        with self.transaction() as connection:
+            return [Event(**row._mapping) for row in connection.execute(query)]
+
+    def claim(self, runner: str) -> Job | None:
+        """The oldest job that may start, now `runner`'s; None when there is none."""
+        now = self.dialect.now()
+        oldest = (
+            sa.select(JOB.c.id).where(JOB.c.state == QUEUED, JOB.c.not_before <= now)
+            .order_by(JOB.c.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+        )  # fmt: skip
+        take = (
+            JOB.update().where(JOB.c.id == oldest, JOB.c.state == QUEUED)
+            .values(
+                state=RUNNING, runner=runner, attempt=JOB.c.attempt + 1, heartbeat_at=now,
+                started_at=sa.func.coalesce(JOB.c.started_at, now),
+            ).returning(JOB.c.id)
+        )  # fmt: skip
+        with self.transaction() as connection:
+            job_id = connection.execute(take).scalar()
+            if job_id is None:
+                return None
+            self._event(connection, job_id, "state", RUNNING)
+            return _one(connection, JOB.c.id == job_id)
+
+    def beat(self, lease: Lease, stage: str, done: int, total: int) -> bool:
+        """Say that the runner lives and how far the job is; whether it is to be cancelled.
+
+        Raises:
+            LeaseLostError: another runner has the job.
+        """
+        changed = sa.or_(JOB.c.stage != stage, JOB.c.done != done, JOB.c.total != total)
+        beat = _held(lease).values(
+            heartbeat_at=self.dialect.now(), stage=stage, done=done, total=total,
+            revision=JOB.c.revision + sa.case((changed, 1), else_=0),
+        ).returning(JOB.c.cancel_requested)  # fmt: skip
+        with self.transaction() as connection:
+            return bool(_write(connection, beat, lease))
+
+    def note(self, lease: Lease, kind: str, text: str) -> None:
+        """Add an event to a running job.
+
+        Raises:
+            LeaseLostError: another runner has the job.
+        """
+        with self.transaction() as connection:
+            still = _held(lease).values(heartbeat_at=self.dialect.now())
+            _write(connection, still.returning(JOB.c.id), lease)
+            self._event(connection, lease.job_id, kind, text)
+
+    def finish(self, lease: Lease, ending: Ending, *, cancelled: bool = False) -> None:
+        """End a running job, once.
+
+        Raises:
+            LeaseLostError: another runner has the job.
+        """
+        state = CANCELLED if cancelled else FAILED if ending.error is not None else SUCCEEDED
+        values = {
+            "exit_code": ending.exit_code,
+            "error": ending.error if state == FAILED else None,
+            "result": None if ending.result is None else canonical_json(dict(ending.result)),
+        }
+        with self.transaction() as connection:
+            self._end(connection, _held(lease), lease, state, values)
+
+    def requeue(self, lease: Lease, why: str, delay_s: float) -> None:
+        """Put a running job back in the queue, to start again after `delay_s`.
+
+        Raises:
+            LeaseLostError: another runner has the job.
+        """
+        with self.transaction() as connection:
+            self._back(connection, _held(lease), lease, why, delay_s)
+
+    def requeue_stale(self, older_than_s: float, most_attempts: int) -> list[str]:
+        """Take jobs from runners that have been silent; those that were tried too often fail."""
+        stale = sa.select(JOB).where(
+            JOB.c.state == RUNNING, JOB.c.heartbeat_at < self.dialect.now() - older_than_s
+        )
+        found = []
+        with self.transaction() as connection:
+            rows = [Job.of(dict(row._mapping)) for row in connection.execute(stale)]
+        for job in rows:
+            lease = Lease(job_id=job.id, runner=job.runner or "", attempt=job.attempt)
+            silent = _held(lease).where(JOB.c.heartbeat_at == job.heartbeat_at)
+            try:
+                with self.transaction() as connection:
+                    self._take_back(connection, silent, lease, job, most_attempts)
+                    found.append(job.id)
+            except LeaseLostError:
+                continue  # it spoke meanwhile, or another server was quicker
+        return found
+
+    def _take_back(
+        self, connection: sa.Connection, silent: sa.Update, lease: Lease, job: Job,
+        most_attempts: int,
+    ) -> None:  # fmt: skip
+        why = f"runner {job.runner} was silent"
+        if job.cancel_requested:
+            self._end(connection, silent, lease, CANCELLED, {"exit_code": None})
+        elif job.attempt >= most_attempts:
+            error = f"{why}; tried {job.attempt} times, which is the most"
+            self._end(connection, silent, lease, FAILED, {"error": error})
+        else:
+            self._back(connection, silent, lease, why, 0.0)
+
+    def cancel(self, job_id: str) -> Job:
+        """A queued job ends now, a running one as soon as its runner hears; an ended one stays.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        wanted = JOB.update().where(JOB.c.id == job_id, JOB.c.state.in_([QUEUED, RUNNING]))
+        wanted = wanted.where(JOB.c.cancel_requested == 0)
+        waiting = JOB.update().where(JOB.c.id == job_id, JOB.c.state == QUEUED)
+        now = self.dialect.now()
+        with self.transaction() as connection:
+            if connection.execute(wanted.values(cancel_requested=1)).rowcount:
+                self._event(connection, job_id, "cancel", "asked for")
+            if connection.execute(waiting.values(state=CANCELLED, finished_at=now)).rowcount:
+                self._event(connection, job_id, "state", CANCELLED)
+            return _one(connection, JOB.c.id == job_id)
+
+    def _end(
+        self, connection: sa.Connection, held: sa.Update, lease: Lease, state: str,
+        values: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        end = held.values(state=state, finished_at=self.dialect.now(), **values)
+        _write(connection, end.returning(JOB.c.id), lease)
+        self._event(connection, lease.job_id, "state", state)
+
+    def _back(
+        self, connection: sa.Connection, held: sa.Update, lease: Lease, why: str, delay_s: float
+    ) -> None:
+        back = held.values(
+            state=QUEUED, runner=None, heartbeat_at=None, not_before=self.dialect.now() + delay_s
+        )
+        _write(connection, back.returning(JOB.c.id), lease)
+        self._event(connection, lease.job_id, "state", f"{QUEUED} again: {why}")
+
+    def _event(self, connection: sa.Connection, job_id: str, kind: str, text: str) -> None:
+        """The row of the job is locked first, so that numbers have no gap and no double."""
+        counted = (
+            JOB.update().where(JOB.c.id == job_id)
+            .values(events=JOB.c.events + 1, revision=JOB.c.revision + 1).returning(JOB.c.events)
+        )  # fmt: skip
+        number = connection.execute(counted).scalar_one()
+        row = {"job_id": job_id, "number": number, "kind": kind, "text": text}
+        connection.execute(EVENT.insert().values(at=self.dialect.now(), **row))
+
+
+def _held(lease: Lease) -> sa.Update:
+    """An update of the job as long as the lease holds."""
+    return JOB.update().where(
+        JOB.c.id == lease.job_id, JOB.c.state == RUNNING, JOB.c.runner == lease.runner,
+        JOB.c.attempt == lease.attempt,
+    )  # fmt: skip
+
+
+def _write(connection: sa.Connection, statement: Any, lease: Lease) -> Any:
+    row = connection.execute(statement).first()
+    if row is None:
+        raise LeaseLostError(f"job {lease.job_id} is no longer of runner {lease.runner}")
+    return row[0]
+
+
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
+    try:
+        return Job.of(dict(connection.execute(sa.select(JOB).where(condition)).one()._mapping))
+    except exc.NoResultFound:
+        raise NotFoundError("there is no such job; `autotune jobs` lists them") from None

@@ -1,0 +1,86 @@
+"""API keys: made once, stored as hashes, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from autotune.service.errors import ForbiddenError, NotFoundError
+from autotune.service.jobs import JobDatabase
+from autotune.service.schema import API_KEY
+
+_TOKEN = re.compile(r"atk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_NOBODY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """A key without its secret; times are seconds since 1970."""
+
+    id: str
+    name: str
+    created_at: float
+    revoked_at: float | None
+
+
+def create_key(database: JobDatabase, name: str) -> tuple[ApiKey, str]:
+    """A new key and its token, which is not kept: this is the one time it can be read.
+
+    The secret has 256 random bits, so that a plain hash of it cannot be searched for.
+    """
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    insert = API_KEY.insert().values(
+        id=key_id, name=name, sha256=_sha256(secret), created_at=database.dialect.now()
+    )
+    with database.transaction() as connection:
+        connection.execute(insert)
+    made = next(key for key in list_keys(database) if key.id == key_id)
+    return made, f"atk_{key_id}_{secret}"
+
+
+def list_keys(database: JobDatabase) -> list[ApiKey]:
+    """Every key there was, oldest first."""
+    columns = (API_KEY.c.id, API_KEY.c.name, API_KEY.c.created_at, API_KEY.c.revoked_at)
+    query = sa.select(*columns).order_by(API_KEY.c.created_at)
+    with database.transaction() as connection:
+        return [ApiKey(**row._mapping) for row in connection.execute(query)]
+
+
+def revoke_key(database: JobDatabase, key_id: str) -> None:
+    """From now on the key opens nothing.
+
+    Raises:
+        NotFoundError: no such key.
+    """
+    revoke = API_KEY.update().where(API_KEY.c.id == key_id)
+    first = sa.func.coalesce(API_KEY.c.revoked_at, database.dialect.now())
+    with database.transaction() as connection:
+        if not connection.execute(revoke.values(revoked_at=first)).rowcount:
+            raise NotFoundError(f"there is no API key {key_id!r}; `autotune keys list` lists them")
+
+
+def key_of(database: JobDatabase, token: str) -> str:
+    """The id of the key that `token` is of.
+
+    Raises:
+        ForbiddenError: it is of none, or of one that was revoked; the two are not told apart.
+    """
+    match = _TOKEN.fullmatch(token)
+    query = sa.select(API_KEY.c.sha256).where(
+        API_KEY.c.id == (match[1] if match else ""), API_KEY.c.revoked_at.is_(None)
+    )
+    with database.transaction() as connection:
+        known = connection.execute(query).scalar()
+    same = hmac.compare_digest(_sha256(match[2] if match else ""), known or _NOBODY)
+    if not (same and known and match):
+        raise ForbiddenError("this API key opens nothing; ask for one made by `autotune keys`")
+    return match[1]
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

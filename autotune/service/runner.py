@@ -1,0 +1,167 @@
+"""Carry one claimed job to its end: start its process, keep the lease, obey, write the result."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autotune.errors import AutotuneError, DatabaseUnreachableError, StorageError
+from autotune.service.errors import LeaseLostError
+from autotune.service.inputs import resolve
+from autotune.service.jobs import JobDatabase
+from autotune.service.process import JobProcess
+from autotune.service.records import Ending, Job, Lease
+from autotune.service.settings import Settings
+from autotune.service.specs import KINDS, arguments
+from autotune.service.summary import summarise
+
+LOG = logging.getLogger(__name__)
+TEMPORARY = DatabaseUnreachableError.exit_code
+_LISTEN_S = 0.2
+_PAUSE_S = 1.0
+_LOOK_S = 5.0
+_AGAIN_S = 2.0
+_T = TypeVar("_T")
+
+
+class Runner:
+    """Runs jobs one after the other; `stopping` ends it, and gives its job back."""
+
+    def __init__(
+        self, settings: Settings, database: JobDatabase, name: str, stopping: threading.Event
+    ) -> None:
+        self.settings, self.database, self.name, self.stopping = settings, database, name, stopping
+
+    def run(self, job: Job) -> None:
+        """From the claim to the last write."""
+        lease = Lease(job_id=job.id, runner=self.name, attempt=job.attempt)
+        try:
+            ending = self._work(job, lease)
+            if ending is not None:
+                self._end(job, lease, ending)
+        except LeaseLostError as error:
+            LOG.warning("%s", error)
+
+    def _work(self, job: Job, lease: Lease) -> Ending | None:
+        """The process from start to end; None where the job has been ended or given back here."""
+        try:
+            command = command_of(self.settings, job)
+            folder = self.settings.job_folder(job.id)
+            folder.mkdir(parents=True, exist_ok=True)
+            process = JobProcess(command, folder, environment_of(self.settings))
+        except (AutotuneError, OSError) as error:
+            return Ending(exit_code=getattr(error, "exit_code", 2), error=str(error))
+        with process:
+            return self._watch(process, lease)
+
+    def _watch(self, process: JobProcess, lease: Lease) -> Ending | None:
+        quotas, started, beaten, looked = self.settings.quotas, time.monotonic(), 0.0, 0.0
+        while process.alive:
+            for kind, text in process.listen(_LISTEN_S):
+                self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
+            now = time.monotonic()
+            if now - beaten >= self.settings.heartbeat_s:
+                beaten = now
+                if self._try(lambda: self._beat(process, lease)):
+                    process.stop()
+                    ending = Ending(exit_code=130)
+                    self._patiently(lambda e=ending: self.database.finish(lease, e, cancelled=True))  # type: ignore[misc]
+                    return None
+            if self.stopping.is_set():
+                process.stop()
+                self._try(lambda: self.database.requeue(lease, "its server is stopping", 0.0))
+                return None
+            if now - started > quotas.runtime_s:
+                process.stop()
+                return Ending(
+                    exit_code=1, error=f"it ran longer than {quotas.runtime_s:.0f} s, the most"
+                )
+            if now - looked >= _LOOK_S:
+                looked = now
+                size = folder_bytes(process.folder)
+                if size > quotas.artefact_bytes:
+                    process.stop()
+                    most = quotas.artefact_bytes
+                    return Ending(exit_code=1, error=f"it wrote {size} bytes, {most} is the most")
+        for kind, text in process.listen(0.0):
+            self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
+        return process.ending()
+
+    def _beat(self, process: JobProcess, lease: Lease) -> bool:
+        return self.database.beat(lease, process.stage, process.done, process.total)
+
+    def _end(self, job: Job, lease: Lease, ending: Ending) -> None:
+        """A result, a failure, or another attempt."""
+        died = ending.exit_code < 0 or ending.exit_code in (130, TEMPORARY)
+        if died and job.attempt < self.settings.attempts:
+            why = ending.error or "its process was interrupted"
+            delay = _AGAIN_S * job.attempt
+            self._patiently(lambda: self.database.requeue(lease, why, delay))
+            return
+        if ending.result is not None:
+            ending = Ending(exit_code=ending.exit_code, result=summarise(job.kind, ending.result))
+        elif died:
+            ending = Ending(
+                exit_code=ending.exit_code,
+                error=f"{ending.error}; tried {job.attempt} times, which is the most",
+            )
+        self._patiently(lambda: self.database.finish(lease, ending))
+
+    def _try(self, write: Callable[[], _T]) -> _T | None:
+        """A write that the next one makes good, when the database does not take it."""
+        try:
+            return write()
+        except (DatabaseUnreachableError, StorageError) as error:
+            LOG.warning("%s", error)
+            return None
+
+    def _patiently(self, write: Callable[[], Any]) -> None:
+        """A write that must not be lost: again until it is taken, or the server stops."""
+        while True:
+            try:
+                write()
+                return
+            except (DatabaseUnreachableError, StorageError) as error:
+                LOG.warning("%s", error)
+                if self.stopping.wait(_PAUSE_S):
+                    return  # the job is found silent and taken over
+
+
+def command_of(settings: Settings, job: Job) -> list[str]:
+    """The arguments of the command line that does the job.
+
+    Raises:
+        UsageError: it names what may not be read.
+    """
+    kind = KINDS[job.kind]
+    spec = resolve(settings, job.kind, job.spec)
+    command = [job.kind, *arguments(job.kind, spec)]
+    names = {option.name: option for option in kind.command.params}
+    if "threads" in names and settings.threads and not spec.get("threads"):
+        command.append(f"--threads={settings.threads}")
+    if kind.writes:
+        command.append(f"--output={settings.run_folder(job.id)}")
+    command.append("--format=json" if "output_format" in names else "--json")
+    if kind.of_a_run:
+        command += ["--", str(settings.run_folder(str(spec["run"])))]
+    return command
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """What a job's process finds in its environment: an address with a password is no argument."""
+    return {"AUTOTUNE_DB": str(settings.latency_database), "PYTHONUNBUFFERED": "1"}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files below, as far as they stay while one looks."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:
+            continue
+    return total

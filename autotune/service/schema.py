@@ -1,0 +1,86 @@
+"""Tables of the job database, and the numbered migrations that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
+    "queued", "running", "succeeded", "failed", "cancelled",
+)  # fmt: skip
+STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED)
+ENDED = (SUCCEEDED, FAILED, CANCELLED)
+
+METADATA = MetaData()
+
+JOB = Table(
+    "job",
+    METADATA,
+    Column("id", Text, primary_key=True),  # sorts by age
+    Column("kind", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("owner", Text, nullable=False),  # the API key's id, empty without keys
+    Column("idempotency_key", Text),
+    Column("device", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("attempt", Integer, nullable=False),
+    Column("runner", Text),
+    Column("heartbeat_at", Double),
+    Column("cancel_requested", Integer, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("exit_code", Integer),
+    Column("error", Text),
+    Column("result", Text),
+    Column("revision", Integer, nullable=False),  # rises with every change
+    Column("events", Integer, nullable=False),
+    UniqueConstraint("owner", "idempotency_key"),
+    CheckConstraint(f"state IN {STATES}", name="state"),
+    CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failure_is_stated"),
+    Index("ix_job_state", "state", "id"),
+)
+
+EVENT = Table(
+    "event",
+    METADATA,
+    Column("job_id", Text, ForeignKey("job.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+API_KEY = Table(
+    "api_key",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+
+
+def _create_all(connection: Connection) -> None:
+    METADATA.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all,)
