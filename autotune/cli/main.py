@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from autotune import __version__
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, UsageError
 
 _COMMANDS = {
     "tune": ("autotune.cli.tune", "Tune a model under a budget (what bare `autotune` does)."),
@@ -24,6 +24,13 @@ _COMMANDS = {
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
     "verify": ("autotune.cli.verify", "Check a result: files, ranks, parity, latency, quality."),
     "export": ("autotune.cli.export", "Export a checkpoint to ONNX or TensorRT, compared with it."),
+    "serve": ("autotune.service.commands.serve", "Serve jobs over HTTP, with a page."),
+    "keys": ("autotune.service.commands.keys", "Make, list and revoke the service's API keys."),
+    "submit": ("autotune.service.commands.submit", "Let a service tune, profile, export, verify."),
+    "jobs": ("autotune.service.commands.jobs", "List a service's jobs, or show one."),
+    "logs": ("autotune.service.commands.logs", "Print what a job's process said."),
+    "cancel": ("autotune.service.commands.cancel", "End a job."),
+    "fetch": ("autotune.service.commands.fetch", "Copy what a job handed out."),
     "merge": ("autotune.cli.merge", "Write the dense equivalent of a tuned checkpoint."),
 }
 INTERRUPTED = 130
@@ -42,7 +49,15 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        try:
+            module = importlib.import_module(_COMMANDS[cmd_name][0])
+        except ModuleNotFoundError as error:
+            if (error.name or "autotune").partition(".")[0] == "autotune":
+                raise
+            raise UsageError(
+                f"`autotune {cmd_name}` needs {error.name}: pip install 'lowrank-autotune[service]'"
+            ) from error
+        command: click.Command = module.command
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

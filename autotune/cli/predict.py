@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,10 +17,6 @@ from autotune.cli.options import (
     threads_option,
 )
 from autotune.types import Address
-
-if TYPE_CHECKING:
-    from autotune.predictor.base import LatencyPredictor
-    from autotune.target import Target
 
 
 @click.command(
@@ -48,6 +43,7 @@ def command(
     what others measured on it.
     """
     from autotune.errors import UsageError
+    from autotune.predicting import layer_predictor
     from autotune.target import find_target
     from autotune.units import format_seconds
 
@@ -55,11 +51,7 @@ def command(
         raise UsageError("--rank must be at least 1")
     target = find_target(device, backend, dtype, database=database, extrapolate=allow_extrapolation)
     dense = dataclasses.replace(parse_shape(shape, tokens), dtype=target.dtype)
-    table: LatencyPredictor
-    if target.is_here:
-        table, sources = measured_here(target, threads, database, allow_extrapolation)
-    else:
-        table, sources = target.table.predictor, list(target.table.sources)
+    table, sources = layer_predictor(target, threads, database, allow_extrapolation)
     answers = []
     lines = []
     for rank in (None, *ranks):
@@ -77,22 +69,3 @@ def command(
         "estimates": answers,
     }
     emit(output_format, record, [*lines, *(f"from {source}" for source in sources)])
-
-
-def measured_here(
-    target: Target, threads: int | None, database: Address, guess: bool
-) -> tuple[LatencyPredictor, list[str]]:
-    """The table of a device on this machine, and the fingerprint it is of."""
-    from autotune.devices.detect import check_threads
-    from autotune.devices.roofline import Roofline
-    from autotune.predictor.table import LatencyTable
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import fingerprint_of
-
-    spec, count = target.spec, check_threads(threads)
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, count)
-    with LatencyDatabase(database) as store:
-        rows = store.measurements(fingerprint.id)
-    roofline, cliff = Roofline.of(spec, count), spec.cliff(target.dtype)
-    table = LatencyTable(rows, roofline, allow_extrapolation=guess, cliff=cliff)
-    return table, [f"measurements of {fingerprint.id} in {database}"]

@@ -84,3 +84,9 @@ def key_of(database: JobDatabase, token: str) -> str:
 
 def _sha256(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def any_key(database: JobDatabase) -> bool:
+    """Whether a key was ever made: from then on everybody needs one."""
+    with database.transaction() as connection:
+        return connection.execute(sa.select(API_KEY.c.id).limit(1)).first() is not None

@@ -1,0 +1,20 @@
+"""A server that says where it listens, once it does."""
+
+from __future__ import annotations
+
+import socket
+
+import click
+import uvicorn
+
+
+class Announced(uvicorn.Server):
+    """uvicorn's server; with port 0 nobody else could know the port."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say the address."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for each in server.sockets:
+                host, port = each.getsockname()[:2]
+                click.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")

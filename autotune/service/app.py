@@ -1,0 +1,126 @@
+"""The HTTP application: routes, what every request passes, and how errors are said."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from autotune.errors import (
+    AutotuneError,
+    BudgetInfeasibleError,
+    DatabaseUnreachableError,
+    DeviceMissingError,
+    StorageError,
+    UsageError,
+)
+from autotune.service import routes_data, routes_jobs, routes_system
+from autotune.service.errors import ServiceError
+from autotune.service.guard import Guard, error_body
+from autotune.service.jobs import JobDatabase
+from autotune.service.metrics import Timed
+from autotune.service.predictions import Predictions
+from autotune.service.settings import Settings
+from autotune.service.state import State
+from autotune.service.streams import Watcher
+from autotune.version import __version__
+
+LOG = logging.getLogger(__name__)
+_STATUS = (
+    (DatabaseUnreachableError, 503),
+    (StorageError, 507),
+    (UsageError, 422),
+    (BudgetInfeasibleError, 422),
+    (DeviceMissingError, 422),
+)
+
+
+def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
+    """The application on a job database; jobs are run by a `Dispatcher`, here or elsewhere."""
+    watcher = Watcher(database, settings.quotas.streams)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with watcher.running():
+            yield
+
+    app = FastAPI(
+        title="lowrank-autotune", version=__version__, lifespan=lifespan, docs_url=None,
+        redoc_url=None, max_body_size=settings.quotas.body_bytes,
+        responses={code: {"description": text} for code, text in _REFUSALS.items()},
+    )  # fmt: skip
+    app.state.parts = State(
+        settings=settings, database=database, predictions=Predictions(settings), watcher=watcher
+    )
+    for each in (routes_jobs, routes_data, routes_system):
+        app.include_router(each.router)
+    app.add_middleware(Guard)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
+    app.add_middleware(Timed)
+    app.add_exception_handler(AutotuneError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+_REFUSALS = {
+    400: "The request cannot be read.",
+    401: "A key is needed, and none that holds was given.",
+    404: "There is no such thing.",
+    409: "It contradicts what is there.",
+    413: "Larger than is taken.",
+    422: "A value cannot be used.",
+    429: "More than anybody may have at a time.",
+    503: "The database does not answer.",
+    507: "The disk is full.",
+}
+
+
+async def _ours(_: Request, error: Exception) -> JSONResponse:
+    """An error of the tree: its sentence is meant for the caller."""
+    status = error.status if isinstance(error, ServiceError) else 0
+    status = status or next((code for kind, code in _STATUS if isinstance(error, kind)), 0)
+    if not status:
+        return _internal(error)
+    headers = {"Retry-After": "5"} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = error_body(type(error).__name__, str(error))
+    return JSONResponse(body, status, headers=headers)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Where and what, without the input: it may be NaN, which JSON cannot say, or a secret."""
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        {"where": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()
+    ]
+    first = fields[0]
+    message = f"{first['where']}: {first['message']}"
+    return JSONResponse(error_body("UsageError", message, fields=fields), 422)
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    body = error_body("HTTPError", str(error.detail))
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    return _internal(error)
+
+
+def _internal(error: Exception) -> JSONResponse:
+    """Nothing of the inside; the log has it under the number that the caller is told."""
+    number = secrets.token_hex(4)
+    LOG.error("error %s", number, exc_info=error)
+    message = f"the server failed; its log says more under {number}"
+    return JSONResponse(error_body("InternalError", message), 500)

@@ -1,0 +1,46 @@
+"""What a job left in its folder, as others may see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.service.errors import NotFoundError
+from autotune.service.settings import Settings
+
+_LOG_PART = 256_000
+
+
+def artefacts_of(settings: Settings, job_id: str) -> list[tuple[str, int]]:
+    """(name, bytes) of every file that was handed out, not of caches."""
+    root = settings.run_folder(job_id)
+    if not root.is_dir():
+        return []
+    files = [path for path in sorted(root.rglob("*")) if _is_shown(root, path)]
+    return [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+
+
+def _is_shown(root: Path, path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.is_file() and not path.is_symlink() and not hidden
+
+
+def artefact_path(settings: Settings, job_id: str, name: str) -> Path:
+    """The file of that name.
+
+    Raises:
+        NotFoundError: none of that name was handed out.
+    """
+    if name not in dict(artefacts_of(settings, job_id)):
+        raise NotFoundError(f"job {job_id} has no artefact {name[:200]!r}")
+    return settings.run_folder(job_id) / name
+
+
+def read_log(settings: Settings, job_id: str, offset: int) -> tuple[str, int]:
+    """A part of what the job's processes said, from byte `offset` on; and where it ends."""
+    path = settings.job_folder(job_id) / "log.txt"
+    if not path.is_file():
+        return "", 0
+    with path.open("rb") as log:
+        log.seek(offset)
+        part = log.read(_LOG_PART)
+    return part.decode(errors="replace"), offset + len(part)

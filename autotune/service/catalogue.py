@@ -1,0 +1,63 @@
+"""Devices and databases, as the service shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import sqlalchemy as sa
+
+from autotune.devices.detect import present_devices
+from autotune.devices.specs import device_file, find_device, known_devices
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.imported import imported_devices
+from autotune.profiler.schema import MEASUREMENT
+from autotune.profiler.shipped import shipped_devices
+from autotune.service.settings import Settings
+
+
+def describe_devices() -> list[dict[str, Any]]:
+    """Name, title, kind, what is here, and what predictions rest on."""
+    here = {device.spec.name: device.reported_name for device in present_devices()}
+    tables = dict.fromkeys(imported_devices(), "others' measurements")
+    tables |= dict.fromkeys(shipped_devices(), "this project's database")
+    return [
+        {
+            "name": spec.name, "title": spec.title, "kind": spec.kind,
+            "here": here.get(spec.name), "predicted_from": tables.get(spec.name),
+        }
+        for spec in known_devices().values()
+    ]  # fmt: skip
+
+
+def describe_device(settings: Settings, name: str) -> dict[str, Any]:
+    """The sheet, the file with its sources, and the coverage of the database.
+
+    Raises:
+        UsageError: no such device.
+    """
+    spec = find_device(name)
+    return {
+        "spec": dataclasses.asdict(spec),
+        "sheet": device_file(spec.name),
+        "measured": [row for row in describe_database(settings) if row["device"] == spec.name],
+    }
+
+
+def describe_database(settings: Settings) -> list[dict[str, Any]]:
+    """Of every fingerprint: how many points, of which sizes, from when, and how good."""
+    m = MEASUREMENT.c
+    failed = sa.func.count(m.error)
+    query = sa.select(
+        m.fingerprint_id, sa.func.count().label("points"), failed.label("failed"),
+        sa.func.sum(m.converged).label("converged"), sa.func.sum(m.windows).label("windows"),
+        sa.func.sum(m.disturbed_windows).label("disturbed_windows"),
+        sa.func.min(m.tokens).label("least_tokens"), sa.func.max(m.tokens).label("most_tokens"),
+        sa.func.min(m.measured_at).label("first_at"), sa.func.max(m.measured_at).label("last_at"),
+    ).group_by(m.fingerprint_id)  # fmt: skip
+    with LatencyDatabase(settings.latency_database) as store:
+        fingerprints = store.fingerprints()
+        with store.transaction() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+    found = [{**row, **fingerprints[row["fingerprint_id"]].to_json()} for row in rows]
+    return sorted(found, key=lambda row: (row["device"], row["fingerprint_id"]))

@@ -1,0 +1,202 @@
+"""A Python client of the service.
+
+with Client("http://127.0.0.1:8420", key="atk_…") as client:
+job = client.submit("tune", {"latency_budget": "0.85x"})
+for event in client.events(job["id"]):
+print(event)
+client.fetch(job["id"], "out")
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2 as httpx
+
+from autotune.errors import UsageError
+from autotune.files import write_whole
+from autotune.service.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    QuotaError,
+    ServiceError,
+    TooLargeError,
+)
+
+DEFAULT_SERVER = "http://127.0.0.1:8420"
+_ERRORS: dict[int, type[ServiceError]] = {
+    error.status: error
+    for error in (NotFoundError, ForbiddenError, ConflictError, TooLargeError, QuotaError)
+}
+_AGAIN_S = 1.0
+_PATIENCE = 30
+
+
+class Client:
+    """One server; `key` where it needs one. Use as a context manager.
+
+    Raises (any method):
+        ServiceError: the server does not answer or refuses; its subclasses say why.
+        UsageError: it says that a value cannot be used.
+    """
+
+    def __init__(
+        self, server: str = DEFAULT_SERVER, key: str | None = None, timeout_s: float = 60.0
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            self._http = httpx.Client(base_url=server, headers=headers, timeout=timeout_s)
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{server!r} is no address of a server: {error}") from error
+        self.server = server
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._http.close()
+
+    def submit(
+        self, kind: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Put a job in the queue; the fields of `spec` are the command's options."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body = {"kind": kind, "spec": dict(spec)}
+        return self._object("POST", "/v1/jobs", json=body, headers=headers)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job."""
+        return self._object("GET", f"/v1/jobs/{_part(job_id)}")
+
+    def jobs(self, *, limit: int = 50, **query: Any) -> dict[str, Any]:
+        """The youngest jobs first; `state`, `kind` and `before` narrow it."""
+        return self._object("GET", "/v1/jobs", params={"limit": limit, **query})
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """End a job."""
+        return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+
+    def logs(self, job_id: str, offset: int = 0) -> dict[str, Any]:
+        """What its process said from byte `offset` on."""
+        return self._object("GET", f"/v1/jobs/{_part(job_id)}/logs", params={"offset": offset})
+
+    def artefacts(self, job_id: str) -> list[dict[str, Any]]:
+        """Name and bytes of every file that it handed out."""
+        found: list[dict[str, Any]] = self._json("GET", f"/v1/jobs/{_part(job_id)}/artefacts")
+        return found
+
+    def predict(self, device: str, shapes: list[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+        """The latency of layers on a device."""
+        body = {"device": device, "shapes": [dict(shape) for shape in shapes], **more}
+        return self._object("POST", "/v1/predict", json=body)
+
+    def events(self, job_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Events until the job has ended; a broken connection goes on after the last one.
+
+        Each is a dict with `event`, `id` (None for progress) and `data`.
+        """
+        failures = 0
+        while True:
+            try:
+                for event in self._stream(job_id, after):
+                    failures = 0
+                    after = int(event["id"] or after)
+                    yield event
+                    if event["event"] == "end":
+                        return
+            except (httpx.TransportError, httpx.StreamError) as error:
+                failures += 1
+                if failures > _PATIENCE:
+                    raise self._silent(error) from error
+                time.sleep(_AGAIN_S)
+
+    def _stream(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
+        path = f"/v1/jobs/{_part(job_id)}/events"
+        headers = {"Last-Event-ID": str(after)} if after else {}
+        with self._http.stream("GET", path, headers=headers) as response:
+            self._check(response)
+            fields: dict[str, str] = {}
+            for line in response.iter_lines():
+                if line:
+                    name, _, value = line.partition(":")
+                    fields[name] = value.removeprefix(" ")
+                elif "data" in fields:
+                    yield {
+                        "event": fields.get("event", "message"), "id": fields.get("id"),
+                        "data": json.loads(fields["data"]),
+                    }  # fmt: skip
+                    fields = {}
+
+    def wait(self, job_id: str) -> dict[str, Any]:
+        """The job once it has ended."""
+        for _ in self.events(job_id):
+            pass
+        return self.job(job_id)
+
+    def fetch(self, job_id: str, folder: str | Path) -> list[Path]:
+        """Copy everything that the job handed out to `folder`; each file appears whole."""
+        root, found = Path(folder), []
+        for entry in self.artefacts(job_id):
+            target = (root / entry["name"]).resolve()
+            if root.resolve() not in target.parents:
+                raise ServiceError(f"{self.server} names {entry['name']!r}, out of its folder")
+            write_whole(target, lambda path, name=entry["name"]: self._get(job_id, name, path))  # type: ignore[misc]
+            found.append(target)
+        return found
+
+    def _get(self, job_id: str, name: str, path: Path) -> None:
+        address = f"/v1/jobs/{_part(job_id)}/artefacts/{name}"
+        try:
+            with self._http.stream("GET", address) as response, path.open("wb") as file:
+                self._check(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+
+    def _object(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._json(method, path, **more)
+        return found
+
+    def _json(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        self._check(response)
+        return response.json()
+
+    def _silent(self, error: Exception) -> ServiceError:
+        return ServiceError(
+            f"{self.server} does not answer ({error}); check --server, and that `autotune serve` "
+            "runs there"
+        )
+
+    @staticmethod
+    def _check(response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        response.read()
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = f"the server answered {response.status_code}"
+        if response.status_code == 422:
+            raise UsageError(message)
+        raise _ERRORS.get(response.status_code, ServiceError)(message)
+
+
+def _part(job_id: str) -> str:
+    """An id that can be part of a path."""
+    if not job_id.isalnum():
+        raise UsageError(f"{job_id!r} is no job's id; `autotune jobs` lists them")
+    return job_id

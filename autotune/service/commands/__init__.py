@@ -1,0 +1,1 @@
+"""The commands that run the service and those that talk to it."""

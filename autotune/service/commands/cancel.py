@@ -1,0 +1,22 @@
+"""`autotune cancel ID`."""
+
+from __future__ import annotations
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.service.commands.options import client_options, make_client
+
+
+@click.command("cancel", epilog="Example: autotune cancel 0199a1b2c3d4e5f60718")
+@click.argument("job_id")
+@click.option("--wait", is_flag=True, help="Until it has ended.")
+@client_options
+@format_option
+def command(job_id: str, wait: bool, server: str, key: str | None, output_format: str) -> None:
+    """End a job: at once while it waits, within seconds while it runs."""
+    with make_client(server, key) as client:
+        job = client.cancel(job_id)
+        if wait:
+            job = client.wait(job_id)
+    emit(output_format, job, [f"{job['id']} {job['state']}"])

@@ -1,0 +1,55 @@
+"""`autotune jobs [ID]`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.service.commands.options import client_options, make_client
+from autotune.service.schema import STATES
+
+
+@click.command("jobs", epilog="Example: autotune jobs --state running")
+@click.argument("job_id", required=False)
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Repeatable.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@client_options
+@format_option
+def command(
+    job_id: str | None, states: tuple[str, ...], limit: int, server: str, key: str | None,
+    output_format: str,
+) -> None:  # fmt: skip
+    """List a service's jobs, the youngest first, or show one."""
+    with make_client(server, key) as client:
+        if job_id:
+            job = client.job(job_id)
+            emit(output_format, job, _whole(job))
+            return
+        page = client.jobs(limit=limit, **({"state": list(states)} if states else {}))
+    counts = ", ".join(f"{count} {state}" for state, count in page["counts"].items() if count)
+    lines = [_line(job) for job in page["jobs"]]
+    emit(output_format, page, [*lines, counts or "no jobs yet"])
+
+
+def _line(job: dict[str, Any]) -> str:
+    when = datetime.datetime.fromtimestamp(job["created_at"], datetime.UTC)
+    far = f"{job['stage']} {job['done']}/{job['total']}" if job["state"] == "running" else ""
+    said = far or job["error"] or _outcome(job)
+    return f"{job['id']}  {when:%m-%d %H:%M}  {job['kind']:8s}{job['state']:10s} {said}"[:150]
+
+
+def _outcome(job: dict[str, Any]) -> str:
+    result = job["result"] or {}
+    ratio = result.get("measured_ratio") or result.get("predicted_ratio")
+    if ratio is None:
+        return ""
+    return f"{ratio:.3f}x of dense, budget {'met' if result['within_budget'] else 'MISSED'}"
+
+
+def _whole(job: dict[str, Any]) -> list[str]:
+    spec = {k: v for k, v in job["spec"].items() if v not in (None, [], False)}
+    return [_line(job), *(f"  {name}: {json.dumps(value)}" for name, value in spec.items())]

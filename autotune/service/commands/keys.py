@@ -1,0 +1,61 @@
+"""`autotune keys create|list|revoke`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+
+import click
+
+from autotune.cli.main import emit, format_option
+from autotune.service.commands.options import data_option, job_database, jobs_db_option
+from autotune.service.keys import create_key, list_keys, revoke_key
+from autotune.types import Address
+
+
+@click.group("keys", epilog="Example: autotune keys create alice")
+def command() -> None:
+    """Make, list and revoke the API keys of a service; with the first one, everybody needs one."""
+
+
+@command.command("create", epilog="Example: autotune keys create alice")
+@click.argument("name")
+@data_option
+@jobs_db_option
+@format_option
+def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
+    """Make a key and show it, which is the only time: what is kept of it is a hash."""
+    with job_database(data, jobs_db) as database:
+        key, token = create_key(database, name)
+    emit(output_format, {**dataclasses.asdict(key), "token": token}, [token])
+
+
+@command.command("list", epilog="Example: autotune keys list")
+@data_option
+@jobs_db_option
+@format_option
+def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
+    """List the keys there were."""
+    with job_database(data, jobs_db) as database:
+        keys = list_keys(database)
+    lines = [
+        f"{key.id}  {_day(key.created_at)}  "
+        f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'holds':18s}  {key.name}"
+        for key in keys
+    ]
+    emit(output_format, {"keys": [dataclasses.asdict(key) for key in keys]}, lines)
+
+
+@command.command("revoke", epilog="Example: autotune keys revoke 0123456789ab")
+@click.argument("key_id")
+@data_option
+@jobs_db_option
+def revoke(key_id: str, data: Path, jobs_db: Address | None) -> None:
+    """From now on the key opens nothing."""
+    with job_database(data, jobs_db) as database:
+        revoke_key(database, key_id)
+
+
+def _day(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date().isoformat()

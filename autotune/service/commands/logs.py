@@ -1,0 +1,29 @@
+"""`autotune logs ID`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from autotune.service.commands.options import client_options, make_client
+
+_EVERY_S = 0.5
+
+
+@click.command("logs", epilog="Example: autotune logs 0199a1b2c3d4e5f60718 --follow")
+@click.argument("job_id")
+@click.option("--follow", "-f", is_flag=True, help="Until the job has ended.")
+@client_options
+def command(job_id: str, follow: bool, server: str, key: str | None) -> None:
+    """Print what a job's process said."""
+    offset = 0
+    with make_client(server, key) as client:
+        while True:
+            part = client.logs(job_id, offset)
+            click.echo(part["text"], nl=False)
+            if part["next_offset"] == offset:
+                if not follow or part["ended"]:
+                    return
+                time.sleep(_EVERY_S)
+            offset = part["next_offset"]

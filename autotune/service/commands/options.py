@@ -1,0 +1,55 @@
+"""Options that the service's commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autotune.paths import database_address
+from autotune.service.client import DEFAULT_SERVER, Client
+from autotune.service.jobs import JobDatabase
+from autotune.types import Address
+
+
+def default_data() -> str:
+    """`$AUTOTUNE_DATA`, else the user's data folder."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return os.environ.get("AUTOTUNE_DATA") or str(Path(base) / "autotune" / "service")
+
+
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), default=default_data,
+    help="Folder of jobs and uploads (default: $AUTOTUNE_DATA or the user's).",
+)  # fmt: skip
+jobs_db_option = click.option(
+    "--jobs-db", type=str, callback=lambda _c, _p, text: database_address(text) if text else None,
+    help="Job database: a SQLite file or postgresql://… (default: jobs.sqlite in --data).",
+)  # fmt: skip
+
+
+def client_options(command: Any) -> Any:
+    """--server and --key."""
+    for option in (
+        click.option(
+            "--key", envvar="AUTOTUNE_API_KEY", help="API key (default: $AUTOTUNE_API_KEY)."
+        ),
+        click.option(
+            "--server", envvar="AUTOTUNE_SERVER", default=DEFAULT_SERVER, show_default=True,
+            help="Address of the service (default: $AUTOTUNE_SERVER).",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def make_client(server: str, key: str | None) -> Client:
+    """Of the server that the options name."""
+    return Client(server, key)
+
+
+def job_database(data: Path, address: Address | None) -> JobDatabase:
+    """At its address, or in the data folder."""
+    return JobDatabase(address or data.resolve() / "jobs.sqlite")

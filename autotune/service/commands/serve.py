@@ -1,0 +1,103 @@
+"""`autotune serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autotune.cli.options import database_option, threads_option
+from autotune.errors import UsageError
+from autotune.service.commands.options import data_option, job_database, jobs_db_option
+from autotune.service.settings import Quotas, Settings
+from autotune.units import parse_quantity
+
+
+@click.command("serve", epilog="Example: autotune serve --models ~/models")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True)
+@click.option("--name", "names", multiple=True, help="Host name it is called by (repeatable).")
+@data_option
+@jobs_db_option
+@database_option
+@click.option(
+    "--models", "roots", multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder below which models and texts may be named (repeatable).",
+)  # fmt: skip
+@click.option("--hub-id", "hub_ids", multiple=True, help="Model of the hub (repeatable).")
+@click.option(
+    "--slots", type=click.IntRange(0, 64), default=1, show_default=True, help="Jobs at a time."
+)
+@threads_option
+@click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
+@click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
+@click.option("--max-artefacts", default="256GiB", show_default=True, help="Of one job.")
+def command(host: str, port: int, **options: Any) -> int:
+    """Serve jobs over HTTP: submit, watch and fetch them from a browser, a client or curl."""
+    import uvicorn
+
+    from autotune.service.announced import Announced
+    from autotune.service.app import create_app
+    from autotune.service.dispatcher import Dispatcher
+    from autotune.service.keys import any_key
+
+    settings = settings_of(options)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with job_database(settings.data, settings.job_database) as database:
+        if not _is_private(host) and not any_key(database):
+            raise UsageError(
+                f"--host {host} can be reached by others, and there is no API key yet; make one "
+                "with `autotune keys create NAME`, or leave --host at 127.0.0.1"
+            )
+        config = uvicorn.Config(
+            create_app(settings, database), host=host, port=port, log_level="warning",
+            timeout_graceful_shutdown=3, server_header=False, h11_max_incomplete_event_size=65536,
+        )  # fmt: skip
+        server = Announced(config)
+        with Dispatcher(settings, database):
+            server.run()
+        return 0 if server.started else 1
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """From the command's options."""
+    data: Path = options["data"]
+    return Settings(
+        data=data.resolve(),
+        job_database=options["jobs_db"] or data.resolve() / "jobs.sqlite",
+        latency_database=options["database"],
+        model_roots=tuple(root.resolve() for root in options["roots"]),
+        hub_ids=frozenset(options["hub_ids"]),
+        hosts=(*Settings.hosts, *options["names"]),
+        slots=options["slots"],
+        threads=options["threads"],
+        quotas=Quotas(
+            queued_jobs=options["max_queued"],
+            runtime_s=options["max_runtime"],
+            upload_bytes=_bytes("--max-upload", options["max_upload"]),
+            artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
+        ),
+    )
+
+
+def _bytes(option: str, text: str) -> int:
+    found = parse_quantity(text, "weight_bytes")
+    if found.relative:
+        raise UsageError(f"{option} {text}: a size such as 64GiB")
+    return int(found.value)
+
+
+def _is_private(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(re.sub(r"[\[\]]", "", host)).is_loopback
+    except ValueError:
+        return False

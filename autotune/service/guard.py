@@ -1,0 +1,113 @@
+"""What every request passes: who may ask, from where, how slowly, and what a browser may do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from autotune.service.errors import ForbiddenError
+from autotune.service.jobs import JobDatabase
+from autotune.service.keys import any_key, key_of
+
+COOKIE = "autotune_key"
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' "
+        "data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+# Of a request's body: how long one part of it may take to come.
+BODY_S = 20.0
+
+
+def token_of(connection: HTTPConnection) -> str | None:
+    """The API key that came along, as a header or, from a browser, as a cookie."""
+    kind, _, token = connection.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip()
+    return connection.cookies.get(COOKIE)
+
+
+def check_access(database: JobDatabase, token: str | None) -> str:
+    """The id of the caller's key; empty where no key was ever made.
+
+    Raises:
+        ForbiddenError: a key is needed, and there is none that holds.
+    """
+    if token:
+        return key_of(database, token)
+    if any_key(database):
+        raise ForbiddenError(
+            "this needs an API key: give it as `Authorization: Bearer KEY` (AUTOTUNE_API_KEY for "
+            "the command line), or sign in at /login"
+        )
+    return ""
+
+
+class Guard:
+    """ASGI middleware: foreign pages and slow bodies are refused, and headers are set."""
+
+    def __init__(self, app: ASGIApp, body_s: float = BODY_S) -> None:
+        self.app, self.body_s = app, body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        ended = False
+
+        async def receive_in_time() -> Message:
+            nonlocal ended
+            if ended:
+                return await receive()  # waits for the caller to leave
+            try:
+                message = await asyncio.wait_for(receive(), self.body_s)
+            except TimeoutError:
+                text = f"no more of the request came for {self.body_s:.0f} s"
+                raise HTTPException(408, text) from None
+            ended = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        if _from_elsewhere(scope):
+            body = error_body("ForbiddenError", "a page of another site asks for this")
+            await JSONResponse(body, 403)(scope, receive, send_with_headers)
+        else:
+            await self.app(scope, receive_in_time, send_with_headers)
+
+
+def _from_elsewhere(scope: Scope) -> bool:
+    """Whether a page of another site makes its visitor's browser ask for a change here."""
+    if scope["method"] in _SAFE:
+        return False
+    headers = Headers(scope=scope)
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    origin = headers.get("Origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("Host", "")
+
+
+def error_body(kind: str, message: str, **more: Any) -> dict[str, Any]:
+    """What every refusal looks like."""
+    return {"error": {"kind": kind, "message": message, **more}}

@@ -1,0 +1,120 @@
+"""/v1/jobs: submit, look, follow, cancel, fetch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from autotune.service.artefacts import artefact_path, artefacts_of, read_log
+from autotune.service.specs import KINDS
+from autotune.service.state import Caller, Parts
+from autotune.service.submission import check_submission
+from autotune.service.views import ArtefactView, JobPage, JobView, Log, Submission
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{20}$", description="As submitting said.")]
+_Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key", min_length=1, max_length=200, pattern="^[!-~]+$",
+        description="Submitted again with the same key, the job is not done twice.",
+    ),
+]  # fmt: skip
+_StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+_KindName = Annotated[str, Query(pattern=f"^({'|'.join(KINDS)})$")]
+
+
+@router.post("", status_code=201, responses={200: {"model": JobView}})
+def submit(
+    body: Submission, response: Response, parts: Parts, caller: Caller,
+    idempotency_key: _Key = None,
+) -> JobView:  # fmt: skip
+    """Put a job in the queue; 200 when it was there under the same idempotency key."""
+    spec = body.spec.model_dump()
+    device = check_submission(parts.settings, parts.database, body.kind, spec)
+    job, new = parts.database.submit(
+        body.kind, spec, device=device, owner=caller, idempotency_key=idempotency_key,
+        most_queued=parts.settings.quotas.queued_jobs,
+    )  # fmt: skip
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobView.of(job)
+
+
+@router.get("")
+def list_jobs(
+    parts: Parts, _: Caller, state: Annotated[list[_StateName], Query()] = [],  # noqa: B006
+    kind: _KindName | None = None,
+    before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> JobPage:  # fmt: skip
+    """The youngest jobs first."""
+    jobs = parts.database.page(states=state, kind=kind, before=before, limit=limit)
+    return JobPage(
+        jobs=[JobView.of(job) for job in jobs],
+        next=jobs[-1].id if len(jobs) == limit else None,
+        counts=parts.database.counts(),
+    )
+
+
+@router.get("/{job_id}")
+def get_job(job_id: JobId, parts: Parts, _: Caller) -> JobView:
+    """One job."""
+    return JobView.of(parts.database.get(job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
+    """End a job: at once while it waits, within seconds while it runs; an ended one stays."""
+    return JobView.of(parts.database.cancel(job_id))
+
+
+@router.get("/{job_id}/logs")
+def logs(
+    job_id: JobId, parts: Parts, _: Caller,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+) -> Log:  # fmt: skip
+    """What the job's process said, from byte `offset` on."""
+    job = parts.database.get(job_id)
+    text, following = read_log(parts.settings, job_id, offset)
+    return Log(text=text, next_offset=following, ended=job.ended)
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def events(
+    job_id: JobId, parts: Parts, _: Caller,
+    last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
+) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
+    """Events as they happen, from the one after `Last-Event-ID` on, until the job has ended."""
+    async for event in parts.watcher.events(job_id, int(last_event_id or 0)):
+        yield event
+
+
+@router.get("/{job_id}/artefacts")
+def list_artefacts(job_id: JobId, parts: Parts, _: Caller) -> list[ArtefactView]:
+    """The files that the job handed out."""
+    parts.database.get(job_id)
+    return [ArtefactView(name=n, bytes=b) for n, b in artefacts_of(parts.settings, job_id)]
+
+
+@router.get("/{job_id}/artefacts/{name:path}", response_class=FileResponse)
+def artefact(job_id: JobId, name: str, parts: Parts, _: Caller) -> FileResponse:
+    """One file, or a range of it."""
+    parts.database.get(job_id)
+    path = artefact_path(parts.settings, job_id, name)
+    return FileResponse(path, filename=path.name, headers=_sandboxed(path))
+
+
+def _sandboxed(path: Path) -> dict[str, str]:
+    """A report is a page of its own, with styles and pictures inside and no scripts."""
+    if path.suffix != ".html":
+        return {}
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+    return {"Content-Security-Policy": policy}

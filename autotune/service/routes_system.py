@@ -1,0 +1,27 @@
+"""/healthz and /metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from autotune.service.state import Caller, Parts
+from autotune.version import __version__
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz")
+def healthz(parts: Parts) -> dict[str, Any]:
+    """200 as long as the job database answers; needs no key."""
+    return {"status": "ok", "version": __version__, "jobs": parts.database.counts()}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(parts: Parts, _: Caller) -> Response:
+    """Prometheus text."""
+    from autotune.service.metrics import render
+
+    text, kind = render(parts)
+    return Response(text, media_type=kind)
