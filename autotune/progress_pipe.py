@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ _EVERY_S = 0.25
 class PipeReporter(Reporter):
     """Writes `{"stage": name}`, `{"done": n, "total": m}` and `{"note": text}`, one a line.
 
-    A reader that went away does not hold up the work.
+    Stages and notes go to stderr too, for the log. A reader that went away does not hold up the
+    work.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -27,6 +29,7 @@ class PipeReporter(Reporter):
     def stage(self, name: str) -> Iterator[Advance]:
         """Its name, and then how far it is, four times a second at most."""
         self._send(stage=name)
+        sys.stderr.write(f"{name}\n")
         told = 0.0
 
         def advance(done: int, total: int) -> None:
@@ -40,6 +43,7 @@ class PipeReporter(Reporter):
     def note(self, text: str) -> None:
         """One line."""
         self._send(note=text)
+        sys.stderr.write(f"{text}\n")
 
     def _send(self, **message: object) -> None:
         with suppress(OSError):

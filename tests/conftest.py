@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from tests.commands import run_command
+from tests.postgres import postgres_server
+
+__all__ = ["postgres_server"]
 
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"

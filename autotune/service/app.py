@@ -18,6 +18,7 @@ from autotune.errors import (
     BudgetInfeasibleError,
     DatabaseUnreachableError,
     DeviceMissingError,
+    MeasurementError,
     StorageError,
     UsageError,
 )
@@ -39,6 +40,7 @@ _STATUS = (
     (UsageError, 422),
     (BudgetInfeasibleError, 422),
     (DeviceMissingError, 422),
+    (MeasurementError, 422),  # nothing measured is near what is asked
 )
 
 

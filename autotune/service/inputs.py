@@ -48,7 +48,7 @@ def _below_a_root(settings: Settings, name: str, what: str) -> Path:
     for root in settings.model_roots:
         real = root.resolve()
         path = (real / name).resolve()
-        if _inside(path, real) and path.exists():
+        if path != real and _inside(path, real) and path.exists():
             return path
     raise UsageError(
         f"{what} {name!r} is not on the list of what this service may read; {_advice(settings)}"

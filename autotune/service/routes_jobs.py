@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -87,9 +87,17 @@ def logs(
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
-@router.get("/{job_id}/events", response_class=EventSourceResponse)
+def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
+    """Refuse before the stream starts: afterwards its status is told."""
+    parts.database.get(job_id)
+    parts.watcher.admit()
+
+
+@router.get(
+    "/{job_id}/events", response_class=EventSourceResponse, dependencies=[Depends(watchable)]
+)
 async def events(
-    job_id: JobId, parts: Parts, _: Caller,
+    job_id: JobId, parts: Parts,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
     """Events as they happen, from the one after `Last-Event-ID` on, until the job has ended."""

@@ -44,16 +44,20 @@ class Watcher:
         """How many watch."""
         return self._watched.total()
 
-    async def events(self, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-        """What happens to a job from event number `after` on, until it has ended.
-
-        An event of the job has its number as id; `progress` has none, since only the last counts.
+    def admit(self) -> None:
+        """Before a stream starts.
 
         Raises:
             QuotaError: too many watch already.
         """
         if self.streams >= self.most:
             raise QuotaError(f"{self.most} streams are open, which is the most")
+
+    async def events(self, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+        """What happens to a job from event number `after` on, until it has ended.
+
+        An event of the job has its number as id; `progress` has none, since only the last counts.
+        """
         self._watched[job_id] += 1
         try:
             seen, progress = -1, None

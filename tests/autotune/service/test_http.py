@@ -1,0 +1,360 @@
+"""The HTTP interface: what it does, and what it refuses, each with a sentence and never a 500."""
+
+import json
+
+import pytest
+
+from autotune.service import guard
+from autotune.service.keys import create_key, revoke_key
+from autotune.service.records import Ending, Lease
+from tests.autotune.service.conftest import TUNE
+
+NOBODY = "0" * 20
+
+
+def submit(client, kind="tune", spec=TUNE, **headers):
+    return client.post("/v1/jobs", json={"kind": kind, "spec": spec}, headers=headers)
+
+
+def finished(client, database, settings, files=()):
+    """A tuning that ended, with some files."""
+    job_id = submit(client).json()["id"]
+    job = database.claim("r")
+    lease = Lease(job_id=job.id, runner="r", attempt=1)
+    database.note(lease, "stage", "factorize")
+    database.finish(lease, Ending(exit_code=0, result={"within_budget": True}))
+    for name, content in files:
+        path = settings.run_folder(job_id) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return job_id
+
+
+def message(answer):
+    assert set(answer.json()) == {"error"}
+    return answer.json()["error"]["message"]
+
+
+def test_submit_look_and_cancel(client):
+    answer = submit(client)
+    assert answer.status_code == 201
+    job = answer.json()
+    assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
+    assert job["state"] == "queued"
+    assert job["spec"]["isl"] == 64
+    assert job["spec"]["seed"] == 0  # what was not given is there as it will be
+    assert client.get(f"/v1/jobs/{job['id']}").json() == job
+    page = client.get("/v1/jobs", params={"state": "queued"}).json()
+    assert page == {"jobs": [job], "next": None, "counts": {**page["counts"], "queued": 1}}
+    assert client.get("/v1/jobs", params={"state": "failed"}).json()["jobs"] == []
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
+
+
+def test_the_same_key_is_the_same_job(client):
+    first, again = (submit(client, **{"Idempotency-Key": "a-1"}) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    other = submit(client, spec={**TUNE, "isl": 32}, **{"Idempotency-Key": "a-1"})
+    assert other.status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "said"),
+    [
+        ("tune", {**TUNE, "latency_budget": "20 parsec"}, "latency limit"),
+        ("tune", {**TUNE, "latency_budget": None}, "budget"),
+        ("tune", {**TUNE, "model": "/etc"}, "not on the list"),
+        ("tune", {**TUNE, "device": "abacus"}, "abacus"),
+        ("tune", {**TUNE, "metric": "taste"}, "taste"),
+        ("tune", {**TUNE, "device": "h200", "backend": "onnxruntime-cpu"}, "onnxruntime-cpu"),
+        ("tune", {**TUNE, "rounds": 99}, "--rounds 99"),
+        ("tune", {**TUNE, "colour": "red"}, "colour"),
+        ("tune", {**TUNE, "isl": 0}, "0"),
+        ("export", {"run": NOBODY}, "no such job"),
+        ("export", {}, "run"),
+        ("verify", {"run": "../.."}, "no such job"),
+        ("profile", {"device": "h200"}, "h200"),
+        ("dance", {}, "kind"),
+    ],
+)  # fmt: skip
+def test_a_job_that_cannot_be_done_is_refused_at_once(client, kind, spec, said):
+    answer = submit(client, kind, spec)
+    assert answer.status_code == 422, answer.text
+    assert said in message(answer)
+    assert client.get("/v1/jobs").json()["counts"]["queued"] == 0
+
+
+def test_a_run_must_have_succeeded(client, database, settings):
+    job_id = submit(client).json()["id"]
+    answer = submit(client, "verify", {"run": job_id})
+    assert "that queued" in message(answer)
+    client.post(f"/v1/jobs/{job_id}/cancel")
+    ended = finished(client, database, settings)
+    assert submit(client, "verify", {"run": ended}).status_code == 201
+    assert submit(client, "export", {"run": ended, "dtype": "fp16"}).status_code == 201
+
+
+def test_artefacts_whole_and_in_parts(client, database, settings):
+    files = [("model/config.json", b"{}"), ("report.html", b"<p>hello"), (".cache/x", b"secret")]
+    job_id = finished(client, database, settings, files)
+    (settings.run_folder(job_id) / "link").symlink_to("/etc/passwd")
+    found = client.get(f"/v1/jobs/{job_id}/artefacts").json()
+    assert found == [{"name": "model/config.json", "bytes": 2}, {"name": "report.html", "bytes": 8}]
+    address = f"/v1/jobs/{job_id}/artefacts/report.html"
+    answer = client.get(address)
+    assert answer.content == b"<p>hello"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    part = client.get(address, headers={"Range": "bytes=3-5"})
+    assert (part.status_code, part.content) == (206, b"hel")
+    assert part.headers["Content-Range"] == "bytes 3-5/8"
+    assert client.get(address, headers={"Range": "bytes=99-"}).status_code == 416
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".cache/x", "link", "..%2flog.txt", "%2e%2e/log.txt", "../log.txt", "%2fetc%2fpasswd", "model",
+     "..%5clog.txt", "%00", "x" * 3000, "report.html%00.png", ""],
+)  # fmt: skip
+def test_nothing_else_of_a_folder_can_be_fetched(client, database, settings, name):
+    job_id = finished(client, database, settings, [(".cache/x", b"s"), ("report.html", b"r")])
+    (settings.run_folder(job_id) / "link").symlink_to("/etc/passwd")
+    (settings.job_folder(job_id) / "log.txt").write_text("log")
+    answer = client.get(f"/v1/jobs/{job_id}/artefacts/{name}")
+    assert answer.status_code in (404, 405), answer.text
+    assert message(answer)
+
+
+def test_the_log_goes_on_where_it_was_left(client, database, settings):
+    job_id = finished(client, database, settings)
+    assert client.get(f"/v1/jobs/{job_id}/logs").json()["text"] == ""
+    (settings.job_folder(job_id)).mkdir(parents=True, exist_ok=True)
+    (settings.job_folder(job_id) / "log.txt").write_bytes(b"one\n\xff two\n")
+    part = client.get(f"/v1/jobs/{job_id}/logs", params={"offset": 4}).json()
+    assert part == {"text": "\ufffd two\n", "next_offset": 10, "ended": True}
+
+
+def events(client, job_id, **headers):
+    """(event, id, data) until the stream ends."""
+    found, fields = [], {}
+    with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if line:
+                fields[name] = value
+            elif "data" in fields:
+                found.append((fields["event"], fields.get("id"), json.loads(fields["data"])))
+                fields = {}
+    return found
+
+
+def test_events_go_on_after_the_last_one(client, database, settings):
+    job_id = finished(client, database, settings)
+    found = events(client, job_id)
+    assert [(kind, number) for kind, number, _ in found] == [
+        ("state", "1"), ("state", "2"), ("stage", "3"), ("state", "4"), ("end", None),
+    ]  # fmt: skip
+    assert found[-1][2] == {"state": "succeeded"}
+    rest = events(client, job_id, **{"Last-Event-ID": "2"})
+    assert rest == found[2:]
+
+
+def test_predictions_of_many_layers(client):
+    shape = {"tokens": 2048, "in_features": 4096, "out_features": 4096}
+    body = {"device": "h200", "shapes": [shape, {**shape, "rank": 1024}, {**shape, "rank": 1025}]}
+    answer = client.post("/v1/predict", json=body).json()
+    assert answer["device"] == "h200-sxm"
+    assert answer["sources"]
+    dense, aligned, unaligned = answer["estimates"]
+    assert dense["ratio"] == 1.0
+    assert aligned["ratio"] < 1 < unaligned["ratio"]
+    assert aligned["low_s"] <= aligned["latency_s"] <= aligned["high_s"]
+
+
+def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
+    from autotune.devices.detect import check_threads
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.profile import fingerprint_of
+    from autotune.target import target_here
+    from tests.profiler.points import point
+
+    body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
+    first = client.post("/v1/predict", json={**body, "allow_extrapolation": True})
+    target = target_here("cpu")
+    with LatencyDatabase(settings.latency_database) as store:
+        mark = fingerprint_of(target.device, target.backend, target.dtype, check_threads(1))
+        row = point(16, tokens=128, in_features=64, out_features=96)
+        store.add(store.start_run(mark, "test"), [row])
+    again = client.post("/v1/predict", json=body).json()
+    assert again["estimates"][0]["source"] == "measured"
+    assert first.status_code in (200, 422)
+
+
+def test_devices_and_databases(client):
+    names = {device["name"]: device for device in client.get("/v1/devices").json()}
+    assert names["h200-sxm"]["predicted_from"]
+    found = client.get("/v1/devices/h200").json()
+    assert found["spec"]["name"] == "h200-sxm"
+    assert "source" in found["sheet"]
+    assert client.get("/v1/devices/abacus").status_code == 422
+    assert client.get("/v1/databases").json() == []
+
+
+def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
+    weights = (roots / "code-llama-3m" / "config.json").read_bytes()
+    answer = client.put("/v1/models/mine/config.json", content=weights)
+    assert answer.status_code == 201
+    assert (settings.uploads / "mine" / "config.json").read_bytes() == weights
+    assert client.put("/v1/models/mine/config.json", content=b"{}").status_code == 409
+    for name, content, status in [
+        ("tokenizer.json", b"{", 422), ("model.safetensors", b"not weights", 422),
+        ("model.safetensors", b"x" * 1_000_001, 413), ("model.bin", b"x", 422),
+        ("modeling.py", b"x", 422), ("model.safetensors.zip", b"x", 422), (".ssh", b"x", 422),
+        ("vocab.txt", b"\xff\xfe", 422), ("tokenizer.json", b"[" * 100_000, 422),
+    ]:  # fmt: skip
+        answer = client.put(f"/v1/models/mine/{name}", content=content)
+        assert answer.status_code == status, (name, answer.text)
+        assert message(answer)
+    assert [path.name for path in (settings.uploads / "mine").iterdir()] == ["config.json"]
+    assert client.put("/v1/models/..%2f..%2fx/config.json", content=b"{}").status_code in (404, 422)
+    assert client.put("/v1/models/UP/config.json", content=b"{}").status_code == 422
+    assert client.get("/v1/models").json() == [
+        {"name": "upload:mine", "files": {"config.json": len(weights)}}
+    ]
+
+
+def test_health_and_metrics(client):
+    submit(client)
+    assert client.get("/healthz").json()["status"] == "ok"
+    text = client.get("/metrics").text
+    assert 'autotune_jobs{state="queued"} 1.0' in text
+    assert 'route="/v1/jobs"' in text
+
+
+def test_a_database_that_does_not_answer_is_said(client, database, monkeypatch):
+    from autotune.errors import DatabaseUnreachableError, StorageError
+
+    def unreachable(*_, **__):
+        raise DatabaseUnreachableError("the server does not answer")
+
+    def full(*_, **__):
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(database, "counts", unreachable)
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    monkeypatch.setattr(database, "submit", full)
+    assert submit(client).status_code == 507
+
+
+def test_an_error_of_ours_tells_nothing_of_the_inside(client, database, monkeypatch):
+    monkeypatch.setattr(database, "get", lambda _: 1 / 0)
+    answer = client.get(f"/v1/jobs/{NOBODY}")
+    assert answer.status_code == 500
+    assert "division" not in answer.text
+    assert "the server failed; its log says more under" in message(answer)
+
+
+def routes(client):
+    """(method, path) of everything in the OpenAPI document but /healthz."""
+    document = client.get("/openapi.json").json()
+    fill = {"job_id": NOBODY, "name": "x", "file": "config.json"}
+    for path, methods in document["paths"].items():
+        for method in methods:
+            if path != "/healthz":
+                yield method, path.replace("{name:path}", "{name}").format(**fill)
+
+
+def test_every_route_needs_a_key_once_there_is_one(client, database):
+    key, token = create_key(database, "alice")
+    revoked, old = create_key(database, "bob")
+    revoke_key(database, revoked.id)
+    wrong = token[:-1] + ("A" if token[-1] != "A" else "B")
+    found = list(routes(client))
+    assert len(found) >= 14
+    for method, path in found:
+        for bad in (None, "x", wrong, old, f"atk_{'0' * 12}_{'A' * 43}", "atk_é"):
+            headers = {} if bad is None else {"Authorization": f"Bearer {bad}".encode()}
+            answer = client.request(method, path, headers=headers)
+            assert answer.status_code == 401, (method, path, bad, answer.text)
+            assert "API key" in message(answer)
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+        answer = client.request(method, path, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code != 401, (method, path)
+        client.cookies.set(guard.COOKIE, token)
+        assert client.request(method, path).status_code != 401
+        client.cookies.clear()
+    assert client.get("/healthz").status_code == 200
+    with database.transaction() as connection:
+        kept = str(connection.exec_driver_sql("SELECT * FROM api_key").all())
+    assert token not in kept
+    assert token.rpartition("_")[2] not in kept
+    revoke_key(database, key.id)
+    assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+BODIES = {
+    "NaN": b'{"kind": "tune", "spec": {"measure_seconds": NaN}}',
+    "infinite": b'{"kind": "tune", "spec": {"measure_seconds": 1e999}}',
+    "a large number": b'{"kind": "tune", "spec": {"isl": ' + b"9" * 5000 + b"}}",
+    "deep": b'{"kind": ' + b"[" * 40_000 + b"]" * 40_000 + b"}",
+    "half": b'{"kind": "tune", "spec": {',
+    "no object": b"[]",
+    "no text": b"\xff\xfe\x00",
+    "half a pair": b'{"kind": "tune", "spec": {"model": "\\ud800"}}',
+    "zero byte": b'{"kind": "tune", "spec": {"model": "a\\u0000b"}}',
+    "twice": b'{"kind": "tune", "kind": "dance", "spec": {}}',
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/predict"])
+def test_hostile_bodies_are_refused_with_a_sentence(client, path, name):
+    answer = client.post(path, content=BODIES[name], headers={"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+    assert message(answer)
+
+
+def test_a_body_may_not_be_endless(client):
+    def chunks():
+        for _ in range(1000):
+            yield b" " * 1000
+
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/jobs", content=chunks(), headers=headers).status_code == 413
+    assert client.post("/v1/jobs", content=b" " * 200_000, headers=headers).status_code == 413
+
+
+def test_other_sites_and_other_names_are_refused(client):
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"}, {"Origin": "null"},
+    ):  # fmt: skip
+        assert submit(client, **headers).status_code == 403
+    assert submit(client, Origin="http://testserver").status_code == 201
+    assert client.get("/v1/jobs", headers={"Host": "evil.example"}).status_code == 400
+    plain = client.post("/v1/jobs", content=json.dumps({"kind": "tune", "spec": TUNE}))
+    assert plain.status_code == 422  # a form of another site can send no JSON
+
+
+def test_what_a_browser_may_do_is_on_every_answer(client):
+    for path in ("/healthz", "/nowhere", "/v1/jobs/x"):
+        headers = client.get(path).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_many_shapes_are_too_many(client):
+    shape = {"tokens": 1, "in_features": 64, "out_features": 64}
+    answer = client.post("/v1/predict", json={"device": "h200", "shapes": [shape] * 1001})
+    assert answer.status_code == 422
+    assert client.post("/v1/predict", json={"shapes": [{**shape, "rank": 0}]}).status_code == 422
+
+
+def test_streams_are_counted(client, database, settings, monkeypatch):
+    job_id = submit(client).json()["id"]
+    monkeypatch.setattr(client.app.state.parts.watcher, "most", 0)
+    answer = client.get(f"/v1/jobs/{job_id}/events")
+    assert answer.status_code == 429
+    assert client.get(f"/v1/jobs/{NOBODY}/events").status_code == 404

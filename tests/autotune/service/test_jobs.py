@@ -1,0 +1,244 @@
+"""The job table: one runner a job, one end a job, no event lost or doubled."""
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from autotune.errors import DatabaseError
+from autotune.service.errors import ConflictError, LeaseLostError, NotFoundError, QuotaError
+from autotune.service.jobs import JobDatabase
+from autotune.service.records import Ending, Lease
+from autotune.service.schema import JOB
+
+SPEC = {"latency_budget": "0.9x", "targets": ["mlp"]}
+
+
+def submit(jobs, **more):
+    job, _ = jobs.submit("tune", SPEC, device="cpu", **more)
+    return job
+
+
+def lease_of(job):
+    return Lease(job_id=job.id, runner=job.runner, attempt=job.attempt)
+
+
+def age(jobs, job, seconds):
+    """Let the runner's last word be older."""
+    with jobs.transaction() as connection:
+        connection.execute(
+            JOB.update().where(JOB.c.id == job.id)
+            .values(heartbeat_at=JOB.c.heartbeat_at - seconds)
+        )  # fmt: skip
+
+
+def test_from_the_queue_to_a_result(jobs):
+    made = submit(jobs)
+    assert (made.state, made.spec, made.attempt) == ("queued", SPEC, 0)
+    job = jobs.claim("a")
+    assert (job.id, job.state, job.runner, job.attempt) == (made.id, "running", "a", 1)
+    assert not jobs.beat(lease_of(job), "factorize", 1, 4)
+    jobs.note(lease_of(job), "stage", "factorize")
+    jobs.finish(lease_of(job), Ending(exit_code=0, result={"ratio": 0.5}))
+    job = jobs.get(job.id)
+    assert (job.state, job.result, job.error, job.exit_code) == (
+        "succeeded", {"ratio": 0.5}, None, 0,
+    )  # fmt: skip
+    assert (job.stage, job.done, job.total) == ("factorize", 1, 4)
+    assert job.created_at <= job.started_at <= job.finished_at
+    events = jobs.events(job.id)
+    assert [event.number for event in events] == [1, 2, 3, 4]
+    assert [event.text for event in events] == ["queued", "running", "factorize", "succeeded"]
+    assert jobs.events(job.id, after=2) == events[2:]
+    assert jobs.counts()["succeeded"] == 1
+
+
+def test_an_ended_job_takes_no_second_end(jobs):
+    submit(jobs)
+    job = jobs.claim("a")
+    jobs.finish(lease_of(job), Ending(exit_code=1, error="it failed"))
+    for write in (
+        lambda: jobs.finish(lease_of(job), Ending(exit_code=0, result={})),
+        lambda: jobs.beat(lease_of(job), "x", 0, 0),
+        lambda: jobs.note(lease_of(job), "note", "x"),
+        lambda: jobs.requeue(lease_of(job), "x", 0),
+    ):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert jobs.get(job.id).error == "it failed"
+    assert len(jobs.events(job.id)) == 3
+
+
+def test_the_database_itself_refuses_a_failure_without_a_reason(jobs):
+    job = submit(jobs)
+    with pytest.raises(DatabaseError):
+        with jobs.transaction() as connection:
+            connection.execute(JOB.update().where(JOB.c.id == job.id).values(state="failed"))
+
+
+def test_many_runners_and_each_job_is_claimed_once(jobs):
+    wanted = {submit(jobs).id for _ in range(60)}
+    found, lock = [], threading.Lock()
+
+    def run(name):
+        while (job := jobs.claim(name)) is not None:
+            jobs.note(lease_of(job), "note", name)
+            jobs.finish(lease_of(job), Ending(exit_code=0, result={"by": name}))
+            with lock:
+                found.append(job.id)
+
+    threads = [threading.Thread(target=run, args=(f"r{n}",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(wanted)
+    for job_id in wanted:
+        events = jobs.events(job_id)
+        assert [event.number for event in events] == [1, 2, 3, 4]
+        assert events[2].text == jobs.get(job_id).result["by"]
+
+
+def test_the_oldest_job_goes_first(jobs):
+    first, second = submit(jobs), submit(jobs)
+    assert [jobs.claim("a").id, jobs.claim("a").id, jobs.claim("a")] == [first.id, second.id, None]
+
+
+def test_two_submissions_with_one_key_are_one_job(jobs):
+    found = []
+
+    def send():
+        found.append(jobs.submit("tune", SPEC, device="cpu", owner="k", idempotency_key="x"))
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job.id for job, _ in found}) == 1
+    assert sum(new for _, new in found) == 1
+    assert len(jobs.events(found[0][0].id)) == 1
+    with pytest.raises(ConflictError, match="asks for something else"):
+        jobs.submit("tune", {}, device="cpu", owner="k", idempotency_key="x")
+    _, new = jobs.submit("tune", {}, device="cpu", owner="another", idempotency_key="x")
+    assert new
+
+
+def test_a_full_queue_refuses_and_keeps_nothing(jobs):
+    for _ in range(3):
+        submit(jobs, most_queued=3)
+    with pytest.raises(QuotaError, match="3 jobs are queued"):
+        submit(jobs, most_queued=3)
+    assert jobs.counts()["queued"] == 3
+
+
+def test_a_waiting_job_is_cancelled_at_once(jobs):
+    job = jobs.cancel(submit(jobs).id)
+    assert job.state == "cancelled"
+    assert jobs.claim("a") is None
+    assert jobs.cancel(job.id) == jobs.get(job.id)  # once more changes nothing
+
+
+def test_a_running_job_hears_that_it_is_cancelled(jobs):
+    submit(jobs)
+    job = jobs.claim("a")
+    assert jobs.cancel(job.id).state == "running"
+    assert jobs.beat(lease_of(job), "", 0, 0)
+    jobs.finish(lease_of(job), Ending(exit_code=130), cancelled=True)
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_a_silent_runner_loses_its_job(jobs):
+    submit(jobs)
+    job = jobs.claim("a")
+    assert jobs.requeue_stale(10, most_attempts=3) == []
+    age(jobs, job, 11)
+    assert jobs.requeue_stale(10, most_attempts=3) == [job.id]
+    with pytest.raises(LeaseLostError):
+        jobs.finish(lease_of(job), Ending(exit_code=0, result={}))
+    again = jobs.claim("b")
+    assert (again.id, again.attempt) == (job.id, 2)
+    with pytest.raises(LeaseLostError):
+        jobs.beat(lease_of(job), "", 0, 0)
+
+
+def test_a_job_that_is_tried_too_often_fails_and_says_so(jobs):
+    submit(jobs)
+    for attempt in (1, 2):
+        job = jobs.claim("a")
+        assert job.attempt == attempt
+        age(jobs, job, 11)
+        jobs.requeue_stale(10, most_attempts=2)
+    job = jobs.get(job.id)
+    assert (job.state, job.attempt) == ("failed", 2)
+    assert "silent" in job.error
+    assert "tried 2 times" in job.error
+
+
+def test_a_silent_job_that_was_to_be_cancelled_is(jobs):
+    submit(jobs)
+    job = jobs.claim("a")
+    jobs.cancel(job.id)
+    age(jobs, job, 11)
+    jobs.requeue_stale(10, most_attempts=2)
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_a_job_that_was_put_back_waits(jobs):
+    submit(jobs)
+    job = jobs.claim("a")
+    jobs.requeue(lease_of(job), "its process died", delay_s=60)
+    assert jobs.claim("a") is None
+    assert jobs.get(job.id).state == "queued"
+    assert "its process died" in jobs.events(job.id)[-1].text
+
+
+def test_pages_show_every_job_once(jobs):
+    made = [submit(jobs).id for _ in range(7)]
+    found, before = [], None
+    while page := jobs.page(before=before, limit=3):
+        found += [job.id for job in page]
+        before = found[-1]
+    assert found == sorted(made, reverse=True)
+    assert [job.id for job in jobs.page(kind="export")] == []
+    assert len(jobs.page(states=["running", "queued"])) == 7
+
+
+def test_revisions_rise_with_every_change(jobs):
+    job = submit(jobs)
+    seen = [jobs.revisions([job.id, "0" * 20])]
+    claimed = jobs.claim("a")
+    seen.append(jobs.revisions([job.id]))
+    jobs.beat(lease_of(claimed), "s", 1, 2)
+    seen.append(jobs.revisions([job.id]))
+    jobs.beat(lease_of(claimed), "s", 1, 2)
+    assert jobs.revisions([job.id]) == seen[-1]  # a mere sign of life is no change
+    values = [each[job.id] for each in seen]
+    assert values == sorted(set(values))
+    assert "0" * 20 not in seen[0]
+
+
+def test_what_is_not_there_is_said(jobs):
+    for call in (jobs.get, jobs.cancel):
+        with pytest.raises(NotFoundError, match="no such job"):
+            call("0" * 20)
+
+
+def test_a_newer_database_is_not_touched(jobs, tmp_path):
+    with jobs.transaction() as connection:
+        jobs.dialect.set_version(connection, 99)
+    with pytest.raises(DatabaseError, match="schema version 99"):
+        JobDatabase(jobs.address)
+    with jobs.transaction() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(JOB)).scalar() == 0
+
+
+def test_latencies_and_jobs_may_share_a_server(postgres_server):
+    from autotune.profiler.database import LatencyDatabase
+
+    address = postgres_server.new_database()
+    with LatencyDatabase(address) as latencies, JobDatabase(address) as found:
+        job, _ = found.submit("tune", {}, device="cpu")
+        assert latencies.runs() == []
+    with LatencyDatabase(address), JobDatabase(address) as found:
+        assert found.get(job.id).state == "queued"
