@@ -238,8 +238,8 @@ def _hand_out(
             if graph.suffix == ".onnx":
                 _copy_onnx(folder, graph)
         advance(2, 4)
-        rows = staircases(context, planner)
-        folder.write(folder.path / "report.html", lambda path: write_report(record, rows, path))
+        record = {**record, "staircases": staircases(context, planner)}
+        folder.write(folder.path / "report.html", lambda path: write_report(record, path))
         advance(3, 4)
         record = {**record, "files": _hashes(folder.path)}
         text = result_text(record)

@@ -1,156 +1,160 @@
-"""Figures of the report as SVG text (matplotlib; Okabe–Ito palette, safe for colour blindness)."""
+"""The figures of a run, of a layer and of several runs, from records; drawn by others."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from autotune.report.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Band,
+    Bar,
+    Cell,
+    Chart,
+    Rule,
+    Series,
+)
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 Record = Mapping[str, Any]
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def run_figures(record: Record) -> dict[str, list[Chart]]:
+    """Every figure of a run by its name; those of what was not measured are left out."""
+    sites = [site for site in record["sites"] if "group" in site]
+    found = {"pareto": [pareto(record)], "heat_map": [heat_map(sites)]}
+    found["waterfall"] = [waterfall(record)]
+    if record["measured_ratio"] is not None:
+        found |= {"agreement": [agreement(sites)], "rounds": [rounds(record)]}
+    return found | {"staircases": [staircase(curve) for curve in record["staircases"]]}
 
 
-def _axes(width: float = 6.0, height: float = 3.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, alpha=0.25, linewidth=0.6)
-    return figure, axes
-
-
-def pareto(record: Record) -> str:
+def pareto(record: Record) -> Chart:
     """Predicted loss against latency ratio: the exact front, uniform plans, budget, chosen plan."""
-    figure, axes = _axes()
     front = [p for p in record["pareto"] if p["loss"] > 0]
-    axes.plot([p["ratio"] for p in front], [p["loss"] for p in front], color=BLUE, label="exact")
     uniform = record["uniform"]
-    axes.plot(
-        [p["ratio"] for p in uniform], [p["loss"] for p in uniform], color=GREY, ls="--",
-        marker=".", label="uniform keep ratio",
-    )  # fmt: skip
-    limit = record["budget"].get("latency", "")
-    if limit.endswith("x"):
-        axes.axvline(float(limit[:-1]), color=RED, lw=1, label=f"budget {limit}")
     loss = record["solver"]["table_loss"]
-    axes.plot(record["predicted_ratio"], loss, "o", color=BLUE, label="chosen, predicted")
-    measured = record["measured_ratio"]
-    if measured is not None:
-        spread = [
-            [measured - record["measured_ratio_low"]], [record["measured_ratio_high"] - measured]
-        ]  # fmt: skip
-        axes.errorbar(
-            measured, loss, xerr=spread, fmt="D", color=ORANGE, capsize=3, label="chosen, measured"
-        )
-    axes.set(xlabel="latency / dense latency", ylabel="predicted loss increase", yscale="log")
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    series = [
+        Series(
+            x=[p["ratio"] for p in front], y=[p["loss"] for p in front], name="exact", line="-"
+        ),
+        Series(
+            x=[p["ratio"] for p in uniform], y=[p["loss"] for p in uniform], line="--", mark=".",
+            name="uniform keep ratio", colour=GREY,
+        ),
+        Series(x=[record["predicted_ratio"]], y=[loss], mark="o", name="chosen, predicted"),
+    ]  # fmt: skip
+    if record["measured_ratio"] is not None:
+        ends = (record["measured_ratio_low"], record["measured_ratio_high"])
+        series.append(
+            Series(
+                x=[record["measured_ratio"]], y=[loss], x_error=[ends], mark="D", colour=ORANGE,
+                name="chosen, measured",
+            )
+        )  # fmt: skip
+    return Chart(
+        x_label="latency / dense latency", y_label="predicted loss increase", y_log=True,
+        series=series, rules=_budget(record, "x"),
+    )  # fmt: skip
 
 
-def staircase(curve: Record) -> str:
+def _budget(record: Record, axis: Any) -> list[Rule]:
+    limit = record["budget"].get("latency", "")
+    if not limit.endswith("x"):
+        return []
+    return [Rule(axis=axis, at=float(limit[:-1]), name=f"budget {limit}")]
+
+
+def staircase(curve: Record) -> Chart:
     """Latency against rank of one layer shape, with intervals, and the dense latency."""
-    figure, axes = _axes(4.6, 2.9)
     points = curve["points"]
     ranks = [p["rank"] for p in points]
-    axes.fill_between(
-        ranks, [p["low_s"] * 1e3 for p in points], [p["high_s"] * 1e3 for p in points],
-        color=BLUE, alpha=0.2, lw=0,
-    )  # fmt: skip
-    axes.plot(ranks, [p["latency_s"] * 1e3 for p in points], color=BLUE, lw=1)
     measured = [p for p in points if p["source"] == "measured"]
-    axes.plot(
-        [p["rank"] for p in measured], [p["latency_s"] * 1e3 for p in measured], ".",
-        color=BLUE, label="measured",
-    )  # fmt: skip
-    axes.axhline(curve["dense_latency_s"] * 1e3, color=GREY, ls="--", lw=1, label="dense")
+    dense_ms = curve["dense_latency_s"] * 1e3
     widths = "+".join(map(str, curve["parts"])) or curve["out_features"]
-    title = f"{curve['in_features']}x{widths}, {curve['tokens']} tokens"
-    axes.set(xlabel="rank", ylabel="latency (ms)", title=title, ylim=(0, None))
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return Chart(
+        title=f"{curve['in_features']}x{widths}, {curve['tokens']} tokens", x_label="rank",
+        y_label="latency (ms)", y_from_zero=True, width=4.6, height=2.9,
+        bands=[
+            Band(
+                x=ranks, low=[p["low_s"] * 1e3 for p in points],
+                high=[p["high_s"] * 1e3 for p in points],
+            )
+        ],
+        series=[
+            Series(x=ranks, y=[p["latency_s"] * 1e3 for p in points], line="-"),
+            Series(
+                x=[p["rank"] for p in measured], y=[p["latency_s"] * 1e3 for p in measured],
+                mark=".", name="measured",
+            ),
+        ],
+        rules=[Rule(axis="y", at=dense_ms, name="dense", colour=GREY, dashed=True)],
+    )  # fmt: skip
 
 
-def heat_map(sites: Sequence[Record]) -> str:
+def heat_map(sites: Sequence[Record]) -> Chart:
     """keep_ratio by block (rows) and module (columns); dense hatched, `=64` shares its down."""
     modules = list(dict.fromkeys(_module(site, n) for site in sites for n in site["layers"]))
-    blocks = sorted({site["block"] if site["block"] is not None else -1 for site in sites})
-    figure, axes = _axes(6.0, 0.9 + 0.32 * len(blocks))
-    axes.grid(False)
-    cells = [(site, name) for site in sites for name in site["layers"]]
-    for site, name in cells:
-        x = modules.index(_module(site, name))
-        y = blocks.index(site["block"] if site["block"] is not None else -1)
-        dense = site["rank"] is None
-        shade = 1.0 - site["keep_ratio"]
-        axes.add_patch(_cell(x, y, dense, shade))
-        text = "dense" if dense else f"{'=' * (len(site['layers']) > 1)}{site['rank']}"
-        colour = "white" if not dense and shade > 0.65 else "black"
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set(
-        xlim=(-0.5, len(modules) - 0.5), ylim=(len(blocks) - 0.5, -0.5), ylabel="block",
-        xticks=range(len(modules)), yticks=range(len(blocks)),
+    blocks = sorted({_block(site) for site in sites})
+    cells = [
+        Cell(
+            x=modules.index(_module(site, name)), y=blocks.index(_block(site)),
+            shade=None if site["rank"] is None else 1.0 - site["keep_ratio"],
+            text="dense" if site["rank"] is None
+            else f"{'=' * (len(site['layers']) > 1)}{site['rank']}",
+        )
+        for site in sites
+        for name in site["layers"]
+    ]  # fmt: skip
+    return Chart(
+        cells=cells, x_ticks=modules, y_ticks=[str(b) if b >= 0 else "-" for b in blocks],
+        y_label="block", height=0.9 + 0.32 * len(blocks),
     )  # fmt: skip
-    axes.set_xticklabels(modules, rotation=25, ha="right", fontsize=8)
-    axes.set_yticklabels([str(b) if b >= 0 else "-" for b in blocks])
-    return _svg(figure)
 
 
-def _cell(x: int, y: int, dense: bool, shade: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    face = "white" if dense else (1 - shade, 1 - 0.55 * shade, 1 - 0.3 * shade)
-    return Rectangle(
-        (x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor=GREY, lw=0.5,
-        hatch="///" if dense else None, alpha=0.9,
-    )  # fmt: skip
+def _block(site: Record) -> int:
+    return -1 if site["block"] is None else int(site["block"])
 
 
 def _module(site: Record, name: str) -> str:
     return name.split(f".{site['block']}.", 1)[-1] if site["block"] is not None else name
 
 
-def agreement(sites: Sequence[Record]) -> str:
+def agreement(sites: Sequence[Record]) -> Chart:
     """Predicted against measured seconds of every site inside the network."""
-    figure, axes = _axes(4.2, 3.6)
     pairs = [s for s in sites if s.get("measured_latency_s")]
+    series = []
     for chosen, colour, label in ((True, BLUE, "factorized"), (False, ORANGE, "dense")):
         some = [s for s in pairs if (s["rank"] is not None) == chosen]
-        axes.plot(
-            [s["predicted_latency_s"] * 1e3 for s in some],
-            [s["measured_latency_s"] * 1e3 for s in some],
-            "o" if chosen else "s", ms=4, color=colour, label=label,
+        series.append(
+            Series(
+                x=[s["predicted_latency_s"] * 1e3 for s in some],
+                y=[s["measured_latency_s"] * 1e3 for s in some], colour=colour, name=label,
+                mark="o" if chosen else "s",
+            )
         )  # fmt: skip
     top = max((s["measured_latency_s"] for s in pairs), default=1e-3) * 1.1e3
-    axes.plot([0, top], [0, top], color=GREY, lw=1)
-    axes.set(xlabel="predicted (ms)", ylabel="measured in the network (ms)")
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    same = Series(x=[0, top], y=[0, top], colour=GREY, line="-")
+    return Chart(
+        x_label="predicted (ms)", y_label="measured in the network (ms)", series=[*series, same],
+        width=4.2,
+    )  # fmt: skip
 
 
-def waterfall(record: Record) -> str:
+def waterfall(record: Record) -> Chart:
     """Milliseconds from the dense network to the compressed one, by group of sites."""
-    figure, axes = _axes(5.4, 3.2)
-    steps = waterfall_steps(record)
-    level = 0.0
-    for i, (name, value, total) in enumerate(steps):
+    bars, level = [], 0.0
+    for i, (_, value, total) in enumerate(waterfall_steps(record)):
         bottom = 0.0 if total else level
-        axes.bar(i, value, bottom=bottom, color=GREY if total else (GREEN if value < 0 else RED))
-        axes.text(i, bottom + value, f"{value:+.3g}" if not total else f"{value:.3g}",
-                  ha="center", va="bottom", fontsize=8)  # fmt: skip
+        colour = GREY if total else (GREEN if value < 0 else RED)
+        text = f"{value:.3g}" if total else f"{value:+.3g}"
+        bars.append(Bar(x=i, bottom=bottom, height=value, text=text, colour=colour))
         level = bottom + value
-        steps[i] = (name, value, total)
-    axes.set(ylabel="latency (ms)", xticks=range(len(steps)))
-    axes.set_xticklabels([name for name, _, _ in steps], fontsize=8)
-    return _svg(figure)
+    names = [name for name, _, _ in waterfall_steps(record)]
+    return Chart(bars=bars, x_ticks=names, y_label="latency (ms)", width=5.4, height=3.2)
 
 
 def waterfall_steps(record: Record) -> list[tuple[str, float, bool]]:
@@ -172,21 +176,39 @@ def waterfall_steps(record: Record) -> list[tuple[str, float, bool]]:
     ]
 
 
-def rounds(record: Record) -> str:
+def rounds(record: Record) -> Chart:
     """Predicted and measured ratio of every round of the closed loop."""
-    figure, axes = _axes(4.6, 2.9)
     items = record["rounds"]
-    x = list(range(1, len(items) + 1))
-    axes.plot(x, [r["predicted_ratio"] for r in items], "o", color=BLUE, label="predicted")
-    low = [r["measured_ratio"] - r["measured_ratio_low"] for r in items]
-    high = [r["measured_ratio_high"] - r["measured_ratio"] for r in items]
-    axes.errorbar(
-        x, [r["measured_ratio"] for r in items], yerr=[low, high], fmt="D", color=ORANGE,
-        capsize=3, label="measured, 95 % interval",
+    x = list(range(len(items)))
+    measured = Series(
+        x=x, y=[r["measured_ratio"] for r in items], colour=ORANGE, mark="D",
+        y_error=[(r["measured_ratio_low"], r["measured_ratio_high"]) for r in items],
+        name="measured, 95 % interval",
     )  # fmt: skip
-    limit = record["budget"].get("latency", "")
-    if limit.endswith("x"):
-        axes.axhline(float(limit[:-1]), color=RED, lw=1, label=f"budget {limit}")
-    axes.set(xlabel="round", ylabel="latency / dense latency", xticks=x)
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    predicted = Series(x=x, y=[r["predicted_ratio"] for r in items], mark="o", name="predicted")
+    return Chart(
+        x_label="round", y_label="latency / dense latency", series=[predicted, measured],
+        rules=_budget(record, "y"), x_ticks=[str(i + 1) for i in x], width=4.6, height=2.9,
+    )  # fmt: skip
+
+
+def comparison(records: Mapping[str, Record]) -> Chart:
+    """Several runs: where each is on latency ratio and quality, and its Pareto front of plans."""
+    colours = (BLUE, ORANGE, GREEN, RED, GREY)
+    series = []
+    for i, (name, record) in enumerate(records.items()):
+        colour = colours[i % len(colours)]
+        front = [p for p in record["pareto"] if p["loss"] > 0]
+        loss = record["solver"]["table_loss"]
+        series.append(
+            Series(
+                x=[p["ratio"] for p in front], y=[p["loss"] for p in front], colour=colour,
+                line="-", name=name,
+            )
+        )  # fmt: skip
+        ratio = record["measured_ratio"] or record["predicted_ratio"]
+        series.append(Series(x=[ratio], y=[loss], colour=colour, mark="D"))
+    return Chart(
+        x_label="latency / dense latency", y_label="predicted loss increase", y_log=True,
+        series=series, height=4.0,
+    )  # fmt: skip

@@ -6,10 +6,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -22,8 +23,8 @@ from autotune.errors import (
     StorageError,
     UsageError,
 )
-from autotune.service import routes_data, routes_jobs, routes_system
-from autotune.service.errors import ServiceError
+from autotune.service import pages, results, routes_data, routes_jobs, routes_system
+from autotune.service.errors import ForbiddenError, NotFoundError, ServiceError
 from autotune.service.guard import Guard, error_body
 from autotune.service.jobs import JobDatabase
 from autotune.service.metrics import Timed
@@ -61,8 +62,9 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     app.state.parts = State(
         settings=settings, database=database, predictions=Predictions(settings), watcher=watcher
     )
-    for each in (routes_jobs, routes_data, routes_system):
+    for each in (routes_jobs, results, routes_data, routes_system, pages):
         app.include_router(each.router)
+    app.mount("/static", pages.STATIC)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     app.add_middleware(Timed)
@@ -86,8 +88,12 @@ _REFUSALS = {
 }
 
 
-async def _ours(_: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> Response:
     """An error of the tree: its sentence is meant for the caller."""
+    if request.method == "GET" and not request.url.path.startswith("/v1/"):
+        page = _page(request, error)
+        if page is not None:
+            return page
     status = error.status if isinstance(error, ServiceError) else 0
     status = status or next((code for kind, code in _STATUS if isinstance(error, kind)), 0)
     if not status:
@@ -97,6 +103,17 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(type(error).__name__, str(error))
     return JSONResponse(body, status, headers=headers)
+
+
+def _page(request: Request, error: Exception) -> Response | None:
+    """What a person sees who has not signed in, or who looks for what is not there."""
+    if "text/html" not in request.headers.get("Accept", ""):
+        return None
+    if isinstance(error, ForbiddenError):
+        return RedirectResponse(f"/login?{urlencode({'next': request.url.path})}", 303)
+    if isinstance(error, NotFoundError | UsageError):
+        return pages.render("missing.html", 404, title="Not found", message=str(error))
+    return None
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

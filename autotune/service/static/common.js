@@ -1,0 +1,51 @@
+// What the pages share: asking the service, and drawing its figures in the page's colours.
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(path, { credentials: "same-origin", ...options });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error ? body.error.message : `status ${answer.status}`);
+  return body;
+}
+
+export function send(path, body, headers = {}) {
+  return ask(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body: JSON.stringify(body),
+  });
+}
+
+export function complain(form, error) {
+  const place = form.querySelector(".error");
+  place.textContent = error ? error.message : "";
+  place.hidden = !error;
+}
+
+export function draw(place, figure) {
+  const style = getComputedStyle(document.documentElement);
+  const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
+  const layout = {
+    ...figure.layout,
+    xaxis: { ...axis, ...figure.layout.xaxis },
+    yaxis: { ...axis, ...figure.layout.yaxis },
+    font: { color: text, family: "system-ui, sans-serif", size: 12 },
+    paper_bgcolor: "transparent",
+    plot_bgcolor: "transparent",
+    margin: { l: 55, r: 15, t: figure.layout.title.text ? 35 : 15, b: 45 },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+  };
+  return window.Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
+}
+
+// Draw again when the reader changes between light and dark.
+export function drawAlways(place, figure) {
+  draw(place, figure);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(place, figure));
+}
+
+export function seconds(value) {
+  const units = [["s", 1], ["ms", 1e-3], ["µs", 1e-6]];
+  const [name, scale] = units.find(([, each]) => value >= each) || ["ns", 1e-9];
+  return `${Number((value / scale).toPrecision(3))} ${name}`;
+}
