@@ -31,8 +31,9 @@ def plotly_json(chart: Chart) -> dict[str, Any]:
     if chart.y_from_zero:
         layout["yaxis"]["rangemode"] = "tozero"
     if chart.cells:
-        layout["yaxis"] |= {"range": [len(chart.y_ticks) - 0.5, -0.5], "showgrid": False}
-        layout["xaxis"] |= {"range": [-0.5, len(chart.x_ticks) - 0.5], "showgrid": False}
+        plain = {"showgrid": False, "zeroline": False}
+        layout["yaxis"] |= {"range": [len(chart.y_ticks) - 0.5, -0.5], **plain}
+        layout["xaxis"] |= {"range": [-0.5, len(chart.x_ticks) - 0.5], "tickangle": -60, **plain}
     return {"data": data, "layout": layout}
 
 

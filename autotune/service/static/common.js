@@ -23,7 +23,9 @@ export function complain(form, error) {
 
 export function draw(place, figure) {
   const style = getComputedStyle(document.documentElement);
-  const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const [text, soft, line] = ["--text", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
+  // The grey of the figures is one of paper; at night it takes the page's.
+  figure = JSON.parse(JSON.stringify(figure).replaceAll("#666666", soft));
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
   const layout = {
     ...figure.layout,
@@ -32,8 +34,9 @@ export function draw(place, figure) {
     font: { color: text, family: "system-ui, sans-serif", size: 12 },
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
-    margin: { l: 55, r: 15, t: figure.layout.title.text ? 35 : 15, b: 45 },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+    title: { ...figure.layout.title, x: 0, xanchor: "left", font: { size: 13 } },
+    margin: { l: 55, r: 15, t: figure.layout.title.text ? 45 : 15, b: 45 },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 1, xanchor: "right" },
   };
   return window.Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
 }

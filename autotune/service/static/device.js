@@ -12,6 +12,9 @@ form.addEventListener("submit", async (event) => {
     out_features: size("out_features"),
     allow_extrapolation: document.getElementById("extrapolate").checked,
   };
+  const button = form.querySelector("button");
+  button.disabled = true;
+  button.textContent = "Predicting …";
   try {
     complain(form, null);
     const found = await send("/v1/curve", question);
@@ -29,5 +32,8 @@ form.addEventListener("submit", async (event) => {
     table.hidden = false;
   } catch (error) {
     complain(form, error);
+  } finally {
+    button.disabled = false;
+    button.textContent = "Predict";
   }
 });

@@ -52,11 +52,10 @@ async function figures() {
     const card = document.getElementById(`figure-${name}`);
     if (!card) continue;
     const first = card.querySelector(".plot");
-    for (const [index, chart] of charts.entries()) {
-      const plot = index ? first.cloneNode(false) : first;
-      if (index) card.append(plot);
-      drawAlways(plot, chart);
-    }
+    // All places first: a figure takes the width that its place has when it is drawn.
+    const places = charts.map((_, index) => (index ? first.cloneNode(false) : first));
+    first.parentElement.append(...places);
+    charts.forEach((chart, index) => drawAlways(places[index], chart));
   }
 }
 
