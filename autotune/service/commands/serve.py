@@ -34,6 +34,10 @@ from autotune.units import parse_quantity
     "--slots", type=click.IntRange(0, 64), default=1, show_default=True, help="Jobs at a time."
 )
 @threads_option
+@click.option(
+    "--stale", type=click.FloatRange(1), default=15.0, show_default=True,
+    help="Seconds of silence after which a runner has lost its job.",
+)  # fmt: skip
 @click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
 @click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
@@ -76,6 +80,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         hub_ids=frozenset(options["hub_ids"]),
         hosts=(*Settings.hosts, *options["names"]),
         slots=options["slots"],
+        stale_s=options["stale"],
         threads=options["threads"],
         quotas=Quotas(
             queued_jobs=options["max_queued"],

@@ -1,0 +1,75 @@
+"""kill -9 of jobs, measuring workers and servers at random moments of real small tunings.
+
+    python benchmarks/service_faults.py [--rounds 20] [--jobs 6] [--database postgresql://…]
+
+A real server with real jobs on code-llama-3m, and something of it killed every few seconds; at the
+end every job has ended once, in a result or a stated failure, and no row is lost or doubled
+(tests/autotune/service/faults.py). Prints what died and how the jobs ended; the last line is one
+JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
+
+from autotune.service.client import Client
+from autotune.service.jobs import JobDatabase
+from tests.autotune.service.browser import Server
+from tests.autotune.service.conftest import TUNE
+from tests.autotune.service.faults import all_ended, check_everything, kill_at_random, wait_for
+from tests.conftest import LLAMA
+
+
+def main() -> None:
+    """Kill, wait, check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--database", help="Of jobs and latencies (default: two SQLite files).")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        roots, data = home / "models", home / "data"
+        shutil.copytree(LLAMA, roots / "code-llama-3m")
+        (roots / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:40_000])
+        latencies = options.database or home / "latency.sqlite"
+        jobs = options.database or data / "jobs.sqlite"
+        more = ("--jobs-db", jobs, "--db", latencies, "--models", roots, "--threads", 1)
+
+        def start() -> Server:
+            return Server(data, *more, "--stale", 2)
+
+        server = start()
+        try:
+            with Client(server.address) as client:
+                for seed in range(options.jobs):
+                    client.submit("tune", {**TUNE, "seed": seed})
+            killed: dict[str, int] = {}
+            for victim, living in kill_at_random(start, server, options.rounds, 12):
+                server = living
+                killed[victim] = killed.get(victim, 0) + 1
+                print(f"{time.monotonic() - started:6.0f} s  killed {victim}", flush=True)
+            with JobDatabase(jobs) as database:
+                wait_for(lambda: all_ended(database), 3600)
+                ends = check_everything(database, data, latencies)
+                for job in reversed(database.page(limit=500)):
+                    print(f"{job.id} {job.state} after {job.attempt} attempts {job.error or ''}")
+        finally:
+            server.stop()
+    record = {"killed": killed, "ended": ends, "seconds": round(time.monotonic() - started)}
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What must hold of a service whatever died: shared by tests and benchmarks/service_faults.py."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.verify import find_problems
+from autotune.service.jobs import JobDatabase
+from autotune.service.records import Job
+from autotune.service.schema import ENDED
+from tests.autotune.service.browser import Server
+from tests.autotune.service.processes import descendants, kill
+
+VICTIMS = ("job", "worker", "server")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def all_ended(database: JobDatabase) -> bool:
+    """Whether no job waits or runs."""
+    counts = database.counts()
+    return counts["queued"] + counts["running"] == 0
+
+
+def pick(server: Server, victim: str) -> int | None:
+    """The process that is to die."""
+    if victim == "server":
+        return server.process.pid
+    mark = "autotune.service.child" if victim == "job" else "autotune.profiler"
+    found = [pid for pid, command in descendants(server.process.pid).items() if mark in command]
+    return random.choice(found) if found else None
+
+
+def kill_at_random(
+    start: Callable[[], Server], server: Server, rounds: int, longest_s: float
+) -> Iterator[tuple[str, Server]]:
+    """Kill something again and again; a server that died is started again. Yields what died."""
+    for number in range(rounds):
+        time.sleep(random.uniform(0.2, longest_s))
+        victim = VICTIMS[number % len(VICTIMS)]
+        pid = pick(server, victim)
+        if pid is None:
+            victim, pid = "job", pick(server, "job")
+        if pid is None:
+            yield "nothing", server
+            continue
+        kill(pid)
+        if victim == "server":
+            server.process.wait()
+            server = start()
+        yield victim, server
+
+
+def check_everything(database: JobDatabase, data: Path, latencies: object) -> dict[str, int]:
+    """One end a job, said once; results whole; no row lost or doubled. Ends by state."""
+    counts: dict[str, int] = {}
+    for job in database.page(limit=500):
+        assert job.state in ENDED, job
+        check_job(database, job, data)
+        counts[job.state] = counts.get(job.state, 0) + 1
+    with LatencyDatabase(latencies) as store:  # type: ignore[arg-type]
+        assert find_problems(store) == []
+        for fingerprint in store.fingerprints():
+            rows = store.measurements(fingerprint, errors=True)
+            assert len({row.shape for row in rows}) == len(rows)
+    return counts
+
+
+def check_job(database: JobDatabase, job: Job, data: Path) -> None:
+    """Its events are without gap and end once, and what it promises is there."""
+    events = database.events(job.id)
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    ends = [event.text for event in events if event.kind == "state" and event.text in ENDED]
+    assert ends == [job.state]
+    starts = sum(event.kind == "state" and event.text == "running" for event in events)
+    assert starts == job.attempt
+    folder = data / "jobs" / job.id / "out"
+    assert not list(folder.rglob(".*.part")) or job.state != "succeeded"
+    if job.state == "succeeded":
+        assert job.result is not None
+        assert json.loads((folder / "result.json").read_text())["budget"]
+        assert (folder / "model" / "model.safetensors").is_file()
+    else:
+        assert job.state == "failed"
+        assert job.error

@@ -1,0 +1,192 @@
+"""Servers, jobs and databases that die: every job ends once, in a result or a stated failure."""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autotune.service.client import Client
+from autotune.service.errors import ServiceError
+from autotune.service.jobs import JobDatabase
+from tests.autotune.service.browser import Server, serving
+from tests.autotune.service.conftest import TUNE
+from tests.autotune.service.faults import all_ended, check_everything, kill_at_random, wait_for
+from tests.autotune.service.processes import descendants, gone, kill
+
+ROUNDS = int(os.environ.get("AUTOTUNE_FAULT_ROUNDS", "3"))
+
+
+def options(roots, latencies, *more):
+    return ("--models", roots, "--db", latencies, "--threads", 1, "--stale", 2, *more)
+
+
+def submitted(address, count=1, **changes):
+    with Client(address) as client:
+        return [
+            client.submit("tune", {**TUNE, "seed": seed, **changes})["id"] for seed in range(count)
+        ]
+
+
+def test_kill_9_of_jobs_workers_and_servers(tmp_path, roots):
+    data, latencies = tmp_path / "data", tmp_path / "latency.sqlite"
+
+    def start():
+        return Server(data, *options(roots, latencies))
+
+    server = start()
+    try:
+        submitted(server.address)
+        killed = []
+        for victim, living in kill_at_random(start, server, ROUNDS, 12):
+            killed.append(victim)
+            server = living
+        with JobDatabase(data / "jobs.sqlite") as database:
+            wait_for(lambda: all_ended(database))
+            counts = check_everything(database, data, latencies)
+        assert counts == {"succeeded": 1} or ROUNDS > 4
+        assert "server" in killed
+    finally:
+        server.stop()
+    assert gone(str(data), 15)
+
+
+def test_nothing_outlives_a_server_that_was_killed(tmp_path, roots):
+    data = tmp_path / "data"
+    server = Server(data, *options(roots, tmp_path / "latency.sqlite"))
+    submitted(server.address)
+    wait_for(
+        lambda: any("autotune.profiler" in c for c in descendants(server.process.pid).values())
+    )
+    server.kill()
+    assert gone(str(data), 10)
+
+
+def test_two_servers_share_the_work_and_one_dies(tmp_path, roots):
+    data, latencies = tmp_path / "data", tmp_path / "latency.sqlite"
+    with serving(data, *options(roots, latencies)) as first:
+        with serving(data, *options(roots, latencies)) as second:
+            submitted(first.address, 2)
+            with JobDatabase(data / "jobs.sqlite") as database:
+                wait_for(lambda: database.counts()["running"] == 2)
+                runners = {job.runner for job in database.page(states=["running"])}
+                assert len(runners) == 2
+                second.kill()
+                wait_for(lambda: all_ended(database))
+                assert check_everything(database, data, latencies) == {"succeeded": 2}
+
+
+def test_cancel_ends_the_process_and_all_it_started(tmp_path, roots):
+    data = tmp_path / "data"
+    with serving(data, *options(roots, tmp_path / "latency.sqlite")) as server:
+        (job_id,) = submitted(server.address)
+        pid = server.process.pid
+        wait_for(lambda: any("autotune.profiler" in c for c in descendants(pid).values()))
+        with Client(server.address) as client:
+            client.cancel(job_id)
+            assert client.wait(job_id)["state"] == "cancelled"
+        wait_for(lambda: not descendants(pid), 10)
+        (again,) = submitted(server.address)  # the slot and the device are free
+        with Client(server.address) as client:
+            assert client.wait(again)["state"] == "succeeded"
+
+
+def test_a_server_that_is_stopped_gives_its_job_back(tmp_path, roots):
+    data, latencies = tmp_path / "data", tmp_path / "latency.sqlite"
+    with serving(data, *options(roots, latencies)) as server:
+        (job_id,) = submitted(server.address)
+        with JobDatabase(data / "jobs.sqlite") as database:
+            wait_for(lambda: database.get(job_id).stage)
+            server.stop()
+            assert database.get(job_id).state == "queued"
+            assert "stopping" in database.events(job_id)[-1].text
+    with serving(data, *options(roots, latencies)) as server, Client(server.address) as client:
+        assert client.wait(job_id)["state"] == "succeeded"
+
+
+def test_postgresql_is_restarted_while_a_job_runs(tmp_path, roots, postgres_server):
+    data, address = tmp_path / "data", postgres_server.new_database()
+    with serving(data, *options(roots, address, "--jobs-db", address)) as server:
+        (job_id,) = submitted(server.address)
+        with Client(server.address) as client:
+            wait_for(lambda: client.job(job_id)["stage"] not in ("", "load the model"))
+            time.sleep(random.uniform(0, 3))
+            postgres_server.stop()
+            try:
+                for call in (lambda: client.job(job_id), lambda: submitted(server.address)):
+                    with pytest.raises(ServiceError, match="does not answer"):
+                        call()
+            finally:
+                time.sleep(1)
+                postgres_server.start()
+            wait_for(lambda: client.job(job_id)["state"] == "succeeded")
+        with JobDatabase(address) as database:
+            assert check_everything(database, data, address) == {"succeeded": 1}
+
+
+def test_a_full_disk_is_a_stated_failure(tmp_path, roots):
+    """No file of the server and its jobs may grow beyond 2 MB; the model has 12."""
+    data = tmp_path / "data"
+    limit = 2_000_000
+    command = [sys.executable, "-c", (
+        "import resource, runpy, sys; sys.argv[0] = 'autotune'; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "runpy.run_module('autotune', run_name='__main__')"
+    )]  # fmt: skip
+    with limited(command, data, options(roots, tmp_path / "latency.sqlite")) as address:
+        with Client(address) as client:
+            job = client.submit("tune", TUNE)
+            job = client.wait(job["id"])
+            assert job["state"] == "failed"
+            assert "no space left" in job["error"]
+            assert client.artefacts(job["id"]) == []
+            assert client.jobs()["counts"]["failed"] == 1
+
+
+@contextlib.contextmanager
+def limited(command, data, arguments):
+    """A server started by `command`."""
+    server = Server.__new__(Server)
+    server.log = data.parent / "limited.log"
+    with server.log.open("wb") as log:
+        server.process = subprocess.Popen(
+            [*command, "serve", "--port", "0", "--data", str(data), *map(str, arguments)],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield server._listen(0)
+    finally:
+        server.stop()
+
+
+def test_a_job_that_always_dies_fails_and_says_so(tmp_path, roots):
+    data = tmp_path / "data"
+    with serving(data, *options(roots, tmp_path / "latency.sqlite")) as server:
+        (job_id,) = submitted(server.address)
+        with JobDatabase(data / "jobs.sqlite") as database:
+            deadline = time.monotonic() + 240
+            while not database.get(job_id).ended and time.monotonic() < deadline:
+                for pid, command in descendants(server.process.pid).items():
+                    if "service.child" in command:
+                        kill(pid)
+                time.sleep(0.2)
+            job = database.get(job_id)
+        assert (job.state, job.attempt) == ("failed", 5)
+        assert "signal 9" in job.error
+        assert "tried 5 times" in job.error
+
+
+def test_limits_of_time_and_bytes_are_stated(tmp_path, roots):
+    for option, value, said in (
+        ("--max-runtime", 3, "it ran longer than 3 s"), ("--max-artefacts", "1kB", "is the most"),
+    ):  # fmt: skip
+        data = tmp_path / option.strip("-")
+        with serving(data, *options(roots, tmp_path / "latency.sqlite", option, value)) as server:
+            (job_id,) = submitted(server.address)
+            with Client(server.address) as client:
+                job = client.wait(job_id)
+            assert job["state"] == "failed"
+            assert said in job["error"]
