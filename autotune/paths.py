@@ -14,12 +14,17 @@ def database_address(text: str) -> Address:
     return text if "://" in text else Path(text).expanduser()
 
 
+def data_folder() -> Path:
+    """The user's own, for what this program keeps."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "autotune"
+
+
 def default_database() -> Address:
     """`$AUTOTUNE_DB` (a path or a URL), else `latency.sqlite` in the user's data folder."""
     if os.environ.get("AUTOTUNE_DB"):
         return database_address(os.environ["AUTOTUNE_DB"])
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "autotune" / "latency.sqlite"
+    return data_folder() / "latency.sqlite"
 
 
 def engine_cache() -> Path:

@@ -12,10 +12,11 @@ from autotune.predictor.recovery import RecoveryProcess
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.profile import fingerprint_of, measure_points, missing_points
 from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import TaskRunner
 from autotune.profiler.timing import TimingPolicy
 from autotune.progress import Advance
 from autotune.target import Target
-from autotune.types import LayerShape
+from autotune.types import Fingerprint, LayerShape
 
 QUICK_LAYERS = 25
 _FIRST, _WAVE = 13, 4
@@ -39,16 +40,33 @@ class Profiled:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where is measured: a target, what does it there, and under which fingerprint it is kept."""
+
+    target: Target
+    fingerprint: Fingerprint
+    threads: int
+    runner: TaskRunner
+
+
+def place_here(target: Target, threads: int) -> Place:
+    """A device of this machine."""
+    return Place(
+        target=target, threads=threads,
+        fingerprint=fingerprint_of(target.device, target.backend, target.dtype, threads),
+        runner=ShardRunner.on(target.device, target.backend, threads),
+    )  # fmt: skip
+
+
 def profile_points(
-    target: Target, threads: int, database: LatencyDatabase, wanted: Iterable[LayerShape],
+    place: Place, database: LatencyDatabase, wanted: Iterable[LayerShape],
     policy: TimingPolicy, advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure what the database lacks of `wanted`."""
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, threads)
     shapes = set(wanted)
-    points = missing_points(database, fingerprint, shapes)
-    runner = ShardRunner.on(target.device, target.backend, threads)
-    failed = measure_points(database, fingerprint, points, runner, policy, advance)
+    points = missing_points(database, place.fingerprint, shapes)
+    failed = measure_points(database, place.fingerprint, points, place.runner, policy, advance)
     return Profiled(
         wanted=len(shapes), measured=len(points) - len(failed),
         failed=tuple(str(row.error) for row in failed),
@@ -56,17 +74,18 @@ def profile_points(
 
 
 def profile_full(
-    target: Target, threads: int, database: LatencyDatabase, policy: TimingPolicy,
+    place: Place, database: LatencyDatabase, policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure the standard layers at eight ranks each."""
+    target = place.target
     pool = standard_pool(target.spec, target.dtype)
     wanted = [s for dense in pool for s in (dense, *pairs_of(dense, target.spec, _FULL_SHARES))]
-    return profile_points(target, threads, database, wanted, policy, advance)
+    return profile_points(place, database, wanted, policy, advance)
 
 
 def profile_quick(
-    target: Target, threads: int, database: LatencyDatabase, policy: TimingPolicy,
+    place: Place, database: LatencyDatabase, policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure 25 of the standard layers at three ranks each, a hundred points, in waves.
@@ -74,34 +93,35 @@ def profile_quick(
     Each wave is chosen from what the ones before leave unsure; run again, it goes on from what is
     known. Ends early after `_LIMIT_S` seconds.
     """
-    pool = standard_pool(target.spec, target.dtype)
+    spec = place.target.spec
+    pool = standard_pool(spec, place.target.dtype)
     started = time.monotonic()
     layers: list[LayerShape] = []
     found = Profiled(wanted=0, measured=0, failed=())
     while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
-        wave = _wave(target, threads, database, pool, layers)
+        wave = _wave(place, database, pool, layers)
         layers += wave
-        wanted = [s for dense in wave for s in (dense, *pairs_of(dense, target.spec))]
-        found += profile_points(target, threads, database, wanted, policy)
+        wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
+        found += profile_points(place, database, wanted, policy)
         advance(len(layers), QUICK_LAYERS)
     return found
 
 
 def _wave(
-    target: Target, threads: int, database: LatencyDatabase, pool: Sequence[LayerShape],
+    place: Place, database: LatencyDatabase, pool: Sequence[LayerShape],
     layers: Sequence[LayerShape],
 ) -> list[LayerShape]:  # fmt: skip
     """What to measure next."""
     if not layers:
         return first_layers(pool, _FIRST)
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, threads)
-    rows = [row for row in database.measurements(fingerprint.id) if row.rank and row.ratio]
+    spec = place.target.spec
+    rows = [row for row in database.measurements(place.fingerprint.id) if row.rank and row.ratio]
     pairs = [row for row in rows if not row.shape.parts]
     left = [dense for dense in pool if dense not in layers]
     count = min(_WAVE, QUICK_LAYERS - len(layers))
     shapes = [row.shape for row in pairs]
     if not RecoveryProcess.enough(shapes):
         return first_layers(left, count)
-    roofline = Roofline.of(target.spec, threads)
+    roofline = Roofline.of(spec, place.threads)
     process = RecoveryProcess(roofline, shapes, [row.ratio or 1.0 for row in pairs])
-    return next_layers(process, left, target.spec, count)
+    return next_layers(process, left, spec, count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.devices.detect import PresentDevice, require_device
@@ -67,9 +67,22 @@ def target_here(device: str, backend: str | None = None, dtype: str | None = Non
         DeviceMissingError: the device is not here, or its backend is not installed.
     """
     present = require_device(device)
-    spec = present.spec
-    runs_on = require_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
-    return Target(device=present, backend=runs_on, dtype=_dtype(runs_on, dtype, spec), is_here=True)
+    kind = present.spec.kind
+    require_backend(backend or DEFAULT_BACKENDS[kind], kind)
+    return runs_on(present, backend, dtype)
+
+
+def runs_on(device: PresentDevice, backend: str | None, dtype: str | None) -> Target:
+    """A device that is here, or that a worker has, with its usual backend and dtype unless given.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    spec = device.spec
+    found = make_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    if spec.kind not in found.device_kinds:
+        raise UsageError(f"backend {found.name} runs on {'/'.join(found.device_kinds)} only")
+    return Target(device=device, backend=found, dtype=_dtype(found, dtype, spec), is_here=True)
 
 
 def find_target(
@@ -95,14 +108,8 @@ def find_target(
     else:
         # A device that is here is measured; a part that its backend lacks is no reason to guess.
         return target_here(device, backend, dtype)
-    runs_on = make_backend(backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
-    if spec.kind not in runs_on.device_kinds:
-        raise UsageError(f"backend {runs_on.name} runs on {'/'.join(runs_on.device_kinds)} only")
-    return Target(
-        device=PresentDevice(spec=spec, reported_name=spec.title), backend=runs_on,
-        dtype=_dtype(runs_on, dtype, spec), is_here=False, database=database,
-        extrapolate=extrapolate,
-    )  # fmt: skip
+    found = runs_on(PresentDevice(spec=spec, reported_name=spec.title), backend, dtype)
+    return replace(found, is_here=False, database=database, extrapolate=extrapolate)
 
 
 def _has_table(spec: DeviceSpec, database: Address | None) -> bool:

@@ -27,7 +27,7 @@ from autotune.predictor.table import LatencyTable
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.profile import fingerprint_of
 from autotune.profiler.timing import TimingPolicy
-from autotune.profiling import profile_points, profile_quick
+from autotune.profiling import place_here, profile_points, profile_quick
 from autotune.target import Target, target_here
 from autotune.types import LayerShape
 
@@ -52,7 +52,7 @@ def main() -> None:
             if options.neighbour:
                 busy.start()
             started = time.monotonic()
-            found = profile_quick(target, threads, store, policy)
+            found = profile_quick(place_here(target, threads), store, policy)
             seconds = time.monotonic() - started
             if options.neighbour:
                 busy.kill()
@@ -61,7 +61,7 @@ def main() -> None:
             careful = TimingPolicy(max_seconds=4.0, target_relative_ci=0.01, min_windows=5)
             layers = unseen_layers(options.layers, options.seed)
             wanted = [s for dense in layers for s in (dense, *pairs_of(dense, target.spec))]
-            profile_points(target, threads, store, wanted, careful)
+            profile_points(place_here(target, threads), store, wanted, careful)
             rows = store.measurements(fingerprint_of(target.device, target.backend, "fp32", 2).id)
     truth = {row.shape: row.ratio for row in rows if row.rank}
     guesses = {shape: table.estimate(shape) for shape in truth}

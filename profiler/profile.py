@@ -9,8 +9,7 @@ from autotune.devices.detect import PresentDevice
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database import LatencyDatabase, timestamp
 from autotune.profiler.records import Detail, Measurement, kind_of
-from autotune.profiler.shard import ShardRunner
-from autotune.profiler.tasks import TimingTask, layer_task
+from autotune.profiler.tasks import TaskRunner, TimingTask, layer_task
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.types import Fingerprint, LayerShape
 
@@ -53,7 +52,7 @@ def measure_points(
     database: LatencyDatabase,
     fingerprint: Fingerprint,
     points: Sequence[LayerShape],
-    runner: ShardRunner,
+    runner: TaskRunner,
     policy: TimingPolicy | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Measurement]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from autotune.devices.health import ClockReading
 from autotune.profiler.timing import PairedTiming, TimingPolicy
@@ -53,6 +54,13 @@ class Outcome:
     timing: PairedTiming | None = None
     clocks: tuple[ClockReading, ...] = ()
     error: str | None = None
+
+
+class TaskRunner(Protocol):
+    """Times tasks somewhere: exactly one outcome a task, with its index, as each is known."""
+
+    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
+        """Outcomes as they come."""
 
 
 def layer_task(dense: LayerShape, ranks: tuple[int, ...], policy: TimingPolicy) -> TimingTask:

@@ -7,9 +7,11 @@ with the shard, so every shard starts with fresh allocators, thread pools and co
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from autotune.profiler.tasks import Subject, TimingTask
 from autotune.profiler.timing import PairedTiming, Runner, time_interleaved
 
 _PROGRESS_EVERY_S = 0.5
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
@@ -80,6 +83,15 @@ def raise_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
+def end_with_parent() -> None:
+    """Be killed when the process that wants the measurement is, however it dies.
+
+    What nobody waits for would go on measuring, beside whatever is measured next.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(source: TextIO, sink: TextIO) -> None:
     """Serve one shard."""
     request: dict[str, Any] = json.load(source)
@@ -118,5 +130,6 @@ def _sometimes(index: int, send: Callable[[dict[str, Any]], None]) -> Callable[[
 if __name__ == "__main__":
     # Libraries that print must not corrupt the protocol.
     protocol, sys.stdout = sys.stdout, sys.stderr
+    end_with_parent()
     raise_priority()
     main(sys.stdin, protocol)

@@ -24,6 +24,8 @@ _COMMANDS = {
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
     "verify": ("autotune.cli.verify", "Check a result: files, ranks, parity, latency, quality."),
     "export": ("autotune.cli.export", "Export a checkpoint to ONNX or TensorRT, compared with it."),
+    "farm": ("autotune.cli.farm", "Be the head of a farm of devices."),
+    "worker": ("autotune.cli.worker", "Join a farm with this host's devices."),
     "serve": ("autotune.service.commands.serve", "Serve jobs over HTTP, with a page."),
     "keys": ("autotune.service.commands.keys", "Make, list and revoke the service's API keys."),
     "submit": ("autotune.service.commands.submit", "Let a service tune, profile, export, verify."),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from autotune.errors import UsageError
-from autotune.paths import database_address, default_database
+from autotune.paths import data_folder, database_address, default_database
 from autotune.types import Address, LayerShape
 
 
@@ -39,6 +40,11 @@ dtype_option = click.option(
 extrapolation_option = click.option(
     "--allow-extrapolation", is_flag=True,
     help="Predict what nobody measured: a GPU from its sheet and other devices' tables.",
+)  # fmt: skip
+token_option = click.option(
+    "--token-file", type=click.Path(path_type=Path, dir_okay=False),
+    default=lambda: str(data_folder() / "farm-token"),
+    help="Where the farm's token is, unless $AUTOTUNE_FARM_TOKEN holds it.",
 )  # fmt: skip
 threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
 

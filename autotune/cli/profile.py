@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +17,14 @@ from autotune.cli.options import (
     dtype_option,
     parse_shape,
     threads_option,
+    token_option,
 )
 from autotune.types import Address, LayerShape
+
+if TYPE_CHECKING:
+    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiling import Place, Profiled
+    from autotune.progress import Advance
 
 
 @click.command(
@@ -32,65 +41,97 @@ from autotune.types import Address, LayerShape
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
 @click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@click.option(
+    "--farm", envvar="AUTOTUNE_FARM",
+    help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
+)  # fmt: skip
+@token_option
 @dtype_option
 @device_option
 @backend_option
 @threads_option
 @database_option
 @format_option
-def command(
-    tokens: tuple[int, ...], shapes: tuple[str, ...], plan: str | None, model: str | None,
-    batch_size: int, isl: int, osl: int, ranks: tuple[int, ...], dtype: str | None, device: str,
-    backend: str | None, threads: int | None, database: Address, output_format: str,
-) -> int:  # fmt: skip
+def command(database: Address, output_format: str, **options: Any) -> int:
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.cli.reporting import make_reporter
-    from autotune.devices.detect import check_threads
-    from autotune.errors import UsageError
-    from autotune.paths import default_measure_seconds
     from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import fingerprint_of, plan_ranks
-    from autotune.profiler.timing import TimingPolicy
-    from autotune.profiling import profile_full, profile_points, profile_quick
-    from autotune.target import target_here
 
-    target = target_here(device, backend, dtype)
-    if sum(map(bool, (model, plan, tokens and shapes))) != 1:
-        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
-    if any(rank < 1 for rank in ranks):
-        raise UsageError("--rank must be at least 1")
-    dense = [parse_shape(shape, m) for shape in shapes for m in tokens]
-    dense = [dataclasses.replace(shape, dtype=target.dtype) for shape in dense]
-    if model:
-        dense = _layers_of(model, batch_size, isl, osl, target.dtype)
-    count = check_threads(threads)
-    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+    _check(options)
     with (
+        _place(options) as place,
         LatencyDatabase(database) as store,
         make_reporter().stage("measure layers") as advance,
     ):
-        if plan:
-            whole = {"quick": profile_quick, "full": profile_full}[plan]
-            found = whole(target, count, store, policy, advance)
-        else:
-            wanted = []
-            for shape in dense:
-                chosen = list(ranks) or plan_ranks(
-                    target.device, shape, target.backend.ranks_per_shape
-                )
-                wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in chosen)]
-            found = profile_points(target, count, store, wanted, policy, advance)
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, count)
+        found = _profile(options, place, store, advance)
     record = {
-        "fingerprint": fingerprint.id, **dataclasses.asdict(found), "database": str(database)
+        "fingerprint": place.fingerprint.id, **dataclasses.asdict(found), "database": str(database)
     }  # fmt: skip
     known = found.wanted - found.measured - len(found.failed)
     lines = [
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
-        f"fingerprint {fingerprint.id} in {database}"
+        f"fingerprint {place.fingerprint.id} in {database}"
     ]
     emit(output_format, record, [*lines, *found.failed[:5]])
     return 1 if found.failed else 0
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    from autotune.errors import UsageError
+
+    given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
+    if sum(map(bool, given)) != 1:
+        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
+    if any(rank < 1 for rank in options["ranks"]):
+        raise UsageError("--rank must be at least 1")
+
+
+@contextmanager
+def _place(options: Mapping[str, Any]) -> Iterator[Place]:
+    """Here, or on a farm."""
+    kind = (options["device"], options["backend"], options["dtype"])
+    if not options["farm"]:
+        from autotune.devices.detect import check_threads
+        from autotune.profiling import place_here
+        from autotune.target import target_here
+
+        yield place_here(target_here(*kind), check_threads(options["threads"]))
+        return
+    from autotune.farm.base import place_on
+    from autotune.farm.nodes import read_token
+    from autotune.farm.ray_executor import RayExecutor
+
+    with RayExecutor(options["farm"], read_token(options["token_file"])) as executor:
+        yield place_on(executor, *kind, options["threads"])
+
+
+def _profile(
+    options: Mapping[str, Any], place: Place, store: LatencyDatabase, advance: Advance
+) -> Profiled:
+    from autotune.paths import default_measure_seconds
+    from autotune.profiler.profile import plan_ranks
+    from autotune.profiler.timing import TimingPolicy
+    from autotune.profiling import profile_full, profile_points, profile_quick
+
+    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+    if options["plan"]:
+        whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
+        return whole(place, store, policy, advance)
+    target, wanted = place.target, []
+    for shape in _dense(options, target.dtype):
+        ranks = list(options["ranks"]) or plan_ranks(
+            target.device, shape, target.backend.ranks_per_shape
+        )
+        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+    return profile_points(place, store, wanted, policy, advance)
+
+
+def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
+    if options["model"]:
+        sizes = (options["batch_size"], options["isl"], options["osl"])
+        return _layers_of(options["model"], *sizes, dtype)
+    found = [parse_shape(shape, m) for shape in options["shapes"] for m in options["tokens"]]
+    return [dataclasses.replace(shape, dtype=dtype) for shape in found]
 
 
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:

@@ -37,7 +37,9 @@ class Kind:
         return cast(click.Command, module.command)
 
 
-_COMMON = frozenset({"database", "output", "output_format", "as_json", "quiet", "folder"})
+_COMMON = frozenset(
+    {"database", "output", "output_format", "as_json", "quiet", "folder", "farm", "token_file"}
+)
 KINDS = {
     kind.name: kind
     for kind in (

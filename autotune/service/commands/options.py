@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from autotune.paths import database_address
+from autotune.paths import data_folder, database_address
 from autotune.service.client import DEFAULT_SERVER, Client
 from autotune.service.jobs import JobDatabase
 from autotune.types import Address
@@ -16,8 +16,7 @@ from autotune.types import Address
 
 def default_data() -> str:
     """`$AUTOTUNE_DATA`, else the user's data folder."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return os.environ.get("AUTOTUNE_DATA") or str(Path(base) / "autotune" / "service")
+    return os.environ.get("AUTOTUNE_DATA") or str(data_folder() / "service")
 
 
 data_option = click.option(

@@ -1,0 +1,24 @@
+"""`autotune worker`: this host's devices for a farm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autotune.cli.farm import stay
+from autotune.cli.options import token_option
+
+
+@click.command("worker", epilog="Example: autotune worker --join 10.0.0.1:6380")
+@click.option("--join", "address", required=True, help="IP:PORT of the farm's head.")
+@token_option
+def command(address: str, token_file: Path) -> int:
+    """Join a farm with every device that is on this host; one shard at a time on each."""
+    from autotune.farm.local import LocalExecutor
+    from autotune.farm.nodes import read_token, start_worker
+
+    token = read_token(token_file)
+    devices = ", ".join(f"{d.name} ({d.reported_name})" for d in LocalExecutor().devices())
+    click.echo(f"joining {address} with {devices}", err=True)
+    return stay(start_worker(address, token))

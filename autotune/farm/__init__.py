@@ -1,0 +1,1 @@
+"""Measuring on other machines: executors, and the processes that join a farm."""

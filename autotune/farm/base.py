@@ -1,0 +1,133 @@
+"""Where shards of measurements run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from autotune.devices.detect import PresentDevice
+from autotune.devices.specs import find_device
+from autotune.errors import DeviceMissingError
+from autotune.profiler.tasks import Outcome, TimingTask
+from autotune.profiling import Place
+from autotune.target import runs_on
+from autotune.types import Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmDevice:
+    """A kind of device that an executor reaches: its name, what it calls itself, and how many."""
+
+    name: str
+    reported_name: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Tasks for one kind of device; each of them is timed by itself."""
+
+    device: str
+    backend: str
+    threads: int
+    tasks: tuple[TimingTask, ...]
+
+
+class Executor(ABC):
+    """Runs shards in processes of their own. Use as a context manager.
+
+    Contract:
+    - A device belongs to one shard at a time.
+    - `run` yields exactly one outcome for every task, in any order; `index` is the task's place in
+      the shard. A process or a host that dies costs the task it was at, an outcome with the error;
+      the others are run elsewhere, or again.
+    - To close the iterator, or to leave the executor, ends what runs and frees the device.
+    - A device that is not reached is refused at once: nothing waits for one to come.
+    """
+
+    @abstractmethod
+    def devices(self) -> tuple[FarmDevice, ...]:
+        """What is reached now."""
+
+    @abstractmethod
+    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+        """Under which measurements of a shard are kept: that of the place where it runs."""
+
+    @abstractmethod
+    def run(self, shard: Shard) -> Iterator[Outcome]:
+        """Outcomes as they come.
+
+        Raises:
+            DeviceMissingError: the device is not reached.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what runs."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.close()
+
+    def require(self, name: str) -> FarmDevice:
+        """The device of that name, if it is reached.
+
+        Raises:
+            UsageError: no such device is known.
+            DeviceMissingError: it is not reached.
+        """
+        wanted = find_device(name).name
+        found = self.devices()
+        for device in found:
+            if device.name == wanted:
+                return device
+        names = ", ".join(f"{device.name} ({device.reported_name})" for device in found)
+        raise DeviceMissingError(
+            f"no worker with a {wanted} has joined; reached are: {names or 'none'}. Run "
+            "`autotune worker --join` where one is"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorRunner:
+    """An executor as what measures tasks on one kind of device."""
+
+    executor: Executor
+    device: str
+    backend: str
+    threads: int
+
+    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
+        """See `Executor.run`."""
+        return self.executor.run(
+            Shard(
+                device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
+            )
+        )  # fmt: skip
+
+
+def place_on(
+    executor: Executor, device: str, backend: str | None, dtype: str | None, threads: int | None
+) -> Place:
+    """A device of an executor, as something to profile.
+
+    Raises:
+        UsageError, DeviceMissingError: as `Executor.require`; or backend and dtype do not go.
+    """
+    found = executor.require(device)
+    spec = find_device(device)
+    target = runs_on(PresentDevice(spec=spec, reported_name=found.reported_name), backend, dtype)
+    fingerprint = executor.fingerprint(spec.name, target.backend.name, target.dtype, threads or 0)
+    runner = ExecutorRunner(
+        executor=executor, device=spec.name, backend=target.backend.name,
+        threads=fingerprint.threads,
+    )  # fmt: skip
+    return Place(target=target, fingerprint=fingerprint, threads=fingerprint.threads, runner=runner)

@@ -1,0 +1,52 @@
+"""Shards on this machine, each in a fresh process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+from autotune.devices.detect import check_threads, present_devices, require_device
+from autotune.farm.base import Executor, FarmDevice, Shard
+from autotune.profiler.backends import make_backend, require_backend
+from autotune.profiler.profile import fingerprint_of
+from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import Outcome
+from autotune.types import Fingerprint
+
+
+class LocalExecutor(Executor):
+    """What is on this machine; a device is locked while a process measures on it."""
+
+    def devices(self) -> tuple[FarmDevice, ...]:
+        """As they are detected."""
+        found = present_devices()
+        counts = {each.spec.name: 0 for each in found}
+        for each in found:
+            counts[each.spec.name] += 1
+        names = {each.spec.name: each.reported_name for each in found}
+        return tuple(
+            FarmDevice(name=name, reported_name=names[name], count=count)
+            for name, count in counts.items()
+        )
+
+    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+        """Of this machine; 0 threads are all of them."""
+        present = require_device(device)
+        runs = require_backend(backend, present.spec.kind)
+        return fingerprint_of(present, runs, dtype, check_threads(threads or None))
+
+    def run(self, shard: Shard) -> Iterator[Outcome]:
+        """One process a shard of the runner's size; see profiler/shard.py."""
+        self.require(shard.device)
+        present = require_device(shard.device)
+        backend = make_backend(shard.backend, present.spec.kind)
+        runner = ShardRunner.on(present, backend, shard.threads)
+        return _closing(runner.run(shard.tasks))
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+def _closing(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    with closing(outcomes):  # type: ignore[type-var]
+        yield from outcomes

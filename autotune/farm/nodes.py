@@ -1,0 +1,106 @@
+"""The processes of a farm: its head, and a worker on every host with devices.
+
+Both are Ray's own, started so that nobody without the token is heard: Ray serves whoever reaches it
+unless it is told otherwise, and listens on every interface of its host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from autotune.errors import UsageError
+from autotune.farm.local import LocalExecutor
+from autotune.farm.ray_executor import RESOURCE
+from autotune.files import write_whole
+
+TOKEN_VARIABLE = "AUTOTUNE_FARM_TOKEN"  # noqa: S105 (a name)
+_ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:]+\]):([0-9]{1,5})")
+_LEAST_TOKEN = 32
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of an explicit, private address.
+
+    Raises:
+        UsageError: another form, or an address that the whole world could reach.
+    """
+    match = _ADDRESS.fullmatch(address)
+    try:
+        host = ipaddress.ip_address(match[1].strip("[]")) if match else None
+    except ValueError:
+        host = None
+    if match is None or host is None or not 0 < int(match[2]) < 65536:
+        raise UsageError(f"{address!r} is no address; write IP:PORT such as 10.0.0.1:6380")
+    if not (host.is_private or host.is_loopback):
+        raise UsageError(
+            f"{address} can be reached from everywhere; a farm belongs on a private address, such "
+            "as 10.0.0.1:6380, or behind a tunnel"
+        )
+    return str(host), int(match[2])
+
+
+def read_token(file: Path | None) -> str:
+    """The secret of the farm: from the environment, else from a file.
+
+    Raises:
+        UsageError: none was given, or one that could be guessed.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token and file is not None and file.is_file():
+        token = file.read_text().strip()
+    if len(token) < _LEAST_TOKEN:
+        raise UsageError(
+            f"a farm needs its token, {_LEAST_TOKEN} characters at least: set {TOKEN_VARIABLE}, or "
+            "give --token-file with what `autotune farm` wrote"
+        )
+    return token
+
+
+def make_token(file: Path) -> str:
+    """The token in the file, made now if there is none; only its owner may read it."""
+    if not file.is_file():
+
+        def write(path: Path) -> None:
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32) + "\n")
+
+        write_whole(file, write)
+    return read_token(file)
+
+
+def start_head(address: str, token: str) -> subprocess.Popen[bytes]:
+    """The farm's head: it runs nothing itself, and serves no dashboard."""
+    host, port = split_address(address)
+    return _ray(
+        token, "--head", "--node-ip-address", host, "--port", str(port), "--num-cpus", "0",
+        "--num-gpus", "0", "--include-dashboard", "false",
+    )  # fmt: skip
+
+
+def start_worker(address: str, token: str) -> subprocess.Popen[bytes]:
+    """A worker with every device that is on this host, each of which is one resource."""
+    split_address(address)
+    resources = {f"{RESOURCE}{d.name}": d.count for d in LocalExecutor().devices()}
+    return _ray(
+        token, "--address", address, "--num-cpus", "1", "--resources", json.dumps(resources)
+    )
+
+
+def _ray(token: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`ray start` in the foreground, ended by SIGTERM."""
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    ray = Path(sys.executable).with_name("ray")
+    return subprocess.Popen(
+        [str(ray), "start", *arguments, "--block", "--disable-usage-stats", "--log-color", "false"],
+        env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,170 @@
+"""Shards on the workers of a Ray cluster, one at a time on each device."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from autotune.devices.specs import find_device
+from autotune.farm import remote
+from autotune.farm.base import Executor, FarmDevice, Shard
+from autotune.farm.errors import FarmUnreachableError
+from autotune.profiler.tasks import Outcome
+from autotune.types import Fingerprint
+
+RESOURCE = "device:"
+_TASKS_PER_SHARD = 8
+_ATTEMPTS = 2
+_ANSWER_S = 120.0
+
+
+class RayExecutor(Executor):
+    """The cluster at `address`, which must want `token`; a program has one cluster at a time.
+
+    Raises:
+        FarmUnreachableError: nothing answers there, or the token is another one.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        import ray  # only now: it reads these two when it is imported
+
+        self._ray = ray
+        self._running: set[Any] = set()
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            raise FarmUnreachableError(
+                f"no farm answers at {address} ({str(error).splitlines()[0][:200]}); check the "
+                "address and the token, and that `autotune farm` runs there"
+            ) from error
+
+    def devices(self) -> tuple[FarmDevice, ...]:
+        """Of the workers that are alive."""
+        counts: dict[str, int] = {}
+        for node in self._ray.nodes():
+            for resource, count in node["Resources"].items() if node["Alive"] else ():
+                if resource.startswith(RESOURCE):
+                    name = resource.removeprefix(RESOURCE)
+                    counts[name] = counts.get(name, 0) + int(count)
+        return tuple(
+            FarmDevice(name=name, reported_name=find_device(name).title, count=count)
+            for name, count in sorted(counts.items())
+        )
+
+    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+        """Asked of a worker that has the device."""
+        name = self.require(device).name
+        ask = self._on(name, remote.fingerprint_here).remote(name, backend, dtype, threads)
+        return remote.read_fingerprint(self._answer(ask))
+
+    def _on(self, device: str, function: Any, **options: Any) -> Any:
+        """A remote function that has the device for itself, in a process that ends with it."""
+        gpus = 1 if find_device(device).kind == "cuda" else 0
+        made = self._ray.remote(
+            num_cpus=0, num_gpus=gpus, resources={f"{RESOURCE}{device}": 1}, max_calls=1,
+            max_retries=0,
+        )(function)  # fmt: skip
+        return made.options(**options) if options else made
+
+    def _answer(self, reference: Any) -> str:
+        try:
+            return str(self._ray.get(reference, timeout=_ANSWER_S))
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None  # ours, as the worker raised it
+        except self._ray.exceptions.RayError as error:
+            raise FarmUnreachableError(f"a worker did not answer: {_first_line(error)}") from error
+
+    def run(self, shard: Shard) -> Iterator[Outcome]:
+        """As many parts at a time as there are devices."""
+        device = self.require(shard.device)
+        return self._run(shard, device.count)
+
+    def _run(self, shard: Shard, count: int) -> Iterator[Outcome]:
+        parts: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
+        for start in range(0, len(shard.tasks), _TASKS_PER_SHARD):
+            parts.put(range(start, min(start + _TASKS_PER_SHARD, len(shard.tasks))))
+        found: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
+        stopping = threading.Event()
+
+        def serve() -> None:
+            try:
+                while not stopping.is_set():
+                    for outcome in self._part(shard, parts.get_nowait(), stopping):
+                        found.put(outcome)
+            except queue.Empty:
+                found.put(None)
+            except BaseException as error:  # told to whoever waits
+                found.put(error)
+
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            left = count
+            while left:
+                each = found.get()
+                if isinstance(each, BaseException):
+                    raise each
+                if each is None:
+                    left -= 1
+                else:
+                    yield each
+        finally:
+            stopping.set()
+            self._cancel_all()
+
+    def _part(
+        self, shard: Shard, indices: Sequence[int], stopping: threading.Event
+    ) -> Iterator[Outcome]:
+        """Outcomes of some tasks; a worker that dies costs the task that was its first, twice."""
+        left, attempts = list(indices), 0
+        while left and not stopping.is_set():
+            part = replace(shard, tasks=tuple(shard.tasks[i] for i in left))
+            done, why = 0, ""
+            try:
+                for text in self._stream(part):
+                    outcome = remote.read_outcome(text)
+                    yield replace(outcome, index=left[outcome.index])
+                    done += 1
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.as_instanceof_cause() from None
+            except self._ray.exceptions.RayError as error:
+                why = _first_line(error)
+            attempts = 1 if done else attempts + 1
+            left = left[done:]
+            if left and attempts >= _ATTEMPTS and not stopping.is_set():
+                yield Outcome(index=left.pop(0), error=f"WorkerError: {why}")
+                attempts = 0
+            if left and why and not any(d.name == shard.device for d in self.devices()):
+                for index in left:
+                    yield Outcome(index=index, error=f"WorkerError: no worker is left; {why}")
+                return
+
+    def _stream(self, shard: Shard) -> Iterator[str]:
+        run = self._on(shard.device, remote.run_here, num_returns="streaming")
+        stream = run.remote(remote.shard_text(shard))
+        self._running.add(stream)
+        try:
+            for reference in stream:
+                yield str(self._ray.get(reference))
+        finally:
+            self._running.discard(stream)
+
+    def _cancel_all(self) -> None:
+        for stream in list(self._running):
+            self._ray.cancel(stream, force=True)
+
+    def close(self) -> None:
+        """Cancel what runs and leave the cluster."""
+        self._cancel_all()
+        self._ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]

@@ -1,0 +1,61 @@
+"""What a farm's workers are asked: plain functions of JSON text, so that only text travels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+from autotune.devices.health import ClockReading
+from autotune.farm.base import Shard
+from autotune.farm.local import LocalExecutor
+from autotune.profiler.tasks import Outcome, TimingTask
+from autotune.profiler.timing import PairedTiming
+from autotune.types import Fingerprint, from_mapping
+
+
+def devices_here() -> str:
+    """The worker's devices."""
+    return json.dumps([dataclasses.asdict(device) for device in LocalExecutor().devices()])
+
+
+def fingerprint_here(device: str, backend: str, dtype: str, threads: int) -> str:
+    """That of the worker's machine."""
+    return json.dumps(LocalExecutor().fingerprint(device, backend, dtype, threads).to_json())
+
+
+def read_fingerprint(text: str) -> Fingerprint:
+    """From `fingerprint_here`."""
+    return from_mapping(Fingerprint, json.loads(text))
+
+
+def shard_text(shard: Shard) -> str:
+    """A shard that travels."""
+    tasks = [task.to_json() for task in shard.tasks]
+    return json.dumps({**vars(shard), "tasks": tasks})
+
+
+def run_here(text: str) -> Iterator[str]:
+    """Run a shard on the worker; one text an outcome."""
+    values = json.loads(text)
+    tasks = tuple(TimingTask.from_json(task) for task in values.pop("tasks"))
+    for outcome in LocalExecutor().run(Shard(tasks=tasks, **values)):
+        yield json.dumps(dataclasses.asdict(outcome))
+
+
+def read_outcome(text: str) -> Outcome:
+    """From `run_here`."""
+    values = json.loads(text)
+    timing = values["timing"]
+    return Outcome(
+        index=values["index"], error=values["error"],
+        timing=None if timing is None else from_mapping(
+            PairedTiming, {key: _tuples(value) for key, value in timing.items()}
+        ),
+        clocks=tuple(from_mapping(ClockReading, reading) for reading in values["clocks"]),
+    )  # fmt: skip
+
+
+def _tuples(value: object) -> object:
+    """JSON's lists as tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

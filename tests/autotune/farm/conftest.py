@@ -1,0 +1,113 @@
+"""A farm on this machine: a head and a worker, as the commands start them."""
+
+import importlib.util
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+
+from autotune.farm.errors import FarmUnreachableError
+from autotune.farm.local import LocalExecutor
+from autotune.profiler.tasks import layer_task
+from autotune.profiler.timing import TimingPolicy
+from autotune.types import LayerShape
+from tests.postgres import free_port
+
+QUICK = TimingPolicy(max_seconds=0.3)
+
+
+def task(tokens=16, rank=8, policy=QUICK):
+    dense = LayerShape(tokens=tokens, in_features=64, out_features=96)
+    return layer_task(dense, (rank,), policy)
+
+
+class Farm:
+    """Head and workers in processes of their own."""
+
+    def __init__(self, folder):
+        self.token = secrets.token_hex(32)
+        self.file = folder / "token"
+        self.file.write_text(self.token)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.processes = []
+
+    def start(self, *command):
+        environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": self.token}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autotune", *command], env=environment, start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def head(self):
+        return self.start("farm", "--address", self.address)
+
+    def worker(self):
+        return self.start("worker", "--join", self.address)
+
+    def executor(self, seconds=60):
+        """Connected, as soon as the head answers."""
+        from autotune.farm.ray_executor import RayExecutor
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return RayExecutor(self.address, self.token)
+            except FarmUnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def stop(self):
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory):
+    if importlib.util.find_spec("ray") is None:  # not imported: it reads its token mode then
+        pytest.skip("needs Ray: pip install 'lowrank-autotune[farm]'")
+    found = Farm(tmp_path_factory.mktemp("farm"))
+    found.head()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(farm):
+    """An executor on the farm, with one worker."""
+    with closing(farm.executor()) as executor:
+        assert executor.devices() == ()
+        farm.worker()
+        wait_for(executor.devices)
+        yield executor
+
+
+@pytest.fixture(params=["local", "ray"])
+def executor(request):
+    """Each kind: what holds for the one holds for the other."""
+    if request.param == "local":
+        return LocalExecutor()
+    return request.getfixturevalue("cluster")

@@ -1,0 +1,165 @@
+"""What every executor promises, and what a farm's dying workers cost."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from autotune.devices.detect import check_threads, require_device
+from autotune.errors import DeviceMissingError, UsageError
+from autotune.farm.base import Shard, place_on
+from autotune.farm.errors import FarmUnreachableError
+from autotune.farm.nodes import make_token, read_token, split_address
+from autotune.profiler.backends import make_backend
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.profile import fingerprint_of
+from autotune.profiling import profile_points
+from autotune.types import LayerShape
+from tests.autotune.farm.conftest import QUICK, task, wait_for
+from tests.autotune.service.processes import descendants, mentioning
+
+
+def shard(*tasks, device="cpu"):
+    return Shard(device=device, backend="onnxruntime-cpu", threads=1, tasks=tasks)
+
+
+def test_every_task_has_one_outcome(executor):
+    tasks = [task(tokens=16 * (i + 1)) for i in range(10)]
+    found = list(executor.run(shard(*tasks)))
+    assert sorted(outcome.index for outcome in found) == list(range(10))
+    for outcome in found:
+        assert outcome.error is None
+        assert outcome.timing.ratios[0] == 1.0
+        assert len(outcome.timing.latencies_s) == 2
+
+
+def test_a_task_that_fails_is_an_outcome_and_costs_no_other(executor):
+    impossible = LayerShape(tokens=16, in_features=64, out_features=96, dtype="bf16")
+    from autotune.profiler.tasks import layer_task
+
+    bad = layer_task(impossible, (), QUICK)
+    found = {outcome.index: outcome for outcome in executor.run(shard(task(), bad, task(32)))}
+    assert found[1].error
+    assert found[0].error is None
+    assert found[2].error is None
+
+
+def test_a_device_that_is_not_reached_is_refused_at_once(executor):
+    started = time.monotonic()
+    with pytest.raises(DeviceMissingError, match="h200-sxm"):
+        executor.run(shard(task(), device="h200-sxm"))
+    with pytest.raises(DeviceMissingError, match="autotune worker --join"):
+        place_on(executor, "h200", None, None, None)
+    with pytest.raises(UsageError, match="abacus"):
+        executor.require("abacus")
+    assert time.monotonic() - started < 20
+
+
+def test_the_fingerprint_is_that_of_the_place(executor):
+    backend = make_backend("onnxruntime-cpu", "cpu")
+    here = fingerprint_of(require_device("cpu"), backend, "fp32", check_threads(None))
+    assert executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 0) == here
+    with pytest.raises(UsageError, match="--threads 4096"):
+        executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 4096)
+
+
+def test_leaving_early_frees_the_device(executor):
+    tasks = [task(tokens=16 * (i + 1)) for i in range(40)]
+    outcomes = executor.run(shard(*tasks))
+    next(iter(outcomes))
+    outcomes.close()
+    started = time.monotonic()
+    assert [outcome.error for outcome in executor.run(shard(task()))] == [None]
+    assert time.monotonic() - started < 30  # forty tasks would have taken longer
+
+
+def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
+    dense = LayerShape(tokens=16, in_features=64, out_features=96)
+    place = place_on(executor, "cpu", None, None, 1)
+    with LatencyDatabase(tmp_path / "latency.sqlite") as store:
+        found = profile_points(place, store, [dense], QUICK)
+        assert (found.measured, found.failed) == (1, ())
+        assert len(store.measurements(place.fingerprint.id)) == 1
+
+
+def measuring(executor):
+    """pids of the processes that run shards on the workers."""
+    del executor
+    return [pid for pid, command in mentioning("ray::run_here").items()]
+
+
+def test_a_worker_process_that_is_killed_costs_its_task_at_most(cluster):
+    tasks = [task(tokens=16 * (i + 1)) for i in range(12)]
+    found, killed = {}, 0
+    for outcome in cluster.run(shard(*tasks)):
+        assert outcome.index not in found
+        found[outcome.index] = outcome
+        if len(found) in (2, 7):
+            for pid in measuring(cluster):
+                below = descendants(pid)
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+                wait_for(lambda b=below: not any(p in mentioning("profiler.worker") for p in b), 10)
+    assert killed == 2
+    assert sorted(found) == list(range(12))
+    assert sum(outcome.error is not None for outcome in found.values()) <= 2
+
+
+def test_a_host_that_dies_is_told_and_another_one_goes_on(farm, cluster):
+    second = farm.worker()
+    wait_for(lambda: cluster.devices()[0].count == 2)
+    tasks = [task(tokens=16 * (i + 1)) for i in range(24)]
+    found = {}
+    for outcome in cluster.run(shard(*tasks)):
+        assert outcome.index not in found
+        found[outcome.index] = outcome
+        if len(found) == 4:
+            for pid in (*descendants(second.pid), second.pid):
+                os.kill(pid, signal.SIGKILL)
+    assert sorted(found) == list(range(24))
+    lost = [outcome.error for outcome in found.values() if outcome.error]
+    assert len(lost) <= 2, lost
+    assert all("WorkerError" in error for error in lost)
+
+
+def test_the_command_measures_on_the_farm(farm, cluster, cli, tmp_path):
+    environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": farm.token, "AUTOTUNE_FARM": farm.address}
+    shape = ("--tokens", 16, "--shape", "64x96", "--rank", 8, "--threads", 1)
+    database = ("--db", tmp_path / "latency.sqlite", "--format", "json")
+    done = cli("profile", *shape, *database, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["measured"] == 2
+    done = cli("profile", *shape, *database, "--device", "h200", env=environment)
+    assert done.returncode == 4
+    assert "no worker with a h200-sxm has joined" in done.stderr
+
+
+def test_a_wrong_token_opens_nothing(farm, cluster, cli, tmp_path):
+    environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": "0" * 64}
+    done = cli(
+        "profile", "--tokens", 16, "--shape", "64x96", "--farm", farm.address, env=environment,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == FarmUnreachableError.exit_code, done.stderr
+    assert "no farm answers" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "farm:6380", "8.8.8.8:6380", "10.0.0.1:0", "::1"])
+def test_an_address_is_explicit_and_private(address):
+    with pytest.raises(UsageError, match=r"IP:PORT|private"):
+        split_address(address)
+
+
+def test_the_token_is_made_once_and_kept_from_others(tmp_path, monkeypatch):
+    monkeypatch.delenv("AUTOTUNE_FARM_TOKEN", raising=False)
+    file = tmp_path / "farm" / "token"
+    with pytest.raises(UsageError, match="needs its token"):
+        read_token(file)
+    token = make_token(file)
+    assert make_token(file) == read_token(file) == token
+    assert file.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("AUTOTUNE_FARM_TOKEN", "guess")
+    with pytest.raises(UsageError, match="32 characters"):
+        read_token(file)
