@@ -22,7 +22,8 @@ from autotune.errors import (
 from autotune.types import Address
 
 _MIGRATION_LOCK = 0x6175746F
-_CONNECTIONS = 60  # beyond the five that are kept: as many as threads may ask at once
+# As many as threads may ask at once; those beyond what is kept are opened anew each time.
+_POOL = {"pool_size": 20, "max_overflow": 45}
 
 
 class Dialect(ABC):
@@ -82,7 +83,7 @@ class SqliteFile(Dialect):
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
-        engine = sa.create_engine(f"sqlite:///{path}", max_overflow=_CONNECTIONS)
+        engine = sa.create_engine(f"sqlite:///{path}", **_POOL)
         sa.event.listen(engine, "connect", _configure)
         return engine
 
@@ -143,7 +144,7 @@ class PostgresServer(Dialect):
         try:
             url = sa.make_url(str(self.address)).set(drivername="postgresql+psycopg")
             # A server that was restarted has closed connections that the pool still holds.
-            return sa.create_engine(url, pool_pre_ping=True, max_overflow=_CONNECTIONS)
+            return sa.create_engine(url, pool_pre_ping=True, **_POOL)
         except exc.ArgumentError as error:
             raise UsageError(f"{self.address}: {error}") from error
         except ImportError as error:

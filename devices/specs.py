@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import tomllib
 from collections.abc import Mapping
@@ -105,6 +106,7 @@ def _files() -> dict[str, tuple[DeviceSpec, str]]:
     return found
 
 
+@functools.lru_cache(maxsize=256)
 def _read(text: str) -> DeviceSpec:
     values = tomllib.loads(text)
     values["aliases"] = tuple(values.get("aliases", ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import click
@@ -14,6 +15,9 @@ class Announced(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say the address."""
         await super().startup(sockets)
+        # What is here now stays: collecting it again and again held up everybody for half a second.
+        gc.collect()
+        gc.freeze()
         for server in self.servers:
             for each in server.sockets:
                 host, port = each.getsockname()[:2]

@@ -24,15 +24,17 @@ class State:
     watcher: Watcher
 
 
-def state_of(request: Request) -> State:
-    """Of the application that serves the request."""
+async def state_of(request: Request) -> State:
+    """Of the application that serves the request; asynchronous, as it needs no thread."""
     return cast(State, request.app.state.parts)
 
 
-def caller_of(request: Request) -> str:
-    """The id of the caller's key; see `check_access`."""
-    return check_access(state_of(request).database, token_of(request))
-
-
 Parts = Annotated[State, Depends(state_of)]
+
+
+def caller_of(request: Request, parts: Parts) -> str:
+    """The id of the caller's key; see `check_access`."""
+    return check_access(parts.database, token_of(request))
+
+
 Caller = Annotated[str, Depends(caller_of)]

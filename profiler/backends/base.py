@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -73,10 +74,9 @@ class Backend(ABC):
         """Versions of the packages that do the work."""
         found = {}
         for package in self.packages:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                continue
+            number = _version(package)
+            if number is not None:
+                found[package] = number
         return found
 
     def settings(self) -> dict[str, str]:
@@ -132,3 +132,12 @@ def load_inputs(path: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     return dict(load_file(path))
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """Of what is installed; it stays as long as the process."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def command(host: str, port: int, **options: Any) -> int:
     from autotune.service.keys import any_key
 
     settings = settings_of(options)
+    sys.setswitchinterval(0.0005)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with job_database(settings.data, settings.job_database) as database:
         if not _is_private(host) and not any_key(database):

@@ -17,6 +17,7 @@ from tests.autotune.service.browser import Server
 from tests.autotune.service.processes import descendants, kill
 
 VICTIMS = ("job", "worker", "server")
+_MEASURES_WITHIN_S = 20.0
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
@@ -38,8 +39,13 @@ def pick(server: Server, victim: str) -> int | None:
     if victim == "server":
         return server.process.pid
     mark = "autotune.service.child" if victim == "job" else "autotune.profiler"
-    found = [pid for pid, command in descendants(server.process.pid).items() if mark in command]
-    return random.choice(found) if found else None
+    deadline = time.monotonic() + (_MEASURES_WITHIN_S if victim == "worker" else 0)
+    while True:
+        commands = descendants(server.process.pid).items()
+        found = [pid for pid, command in commands if mark in command]
+        if found or time.monotonic() > deadline:
+            return random.choice(found) if found else None
+        time.sleep(0.05)
 
 
 def kill_at_random(
