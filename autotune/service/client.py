@@ -73,6 +73,17 @@ class Client:
         body = {"kind": kind, "spec": dict(spec)}
         return self._object("POST", "/v1/jobs", json=body, headers=headers)
 
+    def last(self) -> str:
+        """The id of the youngest job.
+
+        Raises:
+            NotFoundError: there is none yet.
+        """
+        found = self.jobs(limit=1)["jobs"]
+        if not found:
+            raise NotFoundError(f"{self.server} has no jobs yet; `autotune submit` makes one")
+        return str(found[0]["id"])
+
     def job(self, job_id: str) -> dict[str, Any]:
         """One job."""
         return self._object("GET", f"/v1/jobs/{_part(job_id)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from autotune.cli.main import emit, format_option
-from autotune.service.commands.options import client_options, make_client
+from autotune.service.commands.options import client_options, job_argument, make_client
 
 
 @click.command("cancel", epilog="Example: autotune cancel 0199a1b2c3d4e5f60718")
@@ -16,6 +16,7 @@ from autotune.service.commands.options import client_options, make_client
 def command(job_id: str, wait: bool, server: str, key: str | None, output_format: str) -> None:
     """End a job: at once while it waits, within seconds while it runs."""
     with make_client(server, key) as client:
+        job_id = job_argument(client, job_id)
         job = client.cancel(job_id)
         if wait:
             job = client.wait(job_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.main import emit, format_option
-from autotune.service.commands.options import client_options, make_client
+from autotune.service.commands.options import client_options, job_argument, make_client
 
 
 @click.command("fetch", epilog="Example: autotune fetch 0199a1b2c3d4e5f60718 -o out")
@@ -19,8 +19,9 @@ def command(
     job_id: str, output: Path | None, server: str, key: str | None, output_format: str
 ) -> None:
     """Copy what a job handed out: checkpoint, graphs, report, result."""
-    target = output or Path(job_id)
     with make_client(server, key) as client:
+        job_id = job_argument(client, job_id)
+        target = output or Path(job_id)
         found = client.fetch(job_id, target)
     record = {"output": str(target), "files": [str(path) for path in found]}
     emit(output_format, record, [f"{len(found)} files in {target}/"])

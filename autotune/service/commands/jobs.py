@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from autotune.cli.main import emit, format_option
-from autotune.service.commands.options import client_options, make_client
+from autotune.service.commands.options import client_options, job_argument, make_client
 from autotune.service.schema import STATES
 
 
@@ -26,7 +26,7 @@ def command(
     """List a service's jobs, the youngest first, or show one."""
     with make_client(server, key) as client:
         if job_id:
-            job = client.job(job_id)
+            job = client.job(job_argument(client, job_id))
             emit(output_format, job, _whole(job))
             return
         page = client.jobs(limit=limit, **({"state": list(states)} if states else {}))

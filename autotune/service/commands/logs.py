@@ -6,7 +6,7 @@ import time
 
 import click
 
-from autotune.service.commands.options import client_options, make_client
+from autotune.service.commands.options import client_options, job_argument, make_client
 
 _EVERY_S = 0.5
 
@@ -19,6 +19,7 @@ def command(job_id: str, follow: bool, server: str, key: str | None) -> None:
     """Print what a job's process said."""
     offset = 0
     with make_client(server, key) as client:
+        job_id = job_argument(client, job_id)
         while True:
             part = client.logs(job_id, offset)
             click.echo(part["text"], nl=False)

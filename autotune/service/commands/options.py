@@ -49,6 +49,11 @@ def make_client(server: str, key: str | None) -> Client:
     return Client(server, key)
 
 
+def job_argument(client: Client, job_id: str) -> str:
+    """The id that was given; `last` is the youngest job."""
+    return client.last() if job_id == "last" else job_id
+
+
 def job_database(data: Path, address: Address | None) -> JobDatabase:
     """At its address, or in the data folder."""
     return JobDatabase(address or data.resolve() / "jobs.sqlite")

@@ -39,6 +39,10 @@ from autotune.units import parse_quantity
     "--stale", type=click.FloatRange(1), default=15.0, show_default=True,
     help="Seconds of silence after which a runner has lost its job.",
 )  # fmt: skip
+@click.option(
+    "--heartbeat", type=click.FloatRange(0.1), default=1.0, show_default=True,
+    help="Seconds between the words of a runner; a third of --stale at most.",
+)  # fmt: skip
 @click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
 @click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
@@ -83,6 +87,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         hosts=(*Settings.hosts, *options["names"]),
         slots=options["slots"],
         stale_s=options["stale"],
+        heartbeat_s=min(options["heartbeat"], options["stale"] / 3),
         threads=options["threads"],
         quotas=Quotas(
             queued_jobs=options["max_queued"],

@@ -20,7 +20,10 @@ import pytest
 class Server:
     """`autotune serve` in a process group of its own."""
 
-    def __init__(self, data: Path, *arguments: object, environment: Any = None) -> None:
+    def __init__(
+        self, data: Path, *arguments: object, environment: Any = None, cwd: Path | None = None
+    ) -> None:
+        data.parent.mkdir(parents=True, exist_ok=True)
         self.log = data.parent / f"{data.name}.log"
         command = [sys.executable, "-m", "autotune", "serve", "--port", "0", "--data", str(data)]
         with self.log.open("ab") as log:
@@ -28,6 +31,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})}, start_new_session=True,
+                cwd=cwd,
             )  # fmt: skip
         self.address = self._listen(start)
 
@@ -54,9 +58,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(data: Path, *arguments: object, environment: Any = None) -> Iterator[Server]:
+def serving(
+    data: Path, *arguments: object, environment: Any = None, cwd: Path | None = None
+) -> Iterator[Server]:
     """A server until the end of the block."""
-    server = Server(data, *arguments, environment=environment)
+    server = Server(data, *arguments, environment=environment, cwd=cwd)
     try:
         yield server
     finally:
