@@ -74,19 +74,26 @@ def time_subjects(
     """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
 
     A neighbour that keeps the machine busy for the whole of a measurement disturbs every window
-    alike, which only the width of the intervals shows. The narrowest of the attempts counts.
+    alike, which only the width of the intervals shows. The narrowest of the attempts counts. A
+    process that was killed is an attempt too, and no reason to lose what came before.
 
     Raises:
-        MeasurementError: the backend failed or hung.
+        MeasurementError: the backend failed or hung, or every process died.
     """
     task = TimingTask(subjects=tuple(subjects), policy=policy)
     attempts: list[PairedTiming] = []
+    error: str | None = None
     for outcome in runner.run([task] * _ATTEMPTS, lambda used: advance(round(100 * used), 100)):
-        if outcome.timing is None:
-            raise MeasurementError(f"the measurement failed: {outcome.error}")
-        attempts.append(outcome.timing)
-        if outcome.timing.half_width <= _WIDE:
+        error = outcome.error
+        if outcome.timing is not None:
+            attempts.append(outcome.timing)
+            if outcome.timing.half_width <= _WIDE:
+                break
+        elif not outcome.died:
+            attempts.clear()
             break
+    if not attempts:
+        raise MeasurementError(f"the measurement failed: {error}")
     return min(attempts, key=lambda timing: timing.half_width)
 
 

@@ -7,6 +7,7 @@ busy machine, layers timed beside the network summed to 0.73 to 0.96 of it, thei
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -27,6 +28,8 @@ _MIN_RUNS = 8
 _MAX_RUNS = 50
 _MAX_SECONDS = 6.0
 _LIMIT_S = 300.0
+_ATTEMPTS = 3
+_KILLED = "its process ended with signal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,13 @@ def profile_sites(
         MeasurementError: the process failed or took too long, or a site has no node of its own.
     """
     request = json.dumps({"artefact": str(artefact), "inputs": str(inputs), "threads": threads})
-    nodes = _in_fresh_process(artefact, request, progress)
+    nodes, why = None, ""
+    for _ in range(_ATTEMPTS):  # a process that somebody killed says nothing of the network
+        nodes, why = _in_fresh_process(request, progress)
+        if nodes is not None or not why.startswith(_KILLED):
+            break
+    if nodes is None:
+        raise MeasurementError(f"profiling {artefact} failed: {why}")
     owners: dict[str, float] = defaultdict(float)
     for name, seconds in nodes.items():
         # A node that onnxruntime fused keeps its name before a slash: `<site>/MatMulAddFusion`.
@@ -59,21 +68,29 @@ def profile_sites(
 
 
 def _in_fresh_process(
-    artefact: Path, request: str, progress: Callable[[int, int], None]
-) -> dict[str, float]:
+    request: str, progress: Callable[[int, int], None]
+) -> tuple[dict[str, float] | None, str]:
+    """Seconds by node; or None, and why."""
     with device_lock("cpu"), tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "autotune.profiler.nodes"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
-        guard = threading.Timer(_LIMIT_S, process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        guard = threading.Timer(_LIMIT_S, give_up)
         guard.start()
         message: dict[str, Any] = {}
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(request)
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # killed already: its exit code says so
+                process.stdin.write(request)
+                process.stdin.close()
             for line in process.stdout:
                 message = json.loads(line)
                 if "done" in message:
@@ -82,12 +99,15 @@ def _in_fresh_process(
             guard.cancel()
             process.kill()
             code = process.wait()
-        if "nodes" not in message:
-            log.seek(0)
-            said = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
-            raise MeasurementError(f"profiling {artefact} failed: {said[0][:500]}")
-        nodes: dict[str, float] = message["nodes"]
-        return nodes
+        if "nodes" in message:
+            return message["nodes"], ""
+        if late.is_set():
+            return None, f"it took longer than {_LIMIT_S:.0f} s"
+        if code < 0:
+            return None, f"{_KILLED} {-code}"
+        log.seek(0)
+        said = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
+        return None, said[0][:500]
 
 
 def node_latencies(

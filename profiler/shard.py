@@ -17,7 +17,7 @@ from autotune.devices.detect import PresentDevice
 from autotune.devices.health import ClockReading
 from autotune.devices.lock import device_lock
 from autotune.profiler.backends.base import Backend
-from autotune.profiler.tasks import Outcome, TimingTask
+from autotune.profiler.tasks import DIED, Outcome, TimingTask
 from autotune.profiler.timing import PairedTiming
 from autotune.types import from_mapping
 
@@ -134,7 +134,7 @@ class ShardRunner:
         log.seek(0)
         said = log.read().strip().splitlines()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"ProcessError: the measuring process ended with {how}" + (
+        return f"{DIED}: the measuring process ended with {how}" + (
             f": {said[-1][:500]}" if said else ""
         )
 

@@ -11,6 +11,8 @@ from autotune.devices.health import ClockReading
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.types import LayerShape, from_mapping
 
+DIED = "ProcessError"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -54,6 +56,11 @@ class Outcome:
     timing: PairedTiming | None = None
     clocks: tuple[ClockReading, ...] = ()
     error: str | None = None
+
+    @property
+    def died(self) -> bool:
+        """Whether its process ended under it, which says nothing of the task itself."""
+        return self.error is not None and self.error.startswith(DIED)
 
 
 class TaskRunner(Protocol):

@@ -30,7 +30,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.metrics import Timed
 from autotune.service.predictions import Predictions
 from autotune.service.settings import Settings
-from autotune.service.state import State
+from autotune.service.state import Counts, State
 from autotune.service.streams import Watcher
 from autotune.version import __version__
 
@@ -60,7 +60,11 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         responses={code: {"description": text} for code, text in _REFUSALS.items()},
     )  # fmt: skip
     app.state.parts = State(
-        settings=settings, database=database, predictions=Predictions(settings), watcher=watcher
+        settings=settings,
+        database=database,
+        counts=Counts(database),
+        predictions=Predictions(settings),
+        watcher=watcher,
     )
     for each in (routes_jobs, results, routes_data, routes_system, pages):
         app.include_router(each.router)

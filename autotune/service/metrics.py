@@ -54,7 +54,7 @@ class _Jobs:
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Two gauges."""
         jobs = GaugeMetricFamily("autotune_jobs", "Jobs by state.", labels=["state"])
-        for state, count in self.parts.database.counts().items():
+        for state, count in self.parts.counts.now().items():
             jobs.add_metric([state], count)
         yield jobs
         yield GaugeMetricFamily(

@@ -119,7 +119,7 @@ def jobs_page(
     known = defaults("tune")
     return render(
         "jobs.html", here="jobs", jobs=[_row(job) for job in jobs], devices=describe_devices(),
-        counts=parts.database.counts(), next=jobs[-1].id if len(jobs) == 50 else None,
+        counts=parts.counts.now(), next=jobs[-1].id if len(jobs) == 50 else None,
         models=_models(parts.settings), default_model=EMBEDDED_MODEL, budgets=_BUDGETS,
         numbers=[(name, label, known[name]) for name, label in _NUMBERS], texts=_TEXTS,
     )  # fmt: skip

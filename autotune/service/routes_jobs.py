@@ -60,7 +60,7 @@ def list_jobs(
     return JobPage(
         jobs=[JobView.of(job) for job in jobs],
         next=jobs[-1].id if len(jobs) == limit else None,
-        counts=parts.database.counts(),
+        counts=parts.counts.now(),
     )
 
 

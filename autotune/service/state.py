@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -13,6 +15,26 @@ from autotune.service.predictions import Predictions
 from autotune.service.settings import Settings
 from autotune.service.streams import Watcher
 
+_COUNTED_S = 1.0
+
+
+class Counts:
+    """Jobs by state, at most a second old: a long history takes milliseconds to count."""
+
+    def __init__(self, database: JobDatabase) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._at = -_COUNTED_S
+
+    def now(self) -> dict[str, int]:
+        """Of every state."""
+        with self._lock:
+            if time.monotonic() - self._at >= _COUNTED_S:
+                self._counts = self._database.counts()
+                self._at = time.monotonic()
+            return self._counts
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -20,6 +42,7 @@ class State:
 
     settings: Settings
     database: JobDatabase
+    counts: Counts
     predictions: Predictions
     watcher: Watcher
 

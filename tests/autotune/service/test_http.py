@@ -240,7 +240,7 @@ def test_a_database_that_does_not_answer_is_said(client, database, monkeypatch):
     def full(*_, **__):
         raise StorageError("no space left")
 
-    monkeypatch.setattr(database, "counts", unreachable)
+    monkeypatch.setattr(database, "page", unreachable)
     answer = client.get("/healthz")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     monkeypatch.setattr(database, "submit", full)

@@ -1,0 +1,82 @@
+"""A measuring process that somebody kills costs an attempt, not the tuning."""
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from autotune.errors import MeasurementError
+from autotune.measuring import time_subjects
+from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.nodes import profile_sites
+from autotune.profiler.shard import ShardRunner
+from autotune.profiler.tasks import DIED, Subject
+from autotune.profiler.timing import TimingPolicy
+from autotune.types import LayerShape
+from tests.autotune.service.processes import descendants
+
+SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
+SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]
+LONG = TimingPolicy(max_seconds=3.0, target_relative_ci=1e-9)  # it is heard of in between
+
+
+def kill(mark):
+    """kill -9 of the processes of this one that bear the mark; how many there were."""
+    found = [pid for pid, command in descendants(os.getpid()).items() if mark in command]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+@pytest.fixture
+def runner():
+    return ShardRunner(backend="onnxruntime-cpu", threads=1)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_measurement_of_networks_is_tried_again(runner, times):
+    killed = 0
+
+    def advance(done, total):
+        nonlocal killed
+        if killed < times:
+            killed += kill("autotune.profiler.worker")
+
+    if times > 1:
+        with pytest.raises(MeasurementError, match=rf"{DIED}.* signal 9"):
+            time_subjects(runner, SUBJECTS, LONG, advance)
+        assert killed == 3
+        return
+    timing = time_subjects(runner, SUBJECTS, LONG, advance)
+    assert killed == 1
+    assert timing.ratios[0] == 1.0
+
+
+def test_an_error_of_the_backend_is_not_tried_again(runner):
+    impossible = [Subject(layer=dataclasses.replace(SHAPE, dtype="bf16"))]
+    with pytest.raises(MeasurementError, match="the measurement failed") as caught:
+        time_subjects(runner, impossible, LONG, lambda done, total: None)
+    assert DIED not in str(caught.value)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
+    graph, inputs = tmp_path / "model.onnx", tmp_path / "inputs.safetensors"
+    large = LayerShape(tokens=128, in_features=1024, out_features=1024)  # 50 runs take a second
+    graph.write_bytes(layer_model(large, 8))
+    save_file({"x": np.zeros((128, 1024), np.float32)}, inputs)
+    killed = 0
+
+    def progress(done, total):
+        nonlocal killed
+        if killed < times:
+            killed += kill("autotune.profiler.nodes")
+
+    # The graph's nodes bear no site's name, which is said once its profile is there.
+    said = "signal 9" if times > 1 else "has no node somewhere"
+    with pytest.raises(MeasurementError, match=said):
+        profile_sites(graph, inputs, 1, ["somewhere"], progress)
+    assert killed == (3 if times > 1 else 1)
