@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database import LatencyDatabase, timestamp
 from autotune.profiler.records import Detail, Measurement, kind_of
-from autotune.profiler.tasks import TaskRunner, TimingTask, layer_task
+from autotune.profiler.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.timing import PairedTiming, TimingPolicy
 from autotune.types import Fingerprint, LayerShape
 
 RANKS_PER_TASK = 4
+_ATTEMPTS = 3
 
 
 def fingerprint_of(
@@ -68,13 +69,32 @@ def measure_points(
     failures: list[Measurement] = []
     done = 0
     progress(0, len(points))
-    for outcome in runner.run(tasks):
-        rows = _rows(tasks[outcome.index], outcome.timing, outcome.error)
+    for task, outcome in _outcomes(runner, tasks):
+        rows = _rows(task, outcome.timing, outcome.error)
         database.add(run_id, rows, _details(rows, outcome.timing), outcome.clocks)
         failures += [row for row in rows if row.error is not None]
         done += len(rows) - 1
         progress(min(done, len(points)), len(points))
     return failures
+
+
+def _outcomes(
+    runner: TaskRunner, tasks: Sequence[TimingTask]
+) -> Iterator[tuple[TimingTask, Outcome]]:
+    """Every task with its outcome; those whose process died are tried again, twice at most.
+
+    A process may be killed from outside; one that its task kills dies again.
+    """
+    for attempt in range(_ATTEMPTS):
+        died = []
+        for outcome in runner.run(tasks):
+            if outcome.died and attempt + 1 < _ATTEMPTS:
+                died.append(tasks[outcome.index])
+            else:
+                yield tasks[outcome.index], outcome
+        if not died:
+            return
+        tasks = died
 
 
 def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTask]:

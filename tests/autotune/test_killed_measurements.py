@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from safetensors.numpy import save_file
 from autotune.errors import MeasurementError
 from autotune.measuring import time_subjects
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.nodes import profile_sites
+from autotune.profiler.profile import fingerprint_of, measure_points
 from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import DIED, Subject
 from autotune.profiler.timing import TimingPolicy
+from autotune.target import target_here
 from autotune.types import LayerShape
 from tests.autotune.service.processes import descendants
 
@@ -80,3 +84,30 @@ def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
     with pytest.raises(MeasurementError, match=said):
         profile_sites(graph, inputs, 1, ["somewhere"], progress)
     assert killed == (3 if times > 1 else 1)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path, times):
+    points = [dataclasses.replace(SHAPE, rank=rank) for rank in (8, 16, 24, 32, 40)]
+    stopping, killed = threading.Event(), []
+
+    def kill_when_seen():
+        while len(killed) < times and not stopping.wait(0.05):
+            killed.extend([1] * kill("autotune.profiler.worker"))
+
+    with LatencyDatabase(tmp_path / "latency.sqlite") as store:
+        target = target_here("cpu")
+        mark = fingerprint_of(target.device, target.backend, target.dtype, 1)
+        thread = threading.Thread(target=kill_when_seen)
+        thread.start()
+        failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))
+        stopping.set()
+        thread.join()
+        found = {row.rank for row in store.measurements(mark.id)}
+    assert killed
+    if times == 1:
+        assert failed == []
+        assert found == {0, 8, 16, 24, 32, 40}
+    else:  # what always kills its process is a failure that is told
+        assert {row.error.partition(":")[0] for row in failed} == {DIED}
+        assert found == set()
