@@ -32,7 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
-    long = ("endtoend/test_tune", "docs/test_docs", "endtoend")
+    long = (
+        "endtoend/test_tune",
+        "docs/test_docs",
+        "service/test_faults",
+        "endtoend",
+        "farm",
+        "page",
+    )
     items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
 
 

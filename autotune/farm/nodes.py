@@ -6,44 +6,21 @@ unless it is told otherwise, and listens on every interface of its host.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import re
 import secrets
 import subprocess
 import sys
 from pathlib import Path
 
 from autotune.errors import UsageError
+from autotune.farm.address import split_address
 from autotune.farm.local import LocalExecutor
 from autotune.farm.ray_executor import RESOURCE
 from autotune.files import write_whole
 
 TOKEN_VARIABLE = "AUTOTUNE_FARM_TOKEN"  # noqa: S105 (a name)
-_ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:]+\]):([0-9]{1,5})")
 _LEAST_TOKEN = 32
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of an explicit, private address.
-
-    Raises:
-        UsageError: another form, or an address that the whole world could reach.
-    """
-    match = _ADDRESS.fullmatch(address)
-    try:
-        host = ipaddress.ip_address(match[1].strip("[]")) if match else None
-    except ValueError:
-        host = None
-    if match is None or host is None or not 0 < int(match[2]) < 65536:
-        raise UsageError(f"{address!r} is no address; write IP:PORT such as 10.0.0.1:6380")
-    if not (host.is_private or host.is_loopback):
-        raise UsageError(
-            f"{address} can be reached from everywhere; a farm belongs on a private address, such "
-            "as 10.0.0.1:6380, or behind a tunnel"
-        )
-    return str(host), int(match[2])
 
 
 def read_token(file: Path | None) -> str:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from autotune.devices.specs import find_device
 from autotune.farm import remote
+from autotune.farm.address import split_address
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError
 from autotune.profiler.tasks import Outcome
 from autotune.types import Fingerprint
 
-RESOURCE = "device:"
 _TASKS_PER_SHARD = 8
 _ATTEMPTS = 2
 _ANSWER_S = 120.0
+_LOOK_S = 5.0
+_LOOKS = 3
+_GATHER_S = 15.0
+RESOURCE = "device:"
 
 
 class RayExecutor(Executor):
@@ -36,6 +42,8 @@ class RayExecutor(Executor):
 
         self._ray = ray
         self._running: set[Any] = set()
+        self._address = split_address(address)
+        self._head_gone = False
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
@@ -43,6 +51,13 @@ class RayExecutor(Executor):
                 f"no farm answers at {address} ({str(error).splitlines()[0][:200]}); check the "
                 "address and the token, and that `autotune farm` runs there"
             ) from error
+        self._gather()
+
+    def _gather(self) -> None:
+        """A farm that was just started has no workers yet; nothing waits for a single device."""
+        deadline = time.monotonic() + _GATHER_S
+        while not self.devices() and time.monotonic() < deadline:
+            time.sleep(0.5)
 
     def devices(self) -> tuple[FarmDevice, ...]:
         """Of the workers that are alive."""
@@ -108,7 +123,11 @@ class RayExecutor(Executor):
         try:
             left = count
             while left:
-                each = found.get()
+                try:
+                    each = found.get(timeout=_LOOK_S)
+                except queue.Empty:
+                    self._check_head()
+                    continue
                 if isinstance(each, BaseException):
                     raise each
                 if each is None:
@@ -156,14 +175,35 @@ class RayExecutor(Executor):
         finally:
             self._running.discard(stream)
 
+    def _check_head(self) -> None:
+        """Ray ends this whole process, without a word of ours, a minute after its head died."""
+        for attempt in range(_LOOKS):
+            try:
+                socket.create_connection(self._address, timeout=_LOOK_S).close()
+                # Another head at the same address knows nothing of what runs here: to be asked
+                # for its nodes ends this process, which is better than to wait for ever.
+                self.devices()
+                return
+            except OSError as error:
+                why = error
+                time.sleep(attempt)
+        self._head_gone = True
+        raise FarmUnreachableError(
+            f"the farm at {self._address[0]}:{self._address[1]} went away ({why}); what was "
+            "measured is kept, the same command goes on once `autotune farm` runs again"
+        )
+
     def _cancel_all(self) -> None:
+        if self._head_gone:
+            return  # it would wait for the head
         for stream in list(self._running):
             self._ray.cancel(stream, force=True)
 
     def close(self) -> None:
         """Cancel what runs and leave the cluster."""
         self._cancel_all()
-        self._ray.shutdown()
+        if not self._head_gone:
+            self._ray.shutdown()
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,12 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autotune.cli.main import INTERRUPTED
+from autotune.errors import DatabaseUnreachableError
 from autotune.progress_pipe import VARIABLE
 from autotune.service.records import Ending
 
 COMMAND = (sys.executable, "-m", "autotune.service.child")
 _GRACE_S = 5.0
 _SAID = "autotune: "
+# Interrupted by somebody, or something that it needs did not answer: EX_TEMPFAIL.
+_AGAIN = (INTERRUPTED, DatabaseUnreachableError.exit_code)
 
 
 class JobProcess:
@@ -114,15 +118,24 @@ class JobProcess:
                 found = json.loads(lines[-1])
                 if isinstance(found, dict):
                     return Ending(exit_code=code, result=found)
-        return Ending(exit_code=code, error=self._last_words(code))
+        said = self._last_words()
+        again = code < 0 or code in _AGAIN or said is None
+        if said is None:
+            said = self._crash(code)
+        return Ending(exit_code=code, error=said, again=again)
 
-    def _last_words(self, code: int) -> str:
+    def _last_words(self) -> str | None:
+        """Our own sentence; None when it ended without one."""
+        ours = [line.removeprefix(_SAID) for line in self._log() if line.startswith(_SAID)]
+        return ours[-1][:2000] if ours else None
+
+    def _crash(self, code: int) -> str:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        said = self._log()[-1:]
+        return f"the job's process ended with {how}" + (f": {said[0][:500]}" if said else "")
+
+    def _log(self) -> list[str]:
+        """The last lines of this attempt."""
         with (self.folder / "log.txt").open("rb") as log:
             log.seek(self._log_start)
-            said = log.read()[-20_000:].decode(errors="replace").strip().splitlines()
-        ours = [line.removeprefix(_SAID) for line in said if line.startswith(_SAID)]
-        if ours:
-            return ours[-1][:2000]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        words = f": {said[-1][:500]}" if said else ""
-        return f"the job's process ended with {how}{words}"
+            return log.read()[-20_000:].decode(errors="replace").strip().splitlines()

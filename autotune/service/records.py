@@ -79,8 +79,12 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a job's process ended: a result, or the sentence that says why there is none."""
+    """How a job's process ended: a result, or the sentence that says why there is none.
+
+    `again`: it says nothing of the job itself, so that another attempt may succeed.
+    """
 
     exit_code: int
     result: Mapping[str, Any] | None = None
     error: str | None = None
+    again: bool = False

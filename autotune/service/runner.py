@@ -20,7 +20,6 @@ from autotune.service.specs import KINDS, arguments
 from autotune.service.summary import summarise
 
 LOG = logging.getLogger(__name__)
-TEMPORARY = DatabaseUnreachableError.exit_code
 _LISTEN_S = 0.2
 _PAUSE_S = 1.0
 _LOOK_S = 5.0
@@ -96,15 +95,14 @@ class Runner:
 
     def _end(self, job: Job, lease: Lease, ending: Ending) -> None:
         """A result, a failure, or another attempt."""
-        died = ending.exit_code < 0 or ending.exit_code in (130, TEMPORARY)
-        if died and job.attempt < self.settings.attempts:
+        if ending.again and job.attempt < self.settings.attempts:
             why = ending.error or "its process was interrupted"
             delay = _AGAIN_S * job.attempt
             self._patiently(lambda: self.database.requeue(lease, why, delay))
             return
         if ending.result is not None:
             ending = Ending(exit_code=ending.exit_code, result=summarise(job.kind, ending.result))
-        elif died:
+        elif ending.again:
             ending = Ending(
                 exit_code=ending.exit_code,
                 error=f"{ending.error}; tried {job.attempt} times, which is the most",

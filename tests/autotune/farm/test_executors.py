@@ -9,9 +9,10 @@ import pytest
 
 from autotune.devices.detect import check_threads, require_device
 from autotune.errors import DeviceMissingError, UsageError
+from autotune.farm.address import split_address
 from autotune.farm.base import Shard, place_on
 from autotune.farm.errors import FarmUnreachableError
-from autotune.farm.nodes import make_token, read_token, split_address
+from autotune.farm.nodes import make_token, read_token
 from autotune.profiler.backends import make_backend
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.profile import fingerprint_of

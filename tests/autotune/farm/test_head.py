@@ -1,0 +1,102 @@
+"""The head of a farm dies: what was measured is kept, and a job goes on when it is back."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autotune.farm.errors import FarmUnreachableError
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.verify import find_problems
+from autotune.service.client import Client
+from tests.autotune.farm.conftest import Farm, wait_for
+from tests.autotune.service.browser import serving
+from tests.autotune.service.processes import descendants
+
+WIDTHS = range(64, 64 * 14, 64)
+
+
+@pytest.fixture
+def own_farm(tmp_path):
+    """A farm of this test's own, as another process sees it."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray: pip install 'lowrank-autotune[farm]'")
+    found = Farm(tmp_path)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def start(farm):
+    """Head and worker, once both are there."""
+    head = farm.head()
+    time.sleep(5)
+    return head, farm.worker()
+
+
+def kill(process):
+    for pid in (*descendants(process.pid), process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def rows(path):
+    with LatencyDatabase(path) as store:
+        return sum(len(store.measurements(mark)) for mark in store.fingerprints())
+
+
+def settings(farm):
+    return {
+        **os.environ, "AUTOTUNE_FARM": farm.address, "AUTOTUNE_FARM_TOKEN": farm.token,
+        "AUTOTUNE_MEASURE_SECONDS": "20",
+    }  # fmt: skip
+
+
+def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
+    database = tmp_path / "latency.sqlite"
+    head, _ = start(own_farm)
+    shapes = [text for width in WIDTHS for text in ("--shape", f"{width}x96")]
+    command = [sys.executable, "-m", "autotune", "profile", "--tokens", "128", "--threads", "1"]
+    for _ in range(20):  # until the worker has joined
+        process = subprocess.Popen(
+            [*command, *shapes, "--db", str(database)], env=settings(own_farm), text=True,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        wait_for(lambda p=process: p.poll() is not None or rows(database) > 4, 120)
+        if process.poll() is None:
+            break
+        time.sleep(1)
+    kill(head)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == FarmUnreachableError.exit_code, said
+    assert "went away" in said
+    assert rows(database) > 4
+    with LatencyDatabase(database) as store:
+        assert find_problems(store) == []
+
+
+def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
+    database = tmp_path / "latency.sqlite"
+    head, worker = start(own_farm)
+    spec = {
+        "tokens": [128], "shapes": [f"{width}x96" for width in WIDTHS], "ranks": [8, 16],
+        "threads": 1,
+    }  # fmt: skip
+    environment = settings(own_farm)
+    with serving(tmp_path / "data", "--db", database, environment=environment) as server:
+        with Client(server.address) as client:
+            time.sleep(3)
+            job = client.submit("profile", spec)
+            wait_for(lambda: rows(database) > 4, 120)
+            kill(head)
+            kill(worker)
+            start(own_farm)
+            job = client.wait(job["id"])
+    assert job["state"] == "succeeded", job["error"]
+    assert job["attempt"] > 1
+    assert rows(database) == 3 * len(WIDTHS)
