@@ -69,7 +69,7 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     for each in (routes_jobs, results, routes_data, routes_system, pages):
         app.include_router(each.router)
     app.mount("/static", pages.STATIC)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, pause_s=settings.quotas.pause_s)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     app.add_middleware(Timed)
     app.add_exception_handler(AutotuneError, _ours)

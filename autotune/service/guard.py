@@ -28,8 +28,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-# Of a request's body: how long one part of it may take to come.
-BODY_S = 20.0
 
 
 def token_of(connection: HTTPConnection) -> str | None:
@@ -59,8 +57,8 @@ def check_access(database: JobDatabase, token: str | None) -> str:
 class Guard:
     """ASGI middleware: foreign pages and slow bodies are refused, and headers are set."""
 
-    def __init__(self, app: ASGIApp, body_s: float = BODY_S) -> None:
-        self.app, self.body_s = app, body_s
+    def __init__(self, app: ASGIApp, pause_s: float) -> None:
+        self.app, self.pause_s = app, pause_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -82,9 +80,9 @@ class Guard:
             if ended:
                 return await receive()  # waits for the caller to leave
             try:
-                message = await asyncio.wait_for(receive(), self.body_s)
+                message = await asyncio.wait_for(receive(), self.pause_s)
             except TimeoutError:
-                text = f"no more of the request came for {self.body_s:.0f} s"
+                text = f"no more of the request came for {self.pause_s:.0f} s"
                 raise HTTPException(408, text) from None
             ended = message["type"] != "http.request" or not message.get("more_body", False)
             return message

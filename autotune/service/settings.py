@@ -16,7 +16,7 @@ class Quotas:
     """The most of each that anybody may have.
 
     `body_bytes` is of a JSON request, `upload_bytes` of one uploaded file, `artefact_bytes` of all
-    that one job writes, `runtime_s` of one attempt.
+    that one job writes, `runtime_s` of one attempt, `pause_s` between two parts of a request.
     """
 
     queued_jobs: int = 20_000
@@ -25,6 +25,7 @@ class Quotas:
     artefact_bytes: int = 256 << 30
     runtime_s: float = 24 * 3600.0
     streams: int = 500
+    pause_s: float = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)

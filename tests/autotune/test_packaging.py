@@ -19,7 +19,8 @@ def test_wheel_holds_every_module_and_data_file(tmp_path):
         str(path.relative_to(ROOT))
         for room in ("profiler", "predictor", "search", "compress", "devices", "")
         for path in (ROOT / "autotune" / room).rglob("*")
-        if path.suffix in (".py", ".toml", ".txt", ".html")
+        if path.suffix
+        in (".py", ".toml", ".txt", ".html", ".md", ".css", ".js", ".svg", ".parquet")
     }
     assert len(expected) > 50
     assert expected <= names

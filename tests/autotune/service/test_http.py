@@ -1,12 +1,18 @@
 """The HTTP interface: what it does, and what it refuses, each with a sentence and never a 500."""
 
+import asyncio
+import dataclasses
 import json
+import time
 
+import httpx2 as httpx
 import pytest
 
 from autotune.service import guard
+from autotune.service.app import create_app
 from autotune.service.keys import create_key, revoke_key
 from autotune.service.records import Ending, Lease
+from autotune.service.settings import Quotas
 from tests.autotune.service.conftest import TUNE
 
 NOBODY = "0" * 20
@@ -358,3 +364,52 @@ def test_streams_are_counted(client, database, settings, monkeypatch):
     answer = client.get(f"/v1/jobs/{job_id}/events")
     assert answer.status_code == 429
     assert client.get(f"/v1/jobs/{NOBODY}/events").status_code == 404
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(settings, database):
+    quick = dataclasses.replace(settings, quotas=Quotas(pause_s=0.2))
+    app = create_app(quick, database)
+
+    async def crawl():
+        yield b'{"kind": '
+        await asyncio.sleep(5)
+        yield b"}"
+
+    async def send(method, path):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            headers = {"Content-Type": "application/json"}
+            return await client.request(method, path, content=crawl(), headers=headers)
+
+    for method, path in (("POST", "/v1/jobs"), ("PUT", "/v1/models/mine/config.json")):
+        started = time.monotonic()
+        answer = asyncio.run(send(method, path))
+        assert answer.status_code == 408, answer.text
+        assert "no more of the request came" in message(answer)
+        assert time.monotonic() - started < 4
+    assert not (settings.uploads / "mine").exists() or not list(
+        (settings.uploads / "mine").iterdir()
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "autotune.example.org"])
+def test_without_a_key_the_service_is_this_machines_own(cli, tmp_path, host):
+    done = cli("serve", "--host", host, "--data", tmp_path, "--port", 0)
+    assert done.returncode == 2
+    assert "there is no API key yet" in done.stderr
+
+
+def test_keys_are_made_listed_and_revoked_by_command(cli, tmp_path, settings):
+    def keys(*arguments):
+        return cli("keys", *arguments, "--data", tmp_path)
+
+    done = keys("create", "alice")
+    token = done.stdout.strip()
+    assert token.startswith("atk_")
+    listed = keys("list").stdout
+    assert "alice" in listed
+    assert "holds" in listed
+    assert token.rpartition("_")[2] not in listed
+    assert keys("revoke", token.split("_")[1]).returncode == 0
+    assert "revoked" in keys("list").stdout
+    assert keys("revoke", "0" * 12).returncode == 1
