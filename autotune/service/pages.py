@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from autotune.compress.locate import EMBEDDED_MODEL
 from autotune.service.artefacts import artefacts_of
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
-from autotune.service.guard import COOKIE, check_access
+from autotune.service.guard import COOKIE, PLOTS_POLICY, check_access
 from autotune.service.records import Job
 from autotune.service.results import read_record
 from autotune.service.schema import SUCCEEDED
@@ -85,10 +85,11 @@ def _environment() -> Environment:
 ENVIRONMENT = _environment()
 
 
-def render(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page."""
+def render(template: str, status: int = 200, plots: bool = False, **values: Any) -> HTMLResponse:
+    """A page; `plots` says whether plotly.js draws on it."""
     text = ENVIRONMENT.get_template(template).render(**{"here": "", **values})
-    return HTMLResponse(text, status)
+    headers = {"Content-Security-Policy": PLOTS_POLICY} if plots else {}
+    return HTMLResponse(text, status, headers)
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -143,7 +144,8 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     record = read_record(parts.settings, job)
     spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
     return render(
-        "job.html", job=job, view=_row(job), record=record, spec=spec, figures=_FIGURES,
+        "job.html", plots=record is not None, job=job, view=_row(job), record=record, spec=spec,
+        figures=_FIGURES,
         events=parts.database.events(job_id, limit=10_000),
         artefacts=artefacts_of(parts.settings, job_id) if job.ended else [],
     )  # fmt: skip
@@ -162,7 +164,7 @@ def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
 def device_page(name: str, parts: Parts, _: Caller) -> HTMLResponse:
     """Its sheet, what was measured, and what a layer would cost."""
     found = describe_device(parts.settings, name)
-    return render("device.html", here="devices", sizes=_SIZES, **found)
+    return render("device.html", plots=True, here="devices", sizes=_SIZES, **found)
 
 
 @router.get("/compare")
@@ -179,7 +181,8 @@ def compare_page(
             view = _row(found)
             rows.append((job_id, f"{view['model']} on {view['device']}", record))
     return render(
-        "compare.html", here="compare", candidates=[_row(one) for one in candidates],
+        "compare.html", plots=bool(rows), here="compare",
+        candidates=[_row(one) for one in candidates],
         chosen=job, rows=rows, query=urlencode([("job", job_id) for job_id, _, _ in rows]),
     )  # fmt: skip
 

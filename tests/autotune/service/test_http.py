@@ -347,7 +347,9 @@ def test_other_sites_and_other_names_are_refused(client):
 def test_what_a_browser_may_do_is_on_every_answer(client):
     for path in ("/healthz", "/nowhere", "/v1/jobs/x"):
         headers = client.get(path).headers
-        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
