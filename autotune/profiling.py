@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.devices.roofline import Roofline
+from autotune.place import Place
 from autotune.predictor.plan import first_layers, next_layers, pairs_of, standard_pool
 from autotune.predictor.recovery import RecoveryProcess
 from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import fingerprint_of, measure_points, missing_points
-from autotune.profiler.shard import ShardRunner
-from autotune.profiler.tasks import TaskRunner
+from autotune.profiler.profile import measure_points, missing_points
 from autotune.profiler.timing import TimingPolicy
 from autotune.progress import Advance
-from autotune.target import Target
-from autotune.types import Fingerprint, LayerShape
+from autotune.types import LayerShape
 
 QUICK_LAYERS = 25
 _FIRST, _WAVE = 13, 4
@@ -38,25 +36,6 @@ class Profiled:
             wanted=self.wanted + other.wanted, measured=self.measured + other.measured,
             failed=self.failed + other.failed,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where is measured: a target, what does it there, and under which fingerprint it is kept."""
-
-    target: Target
-    fingerprint: Fingerprint
-    threads: int
-    runner: TaskRunner
-
-
-def place_here(target: Target, threads: int) -> Place:
-    """A device of this machine."""
-    return Place(
-        target=target, threads=threads,
-        fingerprint=fingerprint_of(target.device, target.backend, target.dtype, threads),
-        runner=ShardRunner.on(target.device, target.backend, threads),
-    )  # fmt: skip
 
 
 def profile_points(

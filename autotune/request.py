@@ -34,7 +34,7 @@ class TuneRequest:
     one input share a down factor. `trials` are Optuna's
     (0 = the exact plan as it is), `rounds` bounds the closed loop, `margin` is how far below the
     latency limit to aim. `jobs` processes judge plans side by side (None: one for every four
-    threads).
+    threads); with `farm` (IP:PORT) its workers do.
     """
 
     model: str | None
@@ -56,6 +56,8 @@ class TuneRequest:
     margin: float = 0.01
     threads: int | None = None
     jobs: int | None = None
+    farm: str | None = None
+    farm_token: str | None = field(default=None, repr=False)
     targets: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     database: Address = field(default_factory=default_database)

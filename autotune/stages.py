@@ -21,7 +21,7 @@ from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.context import Context
 from autotune.devices.alignment import saving_ranks
-from autotune.search.evaluator import Evaluators, EvaluatorSetup
+from autotune.search.evaluator import Evaluators, EvaluatorSetup, Judges
 from autotune.search.tables import ErrorTable
 from autotune.types import Site
 
@@ -93,14 +93,15 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
 
 def make_evaluators(
     context: Context, factors: Factors, data: CalibrationData
-) -> AbstractContextManager[Evaluators | None]:
+) -> AbstractContextManager[Judges | None]:
     """Processes that judge plans side by side, where there is more than one to run.
 
     Factors that are computed on demand live in this process only.
     """
     jobs = context.request.jobs or max(1, context.threads // 4)
     store = factors.inner if isinstance(factors, Stored) else factors
-    if jobs == 1 or not isinstance(store, FactorStore):
+    farm = context.request.farm
+    if (jobs == 1 and not farm) or not isinstance(store, FactorStore):
         return nullcontext()
 
     def save(path: Path) -> None:
@@ -118,6 +119,12 @@ def make_evaluators(
         joint=context.joint, factors=str(store.path), storage=context.request.storage,
         batches=str(batches),
     )  # fmt: skip
+    if farm:
+        from autotune.farm.judging import FarmEvaluators
+        from autotune.farm.ray_executor import RayExecutor
+
+        context.reporter.note(f"plans are judged by the farm at {farm}")
+        return FarmEvaluators(RayExecutor(farm, context.request.farm_token or ""), setup)
     return Evaluators(setup, jobs, max(1, context.threads // jobs))
 
 

@@ -22,12 +22,13 @@ import numpy as np
 
 from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
+from autotune.place import place_here
 from autotune.predictor.plan import pairs_of
 from autotune.predictor.table import LatencyTable
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.profile import fingerprint_of
 from autotune.profiler.timing import TimingPolicy
-from autotune.profiling import place_here, profile_points, profile_quick
+from autotune.profiling import profile_points, profile_quick
 from autotune.target import Target, target_here
 from autotune.types import LayerShape
 

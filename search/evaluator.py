@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from autotune.types import Site, from_mapping
 
@@ -57,6 +57,13 @@ class EvaluatorSetup:
 def _sites(values: Sequence[Mapping[str, Any]]) -> list[Site]:
     tuples = ({**v, "members": tuple(v["members"]), "parts": tuple(v["parts"])} for v in values)
     return [from_mapping(Site, value) for value in tuples]
+
+
+class Judges(Protocol):
+    """Whoever finds the true losses of plans."""
+
+    def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
+        """(index of the plan, its (sum, count) of every batch); some plans may be left out."""
 
 
 class Evaluators:

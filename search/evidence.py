@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.tasks.base import Batch, Task
-from autotune.search.evaluator import Evaluators, Losses, Ranks
+from autotune.search.evaluator import Judges, Losses, Ranks
 from autotune.types import Site, digest
 
 Progress = Callable[[int, int], None]
@@ -34,7 +34,7 @@ class Evidence:
     def __init__(
         self, model: nn.Module, task: Task, sites: Sequence[Site], factors: Factors,
         batches: Sequence[Batch], seed: int = 0, folder: Path | None = None, key: str = "",
-        joint: Sequence[Site] = (), evaluators: Evaluators | None = None,
+        joint: Sequence[Site] = (), evaluators: Judges | None = None,
         progress: Progress = lambda done, total: None,
     ) -> None:  # fmt: skip
         self.model = model

@@ -22,8 +22,9 @@ from autotune.cli.options import (
 from autotune.types import Address, LayerShape
 
 if TYPE_CHECKING:
+    from autotune.place import Place
     from autotune.profiler.database import LatencyDatabase
-    from autotune.profiling import Place, Profiled
+    from autotune.profiling import Profiled
     from autotune.progress import Advance
 
 
@@ -92,7 +93,7 @@ def _place(options: Mapping[str, Any]) -> Iterator[Place]:
     kind = (options["device"], options["backend"], options["dtype"])
     if not options["farm"]:
         from autotune.devices.detect import check_threads
-        from autotune.profiling import place_here
+        from autotune.place import place_here
         from autotune.target import target_here
 
         yield place_here(target_here(*kind), check_threads(options["threads"]))

@@ -16,6 +16,7 @@ from autotune.cli.options import (
     dtype_option,
     extrapolation_option,
     threads_option,
+    token_option,
 )
 from autotune.paths import default_output
 from autotune.types import PHASES, Budget, Workload, from_mapping
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     help="Let layers with one input (q, k, v) share a down factor where that costs less.",
 )
 @click.option("--jobs", type=int, help="Processes that judge plans (default: threads / 4).")
+@click.option("--farm", envvar="AUTOTUNE_FARM", help="IP:PORT of a farm whose workers judge plans.")
+@token_option
 @click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
 @click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
 @click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
@@ -130,6 +133,8 @@ def tune_request(options: Mapping[str, Any]) -> TuneRequest:
         storage=options["storage"],
         joint=options["joint"],
         jobs=options["jobs"],
+        farm=options.get("farm"),
+        farm_token=_farm_token(options),
         sensitivity_rounds=options["sensitivity_rounds"],
         trials=options["trials"],
         rounds=options["rounds"],
@@ -141,6 +146,15 @@ def tune_request(options: Mapping[str, Any]) -> TuneRequest:
         seed=options["seed"],
         **({"measure_seconds": options["measure_seconds"]} if options["measure_seconds"] else {}),
     )
+
+
+def _farm_token(options: Mapping[str, Any]) -> str | None:
+    """What the farm wants to see, if there is one."""
+    if not options.get("farm"):
+        return None
+    from autotune.farm.nodes import read_token
+
+    return read_token(options["token_file"])
 
 
 def miss_text(record: Any) -> str:

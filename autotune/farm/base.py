@@ -11,8 +11,8 @@ from typing import Self
 from autotune.devices.detect import PresentDevice
 from autotune.devices.specs import find_device
 from autotune.errors import DeviceMissingError
+from autotune.place import Place
 from autotune.profiler.tasks import Outcome, TimingTask
-from autotune.profiling import Place
 from autotune.target import runs_on
 from autotune.types import Fingerprint
 

@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
 RESOURCE = "device:"
+_LOG = logging.getLogger(__name__)
 
 
 class RayExecutor(Executor):
@@ -62,8 +63,8 @@ class RayExecutor(Executor):
     def devices(self) -> tuple[FarmDevice, ...]:
         """Of the workers that are alive."""
         counts: dict[str, int] = {}
-        for node in self._ray.nodes():
-            for resource, count in node["Resources"].items() if node["Alive"] else ():
+        for node in filter(_has_device, self._ray.nodes()):
+            for resource, count in node["Resources"].items():
                 if resource.startswith(RESOURCE):
                     name = resource.removeprefix(RESOURCE)
                     counts[name] = counts.get(name, 0) + int(count)
@@ -175,6 +176,30 @@ class RayExecutor(Executor):
         finally:
             self._running.discard(stream)
 
+    def share(self, files: dict[str, bytes]) -> Any:
+        """Give the workers something large, once."""
+        return self._ray.put(files)
+
+    def spread(self, function: Any, texts: Sequence[str], setup: str, files: Any) -> Iterator[str]:
+        """Let every worker's host do a part of `texts`; what a host that died had is left out."""
+        hosts = sum(_has_device(node) for node in self._ray.nodes())
+        work = self._ray.remote(num_cpus=1, max_calls=1, max_retries=1)(function)
+        parts = [list(enumerate(texts))[host::hosts] for host in range(min(hosts, len(texts)))]
+        streams = [
+            work.options(num_returns="streaming").remote(part, setup, files) for part in parts
+        ]
+        self._running.update(streams)
+        try:
+            for stream in streams:
+                try:
+                    for reference in stream:
+                        yield str(self._ray.get(reference))
+                except self._ray.exceptions.RayError as error:
+                    _LOG.warning("a worker left plans unjudged: %s", _first_line(error))
+        finally:
+            self._cancel_all()
+            self._running.difference_update(streams)
+
     def _check_head(self) -> None:
         """Ray ends this whole process, without a word of ours, a minute after its head died."""
         for attempt in range(_LOOKS):
@@ -204,6 +229,11 @@ class RayExecutor(Executor):
         self._cancel_all()
         if not self._head_gone:
             self._ray.shutdown()
+
+
+def _has_device(node: Mapping[str, Any]) -> bool:
+    """Whether a node of the cluster is a living worker."""
+    return bool(node["Alive"]) and any(name.startswith(RESOURCE) for name in node["Resources"])
 
 
 def _first_line(error: BaseException) -> str:

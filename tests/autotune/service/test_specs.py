@@ -8,7 +8,7 @@ from autotune.cli.main import cli as root
 from autotune.service.specs import KINDS, arguments, defaults, spec_model
 
 SET_BY_THE_SERVICE = {
-    "tune": {"output", "database", "quiet", "output_format"},
+    "tune": {"output", "database", "quiet", "output_format", "farm", "token_file"},
     "profile": {"database", "output_format", "farm", "token_file"},
     "export": {"folder", "output", "as_json"},
     "verify": {"folder", "output_format"},
