@@ -1,122 +1,21 @@
 """Every command in README and docs runs, in the order in which a reader meets them."""
 
-import contextlib
-import functools
-import importlib.util
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import click
 import pytest
 
 from autotune.cli.main import cli as cli_group
-from tests.autotune.service.browser import serving
+from tests.docs.pages import ROOT, folder, run_page
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/howto.md", "docs/predictor.md", "docs/service.md"]
-STAYS = ("serve", "farm", "worker")  # until they are told to end
-WRITTEN = "http://127.0.0.1:8420"
-BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
-
-
-def blocks(page):
-    return BLOCK.findall((ROOT / page).read_text())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the reader stands: the example model beside, results of earlier pages kept.
-
-    The example text is cut short, for time.
-    """
-    path = tmp_path_factory.mktemp("docs")
-    model = path / "tests" / "data" / "code-llama-3m"
-    model.mkdir(parents=True)
-    for file in (ROOT / "tests" / "data" / "code-llama-3m").iterdir():
-        if file.name == "heldout.txt":
-            (model / file.name).write_text(file.read_text()[:40_000])
-        else:
-            shutil.copyfile(file, model / file.name)  # the service follows no links
-    return path
+__all__ = ["folder"]
+PAGES = ["README.md", "docs/howto.md", "docs/predictor.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_the_page_shows_runs(page, folder, cli):
-    environment = os.environ | {"AUTOTUNE_DB": str(folder / "latency.sqlite")}
-    found = blocks(page)
-    assert found
-    with contextlib.ExitStack() as staying:
-        run_blocks(found, folder, cli, environment, staying)
-
-
-def stay(arguments, folder, environment, staying):
-    """Start what keeps running, with a port of its own; where the service listens."""
-    if arguments[0] == "serve":
-        place = folder / arguments[arguments.index("--data") + 1]
-        rest = [each for each in arguments[1:] if each not in ("--data", "out/service")]
-        server = staying.enter_context(serving(place, *rest, environment=environment, cwd=folder))
-        environment["AUTOTUNE_SERVER"] = server.address
-        return server.address
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("the farm needs Ray")
-    log = (folder / f"{arguments[0]}.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *arguments], cwd=folder, env=environment, stderr=log,
-        start_new_session=True,
-    )  # fmt: skip
-    staying.callback(process.wait)
-    staying.callback(process.terminate)
-    return None
-
-
-def run_blocks(found, folder, cli, environment, staying):
-    address = WRITTEN
-    for language, text in found:
-        text = text.replace(WRITTEN, address)
-        if language == "python":
-            commands = [[sys.executable, "-c", text]]
-        else:
-            commands = [
-                shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")
-            ]
-        for command in commands:
-            if command[0] == "make":
-                assert f"\n{command[1]}:" in (ROOT / "Makefile").read_text()
-                continue  # CI runs these two
-            if command[0] == "autotune" and command[1] in STAYS:
-                address = stay(command[1:], folder, environment, staying) or address
-                continue
-            if command[0] == "autotune":
-                done = cli(*command[1:], cwd=folder, env=environment)
-            else:
-                done = subprocess.run(
-                    command, cwd=folder, env=environment, capture_output=True, text=True,
-                    timeout=600,
-                )  # fmt: skip
-            # A timing may miss its budget, or be slower than dense; nothing else may go wrong.
-            # ... and a busy machine is told of, which is no mistake of the page's.
-            if "--farm" in command:
-                again = functools.partial(cli, *command[1:], cwd=folder, env=environment)
-                done = until_joined(done, again)
-            told = any(name in command for name in ("doctor", "bench", "drift", "verify"))
-            tunes = told or any(part.endswith("-budget") for part in command)
-            assert done.returncode in ((0, 1) if tunes else (0,)), (command, done.stderr)
-            assert "Traceback" not in done.stderr
-
-
-def until_joined(done, again):
-    """A farm and its workers take seconds to start."""
-    deadline = time.monotonic() + 90
-    while done.returncode in (2, 4, 75) and time.monotonic() < deadline:
-        time.sleep(1)
-        done = again()
-    return done
+    run_page(page, folder, cli)
 
 
 def test_commands_of_the_deployment_page_have_the_options_they_use():

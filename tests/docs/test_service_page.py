@@ -1,0 +1,9 @@
+"""Every command of the service's page runs, on a server and a farm of its own."""
+
+from tests.docs.pages import folder, run_page
+
+__all__ = ["folder"]
+
+
+def test_what_the_page_shows_runs(folder, cli):
+    run_page("docs/service.md", folder, cli)
