@@ -35,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = (
         "endtoend/test_tune",
         "docs/test_docs",
+        "docs",
         "service/test_faults",
         "endtoend",
         "farm",
