@@ -11,15 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import IO
 
 from autotune.devices.detect import PresentDevice
-from autotune.devices.health import ClockReading
 from autotune.devices.lock import device_lock
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.tasks import DIED, Outcome, TimingTask
-from autotune.profiler.timing import PairedTiming
-from autotune.types import from_mapping
 
 _START_S = 60.0
 _THREAD_VARIABLES = (
@@ -126,7 +123,7 @@ class ShardRunner:
             if not line:
                 yield Outcome(index=index, error=self._death(process, log))
                 return
-            yield _outcome(index, json.loads(line))
+            yield Outcome.from_json({**json.loads(line), "index": index})
 
     @staticmethod
     def _death(process: subprocess.Popen[bytes], log: IO[str]) -> str:
@@ -137,22 +134,6 @@ class ShardRunner:
         return f"{DIED}: the measuring process ended with {how}" + (
             f": {said[-1][:500]}" if said else ""
         )
-
-
-def _outcome(index: int, values: dict[str, Any]) -> Outcome:
-    timing = values.get("timing")
-    if timing is None:
-        return Outcome(index=index, error=values["error"])
-    return Outcome(
-        index=index,
-        timing=from_mapping(PairedTiming, {key: _tuples(v) for key, v in timing.items()}),
-        clocks=tuple(from_mapping(ClockReading, reading) for reading in values.get("clocks", ())),
-    )
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 class _Lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,10 +57,31 @@ class Outcome:
     clocks: tuple[ClockReading, ...] = ()
     error: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Outcome:
+        """Rebuild from `to_json`, or from what a measuring process says; no timing is an error."""
+        timing = values.get("timing")
+        if timing is None:
+            return Outcome(index=values["index"], error=values["error"])
+        lists = {key: _tuples(value) for key, value in timing.items()}
+        clocks = tuple(from_mapping(ClockReading, each) for each in values.get("clocks", ()))
+        return Outcome(
+            index=values["index"], timing=from_mapping(PairedTiming, lists), clocks=clocks
+        )
+
     @property
     def died(self) -> bool:
         """Whether its process ended under it, which says nothing of the task itself."""
         return self.error is not None and self.error.startswith(DIED)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 class TaskRunner(Protocol):

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autotune.devices.detect import cpu_threads
@@ -33,10 +32,7 @@ class FarmEvaluators:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def __exit__(self, *_: object) -> None:
         self._executor.close()
 
     def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:

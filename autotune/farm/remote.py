@@ -6,11 +6,9 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
-from autotune.devices.health import ClockReading
 from autotune.farm.base import Shard
 from autotune.farm.local import LocalExecutor
 from autotune.profiler.tasks import Outcome, TimingTask
-from autotune.profiler.timing import PairedTiming
 from autotune.types import Fingerprint, from_mapping
 
 
@@ -40,22 +38,9 @@ def run_here(text: str) -> Iterator[str]:
     values = json.loads(text)
     tasks = tuple(TimingTask.from_json(task) for task in values.pop("tasks"))
     for outcome in LocalExecutor().run(Shard(tasks=tasks, **values)):
-        yield json.dumps(dataclasses.asdict(outcome))
+        yield json.dumps(outcome.to_json())
 
 
 def read_outcome(text: str) -> Outcome:
     """From `run_here`."""
-    values = json.loads(text)
-    timing = values["timing"]
-    return Outcome(
-        index=values["index"], error=values["error"],
-        timing=None if timing is None else from_mapping(
-            PairedTiming, {key: _tuples(value) for key, value in timing.items()}
-        ),
-        clocks=tuple(from_mapping(ClockReading, reading) for reading in values["clocks"]),
-    )  # fmt: skip
-
-
-def _tuples(value: object) -> object:
-    """JSON's lists as tuples."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+    return Outcome.from_json(json.loads(text))

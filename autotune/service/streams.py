@@ -85,7 +85,8 @@ class Watcher:
 
     async def _newer(self, job_id: str, seen: int) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._revisions.get(job_id, seen) != seen)
+            # Later, not other: the last look may be older than what the stream has read since.
+            await self._changed.wait_for(lambda: self._revisions.get(job_id, seen) > seen)
 
     async def _look(self) -> None:
         while True:

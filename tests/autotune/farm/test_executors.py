@@ -85,9 +85,8 @@ def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
         assert len(store.measurements(place.fingerprint.id)) == 1
 
 
-def measuring(executor):
+def measuring():
     """pids of the processes that run shards on the workers."""
-    del executor
     return [pid for pid, command in mentioning("ray::run_here").items()]
 
 
@@ -98,7 +97,7 @@ def test_a_worker_process_that_is_killed_costs_its_task_at_most(cluster):
         assert outcome.index not in found
         found[outcome.index] = outcome
         if len(found) in (2, 7):
-            for pid in measuring(cluster):
+            for pid in measuring():
                 below = descendants(pid)
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
