@@ -75,7 +75,7 @@ def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
         "tensorrt": str(trt.__version__),
         "engine_bytes": len(blob),
         "seconds": time.monotonic() - started,
-        **inspect_engine(blob, logger),
+        **inspect_engine(blob, logger, task["profiles"][0]),
     }
 
 
@@ -146,8 +146,10 @@ def _timing_cache(config: Any, task: dict[str, Any], folder: Path) -> Any:
     return path
 
 
-def inspect_engine(blob: bytes, logger: Any) -> dict[str, Any]:
+def inspect_engine(blob: bytes, logger: Any, shapes: dict[str, Any]) -> dict[str, Any]:
     """Layers and the types of the tensors that they make, of an engine loaded again.
+
+    `shapes`: its first profile; with free sizes, TensorRT tells no type before they are set.
 
     Raises:
         RuntimeError: it does not load.
@@ -156,9 +158,14 @@ def inspect_engine(blob: bytes, logger: Any) -> dict[str, Any]:
     engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
         raise RuntimeError("the engine that was built does not load again")
+    context = engine.create_execution_context()
+    for name, (_, usual, _) in shapes.items():
+        context.set_input_shape(name, usual)
+    context.infer_shapes()
     inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
     found = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    del inspector  # before the engine that made it
+    del inspector, context  # before the engine that made them
     layers = found["Layers"] if isinstance(found, dict) else found
     types: Counter[str] = Counter()
     for layer in layers:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import json
+import os
 import site
 import sys
 from collections.abc import Callable, Mapping
@@ -281,7 +282,9 @@ class Server:
 
 def main() -> None:
     """Serve until the end of input."""
-    protocol, sys.stdout = sys.stdout, sys.stderr
+    # TensorRT's own logger writes to descriptor 1, which must carry answers alone.
+    protocol = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     server = Server()
     for line in sys.stdin:
         try:
