@@ -62,7 +62,8 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
     with context.reporter.stage("search the outer knobs") as advance:
         return search_knobs(
             context.sites.sites, planner.solve, true_loss, surely_better, trials=request.trials,
-            storage=storage, name=key, seed=request.seed, progress=advance,
+            storage=storage, name=key, seed=request.seed, workers=planner.evidence.places,
+            progress=advance,
         )  # fmt: skip
 
 

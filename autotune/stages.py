@@ -21,7 +21,8 @@ from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.context import Context
 from autotune.devices.alignment import saving_ranks
-from autotune.search.evaluator import Evaluators, EvaluatorSetup, Judges
+from autotune.search.evaluator import Evaluators, EvaluatorSetup
+from autotune.search.judges import JudgePool
 from autotune.search.tables import ErrorTable
 from autotune.types import Site
 
@@ -93,7 +94,7 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
 
 def make_evaluators(
     context: Context, factors: Factors, data: CalibrationData
-) -> AbstractContextManager[Judges | None]:
+) -> AbstractContextManager[JudgePool | None]:
     """Processes that judge plans side by side, where there is more than one to run.
 
     Factors that are computed on demand live in this process only.

@@ -1,11 +1,12 @@
 """kill -9 of jobs, measuring workers and servers at random moments of real small tunings.
 
-    python benchmarks/service_faults.py [--rounds 20] [--jobs 6] [--database postgresql://…]
+    python benchmarks/service_faults.py [--rounds 20] [--jobs 6] [--farm]
+        [--database postgresql://…]
 
 A real server with real jobs on code-llama-3m, and something of it killed every few seconds; at the
 end every job has ended once, in a result or a stated failure, and no row is lost or doubled
-(tests/autotune/service/faults.py). Prints what died and how the jobs ended; the last line is one
-JSON document.
+(tests/autotune/service/faults.py). With `--farm` plans are judged by a farm, whose head and host
+are among the victims. Prints what died and how the jobs ended; the last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 from autotune.service.client import Client
 from autotune.service.jobs import JobDatabase
+from tests.autotune.farm.conftest import Farm
 from tests.autotune.service.browser import Server
 from tests.autotune.service.conftest import TUNE
 from tests.autotune.service.faults import all_ended, check_everything, kill_at_random, wait_for
@@ -35,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--farm", action="store_true", help="Judge plans on a farm of one host.")
     parser.add_argument("--database", help="Of jobs and latencies (default: two SQLite files).")
     options = parser.parse_args()
     started = time.monotonic()
@@ -46,17 +49,23 @@ def main() -> None:
         latencies = options.database or home / "latency.sqlite"
         jobs = options.database or data / "jobs.sqlite"
         more = ("--jobs-db", jobs, "--db", latencies, "--models", roots, "--threads", 1)
+        farm, environment, task = None, {}, dict(TUNE)
+        if options.farm:
+            farm = Farm(home)
+            environment = {"AUTOTUNE_FARM": farm.address, "AUTOTUNE_FARM_TOKEN": farm.token}
+            task |= {"sensitivity_rounds": 1}
+            farm.up()
 
         def start() -> Server:
-            return Server(data, *more, "--stale", 2)
+            return Server(data, *more, "--stale", 2, environment=environment)
 
         server = start()
         try:
             with Client(server.address) as client:
                 for seed in range(options.jobs):
-                    client.submit("tune", {**TUNE, "seed": seed})
+                    client.submit("tune", {**task, "seed": seed})
             killed: dict[str, int] = {}
-            for victim, living in kill_at_random(start, server, options.rounds, 12):
+            for victim, living in kill_at_random(start, server, options.rounds, 12, farm):
                 server = living
                 killed[victim] = killed.get(victim, 0) + 1
                 print(f"{time.monotonic() - started:6.0f} s  killed {victim}", flush=True)
@@ -67,6 +76,8 @@ def main() -> None:
                     print(f"{job.id} {job.state} after {job.attempt} attempts {job.error or ''}")
         finally:
             server.stop()
+            if farm:
+                farm.stop()
     record = {"killed": killed, "ended": ends, "seconds": round(time.monotonic() - started)}
     print(json.dumps(record))
 

@@ -1,8 +1,7 @@
 """True losses of plans in processes of their own, for machines with cores to spare.
 
 `Evaluators` hands plans to processes running this module; the model and the factors are read from
-disk by each, so what travels is one JSON line a plan. A process that dies costs nothing: its plan
-goes to another one, or back to the caller when none is left.
+disk by each, so what travels is one JSON line a plan.
 """
 
 from __future__ import annotations
@@ -11,20 +10,18 @@ import contextlib
 import dataclasses
 import json
 import os
-import queue
+import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+from autotune.search.judges import JudgePool, Losses, Ranks
 from autotune.types import Site, from_mapping
 
-Ranks = Mapping[str, int | None]
-Losses = list[list[float]]
 _COMMAND = (sys.executable, "-m", "autotune.search.evaluator")
 
 
@@ -59,119 +56,78 @@ def _sites(values: Sequence[Mapping[str, Any]]) -> list[Site]:
     return [from_mapping(Site, value) for value in tuples]
 
 
-class Judges(Protocol):
-    """Whoever finds the true losses of plans."""
+class JudgingProcess:
+    """A process of this module, asked one plan at a time. `log` takes what it says besides.
 
-    def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
-        """(index of the plan, its (sum, count) of every batch); some plans may be left out."""
+    `owned` is a folder that it removes when it ends, also after its caller was killed.
+    """
+
+    def __init__(
+        self, setup: EvaluatorSetup, threads: int, log: IO[str], owned: str | None = None
+    ) -> None:
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            env=environment,
+        )  # fmt: skip
+        self._tell({"setup": setup.to_json(), "threads": threads, "owned": owned})
+
+    def ask(self, ranks: Ranks) -> Losses | None:
+        """The answer, or None when the process has died or speaks of something else."""
+        self._tell(dict(ranks))
+        assert self.process.stdout is not None
+        try:
+            answer: Losses = json.loads(self.process.stdout.readline())["losses"]
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+        return answer
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the missing answer says so
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            # A process that died leaves what it was last told in the buffer.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close() if pipe else None
 
 
-class Evaluators:
-    """`jobs` processes, started when first asked; use as a context manager."""
+class Evaluators(JudgePool):
+    """`jobs` processes on this machine, of `threads` threads each."""
 
     def __init__(self, setup: EvaluatorSetup, jobs: int, threads: int) -> None:
-        self.setup = setup
-        self.jobs = jobs
-        self.threads = threads
-        self._processes: list[subprocess.Popen[str]] = []
-        self._log: IO[str] | None = None
+        super().__init__(jobs)
+        self._setup, self._threads = setup, threads
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
 
-    def __enter__(self) -> Evaluators:
-        return self
+    def hire(self) -> JudgingProcess:
+        """One more process."""
+        return JudgingProcess(self._setup, self._threads, self._log)
 
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                # A process that died leaves what it was last told in the buffer.
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close() if pipe else None
-        self._processes.clear()
-        if self._log is not None:
-            self._log.close()
-
-    def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
-        """(index of the plan, its (sum, count) of every batch), in the order they are ready.
-
-        Plans that no living process answered are left out.
-        """
-        self._start(min(self.jobs, len(plans)))
-        waiting, asked = list(range(len(plans))), set[int]()
-        changed = threading.Condition()
-        answers: queue.SimpleQueue[tuple[int, Losses] | None] = queue.SimpleQueue()
-
-        def take() -> int | None:
-            """The next plan; waits while one that is being judged may still come back."""
-            with changed:
-                changed.wait_for(lambda: waiting or not asked)
-                if not waiting:
-                    return None
-                asked.add(waiting[0])
-                return waiting.pop(0)
-
-        def serve(process: subprocess.Popen[str]) -> None:
-            while (index := take()) is not None:
-                found = _ask(process, plans[index])
-                with changed:
-                    asked.remove(index)
-                    if found is None:
-                        waiting.append(index)
-                    changed.notify_all()
-                if found is None:
-                    break
-                answers.put((index, found))
-            answers.put(None)
-
-        servers = [
-            threading.Thread(target=serve, args=(process,), daemon=True)
-            for process in self._processes
-        ]
-        for server in servers:
-            server.start()
-        ended = 0
-        while ended < len(servers):
-            answer = answers.get()
-            if answer is None:
-                ended += 1
-            else:
-                yield answer
-
-    def _start(self, wanted: int) -> None:
-        self._processes = [process for process in self._processes if process.poll() is None]
-        self._log = self._log or tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed on exit)
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": str(self.threads)}
-        for _ in range(wanted - len(self._processes)):
-            process = subprocess.Popen(
-                _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-                text=True, env=environment,
-            )  # fmt: skip
-            self._processes.append(process)
-            _tell(process, {**self.setup.to_json(), "threads": self.threads})
-
-
-def _tell(process: subprocess.Popen[str], message: Mapping[str, Any]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # the missing answer says so
-        process.stdin.write(json.dumps(message) + "\n")
-        process.stdin.flush()
-
-
-def _ask(process: subprocess.Popen[str], ranks: Ranks) -> Losses | None:
-    """The answer, or None when the process has died or speaks of something else."""
-    _tell(process, dict(ranks))
-    assert process.stdout is not None
-    try:
-        answer: Losses = json.loads(process.stdout.readline())["losses"]
-    except (ValueError, KeyError, TypeError, OSError):
-        return None
-    return answer
+    def close(self) -> None:
+        """End all processes."""
+        super().close()
+        self._log.close()
 
 
 def main() -> None:
     """Judge plans, one JSON line each, until the input ends."""
     # Read before the slow imports: a setup larger than the pipe's buffer holds the caller up.
     values = json.loads(sys.stdin.readline())
+    try:
+        _judge(values["setup"], values["threads"])
+    finally:
+        if values["owned"]:
+            shutil.rmtree(values["owned"], ignore_errors=True)
+
+
+def _judge(values: Mapping[str, Any], threads: int) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -180,7 +136,7 @@ def main() -> None:
     from autotune.compress.tasks import make_task
     from autotune.search.evidence import Evidence
 
-    torch.set_num_threads(values.pop("threads"))
+    torch.set_num_threads(threads)
     setup = EvaluatorSetup.from_json(values)
     batches: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(setup.batches).items():

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.tasks.base import Batch, Task
-from autotune.search.evaluator import Judges, Losses, Ranks
+from autotune.search.judges import JudgePool, Losses, Ranks
 from autotune.types import Site, digest
 
 Progress = Callable[[int, int], None]
@@ -34,7 +35,7 @@ class Evidence:
     def __init__(
         self, model: nn.Module, task: Task, sites: Sequence[Site], factors: Factors,
         batches: Sequence[Batch], seed: int = 0, folder: Path | None = None, key: str = "",
-        joint: Sequence[Site] = (), evaluators: Judges | None = None,
+        joint: Sequence[Site] = (), evaluators: JudgePool | None = None,
         progress: Progress = lambda done, total: None,
     ) -> None:  # fmt: skip
         self.model = model
@@ -49,6 +50,7 @@ class Evidence:
         self.evaluators = evaluators
         self.progress = progress
         self._losses = self._recall()
+        self._alone = threading.Lock()
         self._spectra: dict[tuple[str, str], Tensor] = {}
 
     @property
@@ -75,28 +77,37 @@ class Evidence:
         """(sum, count) of every search batch."""
         plan = _name(ranks)
         if plan not in self._losses:
-            references = self._references
-            with self.applied(ranks):
-                found = self.task.losses(self.model, self.batches, references)
-            self._note(plan, [list(pair) for pair in found])
+            self.judge([ranks])
         return self._losses[plan]
 
-    def judge(self, plans: Sequence[Ranks], progress: Progress) -> None:
-        """Find the losses of all `plans`, in the evaluators' processes where there are any."""
+    @property
+    def places(self) -> int:
+        """How many plans can be judged at the same time."""
+        return self.evaluators.places if self.evaluators else 1
+
+    def judge(self, plans: Sequence[Ranks], progress: Progress = lambda done, total: None) -> None:
+        """Find the losses of all `plans`, by the evaluators where there are any."""
         missing = {plan: r for r in plans if (plan := _name(r)) not in self._losses}
         names, total = list(missing), len(missing)
         done = 0
         progress(done, total)
-        if self.evaluators is not None and total > 1:
+        if self.evaluators is not None and (total > 1 or self.places > 1):
             for index, losses in self.evaluators.losses(list(missing.values())):
                 self._note(names[index], losses)
                 done += 1
                 progress(done, total)
         for name, ranks in missing.items():
             if name not in self._losses:
-                self.losses(ranks)
+                self._note(name, self._judge_here(ranks))
                 done += 1
                 progress(done, total)
+
+    def _judge_here(self, ranks: Ranks) -> Losses:
+        with self._alone:  # the model is another one while a plan is applied
+            references = self._references
+            with self.applied(ranks):
+                found = self.task.losses(self.model, self.batches, references)
+        return [list(pair) for pair in found]
 
     def surely_better(self, ranks: Ranks, other: Ranks) -> bool:
         """Whether the loss is lower by more than the standard error of the batches' differences.

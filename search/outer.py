@@ -8,16 +8,25 @@ parameters: over 32 of them no sampler came near the exact plan (ecosystem.md).
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 
 from autotune.search.problem import Allocation
 from autotune.types import Site
 
 Knobs = Mapping[str, float]
 _SPAN = math.log(4.0)
+_HOPEFUL = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+# A trial whose worker was not heard of for so long is tried again.
+_HEARTBEAT_S, _GRACE_S = 2, 10
 
 
 def knob_names(sites: Sequence[Site]) -> list[str]:
@@ -46,42 +55,79 @@ def search_knobs(
     surely_better: Callable[[Allocation, Allocation], bool],
     *,
     trials: int,
-    storage: Path,
+    storage: Path | str,
     name: str,
     seed: int = 0,
+    workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Knobs:
     """The knobs with the least true loss; the unscaled table is the first trial.
 
     Others are taken only where their plan is `surely_better` than the unscaled table's.
 
-    Finished trials live in the SQLite file `storage` under `name`, so a study that was stopped
-    goes on where it was. With nothing to vary the neutral knobs are returned.
+    Trials live in the SQLite file or the database `storage` under `name`: a study that was stopped
+    goes on where it was, several processes may share it, and what a killed one was at is tried
+    again. `workers` trials run at the same time; `true_loss` must be fit for that, `solve` need
+    not. With nothing to vary the neutral knobs are returned.
     """
     names = knob_names(sites)
     neutral = dict.fromkeys(names, 0.0)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{storage}", study_name=name, load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
-    )  # fmt: skip
+    study = _study(storage, name, seed, workers)
+    wanted = trials if names else 1
+    solving = threading.Lock()
 
     def finished() -> int:
-        return sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
-
-    if not finished():
-        study.enqueue_trial(neutral)
+        return sum(trial.state == TrialState.COMPLETE for trial in study.trials)
 
     def objective(trial: optuna.Trial) -> float:
         knobs = {knob: trial.suggest_float(knob, -_SPAN, _SPAN) for knob in names}
-        return true_loss(solve(knobs))
+        with solving:
+            plan = solve(knobs)
+        return true_loss(plan)
 
-    wanted = trials if names else 1
-    while (done := finished()) < wanted:
-        progress(done, wanted)
-        study.optimize(objective, n_trials=1)
-    progress(wanted, wanted)
+    def told(study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
+        done = finished()
+        progress(min(done, wanted), wanted)
+        if done >= wanted:
+            study.stop()
+
+    if not any(trial.state in _HOPEFUL for trial in study.trials):
+        study.enqueue_trial(neutral)
+    progress(min(finished(), wanted), wanted)
+    while (left := wanted - finished()) > 0:
+        # Two processes on one SQLite file may try the same waiting trial; the later one goes on.
+        with suppress(UpdateFinishedTrialError):
+            study.optimize(objective, n_trials=left, n_jobs=workers, callbacks=[told])
     best = study.best_params or neutral
     if best == neutral or not surely_better(solve(best), solve(neutral)):
         return neutral
     return best
+
+
+class _Storage(RDBStorage):
+    """SQLite locks no rows: without this lock two threads take the same waiting trial."""
+
+    _taking = threading.Lock()
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """As there."""
+        with self._taking:
+            return bool(super().set_trial_state_values(trial_id, state, values))
+
+
+def _study(storage: Path | str, name: str, seed: int, workers: int) -> optuna.Study:
+    """The study `name`, new or as others left it; heartbeats tell whose worker is gone."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = f"sqlite:///{storage}" if isinstance(storage, Path) else storage
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        database = _Storage(
+            url, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )  # fmt: skip
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=workers > 1)
+    return optuna.create_study(
+        storage=database, study_name=name, load_if_exists=True, sampler=sampler
+    )

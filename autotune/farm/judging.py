@@ -4,46 +4,85 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from autotune.devices.detect import cpu_threads
-from autotune.search.evaluator import Evaluators, EvaluatorSetup, Losses, Ranks
+from autotune.search.evaluator import EvaluatorSetup, JudgingProcess
+from autotune.search.judges import JudgePool, Losses, Ranks
 
 if TYPE_CHECKING:
-    from autotune.farm.ray_executor import RayExecutor
+    from autotune.farm.ray_executor import Hired, RayExecutor
 
 _FOLDERS = ("model",)
 _FILES = ("factors", "batches")
 
 
-class FarmEvaluators:
-    """As `Evaluators`, on the workers of a farm. Use as a context manager; it closes the executor.
+class FarmEvaluators(JudgePool):
+    """As `Evaluators`, one on every host of a farm; closes the executor.
 
-    Plans that no worker answered are left out, as there.
+    A host without a free processor, or one that dies, leaves its plans to the others and to the
+    caller.
     """
 
     def __init__(self, executor: RayExecutor, setup: EvaluatorSetup) -> None:
+        super().__init__(max(1, executor.hosts))
         self._executor, self._setup = executor, setup
         self._files: object = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.close()
-
-    def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
-        """(index of the plan, its (sum, count) of every batch), in the order they are ready."""
+    def hire(self) -> FarmJudge:
+        """One more host's; the files travel once."""
         if self._files is None:
             self._files = self._executor.share(pack(self._setup))
         setup = json.dumps(self._setup.to_json())
-        texts = [json.dumps(dict(plan)) for plan in plans]
-        for text in self._executor.spread(judge_here, texts, setup, self._files):
-            index, losses = json.loads(text)
-            yield index, losses
+        return FarmJudge(self._executor.hire(HostJudge, setup, self._files))
+
+    def close(self) -> None:
+        """Let them go, and leave the farm."""
+        super().close()
+        self._executor.close()
+
+
+class FarmJudge:
+    """A judge on a worker's host, as the coordinator sees it."""
+
+    def __init__(self, hired: Hired) -> None:
+        self._hired = hired
+
+    def ask(self, ranks: Ranks) -> Losses | None:
+        """None when the worker died."""
+        answer = self._hired.ask(json.dumps(dict(ranks)))
+        found: Losses | None = None if answer is None else json.loads(answer)
+        return found
+
+    def close(self) -> None:
+        """Let it go."""
+        self._hired.close()
+
+
+class HostJudge:
+    """On a worker: a process that judges, for as long as the coordinator keeps it."""
+
+    def __init__(self, setup: str, files: Mapping[str, bytes]) -> None:
+        self._folder = tempfile.mkdtemp(prefix="autotune-judge-")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (ends with the worker)
+        found = EvaluatorSetup.from_json(json.loads(setup))
+        here = unpack(found, files, Path(self._folder))
+        # Workers are killed without notice; the process outlives them for long enough to tidy up.
+        self._process = JudgingProcess(here, cpu_threads(), self._log, owned=self._folder)
+
+    def ask(self, text: str) -> str | None:
+        """Losses of a plan as JSON; None where the process died."""
+        found = self._process.ask(json.loads(text))
+        return None if found is None else json.dumps(found)
+
+    def close(self) -> None:
+        """End the process; its files go."""
+        self._process.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def pack(setup: EvaluatorSetup) -> dict[str, bytes]:
@@ -67,15 +106,3 @@ def unpack(setup: EvaluatorSetup, files: Mapping[str, bytes], folder: Path) -> E
         setup, model=str(folder / "model"), factors=str(folder / "factors"),
         batches=str(folder / "batches"),
     )  # fmt: skip
-
-
-def judge_here(
-    plans: Sequence[tuple[int, str]], setup: str, files: dict[str, bytes]
-) -> Iterator[str]:
-    """On a worker: judge some plans in a process of its own; one text a plan."""
-    found = EvaluatorSetup.from_json(json.loads(setup))
-    with tempfile.TemporaryDirectory() as folder:
-        here = unpack(found, files, Path(folder))
-        with Evaluators(here, 1, cpu_threads()) as evaluators:
-            for number, losses in evaluators.losses([json.loads(text) for _, text in plans]):
-                yield json.dumps([plans[number][0], losses])

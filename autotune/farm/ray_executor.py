@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ _ANSWER_S = 120.0
 _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
+_PLACE_S = 60.0
 RESOURCE = "device:"
 _LOG = logging.getLogger(__name__)
 
@@ -180,25 +182,43 @@ class RayExecutor(Executor):
         """Give the workers something large, once."""
         return self._ray.put(files)
 
-    def spread(self, function: Any, texts: Sequence[str], setup: str, files: Any) -> Iterator[str]:
-        """Let every worker's host do a part of `texts`; what a host that died had is left out."""
-        hosts = sum(_has_device(node) for node in self._ray.nodes())
-        work = self._ray.remote(num_cpus=1, max_calls=1, max_retries=1)(function)
-        parts = [list(enumerate(texts))[host::hosts] for host in range(min(hosts, len(texts)))]
-        streams = [
-            work.options(num_returns="streaming").remote(part, setup, files) for part in parts
-        ]
-        self._running.update(streams)
-        try:
-            for stream in streams:
-                try:
-                    for reference in stream:
-                        yield str(self._ray.get(reference))
-                except self._ray.exceptions.RayError as error:
-                    _LOG.warning("a worker left plans unjudged: %s", _first_line(error))
-        finally:
-            self._cancel_all()
-            self._running.difference_update(streams)
+    @property
+    def hosts(self) -> int:
+        """Workers that are alive."""
+        return sum(_has_device(node) for node in self._ray.nodes())
+
+    def hire(self, role: type, *arguments: Any) -> Hired:
+        """An object of `role` that stays on some host, with a processor of its own."""
+        made: Any = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(role)
+        return Hired(self, made.remote(*arguments))
+
+    def wait(self, reference: Any, longest_s: float | None = None) -> Any:
+        """What an object answers; None when its worker died, or it takes longer than `longest_s`.
+
+        Raises:
+            FarmUnreachableError: the head went away meanwhile.
+        """
+        waited = 0.0
+        while longest_s is None or waited < longest_s:
+            try:
+                return self._ray.get(reference, timeout=_LOOK_S)
+            except self._ray.exceptions.GetTimeoutError:
+                waited += _LOOK_S
+                self._check_head()
+            except self._ray.exceptions.RayError as error:
+                _LOG.warning("a worker left plans unjudged: %s", _first_line(error))
+                return None
+        _LOG.warning("no worker had a processor free within %.0f s", waited)
+        return None
+
+    def dismiss(self, actor: Any, living: bool) -> None:
+        """Close an object that is `living`, and end its process."""
+        if self._head_gone:
+            return
+        if living:
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.get(actor.close.remote(), timeout=_LOOK_S)
+        self._ray.kill(actor)
 
     def _check_head(self) -> None:
         """Ray ends this whole process, without a word of ours, a minute after its head died."""
@@ -229,6 +249,28 @@ class RayExecutor(Executor):
         self._cancel_all()
         if not self._head_gone:
             self._ray.shutdown()
+
+
+class Hired:
+    """An object on a worker: `ask` it texts, from one thread at a time."""
+
+    def __init__(self, executor: RayExecutor, actor: Any) -> None:
+        self._executor, self._actor = executor, actor
+        self._started = False
+
+    def ask(self, text: str) -> str | None:
+        """Its answer; None when it found no place, or its worker died."""
+        if not self._started:
+            ready = self._actor.__ray_ready__.remote()
+            self._started = self._executor.wait(ready, _PLACE_S) is not None
+        if not self._started:
+            return None
+        answer = self._executor.wait(self._actor.ask.remote(text))
+        return None if answer is None else str(answer)
+
+    def close(self) -> None:
+        """Let it go."""
+        self._executor.dismiss(self._actor, self._started)
 
 
 def _has_device(node: Mapping[str, Any]) -> bool:

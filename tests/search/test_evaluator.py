@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import scipy.stats
@@ -12,9 +13,10 @@ from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.search import evaluator
-from autotune.search.evaluator import Evaluators, EvaluatorSetup
+from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.evidence import Evidence
 from autotune.types import Workload
+from tests.autotune.service.processes import kill, mentioning
 from tests.conftest import tiny_model, tiny_task
 
 
@@ -86,13 +88,37 @@ def test_a_process_that_dies_costs_nothing(world):
     with Evaluators(setup, 2, 1) as evaluators:
         answers = evaluators.losses(plans)
         index, _ = next(answers)
-        evaluators._processes[0].kill()
+        kill(next(iter(mentioning("autotune.search.evaluator"))))
         assert sorted([index, *(i for i, _ in answers)]) == list(range(len(plans)))
-        for process in evaluators._processes:
-            process.kill()
-            process.wait()
+        for pid in mentioning("autotune.search.evaluator"):
+            kill(pid)
         fresh = [{**plan, "model.layers.1.mlp.down_proj": 8} for plan in plans]
         assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(world):
+    setup, plans, evidence = world
+    alone = evidence()
+    with Evaluators(setup, 2, 1) as evaluators:
+        together = evidence(evaluators)
+        assert together.places == 2
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(together.true_loss, [*plans, *plans]))
+        assert len(mentioning("autotune.search.evaluator")) == 2
+    for loss, plan in zip(found, [*plans, *plans], strict=True):
+        assert loss == pytest.approx(alone.true_loss(plan), rel=1e-6)
+
+
+def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
+    setup, plans, _ = world
+    owned = tmp_path / "owned"
+    owned.mkdir()
+    judge = JudgingProcess(setup, 1, sys.stderr, owned=str(owned))
+    assert judge.ask(plans[0]) is not None
+    assert owned.is_dir()
+    judge.process.stdin.close()  # as when its caller was killed
+    judge.process.wait(60)
+    assert not owned.exists()
 
 
 def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):

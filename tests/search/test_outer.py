@@ -1,7 +1,15 @@
 """Optuna outside, the exact solver inside."""
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import optuna
 import pytest
 
+from autotune.search import outer
 from autotune.search.outer import error_multiplier, knob_names, search_knobs
 from autotune.search.problem import Allocation
 from autotune.types import Site
@@ -32,7 +40,7 @@ def run(tmp_path, trials, **options):
     return search_knobs(
         SITES, solve, options.pop("loss", true_loss),
         options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)), trials=trials,
-        storage=tmp_path / "optuna.sqlite", name="study", **options,
+        storage=options.pop("storage", tmp_path / "optuna.sqlite"), name="study", **options,
     )  # fmt: skip
 
 
@@ -74,3 +82,73 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert len(calls) == 4 + 3
     run(tmp_path, 6, loss=counted)
     assert len(calls) == 7
+
+
+def trials_of(tmp_path):
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path}/optuna.sqlite")
+    return study.get_trials(deepcopy=False)
+
+
+def test_workers_try_at_the_same_time(tmp_path):
+    running, most = set(), []
+
+    def loss(allocation):
+        running.add(threading.get_ident())
+        most.append(len(running))
+        time.sleep(0.3)
+        running.discard(threading.get_ident())
+        return true_loss(allocation)
+
+    run(tmp_path, 9, loss=loss, workers=3)
+    assert max(most) == 3
+    assert [trial.state.name for trial in trials_of(tmp_path)].count("COMPLETE") == 9
+
+
+def share(tmp_path, storage, dies):
+    """One of several processes on the study; one is killed in the middle of its second trial."""
+    calls = []
+
+    def loss(allocation):
+        calls.append(1)
+        if dies and len(calls) == 2:
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not dies and not (tmp_path / "died").exists():
+            threading.Event().wait(0.05)
+        return true_loss(allocation)
+
+    run(tmp_path, 12, loss=loss, storage=storage)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_processes_share_a_study_and_what_a_killed_one_was_at_is_tried_again(
+    tmp_path, kind, request, monkeypatch
+):
+    monkeypatch.setattr(outer, "_HEARTBEAT_S", 1)
+    monkeypatch.setattr(outer, "_GRACE_S", 2)
+    storage = tmp_path / "optuna.sqlite"
+    if kind == "postgres":
+        address = request.getfixturevalue("postgres_server").new_database()
+        storage = str(address).replace("postgresql://", "postgresql+psycopg://", 1)
+    run(tmp_path, 1, storage=storage)  # Optuna's tables are made by one
+    fork = multiprocessing.get_context("fork")
+    workers = [
+        fork.Process(target=share, args=(tmp_path, storage, dies)) for dies in (True, False, False)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert sorted(worker.exitcode for worker in workers) == [-9, 0, 0]
+    url = storage if isinstance(storage, str) else f"sqlite:///{storage}"
+    trials = optuna.load_study(study_name="study", storage=url).trials
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert 12 <= len(done) <= 14  # the others may have been at one more each
+    stale = [trial for trial in trials if trial.state.name in ("FAIL", "RUNNING")]
+    assert len(stale) == 1
+    assert stale[0].params
+    time.sleep(3)  # longer than the grace that it was given
+    knobs = run(tmp_path, 13 + len(done), storage=storage)
+    assert set(knobs) == set(knob_names(SITES))
+    trials = optuna.load_study(study_name="study", storage=url).trials
+    assert any(t.params == stale[0].params and t.state.name == "COMPLETE" for t in trials)

@@ -16,6 +16,7 @@ from autotune.farm.local import LocalExecutor
 from autotune.profiler.tasks import layer_task
 from autotune.profiler.timing import TimingPolicy
 from autotune.types import LayerShape
+from tests.autotune.service.processes import descendants, kill
 from tests.postgres import free_port
 
 QUICK = TimingPolicy(max_seconds=0.3)
@@ -51,6 +52,24 @@ class Farm:
     def worker(self):
         return self.start("worker", "--join", self.address)
 
+    def up(self):
+        """A head and a worker, once both are there."""
+        head = self.head()
+        time.sleep(5)
+        return head, self.worker()
+
+    def lose_host(self):
+        """kill -9 of the newest worker and all below it; another one joins."""
+        kill_tree(self.processes[-1])
+        self.worker()
+
+    def lose_head(self):
+        """kill -9 of the head, and of the worker that is nothing without it; both come anew."""
+        for process in self.processes[-2:]:
+            kill_tree(process)
+        self.processes.clear()
+        self.up()
+
     def executor(self, seconds=60):
         """Connected, as soon as the head answers."""
         from autotune.farm.ray_executor import RayExecutor
@@ -73,6 +92,12 @@ class Farm:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def kill_tree(process):
+    for pid in (*descendants(process.pid), process.pid):
+        kill(pid)
+    process.wait()
 
 
 def wait_for(condition, seconds=60):

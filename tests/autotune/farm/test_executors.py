@@ -96,7 +96,7 @@ def test_a_worker_process_that_is_killed_costs_its_task_at_most(cluster):
     for outcome in cluster.run(shard(*tasks)):
         assert outcome.index not in found
         found[outcome.index] = outcome
-        # Not at a count exactly: outcomes come in bunches, and none may be measuring at that moment.
+        # Not at a count exactly: outcomes come in bunches, and nothing may run at that moment.
         if kill_at and len(found) >= kill_at[0] and (pids := measuring()):
             kill_at.pop(0)
             for pid in pids:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,8 @@ from autotune.farm.errors import FarmUnreachableError
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.verify import find_problems
 from autotune.service.client import Client
-from tests.autotune.farm.conftest import Farm, wait_for
+from tests.autotune.farm.conftest import Farm, kill_tree, wait_for
 from tests.autotune.service.browser import serving
-from tests.autotune.service.processes import descendants
 
 WIDTHS = range(64, 64 * 14, 64)
 
@@ -32,19 +30,6 @@ def own_farm(tmp_path):
         found.stop()
 
 
-def start(farm):
-    """Head and worker, once both are there."""
-    head = farm.head()
-    time.sleep(5)
-    return head, farm.worker()
-
-
-def kill(process):
-    for pid in (*descendants(process.pid), process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
-
-
 def rows(path):
     with LatencyDatabase(path) as store:
         return sum(len(store.measurements(mark)) for mark in store.fingerprints())
@@ -59,7 +44,7 @@ def settings(farm):
 
 def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
     database = tmp_path / "latency.sqlite"
-    head, _ = start(own_farm)
+    head, _ = own_farm.up()
     shapes = [text for width in WIDTHS for text in ("--shape", f"{width}x96")]
     command = [sys.executable, "-m", "autotune", "profile", "--tokens", "128", "--threads", "1"]
     for _ in range(20):  # until the worker has joined
@@ -71,7 +56,7 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
         if process.poll() is None:
             break
         time.sleep(1)
-    kill(head)
+    kill_tree(head)
     _, said = process.communicate(timeout=120)
     assert process.returncode == FarmUnreachableError.exit_code, said
     assert "went away" in said
@@ -82,7 +67,7 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
 
 def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
     database = tmp_path / "latency.sqlite"
-    head, worker = start(own_farm)
+    own_farm.up()
     spec = {
         "tokens": [128], "shapes": [f"{width}x96" for width in WIDTHS], "ranks": [8, 16],
         "threads": 1,
@@ -93,9 +78,7 @@ def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
             time.sleep(3)
             job = client.submit("profile", spec)
             wait_for(lambda: rows(database) > 4, 120)
-            kill(head)
-            kill(worker)
-            start(own_farm)
+            own_farm.lose_head()
             job = client.wait(job["id"])
     assert job["state"] == "succeeded", job["error"]
     assert job["attempt"] > 1

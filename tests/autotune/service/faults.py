@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from autotune.profiler.database import LatencyDatabase
 from autotune.profiler.verify import find_problems
@@ -17,6 +18,7 @@ from tests.autotune.service.browser import Server
 from tests.autotune.service.processes import descendants, kill
 
 VICTIMS = ("job", "worker", "server")
+FARM_VICTIMS = ("head", "host")
 _MEASURES_WITHIN_S = 20.0
 
 
@@ -48,13 +50,29 @@ def pick(server: Server, victim: str) -> int | None:
         time.sleep(0.05)
 
 
+class LosableFarm(Protocol):
+    """A farm of which parts can be killed; what died comes anew."""
+
+    def lose_head(self) -> None:
+        """With what hangs on it."""
+
+    def lose_host(self) -> None:
+        """One of those that measure and judge."""
+
+
 def kill_at_random(
-    start: Callable[[], Server], server: Server, rounds: int, longest_s: float
-) -> Iterator[tuple[str, Server]]:
-    """Kill something again and again; a server that died is started again. Yields what died."""
+    start: Callable[[], Server], server: Server, rounds: int, longest_s: float,
+    farm: LosableFarm | None = None,
+) -> Iterator[tuple[str, Server]]:  # fmt: skip
+    """Kill something again and again; what died is started again. Yields what died."""
+    victims = VICTIMS + (FARM_VICTIMS if farm else ())
     for number in range(rounds):
         time.sleep(random.uniform(0.2, longest_s))
-        victim = VICTIMS[number % len(VICTIMS)]
+        victim = victims[number % len(victims)]
+        if farm and victim in FARM_VICTIMS:
+            farm.lose_head() if victim == "head" else farm.lose_host()
+            yield victim, server
+            continue
         pid = pick(server, victim)
         if pid is None:
             victim, pid = "job", pick(server, "job")
