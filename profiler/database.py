@@ -18,9 +18,17 @@ import sqlalchemy as sa
 
 from autotune.devices.health import ClockReading
 from autotune.profiler import seals
-from autotune.profiler.records import PERCENTS, Detail, Measurement, Origin, RunContents
+from autotune.profiler.records import (
+    PERCENTS,
+    Detail,
+    DriftCheck,
+    Measurement,
+    Origin,
+    RunContents,
+)
 from autotune.profiler.schema import (
     CLOCKS,
+    DRIFT,
     FINGERPRINT,
     KEY,
     MEASUREMENT,
@@ -151,6 +159,19 @@ class LatencyDatabase(Store):
         with self.transaction() as connection:
             rows = connection.execute(sa.select(FINGERPRINT)).all()
         return {row.id: from_mapping(Fingerprint, json.loads(row.record)) for row in rows}
+
+    def add_check(self, fingerprint: Fingerprint, check: DriftCheck) -> None:
+        """Keep that its points were timed again."""
+        with self.transaction() as connection:
+            row = {"fingerprint_id": fingerprint.id, **vars(check)}
+            connection.execute(self.dialect.insert(DRIFT).values(row).on_conflict_do_nothing())
+
+    def last_checks(self) -> dict[str, DriftCheck]:
+        """The last check for drift of every fingerprint that had one."""
+        query = sa.select(DRIFT).order_by(DRIFT.c.checked_at)
+        with self.transaction() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+        return {row.pop("fingerprint_id"): DriftCheck(**row) for row in rows}
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run: id, fingerprint_id, started_at, plan, sha256, and where it is from."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autotune.errors import MeasurementError
-from autotune.profiler.records import Measurement
+from autotune.profiler.records import DriftCheck, Measurement
 from autotune.profiler.shard import ShardRunner
 from autotune.profiler.tasks import layer_task
 from autotune.profiler.timing import TimingPolicy
@@ -65,10 +65,13 @@ class Drift:
         """Anchors whose ratio moved by more than the tolerance."""
         return sum(abs(anchor.ratio_change) > _TOLERANCE for anchor in self.anchors)
 
-    @property
-    def valid(self) -> bool:
-        """At most a quarter of the ratios moved by more than 5 %, and nothing failed."""
-        return not self.failures and self.moved <= len(self.anchors) / 4
+    def check(self, checked_at: str) -> DriftCheck:
+        """The record that the database keeps of it."""
+        return DriftCheck(
+            checked_at=checked_at, anchors=len(self.anchors), moved=self.moved,
+            failed=len(self.failures), ratio_change=self.ratio_change,
+            latency_change=self.latency_change,
+        )  # fmt: skip
 
 
 def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Measurement]:

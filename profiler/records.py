@@ -25,6 +25,28 @@ def parts_of(kind: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftCheck:
+    """What timing some points of a database again showed, and when; changes are logarithms."""
+
+    checked_at: str
+    anchors: int
+    moved: int
+    failed: int
+    ratio_change: float
+    latency_change: float
+
+    @property
+    def valid(self) -> bool:
+        """At most a quarter of the ratios moved by more than 5 %, and nothing failed."""
+        return not self.failed and self.moved <= self.anchors / 4
+
+    @property
+    def verdict(self) -> str:
+        """VALID or STALE."""
+        return "VALID" if self.valid else "STALE"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One measured point; rank 0 is the dense layer. Either times or an error.
 

@@ -122,6 +122,16 @@ SOURCE = Table(
     Column("version", Text, nullable=False),
     sqlite_strict=True,
 )
+# When points were timed again, and whether they still held: about the machine, not about a run.
+DRIFT = Table(
+    "drift_check",
+    METADATA,
+    Column("fingerprint_id", Text, ForeignKey("fingerprint.id"), primary_key=True),
+    Column("checked_at", Text, primary_key=True),
+    *(Column(name, Integer, nullable=False) for name in ("anchors", "moved", "failed")),
+    *(Column(name, _REAL, nullable=False) for name in ("ratio_change", "latency_change")),
+    sqlite_strict=True,
+)
 CLOCKS = Table(
     "clocks",
     METADATA,
@@ -167,8 +177,13 @@ def _add_details(connection: Connection) -> None:
     connection.execute(SOURCE.insert().from_select(["run_id", "kind", "name", "version"], missing))
 
 
+def _add_drift(connection: Connection) -> None:
+    """Version 5: checks for drift."""
+    DRIFT.create(connection, checkfirst=True)
+
+
 # A migration takes the database from version i to i + 1, inside one transaction; the hashes of all
 # runs are renewed after the last.
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
-    _create_all, _add_kind, _seal_by_sum, _add_details,
+    _create_all, _add_kind, _seal_by_sum, _add_details, _add_drift,
 )  # fmt: skip

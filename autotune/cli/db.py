@@ -35,15 +35,21 @@ def info(database: Address, output_format: str) -> None:
     entries = []
     lines = [str(database)]
     with LatencyDatabase(database) as store:
+        checks = store.last_checks()
         for key, fingerprint in store.fingerprints().items():
             rows = store.measurements(key, errors=True)
             failed = sum(1 for row in rows if row.error is not None)
+            last = checks.get(key)
             entries.append(
-                {"id": key, **fingerprint.to_json(), "points": len(rows), "failed": failed}
-            )
+                {
+                    "id": key, **fingerprint.to_json(), "points": len(rows), "failed": failed,
+                    "drift": {**vars(last), "verdict": last.verdict} if last else None,
+                }
+            )  # fmt: skip
             lines.append(
                 f"{key}  {fingerprint.device_name}, {fingerprint.backend} {fingerprint.dtype}, "
                 f"{fingerprint.threads} threads: {len(rows)} points, {failed} failed"
+                + (f", {last.verdict} on {last.checked_at[:10]}" if last else "")
             )
         runs = store.runs()
     emit(output_format, {"database": str(database), "fingerprints": entries, "runs": runs}, lines)
@@ -166,11 +172,14 @@ def drift(
     anchors: int, dtype: str | None, device: str, backend: str | None, threads: int | None,
     database: Address, output_format: str,
 ) -> int:  # fmt: skip
-    """Time some points again and say whether the database still holds; exit code 1 when not."""
+    """Time some points again and say whether the database still holds; exit code 1 when not.
+
+    What was found is kept in the database: `autotune db info` and the service's pages show it.
+    """
     from autotune.cli.reporting import make_reporter
     from autotune.devices.detect import check_threads
     from autotune.paths import default_measure_seconds
-    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.database import LatencyDatabase, timestamp
     from autotune.profiler.drift import measure_drift
     from autotune.profiler.profile import fingerprint_of
     from autotune.profiler.shard import ShardRunner
@@ -186,17 +195,19 @@ def drift(
     with make_reporter().stage("time anchors again") as advance:
         runner = ShardRunner.on(present, runs_on, count)
         found = measure_drift(rows, runner, policy, anchors, advance)
-    verdict = "VALID" if found.valid else "STALE"
+    check = found.check(timestamp())
+    with LatencyDatabase(database) as store:
+        store.add_check(fingerprint, check)
     pace = math.exp(found.latency_change)
     lines = [
-        f"{verdict}: {found.moved} of {len(found.anchors)} ratios moved by more than 5 % (median "
+        f"{check.verdict}: {check.moved} of {check.anchors} ratios moved by more than 5 % (median "
         f"{found.ratio_change:.1%}); seconds are {pace:.2f} of the stored ones, "
         f"{len(found.failures)} failed"
     ]
     record = {
-        "fingerprint": fingerprint.id, "verdict": verdict, "anchors": len(found.anchors),
+        "fingerprint": fingerprint.id, "verdict": check.verdict, "anchors": len(found.anchors),
         "moved": found.moved, "ratio_change": found.ratio_change,
         "latency_change": found.latency_change, "failures": found.failures,
     }  # fmt: skip
     emit(output_format, record, lines)
-    return 0 if found.valid else 1
+    return 0 if check.valid else 1

@@ -44,3 +44,14 @@ def read_log(settings: Settings, job_id: str, offset: int) -> tuple[str, int]:
         log.seek(offset)
         part = log.read(_LOG_PART)
     return part.decode(errors="replace"), offset + len(part)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files below, as far as they stay while one looks."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:
+            continue
+    return total

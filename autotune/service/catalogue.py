@@ -40,12 +40,13 @@ def describe_device(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "spec": dataclasses.asdict(spec),
         "sheet": device_file(spec.name),
+        "present": any(device.spec.name == spec.name for device in present_devices()),
         "measured": [row for row in describe_database(settings) if row["device"] == spec.name],
     }
 
 
 def describe_database(settings: Settings) -> list[dict[str, Any]]:
-    """Of every fingerprint: how many points, of which sizes, from when, and how good."""
+    """Of every fingerprint: points, their sizes, dates and quality, and its last drift check."""
     m = MEASUREMENT.c
     failed = sa.func.count(m.error)
     query = sa.select(
@@ -56,8 +57,13 @@ def describe_database(settings: Settings) -> list[dict[str, Any]]:
         sa.func.min(m.measured_at).label("first_at"), sa.func.max(m.measured_at).label("last_at"),
     ).group_by(m.fingerprint_id)  # fmt: skip
     with LatencyDatabase(settings.latency_database) as store:
-        fingerprints = store.fingerprints()
+        fingerprints, checks = store.fingerprints(), store.last_checks()
         with store.transaction() as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
-    found = [{**row, **fingerprints[row["fingerprint_id"]].to_json()} for row in rows]
+    found = []
+    for row in rows:
+        key = row["fingerprint_id"]
+        last = checks.get(key)
+        drift = {**vars(last), "verdict": last.verdict} if last else None
+        found.append({**row, **fingerprints[key].to_json(), "drift": drift})
     return sorted(found, key=lambda row: (row["device"], row["fingerprint_id"]))

@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from autotune.errors import AutotuneError, DatabaseUnreachableError, StorageError
+from autotune.service.artefacts import folder_bytes
 from autotune.service.errors import LeaseLostError
 from autotune.service.inputs import resolve
 from autotune.service.jobs import JobDatabase
@@ -137,7 +137,7 @@ def command_of(settings: Settings, job: Job) -> list[str]:
     """
     kind = KINDS[job.kind]
     spec = resolve(settings, job.kind, job.spec)
-    command = [job.kind, *arguments(job.kind, spec)]
+    command = [*kind.path, *arguments(job.kind, spec)]
     names = {option.name: option for option in kind.command.params}
     if "threads" in names and settings.threads and not spec.get("threads"):
         command.append(f"--threads={settings.threads}")
@@ -152,14 +152,3 @@ def command_of(settings: Settings, job: Job) -> list[str]:
 def environment_of(settings: Settings) -> dict[str, str]:
     """What a job's process finds in its environment: an address with a password is no argument."""
     return {"AUTOTUNE_DB": str(settings.latency_database), "PYTHONUNBUFFERED": "1"}
-
-
-def folder_bytes(folder: Path) -> int:
-    """Of all files below, as far as they stay while one looks."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except OSError:
-            continue
-    return total

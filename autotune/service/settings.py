@@ -15,13 +15,15 @@ from autotune.types import Address
 class Quotas:
     """The most of each that anybody may have.
 
-    `body_bytes` is of a JSON request, `upload_bytes` of one uploaded file, `artefact_bytes` of all
-    that one job writes, `runtime_s` of one attempt, `pause_s` between two parts of a request.
+    `body_bytes` is of a JSON request, `upload_bytes` of one uploaded file, `uploaded_bytes` of all
+    uploaded files together, `artefact_bytes` of all that one job writes, `runtime_s` of one
+    attempt, `pause_s` between two parts of a request.
     """
 
     queued_jobs: int = 20_000
     body_bytes: int = 1_000_000
     upload_bytes: int = 64 << 30
+    uploaded_bytes: int = 1 << 40
     artefact_bytes: int = 256 << 30
     runtime_s: float = 24 * 3600.0
     streams: int = 500

@@ -22,19 +22,24 @@ _RUN = Annotated[str, Field(description="Id of the finished job whose folder it 
 class Kind:
     """A kind of job: its command, and the options that the service sets itself.
 
-    `of_a_run`: it works on the folder of a finished job, named by `run`.
+    `path`: the words of the command. `of_a_run`: it works on the folder of a finished job, named by
+    `run`. `writes`: it makes a folder.
     """
 
     name: str
+    path: tuple[str, ...]
     left_out: frozenset[str]
     of_a_run: bool = False
-    writes: bool = True
+    writes: bool = False
 
     @property
     def command(self) -> click.Command:
         """Imported now."""
-        module = importlib.import_module(f"autotune.cli.{self.name}")
-        return cast(click.Command, module.command)
+        first, *more = self.path
+        found = importlib.import_module(f"autotune.cli.{first}").command
+        for word in more:
+            found = found.commands[word]
+        return cast(click.Command, found)
 
 
 _COMMON = frozenset(
@@ -43,10 +48,11 @@ _COMMON = frozenset(
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name="tune", left_out=_COMMON),
-        Kind(name="profile", left_out=_COMMON, writes=False),
-        Kind(name="export", left_out=_COMMON, of_a_run=True),
-        Kind(name="verify", left_out=_COMMON, of_a_run=True, writes=False),
+        Kind(name="tune", path=("tune",), left_out=_COMMON, writes=True),
+        Kind(name="profile", path=("profile",), left_out=_COMMON),
+        Kind(name="export", path=("export",), left_out=_COMMON, of_a_run=True, writes=True),
+        Kind(name="verify", path=("verify",), left_out=_COMMON, of_a_run=True),
+        Kind(name="drift", path=("db", "drift"), left_out=_COMMON),
     )
 }
 
@@ -77,6 +83,8 @@ def _type(option: click.Option) -> Any:
         return bool
     if isinstance(option.type, click.Choice):
         kind = Literal[tuple(option.type.choices)]
+    elif isinstance(option.type, click.IntRange):
+        kind = Annotated[int, Field(ge=option.type.min, le=option.type.max)]
     else:
         plain = {"integer": Count, "float": Real}
         kind = plain.get(option.type.name, Text)

@@ -29,7 +29,7 @@ def check_submission(
 
         extra = {"database": settings.latency_database, "output": Path("out"), "quiet": True}
         tune_request({**found, **extra}).check()
-    if kind == "profile":
+    if kind in ("profile", "drift"):
         from autotune.target import target_here
 
         target_here(found["device"], found["backend"], found["dtype"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import UsageError, storage_errors
+from autotune.service.artefacts import folder_bytes
 from autotune.service.errors import ConflictError, NotFoundError, TooLargeError
 from autotune.service.settings import Settings
 
@@ -65,7 +66,7 @@ async def receive(
 
     Raises:
         UsageError: a name or content that is not taken.
-        TooLargeError: more bytes than the quota.
+        TooLargeError: more bytes than the quotas.
         ConflictError: the file is there.
         StorageError: the disk is full.
     """
@@ -76,7 +77,9 @@ async def receive(
             f"{file[:80]!r} is not taken; a model is model*.safetensors with "
             f"{', '.join(sorted(_TEXTS))}"
         )
-    most = min(_TEXT_BYTES, settings.quotas.upload_bytes) if text else settings.quotas.upload_bytes
+    quotas = settings.quotas
+    left = max(quotas.uploaded_bytes - folder_bytes(settings.uploads), 0)
+    most = min(quotas.upload_bytes, left, *([_TEXT_BYTES] if text else []))
     target = folder / file
     if target.exists():
         raise ConflictError(f"{name} holds {file} already; upload under another name")
@@ -100,7 +103,9 @@ async def _write(path: Path, body: AsyncIterator[bytes], most: int) -> int:
         async for chunk in body:
             size += len(chunk)
             if size > most:
-                raise TooLargeError(f"the file is larger than the {most} bytes that are taken")
+                raise TooLargeError(
+                    f"the file is larger than the {most} bytes that are still taken"
+                )
             await file.write(chunk)
     return size
 

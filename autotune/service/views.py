@@ -18,7 +18,7 @@ def _submission(kind: str) -> type[BaseModel]:
     return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
 
-# TuneJob | ProfileJob | ExportJob | VerifyJob
+# TuneJob | ProfileJob | ExportJob | VerifyJob | DriftJob
 _jobs: Any = None
 for _kind in KINDS:
     _jobs = _submission(_kind) if _jobs is None else _jobs | _submission(_kind)

@@ -9,7 +9,8 @@ from autotune.errors import MeasurementError
 from autotune.profiler.drift import choose_anchors, measure_drift
 from autotune.profiler.tasks import Outcome
 from autotune.profiler.timing import PairedTiming, TimingPolicy
-from tests.profiler.test_database import point
+from autotune.profiler.verify import find_problems
+from tests.profiler.points import FINGERPRINT, point
 
 POLICY = TimingPolicy(max_seconds=0.1)
 ROWS = [point(0), *(point(rank, ratio=rank / 500, ratio_low=rank / 510, ratio_high=rank / 490)
@@ -49,27 +50,27 @@ def test_anchors_are_spread_over_the_sizes():
 
 def test_what_comes_back_as_stored_is_valid():
     drift = measure_drift(ROWS, Replay(), POLICY)
-    assert drift.valid
+    assert drift.check("now").valid
     assert (drift.ratio_change, drift.moved, len(drift.anchors)) == (0.0, 0, 20)
 
 
 def test_a_slower_machine_is_told_but_ratios_still_hold():
     drift = measure_drift(ROWS, Replay(pace=1.5), POLICY)
-    assert drift.valid
+    assert drift.check("now").valid
     assert drift.latency_change == pytest.approx(math.log(1.5))
 
 
 def test_ratios_that_moved_make_it_stale():
     drift = measure_drift(ROWS, Replay(ratio=1.2), POLICY)
-    assert not drift.valid
+    assert not drift.check("now").valid
     assert drift.moved == 10
     assert drift.anchors[1].ratio_change == pytest.approx(math.log(1.2))
-    assert measure_drift(ROWS, Replay(ratio=1.02), POLICY).valid  # within both intervals
+    assert measure_drift(ROWS, Replay(ratio=1.02), POLICY).check("now").valid  # in both intervals
 
 
 def test_an_anchor_that_fails_is_no_proof_of_validity():
     drift = measure_drift(ROWS, Replay(fails=(3,)), POLICY)
-    assert not drift.valid
+    assert not drift.check("now").valid
     assert drift.failures == ("TimeoutError: no result",)
     with pytest.raises(MeasurementError, match="no result"):
         measure_drift(ROWS, Replay(fails=range(20)), POLICY)
@@ -78,3 +79,17 @@ def test_an_anchor_that_fails_is_no_proof_of_validity():
 def test_nothing_measured_cannot_drift():
     with pytest.raises(MeasurementError, match="no pair"):
         measure_drift([point(0), dataclasses.replace(point(16, error="x"))], Replay(), POLICY)
+
+
+def test_the_last_check_is_kept(database):
+    mine, other = (dataclasses.replace(FINGERPRINT, threads=threads) for threads in (1, 2))
+    for each in (mine, other):
+        database.start_run(each, "test")
+    assert database.last_checks() == {}
+    old = measure_drift(ROWS, Replay(ratio=1.2), POLICY).check("2026-01-01T00:00:00+00:00")
+    new = measure_drift(ROWS, Replay(), POLICY).check("2026-02-01T00:00:00+00:00")
+    for check in (new, old, new):  # in any order, and twice
+        database.add_check(mine, check)
+    assert database.last_checks() == {mine.id: new}
+    assert (old.verdict, new.verdict) == ("STALE", "VALID")
+    assert find_problems(database) == []

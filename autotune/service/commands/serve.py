@@ -46,6 +46,7 @@ from autotune.units import parse_quantity
 @click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
 @click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
+@click.option("--max-uploaded", default="1TiB", show_default=True, help="Of all files together.")
 @click.option("--max-artefacts", default="256GiB", show_default=True, help="Of one job.")
 def command(host: str, port: int, **options: Any) -> int:
     """Serve jobs over HTTP: submit, watch and fetch them from a browser, a client or curl."""
@@ -93,6 +94,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
             queued_jobs=options["max_queued"],
             runtime_s=options["max_runtime"],
             upload_bytes=_bytes("--max-upload", options["max_upload"]),
+            uploaded_bytes=_bytes("--max-uploaded", options["max_uploaded"]),
             artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
         ),
     )

@@ -1,4 +1,4 @@
-"""`autotune submit tune|profile|export|verify`: the same options, done by a service."""
+"""`autotune submit tune|profile|export|verify|drift`: the same options, done by a service."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _command(name: str) -> click.Command:
 
     found = click.Command(
         name, callback=submit, short_help=kind.command.get_short_help_str(80),
-        help=f"Like `autotune {name}`, done by a service. Prints the job's id.",
+        help=f"Like `autotune {' '.join(kind.path)}`, done by a service. Prints the job's id.",
     )  # fmt: skip
     own: list[Callable[[Any], Any]] = [
         click.option("--wait", is_flag=True, help="Follow the job to its end."),

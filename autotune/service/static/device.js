@@ -37,3 +37,21 @@ form.addEventListener("submit", async (event) => {
     button.textContent = "Predict";
   }
 });
+
+for (const button of document.querySelectorAll(".check-drift")) {
+  button.addEventListener("click", async () => {
+    const { backend, dtype, threads } = button.dataset;
+    const spec = { device: form.dataset.device, backend, dtype };
+    if (Number(threads)) spec.threads = Number(threads);
+    button.disabled = true;
+    try {
+      const job = await send("/v1/jobs", { kind: "drift", spec });
+      location.assign(`/jobs/${job.id}`);
+    } catch (error) {
+      const place = document.getElementById("drift-error");
+      place.textContent = error.message;
+      place.hidden = false;
+      button.disabled = false;
+    }
+  });
+}

@@ -36,8 +36,8 @@ def settings(tmp_path, roots):
     return Settings(
         data=tmp_path / "data", job_database=tmp_path / "data" / "jobs.sqlite",
         latency_database=tmp_path / "latency.sqlite", model_roots=(roots,), threads=1,
-        quotas=Quotas(body_bytes=100_000, upload_bytes=1_000_000),
-        hosts=("127.0.0.1", "localhost", "testserver"),
+        quotas=Quotas(body_bytes=100_000, upload_bytes=1_000_000, uploaded_bytes=1_500_000),
+        hosts=(*Settings.hosts, "testserver"),
     )  # fmt: skip
 
 

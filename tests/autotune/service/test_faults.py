@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.verify import find_problems
 from autotune.service.client import Client
 from autotune.service.errors import ServiceError
 from autotune.service.jobs import JobDatabase
@@ -144,6 +146,60 @@ def test_a_full_disk_is_a_stated_failure(tmp_path, roots):
             assert "no space left" in job["error"]
             assert client.artefacts(job["id"]) == []
             assert client.jobs()["counts"]["failed"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 MB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place)], capture_output=True,
+        text=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"needs to mount a file system: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_file_system_that_is_full_loses_nothing(small_disk, tmp_path, roots):
+    """Jobs, their database and their folders on a disk that somebody else has filled."""
+    data, filler = small_disk / "data", small_disk / "filler"
+    latencies = tmp_path / "latency.sqlite"
+    with serving(data, *options(roots, latencies)) as server, Client(server.address) as client:
+        space = os.statvfs(small_disk)
+        with filler.open("wb") as file:
+            file.write(bytes(space.f_bavail * space.f_frsize - 3_000_000))
+        job_id = client.submit("tune", TUNE)["id"]
+        log = data / "jobs" / job_id / "log.txt"
+        wait_for(lambda: log.exists() and b"no space left" in log.read_bytes(), 120)
+        left = client.wait(job_id)
+        assert left["state"] == "failed"
+        assert "no space left" in left["error"]
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:  # to the last byte: the job database too
+                file.write(bytes(4096))
+        with pytest.raises(ServiceError, match="no space left"):
+            for _ in range(200):
+                client.submit("tune", TUNE)
+        waiting = client.jobs()["jobs"]
+        assert client.job(job_id)["state"] == "failed"
+        filler.unlink()
+        for job in waiting:
+            if not job["finished_at"]:
+                client.cancel(job["id"])
+        (again,) = submitted(server.address)
+        ended = client.wait(again)
+        assert ended["state"] == "succeeded", ended["error"]
+    with JobDatabase(data / "jobs.sqlite") as database:
+        for job in database.page(limit=500):
+            events = [event.number for event in database.events(job.id)]
+            assert events == list(range(1, len(events) + 1))
+    with LatencyDatabase(latencies) as store:
+        assert find_problems(store) == []
 
 
 @contextlib.contextmanager

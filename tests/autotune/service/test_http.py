@@ -221,6 +221,14 @@ def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
     ]
 
 
+def test_all_uploads_together_have_a_limit(client):
+    words = b"word\n" * 120_000
+    for model, status in (("one", 201), ("two", 201), ("three", 413)):
+        answer = client.put(f"/v1/models/{model}/vocab.txt", content=words)
+        assert answer.status_code == status, answer.text
+    assert "bytes that are still taken" in message(answer)
+
+
 def test_health_and_metrics(client):
     submit(client)
     assert client.get("/healthz").json()["status"] == "ok"

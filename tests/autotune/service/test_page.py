@@ -1,5 +1,6 @@
 """The pages in a real Chromium, from an empty database to a tuning of the default model."""
 
+import json
 import time
 
 import pytest
@@ -149,6 +150,19 @@ def test_the_database_of_this_device_is_shown(server, browser, finished):
     row = browser.find_element(By.CSS_SELECTOR, "#coverage ~ .scroll tbody tr").text
     assert "onnxruntime-cpu" in row
     assert "fp32" in row
+    assert "not checked" in row
+
+
+def test_a_device_is_checked_for_drift(server, browser, finished):
+    browser.get(f"{server.address}/devices/cpu")
+    browser.find_element(By.CSS_SELECTOR, ".check-drift").click()
+    wait(browser, lambda b: "/jobs/" in b.current_url)
+    wait(browser, lambda b: b.find_element(By.ID, "state").text == "succeeded", 120)
+    verdict = json.loads(browser.find_element(By.CSS_SELECTOR, "#result ~ pre").text)["verdict"]
+    browser.get(f"{server.address}/devices/cpu")
+    row = browser.find_element(By.CSS_SELECTOR, "#coverage ~ .scroll tbody tr").text
+    assert verdict.lower() in row
+    assert "moved" in row
 
 
 def test_results_are_compared(server, browser, finished):

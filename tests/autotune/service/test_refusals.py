@@ -95,7 +95,10 @@ def test_other_sites_and_other_names_are_refused(client):
     ):  # fmt: skip
         assert submit(client, **headers).status_code == 403
     assert submit(client, Origin="http://testserver").status_code == 201
-    assert client.get("/v1/jobs", headers={"Host": "evil.example"}).status_code == 400
+    for host in ("evil.example", "[::2]", "127.0.0.1.evil.example"):
+        assert client.get("/v1/jobs", headers={"Host": host}).status_code == 400
+    for host in ("[::1]:8420", "[::1]", "localhost:1", "127.0.0.1"):
+        assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
     plain = client.post("/v1/jobs", content=json.dumps({"kind": "tune", "spec": TUNE}))
     assert plain.status_code == 422  # a form of another site can send no JSON
 

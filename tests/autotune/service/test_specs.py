@@ -12,15 +12,25 @@ SET_BY_THE_SERVICE = {
     "profile": {"database", "output_format", "farm", "token_file"},
     "export": {"folder", "output", "as_json"},
     "verify": {"folder", "output_format"},
+    "drift": {"database", "output_format"},
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_is_a_field(kind):
-    command = root.get_command(click.Context(root), kind)
+    command = root
+    for word in KINDS[kind].path:
+        command = command.get_command(click.Context(command), word)
     options = {param.name for param in command.params}
     fields = set(spec_model(kind).model_fields) - {"run"}
     assert fields == options - SET_BY_THE_SERVICE[kind]
+
+
+def test_what_a_command_refuses_is_refused_before(kind="drift"):
+    for anchors in (0, 1001, "x"):
+        with pytest.raises(ValidationError):
+            spec_model(kind)(anchors=anchors)
+    assert arguments(kind, spec_model(kind)(anchors=5).model_dump()) == ["--anchors=5"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
