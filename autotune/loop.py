@@ -50,7 +50,11 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
     if request.trials == 0 or request.chosen_allocator != "exact+optuna":
         return {}
 
+    # Only where it was asked for: trials that run at the same time are not the same twice.
+    workers = planner.evidence.places if request.jobs or request.farm else 1
+
     def true_loss(allocation: Allocation) -> float:
+        planner.evidence.judge([allocation.ranks], least=2 if workers == 1 else 1)
         return planner.evidence.true_loss(allocation.ranks)
 
     def surely_better(allocation: Allocation, other: Allocation) -> bool:
@@ -62,7 +66,7 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
     with context.reporter.stage("search the outer knobs") as advance:
         return search_knobs(
             context.sites.sites, planner.solve, true_loss, surely_better, trials=request.trials,
-            storage=storage, name=key, seed=request.seed, workers=planner.evidence.places,
+            storage=storage, name=key, seed=request.seed, workers=workers,
             progress=advance,
         )  # fmt: skip
 

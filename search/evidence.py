@@ -83,15 +83,20 @@ class Evidence:
     @property
     def places(self) -> int:
         """How many plans can be judged at the same time."""
-        return self.evaluators.places if self.evaluators else 1
+        return max(1, self.evaluators.places) if self.evaluators else 1
 
-    def judge(self, plans: Sequence[Ranks], progress: Progress = lambda done, total: None) -> None:
-        """Find the losses of all `plans`, by the evaluators where there are any."""
+    def judge(
+        self, plans: Sequence[Ranks], progress: Progress = lambda done, total: None, least: int = 2
+    ) -> None:
+        """Find the losses of all `plans`, by the evaluators where there are any.
+
+        Fewer than `least` are judged here, with all threads.
+        """
         missing = {plan: r for r in plans if (plan := _name(r)) not in self._losses}
         names, total = list(missing), len(missing)
         done = 0
         progress(done, total)
-        if self.evaluators is not None and (total > 1 or self.places > 1):
+        if self.evaluators is not None and total >= least:
             for index, losses in self.evaluators.losses(list(missing.values())):
                 self._note(names[index], losses)
                 done += 1

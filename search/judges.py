@@ -14,7 +14,7 @@ from typing import Protocol, Self
 
 Ranks = Mapping[str, int | None]
 Losses = list[list[float]]
-# A judge that died since it was last asked is replaced; a second one that fails tells of a cause.
+# A judge that died since it was last asked is replaced, in the same call.
 _ATTEMPTS = 2
 
 
@@ -31,13 +31,17 @@ class Judge(Protocol):
 class JudgePool(ABC):
     """`places` judges, hired when first needed. Use as a context manager.
 
-    Several threads may ask at once: each waits for judges that are free.
+    Several threads may ask at once: each waits for judges that are free. A judge that dies without
+    one answer takes its place along, so that nobody waits for such again and again.
     """
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._idle: list[Judge] = []
-        self._hired = 0
+        self._hired: set[Judge] = set()
+        self._proven: set[Judge] = set()
+        self._hiring = 0
+        self._closed = False
         self._changed = threading.Condition()
 
     @abstractmethod
@@ -51,9 +55,13 @@ class JudgePool(ABC):
         self.close()
 
     def close(self) -> None:
-        """End those that are free; nobody may be asking."""
-        while self._idle:
-            self._idle.pop().close()
+        """End them all; whoever still asks gets no answer."""
+        with self._changed:
+            self._closed = True
+            judges = list(self._hired)
+            self._changed.notify_all()
+        for judge in judges:
+            judge.close()
 
     def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
         """(index of the plan, its (sum, count) of every batch), in the order they are ready.
@@ -66,13 +74,14 @@ class JudgePool(ABC):
         def serve() -> None:
             try:
                 for _ in range(_ATTEMPTS):
-                    if self._serve(plans, work, answers):
+                    judge = self._take()
+                    if judge is None or self._serve(judge, plans, work, answers):
                         break
                 answers.put(None)
             except BaseException as error:  # told to whoever waits
                 answers.put(error)
 
-        left = min(self.places, len(plans))
+        left = max(min(self.places, len(plans)), 0)
         for _ in range(left):
             threading.Thread(target=serve, daemon=True).start()
         while left:
@@ -85,49 +94,69 @@ class JudgePool(ABC):
                 yield answer
 
     def _serve(
-        self, plans: Sequence[Ranks], work: _Work,
+        self, judge: Judge, plans: Sequence[Ranks], work: _Work,
         answers: queue.SimpleQueue[tuple[int, Losses] | BaseException | None],
     ) -> bool:  # fmt: skip
-        """Let one judge answer until nothing is left; whether it lived to see that."""
-        judge = self._take()
+        """Let a judge answer until nothing is left; whether it lived to see that."""
         living = False
         try:
             for index in work:
-                found = judge.ask(plans[index])
-                work.done(index, again=found is None)
+                found = None
+                try:
+                    found = judge.ask(plans[index])
+                finally:
+                    work.done(index, again=found is None)
                 if found is None:
                     return False
+                self._proven.add(judge)
                 answers.put((index, found))
             living = True
         finally:
             self._give_back(judge, living)
         return True
 
-    def _take(self) -> Judge:
+    def _take(self) -> Judge | None:
+        """A free judge, or a new one; None when there is no place for any."""
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._hired < self.places)
+            self._changed.wait_for(lambda: self._idle or self._has_place or self._is_over)
+            if self._is_over:
+                return None
             if self._idle:
                 return self._idle.pop()
-            self._hired += 1
+            self._hiring += 1
+        judge = None
         try:
-            return self.hire()
-        except BaseException:
-            self._left()
-            raise
+            judge = self.hire()
+        finally:
+            with self._changed:
+                self._hiring -= 1
+                if judge is not None:
+                    self._hired.add(judge)
+                self._changed.notify_all()
+        if self._closed:
+            judge.close()
+        return judge
+
+    @property
+    def _has_place(self) -> bool:
+        return len(self._hired) + self._hiring < self.places
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or (self.places <= 0 and not self._idle)
 
     def _give_back(self, judge: Judge, living: bool) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if living:
+                self._idle.append(judge)
+            else:
+                self._hired.discard(judge)
+                self.places -= judge not in self._proven
+            self._changed.notify_all()
         if not living:
             judge.close()
-            self._left()
-            return
-        with self._changed:
-            self._idle.append(judge)
-            self._changed.notify()
-
-    def _left(self) -> None:
-        with self._changed:
-            self._hired -= 1
-            self._changed.notify()
 
 
 class _Work:

@@ -25,11 +25,11 @@ class FarmEvaluators(JudgePool):
     """As `Evaluators`, one on every host of a farm; closes the executor.
 
     A host without a free processor, or one that dies, leaves its plans to the others and to the
-    caller.
+    caller, who judges all of them where no host has joined.
     """
 
     def __init__(self, executor: RayExecutor, setup: EvaluatorSetup) -> None:
-        super().__init__(max(1, executor.hosts))
+        super().__init__(executor.hosts)
         self._executor, self._setup = executor, setup
         self._files: object = None
 

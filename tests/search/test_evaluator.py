@@ -16,7 +16,7 @@ from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.evidence import Evidence
 from autotune.types import Workload
-from tests.autotune.service.processes import kill, mentioning
+from tests.autotune.service.processes import gone, kill, mentioning
 from tests.conftest import tiny_model, tiny_task
 
 
@@ -102,11 +102,36 @@ def test_threads_that_ask_at_once_get_their_own_answers(world):
     with Evaluators(setup, 2, 1) as evaluators:
         together = evidence(evaluators)
         assert together.places == 2
+
+        def loss(plan):
+            together.judge([plan], least=1)
+            return together.true_loss(plan)
+
         with ThreadPoolExecutor(4) as threads:
-            found = list(threads.map(together.true_loss, [*plans, *plans]))
+            found = list(threads.map(loss, [*plans, *plans]))
         assert len(mentioning("autotune.search.evaluator")) == 2
     for loss, plan in zip(found, [*plans, *plans], strict=True):
         assert loss == pytest.approx(alone.true_loss(plan), rel=1e-6)
+
+
+def test_a_closed_pool_leaves_no_process(world):
+    setup, plans, _ = world
+    with Evaluators(setup, 2, 1) as evaluators:
+        answers = evaluators.losses(plans)
+        next(answers)  # and nobody asks for the rest
+    assert gone("autotune.search.evaluator", 10)
+    assert {index for index, _ in answers} < set(range(len(plans)))  # and nobody waits for more
+
+
+def test_judges_that_never_answer_are_not_waited_for_again(world, monkeypatch):
+    setup, plans, evidence = world
+    monkeypatch.setattr(evaluator, "_COMMAND", [sys.executable, "-c", "pass"])
+    with Evaluators(setup, 3, 1) as evaluators:
+        assert dict(evaluators.losses(plans)) == {}
+        assert evaluators.places <= 0
+        judge = evidence(evaluators)
+        assert judge.places == 1
+        assert judge.true_loss(plans[0]) == evidence().true_loss(plans[0])
 
 
 def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
