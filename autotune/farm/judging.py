@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("model",)
 _FILES = ("factors", "batches")
+_PREFIX = "autotune-judge-"
 
 
 class FarmEvaluators(JudgePool):
@@ -67,7 +69,8 @@ class HostJudge:
     """On a worker: a process that judges, for as long as the coordinator keeps it."""
 
     def __init__(self, setup: str, files: Mapping[str, bytes]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="autotune-judge-")
+        sweep()
+        self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (ends with the worker)
         found = EvaluatorSetup.from_json(json.loads(setup))
         here = unpack(found, files, Path(self._folder))
@@ -83,6 +86,14 @@ class HostJudge:
         """End the process; its files go."""
         self._process.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what judges left whose processes were all killed at once."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def pack(setup: EvaluatorSetup) -> dict[str, bytes]:

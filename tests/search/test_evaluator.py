@@ -1,6 +1,7 @@
 """True losses in processes of their own: the same numbers, and nothing lost when one dies."""
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,8 @@ from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.evidence import Evidence
 from autotune.types import Workload
-from tests.autotune.service.processes import gone, kill, mentioning
+from tests.autotune.farm.conftest import wait_for
+from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
 
 
@@ -56,6 +58,12 @@ def world(tmp_path_factory):
     return setup, plans, evidence
 
 
+def judging():
+    """pids of the processes that this one lets judge."""
+    found = descendants(os.getpid()).items()
+    return [pid for pid, command in found if "autotune.search.evaluator" in command]
+
+
 def test_a_setup_travels_as_json(world):
     setup, *_ = world
     again = EvaluatorSetup.from_json(json.loads(json.dumps(setup.to_json())))
@@ -88,9 +96,9 @@ def test_a_process_that_dies_costs_nothing(world):
     with Evaluators(setup, 2, 1) as evaluators:
         answers = evaluators.losses(plans)
         index, _ = next(answers)
-        kill(next(iter(mentioning("autotune.search.evaluator"))))
+        kill(judging()[0])
         assert sorted([index, *(i for i, _ in answers)]) == list(range(len(plans)))
-        for pid in mentioning("autotune.search.evaluator"):
+        for pid in judging():
             kill(pid)
         fresh = [{**plan, "model.layers.1.mlp.down_proj": 8} for plan in plans]
         assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
@@ -109,7 +117,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(world):
 
         with ThreadPoolExecutor(4) as threads:
             found = list(threads.map(loss, [*plans, *plans]))
-        assert len(mentioning("autotune.search.evaluator")) == 2
+        assert len(judging()) == 2
     for loss, plan in zip(found, [*plans, *plans], strict=True):
         assert loss == pytest.approx(alone.true_loss(plan), rel=1e-6)
 
@@ -119,7 +127,7 @@ def test_a_closed_pool_leaves_no_process(world):
     with Evaluators(setup, 2, 1) as evaluators:
         answers = evaluators.losses(plans)
         next(answers)  # and nobody asks for the rest
-    assert gone("autotune.search.evaluator", 10)
+    wait_for(lambda: not judging(), 10)
     assert {index for index, _ in answers} < set(range(len(plans)))  # and nobody waits for more
 
 

@@ -6,15 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from autotune.farm.judging import FarmEvaluators, pack, unpack
+from autotune.farm.judging import FarmEvaluators, pack, sweep, unpack
 from autotune.search.evaluator import Evaluators
 from autotune.search.judges import JudgePool
 from tests.autotune.farm.conftest import wait_for
-from tests.autotune.service.processes import gone, kill, mentioning
+from tests.autotune.service.processes import descendants, kill
 from tests.conftest import LLAMA
 from tests.search.test_evaluator import world
 
 __all__ = ["world"]
+
+
+def folders():
+    """Of judges on this machine."""
+    return set(Path(tempfile.gettempdir()).glob("autotune-judge-*"))
+
+
+def judges(farm):
+    """pids of the processes that a farm's workers keep for judging."""
+    below = [each for process in farm.processes for each in descendants(process.pid).items()]
+    return [pid for pid, command in below if "HostJudge" in command]
+
+
+def test_what_killed_judges_left_is_swept_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("autotune-judge-999999999-x", f"autotune-judge-{os.getpid()}-x", "other-1-x"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    sweep()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"autotune-judge-{os.getpid()}-x", "other-1-x"}
 
 
 def test_what_is_packed_is_unpacked(world, tmp_path):
@@ -25,42 +45,44 @@ def test_what_is_packed_is_unpacked(world, tmp_path):
     assert str(tmp_path) in here.model
 
 
-def test_workers_find_the_same_losses(world, cluster):
+def test_workers_find_the_same_losses(world, farm, cluster):
     setup, plans, evidence = world
     with Evaluators(setup, 1, 1) as evaluators:
         expected = dict(evaluators.losses(plans))
-    farm = FarmEvaluators(cluster, setup)
-    found = dict(farm.losses(plans))
-    assert len(mentioning("HostJudge")) == 1
-    assert list(Path(tempfile.gettempdir()).glob("autotune-judge-*"))
+    before = folders()
+    pool = FarmEvaluators(cluster, setup)
+    found = dict(pool.losses(plans))
+    assert len(judges(farm)) == 1
+    assert folders() - before
     assert set(found) == set(range(len(plans)))
     for index, batches in expected.items():
         for (ours, count), (theirs, tokens) in zip(batches, found[index], strict=True):
             assert theirs == pytest.approx(ours, rel=1e-5)
             assert tokens == count
-    together = evidence(farm)
+    together = evidence(pool)
     together.judge(plans, lambda done, total: None)
     assert together.true_loss(plans[0]) == pytest.approx(evidence().true_loss(plans[0]), rel=1e-5)
-    JudgePool.close(farm)  # the cluster stays for the other tests
-    assert gone("HostJudge", 20)
-    assert not list(Path(tempfile.gettempdir()).glob("autotune-judge-*"))
+    JudgePool.close(pool)  # the cluster stays for the other tests
+    wait_for(lambda: not judges(farm) and not folders() - before, 20)
 
 
-def test_a_worker_that_dies_gives_no_wrong_answer(world, cluster):
+def test_a_worker_that_dies_gives_no_wrong_answer(world, farm, cluster):
     setup, plans, _ = world
     with Evaluators(setup, 1, 1) as evaluators:
         expected = dict(evaluators.losses(plans))
-    farm = FarmEvaluators(cluster, setup)
-    answers = farm.losses(plans)
+    before = folders()
+    pool = FarmEvaluators(cluster, setup)
+    answers = pool.losses(plans)
     found = dict([next(answers)])
-    killed = [kill(pid) for pid in mentioning("HostJudge")]
-    assert killed
+    assert judges(farm)
+    for pid in judges(farm):
+        kill(pid)
     found |= dict(answers)
     assert set(found) == set(range(len(plans)))  # another one on the same host went on
     for index, batches in found.items():
         assert batches[0][0] == pytest.approx(expected[index][0][0], rel=1e-5)
-    JudgePool.close(farm)
-    wait_for(lambda: not list(Path(tempfile.gettempdir()).glob("autotune-judge-*")), 20)
+    JudgePool.close(pool)
+    wait_for(lambda: not folders() - before, 20)
 
 
 def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
