@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 
 import onnxruntime
 import pytest
@@ -263,7 +264,7 @@ def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
 
 def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     done = cli(
-        *arguments, "--output", copied, "--trials", 0, "--jobs", 2,
+        *arguments, "--output", copied, "--trials", 3, "--jobs", 2,
         "--sensitivity-rounds", 1, "--rounds", 1, "--params-budget", "0.8x", "--format", "json",
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
@@ -271,6 +272,9 @@ def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     plans = [json.loads(line)["plan"] for line in journal.read_text().splitlines() if line]
     assert len(plans) == len(set(plans)) > 20
     assert list((copied / ".cache").glob("search-batches-*"))
+    with sqlite3.connect(copied / ".cache" / "optuna.sqlite") as study:
+        states = [state for (state,) in study.execute("SELECT state FROM trials")]
+    assert states.count("COMPLETE") >= 3
 
 
 def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
