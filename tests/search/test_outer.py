@@ -125,7 +125,7 @@ def test_processes_share_a_study_and_what_a_killed_one_was_at_is_tried_again(
     tmp_path, kind, request, monkeypatch
 ):
     monkeypatch.setattr(outer, "_HEARTBEAT_S", 1)
-    monkeypatch.setattr(outer, "_GRACE_S", 2)
+    monkeypatch.setattr(outer, "_GRACE_S", 4)
     storage = tmp_path / "optuna.sqlite"
     if kind == "postgres":
         address = request.getfixturevalue("postgres_server").new_database()
@@ -145,10 +145,11 @@ def test_processes_share_a_study_and_what_a_killed_one_was_at_is_tried_again(
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert 12 <= len(done) <= 14  # the others may have been at one more each
     stale = [trial for trial in trials if trial.state.name in ("FAIL", "RUNNING")]
-    assert len(stale) == 1
+    assert stale
     assert stale[0].params
-    time.sleep(3)  # longer than the grace that it was given
+    time.sleep(5)  # longer than the grace that it was given
     knobs = run(tmp_path, 13 + len(done), storage=storage)
     assert set(knobs) == set(knob_names(SITES))
     trials = optuna.load_study(study_name="study", storage=url).trials
-    assert any(t.params == stale[0].params and t.state.name == "COMPLETE" for t in trials)
+    done = [trial.params for trial in trials if trial.state.name == "COMPLETE"]
+    assert all(trial.params in done for trial in stale)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -151,6 +152,8 @@ def test_a_full_disk_is_a_stated_failure(tmp_path, roots):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 200 MB of its own."""
+    if not shutil.which("mount"):
+        pytest.skip("needs the program mount")
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
