@@ -42,7 +42,10 @@ class RayExecutor(Executor):
     def __init__(self, address: str, token: str) -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         import ray  # only now: it reads these two when it is imported
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
+        # … and keeps the token, which may be the one of a farm that this process was at before.
+        AuthenticationTokenLoader.instance().reset_cache()
         self._ray = ray
         self._running: set[Any] = set()
         self._address = split_address(address)
