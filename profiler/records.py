@@ -45,6 +45,10 @@ class DriftCheck:
         """VALID or STALE."""
         return "VALID" if self.valid else "STALE"
 
+    def to_json(self) -> dict[str, str | int | float]:
+        """Plain JSON, the verdict with it."""
+        return {**vars(self), "verdict": self.verdict}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:

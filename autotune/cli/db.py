@@ -43,7 +43,7 @@ def info(database: Address, output_format: str) -> None:
             entries.append(
                 {
                     "id": key, **fingerprint.to_json(), "points": len(rows), "failed": failed,
-                    "drift": {**vars(last), "verdict": last.verdict} if last else None,
+                    "drift": last.to_json() if last else None,
                 }
             )  # fmt: skip
             lines.append(
@@ -204,10 +204,6 @@ def drift(
         f"{found.ratio_change:.1%}); seconds are {pace:.2f} of the stored ones, "
         f"{len(found.failures)} failed"
     ]
-    record = {
-        "fingerprint": fingerprint.id, "verdict": check.verdict, "anchors": len(found.anchors),
-        "moved": found.moved, "ratio_change": found.ratio_change,
-        "latency_change": found.latency_change, "failures": found.failures,
-    }  # fmt: skip
+    record = {"fingerprint": fingerprint.id, **check.to_json(), "failures": found.failures}
     emit(output_format, record, lines)
     return 0 if check.valid else 1

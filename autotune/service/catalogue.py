@@ -40,7 +40,6 @@ def describe_device(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "spec": dataclasses.asdict(spec),
         "sheet": device_file(spec.name),
-        "present": any(device.spec.name == spec.name for device in present_devices()),
         "measured": [row for row in describe_database(settings) if row["device"] == spec.name],
     }
 
@@ -60,10 +59,13 @@ def describe_database(settings: Settings) -> list[dict[str, Any]]:
         fingerprints, checks = store.fingerprints(), store.last_checks()
         with store.transaction() as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
+    # A shared database holds other machines' processors too, which cannot be checked here.
+    here = {device.reported_name for device in present_devices()}
     found = []
     for row in rows:
         key = row["fingerprint_id"]
         last = checks.get(key)
-        drift = {**vars(last), "verdict": last.verdict} if last else None
-        found.append({**row, **fingerprints[key].to_json(), "drift": drift})
+        drift = last.to_json() if last else None
+        present = fingerprints[key].device_name in here
+        found.append({**row, **fingerprints[key].to_json(), "drift": drift, "present": present})
     return sorted(found, key=lambda row: (row["device"], row["fingerprint_id"]))

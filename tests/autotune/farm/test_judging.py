@@ -45,15 +45,30 @@ def test_what_is_packed_is_unpacked(world, tmp_path):
     assert str(tmp_path) in here.model
 
 
-def test_workers_find_the_same_losses(world, farm, cluster):
-    setup, plans, evidence = world
+@pytest.fixture(scope="module")
+def expected(world):
+    """The losses of the plans as one process here finds them."""
+    setup, plans, _ = world
     with Evaluators(setup, 1, 1) as evaluators:
-        expected = dict(evaluators.losses(plans))
+        return dict(evaluators.losses(plans))
+
+
+@pytest.fixture
+def pool(world, farm, cluster):
+    """Judges of the farm, which leave neither processes nor files."""
     before = folders()
-    pool = FarmEvaluators(cluster, setup)
+    made = FarmEvaluators(cluster, world[0])
+    yield made
+    assert judges(farm)
+    assert folders() - before
+    JudgePool.close(made)  # the cluster stays for the other tests
+    wait_for(lambda: not judges(farm) and not folders() - before, 20)
+
+
+def test_workers_find_the_same_losses(world, expected, farm, pool):
+    _, plans, evidence = world
     found = dict(pool.losses(plans))
     assert len(judges(farm)) == 1
-    assert folders() - before
     assert set(found) == set(range(len(plans)))
     for index, batches in expected.items():
         for (ours, count), (theirs, tokens) in zip(batches, found[index], strict=True):
@@ -62,16 +77,10 @@ def test_workers_find_the_same_losses(world, farm, cluster):
     together = evidence(pool)
     together.judge(plans, lambda done, total: None)
     assert together.true_loss(plans[0]) == pytest.approx(evidence().true_loss(plans[0]), rel=1e-5)
-    JudgePool.close(pool)  # the cluster stays for the other tests
-    wait_for(lambda: not judges(farm) and not folders() - before, 20)
 
 
-def test_a_worker_that_dies_gives_no_wrong_answer(world, farm, cluster):
-    setup, plans, _ = world
-    with Evaluators(setup, 1, 1) as evaluators:
-        expected = dict(evaluators.losses(plans))
-    before = folders()
-    pool = FarmEvaluators(cluster, setup)
+def test_a_worker_that_dies_gives_no_wrong_answer(world, expected, farm, pool):
+    _, plans, _ = world
     answers = pool.losses(plans)
     found = dict([next(answers)])
     assert judges(farm)
@@ -81,8 +90,6 @@ def test_a_worker_that_dies_gives_no_wrong_answer(world, farm, cluster):
     assert set(found) == set(range(len(plans)))  # another one on the same host went on
     for index, batches in found.items():
         assert batches[0][0] == pytest.approx(expected[index][0][0], rel=1e-5)
-    JudgePool.close(pool)
-    wait_for(lambda: not folders() - before, 20)
 
 
 def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
