@@ -8,21 +8,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from autotune.hook import register_with_transformers
-from autotune.version import __version__
+from autotune.compress.hook import register_with_transformers
+from autotune.core.version import __version__
 
 if TYPE_CHECKING:
     from autotune.api import tune
-    from autotune.result import TuneResult
-    from autotune.types import Budget, Workload
+    from autotune.core.types import Budget, Workload
+    from autotune.results.result import TuneResult
 
 __all__ = ["Budget", "TuneResult", "Workload", "__version__", "tune"]
 
 _HOMES = {
     "tune": "autotune.api",
-    "TuneResult": "autotune.result",
-    "Budget": "autotune.types",
-    "Workload": "autotune.types",
+    "TuneResult": "autotune.results.result",
+    "Budget": "autotune.core.types",
+    "Workload": "autotune.core.types",
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.compress.plan import CalibrationPlan
-from autotune.paths import database_address, default_database, default_output
-from autotune.progress import Reporter
-from autotune.request import TuneRequest
-from autotune.result import TuneResult
-from autotune.types import Budget, Workload
+from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.core.paths import database_address, default_database, default_output
+from autotune.core.progress import Reporter
+from autotune.core.types import Budget, Workload
+from autotune.results.result import TuneResult
+from autotune.tune.request import TuneRequest
 
 
 def tune(
@@ -113,6 +113,6 @@ def tune(
         seed=seed,
     )
     request.check()
-    from autotune.pipeline import run
+    from autotune.tune.pipeline import run
 
     return run(request, reporter or Reporter())

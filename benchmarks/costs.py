@@ -20,19 +20,19 @@ import numpy as np
 import torch
 
 from autotune.compress.calibration import load_calibration
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.loading import load_model
 from autotune.compress.metrics import make_metric
-from autotune.compress.plan import CalibrationPlan
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks import make_task
+from autotune.core.types import Workload, break_even_rank
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
-from autotune.types import Workload, break_even_rank
 
 
 def main() -> None:

@@ -14,14 +14,14 @@ import random
 import time
 from pathlib import Path
 
+from autotune.core.types import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice, require_device
 from autotune.profiler.backends import require_backend
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import fingerprint_of, measure_points, missing_points
-from autotune.profiler.shard import ShardRunner
-from autotune.profiler.timing import TimingPolicy
-from autotune.types import LayerShape
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import fingerprint_of, measure_points, missing_points
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.profiler.measure.timing import TimingPolicy
 
 TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # Input and output features: Llama-3-8B, Llama-2-7B, Qwen2.5 1.5B and 7B, BERT-base and ViT-B; the

@@ -17,14 +17,14 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from autotune.export import export_onnx
-from autotune.export_tensorrt import example_inputs
-from autotune.graphs import open_checkpoint
-from autotune.measuring import measure_pass, network_policy
-from autotune.merge import merge
-from autotune.profiler.shard import ShardRunner
-from autotune.result import read_result
-from autotune.target import target_here
+from autotune.export.dense import merge
+from autotune.export.graphs import open_checkpoint
+from autotune.export.onnx import export_onnx
+from autotune.export.tensorrt import example_inputs
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.results.result import read_result
+from autotune.tune.measuring import measure_pass, network_policy
+from autotune.tune.target import target_here
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ from threadpoolctl import threadpool_limits
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.donors import UnseenDevice
-from autotune.predictor.extrapolated import donors_of
-from autotune.predictor.flar import FlarForest
-from autotune.predictor.product_features import Array, roofline_s
-from autotune.predictor.products import ProductRegressor
-from autotune.profiler.imported import consensus, read_tables
+from autotune.predictor.layers.extrapolated import donors_of
+from autotune.predictor.layers.flar import FlarForest
+from autotune.predictor.products.donors import UnseenDevice
+from autotune.predictor.products.features import Array, roofline_s
+from autotune.predictor.products.regressor import ProductRegressor
+from autotune.profiler.sources.aiconfigurator import consensus, read_tables
 
 DEVICES = "a100-sxm,h100-sxm,h200-sxm,b200-sxm,l40s"
 TASKS = ("held-out", "recovery", "unseen", "few-shot")

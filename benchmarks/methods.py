@@ -20,28 +20,28 @@ from typing import Any
 
 import torch
 
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factors import Factors
 from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, replaced
-from autotune.compress.plan import CalibrationPlan
 from autotune.compress.statistics import Statistics, collect_statistics
-from autotune.context import Context, make_context
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.paths import default_measure_seconds
+from autotune.core.progress import Reporter
+from autotune.core.runfolder import RunFolder
+from autotune.core.types import Budget, Workload, chosen_units, digest
 from autotune.devices.detect import check_threads
-from autotune.errors import BudgetInfeasibleError
-from autotune.loop import best_rounds, find_knobs, plan_layers, run_loop
-from autotune.measuring import network_model, profile_layers
-from autotune.paths import default_measure_seconds
-from autotune.planner import Planner
-from autotune.predictor.network import NetworkModel
-from autotune.profiler.database import LatencyDatabase
-from autotune.progress import Reporter
-from autotune.request import TuneRequest
-from autotune.runfolder import RunFolder
+from autotune.predictor.network.model import NetworkModel
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.stages import calibrate, error_table, load_data
-from autotune.target import target_here
-from autotune.types import Budget, Workload, chosen_units, digest
+from autotune.tune.context import Context, make_context
+from autotune.tune.loop import best_rounds, find_knobs, plan_layers, run_loop
+from autotune.tune.measuring import network_model, profile_layers
+from autotune.tune.planner import Planner
+from autotune.tune.request import TuneRequest
+from autotune.tune.stages import calibrate, error_table, load_data
+from autotune.tune.target import target_here
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd uniform": {"metric": "weight", "allocator": "uniform"},

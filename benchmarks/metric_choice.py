@@ -13,17 +13,17 @@ import json
 import torch
 
 from autotune.compress.calibration import load_calibration
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
 from autotune.compress.metrics import make_metric
-from autotune.compress.plan import CalibrationPlan
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks import make_task
+from autotune.core.types import Workload, break_even_rank
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
-from autotune.types import Workload, break_even_rank
 
 METRICS = ("weight", "activation", "kfac", "kfac-seq")
 

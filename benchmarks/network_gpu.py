@@ -19,17 +19,17 @@ import torch
 import transformers
 
 from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.core.types import Site
 from autotune.devices.detect import require_device
 from autotune.devices.roofline import Roofline
-from autotune.predictor.network import NetworkAnchor, PassModel
-from autotune.predictor.table import LatencyTable
+from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.network.model import NetworkAnchor, PassModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_layers import DTYPES
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import fingerprint_of
-from autotune.profiler.timing import TimingPolicy, time_interleaved
-from autotune.types import Site
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import fingerprint_of
+from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
 
 BATCHES = ((1, 1), (1, 128), (1, 512), (4, 2048))
 Ranks = dict[str, int | None]

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec, find_device
-from autotune.predictor.table import LatencyTable
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.records import Measurement
-from autotune.profiler.shipped import shipped_tables
-from autotune.types import LayerShape
+from autotune.predictor.layers.table import LatencyTable
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Measurement
+from autotune.profiler.sources.shipped import shipped_tables
 
 Array = NDArray[np.float64]
 _FOLDS = 5

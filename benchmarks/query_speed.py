@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from itertools import product
 
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.elsewhere import device_table
-from autotune.predictor.regressor import LatencyRegressor
-from autotune.profiler.shipped import shipped_tables
-from autotune.types import LayerShape
+from autotune.predictor.layers.device_table import device_table
+from autotune.predictor.layers.regressor import LatencyRegressor
+from autotune.profiler.sources.shipped import shipped_tables
 
 # 32 blocks of 7 layers; the second set is of sizes that no table knows.
 _KNOWN = ((4096, 4096), (4096, 1024), (4096, 14336), (14336, 4096))

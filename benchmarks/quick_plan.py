@@ -20,17 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
+from autotune.core.types import LayerShape
 from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
-from autotune.place import place_here
-from autotune.predictor.plan import pairs_of
-from autotune.predictor.table import LatencyTable
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import fingerprint_of
-from autotune.profiler.timing import TimingPolicy
-from autotune.profiling import profile_points, profile_quick
-from autotune.target import Target, target_here
-from autotune.types import LayerShape
+from autotune.layers.profile import profile_points, profile_quick
+from autotune.predictor.layers.measuring_plan import pairs_of
+from autotune.predictor.layers.table import LatencyTable
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import fingerprint_of
+from autotune.profiler.measure.timing import TimingPolicy
+from autotune.tune.place import place_here
+from autotune.tune.target import Target, target_here
 
 # Between those of the standard pool.
 TOKENS = (8, 32, 100, 128, 200, 512, 800)

@@ -4,8 +4,8 @@
     python benchmarks/rest.py --measure        # on the GPU itself, with its kernels by kind
 
 An 8-layer Llama-3-8B shape: layers and heads from the shipped table, attention and what only moves
-memory from predictor/rest.py, as `tune --device NAME` does for a device elsewhere. The last line
-is one JSON document.
+memory from predictor/network/rest.py, as `tune --device NAME` does for a device elsewhere. The last
+line is one JSON document.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from network_gpu import BATCHES, llama, sites_of
 from torch import nn
 
 from autotune.compress.operations import fuse, trace_operations
+from autotune.core.operation import Operation
 from autotune.devices.specs import find_device
-from autotune.operation import Operation
-from autotune.predictor.elsewhere import DeviceTable, device_table
-from autotune.predictor.rest import rest_latency
+from autotune.predictor.layers.device_table import DeviceTable, device_table
+from autotune.predictor.network.rest import rest_latency
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_layers import DTYPES
 

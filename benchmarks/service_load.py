@@ -30,8 +30,8 @@ import httpx2 as httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from autotune.service.job_records import Lease
 from autotune.service.jobs import JobDatabase
-from autotune.service.records import Lease
 from tests.autotune.service.browser import serving
 
 SPEC = {"kind": "tune", "spec": {"latency_budget": "0.85x"}}

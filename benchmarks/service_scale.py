@@ -22,10 +22,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from autotune.core.types import canonical_json
+from autotune.service.job_records import Ending, Job, Lease
+from autotune.service.job_schema import JOB
 from autotune.service.jobs import JobDatabase, new_id
-from autotune.service.records import Ending, Job, Lease
-from autotune.service.schema import JOB
-from autotune.types import canonical_json
 
 _DAY_S = 86_400.0
 _RECORDED = json.loads(Path(__file__).with_name("recorded_job.json").read_text())

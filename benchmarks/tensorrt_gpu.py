@@ -20,14 +20,14 @@ from typing import Any
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
-from autotune.export_tensorrt import example_inputs, export_tensorrt
-from autotune.graphs import open_checkpoint
-from autotune.merge import merge
+from autotune.core.progress import Reporter
+from autotune.core.types import LayerShape, Workload
+from autotune.export.dense import merge
+from autotune.export.graphs import open_checkpoint
+from autotune.export.tensorrt import example_inputs, export_tensorrt
 from autotune.profiler.backends.tensorrt import TensorRT
 from autotune.profiler.engines.builder import ENGINE
-from autotune.profiler.engines.remote import EngineProcess
-from autotune.progress import Reporter
-from autotune.types import LayerShape, Workload
+from autotune.profiler.engines.engine_process import EngineProcess
 
 _ROUNDS = 60
 

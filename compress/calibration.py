@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.loading import LoadedModel
-from autotune.compress.plan import CalibrationPlan
 from autotune.compress.tasks.base import MASK, Batch
-from autotune.errors import CalibrationError
-from autotune.types import Workload
+from autotune.core.errors import CalibrationError
+from autotune.core.types import Workload
 
 _MIN_SEQUENCES = 8
 _TOKENS_PER_BATCH = 1024

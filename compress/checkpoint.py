@@ -24,8 +24,8 @@ from autotune.compress.plugin import LowRankConfig, LowRankQuantizer
 from autotune.compress.remote_code import AUTO_MAP_FILE, auto_classes, remote_code
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.tasks.base import MASK
+from autotune.core.errors import ModelError
 from autotune.devices.specs import TORCH_NAMES
-from autotune.errors import ModelError
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:

@@ -24,8 +24,8 @@ from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
-from autotune.errors import ModelError
-from autotune.types import Site, break_even_rank, chosen_units
+from autotune.core.errors import ModelError
+from autotune.core.types import Site, break_even_rank, chosen_units
 
 Pair = tuple[Tensor, Tensor]
 

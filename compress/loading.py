@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
 from autotune.compress.locate import EMBEDDED_MODEL, model_folder, weight_files
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 _CLASSES = {
     "causal-lm": "AutoModelForCausalLM",

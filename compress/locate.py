@@ -6,7 +6,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 

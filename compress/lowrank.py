@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 
 class LowRankLinear(nn.Module):

@@ -23,7 +23,7 @@ from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
 from autotune.compress.tasks import make_task
-from autotune.types import Workload
+from autotune.core.types import Workload
 
 GRAPHS = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
 _TRACED = Workload(batch_size=2, sequence_length=8)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear
 from autotune.compress.onnx_trace import OPSET, trace
 from autotune.compress.tasks.base import Task
-from autotune.errors import ModelError
-from autotune.types import Workload
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
 
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
 

@@ -16,7 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autotune.compress.onnx_export import EXTERNAL_ABOVE_BYTES, weight_bytes
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 OPSET = 17
 _IR_VERSION = 8  # of the onnx release that brought opset 17

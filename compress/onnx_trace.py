@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
 # The attribute of a traced module that holds the model.

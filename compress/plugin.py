@@ -24,7 +24,7 @@ from autotune.compress.lowrank import (
 )
 from autotune.compress.precision import STORAGES
 from autotune.compress.storage import StoredLowRank
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"

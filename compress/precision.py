@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 
 STORAGES = ("fp32", "fp16", "bf16", "remap8")
 

@@ -15,9 +15,9 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from autotune import errors
 from autotune.compress import lowrank, plugin, precision, storage
-from autotune.version import __version__
+from autotune.core import errors
+from autotune.core.version import __version__
 
 AUTO_MAP_FILE = "modeling_lowrank.py"
 # Each needs only those before it.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autotune.compress.lowrank import dense_weight
-from autotune.errors import ModelError, UsageError
-from autotune.types import Site, Workload
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.types import Site, Workload
 
 _HEADS = re.compile(
     r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotune.compress.tasks.base import MASK, Batch, Task
-from autotune.errors import ModelError
-from autotune.types import Site
+from autotune.core.errors import ModelError
+from autotune.core.types import Site
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
 INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})

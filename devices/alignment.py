@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from autotune.core.types import break_even_rank
 from autotune.devices.specs import DeviceSpec
-from autotune.types import break_even_rank
 
 
 def aligned_ranks(spec: DeviceSpec, in_features: int, out_features: int, dtype: str) -> list[int]:

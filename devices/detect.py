@@ -11,8 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.devices.specs import DeviceSpec, find_device
-from autotune.errors import DeviceMissingError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.core.types import LayerShape
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
-from autotune.types import LayerShape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from autotune.errors import UsageError
-from autotune.types import from_mapping
+from autotune.core.errors import UsageError
+from autotune.core.types import from_mapping
 
 
 @dataclass(frozen=True, kw_only=True)

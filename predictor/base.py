@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from autotune.types import Estimate, LayerShape
+from autotune.core.types import Estimate, LayerShape
 
 
 class LatencyPredictor(ABC):

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from autotune.core.types import Site, from_mapping
 from autotune.search.judges import JudgePool, Losses, Ranks
-from autotune.types import Site, from_mapping
 
 _COMMAND = (sys.executable, "-m", "autotune.search.evaluator")
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from autotune.compress.factors import Factors, build_layers
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.tasks.base import Batch, Task
+from autotune.core.types import Site, digest
 from autotune.search.judges import JudgePool, Losses, Ranks
-from autotune.types import Site, digest
 
 Progress = Callable[[int, int], None]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
 from autotune.search.problem import Allocation, RankProblem, make_allocation
 from autotune.search.relaxation import Tables
 

@@ -19,8 +19,8 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
+from autotune.core.types import Site
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 Knobs = Mapping[str, float]
 _SPAN = math.log(4.0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from autotune.core.types import Site, chosen_units
 from autotune.search.problem import Allocation
-from autotune.types import Site, chosen_units
 
 Scales = Mapping[str, float]
 Ranks = Mapping[str, int | None]

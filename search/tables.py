@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.compress.precision import stored_bits
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.quantities import format_bytes, format_count, format_seconds
+from autotune.core.types import Site
 from autotune.devices.specs import DTYPE_BYTES
-from autotune.errors import BudgetInfeasibleError
-from autotune.predictor.network import NetworkModel
+from autotune.predictor.network.model import NetworkModel
 from autotune.search.milp import solve_nearest
 from autotune.search.problem import Joint, Option, RankProblem
-from autotune.types import Site
-from autotune.units import format_bytes, format_count, format_seconds
 
 ErrorTable = Mapping[str, Mapping[int, float]]
 

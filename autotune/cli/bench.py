@@ -14,12 +14,12 @@ from autotune.cli.main import emit, format_option
 @format_option
 def command(folder: Path, output_format: str) -> int:
     """Measure a finished result again, in turn with its dense model; exit code 1 on a miss."""
-    from autotune.result import read_result
+    from autotune.results.result import read_result
 
     read_result(folder)  # a wrong folder is refused before anything heavy is imported
-    from autotune.bench import bench
     from autotune.cli.reporting import make_reporter
-    from autotune.units import format_seconds
+    from autotune.core.quantities import format_seconds
+    from autotune.tune.bench import bench
 
     record = bench(folder, make_reporter())
     lines = [

@@ -15,7 +15,7 @@ from autotune.cli.options import (
     dtype_option,
     threads_option,
 )
-from autotune.types import Address
+from autotune.core.types import Address
 
 _PATH = click.Path(path_type=Path)
 
@@ -30,7 +30,7 @@ def command() -> None:
 @format_option
 def info(database: Address, output_format: str) -> None:
     """Fingerprints, points and runs."""
-    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.database.latency import LatencyDatabase
 
     entries = []
     lines = [str(database)]
@@ -61,8 +61,8 @@ def info(database: Address, output_format: str) -> None:
 @format_option
 def export(path: Path, database: Address, output_format: str) -> None:
     """Write all points to a .csv or .parquet file."""
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.exchange import export_table
+    from autotune.profiler.database.exchange import export_table
+    from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         count = export_table(store, path)
@@ -82,12 +82,12 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
     Of a device: what ships with this package, else what others measured, read from the installed
     aiconfigurator-core package.
     """
+    from autotune.core.errors import UsageError
     from autotune.devices.specs import find_device
-    from autotune.errors import UsageError
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.exchange import import_table
-    from autotune.profiler.imported import import_gemms
-    from autotune.profiler.shipped import load_shipped, shipped_devices
+    from autotune.profiler.database.exchange import import_table
+    from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.sources.aiconfigurator import import_gemms
+    from autotune.profiler.sources.shipped import load_shipped, shipped_devices
 
     if (path is None) == (device is None):
         raise UsageError("give one of both: a file, or --device NAME")
@@ -113,8 +113,8 @@ def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -
 
     The same device measured with other versions or settings is refused unless kept apart.
     """
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.exchange import merge as merge_file
+    from autotune.profiler.database.exchange import merge as merge_file
+    from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         count = merge_file(store, path, keep_apart=keep_apart)
@@ -127,8 +127,8 @@ def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -
 @format_option
 def ship(path: Path, database: Address, output_format: str) -> None:
     """Write everything to one file that `autotune db merge` reads elsewhere."""
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.exchange import ship as ship_file
+    from autotune.profiler.database.exchange import ship as ship_file
+    from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         sha256 = ship_file(store, path)
@@ -144,8 +144,8 @@ def verify(database: Address, output_format: str) -> int:
     Exit code 1 when a hash does not match; nothing is written then. Points in quarantine are kept
     and no longer used.
     """
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.verify import find_problems, find_suspects, quarantine
+    from autotune.profiler.database.audit import find_problems, find_suspects, quarantine
+    from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         problems = find_problems(store)
@@ -177,14 +177,14 @@ def drift(
     What was found is kept in the database: `autotune db info` and the service's pages show it.
     """
     from autotune.cli.reporting import make_reporter
+    from autotune.core.paths import default_measure_seconds
     from autotune.devices.detect import check_threads
-    from autotune.paths import default_measure_seconds
-    from autotune.profiler.database import LatencyDatabase, timestamp
-    from autotune.profiler.drift import measure_drift
-    from autotune.profiler.profile import fingerprint_of
-    from autotune.profiler.shard import ShardRunner
-    from autotune.profiler.timing import TimingPolicy
-    from autotune.target import target_here
+    from autotune.profiler.database.latency import LatencyDatabase, timestamp
+    from autotune.profiler.measure.drift import measure_drift
+    from autotune.profiler.measure.points import fingerprint_of
+    from autotune.profiler.measure.shard import ShardRunner
+    from autotune.profiler.measure.timing import TimingPolicy
+    from autotune.tune.target import target_here
 
     target = target_here(device, backend, dtype)
     present, runs_on, count = target.device, target.backend, check_threads(threads)

@@ -18,8 +18,8 @@ def command(context: click.Context, output_format: str) -> None:
         return
     from autotune.devices.detect import cpu_threads, present_devices
     from autotune.devices.specs import known_devices
-    from autotune.profiler.imported import imported_devices
-    from autotune.profiler.shipped import shipped_devices
+    from autotune.profiler.sources.aiconfigurator import imported_devices
+    from autotune.profiler.sources.shipped import shipped_devices
 
     tables = dict.fromkeys(imported_devices(), "others' measurements")
     tables |= dict.fromkeys(shipped_devices(), "this project's database")

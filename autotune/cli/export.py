@@ -46,10 +46,10 @@ def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
 
 
 def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> dict[str, Any]:
-    from autotune.errors import UsageError
-    from autotune.export import export_onnx
-    from autotune.export_tensorrt import export_tensorrt
-    from autotune.types import Workload
+    from autotune.core.errors import UsageError
+    from autotune.core.types import Workload
+    from autotune.export.onnx import export_onnx
+    from autotune.export.tensorrt import export_tensorrt
 
     common = {key: options[key] for key in ("dtype", "decode")} | {"reporter": reporter}
     batch, length = options["batch_size"], options["isl"]
@@ -72,7 +72,7 @@ def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> 
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-    from autotune.units import format_seconds
+    from autotune.core.quantities import format_seconds
 
     lines = []
     for name, found in record["parity"].items():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @token_option
 def command(address: str, token_file: Path) -> int:
     """Be the head of a farm, which workers join and `autotune profile --farm` measures on."""
-    from autotune.farm.nodes import make_token, start_head
+    from autotune.farm.processes import make_token, start_head
 
     token = make_token(token_file)
     click.echo(f"farm at {address}; its token is in {token_file}", err=True)

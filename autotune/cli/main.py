@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from autotune import __version__
-from autotune.errors import AutotuneError, UsageError
+from autotune.core.errors import AutotuneError, UsageError
 
 _COMMANDS = {
     "tune": ("autotune.cli.tune", "Tune a model under a budget (what bare `autotune` does)."),

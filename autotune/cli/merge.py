@@ -17,7 +17,7 @@ from autotune.cli.main import emit, format_option
 @format_option
 def command(folder: Path, output: Path | None, output_format: str) -> int:
     """Write the dense equivalent of a factorized checkpoint: pairs multiplied out."""
-    from autotune.merge import merge
+    from autotune.export.dense import merge
 
     target = merge(folder, output)
     emit(output_format, {"output": str(target)}, [f"dense model in {target}"])

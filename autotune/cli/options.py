@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from autotune.errors import UsageError
-from autotune.paths import data_folder, database_address, default_database
-from autotune.types import Address, LayerShape
+from autotune.core.errors import UsageError
+from autotune.core.paths import data_folder, database_address, default_database
+from autotune.core.types import Address, LayerShape
 
 
 class _AddressType(click.ParamType[Address]):

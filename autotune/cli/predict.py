@@ -16,7 +16,7 @@ from autotune.cli.options import (
     parse_shape,
     threads_option,
 )
-from autotune.types import Address
+from autotune.core.types import Address
 
 
 @click.command(
@@ -42,10 +42,10 @@ def command(
     A device that is not here is answered from the database that ships with the package, or from
     what others measured on it.
     """
-    from autotune.errors import UsageError
-    from autotune.predicting import layer_predictor
-    from autotune.target import find_target
-    from autotune.units import format_seconds
+    from autotune.core.errors import UsageError
+    from autotune.core.quantities import format_seconds
+    from autotune.layers.predict import layer_predictor
+    from autotune.tune.target import find_target
 
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")

@@ -19,13 +19,13 @@ from autotune.cli.options import (
     threads_option,
     token_option,
 )
-from autotune.types import Address, LayerShape
+from autotune.core.types import Address, LayerShape
 
 if TYPE_CHECKING:
-    from autotune.place import Place
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiling import Profiled
-    from autotune.progress import Advance
+    from autotune.core.progress import Advance
+    from autotune.layers.profile import Profiled
+    from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.tune.place import Place
 
 
 @click.command(
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 def command(database: Address, output_format: str, **options: Any) -> int:
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.cli.reporting import make_reporter
-    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.database.latency import LatencyDatabase
 
     _check(options)
     with (
@@ -78,7 +78,7 @@ def command(database: Address, output_format: str, **options: Any) -> int:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    from autotune.errors import UsageError
+    from autotune.core.errors import UsageError
 
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
@@ -93,14 +93,14 @@ def _place(options: Mapping[str, Any]) -> Iterator[Place]:
     kind = (options["device"], options["backend"], options["dtype"])
     if not options["farm"]:
         from autotune.devices.detect import check_threads
-        from autotune.place import place_here
-        from autotune.target import target_here
+        from autotune.tune.place import place_here
+        from autotune.tune.target import target_here
 
         yield place_here(target_here(*kind), check_threads(options["threads"]))
         return
-    from autotune.farm.base import place_on
-    from autotune.farm.nodes import read_token
+    from autotune.farm.processes import read_token
     from autotune.farm.ray_executor import RayExecutor
+    from autotune.tune.place import place_on
 
     with RayExecutor(options["farm"], read_token(options["token_file"])) as executor:
         yield place_on(executor, *kind, options["threads"])
@@ -109,10 +109,10 @@ def _place(options: Mapping[str, Any]) -> Iterator[Place]:
 def _profile(
     options: Mapping[str, Any], place: Place, store: LatencyDatabase, advance: Advance
 ) -> Profiled:
-    from autotune.paths import default_measure_seconds
-    from autotune.profiler.profile import plan_ranks
-    from autotune.profiler.timing import TimingPolicy
-    from autotune.profiling import profile_full, profile_points, profile_quick
+    from autotune.core.paths import default_measure_seconds
+    from autotune.layers.profile import profile_full, profile_points, profile_quick
+    from autotune.profiler.measure.points import plan_ranks
+    from autotune.profiler.measure.timing import TimingPolicy
 
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     if options["plan"]:
@@ -137,8 +137,8 @@ def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
 
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
     """The layers that a tuning of the model under this workload would measure."""
-    from autotune.context import model_shapes
-    from autotune.types import Workload
+    from autotune.core.types import Workload
+    from autotune.tune.context import model_shapes
 
     phase = "request" if osl else "prefill"
     workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)

@@ -18,11 +18,11 @@ from autotune.cli.options import (
     threads_option,
     token_option,
 )
-from autotune.paths import default_output
-from autotune.types import PHASES, Budget, Workload, from_mapping
+from autotune.core.paths import default_output
+from autotune.core.types import PHASES, Budget, Workload, from_mapping
 
 if TYPE_CHECKING:
-    from autotune.request import TuneRequest
+    from autotune.tune.request import TuneRequest
 
 
 @click.command(
@@ -79,7 +79,7 @@ def command(**options: Any) -> int:
     request = tune_request(options)
     request.check()
     from autotune.cli.reporting import make_reporter
-    from autotune.pipeline import run
+    from autotune.tune.pipeline import run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
     record = {**result.record, "output": str(result.folder)}
@@ -96,8 +96,8 @@ def tune_request(options: Mapping[str, Any]) -> TuneRequest:
     Raises:
         UsageError: a value that cannot be used.
     """
-    from autotune.compress.plan import CalibrationPlan
-    from autotune.request import TuneRequest
+    from autotune.compress.calibration_plan import CalibrationPlan
+    from autotune.tune.request import TuneRequest
 
     budget = Budget(
         latency=options["latency_budget"],
@@ -152,7 +152,7 @@ def _farm_token(options: Mapping[str, Any]) -> str | None:
     """What the farm wants to see, if there is one."""
     if not options.get("farm"):
         return None
-    from autotune.farm.nodes import read_token
+    from autotune.farm.processes import read_token
 
     return read_token(options["token_file"])
 
@@ -177,7 +177,7 @@ def miss_text(record: Any) -> str:
 
 def summary(record: Any, folder: Path) -> list[str]:
     """What a person wants to know, in a few lines."""
-    from autotune.units import format_bytes, format_count
+    from autotune.core.quantities import format_bytes, format_count
 
     quality = record["quality"]
     chosen = sum(1 for site in record["sites"] if site["rank"] is not None)
@@ -201,7 +201,7 @@ def summary(record: Any, folder: Path) -> list[str]:
 
 def _latency_lines(record: Any) -> list[str]:
     """Measured here, or predicted and from what."""
-    from autotune.units import format_seconds
+    from autotune.core.quantities import format_seconds
 
     dense = format_seconds(record["dense_latency_s"])
     if record["measured_ratio"] is not None:
@@ -221,7 +221,7 @@ def _latency_lines(record: Any) -> list[str]:
 
 def _pass_lines(passes: Any) -> list[str]:
     """The passes of a request by themselves."""
-    from autotune.units import format_seconds
+    from autotune.core.quantities import format_seconds
 
     if len(passes) == 1:
         return []

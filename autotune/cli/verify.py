@@ -16,7 +16,7 @@ from autotune.cli.main import emit, format_option
 def command(folder: Path, output_format: str) -> int:
     """Check a result: files, ranks, parity, latency and quality again; exit code 1 if INVALID."""
     from autotune.cli.reporting import make_reporter
-    from autotune.verify import verify
+    from autotune.tune.verify import verify
 
     record = verify(folder, make_reporter())
     lines = [_line(finding) for finding in record["findings"]]

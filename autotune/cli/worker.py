@@ -16,7 +16,7 @@ from autotune.cli.options import token_option
 def command(address: str, token_file: Path) -> int:
     """Join a farm with every device that is on this host; one shard at a time on each."""
     from autotune.farm.local import LocalExecutor
-    from autotune.farm.nodes import read_token, start_worker
+    from autotune.farm.processes import read_token, start_worker
 
     token = read_token(token_file)
     devices = ", ".join(f"{d.name} ({d.reported_name})" for d in LocalExecutor().devices())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 
 _ADDRESS = re.compile(r"([0-9.]+|\[[0-9a-f:]+\]):([0-9]{1,5})")
 

@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from autotune.devices.detect import PresentDevice
+from autotune.core.errors import DeviceMissingError
+from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
-from autotune.errors import DeviceMissingError
-from autotune.place import Place
-from autotune.profiler.tasks import Outcome, TimingTask
-from autotune.target import runs_on
-from autotune.types import Fingerprint
+from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,22 +105,3 @@ class ExecutorRunner:
                 device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
             )
         )  # fmt: skip
-
-
-def place_on(
-    executor: Executor, device: str, backend: str | None, dtype: str | None, threads: int | None
-) -> Place:
-    """A device of an executor, as something to profile.
-
-    Raises:
-        UsageError, DeviceMissingError: as `Executor.require`; or backend and dtype do not go.
-    """
-    found = executor.require(device)
-    spec = find_device(device)
-    target = runs_on(PresentDevice(spec=spec, reported_name=found.reported_name), backend, dtype)
-    fingerprint = executor.fingerprint(spec.name, target.backend.name, target.dtype, threads or 0)
-    runner = ExecutorRunner(
-        executor=executor, device=spec.name, backend=target.backend.name,
-        threads=fingerprint.threads,
-    )  # fmt: skip
-    return Place(target=target, fingerprint=fingerprint, threads=fingerprint.threads, runner=runner)

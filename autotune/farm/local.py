@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
+from autotune.core.types import Fingerprint
 from autotune.devices.detect import check_threads, present_devices, require_device
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.profiler.backends import make_backend, require_backend
-from autotune.profiler.profile import fingerprint_of
-from autotune.profiler.shard import ShardRunner
-from autotune.profiler.tasks import Outcome
-from autotune.types import Fingerprint
+from autotune.profiler.measure.points import fingerprint_of
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.profiler.measure.tasks import Outcome
 
 
 class LocalExecutor(Executor):
@@ -36,7 +36,7 @@ class LocalExecutor(Executor):
         return fingerprint_of(present, runs, dtype, check_threads(threads or None))
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
-        """One process a shard of the runner's size; see profiler/shard.py."""
+        """One process a shard of the runner's size; see profiler/measure/shard.py."""
         self.require(shard.device)
         present = require_device(shard.device)
         backend = make_backend(shard.backend, present.spec.kind)

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
-from autotune.farm import remote
+from autotune.farm import worker_calls as remote
 from autotune.farm.address import split_address
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError
-from autotune.profiler.tasks import Outcome
-from autotune.types import Fingerprint
+from autotune.profiler.measure.tasks import Outcome
 
 _TASKS_PER_SHARD = 8
 _ATTEMPTS = 2

@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autotune.compress.remote_code import AUTO_MAP_FILE
-from autotune.units import format_seconds
-from autotune.version import __version__
+from autotune.core.quantities import format_seconds
+from autotune.core.version import __version__
 
 _AUTO = {
     "causal-lm": "AutoModelForCausalLM",

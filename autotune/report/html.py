@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.core.types import Workload, from_mapping
 from autotune.report import figures
-from autotune.report.artefacts import render_artefacts, tuned_artefacts
+from autotune.report.builds import render_artefacts, tuned_artefacts
 from autotune.report.page import environment
 from autotune.report.svg import svg
-from autotune.types import Workload, from_mapping
 
 
 def write_report(record: Mapping[str, Any], path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autotune.units import format_bytes, format_count, format_seconds
+from autotune.core.quantities import format_bytes, format_count, format_seconds
 
 
 def environment() -> Environment:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from autotune.errors import (
+from autotune.core.errors import (
     AutotuneError,
     BudgetInfeasibleError,
     DatabaseUnreachableError,
@@ -23,7 +23,8 @@ from autotune.errors import (
     StorageError,
     UsageError,
 )
-from autotune.service import pages, results, routes_data, routes_jobs, routes_system
+from autotune.core.version import __version__
+from autotune.service import pages, routes_data, routes_jobs, routes_system, tunings
 from autotune.service.errors import ForbiddenError, NotFoundError, ServiceError
 from autotune.service.guard import Guard, error_body
 from autotune.service.jobs import JobDatabase
@@ -32,7 +33,6 @@ from autotune.service.predictions import Predictions
 from autotune.service.settings import Settings
 from autotune.service.state import Counts, State
 from autotune.service.streams import Watcher
-from autotune.version import __version__
 
 LOG = logging.getLogger(__name__)
 _STATUS = (
@@ -66,7 +66,7 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         predictions=Predictions(settings),
         watcher=watcher,
     )
-    for each in (routes_jobs, results, routes_data, routes_system, pages):
+    for each in (routes_jobs, tunings, routes_data, routes_system, pages):
         app.include_router(each.router)
     app.mount("/static", pages.STATIC)
     app.add_middleware(Guard, pause_s=settings.quotas.pause_s)

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from autotune.devices.detect import present_devices
 from autotune.devices.specs import device_file, find_device, known_devices
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.imported import imported_devices
-from autotune.profiler.schema import MEASUREMENT
-from autotune.profiler.shipped import shipped_devices
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.schema import MEASUREMENT
+from autotune.profiler.sources.aiconfigurator import imported_devices
+from autotune.profiler.sources.shipped import shipped_devices
 from autotune.service.settings import Settings
 
 

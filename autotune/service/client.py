@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx2 as httpx
 
-from autotune.errors import UsageError
-from autotune.files import write_whole
+from autotune.core.errors import UsageError
+from autotune.core.files import write_whole
 from autotune.service.errors import (
     ConflictError,
     ForbiddenError,

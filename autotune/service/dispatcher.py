@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from autotune.errors import AutotuneError
+from autotune.core.errors import AutotuneError
 from autotune.service.jobs import JobDatabase
 from autotune.service.runner import Runner
 from autotune.service.settings import Settings

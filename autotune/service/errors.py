@@ -12,7 +12,7 @@ AutotuneError
 
 from __future__ import annotations
 
-from autotune.errors import AutotuneError
+from autotune.core.errors import AutotuneError
 
 
 class ServiceError(AutotuneError):

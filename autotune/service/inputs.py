@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compress.locate import EMBEDDED_MODEL
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from autotune.service.settings import Settings
 from autotune.service.uploads import UPLOAD, uploaded_folder
 

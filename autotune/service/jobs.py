@@ -10,9 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from autotune.core.store.base import Store
+from autotune.core.types import canonical_json
 from autotune.service.errors import ConflictError, LeaseLostError, NotFoundError, QuotaError
-from autotune.service.records import Ending, Event, Job, Lease
-from autotune.service.schema import (
+from autotune.service.job_records import Ending, Event, Job, Lease
+from autotune.service.job_schema import (
     CANCELLED,
     EVENT,
     FAILED,
@@ -23,8 +25,6 @@ from autotune.service.schema import (
     STATES,
     SUCCEEDED,
 )
-from autotune.store import Store
-from autotune.types import canonical_json
 
 
 def new_id() -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from autotune.service.errors import ForbiddenError, NotFoundError
+from autotune.service.job_schema import API_KEY
 from autotune.service.jobs import JobDatabase
-from autotune.service.schema import API_KEY
 
 _TOKEN = re.compile(r"atk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NOBODY = hashlib.sha256(b"").hexdigest()

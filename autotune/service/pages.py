@@ -16,17 +16,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from autotune.compress.locate import EMBEDDED_MODEL
-from autotune.service.artefacts import artefacts_of
+from autotune.core.quantities import format_bytes, format_count, format_seconds
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.guard import COOKIE, PLOTS_POLICY, check_access
-from autotune.service.records import Job
-from autotune.service.results import read_record
-from autotune.service.schema import SUCCEEDED
+from autotune.service.job_files import artefacts_of
+from autotune.service.job_records import Job
+from autotune.service.job_schema import SUCCEEDED
 from autotune.service.settings import Settings
 from autotune.service.specs import defaults
 from autotune.service.state import Caller, Parts
+from autotune.service.tunings import read_record
 from autotune.service.uploads import list_uploads
-from autotune.units import format_bytes, format_count, format_seconds
 
 router = APIRouter(include_in_schema=False)
 STATIC = StaticFiles(packages=[("autotune.service", "static")])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from autotune.predicting import layer_predictor
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.schema import MEASUREMENT, RUN
+from autotune.core.types import Estimate, LayerShape
+from autotune.layers.predict import layer_predictor
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.schema import MEASUREMENT, RUN
 from autotune.service.settings import Settings
-from autotune.target import Target, find_target
-from autotune.types import Estimate, LayerShape
+from autotune.tune.target import Target, find_target
 
 if TYPE_CHECKING:
     from autotune.predictor.base import LatencyPredictor

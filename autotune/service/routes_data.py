@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 
+from autotune.core.types import LayerShape
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.state import Caller, Parts
 from autotune.service.uploads import list_uploads, receive
 from autotune.service.views import Answer, EstimateView, Question
-from autotune.types import LayerShape
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 _Name = Annotated[str, PathParameter(max_length=100)]

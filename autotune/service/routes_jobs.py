@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from autotune.service.artefacts import artefact_path, artefacts_of, read_log
+from autotune.service.job_files import artefact_path, artefacts_of, read_log
 from autotune.service.specs import KINDS
 from autotune.service.state import Caller, Parts
 from autotune.service.submission import check_submission

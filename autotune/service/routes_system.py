@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from autotune.core.version import __version__
 from autotune.service.state import Caller, Parts
-from autotune.version import __version__
 
 router = APIRouter(tags=["system"])
 

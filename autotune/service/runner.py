@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from autotune.errors import AutotuneError, DatabaseUnreachableError, StorageError
-from autotune.service.artefacts import folder_bytes
+from autotune.core.errors import AutotuneError, DatabaseUnreachableError, StorageError
 from autotune.service.errors import LeaseLostError
 from autotune.service.inputs import resolve
+from autotune.service.job_files import folder_bytes
+from autotune.service.job_process import JobProcess
+from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.jobs import JobDatabase
-from autotune.service.process import JobProcess
-from autotune.service.records import Ending, Job, Lease
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS, arguments
 from autotune.service.summary import summarise

@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune.paths import default_database
-from autotune.types import Address
+from autotune.core.paths import default_database
+from autotune.core.types import Address
 
 
 @dataclass(frozen=True, kw_only=True)

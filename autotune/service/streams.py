@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import ServerSentEvent
 
-from autotune.errors import AutotuneError
+from autotune.core.errors import AutotuneError
 from autotune.service.errors import QuotaError
 from autotune.service.jobs import JobDatabase
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from autotune.service.errors import NotFoundError
 from autotune.service.inputs import resolve
+from autotune.service.job_schema import SUCCEEDED
 from autotune.service.jobs import JobDatabase
-from autotune.service.schema import SUCCEEDED
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS
 
@@ -30,7 +30,7 @@ def check_submission(
         extra = {"database": settings.latency_database, "output": Path("out"), "quiet": True}
         tune_request({**found, **extra}).check()
     if kind in ("profile", "drift"):
-        from autotune.target import target_here
+        from autotune.tune.target import target_here
 
         target_here(found["device"], found["backend"], found["dtype"])
     if KINDS[kind].of_a_run:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import UsageError, storage_errors
-from autotune.service.artefacts import folder_bytes
+from autotune.core.errors import UsageError, storage_errors
 from autotune.service.errors import ConflictError, NotFoundError, TooLargeError
+from autotune.service.job_files import folder_bytes
 from autotune.service.settings import Settings
 
 UPLOAD = "upload:"

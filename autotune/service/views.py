@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from autotune.service.records import Job
+from autotune.service.job_records import Job
 from autotune.service.specs import KINDS, Text, spec_model
 
 _Size = Annotated[int, Field(ge=1, le=2**31 - 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.plugins import make
+from autotune.core.registry import make
 
 if TYPE_CHECKING:
     from autotune.compress.metrics.base import Metric

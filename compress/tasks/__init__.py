@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.compress.tasks.base import Batch, Quality, Task
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 
 __all__ = ["Batch", "Quality", "Task", "make_task"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotune.types import Workload
+from autotune.core.types import Workload
 
 Batch = Mapping[str, Tensor]
 MASK = "attention_mask"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotune.compress.tasks.base import Batch, Task, model_inputs
-from autotune.types import Workload
+from autotune.core.types import Workload
 
 
 class Classification(Task):

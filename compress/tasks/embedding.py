@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
-from autotune.types import Workload
+from autotune.core.types import Workload
 
 
 class Embedding(Task):

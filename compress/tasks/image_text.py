@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from autotune.compress.tasks.base import Batch, pixel_inputs, text_inputs
 from autotune.compress.tasks.embedding import Embedding
-from autotune.types import Workload
+from autotune.core.types import Workload
 
 
 class ImageText(Embedding):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from autotune.errors import DeviceMissingError, UsageError
+from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.profiler.backends.base import Backend, TimedLayer
 
 __all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend"]

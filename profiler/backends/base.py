@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from autotune.core.types import LayerShape
 from autotune.devices.detect import gpu_cache_bytes, gpu_names
 from autotune.devices.specs import DTYPE_BYTES
-from autotune.profiler.timing import Runner
-from autotune.types import LayerShape
+from autotune.profiler.measure.timing import Runner
 
 _TARGET_FLOPS = 400e6
 _MAX_COPIES = 8
@@ -55,7 +55,7 @@ class Backend(ABC):
     prepare_limit_s = 0.0
     # Of one dense layer, measured before a plan says which others matter.
     ranks_per_shape = 24
-    # Whether a running network tells what each of its layers takes (profiler/nodes.py).
+    # Whether a running network tells what each of its layers takes (profiler/measure/nodes.py).
     profiles_nodes: bool = False
 
     def __init__(self, device: str | None = None) -> None:

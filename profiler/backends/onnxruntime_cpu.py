@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
+from autotune.core.types import LayerShape
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
-from autotune.profiler.timing import Runner
-from autotune.types import LayerShape
+from autotune.profiler.measure.timing import Runner
 
 # Softmax under a causal mask produces denormals, which made attention 2x slower (measured:
 # 11.9 ms against 5.3 ms for 1 x 512 tokens, 8 heads of 64); both models get the same option.

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from autotune.core.types import LayerShape
 from autotune.devices.detect import gpu_names
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.engines.builder import LIMIT_S, build_engine, missing_parts
+from autotune.profiler.engines.engine_process import EngineProcess
 from autotune.profiler.engines.python import tensorrt_version
-from autotune.profiler.engines.remote import EngineProcess
-from autotune.profiler.timing import Runner
-from autotune.types import LayerShape
+from autotune.profiler.measure.timing import Runner
 
 _MAX_COPIES = 16
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+from autotune.core.types import LayerShape
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_eager import TorchEager
-from autotune.profiler.timing import Runner
-from autotune.types import LayerShape
+from autotune.profiler.measure.timing import Runner
 
 _MAX_COPIES = 8
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autotune.core.types import LayerShape
 from autotune.profiler.backends.base import Backend, TimedLayer
-from autotune.profiler.timing import Runner
-from autotune.types import LayerShape
+from autotune.profiler.measure.timing import Runner
 
 
 class TorchEager(Backend):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from autotune.core.types import LayerShape
 from autotune.devices.health import read_gpus
 from autotune.devices.specs import TORCH_NAMES
-from autotune.types import LayerShape
 
 Pass = Callable[[], Any]
 DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TORCH_NAMES.items()}

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.core.errors import EngineError
+from autotune.core.files import copy_whole, write_whole
+from autotune.core.paths import engine_cache
+from autotune.core.types import canonical_json, digest
 from autotune.devices.detect import gpu_names
-from autotune.errors import EngineError
-from autotune.files import copy_whole, write_whole
-from autotune.paths import engine_cache
 from autotune.profiler.engines.python import missing_tensorrt, tensorrt_python, tensorrt_version
-from autotune.types import canonical_json, digest
 
 SCRIPT = Path(__file__).with_name("build_engine.py")
 TASK, ENGINE = "build.json", "model.engine"

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.types import Site
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation, RankProblem, make_allocation
-from autotune.types import Site
 
 Plan = Mapping[str, int | None]
 _FIT = 1e-9

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation

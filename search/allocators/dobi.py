@@ -13,9 +13,9 @@ from torch import Tensor
 
 from autotune.compress.gates import GatedLinear
 from autotune.compress.lowrank import replaced
+from autotune.core.types import Site, break_even_rank, digest
 from autotune.search.allocators.base import Allocator, Plan, Question
 from autotune.search.problem import Allocation
-from autotune.types import Site, break_even_rank, digest
 
 
 class Dobi(Allocator):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.types import Site
 from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 
 class ErcPlc(Allocator):

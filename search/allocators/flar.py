@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from autotune.compress.lowrank import dense_weight
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
+from autotune.core.types import Site
 from autotune.search.allocators.base import Allocator, Plan, Question
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 
 def smallest_meeting(

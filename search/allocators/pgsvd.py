@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autotune.errors import BudgetInfeasibleError, UsageError
+from autotune.core.errors import BudgetInfeasibleError, UsageError
+from autotune.core.types import Site
 from autotune.search.allocators.base import Allocator, Plan, Question
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 

@@ -3,11 +3,11 @@ import torch
 from safetensors.torch import save_file
 
 from autotune.compress.calibration import load_calibration
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.loading import load_model
-from autotune.compress.plan import CalibrationPlan
 from autotune.compress.tasks.base import MASK
-from autotune.errors import CalibrationError
-from autotune.types import Workload
+from autotune.core.errors import CalibrationError
+from autotune.core.types import Workload
 from tests.conftest import LLAMA
 
 WORKLOAD = Workload(batch_size=1, sequence_length=64)

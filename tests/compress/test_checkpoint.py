@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from autotune.compress.checkpoint import low_rank_layers, save_checkpoint
 from autotune.compress.lowrank import low_rank_like, replace_modules
 from autotune.compress.sites import find_sites
-from autotune.errors import ModelError
-from autotune.types import Workload
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
 
 
 @pytest.fixture

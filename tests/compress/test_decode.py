@@ -12,7 +12,7 @@ from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
-from autotune.types import Workload
+from autotune.core.types import Workload
 from tests.conftest import random_layers, tiny_model, tiny_task
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from autotune.compress.checkpoint import save_checkpoint
 from autotune.compress.lowrank import replace_modules, shared_low_rank_like
 from autotune.compress.sites import find_sites
+from autotune.core.types import Workload
 from autotune.devices.specs import TORCH_NAMES
-from autotune.types import Workload
 from tests.conftest import random_layers, tiny_model, tiny_task
 
 KINDS = ("bert", "gpt2", "llama", "qwen2", "vit", "clip")

@@ -20,8 +20,8 @@ from autotune.compress.metrics.base import Whitening, damped_root
 from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
-from autotune.errors import ModelError
-from autotune.types import Workload
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
 from tests.compress.test_onnx import WORKLOAD, assert_parity
 from tests.conftest import tiny_model, tiny_task
 

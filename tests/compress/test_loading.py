@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from autotune.compress.loading import check_weights, detect_task, load_model
 from autotune.compress.locate import model_folder
-from autotune.errors import ModelError
+from autotune.core.errors import ModelError
 from tests.conftest import LLAMA, tiny_model
 
 

@@ -10,9 +10,9 @@ from autotune.compress.companions import copy_companions
 from autotune.compress.loading import load_model
 from autotune.compress.lowrank import low_rank_like, replace_modules
 from autotune.compress.sites import find_sites
-from autotune.errors import ModelError, UsageError
-from autotune.merge import merge
-from autotune.types import Workload
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.types import Workload
+from autotune.export.dense import merge
 from tests.conftest import random_layers, tiny_model, tiny_task
 
 

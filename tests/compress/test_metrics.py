@@ -8,7 +8,7 @@ from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics import METRICS, make_metric
 from autotune.compress.sites import find_sites
 from autotune.compress.statistics import collect_statistics
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from tests.compress.test_statistics import text_batches
 from tests.conftest import tiny_model, tiny_task
 

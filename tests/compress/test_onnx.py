@@ -9,8 +9,8 @@ import torch
 from autotune.compress.lowrank import low_rank_like, replace_modules
 from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
-from autotune.errors import ModelError
-from autotune.types import Workload
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
 from tests.conftest import TINY, random_layers, tiny_model, tiny_task
 
 WORKLOAD = Workload(batch_size=2, sequence_length=8)

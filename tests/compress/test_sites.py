@@ -6,8 +6,8 @@ from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like, replace_modules
 from autotune.compress.metrics.base import Whitening
 from autotune.compress.sites import count_tokens, find_sites
-from autotune.errors import ModelError, UsageError
-from autotune.types import Workload
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.types import Workload
 from tests.conftest import tiny_model, tiny_task
 
 PER_BLOCK = {"bert": 6, "gpt2": 4, "llama": 7, "vit": 6}

@@ -8,8 +8,8 @@ from torch import nn
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.compress.tasks.base import MASK
-from autotune.errors import ModelError
-from autotune.types import Workload
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
 from tests.conftest import tiny_model, tiny_task
 
 ALL = frozenset({"gram", "grad", "left", "right"})

@@ -9,7 +9,7 @@ from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like
 from autotune.compress.precision import STORAGES, stored_bits
 from autotune.compress.sites import find_sites
 from autotune.compress.storage import remap, round_trip, unmap
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from tests.conftest import tiny_model
 
 

@@ -1,10 +1,10 @@
 import pytest
 
+from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.types import break_even_rank
 from autotune.devices import detect
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.specs import device_file, find_device, known_devices
-from autotune.errors import DeviceMissingError, UsageError
-from autotune.types import break_even_rank
 
 NUMBERS = {
     "peak_flops", "bandwidth_bytes_s", "alignment_bytes", "compute_units", "cache_bytes",

@@ -127,7 +127,7 @@ def test_a_full_disk(cli, tmp_path):
 
 
 def test_two_runs_on_one_folder(cli, tmp_path):
-    from autotune.runfolder import RunFolder
+    from autotune.core.runfolder import RunFolder
 
     with RunFolder(tmp_path / "out"):
         done = cli("--latency-budget", "0.9x", "--output", tmp_path / "out")

@@ -197,9 +197,9 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
 def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path, monkeypatch):
     """A table of each layer's least and greatest rank leaves most of the plan to guesses."""
     import autotune
-    from autotune import measuring
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import plan_ranks
+    from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.measure.points import plan_ranks
+    from autotune.tune import measuring
 
     wanted = {None}
 

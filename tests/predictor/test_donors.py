@@ -5,8 +5,8 @@ import pytest
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.donors import Donor, UnseenDevice
-from autotune.predictor.product_features import roofline_s
+from autotune.predictor.products.donors import Donor, UnseenDevice
+from autotune.predictor.products.features import roofline_s
 
 NAMES = ("a100-sxm", "h100-sxm", "l40s", "b200-sxm")
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from autotune.core.errors import MeasurementError
+from autotune.core.types import LayerShape
 from autotune.devices.specs import find_device
-from autotune.errors import MeasurementError
-from autotune.predictor.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
-from autotune.predictor.process import Process, shared_kernel
-from autotune.types import LayerShape
+from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
+from autotune.predictor.learning.gaussian_process import Process, shared_kernel
 from tests.predictor.test_donors import Donor, mape, table
 from tests.profiler.points import point
 

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.core.errors import MeasurementError
+from autotune.core.types import LayerShape
 from autotune.devices.specs import find_device
-from autotune.errors import MeasurementError
-from autotune.predictor.imported import ImportedLatency
-from autotune.profiler.imported import ImportedTable, consensus, read_tables
-from autotune.types import LayerShape
+from autotune.predictor.layers.imported import ImportedLatency
+from autotune.profiler.sources.aiconfigurator import ImportedTable, consensus, read_tables
 
 SPEC = find_device("a100")
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
-from autotune.predictor.table import LatencyTable
-from autotune.types import Site
+from autotune.core.types import Site
+from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
 from tests.predictor.test_prediction import ROOFLINE, row, shape
 
 PLAN = {"a": 64, "b": 16, "c": None}

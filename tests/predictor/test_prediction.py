@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.core.errors import MeasurementError
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.errors import MeasurementError
-from autotune.predictor.conformal import conformal_quantile
-from autotune.predictor.features import LayerArrays, distinct
-from autotune.predictor.interpolation import interpolate
-from autotune.predictor.product_features import LAUNCH_S
-from autotune.predictor.regressor import LatencyRegressor, _HalfWidths
-from autotune.predictor.table import LatencyTable
-from autotune.profiler.records import Measurement
-from autotune.types import LayerShape
+from autotune.predictor.layers.features import LayerArrays, distinct
+from autotune.predictor.layers.interpolation import interpolate
+from autotune.predictor.layers.regressor import LatencyRegressor, _HalfWidths
+from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.predictor.products.features import LAUNCH_S
+from autotune.profiler.database.records import Measurement
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)
 RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"

@@ -7,13 +7,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.flar import FlarForest, flar_recovery
-from autotune.predictor.kriging import Kriging, SliceKriging
-from autotune.predictor.product_features import physical_features, roofline_s
-from autotune.predictor.products import ProductRegressor
-from autotune.types import LayerShape
+from autotune.predictor.layers.flar import FlarForest, flar_recovery
+from autotune.predictor.learning.kriging import Kriging, SliceKriging
+from autotune.predictor.products.features import physical_features, roofline_s
+from autotune.predictor.products.regressor import ProductRegressor
 
 SPEC = find_device("h200")
 ROOFLINE = Roofline.of(SPEC, 1)

@@ -7,13 +7,18 @@ import pytest
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.predictor.plan import first_layers, next_layers, pairs_of, standard_pool
-from autotune.predictor.process import Process, _left_out
-from autotune.predictor.recovery import RecoveryProcess
-from autotune.predictor.table import LatencyTable
-from autotune.types import LayerShape
+from autotune.predictor.layers.measuring_plan import (
+    first_layers,
+    next_layers,
+    pairs_of,
+    standard_pool,
+)
+from autotune.predictor.layers.recovery import RecoveryProcess
+from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.learning.gaussian_process import Process, _left_out
 from tests.predictor.test_prediction import ROOFLINE, recorded
 
 CPU = find_device("cpu")

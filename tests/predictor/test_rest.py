@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.core.operation import Operation
+from autotune.core.types import Estimate, LayerShape
 from autotune.devices.specs import find_device
-from autotune.operation import Operation
-from autotune.predictor import attention as attention_module
-from autotune.predictor.attention import AttentionLatency
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.rest import MemoryModel, rest_latency
-from autotune.profiler.imported_attention import SHAPE, read_attention
-from autotune.types import Estimate, LayerShape
+from autotune.predictor.network import attention as attention_module
+from autotune.predictor.network.attention import AttentionLatency
+from autotune.predictor.network.rest import MemoryModel, rest_latency
+from autotune.profiler.sources.aiconfigurator_attention import SHAPE, read_attention
 
 H200 = find_device("h200")
 

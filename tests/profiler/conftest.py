@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.profiler.database import LatencyDatabase
+from autotune.profiler.database.latency import LatencyDatabase
 from tests.postgres import PostgresServer
 
 

@@ -1,8 +1,8 @@
 """Points for tests of the latency database."""
 
+from autotune.core.types import Fingerprint
 from autotune.devices.health import ClockReading
-from autotune.profiler.records import Detail, Measurement
-from autotune.types import Fingerprint
+from autotune.profiler.database.records import Detail, Measurement
 
 FINGERPRINT = Fingerprint(
     device="cpu", device_name="test", backend="onnxruntime-cpu", dtype="fp32", threads=2

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from autotune.errors import DeviceMissingError, UsageError
+from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.types import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
-from autotune.profiler.tasks import layer_task
-from autotune.profiler.timing import TimingPolicy
-from autotune.profiler.worker import run_task
-from autotune.types import LayerShape
+from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.timing import TimingPolicy
+from autotune.profiler.measure.worker import run_task
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
 QUICK = TimingPolicy(max_seconds=0.2, min_windows=2, warmup_rounds=1)
@@ -132,7 +132,7 @@ def test_threads_get_processors_of_their_own_where_they_take_all():
 import os
 import time
 from autotune.profiler.backends import make_backend
-from autotune.types import LayerShape
+from autotune.core.types import LayerShape
 before = os.sched_getaffinity(0)
 backend = make_backend("onnxruntime-cpu", "cpu")
 backend.pin(len(before) + 1)

@@ -5,15 +5,15 @@ import dataclasses
 import pytest
 import sqlalchemy as sa
 
-from autotune.errors import DatabaseError
-from autotune.profiler import database as store_module
-from autotune.profiler import seals
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.records import Origin, kind_of
-from autotune.profiler.schema import CLOCKS as CLOCKS_TABLE
-from autotune.profiler.schema import MEASUREMENT, QUANTILES, SAMPLES, SOURCE
-from autotune.profiler.verify import find_problems, find_suspects, quarantine
-from autotune.types import Fingerprint
+from autotune.core.errors import DatabaseError
+from autotune.core.types import Fingerprint
+from autotune.profiler.database import latency as store_module
+from autotune.profiler.database import seals
+from autotune.profiler.database.audit import find_problems, find_suspects, quarantine
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Origin, kind_of
+from autotune.profiler.database.schema import CLOCKS as CLOCKS_TABLE
+from autotune.profiler.database.schema import MEASUREMENT, QUANTILES, SAMPLES, SOURCE
 from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
 
 

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import measure_points, missing_points
-from autotune.profiler.tasks import Outcome
-from autotune.profiler.timing import PairedTiming
-from autotune.profiler.verify import find_problems
-from autotune.types import LayerShape
+from autotune.core.types import LayerShape
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import measure_points, missing_points
+from autotune.profiler.measure.tasks import Outcome
+from autotune.profiler.measure.timing import PairedTiming
 from tests.commands import SERVER
 from tests.profiler.points import FINGERPRINT
 
@@ -113,7 +113,7 @@ def test_eight_writers_at_once(database):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
 def test_no_nonsense_is_kept_by_the_way(database, value):
     """The same path as a measurement's, with a timing that no clock gives."""
-    from autotune.errors import DatabaseError
+    from autotune.core.errors import DatabaseError
 
     class Broken(Replay):
         def run(self, tasks):

@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 
-from autotune.errors import DatabaseError, RunFolderError, StorageError
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.verify import find_problems
+from autotune.core.errors import DatabaseError, RunFolderError, StorageError
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
 from tests.profiler.points import FINGERPRINT, point
 
 

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from autotune.errors import MeasurementError
-from autotune.profiler.drift import choose_anchors, measure_drift
-from autotune.profiler.tasks import Outcome
-from autotune.profiler.timing import PairedTiming, TimingPolicy
-from autotune.profiler.verify import find_problems
+from autotune.core.errors import MeasurementError
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.measure.drift import choose_anchors, measure_drift
+from autotune.profiler.measure.tasks import Outcome
+from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 from tests.profiler.points import FINGERPRINT, point
 
 POLICY = TimingPolicy(max_seconds=0.1)

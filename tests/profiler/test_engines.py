@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
-from autotune.errors import EngineError
+from autotune.core.errors import EngineError
+from autotune.core.types import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.engines.builder import build_engine, missing_parts
-from autotune.profiler.engines.remote import EngineProcess
-from autotune.types import LayerShape
+from autotune.profiler.engines.engine_process import EngineProcess
 
 pytestmark = pytest.mark.gpu
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96, rank=16, dtype="fp16")

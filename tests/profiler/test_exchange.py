@@ -5,10 +5,10 @@ import sqlite3
 
 import pytest
 
-from autotune.errors import DatabaseError, UsageError
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.exchange import export_table, import_table, merge, ship
-from autotune.profiler.verify import find_problems
+from autotune.core.errors import DatabaseError, UsageError
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.exchange import export_table, import_table, merge, ship
+from autotune.profiler.database.latency import LatencyDatabase
 from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
 
 

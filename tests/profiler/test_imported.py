@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.core.errors import UsageError
 from autotune.devices.specs import known_devices
-from autotune.errors import UsageError
-from autotune.profiler import imported
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.imported import (
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.sources import aiconfigurator as imported
+from autotune.profiler.sources.aiconfigurator import (
     ImportedTable,
     consensus,
     import_gemms,
     imported_devices,
     read_tables,
 )
-from autotune.profiler.verify import find_problems
 
 
 def test_every_system_is_a_known_device():

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from autotune.profiler.shard import ShardRunner
-from autotune.profiler.tasks import layer_task
-from autotune.profiler.timing import TimingPolicy
-from autotune.types import LayerShape
+from autotune.core.types import LayerShape
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.timing import TimingPolicy
 
 QUICK = TimingPolicy(max_seconds=0.1, min_windows=1, warmup_rounds=1, rounds_per_window=2)
 SHAPES = [LayerShape(tokens=8, in_features=64, out_features=n) for n in (64, 128, 192, 256)]
@@ -20,7 +20,7 @@ TASKS = [layer_task(shape, (16,), QUICK) for shape in SHAPES]
 # The real worker, with a backend that misbehaves on the layer of 128 outputs.
 SABOTAGED = """
 import os, signal, sys, time
-from autotune.profiler import worker
+from autotune.profiler.measure import worker
 from autotune.profiler.backends.onnxruntime_cpu import OnnxRuntimeCpu
 real = OnnxRuntimeCpu.layer
 def layer(self, shape, threads):
@@ -56,7 +56,7 @@ def test_a_fault_is_a_result_and_the_rest_goes_on(tmp_path, fault, says):
 
 
 def test_a_hang_ends_at_its_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("autotune.profiler.shard._START_S", 20.0)
+    monkeypatch.setattr("autotune.profiler.measure.shard._START_S", 20.0)
     outcomes = list(runner(tmp_path, "time.sleep(600)", task_limit_s=1.0).run(TASKS))
     assert "TimeoutError" in outcomes[1].error
     assert all(o.timing is not None for o in outcomes if o.index != 1)
@@ -85,7 +85,7 @@ def test_measuring_goes_before_others_work_where_that_is_allowed():
     tried = subprocess.run(["nice", "-n", "-20", "true"], capture_output=True, text=True)
     if "cannot set niceness" in tried.stderr:
         pytest.skip("only root and CAP_SYS_NICE may")
-    command = [sys.executable, "-m", "autotune.profiler.worker"]
+    command = [sys.executable, "-m", "autotune.profiler.measure.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         deadline = time.monotonic() + 60
         while os.getpriority(os.PRIO_PROCESS, process.pid) != -20:

@@ -5,12 +5,12 @@ from importlib.resources import files
 
 import pytest
 
+from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.shipped import load_shipped, shipped_devices, shipped_tables
-from autotune.profiler.verify import find_problems
-from autotune.types import LayerShape
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.sources.shipped import load_shipped, shipped_devices, shipped_tables
 
 
 def test_they_are_small_and_of_known_devices():

@@ -6,8 +6,8 @@ import statistics
 import pytest
 from scipy.stats import binom
 
-from autotune.errors import MeasurementError
-from autotune.profiler.timing import TimingPolicy, median_interval, time_interleaved
+from autotune.core.errors import MeasurementError
+from autotune.profiler.measure.timing import TimingPolicy, median_interval, time_interleaved
 
 
 class Machine:

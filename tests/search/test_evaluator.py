@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
+from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.evidence import Evidence
-from autotune.types import Workload
 from tests.autotune.farm.conftest import wait_for
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task

@@ -6,16 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.types import Estimate, Site, chosen_units
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
 from autotune.search.problem import Allocation, Joint, Option, RankProblem
 from autotune.search.relaxation import Tables
 from autotune.search.sensitivity import rescaled, scale_of, sensitivity_pass
 from autotune.search.tables import build_problem, count_resources
-from autotune.types import Estimate, Site, chosen_units
 from tests.search.test_solvers import random_problem
 
 

@@ -9,10 +9,10 @@ import time
 import optuna
 import pytest
 
+from autotune.core.types import Site
 from autotune.search import outer
 from autotune.search.outer import error_multiplier, knob_names, search_knobs
 from autotune.search.problem import Allocation
-from autotune.types import Site
 
 
 def site(name, group, block):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from autotune.core.types import Site
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
 from autotune.search.sensitivity import perturbed, sensitivity_pass
-from autotune.types import Site
 
 RANKS = (8, 16, 24, 32, 48, 64)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from autotune.errors import BudgetInfeasibleError
+from autotune.core.errors import BudgetInfeasibleError
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
 from autotune.search.milp import solve_milp

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from autotune.errors import BudgetInfeasibleError
-from autotune.predictor.network import NetworkAnchor, NetworkModel, PassModel
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.types import Site
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
 from autotune.search.tables import (
@@ -15,7 +16,6 @@ from autotune.search.tables import (
     explain_infeasible,
     live_bytes,
 )
-from autotune.types import Site
 
 SITES = tuple(
     Site(name=f"s{i}", in_features=64, out_features=n, tokens=10) for i, n in enumerate((64, 192))

@@ -10,7 +10,7 @@ import click
 
 from autotune.cli.main import emit, format_option
 from autotune.service.commands.options import client_options, job_argument, make_client
-from autotune.service.schema import STATES
+from autotune.service.job_schema import STATES
 
 
 @click.command("jobs", epilog="Example: autotune jobs --state running")

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.core.types import Address
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
 from autotune.service.keys import create_key, list_keys, revoke_key
-from autotune.types import Address
 
 
 @click.group("keys", epilog="Example: autotune keys create alice")

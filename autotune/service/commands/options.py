@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from autotune.paths import data_folder, database_address
+from autotune.core.paths import data_folder, database_address
+from autotune.core.types import Address
 from autotune.service.client import DEFAULT_SERVER, Client
 from autotune.service.jobs import JobDatabase
-from autotune.types import Address
 
 
 def default_data() -> str:

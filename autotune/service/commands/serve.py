@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from autotune.cli.options import database_option, threads_option
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
+from autotune.core.quantities import parse_quantity
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
 from autotune.service.settings import Quotas, Settings
-from autotune.units import parse_quantity
 
 
 @click.command("serve", epilog="Example: autotune serve --models ~/models")

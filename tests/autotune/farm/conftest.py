@@ -11,11 +11,11 @@ from contextlib import closing
 
 import pytest
 
+from autotune.core.types import LayerShape
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.local import LocalExecutor
-from autotune.profiler.tasks import layer_task
-from autotune.profiler.timing import TimingPolicy
-from autotune.types import LayerShape
+from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.timing import TimingPolicy
 from tests.autotune.service.processes import descendants, kill
 from tests.postgres import free_port
 

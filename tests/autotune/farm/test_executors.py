@@ -7,17 +7,18 @@ import time
 
 import pytest
 
+from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.types import LayerShape
 from autotune.devices.detect import check_threads, require_device
-from autotune.errors import DeviceMissingError, UsageError
 from autotune.farm.address import split_address
-from autotune.farm.base import Shard, place_on
+from autotune.farm.base import Shard
 from autotune.farm.errors import FarmUnreachableError
-from autotune.farm.nodes import make_token, read_token
+from autotune.farm.processes import make_token, read_token
+from autotune.layers.profile import profile_points
 from autotune.profiler.backends import make_backend
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.profile import fingerprint_of
-from autotune.profiling import profile_points
-from autotune.types import LayerShape
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import fingerprint_of
+from autotune.tune.place import place_on
 from tests.autotune.farm.conftest import QUICK, task, wait_for
 from tests.autotune.service.processes import descendants, mentioning
 
@@ -38,7 +39,7 @@ def test_every_task_has_one_outcome(executor):
 
 def test_a_task_that_fails_is_an_outcome_and_costs_no_other(executor):
     impossible = LayerShape(tokens=16, in_features=64, out_features=96, dtype="bf16")
-    from autotune.profiler.tasks import layer_task
+    from autotune.profiler.measure.tasks import layer_task
 
     bad = layer_task(impossible, (), QUICK)
     found = {outcome.index: outcome for outcome in executor.run(shard(task(), bad, task(32)))}

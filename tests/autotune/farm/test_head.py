@@ -9,8 +9,8 @@ import time
 import pytest
 
 from autotune.farm.errors import FarmUnreachableError
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.verify import find_problems
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.client import Client
 from tests.autotune.farm.conftest import Farm, kill_tree, wait_for
 from tests.autotune.service.browser import serving

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.verify import find_problems
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.service.job_records import Job
+from autotune.service.job_schema import ENDED
 from autotune.service.jobs import JobDatabase
-from autotune.service.records import Job
-from autotune.service.schema import ENDED
 from tests.autotune.service.browser import Server
 from tests.autotune.service.processes import descendants, kill
 

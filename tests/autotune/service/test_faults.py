@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from autotune.profiler.database import LatencyDatabase
-from autotune.profiler.verify import find_problems
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.client import Client
 from autotune.service.errors import ServiceError
 from autotune.service.jobs import JobDatabase

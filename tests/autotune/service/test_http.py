@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from autotune.service.records import Ending, Lease
+from autotune.service.job_records import Ending, Lease
 from tests.autotune.service.conftest import TUNE
 
 NOBODY = "0" * 20
@@ -171,9 +171,9 @@ def test_predictions_of_many_layers(client):
 
 def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
     from autotune.devices.detect import check_threads
-    from autotune.profiler.database import LatencyDatabase
-    from autotune.profiler.profile import fingerprint_of
-    from autotune.target import target_here
+    from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.measure.points import fingerprint_of
+    from autotune.tune.target import target_here
     from tests.profiler.points import point
 
     body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
@@ -238,7 +238,7 @@ def test_health_and_metrics(client):
 
 
 def test_a_database_that_does_not_answer_is_said(client, database, monkeypatch):
-    from autotune.errors import DatabaseUnreachableError, StorageError
+    from autotune.core.errors import DatabaseUnreachableError, StorageError
 
     def unreachable(*_, **__):
         raise DatabaseUnreachableError("the server does not answer")

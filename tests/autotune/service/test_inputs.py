@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from autotune.errors import UsageError
+from autotune.core.errors import UsageError
 from autotune.service.errors import NotFoundError
 from autotune.service.inputs import resolve
 

@@ -5,11 +5,11 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from autotune.errors import DatabaseError
+from autotune.core.errors import DatabaseError
 from autotune.service.errors import ConflictError, LeaseLostError, NotFoundError, QuotaError
+from autotune.service.job_records import Ending, Lease
+from autotune.service.job_schema import JOB
 from autotune.service.jobs import JobDatabase
-from autotune.service.records import Ending, Lease
-from autotune.service.schema import JOB
 
 SPEC = {"latency_budget": "0.9x", "targets": ["mlp"]}
 
@@ -234,7 +234,7 @@ def test_a_newer_database_is_not_touched(jobs, tmp_path):
 
 
 def test_latencies_and_jobs_may_share_a_server(postgres_server):
-    from autotune.profiler.database import LatencyDatabase
+    from autotune.profiler.database.latency import LatencyDatabase
 
     address = postgres_server.new_database()
     with LatencyDatabase(address) as latencies, JobDatabase(address) as found:

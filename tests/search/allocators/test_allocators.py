@@ -12,7 +12,8 @@ from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import find_sites
 from autotune.compress.statistics import collect_statistics
-from autotune.errors import BudgetInfeasibleError, UsageError
+from autotune.core.errors import BudgetInfeasibleError, UsageError
+from autotune.core.types import Site, break_even_rank
 from autotune.search.allocators import ALLOCATORS, make_allocator
 from autotune.search.allocators.base import Question, blocks_of
 from autotune.search.allocators.dipsvd import DipsvdHeuristic, exact_mean
@@ -23,7 +24,6 @@ from autotune.search.allocators.pgsvd import Pgsvd, rank_of_error
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.problem import Option, RankProblem
-from autotune.types import Site, break_even_rank
 from tests.compress.test_statistics import text_batches
 from tests.conftest import tiny_model, tiny_task
 

@@ -1,0 +1,1 @@
+"""What every room shares: errors, records, quantities, files, stores, progress. Imports no room."""

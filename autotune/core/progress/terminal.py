@@ -1,0 +1,50 @@
+"""Progress bars on stderr, only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from autotune.core.progress import Advance, Reporter
+
+
+class TerminalReporter(Reporter):
+    """Stages as rich progress bars on a terminal, as single lines elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, quiet=quiet)
+        self.live = sys.stderr.isatty() and not quiet
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Advance]:
+        """A bar with count and time left, or one line."""
+        if not self.live:
+            self.console.print(name, style="dim", highlight=False)
+            yield lambda done, total: None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self.console) as bars:
+            task = bars.add_task(name, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+            total = bars.tasks[0].total or 1
+            bars.update(task, completed=total, total=total)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False)

@@ -1,0 +1,1 @@
+"""Databases of ours on SQLite and PostgreSQL."""

@@ -1,0 +1,69 @@
+"""What every database of ours has in common: an address, transactions, numbered migrations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from autotune.core.errors import DatabaseError
+from autotune.core.store.dialects import Dialect, dialect_of
+from autotune.core.types import Address
+
+
+class Store(ABC):
+    """One database, at a path (SQLite) or a URL (PostgreSQL). Use as a context manager.
+
+    `what` names it in messages; where several kinds live on one PostgreSQL server, their versions
+    are kept under `what` too. `schema` is the version that this program writes.
+
+    Raises (any method):
+        DatabaseError: not such a database, damaged, unreachable, or written by a newer version.
+        StorageError: the disk is full.
+        RunFolderError: the file cannot be opened or written.
+    """
+
+    what: str
+    schema: int
+
+    def __init__(self, address: Address) -> None:
+        self.dialect: Dialect = dialect_of(address, self.what)
+        self.address = address
+        self._engine = self.dialect.engine()
+        with self.transaction() as connection:
+            found = self.dialect.version(connection)
+            if found > self.schema:
+                raise DatabaseError(
+                    f"{self.dialect.shown} has schema version {found}, this program knows up to "
+                    f"{self.schema}; upgrade lowrank-autotune or give another {self.what}"
+                )
+            if found < self.schema:
+                self.migrate(connection, found)
+                self.dialect.set_version(connection, self.schema)
+
+    @abstractmethod
+    def migrate(self, connection: sa.Connection, found: int) -> None:
+        """Take the tables from version `found` to `schema`; 0 is an empty database."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction, committed at the end; errors of the driver become ours."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except exc.DBAPIError as error:
+            raise self.dialect.translate(error) from error

@@ -1,0 +1,1 @@
+"""Exports of a checkpoint: ONNX, TensorRT, the dense equivalent."""

@@ -1,0 +1,39 @@
+"""Write the dense equivalent of a factorized checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.core.errors import UsageError
+from autotune.core.files import write_whole
+
+
+def merge(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Multiply the pairs of a checkpoint (or of a run folder's `model`) out into `output`.
+
+    The dtype stays. Default: `dense` beside the weights' folder, or in the run folder.
+
+    Raises:
+        UsageError: no factorized checkpoint there, or `output` is there already.
+        ModelError: it cannot be loaded.
+    """
+    from autotune.compress.checkpoint import low_rank_layers
+    from autotune.compress.companions import copy_companions
+    from autotune.compress.loading import load_checkpoint
+    from autotune.compress.merge import merge_low_rank
+
+    loaded = load_checkpoint(Path(folder))
+    target = Path(output) if output else loaded.folder.parent / "dense"
+    if target.exists():
+        raise UsageError(f"{target} is there already; give another folder with --output")
+    if not low_rank_layers(loaded.model):
+        raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")
+    merge_low_rank(loaded.model)
+
+    def build(path: Path) -> None:
+        loaded.model.save_pretrained(path)  # type: ignore[operator]
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(path)
+        copy_companions(loaded.folder, path)
+
+    return write_whole(target, build)

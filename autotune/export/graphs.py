@@ -1,0 +1,116 @@
+"""ONNX graphs of checkpoints, with what they say of themselves, at the opset asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.core.errors import UsageError
+from autotune.core.progress import Reporter
+from autotune.core.version import __version__
+from autotune.results.result import read_result
+
+if TYPE_CHECKING:
+    from autotune.compress.loading import LoadedModel
+
+
+# By TensorRT's major version; it stands for later ones too.
+OPSETS = {8: 17, 10: 18}
+_MODERN = 10
+# What the exporter writes at least.
+_TRACED_OPSET = 18
+
+
+def engine_opset(tensorrt: int | None = None) -> int:
+    """Of a major version of TensorRT, else of what is installed, else of a modern one."""
+    return OPSETS[tensorrt or _major()]
+
+
+def _major() -> int:
+    from autotune.profiler.engines.python import tensorrt_version
+
+    version = tensorrt_version()
+    return 8 if version is not None and int(version.split(".")[0]) < _MODERN else _MODERN
+
+
+def lowered(graph: Path, opset: int) -> Path:
+    """`graph`, rewritten in place where the exporter's opset is newer than `opset`."""
+    if opset < _TRACED_OPSET:
+        import onnx
+
+        from autotune.compress.onnx_export import save_onnx
+        from autotune.compress.onnx_lower import lower
+
+        model = onnx.load(graph)
+        lower(model)
+        save_onnx(model, graph)
+    return graph
+
+
+def traced_opset(opset: int) -> int:
+    """What to trace at, to be `lowered` to `opset`."""
+    return max(opset, _TRACED_OPSET)
+
+
+def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel, str]:
+    """The model in the dtype of the export, and its name.
+
+    Raises:
+        UsageError: an unknown dtype.
+        ModelError: no checkpoint there.
+    """
+    import torch
+
+    from autotune.compress.loading import checkpoint_dtype, load_checkpoint
+    from autotune.devices.specs import TORCH_NAMES
+
+    if dtype not in (None, "fp32", "fp16"):
+        raise UsageError(f"dtype {dtype!r}: exports are fp32 or fp16")
+    kind = dtype or ("fp16" if checkpoint_dtype(Path(folder)) == "float16" else "fp32")
+    loaded = load_checkpoint(Path(folder), getattr(torch, TORCH_NAMES[kind]))
+    return loaded, kind
+
+
+def trace_graphs(
+    loaded: LoadedModel, runs: tuple[str, ...], path: Path, dtype: str, reporter: Reporter,
+    opset: int | None = None,
+) -> dict[str, Path]:  # fmt: skip
+    """The ONNX graph of every pass, in the new folder `path`."""
+    from autotune.compress.onnx_checkpoint import export_checkpoint
+    from autotune.compress.onnx_trace import OPSET
+
+    path.mkdir(exist_ok=True)
+    metadata = {
+        "autotune.version": __version__,
+        "autotune.ranks": ranks(loaded),
+        "autotune.dtype": dtype,
+        "autotune.weights_sha256": loaded.weights_sha256,
+        "autotune.device": tuned_for(loaded),
+        "autotune.versions": versions(),
+    }
+    graphs = {}
+    for run in runs:
+        with reporter.stage(f"export {run}") as advance:
+            graphs[run] = export_checkpoint(loaded, run, path, metadata, advance, opset or OPSET)
+    return graphs
+
+
+def ranks(loaded: LoadedModel) -> dict[str, int]:
+    """Layer → rank."""
+    from autotune.compress.checkpoint import low_rank_layers
+
+    return {name: layer.rank for name, layer in low_rank_layers(loaded.model).items()}
+
+
+def tuned_for(loaded: LoadedModel) -> str:
+    """The device of the run that made the checkpoint, or an empty text."""
+    folder = loaded.folder.parent
+    found = read_result(folder) if (folder / "result.json").is_file() else {}
+    return str(found.get("device", {}).get("device_name", ""))
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that trace and check."""
+    names = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,115 @@
+"""Export a checkpoint, or what a run made, to ONNX, compared with it before it is handed out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.errors import UsageError
+from autotune.core.files import file_sha256, write_whole
+from autotune.core.progress import Reporter
+from autotune.core.types import canonical_json
+from autotune.export.graphs import open_checkpoint, ranks, trace_graphs, tuned_for, versions
+from autotune.results.result import read_versioned
+
+if TYPE_CHECKING:
+    from autotune.compress.loading import LoadedModel
+
+MANIFEST = "export.json"
+SCHEMA_VERSION = 1
+
+
+def export_onnx(
+    folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
+    decode: bool = False, reporter: Reporter | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write `model.onnx`, with `decode` also `model_decode.onnx`, and a manifest into `output`.
+
+    `folder` is a checkpoint or a run's folder; `output` a new folder (default: `onnx-<dtype>` in
+    it); `dtype` fp32 or fp16, by default fp16 for weights in fp16 and else fp32. Every graph is
+    compared with the checkpoint in onnxruntime at shapes that it was not traced at.
+
+    Returns:
+        The manifest: files with their sha256, parity, versions, ranks.
+
+    Raises:
+        UsageError: no checkpoint there, an unknown dtype, or no decoder where one is asked for.
+        ModelError: it does not trace, or a pair is not two products in the graph.
+        ParityError: a graph computes something else.
+        StorageError: the disk is full; nothing half-written stays.
+    """
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+
+    reporter = reporter or Reporter()
+    loaded, kind = open_checkpoint(folder, dtype)
+    runs = passes(loaded, decode)
+    target = new_folder(folder, output, f"onnx-{kind}")
+    parity: dict[str, Any] = {}
+
+    def build(path: Path) -> None:
+        for name, graph in trace_graphs(loaded, runs, path, kind, reporter).items():
+            with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
+                found = check_parity(loaded, name, onnx_runs(graph), kind, graph.name,
+                                     progress=advance)  # fmt: skip
+            parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
+        write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
+
+    write_whole(target, build)
+    return {"output": str(target), **read_manifest(target)}
+
+
+def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
+    """What is exported: whole sequences, and with `decode` one step of a decoder too.
+
+    Raises:
+        UsageError: the model is no decoder.
+    """
+    if decode and loaded.task != "causal-lm":
+        raise UsageError(f"--decode: a {loaded.task} model has no decode step; leave it out")
+    return ("prefill", "decode") if decode else ("prefill",)
+
+
+def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path:
+    """Where an export goes.
+
+    Raises:
+        UsageError: something else is there.
+    """
+    target = Path(output) if output else Path(folder) / name
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} is there and is no export; give another folder with --output")
+    return target
+
+
+def manifest(
+    loaded: LoadedModel, folder: str | Path, target: Path, form: str, dtype: str
+) -> dict[str, Any]:
+    """What every export says of itself; where its checkpoint is seen from it, as both may move."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "format": form,
+        "dtype": dtype,
+        "checkpoint": os.path.relpath(folder, target),
+        "weights_sha256": loaded.weights_sha256,
+        "device": tuned_for(loaded),
+        "ranks": ranks(loaded),
+        "versions": versions(),
+    }
+
+
+def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
+    """`export.json`, with the sha256 of every file beside it."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
+    hashes = {str(file.relative_to(path)): file_sha256(file) for file in files}
+    (path / MANIFEST).write_text(canonical_json({**facts, "files": hashes}) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export.
+
+    Raises:
+        UsageError: none there, or one of a newer version.
+    """
+    return read_versioned(folder / MANIFEST, SCHEMA_VERSION, "an export", "export again")

@@ -1,0 +1,191 @@
+"""Export to TensorRT: an engine for the GPU that is here, and a kit to build it elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.errors import EngineError
+from autotune.core.files import write_whole
+from autotune.core.progress import Reporter
+from autotune.core.types import Workload, from_mapping
+from autotune.export.graphs import (
+    engine_opset,
+    lowered,
+    open_checkpoint,
+    trace_graphs,
+    traced_opset,
+)
+from autotune.export.onnx import (
+    manifest,
+    new_folder,
+    passes,
+    read_manifest,
+    write_manifest,
+)
+from autotune.results.result import read_result
+
+if TYPE_CHECKING:
+    from autotune.compress.loading import LoadedModel
+
+
+def export_tensorrt(
+    folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
+    decode: bool = False, workload: Workload | None = None, here: bool = False,
+    tensorrt: int | None = None, one_profile: bool = False, limit_s: float | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a folder for each pass, with ONNX, build task and build script; with the engine too.
+
+    The engine is built where a GPU and TensorRT are, and what prevents it is told; `here` demands
+    it. Shapes up to `workload`'s (that of the run, else 1 × 128 tokens) are admitted, and one token
+    a sequence has a profile of its own unless `one_profile`. `tensorrt`: the major version that the
+    ONNX is for, 8 or 10 (and later); that of what is installed, else 10.
+
+    Returns:
+        The manifest; `engines` is empty where none was built, and `kit_because` says why.
+
+    Raises:
+        UsageError, ModelError, ParityError, StorageError: as `export_onnx`.
+        EngineError: the engine was demanded and cannot be built.
+    """
+    from autotune.profiler.engines.builder import missing_parts, write_kit
+
+    reporter = reporter or Reporter()
+    loaded, kind = open_checkpoint(folder, dtype)
+    lacks = missing_parts()
+    if here and lacks:
+        raise EngineError(lacks)
+    runs = passes(loaded, decode)
+    shape = workload or _workload(loaded)
+    target = new_folder(folder, output, f"tensorrt-{kind}")
+    opset = engine_opset(tensorrt)
+    facts: dict[str, Any] = {
+        "parity": {}, "engines": {}, "kit_because": lacks, "opset": opset,
+        "workload": asdict(shape),
+    }  # fmt: skip
+
+    def build(path: Path) -> None:
+        path.mkdir()
+        for run in runs:
+            place = path / run
+            graphs = trace_graphs(loaded, (run,), place, kind, reporter, traced_opset(opset))
+            graph = lowered(graphs[run], opset)
+            task = {
+                "dtype": kind,
+                "profiles": profiles(loaded, run, shape)[: 1 if one_profile else None],
+            }
+            write_kit(place, graph, task)
+            _compare(loaded, run, graph, kind, facts, reporter)
+            if lacks:
+                continue
+            try:
+                engine = _engine(place, graph, task, limit_s, reporter)
+            except EngineError as error:
+                if here:
+                    raise
+                facts["kit_because"] = str(error)
+                continue
+            cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
+            facts["engines"][run] = {**engine, **cases}
+        write_manifest(path, manifest(loaded, folder, target, "tensorrt", kind) | facts)
+
+    write_whole(target, build)
+    return {"output": str(target), **read_manifest(target)}
+
+
+def _workload(loaded: LoadedModel) -> Workload:
+    """That of the run that made the checkpoint."""
+    folder = loaded.folder.parent
+    if (folder / "result.json").is_file():
+        return from_mapping(Workload, read_result(folder)["workload"])
+    return Workload(batch_size=1, sequence_length=128)
+
+
+def profiles(loaded: LoadedModel, run: str, workload: Workload) -> list[dict[str, Any]]:
+    """Least, usual and most shapes of every input: whole sequences, then one token a sequence."""
+    batch, length = workload.batch_size, workload.sequence_length
+
+    def shapes(rows: int, columns: int) -> dict[str, list[int]]:
+        found = example_inputs(loaded, run, rows, columns)
+        return {name: list(tensor.shape) for name, tensor in found.items()}
+
+    def between(columns_least: int, columns: int) -> dict[str, Any]:
+        least, most = shapes(1, columns_least), shapes(batch, columns)
+        return {name: [least[name], most[name], most[name]] for name in most}
+
+    if run == "decode":
+        return [between(1, length + (workload.output_length or 1))]
+    whole = between(1, length)
+    one = between(1, 1)
+    return [whole] if one == whole else [whole, one]  # pictures have no length
+
+
+def example_inputs(loaded: LoadedModel, run: str, batch: int, length: int) -> dict[str, Any]:
+    """Random inputs of one pass."""
+    from autotune.compress.decode import decode_inputs
+    from autotune.compress.onnx_export import typed_inputs
+    from autotune.compress.tasks import make_task
+
+    if run == "decode":
+        return decode_inputs(loaded.model, batch, length)
+    task = make_task(loaded.task, loaded.folder)
+    workload = Workload(batch_size=batch, sequence_length=length)
+    return typed_inputs(loaded.model, task.example_inputs(loaded.model, workload))
+
+
+def _compare(
+    loaded: LoadedModel, run: str, graph: Path, kind: str, facts: dict[str, Any], reporter: Reporter
+) -> None:
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+
+    with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
+        cases = check_parity(loaded, run, onnx_runs(graph), kind, graph.name, progress=advance)
+    facts["parity"][f"{run}/{graph.name}"] = {"tolerance": TOLERANCES[kind], "cases": cases}
+
+
+def _engine(
+    place: Path, graph: Path, task: Mapping[str, Any], limit_s: float | None, reporter: Reporter
+) -> dict[str, Any]:
+    from autotune.devices.lock import device_lock
+    from autotune.profiler.engines.builder import ENGINE, LIMIT_S, build_engine
+
+    limit = limit_s or LIMIT_S
+    with reporter.stage("build the engine") as advance, device_lock("cuda"):
+
+        def tell(phase: str, seconds: float) -> None:
+            del phase
+            advance(int(seconds), int(limit))
+
+        return build_engine(graph, task, place / ENGINE, limit, tell)
+
+
+def compare_engine(
+    loaded: LoadedModel, run: str, place: Path, graph: Path, kind: str, workload: Workload,
+    reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
+    """The engine against onnxruntime on the same graph, one row (M = 1) included; and its pace."""
+    import statistics
+
+    from autotune.devices.lock import device_lock
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+    from autotune.profiler.engines.builder import ENGINE
+    from autotune.profiler.engines.engine_process import EngineProcess
+
+    batch, length = workload.batch_size, workload.sequence_length
+    shapes = tuple(dict.fromkeys([(1, 1), (1, min(7, length)), (batch, 1), (batch, length)]))
+    with reporter.stage("compare the engine with the graph") as advance:
+        with EngineProcess() as engines, device_lock("cuda"):
+
+            def runs(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+                return engines.outputs(engines.load(place / ENGINE, feeds))
+
+            cases = check_parity(
+                loaded, run, runs, kind, f"the engine of {run}", shapes, advance, onnx_runs(graph)
+            )
+            feeds = {k: v.numpy() for k, v in example_inputs(loaded, run, batch, length).items()}
+            number = engines.load(place / ENGINE, feeds)
+            latency_s = statistics.median(engines.seconds(number) for _ in range(50))
+    return {"tolerance": TOLERANCES[kind], "cases": cases, "latency_s": latency_s}

@@ -1,0 +1,83 @@
+"""The processes of a farm: its head, and a worker on every host with devices.
+
+Both are Ray's own, started so that nobody without the token is heard: Ray serves whoever reaches it
+unless it is told otherwise, and listens on every interface of its host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from autotune.core.errors import UsageError
+from autotune.core.files import write_whole
+from autotune.farm.address import split_address
+from autotune.farm.local import LocalExecutor
+from autotune.farm.ray_executor import RESOURCE
+
+TOKEN_VARIABLE = "AUTOTUNE_FARM_TOKEN"  # noqa: S105 (a name)
+_LEAST_TOKEN = 32
+
+
+def read_token(file: Path | None) -> str:
+    """The secret of the farm: from the environment, else from a file.
+
+    Raises:
+        UsageError: none was given, or one that could be guessed.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token and file is not None and file.is_file():
+        token = file.read_text().strip()
+    if len(token) < _LEAST_TOKEN:
+        raise UsageError(
+            f"a farm needs its token, {_LEAST_TOKEN} characters at least: set {TOKEN_VARIABLE}, or "
+            "give --token-file with what `autotune farm` wrote"
+        )
+    return token
+
+
+def make_token(file: Path) -> str:
+    """The token in the file, made now if there is none; only its owner may read it."""
+    if not file.is_file():
+
+        def write(path: Path) -> None:
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32) + "\n")
+
+        write_whole(file, write)
+    return read_token(file)
+
+
+def start_head(address: str, token: str) -> subprocess.Popen[bytes]:
+    """The farm's head: it runs nothing itself, and serves no dashboard."""
+    host, port = split_address(address)
+    return _ray(
+        token, "--head", "--node-ip-address", host, "--port", str(port), "--num-cpus", "0",
+        "--num-gpus", "0", "--include-dashboard", "false",
+    )  # fmt: skip
+
+
+def start_worker(address: str, token: str) -> subprocess.Popen[bytes]:
+    """A worker with every device that is on this host, each of which is one resource."""
+    split_address(address)
+    resources = {f"{RESOURCE}{d.name}": d.count for d in LocalExecutor().devices()}
+    return _ray(
+        token, "--address", address, "--num-cpus", "1", "--resources", json.dumps(resources)
+    )
+
+
+def _ray(token: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """`ray start` in the foreground, ended by SIGTERM."""
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    ray = Path(sys.executable).with_name("ray")
+    return subprocess.Popen(
+        [str(ray), "start", *arguments, "--block", "--disable-usage-stats", "--log-color", "false"],
+        env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip

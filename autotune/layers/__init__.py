@@ -1,0 +1,1 @@
+"""Single layers on a device: measured, and predicted."""

@@ -1,0 +1,111 @@
+"""Measure layers of a device: those asked for, a hundred well-chosen ones, or all standard ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from autotune.core.progress import Advance
+from autotune.core.types import LayerShape
+from autotune.devices.roofline import Roofline
+from autotune.predictor.layers.measuring_plan import (
+    first_layers,
+    next_layers,
+    pairs_of,
+    standard_pool,
+)
+from autotune.predictor.layers.recovery import RecoveryProcess
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import measure_points, missing_points
+from autotune.profiler.measure.timing import TimingPolicy
+from autotune.tune.place import Place
+
+QUICK_LAYERS = 25
+_FIRST, _WAVE = 13, 4
+_LIMIT_S = 105.0
+_FULL_SHARES = (0.05, 0.15, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiled:
+    """What came of it: points wanted, those of them that were measured now, and errors."""
+
+    wanted: int
+    measured: int
+    failed: tuple[str, ...]
+
+    def __add__(self, other: Profiled) -> Profiled:
+        """Both together."""
+        return Profiled(
+            wanted=self.wanted + other.wanted, measured=self.measured + other.measured,
+            failed=self.failed + other.failed,
+        )  # fmt: skip
+
+
+def profile_points(
+    place: Place, database: LatencyDatabase, wanted: Iterable[LayerShape],
+    policy: TimingPolicy, advance: Advance = lambda done, total: None,
+) -> Profiled:  # fmt: skip
+    """Measure what the database lacks of `wanted`."""
+    shapes = set(wanted)
+    points = missing_points(database, place.fingerprint, shapes)
+    failed = measure_points(database, place.fingerprint, points, place.runner, policy, advance)
+    return Profiled(
+        wanted=len(shapes), measured=len(points) - len(failed),
+        failed=tuple(str(row.error) for row in failed),
+    )  # fmt: skip
+
+
+def profile_full(
+    place: Place, database: LatencyDatabase, policy: TimingPolicy,
+    advance: Advance = lambda done, total: None,
+) -> Profiled:  # fmt: skip
+    """Measure the standard layers at eight ranks each."""
+    target = place.target
+    pool = standard_pool(target.spec, target.dtype)
+    wanted = [s for dense in pool for s in (dense, *pairs_of(dense, target.spec, _FULL_SHARES))]
+    return profile_points(place, database, wanted, policy, advance)
+
+
+def profile_quick(
+    place: Place, database: LatencyDatabase, policy: TimingPolicy,
+    advance: Advance = lambda done, total: None,
+) -> Profiled:  # fmt: skip
+    """Measure 25 of the standard layers at three ranks each, a hundred points, in waves.
+
+    Each wave is chosen from what the ones before leave unsure; run again, it goes on from what is
+    known. Ends early after `_LIMIT_S` seconds.
+    """
+    spec = place.target.spec
+    pool = standard_pool(spec, place.target.dtype)
+    started = time.monotonic()
+    layers: list[LayerShape] = []
+    found = Profiled(wanted=0, measured=0, failed=())
+    while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
+        wave = _wave(place, database, pool, layers)
+        layers += wave
+        wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
+        found += profile_points(place, database, wanted, policy)
+        advance(len(layers), QUICK_LAYERS)
+    return found
+
+
+def _wave(
+    place: Place, database: LatencyDatabase, pool: Sequence[LayerShape],
+    layers: Sequence[LayerShape],
+) -> list[LayerShape]:  # fmt: skip
+    """What to measure next."""
+    if not layers:
+        return first_layers(pool, _FIRST)
+    spec = place.target.spec
+    rows = [row for row in database.measurements(place.fingerprint.id) if row.rank and row.ratio]
+    pairs = [row for row in rows if not row.shape.parts]
+    left = [dense for dense in pool if dense not in layers]
+    count = min(_WAVE, QUICK_LAYERS - len(layers))
+    shapes = [row.shape for row in pairs]
+    if not RecoveryProcess.enough(shapes):
+        return first_layers(left, count)
+    roofline = Roofline.of(spec, place.threads)
+    process = RecoveryProcess(roofline, shapes, [row.ratio or 1.0 for row in pairs])
+    return next_layers(process, left, spec, count)

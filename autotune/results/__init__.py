@@ -1,0 +1,1 @@
+"""What a tuning hands out, as records."""

@@ -1,0 +1,1 @@
+"""Latency of layers, dense and low-rank."""

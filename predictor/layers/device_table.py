@@ -1,0 +1,177 @@
+"""What is known of a device that is not here: this project's database of it, or others' tables."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from autotune.core.errors import UsageError
+from autotune.core.types import Address, Fingerprint
+from autotune.devices.roofline import Roofline
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.layers.extrapolated import HALF_PRECISION, ExtrapolatedLatency, donors_of
+from autotune.predictor.layers.imported import ImportedLatency
+from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.network.attention import AttentionLatency
+from autotune.predictor.network.rest import MemoryModel
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Measurement
+from autotune.profiler.sources.aiconfigurator import (
+    MULTIPLE,
+    PACKAGE,
+    fingerprint_of_table,
+    imported_devices,
+    read_tables,
+)
+from autotune.profiler.sources.shipped import shipped_devices, shipped_tables
+
+Tables = list[tuple[Fingerprint, list[Measurement]]]
+# A table of fewer points leaves most shapes to a guess.
+_FEW = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTable:
+    """Latencies of layers on a device elsewhere.
+
+    `sources` say whose measurements they are; `rank_multiple` is the finest they know; `fuses`:
+    they are of a stack that runs neighbouring memory operations as one kernel.
+    """
+
+    spec: DeviceSpec
+    fingerprint: Fingerprint
+    predictor: LatencyPredictor
+    memory: MemoryModel
+    sources: tuple[str, ...]
+    rank_multiple: int
+    fuses: bool
+
+    @functools.cached_property
+    def attention(self) -> AttentionLatency:
+        """Attention on the device, learned when first asked for."""
+        return AttentionLatency(self.spec, self.fingerprint.dtype)
+
+
+def device_table(
+    spec: DeviceSpec, dtype: str, backend: str, *, database: Address | None = None,
+    extrapolate: bool = False,
+) -> DeviceTable:  # fmt: skip
+    """The table of `spec`: measured with this profiler where there is one, else by others.
+
+    The user's own `database` comes first where it holds more than a few points, or nothing else is
+    known. With `extrapolate` a GPU without a table is predicted from its sheet, other devices'
+    tables and what `database` holds of it.
+
+    Raises:
+        UsageError: nothing is known in this dtype.
+    """
+    own = own_tables(spec, database, dtype)
+    extrapolate = extrapolate and spec.kind == "cuda" and bool(imported_devices())
+    others = extrapolate or spec.name in (*shipped_devices(), *imported_devices())
+    if own and (len(own[0][1]) >= _FEW or not others):
+        return _measured(spec, own, backend, "the database")
+    if spec.name in shipped_devices():
+        tables = shipped_tables(spec.name, dtype)
+        if not tables:
+            lacks = f"the database of {spec.name} has no {dtype} points"
+            raise UsageError(f"{lacks}; give bf16 or fp16")
+        return _measured(spec, tables, backend, "this project's database")
+    if spec.name in imported_devices():
+        return _imported(spec, dtype)
+    if extrapolate:
+        return _extrapolated(spec, dtype, own)
+    known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
+    raise UsageError(f"nothing is known of {spec.name} in {dtype}; there are tables of {known}")
+
+
+def own_tables(spec: DeviceSpec, database: Address | None, dtype: str | None = None) -> Tables:
+    """What the user's database holds of `spec`, measured by this profiler; most points first."""
+    if database is None or (isinstance(database, Path) and not database.exists()):
+        return []
+    with LatencyDatabase(database) as store:
+        found = [
+            (fingerprint, store.measurements(key))
+            for key, fingerprint in store.fingerprints().items()
+            if fingerprint.device == spec.name
+            and dtype in (None, fingerprint.dtype)
+            # Others' products in it are read from their package, where stacks are kept apart.
+            and not fingerprint.backend.startswith("imported")
+        ]
+    return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))
+
+
+def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> DeviceTable:
+    """Of `backend` where it was measured, else the largest."""
+    fingerprint, rows = next((t for t in tables if t[0].backend == backend), tables[0])
+    dtype = fingerprint.dtype
+    table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
+    versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
+    dense = [row for row in rows if row.rank == 0 and row.latency_s and not row.shape.parts]
+    return DeviceTable(
+        spec=spec,
+        fingerprint=fingerprint,
+        predictor=table,
+        memory=MemoryModel.learned(
+            spec, np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
+            np.array([row.latency_s for row in dense], float),
+        ) if dense else MemoryModel.of_sheet(spec),
+        sources=(
+            f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, "
+            f"{versions}",
+        ),
+        rank_multiple=spec.rank_multiple(dtype),
+        fuses=fingerprint.backend in ("torch-compile", "tensorrt"),
+    )  # fmt: skip
+
+
+def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
+    tables = read_tables(spec.name, dtype)
+    rows = np.concatenate([table.rows.to_numpy(dtype=np.float64) for table in tables])
+    sources = tuple(table.source for table in tables)
+    first = fingerprint_of_table(tables[0])
+    return DeviceTable(
+        spec=spec,
+        fingerprint=Fingerprint(
+            device=spec.name, device_name=spec.title, backend="imported", dtype=dtype, threads=1,
+            versions=dict(first.versions), settings={"sources": "; ".join(sources)},
+        ),
+        predictor=ImportedLatency(spec, tables),
+        memory=MemoryModel.learned(spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], rows[:, 3]),
+        sources=sources,
+        rank_multiple=MULTIPLE,
+        fuses=True,
+    )  # fmt: skip
+
+
+def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
+    if dtype not in HALF_PRECISION:
+        raise UsageError(
+            f"{spec.name} can be extrapolated in {' or '.join(HALF_PRECISION)} only, not {dtype}"
+        )
+    if dtype not in spec.peak_flops:
+        rates = ", ".join(spec.peak_flops)
+        raise UsageError(f"the sheet of {spec.name} gives no rate in {dtype}; it has {rates}")
+    donors = donors_of(spec, dtype)
+    predictor = ExtrapolatedLatency(spec, dtype, donors, own[0][1] if own else ())
+    names = ", ".join(donor.spec.name for donor in donors)
+    points = f" and {predictor.own_points} points of its own" if predictor.own_points else ""
+    return DeviceTable(
+        spec=spec,
+        fingerprint=Fingerprint(
+            device=spec.name, device_name=spec.title, backend="extrapolated", dtype=dtype,
+            threads=1, versions={PACKAGE: version(PACKAGE)}, settings={"donors": names},
+        ),
+        predictor=predictor,
+        memory=MemoryModel.of_sheet(spec),
+        sources=(
+            f"EXTRAPOLATED, nobody measured {spec.title}: its specification sheet, tables of "
+            f"{names} ({PACKAGE} {version(PACKAGE)}){points}",
+        ),
+        rank_multiple=MULTIPLE,
+        fuses=True,
+    )  # fmt: skip

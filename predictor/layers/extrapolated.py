@@ -1,0 +1,67 @@
+"""Layer latencies on a device that nobody measured, from its sheet and other devices' tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autotune.devices.specs import DeviceSpec, find_device
+from autotune.predictor.products.donors import Donor, UnseenDevice
+from autotune.predictor.products.sums import Array, Price, ProductSums
+from autotune.profiler.database.records import Measurement
+from autotune.profiler.sources.aiconfigurator import SHAPE, consensus, imported_devices, read_tables
+
+# Fewer own measurements do not choose what to correct.
+LEAST_OWN = 25
+_MOST_OWN = 500
+# Others timed bf16 only; tensor cores take both in the same time.
+HALF_PRECISION = ("bf16", "fp16")
+_TIMED = "bf16"
+
+
+class ExtrapolatedLatency(ProductSums):
+    """Seconds of layers on `spec`, learned from donors, corrected by `own` measurements if any."""
+
+    def __init__(
+        self, spec: DeviceSpec, dtype: str, donors: Sequence[Donor],
+        own: Sequence[Measurement] = (),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._device = UnseenDevice(spec, dtype).fit(donors)
+        dense = [row for row in own if row.rank == 0 and row.latency_s and not row.shape.parts]
+        self.own_points = 0
+        if len(dense) >= LEAST_OWN:
+            rows = np.random.default_rng(0).permutation(len(dense))[:_MOST_OWN]
+            shapes = [dense[i].shape for i in rows]
+            products = [(s.tokens, s.in_features, s.out_features) for s in shapes]
+            seconds = np.array([dense[i].latency_s for i in rows], dtype=np.float64)
+            self._device.adapt(np.array(products, dtype=np.float64), seconds)
+            self.own_points = len(rows)
+
+    def _price(self, products: Array) -> list[Price]:
+        seconds = self._device.predict(products)
+        _, high = self._device.predict_interval(products)
+        return [
+            Price(latency_s=float(s), factor=float(h / s), source="extrapolated")
+            for s, h in zip(seconds, high, strict=True)
+        ]
+
+
+def donors_of(spec: DeviceSpec, dtype: str, *, blind: bool = False) -> list[Donor]:
+    """Others' devices with a rate in `dtype`; `blind`: none of the family of `spec` either."""
+    found = []
+    for name in imported_devices():
+        donor = find_device(name)
+        kin = donor.family == spec.family if blind else name == spec.name
+        if kin or dtype not in donor.peak_flops:
+            continue
+        rows = consensus(read_tables(name, _TIMED))
+        found.append(
+            Donor(
+                spec=donor, family=donor.family,
+                products=rows[SHAPE].to_numpy(dtype=np.float64),
+                seconds=rows["latency_s"].to_numpy(dtype=np.float64),
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,119 @@
+"""Seconds of layers and ratios of pairs, boosted over what kriging says of their products."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from autotune.devices.roofline import Roofline
+from autotune.predictor.layers.features import LayerArrays, distinct, product_columns
+from autotune.predictor.products.features import roofline_s
+from autotune.predictor.products.kriging import ProductKriging
+
+Array = NDArray[np.float64]
+# Unlike any value; a column of nothing but NaN stops scikit-learn's binning (1.9.1).
+_ABSENT = -100.0
+# Measured seconds are noisier than a median over stacks: less exact krigings than those of tables.
+_NOISES = (float(np.exp(-7.0)), float(np.exp(-5.0)))
+_KRIGED = 4
+
+
+class KnownProducts:
+    """What measured dense layers say of any product."""
+
+    def __init__(self, roofline: Roofline, dtype: str, products: Array, log_seconds: Array) -> None:
+        """Learn from products (n, 3) and their log seconds (n,); there may be none."""
+        self._roofline, self._dtype = roofline, dtype
+        self._kriging = None
+        self.products, self.left_out = products, np.empty((0, 2))
+        if len(products):
+            self._kriging = ProductKriging(roofline, _NOISES)
+            values = log_seconds - np.log(roofline_s(products, roofline, dtype))
+            _, hints = self._kriging.fit(products, values)
+            self.left_out = hints[:, [0, 2]]
+
+    def describe(self, products: Array) -> Array:
+        """(n, columns) of products, the last `_KRIGED` from the table; many layers share them."""
+        index, inverse = distinct(products)
+        unique = products[index]
+        values = np.zeros((len(unique), 2)) if self._kriging is None else self._values(unique)
+        return self._columns(unique, values)[inverse]
+
+    def describe_own(self) -> Array:
+        """The same of the table's products, of each without itself: as of others."""
+        return self._columns(self.products, self.left_out)
+
+    def _values(self, products: Array) -> Array:
+        assert self._kriging is not None
+        return self._kriging.values(products)
+
+    def _columns(self, products: Array, values: Array) -> Array:
+        mean = values.mean(axis=1)
+        log_seconds = mean + np.log(roofline_s(products, self._roofline, self._dtype))
+        columns = product_columns(products, self._roofline, self._dtype)
+        apart = values[:, 0] - values[:, 1]
+        return np.column_stack([columns, values, apart, log_seconds])
+
+
+class SecondsModel:
+    """log(seconds) of layers, fitted."""
+
+    def __init__(self, known: KnownProducts, layers: LayerArrays, log_seconds: Array) -> None:
+        self._known = known
+        columns, base = _described(known, layers)
+        single = ~layers.pairs & (layers.parts == 0)
+        if single.any():
+            own = known.describe_own()
+            columns[single, : own.shape[1]], base[single] = own, own[:, -1]
+        self._boosting = _boosting().fit(columns, log_seconds - base)
+
+    def predict(self, layers: LayerArrays) -> Array:
+        """log(seconds), (n,)."""
+        columns, base = _described(self._known, layers)
+        log_seconds: Array = self._boosting.predict(columns) + base
+        return log_seconds
+
+
+class RatioModel:
+    """log(pair / dense), fitted: what the sum of a pair's products over the dense one misses.
+
+    A ratio is measured from interleaved calls, and what moves both layers alike is not in it.
+    """
+
+    def __init__(self, known: KnownProducts, pairs: LayerArrays, log_ratios: Array) -> None:
+        self._known = known
+        columns, base = self._columns(pairs)
+        self._boosting = _boosting().fit(columns, log_ratios - base)
+
+    def predict(self, pairs: LayerArrays) -> Array:
+        """log(pair / dense), (n,)."""
+        columns, base = self._columns(pairs)
+        log_ratios: Array = self._boosting.predict(columns) + base
+        return log_ratios
+
+    def _columns(self, pairs: LayerArrays) -> tuple[Array, Array]:
+        columns, log_seconds = _described(self._known, pairs)
+        dense = self._known.describe(pairs.dense)[:, -_KRIGED:]
+        base = log_seconds - dense[:, -1]
+        return np.column_stack([columns, dense, base]), base
+
+
+def _described(known: KnownProducts, layers: LayerArrays) -> tuple[Array, Array]:
+    """(n, columns), `_ABSENT` for a second product that is not; log of their sum, (n,)."""
+    down = known.describe(layers.down)
+    up = np.full(down.shape, _ABSENT)
+    base, difference = down[:, -1].copy(), np.full(len(down), _ABSENT)
+    pairs = layers.pairs
+    if pairs.any():
+        up[pairs] = known.describe(layers.up[pairs])
+        base[pairs] = np.logaddexp(down[pairs, -1], up[pairs, -1])
+        difference[pairs] = down[pairs, -1] - up[pairs, -1]
+    return np.column_stack([down, up, base, difference, np.log(layers.kept), layers.parts]), base
+
+
+def _boosting() -> HistGradientBoostingRegressor:
+    return HistGradientBoostingRegressor(
+        max_iter=60, learning_rate=0.16, max_leaf_nodes=15, min_samples_leaf=5, max_features=0.4,
+        early_stopping=False, random_state=0,
+    )  # fmt: skip

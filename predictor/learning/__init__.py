@@ -1,0 +1,1 @@
+"""Statistics that every predictor uses: conformal quantiles, Gaussian processes, designs."""

@@ -1,0 +1,1 @@
+"""Latency of single matrix products."""

@@ -1,0 +1,192 @@
+"""A device of which little or nothing was measured, from other devices' tables.
+
+Without a measurement: what the donors' kernels reach of their rooflines, learned on features that
+a specification sheet gives (NeuSight's idea: a kernel's efficiency transfers, its seconds do not).
+With some: two Gaussian processes, of what the donors get wrong and of what the roofline does, are
+averaged; their scales are learned from donors that are left out, as too few points choose bad ones.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
+from sklearn.gaussian_process.kernels import Kernel
+from threadpoolctl import threadpool_limits
+
+from autotune.devices.roofline import Roofline
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.predictor.learning.design import informative_design
+from autotune.predictor.learning.gaussian_process import Process, shared_kernel
+from autotune.predictor.products.features import TILES, padding, product_limits_s, roofline_s
+
+Array = NDArray[np.float64]
+_ROWS_PER_FAMILY = 8_000
+# Of a donor left out, to learn how far its errors reach.
+_KERNEL_ROWS = 300
+# exp(−d²/scale): a donor whose balance of arithmetic, bandwidth and cache is another weighs less.
+_SIMILARITY_SCALE = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """A device's table: products (n, 3) and seconds (n,). Families share a chip generation."""
+
+    spec: DeviceSpec
+    family: str
+    products: Array
+    seconds: Array
+
+
+class UnseenDevice:
+    """Seconds of products on `spec` from donors, and from measurements of its own if there are any.
+
+    Half widths come from each donor family left out in turn, the largest of their 90 % quantiles:
+    a pooled quantile covered only 56 to 69 % on devices unlike the others.
+    """
+
+    def __init__(self, spec: DeviceSpec, dtype: str = "bf16", random_state: int = 0) -> None:
+        self.spec, self.dtype, self.random_state = spec, dtype, random_state
+        self._corrections: list[Process] = []
+
+    def fit(self, donors: Sequence[Donor]) -> UnseenDevice:
+        """Learn from other devices."""
+        with threadpool_limits(1):
+            self._models = self._train(self.spec, donors)
+            left_out = [self._left_out(family, donors) for family in _families(donors)]
+        self.half_width = max(width for width, _ in left_out)
+        self._samples = [sample for _, sample in left_out]
+        return self
+
+    @functools.cached_property
+    def _kernels(self) -> tuple[Kernel, Kernel]:
+        """Of what the roofline leaves, and of what donors leave."""
+        return tuple(  # type: ignore[return-value]
+            shared_kernel([(features, left[i]) for features, left in self._samples]) for i in (0, 1)
+        )
+
+    def design(self, products: Array, count: int, seed: int = 0) -> NDArray[np.intp]:
+        """Which `count` of `products` to measure for `adapt`: those that say most of the others."""
+        return informative_design(self._kernels[1], self._few_features(products), count, seed)
+
+    def adapt(self, products: Array, seconds: Array) -> UnseenDevice:
+        """Learn from measurements of the device itself (25 to 500 of them)."""
+        with threadpool_limits(1):
+            features, log_seconds = self._few_features(products), np.log(seconds)
+            self._corrections = [
+                Process(features, log_seconds - base, self.random_state, kernel=kernel)
+                for base, kernel in zip(self._bases(products), self._kernels, strict=True)
+            ]
+        return self
+
+    def predict(self, products: Array) -> Array:
+        """Seconds, (n,)."""
+        return self._both(products)[0]
+
+    def predict_interval(self, products: Array) -> tuple[Array, Array]:
+        """Low and high seconds at a nominal 90 %."""
+        seconds, half_width = self._both(products)
+        return seconds / np.exp(half_width), seconds * np.exp(half_width)
+
+    def _both(self, products: Array) -> tuple[Array, Array]:
+        with threadpool_limits(1):
+            limit, donated = self._bases(products)
+            if not self._corrections:
+                return np.exp(donated), np.full(len(products), self.half_width)
+            features = self._few_features(products)
+            found = [process.predict(features) for process in self._corrections]
+        logs = [base + shift for base, (shift, _) in zip((limit, donated), found, strict=True)]
+        half_width: Array = np.mean([width for _, width in found], axis=0)
+        return np.exp(np.mean(logs, axis=0)), half_width
+
+    def _bases(self, products: Array) -> tuple[Array, Array]:
+        """Log seconds that the sheet and that donors say, (n,) each."""
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
+        return limit, self._donated(products)
+
+    def _donated(self, products: Array) -> Array:
+        features = self._features(products, self.spec)
+        efficiency = np.mean([model.predict(features) for model in self._models], axis=0)
+        log_seconds: Array = efficiency + np.log(
+            roofline_s(products, Roofline.of(self.spec, 1), self.dtype)
+        )
+        return log_seconds
+
+    def _train(self, spec: DeviceSpec, donors: Sequence[Donor]) -> list[ExtraTreesRegressor]:
+        draw = np.random.default_rng(self.random_state)
+        features, targets, weights = [], [], []
+        for donor in donors:
+            siblings = sum(other.family == donor.family for other in donors)
+            rows = draw.permutation(len(donor.seconds))[: _ROWS_PER_FAMILY // siblings]
+            products = donor.products[rows]
+            features.append(self._features(products, donor.spec))
+            limit = roofline_s(products, Roofline.of(donor.spec, 1), self.dtype)
+            targets.append(np.log(donor.seconds[rows] / limit))
+            distance = ((_character(donor.spec) - _character(spec)) ** 2).sum()
+            weights.append(np.full(len(rows), np.exp(-distance / _SIMILARITY_SCALE)))
+        x, y, w = (np.concatenate(parts) for parts in (features, targets, weights))
+        trees = ExtraTreesRegressor(
+            40, min_samples_leaf=20, max_features=0.4, random_state=self.random_state
+        )
+        boosting = HistGradientBoostingRegressor(
+            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=100,
+            max_features=0.3, early_stopping=False, random_state=self.random_state,
+        )  # fmt: skip
+        return [model.fit(x, y, sample_weight=w / w.mean()) for model in (trees, boosting)]
+
+    def _left_out(
+        self, family: str, donors: Sequence[Donor]
+    ) -> tuple[float, tuple[Array, tuple[Array, Array]]]:
+        """One donor family that this very method does not see: how far off it is at 90 %, and rows.
+
+        Rows are features and what both bases leave of log seconds.
+        """
+        others = [donor for donor in donors if donor.family != family]
+        target = next(donor for donor in donors if donor.family == family)
+        blind = UnseenDevice(target.spec, self.dtype, self.random_state)
+        blind._models = self._train(target.spec, others)
+        errors = np.abs(blind._donated(target.products) - np.log(target.seconds))
+        draw = np.random.default_rng(self.random_state)
+        rows = draw.permutation(len(target.seconds))[:_KERNEL_ROWS]
+        products, log_seconds = target.products[rows], np.log(target.seconds[rows])
+        limit, donated = blind._bases(products)
+        sample = (blind._few_features(products), (log_seconds - limit, log_seconds - donated))
+        return conformal_quantile(errors, 0.9), sample
+
+    def _features(self, products: Array, spec: DeviceSpec) -> Array:
+        m, k, n = products.T
+        size, roofline = DTYPE_BYTES[self.dtype], Roofline.of(spec, 1)
+        compute_s, memory_s = product_limits_s(products, roofline, self.dtype)
+        moved = memory_s * spec.bandwidth_bytes_s
+        columns = [
+            np.log(compute_s / memory_s), np.log(np.maximum(compute_s, memory_s)),
+            np.log(compute_s), np.log(memory_s), np.log(k), np.log(m), np.log(n), np.log(n / k),
+            np.log(size * k * n / spec.cache_bytes), np.log(moved / spec.cache_bytes),
+        ]  # fmt: skip
+        for rows, width in TILES:
+            waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
+            columns += [np.log(waves), padding(products, roofline, (rows, width))]
+        return np.column_stack(columns)
+
+    def _few_features(self, products: Array) -> Array:
+        m, k, n = products.T
+        waves = np.ceil(m / 128) * np.ceil(n / 128) / self.spec.compute_units
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
+        return np.column_stack(
+            [np.log(m), np.log(k), np.log(n), limit, np.log(np.ceil(waves) / waves), np.log(waves)]
+        )
+
+
+def _families(donors: Sequence[Donor]) -> list[str]:
+    return sorted({donor.family for donor in donors})
+
+
+def _character(spec: DeviceSpec) -> Array:
+    """Log of FLOPs per byte, and of the cache: what kernels are tuned around."""
+    best = max(spec.peak_flops.values())
+    return np.array([np.log(best / spec.bandwidth_bytes_s), np.log(spec.cache_bytes)])

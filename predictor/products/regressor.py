@@ -1,0 +1,147 @@
+"""Seconds of single matrix products on a device, learned from a table of them.
+
+Two models of log(latency / roofline) are averaged: gradient boosting on physical features, and
+gradient boosting on what kriging over the neighbouring shapes leaves, which sees the kriging's
+prediction (of training rows: without themselves) as features. Neither alone is as good on every
+device (docs/predictor.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.utils.validation import check_array, check_is_fitted, check_X_y
+from threadpoolctl import threadpool_limits
+
+from autotune.devices.roofline import Roofline
+from autotune.devices.specs import DeviceSpec
+from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.predictor.products.features import physical_features, roofline_s
+from autotune.predictor.products.kriging import ProductKriging
+
+Array = NDArray[np.float64]
+# Kriging twice: smooth and almost exact, and rough with noise.
+_NOISES = (float(np.exp(-9.0)), float(np.exp(-5.5)))
+_STACKED_WEIGHT = 0.6
+_MIN_CALIBRATION = 50
+# Upper ends of M of the calibration's size classes: decode, small and large prefill.
+_SIZE_CLASSES = (16.0, 512.0)
+
+
+class ProductRegressor(RegressorMixin, BaseEstimator):
+    """scikit-learn regressor: rows (M, K, N) to seconds.
+
+    `predict_interval` is split-conformal per size class: a fifth of the (K, N) groups is held out
+    to learn how far off the same model is on shapes that it did not see. `trees=0` leaves the first
+    model out, for a table that is wanted at once.
+    """
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        dtype: str = "bf16",
+        *,
+        trees: int = 1000,
+        stacked_trees: int = 600,
+        coverage: float = 0.9,
+        random_state: int = 0,
+    ) -> None:
+        self.spec = spec
+        self.dtype = dtype
+        self.trees = trees
+        self.stacked_trees = stacked_trees
+        self.coverage = coverage
+        self.random_state = random_state
+
+    def fit(self, X: Array, y: Array) -> ProductRegressor:  # noqa: N803 (scikit-learn's name)
+        """Learn from products (n, 3) and their seconds (n,).
+
+        Raises:
+            ValueError: not three columns, or a size or time that is not above zero.
+        """
+        products, seconds = check_X_y(X, y, dtype=np.float64)
+        if products.shape[1] != 3 or not (products > 0).all() or not (seconds > 0).all():
+            raise ValueError("products are rows (M, K, N) of sizes above zero, seconds above zero")
+        self.n_features_in_ = 3
+        with threadpool_limits(1):
+            held = _held_groups(products, self.random_state)
+            self.half_widths_ = np.full(len(_SIZE_CLASSES) + 1, np.inf)
+            if _MIN_CALIBRATION <= held.sum() < len(seconds):
+                trial = _Models(self, products[~held], seconds[~held])
+                errors = np.abs(trial.log_seconds(products[held]) - np.log(seconds[held]))
+                self.half_widths_ = _half_widths(products[held], errors, self.coverage)
+            self.models_ = _Models(self, products, seconds)
+        return self
+
+    def predict(self, X: Array) -> Array:  # noqa: N803
+        """Seconds, (n,)."""
+        check_is_fitted(self, "models_")
+        products = check_array(X, dtype=np.float64)
+        unique, inverse = np.unique(products, axis=0, return_inverse=True)
+        with threadpool_limits(1):
+            seconds: Array = np.exp(self.models_.log_seconds(unique))
+        return seconds[inverse.ravel()]
+
+    def predict_interval(self, X: Array) -> tuple[Array, Array]:  # noqa: N803
+        """Low and high seconds, (n,) each, at the nominal coverage."""
+        seconds = self.predict(X)
+        factor = np.exp(self.half_widths_[_size_class(np.asarray(X))])
+        return seconds / factor, seconds * factor
+
+
+class _Models:
+    """Both models, fitted."""
+
+    def __init__(self, settings: ProductRegressor, products: Array, seconds: Array) -> None:
+        self.roofline, self.dtype = Roofline.of(settings.spec, 1), settings.dtype
+        physical = physical_features(products, self.roofline, self.dtype)
+        target = np.log(seconds / roofline_s(products, self.roofline, self.dtype))
+        self.kriging = ProductKriging(self.roofline, _NOISES)
+        base, hints = self.kriging.fit(products, target)
+        self.plain = None if settings.trees == 0 else HistGradientBoostingRegressor(
+            max_iter=settings.trees, learning_rate=60 / max(settings.trees, 400),
+            min_samples_leaf=10, max_features=0.4, early_stopping=False,
+            random_state=settings.random_state,
+        ).fit(physical, target)  # fmt: skip
+        self.stacked = HistGradientBoostingRegressor(
+            max_iter=settings.stacked_trees, learning_rate=20 / max(settings.stacked_trees, 200),
+            min_samples_leaf=20, max_features=0.3, early_stopping=False,
+            random_state=settings.random_state,
+        ).fit(np.column_stack([physical, hints]), target - base)  # fmt: skip
+
+    def log_seconds(self, products: Array) -> Array:
+        """log(seconds), (n,)."""
+        physical = physical_features(products, self.roofline, self.dtype)
+        base, hints = self.kriging.predict(products)
+        stacked = self.stacked.predict(np.column_stack([physical, hints])) + base
+        mixed = stacked
+        if self.plain is not None:
+            plain = self.plain.predict(physical)
+            mixed = _STACKED_WEIGHT * stacked + (1.0 - _STACKED_WEIGHT) * plain
+        log_seconds: Array = mixed + np.log(roofline_s(products, self.roofline, self.dtype))
+        return log_seconds
+
+
+def _held_groups(products: Array, seed: int) -> NDArray[np.bool_]:
+    """A fifth of the (K, N) groups."""
+    groups, index = np.unique(products[:, 1:], axis=0, return_inverse=True)
+    chosen = np.random.default_rng(seed).permutation(len(groups)) < len(groups) // 5
+    held: NDArray[np.bool_] = chosen[index.ravel()]
+    return held
+
+
+def _size_class(products: Array) -> NDArray[np.intp]:
+    return np.searchsorted(_SIZE_CLASSES, products[:, 0])
+
+
+def _half_widths(products: Array, errors: Array, coverage: float) -> Array:
+    """Conformal quantile of every size class; of all together where a class has too few."""
+    classes = _size_class(products)
+    pooled = conformal_quantile(errors, coverage)
+    widths = np.full(len(_SIZE_CLASSES) + 1, pooled)
+    for i in range(len(widths)):
+        if (classes == i).sum() >= _MIN_CALIBRATION:
+            widths[i] = conformal_quantile(errors[classes == i], coverage)
+    return widths

@@ -1,0 +1,88 @@
+"""Layers as sums of their matrix products, each priced once.
+
+A pair is the sum of its two products: what is known of a device that is not here are single ones.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.errors import MeasurementError
+from autotune.core.types import Estimate, LayerShape, Source
+from autotune.devices.roofline import products
+from autotune.predictor.base import LatencyPredictor
+from autotune.profiler.sources.aiconfigurator import MULTIPLE
+
+Array = NDArray[np.float64]
+Product = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """Seconds of one product, and the factor either way that they may be off by at 90 %."""
+
+    latency_s: float
+    factor: float
+    source: Source
+
+
+class ProductSums(LatencyPredictor):
+    """Seconds of layers from those of products.
+
+    Raises:
+        MeasurementError: a size that is no multiple of 32, which nobody timed (on asking).
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Product, Price] = {}
+
+    @abstractmethod
+    def _price(self, products: Array) -> Sequence[Price]:
+        """Prices of different products, rows (M, K, N)."""
+
+    def estimate(self, shape: LayerShape) -> Estimate:
+        """Seconds and ratio; its source is that of the products if they share one."""
+        return self.estimates([shape])[0]
+
+    def estimates(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
+        """Many at once: one prediction serves all that share an M."""
+        self.prepare(shapes)
+        return [self._sum(shape) for shape in shapes]
+
+    def prepare(self, shapes: Sequence[LayerShape]) -> None:
+        """Learn all products of `shapes`."""
+        for shape in shapes:
+            _check(shape)
+        wanted = {p for s in shapes for p in (*products(s), *products(s.dense))}
+        missing = sorted(wanted - self._known.keys())
+        if missing:
+            prices = self._price(np.array(missing, dtype=np.float64))
+            self._known.update(zip(missing, prices, strict=True))
+
+    def _sum(self, shape: LayerShape) -> Estimate:
+        parts = [self._known[product] for product in products(shape)]
+        dense_s = sum(self._known[product].latency_s for product in products(shape.dense))
+        seconds = sum(part.latency_s for part in parts)
+        sources = {part.source for part in parts}
+        return Estimate(
+            latency_s=seconds,
+            low_s=sum(part.latency_s / part.factor for part in parts),
+            high_s=sum(part.latency_s * part.factor for part in parts),
+            ratio=seconds / dense_s,
+            source=sources.pop() if len(sources) == 1 else "predicted",
+        )
+
+
+def _check(shape: LayerShape) -> None:
+    sizes = [size for _, k, n in products(shape) for size in (k, n)]
+    odd = [size for size in sizes if size % MULTIPLE]
+    if odd:
+        raise MeasurementError(
+            f"a size of {odd[0]} cannot be priced: others timed multiples of {MULTIPLE} only, and "
+            "beside them latency may jump; choose such a multiple, or measure on the device itself"
+        )

@@ -1,0 +1,1 @@
+"""The latency database: schema, seals, exchange, audit."""

@@ -1,0 +1,175 @@
+"""Move measurements between databases: CSV, Parquet, and SQLite files with all that is known."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from autotune.core.errors import DatabaseError, UsageError, storage_errors
+from autotune.core.types import Fingerprint, canonical_json, from_mapping
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import LINEAR, Measurement, Origin
+
+_FIELDS = [field.name for field in dataclasses.fields(Measurement)]
+_TYPES = {field.name: str(field.type) for field in dataclasses.fields(Measurement)}
+
+
+def export_table(database: LatencyDatabase, path: Path) -> int:
+    """Write all rows with their fingerprint records to `path` (.csv or .parquet).
+
+    Returns the number of rows. The file appears whole or not at all.
+
+    Raises:
+        UsageError: another suffix.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"{path.name}: write to a .csv or .parquet file")
+    rows = [
+        {"fingerprint": canonical_json(fingerprint.to_json()), **dataclasses.asdict(row)}
+        for key, fingerprint in database.fingerprints().items()
+        for row in database.measurements(key, errors=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["fingerprint", *_FIELDS])
+    temporary = path.with_name(f".{path.name}.part")
+    with storage_errors(path.parent):
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False, float_format="%.17g")
+        else:
+            frame.to_parquet(temporary, index=False)
+        temporary.replace(path)
+    return len(frame)
+
+
+def import_table(database: LatencyDatabase, path: Path) -> int:
+    """Add the rows of an exported .csv or .parquet file; returns how many were read.
+
+    Raises:
+        UsageError: unreadable file, or columns that are not those of an export.
+    """
+    tables = read_table(path)
+    for fingerprint, rows in tables:
+        origin = Origin(kind="file", name=path.name, version="")
+        database.add(database.start_run(fingerprint, f"import {path.name}", origin), rows)
+    return sum(len(rows) for _, rows in tables)
+
+
+def read_table(path: Path) -> list[tuple[Fingerprint, list[Measurement]]]:
+    """The fingerprints of an exported file, and their points.
+
+    Raises:
+        UsageError: unreadable file, or columns that are not those of an export.
+    """
+    try:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(f"{path} is no readable .csv or .parquet file: {error}") from error
+    if "kind" not in frame.columns:
+        frame["kind"] = LINEAR  # exported before there were joint sites
+    expected = ["fingerprint", *_FIELDS]
+    if sorted(frame.columns) != sorted(expected):
+        missing = sorted(set(expected) - set(frame.columns))
+        raise UsageError(f"{path} is no export of a latency database (missing {missing[:3]})")
+    return [
+        (
+            from_mapping(Fingerprint, json.loads(str(record))),
+            [_measurement(row) for row in part[_FIELDS].to_dict("records")],
+        )
+        for record, part in frame.groupby("fingerprint")
+    ]
+
+
+def _measurement(values: dict[object, object]) -> Measurement:
+    clean: dict[str, int | float | str | None] = {}
+    for name, kind in _TYPES.items():
+        value = values[name]
+        if value is None or value != value:  # a missing number reads back as NaN
+            clean[name] = None
+        else:
+            clean[name] = {"i": int, "f": float, "s": str}[kind[0]](value)
+    return from_mapping(Measurement, clean)
+
+
+def merge(target: LatencyDatabase, source: Path, *, keep_apart: bool = False) -> int:
+    """Add every run of another database file; returns the points read.
+
+    Runs come over whole, with their samples, clocks and origin; a run that is there already and a
+    point that was measured already change nothing.
+
+    Raises:
+        DatabaseError: `source` is missing, damaged or fails its hashes; or one of its fingerprints
+            differs from one of the same name in `target` and `keep_apart` is not set.
+    """
+    if not source.is_file():
+        raise DatabaseError(f"{source} does not exist")
+    with LatencyDatabase(source) as other:
+        problems = find_problems(other)
+        if problems:
+            raise DatabaseError(f"{source} was not merged: {problems[0]}")
+        if not keep_apart:
+            _refuse_namesakes(target, other, source)
+        return _copy_runs(other, target)
+
+
+def ship(database: LatencyDatabase, path: Path) -> str:
+    """Write everything to one SQLite file that `db merge` reads; returns the file's sha256.
+
+    The file appears whole or not at all.
+
+    Raises:
+        DatabaseError: the database fails its hashes.
+        UsageError: the file is there already.
+    """
+    if path.exists():
+        raise UsageError(f"{path} is there already; give another name")
+    problems = find_problems(database)
+    if problems:
+        raise DatabaseError(f"{database.address} was not shipped: {problems[0]}")
+    with storage_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        with LatencyDatabase(temporary) as copy:
+            _copy_runs(database, copy)
+        # Without its write-ahead log a database is one file.
+        with contextlib.closing(sqlite3.connect(temporary)) as raw:
+            raw.execute("PRAGMA journal_mode=DELETE")
+            raw.execute("VACUUM")
+        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        temporary.replace(path)
+    return sha256
+
+
+def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:
+    fingerprints = source.fingerprints()
+    count = 0
+    for run in source.runs():
+        contents = source.contents(run["id"])
+        target.put_contents(fingerprints[run["fingerprint_id"]], contents)
+        count += len(contents.rows)
+    return count
+
+
+def _refuse_namesakes(target: LatencyDatabase, other: LatencyDatabase, source: Path) -> None:
+    """One device, backend and dtype under two versions or settings is two sets of latencies."""
+
+    def name(fingerprint: Fingerprint) -> tuple[str, ...]:
+        return (fingerprint.device, fingerprint.backend, fingerprint.dtype)
+
+    known = target.fingerprints()
+    here = {name(fingerprint): (key, fingerprint) for key, fingerprint in known.items()}
+    for key, fingerprint in other.fingerprints().items():
+        if key in known or name(fingerprint) not in here:
+            continue
+        own_key, own = here[name(fingerprint)]
+        pairs = ((f, getattr(own, f), getattr(fingerprint, f)) for f in vars(own))
+        differs = ", ".join(f"{f} {a!r} and {b!r}" for f, a, b in pairs if a != b)
+        raise DatabaseError(
+            f"{source} has {' '.join(name(fingerprint))} as {key}, here it is {own_key}: "
+            f"{differs}; such measurements must not mix, --keep-apart stores them beside each other"
+        )

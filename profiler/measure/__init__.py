@@ -1,0 +1,1 @@
+"""Timing in fresh processes: tasks, shards, points, drift."""

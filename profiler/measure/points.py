@@ -1,0 +1,151 @@
+"""Measure what is missing and commit it as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from autotune.core.types import Fingerprint, LayerShape
+from autotune.devices.alignment import aligned_ranks, coarse_grid
+from autotune.devices.detect import PresentDevice
+from autotune.profiler.backends.base import Backend
+from autotune.profiler.database.latency import LatencyDatabase, timestamp
+from autotune.profiler.database.records import Detail, Measurement, kind_of
+from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
+from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
+
+RANKS_PER_TASK = 4
+_ATTEMPTS = 3
+
+
+def fingerprint_of(
+    device: PresentDevice, backend: Backend, dtype: str, threads: int
+) -> Fingerprint:
+    """The fingerprint under which this machine's measurements are kept."""
+    return Fingerprint(
+        device=device.spec.name,
+        device_name=device.reported_name,
+        backend=backend.name,
+        dtype=dtype,
+        # A GPU's latencies do not depend on the processor's threads.
+        threads=threads if device.spec.kind == "cpu" else 1,
+        versions=backend.versions(),
+        settings=backend.settings(),
+    )
+
+
+def plan_ranks(
+    device: PresentDevice, shape: LayerShape, points: int = Backend.ranks_per_shape
+) -> list[int]:
+    """Ranks to measure for one dense shape: the aligned grid, thinned to `points`."""
+    ranks = aligned_ranks(device.spec, shape.in_features, shape.out_features, shape.dtype)
+    return coarse_grid(ranks, points)
+
+
+def missing_points(
+    database: LatencyDatabase, fingerprint: Fingerprint, wanted: Iterable[LayerShape]
+) -> list[LayerShape]:
+    """Those of `wanted` that have no successful measurement yet."""
+    have = {row.shape for row in database.measurements(fingerprint.id)}
+    return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.rank or 0))
+
+
+def measure_points(
+    database: LatencyDatabase,
+    fingerprint: Fingerprint,
+    points: Sequence[LayerShape],
+    runner: TaskRunner,
+    policy: TimingPolicy | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Measurement]:
+    """Time `points` (dense layers come along as references) and store each result at once.
+
+    Returns the failed ones; they are rows in the database too.
+    """
+    if not points:
+        return []
+    policy = policy or TimingPolicy()
+    tasks = _tasks(points, policy)
+    run_id = database.start_run(fingerprint, f"{len(points)} points")
+    failures: list[Measurement] = []
+    done = 0
+    progress(0, len(points))
+    for task, outcome in _outcomes(runner, tasks):
+        rows = _rows(task, outcome.timing, outcome.error)
+        database.add(run_id, rows, _details(rows, outcome.timing), outcome.clocks)
+        failures += [row for row in rows if row.error is not None]
+        done += len(rows) - 1
+        progress(min(done, len(points)), len(points))
+    return failures
+
+
+def _outcomes(
+    runner: TaskRunner, tasks: Sequence[TimingTask]
+) -> Iterator[tuple[TimingTask, Outcome]]:
+    """Every task with its outcome; those whose process died are tried again, twice at most.
+
+    A process may be killed from outside; one that its task kills dies again.
+    """
+    for attempt in range(_ATTEMPTS):
+        died = []
+        for outcome in runner.run(tasks):
+            if outcome.died and attempt + 1 < _ATTEMPTS:
+                died.append(tasks[outcome.index])
+            else:
+                yield tasks[outcome.index], outcome
+        if not died:
+            return
+        tasks = died
+
+
+def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTask]:
+    ranks: dict[LayerShape, list[int]] = {}
+    for point in points:
+        ranks.setdefault(point.dense, [])
+        if point.rank is not None:
+            ranks[point.dense].append(point.rank)
+    tasks = []
+    for dense, values in ranks.items():
+        groups = [
+            tuple(values[i : i + RANKS_PER_TASK]) for i in range(0, len(values), RANKS_PER_TASK)
+        ]
+        tasks += [layer_task(dense, group, policy) for group in groups or [()]]
+    return tasks
+
+
+def _details(rows: Sequence[Measurement], timing: PairedTiming | None) -> dict[LayerShape, Detail]:
+    if timing is None:
+        return {}
+    columns = zip(timing.quantiles_s, timing.samples_s, strict=True)
+    return {
+        row.shape: Detail(quantiles_s=quantiles, samples_s=samples)
+        for row, (quantiles, samples) in zip(rows, columns, strict=True)
+    }
+
+
+def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> list[Measurement]:
+    rows = []
+    for i, subject in enumerate(task.subjects):
+        assert subject.layer is not None
+        shape = subject.layer
+        rows.append(
+            Measurement(
+                kind=kind_of(shape.parts),
+                tokens=shape.tokens,
+                in_features=shape.in_features,
+                out_features=shape.out_features,
+                rank=shape.rank or 0,
+                dtype=shape.dtype,
+                latency_s=timing.latencies_s[i] if timing else None,
+                dense_latency_s=timing.latencies_s[0] if timing else None,
+                ratio=timing.ratios[i] if timing else None,
+                ratio_low=timing.ratio_lows[i] if timing else None,
+                ratio_high=timing.ratio_highs[i] if timing else None,
+                rounds=timing.rounds if timing else 0,
+                windows=timing.windows if timing else 0,
+                disturbed_windows=timing.disturbed_windows if timing else 0,
+                converged=int(timing.converged) if timing else 0,
+                error=error,
+                measured_at=timestamp(),
+            )
+        )
+    return rows

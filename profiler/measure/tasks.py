@@ -1,0 +1,97 @@
+"""What one measurement compares, as records that travel to the measuring process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from autotune.core.types import LayerShape, from_mapping
+from autotune.devices.health import ClockReading
+from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
+
+DIED = "ProcessError"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One alternative: a layer of some shape, or a whole model with its inputs."""
+
+    layer: LayerShape | None = None
+    network: str | None = None
+    inputs: str | None = None
+    loader: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingTask:
+    """Alternatives timed against each other; the first is the reference."""
+
+    subjects: tuple[Subject, ...]
+    policy: TimingPolicy
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> TimingTask:
+        """Rebuild from `to_json`."""
+        subjects = []
+        for entry in values["subjects"]:
+            layer = entry["layer"]
+            shape = None if layer is None else from_mapping(LayerShape, layer)
+            subjects.append(from_mapping(Subject, {**entry, "layer": shape}))
+        return TimingTask(
+            subjects=tuple(subjects), policy=from_mapping(TimingPolicy, values["policy"])
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The result of one task: a timing and the clocks around it, or the error that prevented it."""
+
+    index: int
+    timing: PairedTiming | None = None
+    clocks: tuple[ClockReading, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Outcome:
+        """Rebuild from `to_json`, or from what a measuring process says; no timing is an error."""
+        timing = values.get("timing")
+        if timing is None:
+            return Outcome(index=values["index"], error=values["error"])
+        lists = {key: _tuples(value) for key, value in timing.items()}
+        clocks = tuple(from_mapping(ClockReading, each) for each in values.get("clocks", ()))
+        return Outcome(
+            index=values["index"], timing=from_mapping(PairedTiming, lists), clocks=clocks
+        )
+
+    @property
+    def died(self) -> bool:
+        """Whether its process ended under it, which says nothing of the task itself."""
+        return self.error is not None and self.error.startswith(DIED)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+
+
+class TaskRunner(Protocol):
+    """Times tasks somewhere: exactly one outcome a task, with its index, as each is known."""
+
+    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
+        """Outcomes as they come."""
+
+
+def layer_task(dense: LayerShape, ranks: tuple[int, ...], policy: TimingPolicy) -> TimingTask:
+    """The dense layer against its pair at each of `ranks`."""
+    shapes = [dense, *(dataclasses.replace(dense, rank=rank) for rank in ranks)]
+    return TimingTask(subjects=tuple(Subject(layer=s) for s in shapes), policy=policy)

@@ -1,0 +1,135 @@
+"""The measuring process: reads tasks as JSON from stdin, writes one JSON line per outcome.
+
+Run as `python -m autotune.profiler.measure.worker`. It imports no more than the backend needs, and
+ends with the shard, so every shard starts with fresh allocators, thread pools and contexts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from autotune.devices.health import ClockReading, watch
+from autotune.profiler.backends import Backend, make_backend
+from autotune.profiler.measure.tasks import Subject, TimingTask
+from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
+
+_PROGRESS_EVERY_S = 0.5
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
+    """A callable for the subject and how many layers one call runs."""
+    if subject.layer is not None:
+        timed = backend.layer(subject.layer, threads)
+        return timed.run, timed.copies
+    if subject.network is None or subject.inputs is None:
+        raise ValueError("a subject is a layer, or a network with inputs")
+    network = backend.network(Path(subject.network), Path(subject.inputs), threads, subject.loader)
+    return network, 1
+
+
+def run_task(
+    backend: Backend,
+    task: TimingTask,
+    threads: int,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[PairedTiming, tuple[ClockReading, ...]]:
+    """Time one task, latencies and ratios per layer; and the device's clocks around it."""
+    prepared = [prepare(backend, subject, threads) for subject in task.subjects]
+    with watch(backend.device) as device:
+        before = device.read("before")
+        timing = time_interleaved(
+            [runner for runner, _ in prepared], task.policy, progress=progress,
+            slowed=device.slowed,
+        )  # fmt: skip
+        clocks = (*before, *device.read("after"))
+    copies = [count for _, count in prepared]
+    scale = [copies[0] / count for count in copies]
+    per_layer = dataclasses.replace(
+        timing,
+        latencies_s=tuple(t / c for t, c in zip(timing.latencies_s, copies, strict=True)),
+        quantiles_s=_divided(timing.quantiles_s, copies),
+        samples_s=_divided(timing.samples_s, copies),
+        ratios=tuple(r * s for r, s in zip(timing.ratios, scale, strict=True)),
+        ratio_lows=tuple(r * s for r, s in zip(timing.ratio_lows, scale, strict=True)),
+        ratio_highs=tuple(r * s for r, s in zip(timing.ratio_highs, scale, strict=True)),
+    )
+    return per_layer, clocks
+
+
+def _divided(
+    columns: Sequence[Sequence[float]], copies: Sequence[int]
+) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(t / c for t in column) for column, c in zip(columns, copies, strict=True))
+
+
+def raise_priority() -> None:
+    """Go before others' work, where the system allows it (root, CAP_SYS_NICE).
+
+    A neighbour that keeps one core busy slows a product on two threads by half or not at all, for
+    seconds at a time, so that no choice among the samples finds the truth.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
+def end_with_parent() -> None:
+    """Be killed when the process that wants the measurement is, however it dies.
+
+    What nobody waits for would go on measuring, beside whatever is measured next.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(source: TextIO, sink: TextIO) -> None:
+    """Serve one shard."""
+    request: dict[str, Any] = json.load(source)
+    backend = make_backend(request["backend"], request["device"])
+    backend.pin(request["threads"])
+
+    def send(message: dict[str, Any]) -> None:
+        sink.write(json.dumps(message) + "\n")
+        sink.flush()
+
+    for index, values in enumerate(request["tasks"]):
+        outcome: dict[str, Any] = {"index": index}
+        try:
+            task = TimingTask.from_json(values)
+            timing, clocks = run_task(backend, task, request["threads"], _sometimes(index, send))
+            outcome["timing"] = dataclasses.asdict(timing)
+            outcome["clocks"] = [vars(reading) for reading in clocks]
+        except Exception as error:  # any failure of a backend is a result
+            outcome["error"] = f"{type(error).__name__}: {error}"[:2000]
+        send(outcome)
+
+
+def _sometimes(index: int, send: Callable[[dict[str, Any]], None]) -> Callable[[float], None]:
+    """Progress of one task, told rarely enough not to disturb what is measured."""
+    told = time.monotonic()
+
+    def progress(fraction: float) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PROGRESS_EVERY_S:
+            told = time.monotonic()
+            send({"index": index, "progress": fraction})
+
+    return progress
+
+
+if __name__ == "__main__":
+    # Libraries that print must not corrupt the protocol.
+    protocol, sys.stdout = sys.stdout, sys.stderr
+    end_with_parent()
+    raise_priority()
+    main(sys.stdin, protocol)

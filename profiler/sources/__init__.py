@@ -1,0 +1,1 @@
+"""Measurements that come from elsewhere: shipped databases and tables of others."""

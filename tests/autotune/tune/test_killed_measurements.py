@@ -1,0 +1,113 @@
+"""A measuring process that somebody kills costs an attempt, not the tuning."""
+
+import dataclasses
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from autotune.core.errors import MeasurementError
+from autotune.core.types import LayerShape
+from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.nodes import profile_sites
+from autotune.profiler.measure.points import fingerprint_of, measure_points
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.profiler.measure.tasks import DIED, Subject
+from autotune.profiler.measure.timing import TimingPolicy
+from autotune.tune.measuring import time_subjects
+from autotune.tune.target import target_here
+from tests.autotune.service.processes import descendants
+
+SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
+SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]
+LONG = TimingPolicy(max_seconds=3.0, target_relative_ci=1e-9)  # it is heard of in between
+
+
+def kill(mark):
+    """kill -9 of the processes of this one that bear the mark; how many there were."""
+    found = [pid for pid, command in descendants(os.getpid()).items() if mark in command]
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+@pytest.fixture
+def runner():
+    return ShardRunner(backend="onnxruntime-cpu", threads=1)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_measurement_of_networks_is_tried_again(runner, times):
+    killed = 0
+
+    def advance(done, total):
+        nonlocal killed
+        if killed < times:
+            killed += kill("autotune.profiler.measure.worker")
+
+    if times > 1:
+        with pytest.raises(MeasurementError, match=rf"{DIED}.* signal 9"):
+            time_subjects(runner, SUBJECTS, LONG, advance)
+        assert killed == 3
+        return
+    timing = time_subjects(runner, SUBJECTS, LONG, advance)
+    assert killed == 1
+    assert timing.ratios[0] == 1.0
+
+
+def test_an_error_of_the_backend_is_not_tried_again(runner):
+    impossible = [Subject(layer=dataclasses.replace(SHAPE, dtype="bf16"))]
+    with pytest.raises(MeasurementError, match="the measurement failed") as caught:
+        time_subjects(runner, impossible, LONG, lambda done, total: None)
+    assert DIED not in str(caught.value)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
+    graph, inputs = tmp_path / "model.onnx", tmp_path / "inputs.safetensors"
+    large = LayerShape(tokens=128, in_features=1024, out_features=1024)  # 50 runs take a second
+    graph.write_bytes(layer_model(large, 8))
+    save_file({"x": np.zeros((128, 1024), np.float32)}, inputs)
+    killed = 0
+
+    def progress(done, total):
+        nonlocal killed
+        if killed < times:
+            killed += kill("autotune.profiler.measure.nodes")
+
+    # The graph's nodes bear no site's name, which is said once its profile is there.
+    said = "signal 9" if times > 1 else "has no node somewhere"
+    with pytest.raises(MeasurementError, match=said):
+        profile_sites(graph, inputs, 1, ["somewhere"], progress)
+    assert killed == (3 if times > 1 else 1)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path, times):
+    points = [dataclasses.replace(SHAPE, rank=rank) for rank in (8, 16, 24, 32, 40)]
+    stopping, killed = threading.Event(), []
+
+    def kill_when_seen():
+        while len(killed) < times and not stopping.wait(0.05):
+            killed.extend([1] * kill("autotune.profiler.measure.worker"))
+
+    with LatencyDatabase(tmp_path / "latency.sqlite") as store:
+        target = target_here("cpu")
+        mark = fingerprint_of(target.device, target.backend, target.dtype, 1)
+        thread = threading.Thread(target=kill_when_seen)
+        thread.start()
+        failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))
+        stopping.set()
+        thread.join()
+        found = {row.rank for row in store.measurements(mark.id)}
+    assert killed
+    if times == 1:
+        assert failed == []
+        assert found == {0, 8, 16, 24, 32, 40}
+    else:  # what always kills its process is a failure that is told
+        assert {row.error.partition(":")[0] for row in failed} == {DIED}
+        assert found == set()
