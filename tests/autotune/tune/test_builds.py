@@ -31,7 +31,7 @@ def opset(graph):
 def test_an_engine_gets_half_precision_at_an_opset_it_reads(
     context, monkeypatch, tensorrt, expected
 ):
-    monkeypatch.setattr(artefacts, "engine_opset", lambda: expected)
+    monkeypatch.setattr(builds, "engine_opset", lambda: expected)
     dense = builds.dense_artefact(context)
     assert opset(dense) == expected
     weights = onnx.load(dense).graph.initializer
