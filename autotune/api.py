@@ -113,6 +113,6 @@ def tune(
         seed=seed,
     )
     request.check()
-    from autotune.tune.pipeline import run
+    from autotune.tune.session import tune as run
 
     return run(request, reporter or Reporter())

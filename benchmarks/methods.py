@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autotune.tune.context import Context, make_context
+from autotune.tune.stages import calibrate, error_table, load_data
+from autotune.tune.target import target_here
 
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factors import Factors
@@ -35,13 +38,10 @@ from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.tune.context import Context, make_context
 from autotune.tune.loop import best_rounds, find_knobs, plan_layers, run_loop
 from autotune.tune.measuring import network_model, profile_layers
 from autotune.tune.planner import Planner
 from autotune.tune.request import TuneRequest
-from autotune.tune.stages import calibrate, error_table, load_data
-from autotune.tune.target import target_here
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd uniform": {"metric": "weight", "allocator": "uniform"},

@@ -44,28 +44,29 @@ def command(
     """
     from autotune.core.errors import UsageError
     from autotune.core.quantities import format_seconds
-    from autotune.layers.predict import layer_predictor
-    from autotune.tune.target import find_target
+    from autotune.layers.predict import KnownLayers
+    from autotune.tune.machines import nearest_machine
+    from autotune.tune.request import MachineOptions
 
     if any(rank < 1 for rank in ranks):
         raise UsageError("--rank must be at least 1")
-    target = find_target(device, backend, dtype, database=database, extrapolate=allow_extrapolation)
-    dense = dataclasses.replace(parse_shape(shape, tokens), dtype=target.dtype)
-    table, sources = layer_predictor(target, threads, database, allow_extrapolation)
-    answers = []
-    lines = []
-    for rank in (None, *ranks):
-        estimate = table.estimate(dataclasses.replace(dense, rank=rank))
-        answers.append({"rank": rank, **dataclasses.asdict(estimate)})
+    options = MachineOptions(
+        device=device, backend=backend, dtype=dtype, threads=threads, database=database,
+        allow_extrapolation=allow_extrapolation,
+    )  # fmt: skip
+    dense = parse_shape(shape, tokens)
+    shapes = [dataclasses.replace(dense, rank=rank) for rank in (None, *ranks)]
+    with nearest_machine(options) as machine:
+        found = KnownLayers(machine, allow_extrapolation=allow_extrapolation).predict(shapes)
+        name, dtype = machine.spec.name, machine.dtype
+    answers, lines = [], []
+    for one, estimate in zip(found.shapes, found.estimates, strict=True):
+        answers.append({"rank": one.rank, **dataclasses.asdict(estimate)})
         lines.append(
-            f"{'dense' if rank is None else f'rank {rank}':10s} "
+            f"{'dense' if one.rank is None else f'rank {one.rank}':10s} "
             f"{format_seconds(estimate.latency_s):>9s}  ({format_seconds(estimate.low_s)} to "
             f"{format_seconds(estimate.high_s)})  ratio {estimate.ratio:.3f}  {estimate.source}"
         )
-    record = {
-        "device": target.spec.name,
-        "dtype": dense.dtype,
-        "sources": sources,
-        "estimates": answers,
-    }
+    sources = list(found.sources)
+    record = {"device": name, "dtype": dtype, "sources": sources, "estimates": answers}
     emit(output_format, record, [*lines, *(f"from {source}" for source in sources)])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from autotune.core.progress import Advance
     from autotune.layers.profile import Profiled
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.tune.place import Place
+    from autotune.tune.measuring import MeasuringMachine
 
 
 @click.command(
@@ -60,18 +59,20 @@ def command(database: Address, output_format: str, **options: Any) -> int:
 
     _check(options)
     with (
-        _place(options) as place,
+        _machine(options, database) as machine,
         LatencyDatabase(database) as store,
         make_reporter().stage("measure layers") as advance,
     ):
-        found = _profile(options, place, store, advance)
+        found = _profile(options, machine, store, advance)
     record = {
-        "fingerprint": place.fingerprint.id, **dataclasses.asdict(found), "database": str(database)
-    }  # fmt: skip
+        "fingerprint": machine.fingerprint.id,
+        **dataclasses.asdict(found),
+        "database": str(database),
+    }
     known = found.wanted - found.measured - len(found.failed)
     lines = [
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
-        f"fingerprint {place.fingerprint.id} in {database}"
+        f"fingerprint {machine.fingerprint.id} in {database}"
     ]
     emit(output_format, record, [*lines, *found.failed[:5]])
     return 1 if found.failed else 0
@@ -87,27 +88,23 @@ def _check(options: Mapping[str, Any]) -> None:
         raise UsageError("--rank must be at least 1")
 
 
-@contextmanager
-def _place(options: Mapping[str, Any]) -> Iterator[Place]:
+def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
     """Here, or on a farm."""
-    kind = (options["device"], options["backend"], options["dtype"])
+    from autotune.tune.machines import farm_machine, local_machine
+    from autotune.tune.request import MachineOptions
+
+    names = ("device", "backend", "dtype", "threads", "farm")
+    chosen = {name: options[name] for name in names}
     if not options["farm"]:
-        from autotune.devices.detect import check_threads
-        from autotune.tune.place import place_here
-        from autotune.tune.target import target_here
-
-        yield place_here(target_here(*kind), check_threads(options["threads"]))
-        return
+        return local_machine(MachineOptions(**chosen, database=database))
     from autotune.farm.processes import read_token
-    from autotune.farm.ray_executor import RayExecutor
-    from autotune.tune.place import place_on
 
-    with RayExecutor(options["farm"], read_token(options["token_file"])) as executor:
-        yield place_on(executor, *kind, options["threads"])
+    token = read_token(options["token_file"])
+    return farm_machine(MachineOptions(**chosen, database=database, farm_token=token))
 
 
 def _profile(
-    options: Mapping[str, Any], place: Place, store: LatencyDatabase, advance: Advance
+    options: Mapping[str, Any], machine: MeasuringMachine, store: LatencyDatabase, advance: Advance
 ) -> Profiled:
     from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
@@ -117,14 +114,14 @@ def _profile(
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     if options["plan"]:
         whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
-        return whole(place, store, policy, advance)
-    target, wanted = place.target, []
-    for shape in _dense(options, target.dtype):
+        return whole(machine, store, policy, advance)
+    wanted = []
+    for shape in _dense(options, machine.dtype):
         ranks = list(options["ranks"]) or plan_ranks(
-            target.device, shape, target.backend.ranks_per_shape
+            machine.spec, shape, machine.backend.ranks_per_shape
         )
         wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
-    return profile_points(place, store, wanted, policy, advance)
+    return profile_points(machine, store, wanted, policy, advance)
 
 
 def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
@@ -138,7 +135,7 @@ def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
     """The layers that a tuning of the model under this workload would measure."""
     from autotune.core.types import Workload
-    from autotune.tune.context import model_shapes
+    from autotune.tune.model import model_shapes
 
     phase = "request" if osl else "prefill"
     workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)

@@ -79,7 +79,7 @@ def command(**options: Any) -> int:
     request = tune_request(options)
     request.check()
     from autotune.cli.reporting import make_reporter
-    from autotune.tune.pipeline import run
+    from autotune.tune.session import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
     record = {**result.record, "output": str(result.folder)}

@@ -57,10 +57,8 @@ def make(text: str, registry: Mapping[str, str], what: str) -> Any:
     Raises:
         UsageError: an unknown name, option or option value (the known ones are listed).
     """
-    check_spec(text, registry, what)
     name, options = parse_spec(text)
-    module, _, kind = registry[name].partition(":")
-    cls = getattr(import_module(module), kind)
+    cls = load(name, registry, what)
     known = [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -70,3 +68,14 @@ def make(text: str, registry: Mapping[str, str], what: str) -> Any:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what} {text!r}: {error}") from error
+
+
+def load(name: str, registry: Mapping[str, str], what: str) -> Any:
+    """The class that `name` stands for, imported now.
+
+    Raises:
+        UsageError: an unknown name (the known ones are listed).
+    """
+    check_spec(name, registry, what)
+    module, _, kind = registry[name].partition(":")
+    return getattr(import_module(module), kind)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from autotune.core.errors import DeviceMissingError
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
+from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 
@@ -24,7 +26,7 @@ class FarmDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Tasks for one kind of device; each of them is timed by itself."""
+    """Tasks for one kind of device, each timed by itself; the networks are files on this host."""
 
     device: str
     backend: str
@@ -61,6 +63,17 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def profile_sites(
+        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+    ) -> SiteProfile:
+        """Seconds of every site inside a running ONNX network on a device that is reached.
+
+        Raises:
+            DeviceMissingError: the device is not reached.
+            MeasurementError: the network does not run there, or a site has no node of its own.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """End what runs."""
 
@@ -90,18 +103,27 @@ class Executor(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutorRunner:
-    """An executor as what measures tasks on one kind of device."""
+class FarmRunner:
+    """An executor as what measures on one kind of device: a `TaskRunner` that also profiles."""
 
     executor: Executor
     device: str
     backend: str
     threads: int
 
-    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
-        """See `Executor.run`."""
-        return self.executor.run(
-            Shard(
-                device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
-            )
-        )  # fmt: skip
+    def run(
+        self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[Outcome]:
+        """See `Executor.run`; workers do not report progress within a task."""
+        del progress
+        shard = Shard(
+            device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
+        )
+        return self.executor.run(shard)
+
+    def profile_sites(
+        self, build: Path, inputs: Path, sites: Sequence[str], progress: Callable[[int, int], None]
+    ) -> SiteProfile:
+        """See `Executor.profile_sites`."""
+        del progress
+        return self.executor.profile_sites(self.device, build, inputs, self.threads, sites)

@@ -40,13 +40,20 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 def predict(question: Question, parts: Parts, _: Caller) -> Answer:
     """The latency of up to a thousand layers on a device, here or elsewhere."""
     shapes = [LayerShape(**shape.model_dump()) for shape in question.shapes]
-    target, sources, estimates = parts.predictions.answer(
-        question.device, question.backend, question.dtype, shapes, question.allow_extrapolation
+    machine, found = parts.predictions.answer(
+        question.device,
+        question.backend,
+        question.dtype,
+        shapes,
+        allow_extrapolation=question.allow_extrapolation,
     )
     return Answer(
-        device=target.spec.name, backend=target.backend.name, dtype=target.dtype, sources=sources,
-        estimates=[EstimateView(**dataclasses.asdict(estimate)) for estimate in estimates],
-    )  # fmt: skip
+        device=machine.spec.name,
+        backend=machine.backend.name,
+        dtype=machine.dtype,
+        sources=list(found.sources),
+        estimates=[EstimateView(**dataclasses.asdict(one)) for one in found.estimates],
+    )
 
 
 @router.get("/models", tags=["models"])

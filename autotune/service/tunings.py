@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autotune.core.errors import UsageError
 from autotune.core.types import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
+from autotune.devices.specs import find_device
 from autotune.report.figures import comparison, run_figures, staircase
 from autotune.report.plotly_json import plotly_json
 from autotune.results.result import read_result
@@ -22,7 +23,6 @@ from autotune.service.routes_jobs import JobId
 from autotune.service.settings import Settings
 from autotune.service.specs import Text
 from autotune.service.state import Caller, Parts
-from autotune.tune.target import find_target
 
 router = APIRouter(prefix="/v1", tags=["results"])
 _POINTS = 64
@@ -79,15 +79,18 @@ class CurveQuestion(BaseModel):
 @router.post("/curve")
 def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
     """Latency against rank of one layer on a device: the points, and the figure."""
-    guess, address = question.allow_extrapolation, parts.settings.latency_database
-    spec = find_target(question.device, database=address, extrapolate=guess).spec
+    guess = question.allow_extrapolation
+    spec = find_device(question.device)
     dense = LayerShape(
         tokens=question.tokens, in_features=question.in_features,
         out_features=question.out_features,
     )  # fmt: skip
     ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
     shapes = [dense, *(dataclasses.replace(dense, rank=r) for r in coarse_grid(ranks, _POINTS))]
-    target, sources, found = parts.predictions.answer(spec.name, None, None, shapes, guess)
+    machine, answer = parts.predictions.answer(
+        spec.name, None, None, shapes, allow_extrapolation=guess
+    )
+    found = answer.estimates
     points = [
         {"rank": shape.rank, **dataclasses.asdict(one)}
         for shape, one in zip(shapes, found, strict=True)
@@ -98,6 +101,6 @@ def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
         "dense_latency_s": found[0].latency_s,
     })  # fmt: skip
     return {
-        "sources": sources, "backend": target.backend.name, "dtype": target.dtype,
+        "sources": list(answer.sources), "backend": machine.backend.name, "dtype": machine.dtype,
         "points": points, "figure": plotly_json(figure),
     }  # fmt: skip

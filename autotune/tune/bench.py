@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.errors import UsageError
-from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Reporter
 from autotune.core.quantities import parse_quantity
 from autotune.core.types import Workload, from_mapping
-from autotune.profiler.measure.shard import ShardRunner
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.result import read_result
-from autotune.tune.measuring import measure_pass, network_policy
-from autotune.tune.target import target_here
+from autotune.tune.machines import local_machine
+from autotune.tune.request import MachineOptions
 
 
 def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
@@ -75,9 +73,15 @@ def time_pass(
         MeasurementError: the backend failed.
     """
     entry = record["artefacts"][run]
-    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
-    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
-    policy = network_policy(default_measure_seconds(), final=True)
-    with reporter.stage(f"measure {compressed.name}, {run}") as advance:
-        both = (folder / entry["dense"], compressed)
-        return measure_pass(runner, run, both, folder / entry["inputs"], policy, advance)
+    device = record["device"]
+    options = MachineOptions(
+        device=device["device"],
+        backend=record["backend"],
+        dtype=record["dtype"],
+        threads=device["threads"] if device["device"] == "cpu" else None,
+    )
+    with local_machine(options) as machine:
+        with reporter.stage(f"measure {compressed.name}, {run}") as advance:
+            both = (folder / entry["dense"], compressed)
+            timing = machine.compare(both, folder / entry["inputs"], final=True, advance=advance)
+    return MeasuredPass.of(run, timing)

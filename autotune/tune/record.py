@@ -5,45 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.core.types import break_even_rank, chosen_units
 from autotune.devices.specs import DTYPE_BYTES
-from autotune.profiler.measure.nodes import profile_sites
 from autotune.results.measured import Measured
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.tune.builds import artefact_key, dense_artefact
-from autotune.tune.context import Context
-from autotune.tune.measuring import network_inputs
-from autotune.tune.planner import Planner, Round
-from autotune.tune.predicted import prediction_sources
-from autotune.tune.stages import chosen_metric
+from autotune.tune.planner import Planner
+from autotune.tune.rounds import Round
+
+if TYPE_CHECKING:
+    from autotune.tune.session import Tuning
 
 
-def run_record(
-    context: Context, planner: Planner, final: Round, rounds: Sequence[Round],
-    quality: Mapping[str, Any],
+def tune_record(
+    tuning: Tuning, final: Round, rounds: Sequence[Round], quality: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The record of the final round."""
-    request, measured = context.request, final.measured
-    here = context.target.is_here
+    request, measured = tuning.request, final.measured
+    planner, machine = tuning.planner, tuning.machine
+    loaded = tuning.model.loaded
     # What was promised before anything was built: no correction.
     promised = planner.network.predict(final.allocation.ranks)
     return {
-        "model": context.loaded.name,
-        "model_sha256": context.loaded.weights_sha256,
-        "task": context.loaded.task,
-        "device": context.fingerprint.to_json(),
-        "fingerprint": context.fingerprint.id,
-        "backend": context.backend.name,
-        "dtype": context.dtype,
+        "model": loaded.name,
+        "model_sha256": loaded.weights_sha256,
+        "task": loaded.task,
+        "device": machine.fingerprint.to_json(),
+        "fingerprint": machine.fingerprint.id,
+        "backend": machine.backend.name,
+        "dtype": machine.dtype,
         # Nothing measured: whose numbers the prediction is made of.
-        "predicted_from": [] if here else prediction_sources(context),
+        "predicted_from": machine.sources(),
         "workload": asdict(request.workload),
         "budget": {name: q.text for name, q in request.budget.limits().items()},
-        "within_budget": planner.within(final),
+        "within_budget": tuning.within_budget(final),
         "dense_latency_s": final.judged.dense_latency_s,
         "rest_latency_s": planner.network.rest_s,
         "predicted_latency_s": promised.latency_s,
@@ -54,24 +52,31 @@ def run_record(
         **_measured(measured),
         "passes": _passes(planner, final),
         "quality": dict(quality),
-        **_sizes(context, final),
+        **_sizes(tuning, final),
         "solver": {
             "name": final.allocation.solver,
             "loss": final.allocation.loss,
             "table_loss": planner.table_loss(final.allocation.ranks),
             "lower_bound": final.allocation.lower_bound,
             "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
-            "metric": chosen_metric(context),
-            "factorizer": request.factorizer,
+            "metric": tuning.compression.metric,
+            "factorizer": request.method.factorizer,
             "allocator": request.chosen_allocator,
-            "storage": request.storage,
+            "storage": request.method.storage,
         },
         "budgets": _budgets(planner, final),
-        "rounds": [_round_record(planner, outcome) for outcome in rounds],
+        "rounds": [_round_record(tuning, outcome) for outcome in rounds],
         "pareto": _pareto(planner),
-        "uniform": _uniform(context, planner),
-        "artefacts": _artefacts(context, final),
-        "sites": _site_records(context, planner, final),
+        "uniform": _uniform(planner),
+        "artefacts": _builds(tuning, final),
+        "sites": _site_records(tuning, final),
+        "knobs": dict(tuning.knobs),
+        "calibration": {
+            "origin": tuning.data.origin,
+            "sha256": tuning.data.sha256,
+            "plan": asdict(request.calibration),
+        },
+        "cost": tuning.cost(),
     }
 
 
@@ -86,12 +91,12 @@ def _measured(measured: Measured | None) -> dict[str, float | None]:
 
 def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
-    resources = planner.problem({}, final.corrections, 0.0).resources
+    resources = planner.problem({}, final.corrections).resources
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(unit, rank, planner.context.dtype)
-        for unit, rank in chosen_units(planner.context.units, final.allocation.ranks)
+        live_bytes(unit, rank, planner.network.dtype)
+        for unit, rank in chosen_units(planner.model.choices, final.allocation.ranks)
     )
     return {
         name: {"limit": limit, "used": uses[name], "binding": uses[name] > 0.99 * limit}
@@ -108,39 +113,38 @@ def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
     ]
 
 
-def _artefacts(context: Context, final: Round) -> dict[str, dict[str, str]]:
+def _builds(tuning: Tuning, final: Round) -> dict[str, dict[str, str]]:
     """What `bench` times again in every pass, relative to the run folder."""
     if final.measured is None:
         return {}
 
     def relative(path: Path) -> str:
-        return str(path.relative_to(context.folder.path))
+        return str(path.relative_to(tuning.workspace.folder.path))
 
     return {
         run: {
-            "dense": relative(dense_artefact(context, run)),
+            "dense": relative(tuning.builder.dense(run)),
             "compressed": relative(artefact),
-            "inputs": relative(network_inputs(context, run)),
+            "inputs": relative(tuning.builder.inputs(run)),
         }
-        for run, artefact in final.artefacts.items()
+        for run, artefact in final.builds.items()
     }
 
 
-def _sizes(context: Context, final: Round) -> dict[str, Any]:
+def _sizes(tuning: Tuning, final: Round) -> dict[str, Any]:
     """Parameters, stored bytes and FLOPs, dense and compressed, of the whole model.
 
     FLOPs count the factorizable layers. Stored bytes are on disk, computed bytes in memory at run
     time: storage that packs the factors changes only the first.
     """
-    model = context.loaded.model
-    dense = sum(p.numel() for p in model.parameters())
-    size = DTYPE_BYTES[context.dtype]
+    dense, dtype = tuning.model.parameters, tuning.machine.dtype
+    size = DTYPE_BYTES[dtype]
     removed = flops = kept_flops = 0
     stored = float(dense * size)
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
+    for site, rank in chosen_units(tuning.model.choices, final.allocation.ranks):
         removed += site.shape().parameters - site.shape(rank).parameters
-        stored -= site_bytes(site, None, context.dtype, "fp32")
-        stored += site_bytes(site, rank, context.dtype, context.request.storage)
+        stored -= site_bytes(site, None, dtype, "fp32")
+        stored += site_bytes(site, rank, dtype, tuning.compression.storage)
         flops += site.shape().flops
         kept_flops += site.shape(rank).flops
     return {
@@ -151,13 +155,13 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
     }
 
 
-def _round_record(planner: Planner, outcome: Round) -> dict[str, Any]:
+def _round_record(tuning: Tuning, outcome: Round) -> dict[str, Any]:
     return {
         "predicted_ratio": outcome.predicted.ratio,
         **_measured(outcome.measured),
         "corrections": list(outcome.corrections),
         "loss": outcome.allocation.loss,
-        "within_budget": planner.within(outcome),
+        "within_budget": tuning.within_budget(outcome),
     }
 
 
@@ -165,7 +169,7 @@ def _pareto(planner: Planner) -> list[dict[str, float]]:
     """Predicted latency ratio against predicted loss, without any budget."""
     if "latency" not in planner.limits:
         return []
-    problem = planner.problem({}, planner.uncorrected, 0.0)
+    problem = planner.problem({})
     latency = problem.resources.index("latency")
 
     def priced(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -182,12 +186,12 @@ def _pareto(planner: Planner) -> list[dict[str, float]]:
     return [{"ratio": (cost + rest) / dense, "loss": loss} for cost, loss in pareto_front(single)]
 
 
-def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
+def _uniform(planner: Planner) -> list[dict[str, float]]:
     """The same curve for plans that keep one ratio of the parameters at every site."""
     curve = []
     for percent in range(95, 25, -5):
         ranks: dict[str, int | None] = {}
-        for site in context.sites.sites:
+        for site in planner.model.single:
             most = percent / 100 * break_even_rank(site.in_features, site.out_features)
             fitting = [rank for rank in sorted(planner.errors[site.name]) if rank <= most]
             ranks[site.name] = fitting[-1] if fitting else None
@@ -197,10 +201,11 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
     return curve
 
 
-def _site_records(context: Context, planner: Planner, final: Round) -> list[dict[str, Any]]:
-    measured = _node_latencies(context, final)
+def _site_records(tuning: Tuning, final: Round) -> list[dict[str, Any]]:
+    planner = tuning.planner
+    measured = _node_latencies(tuning, final)
     records = []
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
+    for site, rank in chosen_units(tuning.model.choices, final.allocation.ranks):
         dense = planner.network.layer_estimate(site, None)
         chosen = planner.network.layer_estimate(site, rank)
         errors = planner.errors[site.name]
@@ -229,7 +234,7 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
         )
     records += [
         {"name": name, "rank": None, "reason": reason}
-        for name, reason in context.sites.left_out.items()
+        for name, reason in tuning.model.sites.left_out.items()
     ]
     return records
 
@@ -242,36 +247,40 @@ def _reason(rank: int | None, has_candidates: bool) -> str:
     return "left dense: elsewhere the same latency costs less loss"
 
 
-def _node_latencies(context: Context, final: Round) -> dict[str, float]:
-    """Seconds of every site inside the final network, where the backend can tell."""
-    if final.measured is None or not context.backend.profiles_nodes:
+def _node_latencies(tuning: Tuning, final: Round) -> dict[str, float]:
+    """Seconds of every site inside the final network, where the machine can observe them."""
+    if final.measured is None:
         return {}
-    names = [site.name for site in context.sites.sites]
+    names = [site.name for site in tuning.model.single]
     total = dict.fromkeys(names, 0.0)
-    for run, count in context.request.workload.passes.items():
-        artefact, inputs = final.artefacts[run], network_inputs(context, run)
+    for phase, count in tuning.request.workload.passes.items():
+        build, inputs = final.builds[phase], tuning.builder.inputs(phase)
 
-        def compute(artefact: Path = artefact, inputs: Path = inputs) -> dict[str, float]:
-            with context.reporter.stage("measure the sites in the network") as advance:
-                profile = profile_sites(artefact, inputs, context.threads, names, advance)
-                return profile.sites_s
+        def compute(build: Path = build, inputs: Path = inputs) -> dict[str, float] | None:
+            with tuning.workspace.stage("measure the sites in the network") as advance:
+                profile = tuning.machine.site_latencies(build, inputs, names, advance)
+                return profile.sites_s if profile else None
 
         key = {
-            "artefact": artefact_key(context, artefact),
+            "build": tuning.builder.key(build),
             "inputs": inputs.name,
-            "fingerprint": context.fingerprint.id,
+            "fingerprint": tuning.machine.fingerprint.id,
         }
-        for name, seconds in context.folder.json_stage("nodes", key, compute).items():
+        found = tuning.workspace.value("nodes", key, compute)
+        if found is None:
+            return {}
+        for name, seconds in found.items():
             total[name] += count * seconds
     return total
 
 
-def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
+def staircases(tuning: Tuning) -> list[dict[str, Any]]:
     """Latency against rank for every distinct shape, for the report."""
+    planner = tuning.planner
     names = {
         one.shape(unit.name, None): (one.predictor, unit.name)
         for one in planner.network.passes
-        for unit in context.units
+        for unit in planner.model.choices
     }
     curves = []
     for shape, (predictor, name) in sorted(names.items(), key=lambda item: item[0]):

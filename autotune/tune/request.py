@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from autotune.compress.calibration_plan import CalibrationPlan
@@ -20,7 +20,22 @@ from autotune.core.registry import check_spec
 from autotune.core.types import Address, Budget, Workload
 from autotune.devices.detect import check_threads
 from autotune.search.allocators import ALLOCATORS
-from autotune.tune.target import Target, find_target
+from autotune.tune.machines import check_machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Which machine."""
+
+    device: str = "cpu"
+    backend: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    database: Address = field(default_factory=default_database)
+    allow_extrapolation: bool = False
+    measure_seconds: float = field(default_factory=default_measure_seconds)
+    farm: str | None = None
+    farm_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +94,21 @@ class TuneRequest:
         if samples is not None and samples < 1:
             raise UsageError(f"--calibration-samples {samples}: at least 1")
 
-    def target(self) -> Target:
-        """The device, its backend and dtype.
+    @property
+    def machine(self) -> MachineOptions:
+        """The machine's part."""
+        names = [f.name for f in fields(MachineOptions)]
+        return MachineOptions(**{name: getattr(self, name) for name in names})
 
-        Raises:
-            UsageError: they are unknown or do not go together.
-            DeviceMissingError: nothing is known of the device, or its backend is not installed.
-        """
-        return find_target(
-            self.device, self.backend, self.dtype, database=self.database,
-            extrapolate=self.allow_extrapolation,
-        )  # fmt: skip
+    @property
+    def method(self) -> TuneRequest:
+        """The method's part."""
+        return self
+
+    @property
+    def search(self) -> TuneRequest:
+        """The search's part."""
+        return self
 
     @property
     def chosen_allocator(self) -> str:
@@ -143,7 +162,7 @@ class TuneRequest:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
-        self.target()
+        check_machine(self.machine)
         check_threads(self.threads)
         for spec, registry, what in (
             (self.metric, METRICS, "metric"),

@@ -49,8 +49,6 @@ class Backend(ABC):
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     device_kinds: tuple[str, ...]
-    # What `network` opens: a "checkpoint" folder, an ONNX "graph", or one for an "engine".
-    runs: str = "checkpoint"
     # What preparing one layer or network may take, where it is no matter of seconds.
     prepare_limit_s = 0.0
     # Of one dense layer, measured before a plan says which others matter.
@@ -82,6 +80,11 @@ class Backend(ABC):
     def settings(self) -> dict[str, str]:
         """Options that change latency, for the fingerprint."""
         return {}
+
+    def builder_for(self, dtype: str) -> str:
+        """The name of the builder (autotune/tune/builders.py) that makes what `network` opens."""
+        del dtype
+        return "checkpoint"
 
     def pin(self, threads: int) -> None:
         """Give each thread a processor of its own, if they take all there are.

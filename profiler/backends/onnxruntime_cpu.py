@@ -100,13 +100,16 @@ class OnnxRuntimeCpu(Backend):
     """Layers and networks as ONNX graphs; inputs and outputs are bound once."""
 
     name = "onnxruntime-cpu"
-    runs = "graph"
     packages: tuple[str, ...] = ("onnxruntime", "onnx")
     dtypes: tuple[str, ...] = ("fp32",)
     device_kinds = ("cpu",)
     profiles_nodes = True
     provider = "CPUExecutionProvider"
     _processors: tuple[int, ...] = ()
+
+    def builder_for(self, dtype: str) -> str:
+        """The dense graph is rewritten in fp32, and traced anew in another dtype."""
+        return "onnx" if dtype == "fp32" else "typed-onnx"
 
     def pin(self, threads: int) -> None:
         """The first thread to the first processor, those that sessions start to the others.

@@ -22,12 +22,16 @@ class TensorRT(Backend):
     """Engines run in one process beside this one, which may be another Python's."""
 
     name = "tensorrt"
-    runs = "engine"
     prepare_limit_s = LIMIT_S
     ranks_per_shape = 8  # each is an engine to build
     packages = ("tensorrt",)
     dtypes = ("fp16", "fp32")
     device_kinds = ("cuda",)
+
+    def builder_for(self, dtype: str) -> str:
+        """Graphs at the opset that the parser of TensorRT reads."""
+        del dtype
+        return "engine-onnx"
 
     def missing(self) -> str | None:
         """What to install, or None."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from autotune.core.types import Fingerprint, LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
+from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Detail, Measurement, kind_of
@@ -34,10 +35,10 @@ def fingerprint_of(
 
 
 def plan_ranks(
-    device: PresentDevice, shape: LayerShape, points: int = Backend.ranks_per_shape
+    spec: DeviceSpec, shape: LayerShape, points: int = Backend.ranks_per_shape
 ) -> list[int]:
     """Ranks to measure for one dense shape: the aligned grid, thinned to `points`."""
-    ranks = aligned_ranks(device.spec, shape.in_features, shape.out_features, shape.dtype)
+    ranks = aligned_ranks(spec, shape.in_features, shape.out_features, shape.dtype)
     return coarse_grid(ranks, points)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,8 +87,10 @@ def _tuples(value: Any) -> Any:
 class TaskRunner(Protocol):
     """Times tasks somewhere: exactly one outcome a task, with its index, as each is known."""
 
-    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
-        """Outcomes as they come."""
+    def run(
+        self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[Outcome]:
+        """Outcomes as they come; `progress` takes the used share of the present task's time."""
 
 
 def layer_task(dense: LayerShape, ranks: tuple[int, ...], policy: TimingPolicy) -> TimingTask:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from autotune.tune.target import find_target, target_here
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.types import LayerShape
@@ -11,7 +12,6 @@ from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.extrapolated import donors_of
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.sources.shipped import shipped_tables
-from autotune.tune.target import find_target, target_here
 
 
 @pytest.fixture
