@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
 from autotune.layers.profile import profile_points, profile_quick

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.cli.forms import chosen_forms, form_option
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
     backend_option,
@@ -19,7 +20,8 @@ from autotune.cli.options import (
     threads_option,
     token_option,
 )
-from autotune.core.types import Address, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Address
 
 if TYPE_CHECKING:
     from autotune.core.progress import Advance
@@ -34,18 +36,21 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
 @click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
 @click.option(
-    "--plan", type=click.Choice(["quick", "full"]),
-    help="Instead: standard layers, 100 points chosen as they come (2 minutes), or all of them.",
-)  # fmt: skip
+    "--plan",
+    type=click.Choice(["quick", "full"]),
+    help="Instead: the standard layers, quick (about 100 points, 2 minutes) or full.",
+)
 @click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
 @click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
 @click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@form_option
 @click.option(
-    "--farm", envvar="AUTOTUNE_FARM",
+    "--farm",
+    envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
-)  # fmt: skip
+)
 @token_option
 @dtype_option
 @device_option
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
 @database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
-    """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    """Measure layers, dense and in other forms, and store the results in the database."""
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 
@@ -66,8 +71,10 @@ def command(database: Address, output_format: str, **options: Any) -> int:
     ):
         found = _profile(options, place, store, advance)
     record = {
-        "fingerprint": place.fingerprint.id, **dataclasses.asdict(found), "database": str(database)
-    }  # fmt: skip
+        "fingerprint": place.fingerprint.id,
+        **dataclasses.asdict(found),
+        "database": str(database),
+    }
     known = found.wanted - found.measured - len(found.failed)
     lines = [
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
@@ -83,8 +90,7 @@ def _check(options: Mapping[str, Any]) -> None:
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
         raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
-    if any(rank < 1 for rank in options["ranks"]):
-        raise UsageError("--rank must be at least 1")
+    chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
 
 @contextmanager
@@ -111,7 +117,7 @@ def _profile(
 ) -> Profiled:
     from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
-    from autotune.profiler.measure.points import plan_ranks
+    from autotune.profiler.measure.points import plan_forms
     from autotune.profiler.measure.timing import TimingPolicy
 
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
@@ -120,10 +126,10 @@ def _profile(
         return whole(place, store, policy, advance)
     target, wanted = place.target, []
     for shape in _dense(options, target.dtype):
-        ranks = list(options["ranks"]) or plan_ranks(
+        forms = chosen_forms(options["ranks"], options["forms"]) or plan_forms(
             target.device, shape, target.backend.ranks_per_shape
         )
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+        wanted += [shape, *map(shape.with_form, forms)]
     return profile_points(place, store, wanted, policy, advance)
 
 

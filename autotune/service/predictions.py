@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from autotune.core.types import Estimate, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate
 from autotune.layers.predict import layer_predictor
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.schema import MEASUREMENT, RUN

@@ -51,7 +51,7 @@ def is_typed(context: Context) -> bool:
 
 
 def checkpoint_artefact(
-    context: Context, name: str, ranks: Mapping[str, int], key: Mapping[str, Any]
+    context: Context, name: str, plan: Mapping[str, str], key: Mapping[str, Any]
 ) -> Path:
     """The model as it stands in memory, saved as a folder that torch-eager times."""
     from autotune.compress.checkpoint import save_checkpoint
@@ -62,7 +62,7 @@ def checkpoint_artefact(
         facts = {"task": context.loaded.task, "dtype": context.dtype}
         (path / "task.json").write_text(canonical_json(facts))
 
-    inputs = {**key, "ranks": dict(ranks), "dtype": context.dtype}
+    inputs = {**key, "plan": dict(plan), "dtype": context.dtype}
     return context.folder.stage(name, inputs, "", build)[0]
 
 
@@ -72,10 +72,10 @@ def artefact_key(context: Context, artefact: Path) -> str:
 
 
 def typed_graph(
-    context: Context, run: str, name: str, ranks: Mapping[str, int], key: Mapping[str, Any]
+    context: Context, run: str, name: str, plan: Mapping[str, str], key: Mapping[str, Any]
 ) -> Path:
     """The model as it stands in memory, as the graph of one pass in the device's dtype."""
-    checkpoint = checkpoint_artefact(context, name, ranks, key)
+    checkpoint = checkpoint_artefact(context, name, plan, key)
     opset = engine_opset() if context.backend.runs == "engine" else OPSET
 
     def build(path: Path) -> None:

@@ -13,9 +13,11 @@ from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sites import Sites, count_tokens, find_sites
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import UsageError
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape, Site
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
-from autotune.core.types import Fingerprint, LayerShape, Site, Workload
+from autotune.core.types import Fingerprint, Workload
 from autotune.devices.detect import PresentDevice
 from autotune.profiler.backends import Backend
 from autotune.profiler.measure.points import fingerprint_of
@@ -119,7 +121,7 @@ def model_shapes(model: str, workload: Workload, dtype: str) -> list[LayerShape]
     sites = count_tokens(loaded.model, find_sites(loaded.model), inputs)
     units = (*sites.sites, *sites.joint)
     found = (unit for run in workload.passes for unit in on_pass(units, run, workload))
-    return sorted({unit.shape(None, dtype) for unit in found})
+    return sorted({unit.shape(DENSE, dtype) for unit in found})
 
 
 def make_context(

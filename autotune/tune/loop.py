@@ -12,8 +12,9 @@ from autotune.compress.lowrank import LowRankLinear, replaced
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.types import digest
-from autotune.predictor.network.model import NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
@@ -28,7 +29,6 @@ from autotune.tune.context import Context
 from autotune.tune.measuring import measure_pass, network_inputs, network_policy
 from autotune.tune.planner import Planner, Round
 
-Ranks = Mapping[str, int | None]
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
 _MAX_STEP = 1.25
@@ -39,9 +39,9 @@ _MAX_MARGIN = 0.03
 _SURPRISE = 0.05
 
 
-def plan_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
+def plan_layers(context: Context, factors: Factors, plan: Plan) -> dict[str, LowRankLinear]:
     """The low-rank layers of a plan for this run's model."""
-    return build_layers(context.loaded.model, context.units, factors, ranks)
+    return build_layers(context.loaded.model, context.units, factors, plan)
 
 
 def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
@@ -51,14 +51,14 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
         return {}
 
     # Only where it was asked for: trials that run at the same time are not the same twice.
-    workers = planner.evidence.places if request.jobs or request.farm else 1
+    workers = planner.evidence.losses.places if request.jobs or request.farm else 1
 
     def true_loss(allocation: Allocation) -> float:
-        planner.evidence.judge([allocation.ranks], least=2 if workers == 1 else 1)
-        return planner.evidence.true_loss(allocation.ranks)
+        planner.evidence.losses.judge([allocation.plan], least=2 if workers == 1 else 1)
+        return planner.evidence.losses.true_loss(allocation.plan)
 
     def surely_better(allocation: Allocation, other: Allocation) -> bool:
-        return planner.evidence.surely_better(allocation.ranks, other.ranks)
+        return planner.evidence.losses.surely_better(allocation.plan, other.plan)
 
     problem = planner.problem({}, planner.uncorrected, request.margin)
     key = digest([dict(factors_key), asdict(problem), request.seed])[:16]
@@ -72,11 +72,11 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
 
 
 def build_artefact(
-    context: Context, run: str, factors: Factors, factors_key: Mapping[str, Any], ranks: Ranks
+    context: Context, run: str, factors: Factors, factors_key: Mapping[str, Any], plan: Plan
 ) -> Path:
     """The compressed model as the backend runs it in one pass."""
-    layers = plan_layers(context, factors, ranks)
-    chosen = {name: rank for name, rank in ranks.items() if rank is not None}
+    layers = plan_layers(context, factors, plan)
+    chosen = plan_to_json({name: form for name, form in plan.items() if not form.is_unchanged})
     if context.backend.runs == "checkpoint" or is_typed(context):
         with replaced(context.loaded.model, layers):
             if context.backend.runs == "checkpoint":
@@ -88,7 +88,7 @@ def build_artefact(
         "autotune.device": context.device.reported_name,
         "autotune.backend": context.backend.name,
     }
-    key = {**factors_key, "dense": artefact_key(context, dense), "ranks": chosen}
+    key = {**factors_key, "dense": artefact_key(context, dense), "plan": chosen}
 
     def build(path: Path) -> None:
         path.mkdir()
@@ -125,7 +125,7 @@ def measure_plan(
             MeasuredPass(**context.folder.json_stage("timing", key, compute)), count=count
         )
 
-    passes = tuple(measure(one.name, one.count) for one in network.passes)
+    passes = tuple(measure(one.name, one.count) for one in network.phases)
     return Round(
         allocation=allocation,
         network=network,
@@ -142,20 +142,20 @@ def predict_plan(
     with context.reporter.stage("choose the ranks") as advance:
         planner.evidence.progress = advance
         allocation = planner.solve(knobs)
-    whole = build_artefact(context, "prefill", factors, factors_key, allocation.ranks)
+    whole = build_artefact(context, "prefill", factors, factors_key, allocation.plan)
     return Round(
         allocation=allocation, network=planner.network, measured=None, artefacts={"prefill": whole}
     )
 
 
-def corrected(model: PassModel, ranks: Ranks, measured: MeasuredPass) -> float:
+def corrected(model: PhaseModel, plan: Plan, measured: MeasuredPass) -> float:
     """The correction of a pass that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near
     end. On a busy machine one wild measurement once sent the next plan to half the parameters, so
     a step is at most `_MAX_STEP`.
     """
-    predicted = model.predict(ranks).ratio
+    predicted = model.predict(plan).ratio
     proven = min(max(predicted, measured.ratio_low), measured.ratio_high)
     factor = max(1.0 - proven, 1e-6) / max(1.0 - predicted, 1e-6)
     return model.correction * min(max(factor, 1.0 / _MAX_STEP), _MAX_STEP)
@@ -183,12 +183,12 @@ def run_loop(
             if not rounds:
                 raise
             break
-        plan = digest(dict(allocation.ranks))
+        plan = digest(plan_to_json(allocation.plan))
         if plan in seen:
             break
         seen.add(plan)
         artefacts = {
-            run: build_artefact(context, run, factors, factors_key, allocation.ranks)
+            run: build_artefact(context, run, factors, factors_key, allocation.plan)
             for run in context.request.workload.passes
         }
         network = planner.network.corrected(corrections)
@@ -202,8 +202,8 @@ def run_loop(
             break
         if 0.0 <= planner.target(outcome) - outcome.judged.ratio_high <= _SLACK:
             break
-        pairs = zip(network.passes, outcome.judged.passes, strict=True)
-        corrections = tuple(corrected(one, allocation.ranks, timed) for one, timed in pairs)
+        pairs = zip(network.phases, outcome.judged.passes, strict=True)
+        corrections = tuple(corrected(one, allocation.plan, timed) for one, timed in pairs)
         spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
         margin = min(max(context.request.margin, spread), _MAX_MARGIN)
     return rounds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,14 +11,15 @@ from typing import Any
 from safetensors.torch import save_file
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape, Site
 from autotune.core.progress import Advance
-from autotune.core.types import LayerShape, Site
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
-from autotune.profiler.measure.points import measure_points, missing_points, plan_ranks
+from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Subject, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
@@ -117,11 +117,11 @@ def measure_pass(
 def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
     """Measure what the database lacks of this model's layers; the table over all it has."""
     runs = context.request.workload.passes
-    shapes = {unit.shape(None, context.dtype) for run in runs for unit in context.units_in(run)}
+    shapes = {unit.shape(DENSE, context.dtype) for run in runs for unit in context.units_in(run)}
     wanted: list[LayerShape] = []
     for shape in shapes:
-        ranks = plan_ranks(context.device, shape, context.backend.ranks_per_shape)
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+        forms = plan_forms(context.device, shape, context.backend.ranks_per_shape)
+        wanted += [shape, *map(shape.with_form, forms)]
     return measure_layers(context, database, wanted, "measure layers")
 
 
@@ -154,7 +154,7 @@ def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
     timed in turn with the network.
     """
     units = context.units_in(run)
-    shapes = sorted({unit.shape(None, context.dtype) for unit in units})
+    shapes = sorted({unit.shape(DENSE, context.dtype) for unit in units})
     dense, inputs = dense_artefact(context, run), network_inputs(context, run)
     network = network_subject(dense, inputs)
     policy = network_policy(context.request.measure_seconds)
@@ -176,7 +176,7 @@ def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
             **context.model_key,
             "fingerprint": context.fingerprint.id,
             "workload": _shape_key(context, run),
-            "shapes": [dataclasses.asdict(shape) for shape in shapes],
+            "shapes": [shape.to_json() for shape in shapes],
         },
         compute,
     )
@@ -194,7 +194,7 @@ def _node_shares(
     profile = profile_sites(dense, inputs, context.threads, names)
     seconds: dict[LayerShape, list[float]] = defaultdict(list)
     for unit in units:
-        shape = unit.shape(None, context.dtype)
+        shape = unit.shape(DENSE, context.dtype)
         seconds[shape].append(sum(profile.sites_s[name] for name in unit.layers))
     return tuple(statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds))
 
@@ -206,10 +206,14 @@ def network_model(context: Context, table: LatencyTable) -> NetworkModel:
         MeasurementError: the backend failed on the dense network.
     """
     passes = [
-        PassModel(
-            name=run, count=count, anchor=anchor_network(context, run), predictor=table,
-            units=context.units_in(run), dtype=context.dtype,
+        PhaseModel(
+            name=run,
+            count=count,
+            anchor=anchor_network(context, run),
+            predictor=table,
+            sites=context.units_in(run),
+            dtype=context.dtype,
         )
         for run, count in context.request.workload.passes.items()
-    ]  # fmt: skip
-    return NetworkModel(passes=tuple(passes))
+    ]
+    return NetworkModel(phases=tuple(passes))

@@ -17,6 +17,7 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import replaced
 from autotune.compress.sites import kv_cache_bytes
 from autotune.core.files import file_sha256
+from autotune.core.forms import plan_to_json
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
@@ -26,6 +27,7 @@ from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.results.result import TuneResult, result_text
 from autotune.search.evidence import Evidence
+from autotune.search.losses import PlanLosses, SearchSubject
 from autotune.search.outer import Knobs
 from autotune.search.tables import Resources, count_resources
 from autotune.tune.builds import artefact_key, dense_artefact
@@ -72,11 +74,18 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
         network = _network(context, database)
         totals = _totals(context, network)
         with make_evaluators(context, factors, data) as evaluators:
-            evidence = Evidence(
-                context.loaded.model, context.task, context.sites.sites, factors, data.search,
-                request.seed, context.folder.cache, digest([factors_key, len(data.search)]),
-                context.joint, evaluators,
-            )  # fmt: skip
+            subject = SearchSubject(
+                model=context.loaded.model,
+                task=context.task,
+                sites=context.sites.sites,
+                joint=context.joint,
+                factors=factors,
+                batches=data.search,
+            )
+            key = digest([factors_key, len(data.search)])
+            cache = context.folder.cache
+            losses = PlanLosses(subject, folder=cache, key=key, judges=evaluators)
+            evidence = Evidence(losses, seed=request.seed, folder=cache, key=key)
             planner = Planner(context, error_table(context, factors), network, totals, evidence)
             planner.require_feasible()  # an infeasible budget is refused before anything long
             if request.sensitivity_turns:
@@ -145,10 +154,10 @@ def _totals(context: Context, network: NetworkModel) -> Resources:
     parameters = list(context.loaded.model.parameters())
     return count_resources(
         context.sites.sites,
-        sum(p.numel() for p in parameters),
-        sum(p.numel() * DTYPE_BYTES[context.dtype] for p in parameters),
         network,
-        kv_cache_bytes(context.loaded.config, context.request.workload)
+        parameters=sum(p.numel() for p in parameters),
+        weight_bytes=sum(p.numel() * DTYPE_BYTES[context.dtype] for p in parameters),
+        kv_cache_bytes=kv_cache_bytes(context.loaded.config, context.request.workload)
         if context.loaded.task == "causal-lm"
         else 0,
     )
@@ -177,7 +186,7 @@ def _quality(
 ) -> dict[str, Any]:  # fmt: skip
     """Held-out quality of the dense and the compressed model."""
     task, model = context.task, context.loaded.model
-    ranks = dict(final.allocation.ranks)
+    plan = final.allocation.plan
 
     def compute() -> dict[str, float]:
         with context.reporter.stage("judge quality on held-out data") as advance:
@@ -185,11 +194,11 @@ def _quality(
             advance(1, 3)
             dense = task.mean_loss(model, data.heldout, references)
             advance(2, 3)
-            with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
+            with replaced(context.loaded.model, plan_layers(context, factors, plan)):
                 compressed = task.mean_loss(model, data.heldout, references)
         return {"dense": dense, "compressed": compressed}
 
-    key = {**factors_key, "ranks": ranks, "data": data.sha256}
+    key = {**factors_key, "plan": plan_to_json(plan), "data": data.sha256}
     losses = context.folder.json_stage("quality", key, compute)
     return {
         "metric": task.metric,
@@ -210,11 +219,10 @@ def _hand_out(
     from autotune.report.card import model_card
     from autotune.report.html import write_report
 
-    folder = context.folder
-    ranks = dict(final.allocation.ranks)
+    folder, plan = context.folder, final.allocation.plan
     # Whatever the budget is of, the graph of whole sequences belongs to the result.
     whole = final.artefacts.get("prefill") or build_artefact(
-        context, "prefill", factors, factors_key, ranks
+        context, "prefill", factors, factors_key, plan
     )
     graphs = {**final.artefacts, "prefill": whole}
     key = artefact_key(context, whole)
@@ -229,7 +237,7 @@ def _hand_out(
     with context.reporter.stage("write the result") as advance:
         advance(0, 4)
         if not (stamp.is_file() and json.loads(stamp.read_text()).get("key") == key):
-            with replaced(context.loaded.model, plan_layers(context, factors, ranks)):
+            with replaced(context.loaded.model, plan_layers(context, factors, plan)):
                 folder.write(folder.path / "model", save)
         card = model_card(record)
         folder.write(folder.path / "model" / "README.md", lambda path: _write_text(path, card))
@@ -247,7 +255,7 @@ def _hand_out(
         advance(4, 4)
     return TuneResult(
         folder=folder.path,
-        ranks=ranks,
+        ranks={name: form.rank or None for name, form in plan.items()},
         measured=final.measured,
         within_budget=planner.within(final),
         record=record,

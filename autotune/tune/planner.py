@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.types import Estimate, Site, chosen_units
-from autotune.predictor.network.model import NetworkModel, PassModel
+from autotune.core.forms import DENSE, Form, Plan
+from autotune.core.layers import Site, chosen_sites
+from autotune.core.types import Estimate
+from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier
-from autotune.search.problem import Allocation, RankProblem
+from autotune.search.problem import Allocation, PlanProblem
 from autotune.search.sensitivity import Scales, scale_of, sensitivity_pass
 from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
 from autotune.tune.context import Context
@@ -41,31 +43,31 @@ class Round:
     @property
     def judged(self) -> Measured:
         """What budgets are judged by: measured, else as predicted."""
-        return self.measured or predicted_as_measured(self.network, self.allocation.ranks)
+        return self.measured or predicted_as_measured(self.network, self.allocation.plan)
 
     @property
     def predicted(self) -> Estimate:
         """What the corrected model says of the plan."""
-        return self.network.predict(self.allocation.ranks)
+        return self.network.predict(self.allocation.plan)
 
     @property
     def corrections(self) -> Corrections:
         """What the model had learned from earlier rounds."""
-        return tuple(one.correction for one in self.network.passes)
+        return tuple(one.correction for one in self.network.phases)
 
 
-def predicted_as_measured(network: NetworkModel, ranks: Mapping[str, int | None]) -> Measured:
+def predicted_as_measured(network: NetworkModel, plan: Plan) -> Measured:
     """What a measurement would show if the prediction were right, with its 90 % interval."""
 
-    def one(model: PassModel) -> MeasuredPass:
-        found, dense_s = model.predict(ranks), model.anchor.latency_s
-        low, high = model.ratio_interval(ranks)
+    def one(model: PhaseModel) -> MeasuredPass:
+        found, dense_s = model.predict(plan), model.anchor.latency_s
+        low, high = model.ratio_interval(plan)
         return MeasuredPass(
             name=model.name, count=model.count, latency_s=found.latency_s,
             dense_latency_s=dense_s, ratio=found.ratio, ratio_low=low, ratio_high=high,
         )  # fmt: skip
 
-    return Measured(passes=tuple(one(model) for model in network.passes))
+    return Measured(passes=tuple(one(model) for model in network.phases))
 
 
 class Planner:
@@ -90,34 +92,36 @@ class Planner:
     @property
     def uncorrected(self) -> Corrections:
         """The latency table as it is."""
-        return (1.0,) * len(self.network.passes)
+        return (1.0,) * len(self.network.phases)
 
-    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Mapping[str, int | None]:
+    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Plan:
         """The exact solver's plan if layers took what `network` says, without a margin."""
         other = copy.copy(self)
         other.network = network
-        return solve_exact(other.problem(knobs, self.uncorrected, 0.0)).ranks
+        return solve_exact(other.problem(knobs, self.uncorrected, 0.0)).plan
 
-    def problem(self, knobs: Knobs, corrections: Corrections, margin: float) -> RankProblem:
-        """The rank problem under these knobs and corrections of the latency table."""
+    def problem(self, knobs: Knobs, corrections: Corrections, margin: float) -> PlanProblem:
+        """The plan problem under these knobs and corrections of the latency table."""
         blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
         scaled = {
             unit.name: {
-                rank: error * scale_of(unit, self.scales) * error_multiplier(unit, knobs, blocks)
-                for rank, error in self.errors[unit.name].items()
+                form: error * scale_of(unit, self.scales) * error_multiplier(unit, knobs, blocks)
+                for form, error in self.errors[unit.name].items()
             }
             for unit in self.context.units
         }
         limits = dict(self.limits)
         if "latency" in limits:
             limits["latency"] *= 1.0 - margin
-        network = self.network.corrected(corrections)
-        totals = self.totals
-        options = {unit.name: sorted(self.errors[unit.name]) for unit in self.context.units}
         return build_problem(
-            self.context.sites.sites, scaled, options, network, totals, limits,
-            self.context.request.storage, self.context.joint,
-        )  # fmt: skip
+            self.context.sites.sites,
+            errors=scaled,
+            network=self.network.corrected(corrections),
+            totals=self.totals,
+            limits=limits,
+            storage=self.context.request.storage,
+            joint=self.context.joint,
+        )
 
     def solve(
         self, knobs: Knobs, corrections: Corrections | None = None, margin: float | None = None
@@ -154,12 +158,12 @@ class Planner:
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, self.limits) from error
 
-    def table_loss(self, ranks: Mapping[str, int | None]) -> float:
+    def table_loss(self, plan: Plan) -> float:
         """Predicted loss of a plan by the table that plans are compared on: no knobs."""
         return sum(
-            self.errors[unit.name][rank] * scale_of(unit, self.scales)
-            for unit, rank in chosen_units(self.context.units, ranks)
-            if rank is not None
+            self.errors[site.name][form] * scale_of(site, self.scales)
+            for site, form in chosen_sites(self.context.units, plan)
+            if not form.is_unchanged
         )
 
     def rescale(self, rounds: int, progress: Callable[[int, int], None]) -> None:
@@ -170,15 +174,19 @@ class Planner:
             return self.solve({})
 
         self.scales = sensitivity_pass(
-            self.context.units, self.errors, solve, self.evidence,
-            rounds=rounds, progress=progress,
-        )  # fmt: skip
+            self.context.units,
+            errors=self.errors,
+            solve=solve,
+            judge=self.evidence.losses,
+            rounds=rounds,
+            progress=progress,
+        )
 
-    def _allocate(self, problem: RankProblem, corrections: Corrections) -> Allocation:
+    def _allocate(self, problem: PlanProblem, corrections: Corrections) -> Allocation:
         network = self.network.corrected(corrections)
 
-        def latency_ratio(site: Site, rank: int) -> float:
-            return network.site_latency_s(site, rank) / network.site_latency_s(site, None)
+        def latency_ratio(site: Site, form: Form) -> float:
+            return network.site_latency_s(site, form) / network.site_latency_s(site, DENSE)
 
         return self.allocator.allocate(
             Question(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import replace
 
 from autotune.compress.decode import decode_step
 from autotune.compress.operations import fuse, trace_operations
-from autotune.core.types import LayerShape, Site
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.layers import LayerShape, Site
 from autotune.devices.alignment import saving_ranks
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.predictor.network.rest import RestLatency, rest_latency
 from autotune.profiler.backends.torch_layers import DTYPES
 from autotune.tune.context import Context
@@ -28,25 +28,31 @@ def predicted_network(context: Context) -> NetworkModel:
     with context.reporter.stage("predict the dense network"):
         context.target.table.predictor.prepare(_wanted(context))
         passes = [
-            PassModel(
-                name=run, count=count, anchor=_anchor(context, run),
-                predictor=context.target.table.predictor, units=context.units_in(run),
+            PhaseModel(
+                name=run,
+                count=count,
+                anchor=_anchor(context, run),
+                predictor=context.target.table.predictor,
+                sites=context.units_in(run),
                 dtype=context.dtype,
             )
             for run, count in context.request.workload.passes.items()
-        ]  # fmt: skip
-    return NetworkModel(passes=tuple(passes))
+        ]
+    return NetworkModel(phases=tuple(passes))
 
 
 def _wanted(context: Context) -> list[LayerShape]:
     """Every shape that a plan may hold."""
     units = [unit for run in context.request.workload.passes for unit in context.units_in(run)]
-    dense = {unit.shape(None, context.dtype) for unit in units}
+    dense = {unit.shape(DENSE, context.dtype) for unit in units}
     step = context.target.rank_multiple
     return [
-        replace(shape, rank=rank)
+        shape.with_form(form)
         for shape in sorted(dense)
-        for rank in (None, *saving_ranks(step, shape.in_features, shape.out_features))
+        for form in (
+            DENSE,
+            *map(low_rank, saving_ranks(step, shape.in_features, shape.out_features)),
+        )
     ]
 
 
@@ -67,12 +73,12 @@ def _anchor(context: Context, run: str) -> NetworkAnchor:
     total = 0.0
     for unit in units:
         members = [by_name[name] for name in unit.layers]
-        found = [predictor.estimate(member.shape(None, context.dtype)) for member in members]
-        layer_s[unit.shape(None, context.dtype)] = sum(estimate.latency_s for estimate in found)
+        found = [predictor.estimate(member.shape(DENSE, context.dtype)) for member in members]
+        layer_s[unit.shape(DENSE, context.dtype)] = sum(estimate.latency_s for estimate in found)
         if not unit.members:
             total += found[0].latency_s
             half = (found[0].high_s - found[0].low_s) / 2
-            spread[unit.shape(None, context.dtype)] += half
+            spread[unit.shape(DENSE, context.dtype)] += half
     rest = _rest(context, run, units)
     rest_error = rest.latency_s * math.expm1(rest.half_width)
     latency_s = total + rest.latency_s

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import break_even_rank, chosen_units
+from autotune.core.forms import DENSE, Form
+from autotune.core.layers import break_even_rank, chosen_sites
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.nodes import profile_sites
 from autotune.results.measured import Measured
@@ -30,7 +31,7 @@ def run_record(
     request, measured = context.request, final.measured
     here = context.target.is_here
     # What was promised before anything was built: no correction.
-    promised = planner.network.predict(final.allocation.ranks)
+    promised = planner.network.predict(final.allocation.plan)
     return {
         "model": context.loaded.name,
         "model_sha256": context.loaded.weights_sha256,
@@ -58,7 +59,7 @@ def run_record(
         "solver": {
             "name": final.allocation.solver,
             "loss": final.allocation.loss,
-            "table_loss": planner.table_loss(final.allocation.ranks),
+            "table_loss": planner.table_loss(final.allocation.plan),
             "lower_bound": final.allocation.lower_bound,
             "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
             "metric": chosen_metric(context),
@@ -90,8 +91,8 @@ def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(unit, rank, planner.context.dtype)
-        for unit, rank in chosen_units(planner.context.units, final.allocation.ranks)
+        live_bytes(site, form, planner.context.dtype)
+        for site, form in chosen_sites(planner.context.units, final.allocation.plan)
     )
     return {
         name: {"limit": limit, "used": uses[name], "binding": uses[name] > 0.99 * limit}
@@ -101,10 +102,10 @@ def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
 
 def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
     """Every pass by itself: as measured, and as predicted before anything was built."""
-    ranks = final.allocation.ranks
-    pairs = zip(planner.network.passes, final.judged.passes, strict=True)
+    plan = final.allocation.plan
+    pairs = zip(planner.network.phases, final.judged.passes, strict=True)
     return [
-        {**asdict(timed), "predicted_ratio": model.predict(ranks).ratio} for model, timed in pairs
+        {**asdict(timed), "predicted_ratio": model.predict(plan).ratio} for model, timed in pairs
     ]
 
 
@@ -137,12 +138,13 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
     size = DTYPE_BYTES[context.dtype]
     removed = flops = kept_flops = 0
     stored = float(dense * size)
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
-        removed += site.shape().parameters - site.shape(rank).parameters
-        stored -= site_bytes(site, None, context.dtype, "fp32")
-        stored += site_bytes(site, rank, context.dtype, context.request.storage)
+    storage = context.request.storage
+    for site, form in chosen_sites(context.units, final.allocation.plan):
+        removed += site.shape().parameters - site.shape(form).parameters
+        stored -= site_bytes(site, DENSE, dtype=context.dtype, storage="fp32")
+        stored += site_bytes(site, form, dtype=context.dtype, storage=storage)
         flops += site.shape().flops
-        kept_flops += site.shape(rank).flops
+        kept_flops += site.shape(form).flops
     return {
         "parameters": {"dense": dense, "compressed": dense - removed},
         "stored_bytes": {"dense": dense * size, "compressed": round(stored)},
@@ -186,13 +188,13 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
     """The same curve for plans that keep one ratio of the parameters at every site."""
     curve = []
     for percent in range(95, 25, -5):
-        ranks: dict[str, int | None] = {}
+        plan: dict[str, Form] = {}
         for site in context.sites.sites:
             most = percent / 100 * break_even_rank(site.in_features, site.out_features)
-            fitting = [rank for rank in sorted(planner.errors[site.name]) if rank <= most]
-            ranks[site.name] = fitting[-1] if fitting else None
-        loss = planner.table_loss(ranks)
-        ratio = planner.network.predict(ranks).ratio
+            fitting = [form for form in sorted(planner.errors[site.name]) if form.rank <= most]
+            plan[site.name] = fitting[-1] if fitting else DENSE
+        loss = planner.table_loss(plan)
+        ratio = planner.network.predict(plan).ratio
         curve.append({"keep_ratio": percent / 100, "ratio": ratio, "loss": loss})
     return curve
 
@@ -200,9 +202,9 @@ def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
 def _site_records(context: Context, planner: Planner, final: Round) -> list[dict[str, Any]]:
     measured = _node_latencies(context, final)
     records = []
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
-        dense = planner.network.layer_estimate(site, None)
-        chosen = planner.network.layer_estimate(site, rank)
+    for site, form in chosen_sites(context.units, final.allocation.plan):
+        dense = planner.network.layer_estimate(site, DENSE)
+        chosen = planner.network.layer_estimate(site, form)
         errors = planner.errors[site.name]
         records.append(
             {
@@ -213,8 +215,9 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
                 "tokens": site.tokens,
                 "in_features": site.in_features,
                 "out_features": site.out_features,
-                "rank": rank,
-                "keep_ratio": site.shape(rank).parameters / site.shape().parameters,
+                "rank": form.rank or None,
+                "form": str(form),
+                "keep_ratio": site.shape(form).parameters / site.shape().parameters,
                 "dense_latency_s": dense.latency_s,
                 "predicted_latency_s": chosen.latency_s,
                 "predicted_low_s": chosen.low_s,
@@ -223,8 +226,8 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
                 "measured_latency_s": sum(measured[name] for name in site.layers)
                 if measured
                 else None,
-                "error": errors[rank] if rank is not None else 0.0,
-                "reason": _reason(rank, bool(errors)),
+                "error": 0.0 if form.is_unchanged else errors[form],
+                "reason": _reason(form, bool(errors)),
             }
         )
     records += [
@@ -234,8 +237,8 @@ def _site_records(context: Context, planner: Planner, final: Round) -> list[dict
     return records
 
 
-def _reason(rank: int | None, has_candidates: bool) -> str:
-    if rank is not None:
+def _reason(form: Form, has_candidates: bool) -> str:
+    if not form.is_dense:
         return "factorized: the least total loss within the budget"
     if not has_candidates:
         return "left dense: no aligned rank below break-even"
@@ -269,16 +272,16 @@ def _node_latencies(context: Context, final: Round) -> dict[str, float]:
 def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
     """Latency against rank for every distinct shape, for the report."""
     names = {
-        one.shape(unit.name, None): (one.predictor, unit.name)
-        for one in planner.network.passes
+        one.shape(unit.name, DENSE): (one.predictor, unit.name)
+        for one in planner.network.phases
         for unit in context.units
     }
     curves = []
     for shape, (predictor, name) in sorted(names.items(), key=lambda item: item[0]):
         points = []
-        for rank in planner.errors[name]:
-            estimate = predictor.estimate(replace(shape, rank=rank))
-            points.append({"rank": rank, **asdict(estimate)})
+        for form in planner.errors[name]:
+            estimate = predictor.estimate(shape.with_form(form))
+            points.append({"rank": form.rank, "form": str(form), **asdict(estimate)})
         dense = predictor.estimate(shape)
         curves.append(
             {

@@ -19,7 +19,8 @@ from autotune.compress.factors import (
 )
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
-from autotune.core.types import Site
+from autotune.core.forms import Form, low_rank
+from autotune.core.layers import Site
 from autotune.devices.alignment import saving_ranks
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.judges import JudgePool
@@ -73,9 +74,14 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
     def build_factors(path: Path) -> None:
         with context.reporter.stage("factorize") as advance:
             build_factor_store(
-                context.loaded.model, context.sites.sites, metric,
-                load_statistics(statistics_file()), path, advance, context.joint,
-            )  # fmt: skip
+                context.loaded.model,
+                context.sites.sites,
+                path,
+                metric=metric,
+                statistics=load_statistics(statistics_file()),
+                joint=context.joint,
+                progress=advance,
+            )
 
     file, _ = context.folder.stage("factors", factors_key, ".safetensors", build_factors)
     factors: Factors = FactorStore(file)
@@ -83,9 +89,14 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
     if factorizer.name != "svd":
         factors_key |= {"factorizer": factorizer.name, "factorizer_parameters": vars(factorizer)}
         factors = Refactored(
-            FactorStore(file), factorizer, metric, context.loaded.model,
-            lambda: load_statistics(statistics_file()), context.task, data.statistics,
-        )  # fmt: skip
+            FactorStore(file),
+            factorizer=factorizer,
+            metric=metric,
+            model=context.loaded.model,
+            statistics=lambda: load_statistics(statistics_file()),
+            task=context.task,
+            batches=data.statistics,
+        )
     if request.storage != "fp32":
         factors_key |= {"storage": request.storage}
         factors = Stored(factors, request.storage)
@@ -130,18 +141,19 @@ def make_evaluators(
 
 
 def error_table(context: Context, factors: Factors) -> ErrorTable:
-    """Predicted loss increase by site and candidate rank.
+    """Predicted loss increase by site and candidate form.
 
     Errors of a metric that is not in units of the loss are taken relative to the site's own output,
     else the layers of largest activations alone would decide; those of joint sites are stored so.
     """
     in_loss_units = make_metric(chosen_metric(context)).in_loss_units
-    table: dict[str, dict[int, float]] = {}
+    table: dict[str, dict[Form, float]] = {}
     for site in context.units:
         errors, least = factors.errors(site), factors.least_rank(site)
         if not in_loss_units and not site.members:
             errors = errors / errors[0].clamp_min(1e-300)
-        table[site.name] = {r: float(errors[r]) for r in candidates(context, site) if r >= least}
+        ranks = [rank for rank in candidates(context, site) if rank >= least]
+        table[site.name] = {low_rank(rank): float(errors[rank]) for rank in ranks}
     return table
 
 
