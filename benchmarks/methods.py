@@ -29,10 +29,11 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.layers import chosen_sites
 from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
-from autotune.core.types import Budget, Workload, chosen_units, digest
+from autotune.core.types import Budget, Workload, digest
 from autotune.devices.detect import check_threads
 from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
@@ -215,7 +216,7 @@ def cell(context: Context, network: NetworkModel, judge: Judge) -> dict[str, Any
 
 def allocation_parameters(context: Context, ranks: Any) -> float:
     """Parameters of the factorizable layers / their dense ones."""
-    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_units(context.units, ranks))
+    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_sites(context.units, ranks))
     return kept / sum(site.shape().parameters for site in context.sites.sites)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from autotune.tune.place import place_here
 from autotune.tune.target import Target, target_here
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
 from autotune.layers.profile import profile_points, profile_quick

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from autotune.core.errors import UsageError
+from autotune.core.layers import LayerShape
 from autotune.core.paths import data_folder, database_address, default_database
-from autotune.core.types import Address, LayerShape
+from autotune.core.types import Address
 
 
 class _AddressType(click.ParamType[Address]):

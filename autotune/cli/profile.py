@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.cli.forms import chosen_forms, form_option
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
     backend_option,
@@ -18,7 +19,8 @@ from autotune.cli.options import (
     threads_option,
     token_option,
 )
-from autotune.core.types import Address, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Address
 
 if TYPE_CHECKING:
     from autotune.core.progress import Advance
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
 @click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@form_option
 @click.option(
     "--farm", envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
@@ -84,8 +87,7 @@ def _check(options: Mapping[str, Any]) -> None:
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
         raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
-    if any(rank < 1 for rank in options["ranks"]):
-        raise UsageError("--rank must be at least 1")
+    chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
 
 def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
@@ -108,7 +110,7 @@ def _profile(
 ) -> Profiled:
     from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
-    from autotune.profiler.measure.points import plan_ranks
+    from autotune.profiler.measure.points import plan_forms
     from autotune.profiler.measure.timing import TimingPolicy
 
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
@@ -117,10 +119,10 @@ def _profile(
         return whole(machine, store, policy, advance)
     wanted = []
     for shape in _dense(options, machine.dtype):
-        ranks = list(options["ranks"]) or plan_ranks(
+        forms = chosen_forms(options["ranks"], options["forms"]) or plan_forms(
             machine.spec, shape, machine.backend.ranks_per_shape
         )
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
+        wanted += [shape, *map(shape.with_form, forms)]
     return profile_points(machine, store, wanted, policy, advance)
 
 

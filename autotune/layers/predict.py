@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.core.types import Estimate, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate
 from autotune.tune.machine import Machine
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
-from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.measuring_plan import (
     first_layers,

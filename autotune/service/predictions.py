@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.layers.predict import KnownLayers, LayerPredictions
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.schema import MEASUREMENT, RUN

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 
-from autotune.core.types import LayerShape
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.state import Caller, Parts
 from autotune.service.uploads import list_uploads, receive
@@ -39,7 +38,7 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 @router.post("/predict")
 def predict(question: Question, parts: Parts, _: Caller) -> Answer:
     """The latency of up to a thousand layers on a device, here or elsewhere."""
-    shapes = [LayerShape(**shape.model_dump()) for shape in question.shapes]
+    shapes = [shape.layer() for shape in question.shapes]
     machine, found = parts.predictions.answer(
         question.device,
         question.backend,

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.core.errors import UsageError
-from autotune.core.types import LayerShape
+from autotune.core.forms import low_rank
+from autotune.core.layers import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.specs import find_device
 from autotune.report.figures import comparison, run_figures, staircase
@@ -86,13 +87,13 @@ def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
         out_features=question.out_features,
     )  # fmt: skip
     ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
-    shapes = [dense, *(dataclasses.replace(dense, rank=r) for r in coarse_grid(ranks, _POINTS))]
+    shapes = [dense, *(dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))]
     machine, answer = parts.predictions.answer(
         spec.name, None, None, shapes, allow_extrapolation=guess
     )
     found = answer.estimates
     points = [
-        {"rank": shape.rank, **dataclasses.asdict(one)}
+        {"rank": shape.rank or None, "form": str(shape.form), **dataclasses.asdict(one)}
         for shape, one in zip(shapes, found, strict=True)
     ]
     figure = staircase({

@@ -29,7 +29,7 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
-from autotune.search.allocators.base import Plan
+from autotune.core.forms import Plan, plan_to_json
 from autotune.tune.compression import Compression
 from autotune.tune.machine import Machine
 from autotune.tune.model import TracedModel
@@ -160,6 +160,7 @@ class OnnxBuilder(Builder):
             layers = compression.layers(plan)
             metadata = {
                 "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
+                "autotune.plan": plan_to_json(plan),
                 "autotune.device": self.machine.device_name,
                 "autotune.backend": self.machine.backend.name,
             }

@@ -23,6 +23,7 @@ from autotune.compress.factors import (
 from autotune.compress.lowrank import LowRankLinear, replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.core.forms import Form, Plan, low_rank, plan_to_json
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_ranks
 from autotune.search.tables import ErrorTable
@@ -56,36 +57,37 @@ class Compression:
     storage: str
 
     def error_table(self, rank_multiple: int) -> ErrorTable:
-        """Predicted loss increase by site or joint site and aligned rank.
+        """Predicted loss increase by site or joint site and candidate form.
 
         Errors of a metric that is not in units of the loss are taken relative to the site's own
         output, otherwise the layers with the largest activations would decide alone; those of
         joint sites are stored that way.
         """
         in_loss_units = make_metric(self.metric).in_loss_units
-        table: dict[str, dict[int, float]] = {}
+        table: dict[str, dict[Form, float]] = {}
         for site in self.model.choices:
             errors, least = self.factors.errors(site), self.factors.least_rank(site)
             if not in_loss_units and not site.members:
                 errors = errors / errors[0].clamp_min(1e-300)
             ranks = saving_ranks(rank_multiple, site.in_features, site.out_features)
-            table[site.name] = {rank: float(errors[rank]) for rank in ranks if rank >= least}
+            table[site.name] = {low_rank(r): float(errors[r]) for r in ranks if r >= least}
         return table
 
-    def layers(self, plan: Mapping[str, int | None]) -> dict[str, LowRankLinear]:
+    def layers(self, plan: Plan) -> dict[str, LowRankLinear]:
         """The low-rank layers of a plan, by layer name."""
         return build_layers(self.model.loaded.model, self.model.choices, self.factors, plan)
 
     @contextmanager
-    def applied(self, plan: Mapping[str, int | None]) -> Iterator[nn.Module]:
+    def applied(self, plan: Plan) -> Iterator[nn.Module]:
         """The model with the plan applied; it is dense again afterwards."""
         model = self.model.loaded.model
         with replaced(model, self.layers(plan)):
             yield model
 
-    def plan_key(self, plan: Mapping[str, int | None]) -> dict[str, Any]:
+    def plan_key(self, plan: Plan) -> dict[str, Any]:
         """The cache key of whatever is built from this plan."""
-        return {**self.key, "plan": {n: rank for n, rank in plan.items() if rank is not None}}
+        changed = {name: form for name, form in plan.items() if not form.is_unchanged}
+        return {**self.key, "plan": plan_to_json(changed)}
 
     @property
     def search_key(self) -> str:
@@ -128,9 +130,14 @@ def compress(
 
     def build_factors(path: Path) -> None:
         with workspace.stage("factorize") as advance:
-            statistics = load_statistics(statistics_file())
             build_factor_store(
-                model.loaded.model, model.single, metric, statistics, path, advance, model.joint
+                model.loaded.model,
+                model.single,
+                path,
+                metric=metric,
+                statistics=load_statistics(statistics_file()),
+                joint=model.joint,
+                progress=advance,
             )
 
     key: dict[str, Any] = {
@@ -146,12 +153,12 @@ def compress(
         key |= {"factorizer": factorizer.name, "factorizer_parameters": vars(factorizer)}
         factors = Refactored(
             store,
-            factorizer,
-            metric,
-            model.loaded.model,
-            lambda: load_statistics(statistics_file()),
-            model.task,
-            data.statistics,
+            factorizer=factorizer,
+            metric=metric,
+            model=model.loaded.model,
+            statistics=lambda: load_statistics(statistics_file()),
+            task=model.task,
+            batches=data.statistics,
         )
     storage = request.method.storage
     if storage != "fp32":

@@ -14,6 +14,7 @@ from autotune.devices.detect import check_threads
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.evidence import Evidence
 from autotune.search.judges import JudgePool
+from autotune.search.losses import PlanLosses, SearchSubject
 from autotune.tune.compression import Compression
 from autotune.tune.request import TuneRequest
 from autotune.tune.workspace import Workspace
@@ -77,15 +78,14 @@ def make_evidence(
 ) -> Evidence:
     """What allocators may learn about the model, on the search batches only."""
     model = compression.model
-    return Evidence(
-        model.loaded.model,
-        model.task,
-        model.single,
-        compression.factors,
-        data.search,
-        seed,
-        workspace.cache,
-        digest([dict(compression.key), len(data.search)]),
-        model.joint,
-        judges,
+    subject = SearchSubject(
+        model=model.loaded.model,
+        task=model.task,
+        sites=model.single,
+        joint=model.joint,
+        factors=compression.factors,
+        batches=data.search,
     )
+    key = digest([dict(compression.key), len(data.search)])
+    losses = PlanLosses(subject, folder=workspace.cache, key=key, judges=judges)
+    return Evidence(losses, seed=seed, folder=workspace.cache, key=key)

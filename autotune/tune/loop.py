@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.types import digest
-from autotune.predictor.network.model import PassModel
+from autotune.predictor.network.model import PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
@@ -52,7 +53,7 @@ class ClosedLoop:
     def predict(self, knobs: Knobs) -> Round:
         """The plan for a machine that does not measure: solved once and built."""
         allocation = self._solve(knobs, self.planner.uncorrected, self.planner.margin)
-        whole = self.builder.compressed("prefill", self.compression, allocation.ranks)
+        whole = self.builder.compressed("prefill", self.compression, allocation.plan)
         return Round(
             allocation=allocation,
             network=self.planner.network,
@@ -77,7 +78,7 @@ class ClosedLoop:
                 if not rounds:
                     raise
                 break
-            plan = digest(dict(allocation.ranks))
+            plan = digest(plan_to_json(allocation.plan))
             if plan in seen:
                 break
             seen.add(plan)
@@ -155,7 +156,7 @@ class ClosedLoop:
         network = self.planner.network.corrected(corrections)
         phases = tuple(
             replace(self._measure(phase.name, builds[phase.name], label, final), count=phase.count)
-            for phase in network.passes
+            for phase in network.phases
         )
         return Round(
             allocation=allocation,
@@ -184,7 +185,7 @@ class ClosedLoop:
         self, allocation: Allocation, corrections: Corrections, number: int
     ) -> Round:
         builds = {
-            phase: self.builder.compressed(phase, self.compression, allocation.ranks)
+            phase: self.builder.compressed(phase, self.compression, allocation.plan)
             for phase in self.builder.model.workload.passes
         }
         label = f"measure round {number + 1}"
@@ -198,15 +199,15 @@ class ClosedLoop:
         return 0.0 <= self.limit_ratio(outcome) - outcome.judged.ratio_high <= _SLACK
 
     def _corrections(self, outcome: Round) -> Corrections:
-        pairs = zip(outcome.network.passes, outcome.judged.passes, strict=True)
-        return tuple(corrected(one, outcome.allocation.ranks, timed) for one, timed in pairs)
+        pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)
+        return tuple(corrected(one, outcome.allocation.plan, timed) for one, timed in pairs)
 
     def _solve(self, knobs: Knobs, corrections: Corrections, margin: float) -> Allocation:
         with self.workspace.stage("choose the plan") as advance:
             return self.planner.solve(knobs, corrections, margin=margin, progress=advance)
 
 
-def corrected(model: PassModel, plan: Mapping[str, int | None], measured: MeasuredPass) -> float:
+def corrected(model: PhaseModel, plan: Plan, measured: MeasuredPass) -> float:
     """The correction of a phase that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near

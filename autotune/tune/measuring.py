@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import MeasurementError
 from autotune.core.progress import Advance
-from autotune.core.types import Address, Fingerprint, LayerShape
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape
+from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import SiteProfile
-from autotune.profiler.measure.points import measure_points, missing_points, plan_ranks
+from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 from autotune.tune.machine import Machine
@@ -146,21 +148,21 @@ class MeasuringMachine(Machine):
         wanted: set[LayerShape] = set()
         for phase in workload.passes:
             for shape in model.dense_shapes(phase, self.dtype):
-                ranks = plan_ranks(self.spec, shape, self.backend.ranks_per_shape)
-                wanted |= {shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)}
+                forms = plan_forms(self.spec, shape, self.backend.ranks_per_shape)
+                wanted |= {shape, *map(shape.with_form, forms)}
         table = self.measure_layers(wanted, builder.workspace, "measure layers")
         phases = [
-            PassModel(
+            PhaseModel(
                 name=phase,
                 count=count,
                 anchor=self._anchor(builder, phase),
                 predictor=table,
-                units=model.choices_in(phase),
+                sites=model.choices_in(phase),
                 dtype=self.dtype,
             )
             for phase, count in workload.passes.items()
         ]
-        return NetworkModel(passes=tuple(phases))
+        return NetworkModel(phases=tuple(phases))
 
     def _anchor(self, builder: Builder, phase: str) -> NetworkAnchor:
         """Time one phase of the dense network, and the share of it that each dense shape takes.
@@ -189,7 +191,7 @@ class MeasuringMachine(Machine):
             **builder.model.key,
             "fingerprint": self.fingerprint.id,
             "workload": builder.model.shape_key(phase),
-            "shapes": [dataclasses.asdict(shape) for shape in shapes],
+            "shapes": [shape.to_json() for shape in shapes],
         }
         found = builder.workspace.value("anchor", key, compute)
         return NetworkAnchor(
@@ -205,7 +207,7 @@ class MeasuringMachine(Machine):
         seconds: dict[LayerShape, list[float]] = defaultdict(list)
         for site in builder.model.choices_in(phase):
             layers_s = sum(profile.sites_s[name] for name in site.layers)
-            seconds[site.shape(None, self.dtype)].append(layers_s)
+            seconds[site.shape(DENSE, self.dtype)].append(layers_s)
         return tuple(
             statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds)
         )

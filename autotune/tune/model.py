@@ -14,7 +14,9 @@ from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import UsageError
-from autotune.core.types import LayerShape, Site, Workload
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape, Site
+from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
 
 
@@ -48,7 +50,7 @@ class TracedModel:
 
     def dense_shapes(self, phase: str, dtype: str) -> list[LayerShape]:
         """The distinct dense shapes of one phase, sorted."""
-        return sorted({site.shape(None, dtype) for site in self.choices_in(phase)})
+        return sorted({site.shape(DENSE, dtype) for site in self.choices_in(phase)})
 
     def example_inputs(self, phase: str) -> dict[str, Tensor]:
         """Random inputs of one phase of the workload."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.quantities import Quantity
-from autotune.core.types import Site, chosen_units
+from autotune.core.forms import DENSE, Form, Plan
+from autotune.core.layers import Site, chosen_sites
 from autotune.predictor.network.model import NetworkModel
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier
-from autotune.search.problem import Allocation, RankProblem
+from autotune.search.problem import Allocation, PlanProblem
 from autotune.search.sensitivity import Scales, scale_of, sensitivity_pass
 from autotune.search.tables import (
     ErrorTable,
@@ -61,7 +62,7 @@ class Planner:
     @property
     def uncorrected(self) -> Corrections:
         """The latency table as it is."""
-        return (1.0,) * len(self.network.passes)
+        return (1.0,) * len(self.network.phases)
 
     def scale(self, site: Site) -> float:
         """The factor that the sensitivity pass put on the errors of a site or joint site."""
@@ -69,7 +70,7 @@ class Planner:
 
     def problem(
         self, knobs: Knobs, corrections: Corrections | None = None, *, margin: float = 0.0
-    ) -> RankProblem:
+    ) -> PlanProblem:
         """The plan problem under these knobs and corrections, `margin` below the latency limit."""
         blocks = 1 + max((site.block or 0) for site in self.model.single)
         scaled = {
@@ -84,13 +85,12 @@ class Planner:
             limits["latency"] *= 1.0 - margin
         return build_problem(
             self.model.single,
-            scaled,
-            {site.name: sorted(self.errors[site.name]) for site in self.model.choices},
-            self.network.corrected(corrections or self.uncorrected),
-            self.totals,
-            limits,
-            self.storage,
-            self.model.joint,
+            errors=scaled,
+            network=self.network.corrected(corrections or self.uncorrected),
+            totals=self.totals,
+            limits=limits,
+            storage=self.storage,
+            joint=self.model.joint,
         )
 
     def solve(
@@ -131,35 +131,35 @@ class Planner:
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, self.limits) from error
 
-    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Mapping[str, int | None]:
+    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Plan:
         """The exact solver's plan if layers took what `network` predicts, without a margin."""
-        return solve_exact(replace(self, network=network).problem(knobs)).ranks
+        return solve_exact(replace(self, network=network).problem(knobs)).plan
 
-    def table_loss(self, plan: Mapping[str, int | None]) -> float:
+    def table_loss(self, plan: Plan) -> float:
         """Predicted loss of a plan by the table that plans are compared on, without knobs."""
         return sum(
             self.errors[site.name][form] * self.scale(site)
-            for site, form in chosen_units(self.model.choices, plan)
-            if form is not None
+            for site, form in chosen_sites(self.model.choices, plan)
+            if not form.is_unchanged
         )
 
     def rescaled(self, rounds: int, progress: Progress) -> Planner:
         """The planner after `rounds` of the sensitivity pass (search/sensitivity.py)."""
         scales = sensitivity_pass(
             self.model.choices,
-            self.errors,
-            lambda scales: replace(self, scales=scales).solve({}),
-            self.evidence,
+            errors=self.errors,
+            solve=lambda scales: replace(self, scales=scales).solve({}),
+            judge=self.evidence.losses,
             rounds=rounds,
             progress=progress,
         )
         return replace(self, scales=scales)
 
-    def _allocate(self, problem: RankProblem, corrections: Corrections | None) -> Allocation:
+    def _allocate(self, problem: PlanProblem, corrections: Corrections | None) -> Allocation:
         network = self.network.corrected(corrections or self.uncorrected)
 
-        def latency_ratio(site: Site, rank: int) -> float:
-            return network.site_latency_s(site, rank) / network.site_latency_s(site, None)
+        def latency_ratio(site: Site, form: Form) -> float:
+            return network.site_latency_s(site, form) / network.site_latency_s(site, DENSE)
 
         return self.allocator.allocate(
             Question(
@@ -185,8 +185,8 @@ def count_totals(model: TracedModel, network: NetworkModel, dtype: str) -> Resou
     """What the dense model uses of every resource."""
     return count_resources(
         model.single,
-        model.parameters,
-        model.weight_bytes(dtype),
         network,
-        model.kv_cache_bytes(),
+        parameters=model.parameters,
+        weight_bytes=model.weight_bytes(dtype),
+        kv_cache_bytes=model.kv_cache_bytes(),
     )

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import MeasurementError
 from autotune.core.progress import Advance
-from autotune.core.types import Address, Fingerprint, LayerShape
+from autotune.core.forms import DENSE, Form
+from autotune.core.layers import LayerShape
+from autotune.core.types import Address, Fingerprint
 from autotune.devices.alignment import saving_ranks
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.timing import PairedTiming
 from autotune.tune.machine import Machine
@@ -128,17 +130,17 @@ class PredictedMachine(Machine):
         with builder.workspace.stage("predict the dense network"):
             predictor.prepare(self._wanted(model))
             phases = [
-                PassModel(
+                PhaseModel(
                     name=phase,
                     count=count,
                     anchor=self._anchor(model, phase),
                     predictor=predictor,
-                    units=model.choices_in(phase),
+                    sites=model.choices_in(phase),
                     dtype=self.dtype,
                 )
                 for phase, count in model.workload.passes.items()
             ]
-        return NetworkModel(passes=tuple(phases))
+        return NetworkModel(phases=tuple(phases))
 
     def _wanted(self, model: TracedModel) -> list[LayerShape]:
         """Every shape that a plan may hold."""
@@ -146,12 +148,9 @@ class PredictedMachine(Machine):
             s for phase in model.workload.passes for s in model.dense_shapes(phase, self.dtype)
         }
         return [
-            replace(shape, rank=rank)
+            shape.with_form(Form(rank=rank))
             for shape in sorted(dense)
-            for rank in (
-                None,
-                *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features),
-            )
+            for rank in (0, *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features))
         ]
 
     def _anchor(self, model: TracedModel, phase: str) -> NetworkAnchor:
@@ -162,8 +161,8 @@ class PredictedMachine(Machine):
         spread: dict[LayerShape, float] = defaultdict(float)
         total = 0.0
         for site in sites:
-            shape = site.shape(None, self.dtype)
-            members = [by_name[name].shape(None, self.dtype) for name in site.layers]
+            shape = site.shape(DENSE, self.dtype)
+            members = [by_name[name].shape(DENSE, self.dtype) for name in site.layers]
             found = [self.table.predictor.estimate(member) for member in members]
             layer_s[shape] = sum(estimate.latency_s for estimate in found)
             if not site.members:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.core.forms import Plan
 from autotune.core.types import Estimate
-from autotune.predictor.network.model import NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.search.problem import Allocation
 
@@ -28,23 +29,23 @@ class Round:
     @property
     def judged(self) -> Measured:
         """What budgets are judged by: the measurement, or the prediction where there is none."""
-        return self.measured or predicted_as_measured(self.network, self.allocation.ranks)
+        return self.measured or predicted_as_measured(self.network, self.allocation.plan)
 
     @property
     def predicted(self) -> Estimate:
         """What the corrected model predicts for the plan."""
-        return self.network.predict(self.allocation.ranks)
+        return self.network.predict(self.allocation.plan)
 
     @property
     def corrections(self) -> tuple[float, ...]:
         """What the model had learned from earlier rounds."""
-        return tuple(phase.correction for phase in self.network.passes)
+        return tuple(phase.correction for phase in self.network.phases)
 
 
-def predicted_as_measured(network: NetworkModel, plan: Mapping[str, int | None]) -> Measured:
+def predicted_as_measured(network: NetworkModel, plan: Plan) -> Measured:
     """What a measurement would show if the prediction were right, with its 90 % interval."""
 
-    def one(model: PassModel) -> MeasuredPass:
+    def one(model: PhaseModel) -> MeasuredPass:
         found, dense_s = model.predict(plan), model.anchor.latency_s
         low, high = model.ratio_interval(plan)
         return MeasuredPass(
@@ -57,4 +58,4 @@ def predicted_as_measured(network: NetworkModel, plan: Mapping[str, int | None])
             ratio_high=high,
         )
 
-    return Measured(passes=tuple(one(model) for model in network.passes))
+    return Measured(passes=tuple(one(model) for model in network.phases))

@@ -153,19 +153,19 @@ class Tuning:
         return self._search_knobs()
 
     def _search_knobs(self) -> Knobs:
-        search, evidence = self.request.search, self.planner.evidence
+        search, losses = self.request.search, self.planner.evidence.losses
         if search.trials == 0 or self.request.chosen_allocator != "exact+optuna":
             return {}
         # Only where it was asked for: trials that run at the same time are not the same twice.
         asked = search.jobs or self.request.machine.farm
-        workers = evidence.places if asked else 1
+        workers = losses.places if asked else 1
 
         def true_loss(allocation: Allocation) -> float:
-            evidence.judge([allocation.ranks], least=2 if workers == 1 else 1)
-            return evidence.true_loss(allocation.ranks)
+            losses.judge([allocation.plan], least=2 if workers == 1 else 1)
+            return losses.true_loss(allocation.plan)
 
         def surely_better(allocation: Allocation, other: Allocation) -> bool:
-            return evidence.surely_better(allocation.ranks, other.ranks)
+            return losses.surely_better(allocation.plan, other.plan)
 
         problem = self.planner.problem({}, margin=search.margin)
         study = digest([dict(self.compression.key), asdict(problem), self.request.seed])[:16]
@@ -233,7 +233,7 @@ class Tuning:
 
     def judge(self, outcome: Round) -> dict[str, Any]:
         """Quality of the dense and the compressed model on held-out data."""
-        task, plan = self.model.task, dict(outcome.allocation.ranks)
+        task, plan = self.model.task, outcome.allocation.plan
         model, heldout = self.model.loaded.model, self.data.heldout
 
         def compute() -> dict[str, float]:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_cache_bytes, gpu_names
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.timing import Runner

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.errors import ModelError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.measure.timing import Runner
 
@@ -82,7 +82,7 @@ def layer_model(shape: LayerShape, copies: int, opset: int = 20) -> bytes:
         return result
 
     for copy in range(copies):
-        latent = "x" if rank is None else multiply("x", k, rank, f"h{copy}")
+        latent = multiply("x", k, rank, f"h{copy}") if rank else "x"
         for part, n in enumerate(shape.widths):
             name = multiply(latent, rank or k, n, f"y{copy}_{part}")
             outputs.append(helper.make_tensor_value_info(name, element, [m, n]))

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_names
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.engines.builder import LIMIT_S, build_engine, missing_parts

@@ -96,7 +96,7 @@ def measure_drift(
     chosen = choose_anchors(rows, count)
     if not chosen:
         raise MeasurementError("no pair was measured yet, so nothing can have drifted")
-    tasks = [layer_task(row.shape.dense, (row.rank,), policy) for row in chosen]
+    tasks = [layer_task(row.shape.dense, (row.shape.form,), policy) for row in chosen]
     anchors, failures = [], []
     for outcome in runner.run(tasks):
         progress(outcome.index + 1, len(tasks))

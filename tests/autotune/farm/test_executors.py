@@ -9,7 +9,7 @@ import pytest
 from autotune.tune.place import place_on
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads, require_device
 from autotune.farm.address import split_address
 from autotune.farm.base import Shard

@@ -11,7 +11,7 @@ from autotune.tune.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites

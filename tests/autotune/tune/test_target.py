@@ -6,7 +6,7 @@ import pytest
 from autotune.tune.target import find_target, target_here
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices import detect
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.extrapolated import donors_of
