@@ -15,6 +15,7 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.types import digest
 from autotune.predictor.network.model import NetworkModel, PassModel
 from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 from autotune.tune.builds import (
@@ -211,8 +212,8 @@ def run_loop(
 
 def best_rounds(planner: Planner, rounds: list[Round]) -> list[Round]:
     """Rounds in order of preference: surely within budget by least loss, then the fastest."""
-    met = [r for r in rounds if planner.surely_within(r)]
-    missed = [r for r in rounds if not planner.surely_within(r)]
+    met = [r for r in rounds if planner.verdict(r) is Verdict.MET]
+    missed = [r for r in rounds if planner.verdict(r) is not Verdict.MET]
     met.sort(key=lambda r: r.allocation.loss)
     missed.sort(key=lambda r: r.judged.ratio)
     return [*met, *missed]

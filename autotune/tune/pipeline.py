@@ -7,7 +7,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from autotune.devices.detect import check_threads
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
+from autotune.results.record import Calibration, Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult, result_text
+from autotune.results.verdict import Verdict
 from autotune.search.evidence import Evidence
 from autotune.search.outer import Knobs
 from autotune.search.tables import Resources, count_resources
@@ -43,7 +45,7 @@ from autotune.tune.loop import (
 from autotune.tune.measuring import measure_layers, network_model, profile_layers
 from autotune.tune.planner import Planner, Round
 from autotune.tune.predicted import predicted_network
-from autotune.tune.record import run_record, staircases
+from autotune.tune.record import tune_record
 from autotune.tune.request import TuneRequest
 from autotune.tune.stages import (
     calibrate,
@@ -90,20 +92,19 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
                 rounds = [predict_plan(context, planner, knobs, factors, factors_key)]
         final = _final(context, planner, rounds) if target.is_here else rounds[0]
         quality = _quality(context, data, factors, factors_key, final)
-        record = {
-            **run_record(context, planner, final, rounds, quality),
-            "knobs": dict(knobs),
-            "calibration": {
-                "origin": data.origin,
-                "sha256": data.sha256,
-                "plan": asdict(request.calibration),
-            },
-            "cost": {
-                "seconds": time.monotonic() - started,
-                "peak_memory_bytes": _peak_memory_bytes(),
-            },
-        }
-        return _hand_out(context, planner, factors, factors_key, final, record)
+        record = tune_record(
+            context,
+            planner,
+            final=final,
+            rounds=rounds,
+            quality=quality,
+            calibration=Calibration(
+                origin=data.origin, sha256=data.sha256, plan=request.calibration
+            ),
+            knobs=knobs,
+            cost=Cost(seconds=time.monotonic() - started, peak_memory_bytes=_peak_memory_bytes()),
+        )
+        return _hand_out(context, factors, factors_key, final, record)
 
 
 def _peak_memory_bytes() -> int:
@@ -166,7 +167,7 @@ def _final(context: Context, planner: Planner, rounds: Sequence[Round]) -> Round
             "measure the result", final=True,
         )  # fmt: skip
         looked.append(outcome)
-        if planner.within(outcome):
+        if planner.verdict(outcome) is Verdict.MET:
             break
     return best_rounds(planner, looked)[0]
 
@@ -174,7 +175,7 @@ def _final(context: Context, planner: Planner, rounds: Sequence[Round]) -> Round
 def _quality(
     context: Context, data: CalibrationData, factors: Factors,
     factors_key: Mapping[str, Any], final: Round,
-) -> dict[str, Any]:  # fmt: skip
+) -> Quality:  # fmt: skip
     """Held-out quality of the dense and the compressed model."""
     task, model = context.task, context.loaded.model
     ranks = dict(final.allocation.ranks)
@@ -191,18 +192,18 @@ def _quality(
 
     key = {**factors_key, "ranks": ranks, "data": data.sha256}
     losses = context.folder.json_stage("quality", key, compute)
-    return {
-        "metric": task.metric,
-        "dense": task.figure(losses["dense"]),
-        "compressed": task.figure(losses["compressed"]),
-        "higher_is_better": task.higher_is_better,
-        "protocol": task.protocol(data.heldout),
-    }
+    return Quality(
+        metric=task.metric,
+        dense=task.figure(losses["dense"]),
+        compressed=task.figure(losses["compressed"]),
+        higher_is_better=task.higher_is_better,
+        protocol=task.protocol(data.heldout),
+    )
 
 
 def _hand_out(
-    context: Context, planner: Planner, factors: Factors, factors_key: Mapping[str, Any],
-    final: Round, record: dict[str, Any],
+    context: Context, factors: Factors, factors_key: Mapping[str, Any],
+    final: Round, record: TuneRecord,
 ) -> TuneResult:  # fmt: skip
     """Write model/, the ONNX graphs, report.html and, last, result.json."""
     from autotune.compress.checkpoint import save_checkpoint
@@ -238,20 +239,13 @@ def _hand_out(
             if graph.suffix == ".onnx":
                 _copy_onnx(folder, graph)
         advance(2, 4)
-        record = {**record, "staircases": staircases(context, planner)}
         folder.write(folder.path / "report.html", lambda path: write_report(record, path))
         advance(3, 4)
-        record = {**record, "files": _hashes(folder.path)}
+        record = replace(record, files=_hashes(folder.path))
         text = result_text(record)
         folder.write(folder.path / "result.json", lambda path: _write_text(path, text))
         advance(4, 4)
-    return TuneResult(
-        folder=folder.path,
-        ranks=ranks,
-        measured=final.measured,
-        within_budget=planner.within(final),
-        record=record,
-    )
+    return TuneResult(folder=folder.path, record=record)
 
 
 def _hashes(path: Path) -> dict[str, str]:

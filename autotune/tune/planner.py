@@ -11,6 +11,7 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.types import Estimate, Site, chosen_units
 from autotune.predictor.network.model import NetworkModel, PassModel
 from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.verdict import Verdict, latency_limit
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence
@@ -187,20 +188,13 @@ class Planner:
             )
         )  # fmt: skip
 
-    def within(self, outcome: Round) -> bool:
-        """Whether the latency meets its budget (the other budgets hold by count).
-
-        Without a latency budget the model must at least not be measurably slower than dense.
-        """
-        if "latency" not in self.limits:
-            return outcome.judged.ratio_low <= 1.0
-        return outcome.judged.ratio <= self.target(outcome)
-
-    def surely_within(self, outcome: Round) -> bool:
-        """The same for the upper end of the interval: what the loop works towards."""
-        if "latency" not in self.limits:
-            return self.within(outcome)
-        return outcome.judged.ratio_high <= self.target(outcome)
+    def verdict(self, outcome: Round) -> Verdict:
+        """Whether the latency meets its budget; the other budgets hold by count."""
+        judged, latency = outcome.judged, self.context.request.budget.latency
+        limit = latency_limit(latency, judged.dense_latency_s)
+        if outcome.measured is None:
+            return Verdict.of_prediction(limit, judged.ratio)
+        return Verdict.of(limit, judged.ratio, judged.ratio_low, judged.ratio_high)
 
     def target(self, outcome: Round) -> float:
         """The ratio to dense that the latency budget allows in this measurement."""
