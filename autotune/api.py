@@ -74,7 +74,7 @@ def tune(
         reporter: Receives progress.
 
     Returns:
-        The result; `result.within_budget` says whether the measured model meets the budget.
+        The result; `result.verdict` tells whether the measured model meets the budget.
 
     Raises:
         UsageError: a value that cannot be used (model, calibration data, quantity, folder …).

@@ -36,10 +36,18 @@ from autotune.core.types import Address
 @extrapolation_option
 @format_option
 def command(
-    tokens: int, shape: str, ranks: tuple[int, ...], forms: tuple[str, ...], dtype: str | None, device: str,
-    backend: str | None, threads: int | None, database: Address, allow_extrapolation: bool,
+    tokens: int,
+    shape: str,
+    ranks: tuple[int, ...],
+    forms: tuple[str, ...],
+    dtype: str | None,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    database: Address,
+    allow_extrapolation: bool,
     output_format: str,
-) -> None:  # fmt: skip
+) -> None:
     """Predict a layer's latency, dense and at the given ranks, with interval and source.
 
     A device that is not here is answered from the database that ships with the package, or from

@@ -19,7 +19,7 @@ from autotune.cli.options import (
     token_option,
 )
 from autotune.core.paths import default_output
-from autotune.core.types import PHASES, Budget, Workload, from_mapping
+from autotune.core.types import PHASES, Budget, Workload
 
 if TYPE_CHECKING:
     from autotune.tune.request import TuneRequest
@@ -75,19 +75,24 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress.")
 @format_option
 def command(**options: Any) -> int:
-    """Tune a model: measure, choose ranks under the budget, factorize, export, verify."""
+    """Tune a model: measure, choose ranks under the budget, factorize, export, verify.
+
+    Exit code 0 if the budget is met, 1 if it is missed, 3 if no plan can meet it, and 5 if the
+    interval of the measurement contains the limit.
+    """
     request = tune_request(options)
     request.check()
     from autotune.cli.reporting import make_reporter
+    from autotune.report.summary import miss_text, summary
+    from autotune.results.verdict import Verdict
     from autotune.tune.session import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
-    record = {**result.record, "output": str(result.folder)}
+    record = {**result.record.to_json(), "output": str(result.folder)}
     emit(options["output_format"], record, summary(result.record, result.folder))
-    if not result.within_budget:
+    if result.verdict is not Verdict.MET:
         click.echo(f"autotune: {miss_text(result.record)}", err=True)
-        return 1
-    return 0
+    return result.verdict.exit_code
 
 
 def tune_request(options: Mapping[str, Any]) -> TuneRequest:
@@ -155,85 +160,3 @@ def _farm_token(options: Mapping[str, Any]) -> str | None:
     from autotune.farm.processes import read_token
 
     return read_token(options["token_file"])
-
-
-def miss_text(record: Any) -> str:
-    """The sentence that goes with exit code 1."""
-    if record["measured_ratio"] is None:
-        return (
-            f"the model is predicted to miss the budget ({record['predicted_ratio']:.3f}x of "
-            "dense); give a looser one"
-        )
-    if record["measured_ratio_low"] > 1.0:
-        return (
-            f"the result measured slower than dense ({record['measured_ratio']:.3f}x); "
-            "use the dense model on this device"
-        )
-    return (
-        f"the measured model misses the budget ({record['measured_ratio']:.3f}x of dense); "
-        "its folder is written, give more --rounds or a looser budget"
-    )
-
-
-def summary(record: Any, folder: Path) -> list[str]:
-    """What a person wants to know, in a few lines."""
-    from autotune.core.quantities import format_bytes, format_count
-
-    quality = record["quality"]
-    chosen = sum(1 for site in record["sites"] if site["rank"] is not None)
-    considered = sum(1 for site in record["sites"] if "group" in site)
-    parameters, stored = record["parameters"], record["stored_bytes"]
-    budget = ", ".join(f"{name} {text}" for name, text in record["budget"].items())
-    return [
-        f"{record['model']} on {record['device']['device_name']}, {record['backend']}, "
-        f"{from_mapping(Workload, record['workload']).text}",
-        f"budget      {budget}: {'met' if record['within_budget'] else 'MISSED'}",
-        *_latency_lines(record),
-        *_pass_lines(record["passes"]),
-        f"quality     {quality['metric']} {quality['compressed']:.4f} (dense "
-        f"{quality['dense']:.4f}); {quality['protocol']}",
-        f"parameters  {format_count(parameters['compressed'])} of "
-        f"{format_count(parameters['dense'])}, {format_bytes(stored['compressed'])} of "
-        f"{format_bytes(stored['dense'])}; {chosen} of {considered} layers factorized",
-        f"written     {folder}/: {', '.join(_written(folder))}",
-    ]
-
-
-def _latency_lines(record: Any) -> list[str]:
-    """Measured here, or predicted and from what."""
-    from autotune.core.quantities import format_seconds
-
-    dense = format_seconds(record["dense_latency_s"])
-    if record["measured_ratio"] is not None:
-        return [
-            f"latency     {format_seconds(record['measured_latency_s'])} against {dense} dense, "
-            f"ratio {record['measured_ratio']:.3f} (95 %: {record['measured_ratio_low']:.3f} to "
-            f"{record['measured_ratio_high']:.3f}), predicted {record['predicted_ratio']:.3f}"
-        ]
-    low, high = (format_seconds(record[f"predicted_latency_{end}_s"]) for end in ("low", "high"))
-    return [
-        f"latency     PREDICTED, the device is not here: "
-        f"{format_seconds(record['predicted_latency_s'])} ({low} to {high}) against {dense} "
-        f"dense, ratio {record['predicted_ratio']:.3f}",
-        *(f"            from {source}" for source in record["predicted_from"]),
-    ]
-
-
-def _pass_lines(passes: Any) -> list[str]:
-    """The passes of a request by themselves."""
-    from autotune.core.quantities import format_seconds
-
-    if len(passes) == 1:
-        return []
-    return [
-        f"  {one['name']:8s}  {one['count']} x {format_seconds(one['latency_s'])} against "
-        f"{format_seconds(one['dense_latency_s'])}, ratio {one['ratio']:.3f}, predicted "
-        f"{one['predicted_ratio']:.3f}"
-        for one in passes
-    ]
-
-
-def _written(folder: Path) -> list[str]:
-    names = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
-    found = [folder / name for name in names if (folder / name).exists()]
-    return [f"{path.name}/" if path.is_dir() else path.name for path in found]

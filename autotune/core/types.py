@@ -13,8 +13,6 @@ from typing import Any, Literal, TypeVar
 from autotune.core.errors import UsageError
 from autotune.core.quantities import Quantity, parse_quantity
 
-SCHEMA_VERSION = 3
-
 RESOURCES = (
     "latency",
     "parameters",

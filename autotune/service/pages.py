@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,8 @@ from pydantic import BaseModel
 
 from autotune.compress.locate import EMBEDDED_MODEL
 from autotune.core.quantities import format_bytes, format_count, format_seconds
+from autotune.report.summary import verdict_text
+from autotune.results.record import TuneRecord
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.guard import COOKIE, PLOTS_POLICY, check_access
 from autotune.service.job_files import artefacts_of
@@ -25,7 +26,8 @@ from autotune.service.job_schema import SUCCEEDED
 from autotune.service.settings import Settings
 from autotune.service.specs import defaults
 from autotune.service.state import Caller, Parts
-from autotune.service.tunings import read_record
+from autotune.service.summary import outcome
+from autotune.service.tunings import open_record
 from autotune.service.uploads import list_uploads
 
 router = APIRouter(include_in_schema=False)
@@ -94,11 +96,7 @@ def render(template: str, status: int = 200, plots: bool = False, **values: Any)
 
 def _row(job: Job) -> dict[str, Any]:
     """What a table says of a job."""
-    spec, result = job.spec, job.result or {}
-    ratio = result.get("measured_ratio") or result.get("predicted_ratio")
-    outcome = job.error or ""
-    if ratio is not None:
-        outcome = f"{ratio:.3f}, {'met' if result['within_budget'] else 'missed'}"
+    spec = job.spec
     budgets = (f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES
                if spec.get(name))  # fmt: skip
     when = datetime.datetime.fromtimestamp(job.created_at, datetime.UTC)
@@ -106,7 +104,8 @@ def _row(job: Job) -> dict[str, Any]:
         "id": job.id, "kind": job.kind, "state": job.state, "device": job.device,
         "model": spec.get("model") or (spec.get("run") and f"of …{spec['run'][-6:]}")
         or EMBEDDED_MODEL,
-        "budget": ", ".join(budgets), "outcome": outcome[:80], "created_at": when.isoformat(),
+        "budget": ", ".join(budgets), "outcome": (job.error or outcome(job.result))[:80],
+        "created_at": when.isoformat(),
         "when": f"{when:%Y-%m-%d %H:%M} UTC",
     }  # fmt: skip
 
@@ -141,10 +140,11 @@ def _models(settings: Settings) -> list[str]:
 def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     """One job: its progress, then its result."""
     job = parts.database.get(job_id)
-    record = read_record(parts.settings, job)
+    record, problem = open_record(parts.settings, job)
     spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
     return render(
         "job.html", plots=record is not None, job=job, view=_row(job), record=record, spec=spec,
+        verdict=verdict_text(record) if record else problem,
         figures=_FIGURES,
         events=parts.database.events(job_id, limit=10_000),
         artefacts=artefacts_of(parts.settings, job_id) if job.ended else [],
@@ -173,10 +173,10 @@ def compare_page(
 ) -> HTMLResponse:  # fmt: skip
     """Several results side by side."""
     candidates = parts.database.page(states=[SUCCEEDED], kind="tune", limit=100)
-    rows: list[tuple[str, str, Mapping[str, Any]]] = []
+    rows: list[tuple[str, str, TuneRecord]] = []
     for job_id in dict.fromkeys(job):
         found = parts.database.get(job_id)
-        record = read_record(parts.settings, found)
+        record, _ = open_record(parts.settings, found)
         if record is not None:
             view = _row(found)
             rows.append((job_id, f"{view['model']} on {view['device']}", record))

@@ -19,6 +19,7 @@ from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.registry import load
 from autotune.core.types import canonical_json
 from autotune.export.graphs import (
@@ -29,7 +30,6 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
-from autotune.core.forms import Plan, plan_to_json
 from autotune.tune.compression import Compression
 from autotune.tune.machine import Machine
 from autotune.tune.model import TracedModel

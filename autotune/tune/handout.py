@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.files import copy_whole, file_sha256
 from autotune.results.result import TuneResult, result_text
-from autotune.tune.record import staircases, tune_record
+from autotune.tune.record import tune_record
 from autotune.tune.rounds import Round
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
     from autotune.report.html import write_report
 
     folder = tuning.workspace.folder
-    plan = dict(final.allocation.ranks)
+    plan = final.allocation.plan
     # Whatever the budget covers, the graph of whole sequences belongs to the result.
     whole = final.builds.get("prefill") or tuning.builder.compressed(
         "prefill", tuning.compression, plan
@@ -43,20 +44,13 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
             if graph.suffix == ".onnx":
                 _copy_graph(graph, folder.path)
         advance(2, 4)
-        record = {**record, "staircases": staircases(tuning)}
         folder.write(folder.path / "report.html", lambda path: write_report(record, path))
         advance(3, 4)
-        record = {**record, "files": _hashes(folder.path)}
+        record = replace(record, files=_hashes(folder.path))
         text = result_text(record)
         folder.write(folder.path / "result.json", lambda path: _write_text(path, text))
         advance(4, 4)
-    return TuneResult(
-        folder=folder.path,
-        ranks=plan,
-        measured=final.measured,
-        within_budget=record["within_budget"],
-        record=record,
-    )
+    return TuneResult(folder=folder.path, record=record)
 
 
 def _write_checkpoint(tuning: Tuning, final: Round, key: str) -> None:
@@ -70,7 +64,7 @@ def _write_checkpoint(tuning: Tuning, final: Round, key: str) -> None:
         return
 
     def save(path: Path) -> None:
-        with tuning.compression.applied(final.allocation.ranks):
+        with tuning.compression.applied(final.allocation.plan):
             save_checkpoint(
                 loaded.model,
                 loaded.tokenizer,

@@ -123,17 +123,10 @@ class ClosedLoop:
 
     def verdict(self, outcome: Round) -> Verdict:
         """Whether a round holds the latency budget (the other budgets hold by count)."""
-        judged = outcome.judged
-        return Verdict.of(
-            limit_ratio=self.limit_ratio(outcome),
-            ratio=judged.ratio,
-            ratio_low=judged.ratio_low,
-            ratio_high=judged.ratio_high,
-        )
-
-    def limit_ratio(self, outcome: Round) -> float:
-        """The ratio to dense that the latency budget allows in this measurement."""
-        return self.planner.limit_ratio(outcome.judged.dense_latency_s)
+        judged, limit = outcome.judged, self.planner.limit_ratio(outcome.judged.dense_latency_s)
+        if outcome.measured is None:
+            return Verdict.of_prediction(limit, judged.ratio)
+        return Verdict.of(limit, judged.ratio, judged.ratio_low, judged.ratio_high)
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """Rounds that surely hold the budget, by least loss; then the others, the fastest first."""
@@ -196,7 +189,8 @@ class ClosedLoop:
         return outcome
 
     def _holds_without_waste(self, outcome: Round) -> bool:
-        return 0.0 <= self.limit_ratio(outcome) - outcome.judged.ratio_high <= _SLACK
+        limit = self.planner.limit_ratio(outcome.judged.dense_latency_s)
+        return limit is not None and 0.0 <= limit - outcome.judged.ratio_high <= _SLACK
 
     def _corrections(self, outcome: Round) -> Corrections:
         pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)

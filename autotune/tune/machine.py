@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
-from autotune.core.types import Fingerprint, LayerShape
+from autotune.core.types import Fingerprint
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import MeasurementError
-from autotune.core.progress import Advance
 from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape
+from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec

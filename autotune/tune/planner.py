@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.quantities import Quantity
 from autotune.core.forms import DENSE, Form, Plan
 from autotune.core.layers import Site, chosen_sites
+from autotune.core.quantities import Quantity
 from autotune.predictor.network.model import NetworkModel
+from autotune.results.verdict import latency_limit
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
@@ -170,15 +171,13 @@ class Planner:
             )
         )
 
-    def limit_ratio(self, dense_latency_s: float) -> float:
+    def limit_ratio(self, dense_latency_s: float) -> float | None:
         """The ratio to dense that the latency budget allows where dense takes `dense_latency_s`.
 
-        Without a latency budget it is 1: the result must not be slower than dense.
+        None without a latency budget.
         """
         quantity = self.budget.get("latency")
-        if quantity is None:
-            return 1.0
-        return quantity.value if quantity.relative else quantity.value / dense_latency_s
+        return latency_limit(quantity.text if quantity else None, dense_latency_s)
 
 
 def count_totals(model: TracedModel, network: NetworkModel, dtype: str) -> Resources:

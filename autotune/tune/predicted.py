@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import MeasurementError
-from autotune.core.progress import Advance
 from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
+from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.alignment import saving_ranks
 from autotune.devices.specs import DeviceSpec
@@ -150,7 +149,10 @@ class PredictedMachine(Machine):
         return [
             shape.with_form(Form(rank=rank))
             for shape in sorted(dense)
-            for rank in (0, *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features))
+            for rank in (
+                0,
+                *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features),
+            )
         ]
 
     def _anchor(self, model: TracedModel, phase: str) -> NetworkAnchor:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.loading import load_model
@@ -25,6 +24,7 @@ from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
 from autotune.predictor.network.model import NetworkModel
+from autotune.results.record import Cost, Quality
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
 from autotune.search.allocators import make_allocator
@@ -227,11 +227,11 @@ class Tuning:
         """
         return self._loop.confirm(rounds) if self.machine.verified else rounds[0]
 
-    def within_budget(self, outcome: Round) -> bool:
-        """Whether a round holds the latency budget."""
-        return self._loop.verdict(outcome) is Verdict.MET
+    def verdict(self, outcome: Round) -> Verdict:
+        """Whether a round holds the latency budget; the other budgets hold by count."""
+        return self._loop.verdict(outcome)
 
-    def judge(self, outcome: Round) -> dict[str, Any]:
+    def judge(self, outcome: Round) -> Quality:
         """Quality of the dense and the compressed model on held-out data."""
         task, plan = self.model.task, outcome.allocation.plan
         model, heldout = self.model.loaded.model, self.data.heldout
@@ -248,24 +248,22 @@ class Tuning:
 
         key = {**self.compression.plan_key(plan), "data": self.data.sha256}
         losses: Mapping[str, float] = self.workspace.value("quality", key, compute)
-        return {
-            "metric": task.metric,
-            "dense": task.figure(losses["dense"]),
-            "compressed": task.figure(losses["compressed"]),
-            "higher_is_better": task.higher_is_better,
-            "protocol": task.protocol(heldout),
-        }
+        return Quality(
+            metric=task.metric,
+            dense=task.figure(losses["dense"]),
+            compressed=task.figure(losses["compressed"]),
+            higher_is_better=task.higher_is_better,
+            protocol=task.protocol(heldout),
+        )
 
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
         return hand_out(self, final, rounds)
 
-    def cost(self) -> dict[str, float]:
+    def cost(self) -> Cost:
         """Seconds since the tuning was opened, and its peak memory so far."""
-        return {
-            "seconds": time.monotonic() - self.started_s,
-            "peak_memory_bytes": _peak_memory_bytes(),
-        }
+        seconds = time.monotonic() - self.started_s
+        return Cost(seconds=seconds, peak_memory_bytes=_peak_memory_bytes())
 
 
 def _peak_memory_bytes() -> int:
