@@ -128,7 +128,7 @@ def make_context(
 ) -> Context:  # fmt: skip
     """Find the sites of the loaded model and count their tokens under the workload."""
     task = make_task(loaded.task, loaded.folder)
-    sites = find_sites(loaded.model, request.targets, request.ignore)
+    sites = find_sites(loaded.model, request.method.targets, request.method.ignore)
     _check_workload(request.workload, loaded)
     inputs = task.example_inputs(loaded.model, request.workload)
     return Context(

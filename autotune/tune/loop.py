@@ -47,11 +47,11 @@ def plan_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, L
 def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
     """Optuna over the outer knobs, on the true loss of the fixed search batch."""
     request = context.request
-    if request.trials == 0 or request.chosen_allocator != "exact+optuna":
+    if request.search.trials == 0 or request.chosen_allocator != "exact+optuna":
         return {}
 
     # Only where it was asked for: trials that run at the same time are not the same twice.
-    workers = planner.evidence.places if request.jobs or request.farm else 1
+    workers = planner.evidence.places if request.search.jobs or request.machine.farm else 1
 
     def true_loss(allocation: Allocation) -> float:
         planner.evidence.judge([allocation.ranks], least=2 if workers == 1 else 1)
@@ -60,12 +60,13 @@ def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any
     def surely_better(allocation: Allocation, other: Allocation) -> bool:
         return planner.evidence.surely_better(allocation.ranks, other.ranks)
 
-    problem = planner.problem({}, planner.uncorrected, request.margin)
+    problem = planner.problem({}, planner.uncorrected, request.search.margin)
     key = digest([dict(factors_key), asdict(problem), request.seed])[:16]
     storage = context.folder.cache / "optuna.sqlite"
     with context.reporter.stage("search the outer knobs") as advance:
         return search_knobs(
-            context.sites.sites, planner.solve, true_loss, surely_better, trials=request.trials,
+            context.sites.sites, planner.solve, true_loss, surely_better,
+            trials=request.search.trials,
             storage=storage, name=key, seed=request.seed, workers=workers,
             progress=advance,
         )  # fmt: skip
@@ -105,7 +106,7 @@ def measure_plan(
 
     `network` is the corrected model that the plan was solved with.
     """
-    policy = network_policy(context.request.measure_seconds, final=final)
+    policy = network_policy(context.request.machine.measure_seconds, final=final)
 
     def measure(name: str, count: int) -> MeasuredPass:
         paths = (dense_artefact(context, name), artefacts[name])
@@ -172,9 +173,9 @@ def run_loop(
 ) -> list[Round]:  # fmt: skip
     """Solve, build and measure until the budget holds without waste, at most `rounds` times."""
     rounds: list[Round] = []
-    corrections, margin = planner.uncorrected, context.request.margin
+    corrections, margin = planner.uncorrected, context.request.search.margin
     seen: set[str] = set()
-    for number in range(context.request.rounds):
+    for number in range(context.request.search.rounds):
         try:
             with context.reporter.stage("choose the ranks") as advance:
                 planner.evidence.progress = advance
@@ -205,7 +206,7 @@ def run_loop(
         pairs = zip(network.passes, outcome.judged.passes, strict=True)
         corrections = tuple(corrected(one, allocation.ranks, timed) for one, timed in pairs)
         spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
-        margin = min(max(context.request.margin, spread), _MAX_MARGIN)
+        margin = min(max(context.request.search.margin, spread), _MAX_MARGIN)
     return rounds
 
 

@@ -137,7 +137,7 @@ def measure_layers(
                 context.fingerprint,
                 points,
                 context.runner,
-                layer_policy(context.request.measure_seconds),
+                layer_policy(context.request.machine.measure_seconds),
                 advance,
             )
         for row in failed[:3]:
@@ -157,7 +157,7 @@ def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
     shapes = sorted({unit.shape(None, context.dtype) for unit in units})
     dense, inputs = dense_artefact(context, run), network_inputs(context, run)
     network = network_subject(dense, inputs)
-    policy = network_policy(context.request.measure_seconds)
+    policy = network_policy(context.request.machine.measure_seconds)
 
     def compute() -> dict[str, Any]:
         inside = context.backend.profiles_nodes

@@ -59,9 +59,9 @@ def run(request: TuneRequest, reporter: Reporter) -> TuneResult:
     target = request.target()
     if not target.is_here:
         _ = target.table  # read now: what it lacks is refused before anything long
-    threads = check_threads(request.threads)
+    threads = check_threads(request.machine.threads)
     _quiet_libraries(threads)
-    with RunFolder(request.output) as folder, LatencyDatabase(request.database) as database:
+    with RunFolder(request.output) as folder, LatencyDatabase(request.machine.database) as database:
         with reporter.stage("load the model"):
             loaded = load_model(request.model)
         context = make_context(request, folder, reporter, loaded, target, threads)
@@ -222,7 +222,7 @@ def _hand_out(
 
     def save(path: Path) -> None:
         model, tokenizer = context.loaded.model, context.loaded.tokenizer
-        save_checkpoint(model, tokenizer, path, context.request.storage, context.dtype)
+        save_checkpoint(model, tokenizer, path, context.request.method.storage, context.dtype)
         copy_companions(context.loaded.folder, path)
         (path / "autotune.json").write_text(json.dumps({"key": key}))
 

@@ -116,7 +116,7 @@ class Planner:
         options = {unit.name: sorted(self.errors[unit.name]) for unit in self.context.units}
         return build_problem(
             self.context.sites.sites, scaled, options, network, totals, limits,
-            self.context.request.storage, self.context.joint,
+            self.context.request.method.storage, self.context.joint,
         )  # fmt: skip
 
     def solve(
@@ -127,7 +127,7 @@ class Planner:
         Raises:
             BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
         """
-        wanted = self.context.request.margin if margin is None else margin
+        wanted = self.context.request.search.margin if margin is None else margin
         corrections = corrections or self.uncorrected
         problem = self.problem(knobs, corrections, wanted)
         try:

@@ -62,9 +62,9 @@ def run_record(
             "lower_bound": final.allocation.lower_bound,
             "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
             "metric": chosen_metric(context),
-            "factorizer": request.factorizer,
+            "factorizer": request.method.factorizer,
             "allocator": request.chosen_allocator,
-            "storage": request.storage,
+            "storage": request.method.storage,
         },
         "budgets": _budgets(planner, final),
         "rounds": [_round_record(planner, outcome) for outcome in rounds],
@@ -140,7 +140,7 @@ def _sizes(context: Context, final: Round) -> dict[str, Any]:
     for site, rank in chosen_units(context.units, final.allocation.ranks):
         removed += site.shape().parameters - site.shape(rank).parameters
         stored -= site_bytes(site, None, context.dtype, "fp32")
-        stored += site_bytes(site, rank, context.dtype, context.request.storage)
+        stored += site_bytes(site, rank, context.dtype, context.request.method.storage)
         flops += site.shape().flops
         kept_flops += site.shape(rank).flops
     return {

@@ -33,7 +33,7 @@ FALLBACK_METRIC = "kfac-seq"
 
 def chosen_metric(context: Context) -> str:
     """The metric asked for, else the task's default."""
-    return context.request.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC)
+    return context.request.method.metric or DEFAULT_METRIC.get(context.loaded.task, FALLBACK_METRIC)
 
 
 def load_data(context: Context) -> CalibrationData:
@@ -79,16 +79,16 @@ def calibrate(context: Context, data: CalibrationData) -> tuple[Factors, dict[st
 
     file, _ = context.folder.stage("factors", factors_key, ".safetensors", build_factors)
     factors: Factors = FactorStore(file)
-    factorizer = make_factorizer(request.factorizer)
+    factorizer = make_factorizer(request.method.factorizer)
     if factorizer.name != "svd":
         factors_key |= {"factorizer": factorizer.name, "factorizer_parameters": vars(factorizer)}
         factors = Refactored(
             FactorStore(file), factorizer, metric, context.loaded.model,
             lambda: load_statistics(statistics_file()), context.task, data.statistics,
         )  # fmt: skip
-    if request.storage != "fp32":
-        factors_key |= {"storage": request.storage}
-        factors = Stored(factors, request.storage)
+    if request.method.storage != "fp32":
+        factors_key |= {"storage": request.method.storage}
+        factors = Stored(factors, request.method.storage)
     return factors, factors_key
 
 
@@ -99,9 +99,9 @@ def make_evaluators(
 
     Factors that are computed on demand live in this process only.
     """
-    jobs = context.request.jobs or max(1, context.threads // 4)
+    jobs = context.request.search.jobs or max(1, context.threads // 4)
     store = factors.inner if isinstance(factors, Stored) else factors
-    farm = context.request.farm
+    farm = context.request.machine.farm
     if (jobs == 1 and not farm) or not isinstance(store, FactorStore):
         return nullcontext()
 
@@ -117,7 +117,7 @@ def make_evaluators(
     batches, _ = context.folder.stage("search-batches", key, ".safetensors", save)
     setup = EvaluatorSetup(
         model=str(context.loaded.folder), task=context.loaded.task, sites=context.sites.sites,
-        joint=context.joint, factors=str(store.path), storage=context.request.storage,
+        joint=context.joint, factors=str(store.path), storage=context.request.method.storage,
         batches=str(batches),
     )  # fmt: skip
     if farm:
@@ -125,7 +125,7 @@ def make_evaluators(
         from autotune.farm.ray_executor import RayExecutor
 
         context.reporter.note(f"plans are judged by the farm at {farm}")
-        return FarmEvaluators(RayExecutor(farm, context.request.farm_token or ""), setup)
+        return FarmEvaluators(RayExecutor(farm, context.request.machine.farm_token or ""), setup)
     return Evaluators(setup, jobs, max(1, context.threads // jobs))
 
 
