@@ -41,6 +41,7 @@ from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
 from autotune.tune.loop import best_rounds, find_knobs, plan_layers, run_loop
 from autotune.tune.measuring import network_model, profile_layers
+from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
 from autotune.tune.planner import Planner
 from autotune.tune.request import TuneRequest
 
@@ -119,8 +120,10 @@ def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
             statistics_samples=options.calibration_samples,
             heldout_samples=_HELDOUT_TOKENS // options.isl,
         ),
-        trials=options.trials, measure_seconds=options.measure_seconds,
-        database=folder / "latency.sqlite",
+        search=SearchOptions(trials=options.trials),
+        machine=MachineOptions(
+            measure_seconds=options.measure_seconds, database=folder / "latency.sqlite"
+        ),
     )  # fmt: skip
 
 
@@ -130,12 +133,13 @@ def compare(
     """One row per method and column."""
     request = request_of(options, folder)
     loaded = load_model(request.model)
-    with RunFolder(request.output) as run, LatencyDatabase(request.database) as database:
+    with RunFolder(request.output) as run, LatencyDatabase(request.machine.database) as database:
         threads = check_threads(options.threads)
-        target = target_here("cpu", request.backend)
+        target = target_here("cpu", request.machine.backend)
         context = make_context(request, run, Reporter(), loaded, target, threads)
         # One table prices all rows, so it is measured as long as a user's.
-        whole = dataclasses.replace(request, measure_seconds=default_measure_seconds())
+        long = dataclasses.replace(request.machine, measure_seconds=default_measure_seconds())
+        whole = dataclasses.replace(request, machine=long)
         careful = dataclasses.replace(context, request=whole)
         table = profile_layers(careful, database)
         network = network_model(careful, table)
@@ -143,7 +147,9 @@ def compare(
         for method in options.methods.split(","):
             for column in columns:
                 chosen = dataclasses.replace(
-                    request, budget=Budget(**column), **METHODS[method.strip()]
+                    request,
+                    budget=Budget(**column),
+                    method=MethodOptions(**METHODS[method.strip()]),
                 )
                 here = dataclasses.replace(context, request=chosen)
                 row = {"method": method, "budget": " ".join(next(iter(column.items())))}

@@ -182,7 +182,7 @@ def drift(
     from autotune.profiler.measure.drift import measure_drift
     from autotune.profiler.measure.timing import TimingPolicy
     from autotune.tune.machines import local_machine
-    from autotune.tune.request import MachineOptions
+    from autotune.tune.options import MachineOptions
 
     options = MachineOptions(
         device=device, backend=backend, dtype=dtype, threads=threads, database=database

@@ -93,7 +93,7 @@ def _check(options: Mapping[str, Any]) -> None:
 def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
     """Here, or on a farm."""
     from autotune.tune.machines import farm_machine, local_machine
-    from autotune.tune.request import MachineOptions
+    from autotune.tune.options import MachineOptions
 
     names = ("device", "backend", "dtype", "threads", "farm")
     chosen = {name: options[name] for name in names}

@@ -15,7 +15,7 @@ from autotune.profiler.database.schema import MEASUREMENT, RUN
 from autotune.service.settings import Settings
 from autotune.tune.machine import Machine
 from autotune.tune.machines import nearest_machine
-from autotune.tune.request import MachineOptions
+from autotune.tune.options import MachineOptions
 
 _KEPT = 16
 

@@ -31,7 +31,7 @@ def check_submission(
         tune_request({**found, **extra}).check()
     if kind in ("profile", "drift"):
         from autotune.tune.machines import local_machine
-        from autotune.tune.request import MachineOptions
+        from autotune.tune.options import MachineOptions
 
         names = ("device", "backend", "dtype")
         local_machine(MachineOptions(**{name: found[name] for name in names})).close()

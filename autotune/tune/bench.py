@@ -13,7 +13,7 @@ from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
 from autotune.results.verdict import Verdict, latency_limit
 from autotune.tune.machines import local_machine
-from autotune.tune.request import MachineOptions
+from autotune.tune.options import MachineOptions
 
 
 def bench(folder: Path, reporter: Reporter) -> BenchRecord:

@@ -20,7 +20,7 @@ from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
 from autotune.core.forms import Plan, plan_to_json
-from autotune.core.registry import load
+from autotune.core.registry import Registry
 from autotune.core.types import canonical_json
 from autotune.export.graphs import (
     engine_opset,
@@ -36,12 +36,16 @@ from autotune.tune.model import TracedModel
 from autotune.tune.workspace import Workspace
 
 _HERE = "autotune.tune.builders"
-BUILDERS = {
-    "checkpoint": f"{_HERE}:CheckpointBuilder",
-    "onnx": f"{_HERE}:OnnxBuilder",
-    "typed-onnx": f"{_HERE}:TypedOnnxBuilder",
-    "engine-onnx": f"{_HERE}:EngineOnnxBuilder",
-}
+BUILDERS = Registry(
+    "builder",
+    "autotune.builders",
+    {
+        "checkpoint": f"{_HERE}:CheckpointBuilder",
+        "onnx": f"{_HERE}:OnnxBuilder",
+        "typed-onnx": f"{_HERE}:TypedOnnxBuilder",
+        "engine-onnx": f"{_HERE}:EngineOnnxBuilder",
+    },
+)
 
 
 class Builder(ABC):
@@ -97,7 +101,7 @@ def make_builder(model: TracedModel, machine: Machine, workspace: Workspace) -> 
         UsageError: no builder of that name is known.
     """
     name = machine.backend.builder_for(machine.dtype)
-    kind: type[Builder] = load(name, BUILDERS, "builder")
+    kind: type[Builder] = BUILDERS.load(name)
     return kind(model, machine, workspace)
 
 

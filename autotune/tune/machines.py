@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance
 from autotune.devices.detect import check_threads, require_device
 from autotune.devices.specs import DeviceSpec, find_device
@@ -22,7 +23,7 @@ from autotune.tune.predicted import PredictedMachine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.tune.request import MachineOptions
+    from autotune.tune.options import MachineOptions
 
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
 
@@ -78,7 +79,7 @@ def nearest_machine(options: MachineOptions) -> Machine:
             dtype=dtype,
             database=options.database,
             extrapolate=options.allow_extrapolation,
-            measure_seconds=options.measure_seconds,
+            measure_seconds=options.measure_seconds or default_measure_seconds(),
         )
     return local_machine(options)
 
@@ -101,7 +102,7 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         backend=backend,
         runner=ShardRunner.on(present, backend, threads),
         database=options.database,
-        measure_seconds=options.measure_seconds,
+        measure_seconds=options.measure_seconds or default_measure_seconds(),
         profile_sites=partial(_profile_sites, threads),
     )
 
@@ -141,7 +142,7 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
             backend=backend,
             runner=runner,
             database=options.database,
-            measure_seconds=options.measure_seconds,
+            measure_seconds=options.measure_seconds or default_measure_seconds(),
             profile_sites=runner.profile_sites,
             resources=stack.pop_all(),
         )
