@@ -88,7 +88,7 @@ def test_bench_refuses_what_was_never_measured(predicted, cli):
     _, folder, _ = predicted
     done = cli("bench", folder)
     assert done.returncode == 2
-    assert "was not there" in done.stderr
+    assert "was not present" in done.stderr
 
 
 def test_absolute_budgets_decode_steps_and_requests(predicted, cli, calibrated, tmp_path):

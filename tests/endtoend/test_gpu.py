@@ -29,7 +29,7 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
     done = cli(
         *options, "--batch-size", 16, "--latency-budget", "0.9x", "--output", tmp_path / "out"
     )
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout)
     _LOG.warning(
         "prefill %s", {key: record[key] for key in record if "ratio" in key or "latency" in key}
@@ -38,9 +38,9 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
     assert (record["backend"], record["dtype"]) == ("torch-cudagraph", "bf16")
     assert record["predicted_from"] == []
     assert 0 < record["measured_ratio_low"] <= record["measured_ratio"] < 1
-    assert record["within_budget"] == (done.returncode == 0)
+    assert record["within_budget"] is {0: True, 1: False, 5: None}[done.returncode]
     done = cli("bench", tmp_path / "out", "--format", "json")
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     _LOG.warning("bench %s", done.stdout)
 
 
@@ -50,7 +50,7 @@ def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
         *options, "--batch-size", 16, "--osl", 4, "--latency-budget", "0.97x", "--output",
         tmp_path / "out",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout)
     _LOG.warning("request %s", record["passes"])
     assert [one["name"] for one in record["passes"]] == ["prefill", "decode"]

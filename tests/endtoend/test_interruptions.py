@@ -27,7 +27,7 @@ def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, hom
         if (folder / "result.json").exists():
             json.loads((folder / "result.json").read_text())
     done = cli(*lean)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     assert (folder / "model" / "model.safetensors").is_file()
     assert not list(folder.rglob(".*.part"))
 
@@ -58,7 +58,7 @@ def test_torch_eager_is_a_backend_too(cli, arguments, home):
         "--latency-budget", "1x", "--targets", r"mlp", "--rounds", 1, "--sensitivity-rounds", 0,
         "--format", "json",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["backend"] == "torch-eager"
     assert not (home / "eager" / "model.onnx").exists()

@@ -22,7 +22,7 @@ def request_run(cli, arguments, home):
         *arguments, *QUICK, "--output", home / "out", "--osl", 32, "--latency-budget", "1x",
         "--params-budget", "0.9x",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     return home / "out", json.loads(done.stdout.splitlines()[-1])
 
 
@@ -96,7 +96,7 @@ def test_the_report_tells_of_both_passes(request_run):
 def test_bench_measures_both_passes_again(request_run, cli):
     folder, _ = request_run
     done = cli("bench", folder, "--format", "json")
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert [(one["name"], one["count"]) for one in record["passes"]] == [
         ("prefill", 1), ("decode", 32)

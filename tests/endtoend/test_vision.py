@@ -19,7 +19,7 @@ def test_a_vision_transformer_is_tuned(cli, tmp_path):
         "--batch-size", 4, "--calibration", tmp_path / "images.safetensors", "--trials", 1,
         "--rounds", 1, "--output", tmp_path / "out", "--format", "json",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["task"] == "embedding"
     assert record["parameters"]["compressed"] <= 0.8 * record["parameters"]["dense"]
@@ -49,7 +49,7 @@ def test_two_towers_are_tuned(cli, tmp_path):
         "--calibration", tmp_path / "pairs.safetensors", "--trials", 1, "--rounds", 1,
         "--output", tmp_path / "out", "--format", "json",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["task"] == "image-text"
     assert record["quality"]["metric"] == "cosine"

@@ -113,14 +113,14 @@ def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     found = export_onnx(llama, tmp_path / "large")
     assert set(found["files"]) == {"model.onnx", "model.onnx.data"}
-    assert verify(tmp_path / "large")["valid"]
+    assert verify(tmp_path / "large").valid
     data = tmp_path / "large" / "model.onnx.data"
     raw = bytearray(data.read_bytes())
     raw[len(raw) // 2] ^= 1
     data.write_bytes(raw)
     report = verify(tmp_path / "large")
-    assert not report["valid"]
-    assert "model.onnx.data is not what was handed out" in json.dumps(report["findings"])
+    assert not report.valid
+    assert "model.onnx.data has been changed since it was written" in json.dumps(report.to_json())
 
 
 def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypat
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"cannot open .*model\.onnx"):
         onnx_runs(path)
-    assert not verify(path.parent)["valid"]
+    assert not verify(path.parent).valid
 
 
 DAMAGES = {
@@ -225,7 +225,7 @@ def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, 
     whole, one = json.loads((tmp_path / "kit" / "prefill" / "build.json").read_text())["profiles"]
     assert whole["input_ids"] == [[1, 1], [2, 16], [2, 16]]
     assert one["input_ids"] == [[1, 1], [2, 1], [2, 1]]
-    assert verify(tmp_path / "kit")["valid"]
+    assert verify(tmp_path / "kit").valid
 
 
 def test_an_engine_may_do_with_one_profile(no_tensorrt, llama, tmp_path, cli):

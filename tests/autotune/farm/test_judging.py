@@ -102,7 +102,7 @@ def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
         "--db", tmp_path / "latency.sqlite", "--output", tmp_path / "out", "--farm", farm.address,
         env={**os.environ, "AUTOTUNE_FARM_TOKEN": farm.token},
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1, 5), done.stderr
     assert f"plans are judged by the farm at {farm.address}" in done.stderr
     assert "unjudged" not in done.stderr
     assert (tmp_path / "out" / "result.json").is_file()
