@@ -1,4 +1,4 @@
-"""Predictions for many layers at once, from tables that are kept until their database changes."""
+"""Latency predictions for many layers, from tables cached until their database changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from autotune.core.types import Estimate, LayerShape
 from autotune.layers.predict import layer_predictor
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.database.schema import MEASUREMENT, RUN
+from autotune.profiler.database.schema import QUARANTINE, RUN
 from autotune.service.settings import Settings
 from autotune.tune.target import Target, find_target
 
@@ -23,7 +23,7 @@ _KEPT = 16
 
 
 class Predictions:
-    """Tables by device, backend, dtype and whether they may extrapolate. Thread-safe."""
+    """A cache of latency tables by device, backend, dtype and extrapolation. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -32,18 +32,26 @@ class Predictions:
         self._stamp: Any = None
 
     def answer(
-        self, device: str, backend: str | None, dtype: str | None, shapes: Sequence[LayerShape],
+        self,
+        device: str,
+        backend: str | None,
+        dtype: str | None,
+        shapes: Sequence[LayerShape],
         guess: bool = False,
-    ) -> tuple[Target, list[str], list[Estimate]]:  # fmt: skip
-        """The target, what its table goes by, and one estimate a shape (in the target's dtype).
+    ) -> tuple[Target, list[str], list[Estimate]]:
+        """Predict the latency of `shapes`, which are taken in the dtype of the target.
+
+        Returns the target, the sources of its table, and one estimate per shape.
 
         Raises:
-            UsageError, DeviceMissingError: as `find_target`, or nothing is known of a shape.
+            UsageError: the device, backend or dtype is unknown or they do not go together, or a
+                shape lies outside of all that is known.
+            DeviceMissingError: the device is not here and no table of it is known.
         """
         address = self.settings.latency_database
         target = find_target(device, backend, dtype, database=address, extrapolate=guess)
         typed = [dataclasses.replace(shape, dtype=target.dtype) for shape in shapes]
-        with self._lock:  # predictors fit as they are asked
+        with self._lock:  # predictors are fitted when they are first asked
             table, sources = self._table(target, guess)
             table.prepare(typed)
             return target, sources, [table.estimate(shape) for shape in typed]
@@ -61,9 +69,14 @@ class Predictions:
             )
         return self._tables[key]
 
-    def _database_stamp(self) -> tuple[int, ...]:
-        """Changes whenever rows are added."""
-        counts = (sa.select(sa.func.count()).select_from(table) for table in (RUN, MEASUREMENT))
+    def _database_stamp(self) -> object:
+        """A value that changes with every point that is added, replaced or put into quarantine.
+
+        Each run carries a seal of its rows that is renewed with them, so the seals stand for all
+        points. Only a quarantine leaves them as they are.
+        """
         with LatencyDatabase(self.settings.latency_database) as store:
             with store.transaction() as connection:
-                return tuple(connection.execute(query).scalar_one() for query in counts)
+                seals = connection.execute(sa.select(RUN.c.id, RUN.c.sha256)).all()
+                count = sa.select(sa.func.count()).select_from(QUARANTINE)
+                return frozenset(map(tuple, seals)), connection.execute(count).scalar_one()
