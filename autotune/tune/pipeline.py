@@ -148,7 +148,7 @@ def _totals(context: Context, network: NetworkModel) -> Resources:
         sum(p.numel() for p in parameters),
         sum(p.numel() * DTYPE_BYTES[context.dtype] for p in parameters),
         network,
-        kv_cache_bytes(context.loaded.config, context.request.workload)
+        kv_cache_bytes(context.loaded.config, context.request.workload, context.dtype)
         if context.loaded.task == "causal-lm"
         else 0,
     )
