@@ -69,6 +69,17 @@ def test_an_export_is_replaced_and_anything_else_is_not(llama, exported, tmp_pat
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["export", "merge"])
+@pytest.mark.parametrize("output", ["/proc/x", "file/x", "n" * 300])
+def test_an_output_that_cannot_be_written(llama, cli, tmp_path, command, output):
+    (tmp_path / "file").touch()
+    done = cli(command, llama, "--output", output, cwd=tmp_path)
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("autotune: cannot write ")
+    assert sentence.endswith("give a writable folder with --output")
+
+
 @pytest.mark.parametrize("kind", ["bert", "vit", "clip", "gpt2"])
 def test_other_architectures_in_half_precision(kind, tmp_path):
     folder = checkpoint(kind, tmp_path)
