@@ -84,7 +84,7 @@ def test_a_newer_schema_is_refused(database):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="cannot write.*another file for the latency database"):
+    with pytest.raises(StorageError, match=r"cannot write.*another file for the latency database"):
         LatencyDatabase(tmp_path / "file" / "latency.sqlite")
 
 
