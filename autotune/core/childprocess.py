@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -137,7 +138,8 @@ class ChildProcess:
     """A running child in a process group of its own. Use as a context manager.
 
     `environment` is added to this process's own, `threads` is put into the variables that numerical
-    libraries read. One thread at a time may use a child.
+    libraries read. One thread at a time may talk to a child; another one may close it meanwhile,
+    upon which `receive` reports its death.
 
     Raises:
         ChildStartError: the program cannot be started.
@@ -171,6 +173,8 @@ class ChildProcess:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         self._reader = MessageReader(self._output.fileno())
+        self._talking = threading.Lock()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -193,7 +197,14 @@ class ChildProcess:
         Raises:
             ChildTimeoutError: the child does not read.
         """
-        data = memoryview(json.dumps(message).encode() + b"\n")
+        with self._talking:
+            if not self._closed:
+                self._send(json.dumps(message).encode() + b"\n", limit_s)
+        if last:
+            self.close_input()
+
+    def _send(self, text: bytes, limit_s: float) -> None:
+        data = memoryview(text)
         deadline = time.monotonic() + limit_s
         with selectors.DefaultSelector() as selector, suppress(BrokenPipeError):
             selector.register(self._input, selectors.EVENT_WRITE)
@@ -202,8 +213,6 @@ class ChildProcess:
                     raise ChildTimeoutError(limit_s)
                 with suppress(BlockingIOError):
                     data = data[os.write(self._input.fileno(), data) :]
-        if last:
-            self.close_input()
 
     def close_input(self) -> None:
         """Close the child's input, at which most children end."""
@@ -216,6 +225,12 @@ class ChildProcess:
             ChildTimeoutError: none came within `limit_s`.
             ChildDiedError: the child has ended, and everything it sent was received.
         """
+        with self._talking:
+            if self._closed:
+                raise ChildDiedError(Death.of(self._process.wait()))
+            return self._receive(limit_s)
+
+    def _receive(self, limit_s: float | None) -> dict[str, Any]:
         deadline = float("inf") if limit_s is None else time.monotonic() + limit_s
         while True:
             message = self._reader.take()
@@ -259,9 +274,12 @@ class ChildProcess:
         """Kill the child with its whole process group, and release everything."""
         kill_group(self.pid)
         self._process.wait()
-        self._reader.close()
-        for file in (self._input, self._output, self._log):
-            file.close()
+        with self._talking:  # whoever waits for a message learns of the death first
+            if not self._closed:
+                self._closed = True
+                self._reader.close()
+                for file in (self._input, self._output, self._log):
+                    file.close()
 
 
 def last_line(log: IO[bytes], start: int = 0) -> str:

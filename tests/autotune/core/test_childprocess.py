@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -153,3 +154,15 @@ sys.stdin.readline()
         pid = process.receive(60.0)["pid"]
         os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not alive(pid))
+
+
+def test_a_child_that_another_thread_closes_is_a_death():
+    with child("import time; time.sleep(600)") as process:
+        closer = threading.Timer(0.5, process.close)
+        closer.start()
+        with pytest.raises(ChildDiedError, match="signal 9"):
+            process.receive()
+        closer.join()
+        process.send({"to": "nobody"})
+        with pytest.raises(ChildDiedError, match="signal 9"):
+            process.receive()

@@ -268,11 +268,18 @@ def test_a_process_without_tensorrt_says_so(tmp_path):
         engines.load(tmp_path / "model.engine", {"x": np.zeros(3)})
 
 
+REFUSED = '{"error": "RuntimeError: no such layer"}'
+
+
 @pytest.mark.parametrize(
     ("script", "says"),
-    [("sleep 60", "no engine within 1 s"), ("echo refused >&2; exit 3", "refused"),
-     ("echo '{\"phase\": \"build\"}'; kill -9 $$", "exit code -9")],
-)  # fmt: skip
+    [
+        ("sleep 60", "no engine within 1 s"),
+        ("echo refused >&2; exit 3", "ended with exit code 3: refused"),
+        ('echo \'{"phase": "build"}\'; kill -9 $$', "ended with signal 9"),
+        (f"echo '{REFUSED}'; exit 1", "^RuntimeError: no such layer$"),
+    ],
+)
 def test_a_build_that_hangs_or_dies_costs_only_itself(tmp_path, monkeypatch, script, says):
     stand_in = tmp_path / "python"
     stand_in.write_text(f"#!/bin/sh\n{script}\n")
