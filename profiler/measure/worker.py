@@ -7,24 +7,22 @@ ends with the shard, so every shard starts with fresh allocators, thread pools a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from autotune.core.childprocess import end_with_parent
 from autotune.devices.health import ClockReading, watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.measure.tasks import Subject, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
 
 _PROGRESS_EVERY_S = 0.5
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
@@ -81,15 +79,6 @@ def raise_priority() -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
-
-
-def end_with_parent() -> None:
-    """Be killed when the process that wants the measurement is, however it dies.
-
-    What nobody waits for would go on measuring, beside whatever is measured next.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(source: TextIO, sink: TextIO) -> None:

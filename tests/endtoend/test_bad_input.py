@@ -102,7 +102,7 @@ def test_a_read_only_output_folder(tmp_path):
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search",
                    "--inh-caps=-dac_override,-dac_read_search", *command]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    refuse(done, 2, "cannot write below", "--output")
+    refuse(done, 2, "cannot write", "--output")
 
 
 def test_a_corrupted_or_newer_database(cli, tmp_path):
@@ -145,3 +145,11 @@ def test_unknown_options_and_commands(cli):
 @pytest.mark.parametrize("args", [(), ("t.csv", "--device", "a100")])
 def test_an_import_takes_a_file_or_a_device(cli, args):
     refuse(cli("db", "import", *args), 2, "give one of both")
+
+
+@pytest.mark.parametrize("name", ["/proc/out", "/proc/new/out", "file", "file/out", "n" * 300])
+def test_an_output_that_cannot_be_written(cli, tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    done = cli(*BASE, "--model", LLAMA, "--latency-budget", "0.9x", "-o", name, cwd=tmp_path)
+    refuse(done, 2, "cannot write", "--output")
+    assert (tmp_path / "file").read_text() == "kept"

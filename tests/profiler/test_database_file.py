@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from autotune.core.errors import DatabaseError, RunFolderError, StorageError
+from autotune.core.errors import DatabaseError, StorageError
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
 from tests.profiler.points import FINGERPRINT, point
@@ -84,7 +84,7 @@ def test_a_newer_schema_is_refused(database):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunFolderError, match="cannot"):
+    with pytest.raises(StorageError, match=r"cannot write.*another file for the latency database"):
         LatencyDatabase(tmp_path / "file" / "latency.sqlite")
 
 

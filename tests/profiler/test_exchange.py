@@ -72,7 +72,7 @@ def test_a_shipped_file_is_one_and_holds_everything(database, tmp_path):
         merge(target, path)
         assert target.contents(run) == database.contents(run)
         assert find_problems(target) == []
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="exists already"):
         ship(database, path)
 
 
@@ -96,3 +96,24 @@ def test_one_device_measured_otherwise_is_kept_apart_or_refused(database, tmp_pa
     merge(database, tmp_path / "b.sqlite", keep_apart=True)
     assert database.measurements(newer.id) == [point(16, latency_s=9.0)]
     assert database.measurements(FINGERPRINT.id) == [point(16)]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.sqlite"])
+def test_new_folders_are_made_for_what_is_written(database, cli, tmp_path, name):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16)])
+    path = tmp_path / "new" / "folder" / name
+    what = "ship" if path.suffix == ".sqlite" else "export"
+    done = cli("db", what, path, "--db", database.address)
+    assert done.returncode == 0, done.stderr
+    assert [found.name for found in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["/proc/x", "/proc/new/x", "file/x", "n" * 300])
+@pytest.mark.parametrize(("what", "suffix"), [("export", ".csv"), ("ship", ".sqlite")])
+def test_what_cannot_be_written_is_one_clear_sentence(database, cli, tmp_path, what, suffix, name):
+    (tmp_path / "file").touch()
+    done = cli("db", what, name + suffix, "--db", database.address, cwd=tmp_path)
+    assert done.returncode == 2
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("autotune: cannot write ")
+    assert "give another file" in sentence

@@ -1,5 +1,6 @@
 """Measuring processes that die, hang or fail cost one task, not the shard."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from autotune.core.layers import LayerShape
 from autotune.profiler.measure.shard import ShardRunner
-from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.tasks import Outcome, layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 
 QUICK = TimingPolicy(max_seconds=0.1, min_windows=1, warmup_rounds=1, rounds_per_window=2)
@@ -93,3 +94,19 @@ def test_measuring_goes_before_others_work_where_that_is_allowed():
             time.sleep(0.05)
         process.kill()
     assert os.getpriority(os.PRIO_PROCESS, 0) != -20
+
+
+def test_only_a_death_is_a_death(tmp_path):
+    """An error that is worded like one is not tried again, and a process that died is."""
+    worded = "raise __import__('multiprocessing').ProcessError('ended with signal 9')"
+    for fault, died in ((worded, False), ("os.kill(os.getpid(), 9)", True)):
+        outcome = list(runner(tmp_path, fault).run(TASKS[:2]))[1]
+        assert outcome.died is died
+        assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
+
+
+def test_an_older_workers_death_is_understood():
+    message = {"index": 0, "error": "ProcessError: the measuring process ended with signal 9"}
+    assert Outcome.from_json(message).died
+    assert not Outcome.from_json({**message, "died": False}).died
+    assert not Outcome.from_json({"index": 0, "error": "RuntimeError: bad kernel"}).died

@@ -160,18 +160,20 @@ def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
     setup, plans, _ = world
     owned = tmp_path / "owned"
     owned.mkdir()
-    judge = JudgingProcess(setup, 1, sys.stderr, owned=str(owned))
+    judge = JudgingProcess(setup, 1, owned=str(owned))
     assert judge.ask(plans[0]) is not None
     assert owned.is_dir()
-    judge.process.stdin.close()  # as when its caller was killed
-    judge.process.wait(60)
+    judge._child.close_input()  # as when its caller was killed
+    assert judge._child.wait(60) == 0
+    judge.close()
     assert not owned.exists()
 
 
 def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
     """A process that speaks of something else is as good as dead; the caller judges."""
     setup, plans, _ = world
-    talk = [sys.executable, "-c", "import sys\nfor line in sys.stdin: print('[1]', flush=True)"]
+    code = """import sys\nfor line in sys.stdin: print('{"other": 1}', flush=True)"""
+    talk = [sys.executable, "-c", code]
     monkeypatch.setattr(evaluator, "_COMMAND", talk)
     with Evaluators(setup, 2, 1) as evaluators:
         assert dict(evaluators.losses(plans)) == {}

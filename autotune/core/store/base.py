@@ -23,8 +23,7 @@ class Store(ABC):
 
     Raises (any method):
         DatabaseError: not such a database, damaged, unreachable, or written by a newer version.
-        StorageError: the disk is full.
-        RunFolderError: the file cannot be opened or written.
+        StorageError: the disk is full, or the file cannot be opened or written.
     """
 
     what: str

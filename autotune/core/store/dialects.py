@@ -15,10 +15,10 @@ from autotune.core.errors import (
     AutotuneError,
     DatabaseError,
     DatabaseUnreachableError,
-    RunFolderError,
     StorageError,
     UsageError,
 )
+from autotune.core.files import make_folder
 from autotune.core.types import Address
 
 _MIGRATION_LOCK = 0x6175746F
@@ -79,10 +79,7 @@ class SqliteFile(Dialect):
     def engine(self) -> sa.Engine:
         """Creates the folder; the file comes with the first transaction."""
         path = Path(self.address)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
+        make_folder(path.parent, f"give another file for the {self.what}")
         engine = sa.create_engine(f"sqlite:///{path}", **_POOL)
         sa.event.listen(engine, "connect", _configure)
         return engine
@@ -123,7 +120,7 @@ class SqliteFile(Dialect):
                 "command again, it continues where it stopped"
             )
         if "readonly" in text or "unable to open" in text:
-            return RunFolderError(
+            return StorageError(
                 f"cannot write {self.address} ({text}); give another file for the {self.what}"
             )
         return DatabaseError(

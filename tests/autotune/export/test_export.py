@@ -69,6 +69,17 @@ def test_an_export_is_replaced_and_anything_else_is_not(llama, exported, tmp_pat
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["export", "merge"])
+@pytest.mark.parametrize("output", ["/proc/x", "file/x", "n" * 300])
+def test_an_output_that_cannot_be_written(llama, cli, tmp_path, command, output):
+    (tmp_path / "file").touch()
+    done = cli(command, llama, "--output", output, cwd=tmp_path)
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("autotune: cannot write ")
+    assert sentence.endswith("give a writable folder with --output")
+
+
 @pytest.mark.parametrize("kind", ["bert", "vit", "clip", "gpt2"])
 def test_other_architectures_in_half_precision(kind, tmp_path):
     folder = checkpoint(kind, tmp_path)
@@ -257,11 +268,18 @@ def test_a_process_without_tensorrt_says_so(tmp_path):
         engines.load(tmp_path / "model.engine", {"x": np.zeros(3)})
 
 
+REFUSED = '{"error": "RuntimeError: no such layer"}'
+
+
 @pytest.mark.parametrize(
     ("script", "says"),
-    [("sleep 60", "no engine within 1 s"), ("echo refused >&2; exit 3", "refused"),
-     ("echo '{\"phase\": \"build\"}'; kill -9 $$", "exit code -9")],
-)  # fmt: skip
+    [
+        ("sleep 60", "no engine within 1 s"),
+        ("echo refused >&2; exit 3", "ended with exit code 3: refused"),
+        ('echo \'{"phase": "build"}\'; kill -9 $$', "ended with signal 9"),
+        (f"echo '{REFUSED}'; exit 1", "^RuntimeError: no such layer$"),
+    ],
+)
 def test_a_build_that_hangs_or_dies_costs_only_itself(tmp_path, monkeypatch, script, says):
     stand_in = tmp_path / "python"
     stand_in.write_text(f"#!/bin/sh\n{script}\n")
