@@ -117,7 +117,7 @@ class SimulatedHardware(Hardware):
     cliff_multiple: int = 16
     cliff_factor: float = 1.3
     overlap: float = 0.3
-    throttle: float = 0.15
+    throttle: float = 0.3
     rest_share: Mapping[str, float] = field(default_factory=lambda: {"prefill": 0.2, "decode": 0.3})
     texture: float = 0.01
     noise: float = 0.01
@@ -256,7 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cores": 2,
         "cache_bytes": 32e6,
         "overhead_s": 6e-6,
-        "hidden_start": 0.0,
+        "hidden_start": 0.05,
         "tiles": (
             Tile(rows=8, columns=16, depth=4, efficiency=0.8),
             Tile(rows=48, columns=64, depth=8, efficiency=1.0),

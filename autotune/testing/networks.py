@@ -60,7 +60,8 @@ def _linear_seconds(layers: Sequence[PricedLayer], settings: SimulatedHardware) 
             compute, memory, alone = compute + kernel.compute_s, memory + memory_s, alone + busy_s
             before_s, ideal_s = busy_s, ideal_s + kernel.ideal_s
         total += (1.0 - settings.overlap) * alone + settings.overlap * overlapped(compute, memory)
-    return total + settings.throttle * ideal_s
+    # Power rises faster than the rate of arithmetic, and clocks fall with it.
+    return total * (1.0 + settings.throttle * (ideal_s / total) ** 2)
 
 
 def _resident_saving(layers: Sequence[PricedLayer], settings: SimulatedHardware) -> float:
