@@ -31,7 +31,8 @@ class MetricSuite:
         raise NotImplementedError("give a fixture named metric")
 
     @pytest.fixture(scope="class")
-    def example(self) -> ExampleModel:
+    @classmethod
+    def example(cls) -> ExampleModel:
         """The example model in fp64."""
         return example_model(dtype=torch.float64)
 
