@@ -45,6 +45,13 @@ class Store(ABC):
         self.dialect: Dialect = dialect_of(address, self.what)
         self.address = address
         self._engine = self.dialect.engine()
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bring_up_to_date(self) -> None:
         with self.transaction() as connection:
             found = self.dialect.version(connection)
             if found < self.schema:  # another program may migrate it at this moment
