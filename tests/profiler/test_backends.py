@@ -1,23 +1,22 @@
-"""One suite for every backend."""
+"""The suite for every backend, and what is particular to some."""
 
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
-from autotune.profiler.measure.tasks import layer_task
-from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
+from autotune.testing.backend import SimulatedBackend
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.suites.backend import BackendSuite
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
-QUICK = TimingPolicy(max_seconds=0.2, min_windows=2, warmup_rounds=1)
 
 
 # Every backend on every kind of device it runs on.
@@ -30,48 +29,20 @@ PLACES = [
 ]
 
 
-@pytest.fixture(params=PLACES)
-def backend(request):
-    made = make_backend(*request.param)
-    lacks = made.missing()
-    if lacks:
-        assert "needs" in lacks
-        pytest.skip(lacks)
-    return made
+class TestBackends(BackendSuite):
+    @pytest.fixture(params=PLACES)
+    def backend(self, request):
+        return make_backend(*request.param)
 
 
-def test_names_versions_and_settings_go_into_a_fingerprint(backend):
-    assert backend.missing() is None
-    assert set(backend.versions()) == set(backend.packages)
-    assert all(isinstance(v, str) for v in backend.settings().values())
+class TestSimulatedBackend(BackendSuite):
+    @pytest.fixture(params=["cpu-like", "h200-like"])
+    def backend(self, request):
+        return SimulatedBackend(simulated_hardware(request.param))
 
-
-@pytest.mark.parametrize("rank", [None, 8, 61])
-def test_layers_run_dense_and_low_rank(backend, rank):
-    timed = backend.layer(LayerShape(**{**SHAPE.__dict__, "rank": rank}), 1)
-    assert timed.copies >= 1
-    timed.run()
-
-
-@pytest.mark.parametrize("rank", [None, 8])
-def test_layers_that_share_their_input_run_too(backend, rank):
-    shape = LayerShape(tokens=16, in_features=64, out_features=96, parts=(48, 32, 16), rank=rank)
-    backend.layer(shape, 1).run()
-    timing = run_task(backend, layer_task(shape.dense, (8,), QUICK), 1)[0]
-    assert len(timing.latencies_s) == 2
-
-
-def test_a_pair_is_timed_against_its_dense_layer(backend):
-    timing = run_task(backend, layer_task(SHAPE, (8, 16), QUICK), 1)[0]
-    assert len(timing.latencies_s) == 3
-    assert timing.ratios[0] == 1.0
-    assert all(t > 0 for t in timing.latencies_s)
-
-
-def test_a_network_needs_its_file(backend, tmp_path):
-    save_file({"x": np.ones((2, 2), dtype=np.float32)}, tmp_path / "in.safetensors")
-    with pytest.raises(Exception, match=r"(?i)no such file|doesn't exist|loader|missing"):
-        backend.network(tmp_path / "missing.onnx", tmp_path / "in.safetensors", 1)
+    def time(self, backend, task):
+        timeline = backend.timeline
+        return run_task(backend, task, 1, clock=timeline.clock, watching=timeline.watch)[0]
 
 
 def test_the_onnx_layer_computes_the_product():

@@ -11,6 +11,9 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import measure_points, missing_points
 from autotune.profiler.measure.tasks import Outcome
 from autotune.profiler.measure.timing import PairedTiming
+from autotune.testing.disturbance import CALM
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.runner import SimulatedRunner
 from tests.commands import SERVER
 from tests.profiler.points import FINGERPRINT
 
@@ -22,36 +25,27 @@ WANTED = [
 ]
 
 
-class Replay:
-    """Answers every task at once with one recorded timing: what is tested is the keeping."""
+class Reporting(SimulatedRunner):
+    """Sends the ranks of a task once whoever keeps its outcome asks for the next one."""
 
     def __init__(self, heard=None):
+        super().__init__(simulated_hardware("cpu-like"), CALM)
         self.heard = heard
 
     def run(self, tasks):
         last = None
-        for index, task in enumerate(tasks):
+        for outcome in super().run(tasks):
             if self.heard is not None and last is not None:
                 self.heard.send([subject.layer.rank for subject in last.subjects[1:]])
-            count = len(task.subjects)
-            seconds = tuple(1e-3 / (1 + i) for i in range(count))
-            timing = PairedTiming(
-                latencies_s=seconds, ratios=tuple(s / 1e-3 for s in seconds),
-                ratio_lows=tuple(s / 1.1e-3 for s in seconds),
-                ratio_highs=tuple(s / 0.9e-3 for s in seconds), rounds=5, windows=3,
-                disturbed_windows=0, converged=True,
-                quantiles_s=tuple((s,) * 5 for s in seconds),
-                samples_s=tuple((s,) for s in seconds),
-            )  # fmt: skip
-            last = task
-            yield Outcome(index=index, timing=timing)
+            last = tasks[outcome.index]
+            yield outcome
 
 
 def write_missing(address, wanted, heard=None):
     """What `autotune profile` does: measure what is missing, and keep it as it comes."""
     with LatencyDatabase(address) as store:
         points = missing_points(store, FINGERPRINT, wanted)
-        measure_points(store, FINGERPRINT, points, Replay(heard))
+        measure_points(store, FINGERPRINT, points, Reporting(heard))
 
 
 def received(pipe):
@@ -115,7 +109,7 @@ def test_no_nonsense_is_kept_by_the_way(database, value):
     """The same path as a measurement's, with a timing that no clock gives."""
     from autotune.core.errors import DatabaseError
 
-    class Broken(Replay):
+    class Broken(Reporting):
         def run(self, tasks):
             for outcome in super().run(tasks):
                 broken = {**vars(outcome.timing), "latencies_s": (value,) * 5}

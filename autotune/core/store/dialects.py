@@ -32,6 +32,7 @@ class Dialect(ABC):
     Contract:
     - `engine()` connects; every transaction sees what was committed before it took its lock.
     - `version` and `set_version` keep the number of migrations done; 0 in an empty database.
+      `begin_migration` lets one program at a time make the next ones.
     - `translate` turns an error of the driver into one of ours, which names the address.
     """
 
@@ -50,7 +51,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def version(self, connection: sa.Connection) -> int:
-        """Migrations done; takes the lock under which the next ones are made."""
+        """Migrations done."""
+
+    @abstractmethod
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """Wait until no other program migrates; migrations done then."""
 
     @abstractmethod
     def set_version(self, connection: sa.Connection, version: int) -> None:
@@ -87,6 +92,11 @@ class SqliteFile(Dialect):
     def version(self, connection: sa.Connection) -> int:
         """SQLite keeps a number for its users in the header."""
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar() or 0)
+
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """Take the file's write lock, which the driver itself would not take before a DDL."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
         """In the header, within the transaction."""
@@ -150,12 +160,16 @@ class PostgresServer(Dialect):
             ) from error
 
     def version(self, connection: sa.Connection) -> int:
-        """In a table of one row; only one process at a time makes the next version."""
+        """In a table of one row, under a lock that lasts as long as the transaction."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         made = f"CREATE TABLE IF NOT EXISTS {self._versions} (number INTEGER)"
         connection.exec_driver_sql(made)
         found = connection.exec_driver_sql(f"SELECT max(number) FROM {self._versions}").scalar()  # noqa: S608
         return int(found or 0)
+
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """`version` took the lock."""
+        return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
         """The row replaced."""

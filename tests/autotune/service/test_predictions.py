@@ -3,7 +3,7 @@
 import pytest
 from autotune.tune.target import target_here
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads
 from autotune.profiler.database.audit import Suspect, quarantine
 from autotune.profiler.database.latency import LatencyDatabase
