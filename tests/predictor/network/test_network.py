@@ -7,7 +7,7 @@ import pytest
 from autotune.core.types import Site
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
-from tests.predictor.test_prediction import ROOFLINE, row, shape
+from tests.predictor.layers.test_prediction import ROOFLINE, row, shape
 
 PLAN = {"a": 64, "b": 16, "c": None}
 

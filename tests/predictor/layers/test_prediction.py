@@ -21,7 +21,7 @@ from autotune.predictor.products.features import LAUNCH_S
 from autotune.profiler.database.records import Measurement
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)
-RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
+RECORDED = Path(__file__).parents[2] / "data" / "recorded_cpu.csv"
 
 
 def recorded():
