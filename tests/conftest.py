@@ -10,38 +10,45 @@ from typing import Any
 
 import pytest
 
+from tests import tiers
 from tests.commands import run_command
 from tests.postgres import postgres_server
+from tests.seeds import moments, pytest_report_header, pytest_runtest_makereport, session_seed
 
-__all__ = ["postgres_server"]
+__all__ = ["moments", "postgres_server", "pytest_report_header", "pytest_runtest_makereport"]
 
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Two workers share two cores.
+# Worker processes share the cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests assert what is done, not how fast: short measurements serve.
 os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules first, so that both workers end together; no GPU, no GPU tests."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The tier to run."""
+    tiers.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One tier and one seed for all worker processes."""
+    tiers.resolve(config)
+    session_seed()
+
+
+# Last, after -m and -k have chosen: what they deselected is of no interest here.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the tier, skip GPU tests where there is no GPU, start the longest modules first."""
     from autotune.devices.detect import gpu_names
 
+    tiers.select(config, items)
+    tiers.order(items)
     if not gpu_names():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
-    long = (
-        "endtoend/test_tune",
-        "docs/test_docs",
-        "docs",
-        "service/test_faults",
-        "endtoend",
-        "farm",
-        "page",
-    )
-    items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
 
 
 @pytest.fixture(autouse=True, scope="session")
