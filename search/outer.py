@@ -18,6 +18,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from autotune.core.types import Site
 from autotune.search.problem import Allocation
@@ -124,9 +125,13 @@ def _study(storage: Path | str, name: str, seed: int, workers: int) -> optuna.St
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         database = _Storage(
-            url, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S,
+            url,
+            heartbeat_interval=_HEARTBEAT_S,
+            grace_period=_GRACE_S,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )  # fmt: skip
+            # Optuna never disposes of its engine: a pool would keep connections open for good.
+            engine_kwargs={"poolclass": NullPool},
+        )
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=workers > 1)
     return optuna.create_study(
         storage=database, study_name=name, load_if_exists=True, sampler=sampler

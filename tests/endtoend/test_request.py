@@ -1,7 +1,5 @@
 """A latency budget on a request: its prefill and its decode steps."""
 
-import json
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,6 +9,7 @@ import autotune.compress.checkpoint  # noqa: F401  registers the format
 from autotune.compress.loading import load_class
 from tests.conftest import LLAMA
 from tests.endtoend.test_bad_input import refuse
+from tests.outcomes import assert_finished
 
 QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
 
@@ -22,8 +21,7 @@ def request_run(cli, arguments, home):
         *arguments, *QUICK, "--output", home / "out", "--osl", 32, "--latency-budget", "1x",
         "--params-budget", "0.9x",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
-    return home / "out", json.loads(done.stdout.splitlines()[-1])
+    return home / "out", assert_finished(done)
 
 
 def test_the_record_adds_up(request_run):
@@ -96,8 +94,7 @@ def test_the_report_tells_of_both_passes(request_run):
 def test_bench_measures_both_passes_again(request_run, cli):
     folder, _ = request_run
     done = cli("bench", folder, "--format", "json")
-    assert done.returncode in (0, 1), done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
+    record = assert_finished(done)
     assert [(one["name"], one["count"]) for one in record["passes"]] == [
         ("prefill", 1), ("decode", 32)
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.evidence import Evidence
-from tests.autotune.farm.conftest import wait_for
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,7 @@ def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
     judge.process.stdin.close()  # as when its caller was killed
     judge.process.wait(60)
     assert not owned.exists()
+    judge.close()
 
 
 def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):

@@ -19,8 +19,9 @@ from autotune.profiler.backends import make_backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.tune.place import place_on
-from tests.autotune.farm.conftest import QUICK, task, wait_for
+from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
+from tests.waiting import wait_for
 
 
 def shard(*tasks, device="cpu"):

@@ -12,8 +12,9 @@ from autotune.farm.errors import FarmUnreachableError
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.client import Client
-from tests.autotune.farm.conftest import Farm, kill_tree, wait_for
+from tests.autotune.farm.conftest import Farm, kill_tree
 from tests.autotune.service.browser import serving
+from tests.waiting import wait_for
 
 WIDTHS = range(64, 64 * 14, 64)
 
@@ -75,7 +76,6 @@ def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
     environment = settings(own_farm)
     with serving(tmp_path / "data", "--db", database, environment=environment) as server:
         with Client(server.address) as client:
-            time.sleep(3)
             job = client.submit("profile", spec)
             wait_for(lambda: rows(database) > 4, 120)
             own_farm.lose_head()

@@ -22,13 +22,17 @@ def jobs(request, tmp_path):
         yield database
 
 
-@pytest.fixture
-def roots(tmp_path):
-    """A folder of models: code-llama-3m, and its text."""
-    root = tmp_path / "models"
+def make_roots(home):
+    """A folder of models in `home`: code-llama-3m, and its text."""
+    root = home / "models"
     shutil.copytree(LLAMA, root / "code-llama-3m")
     (root / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:40_000])
     return root
+
+
+@pytest.fixture
+def roots(tmp_path):
+    return make_roots(tmp_path)
 
 
 @pytest.fixture
