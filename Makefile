@@ -23,8 +23,8 @@ test-all: venv
 	$(BIN)/python -m pytest $(PARALLEL) --tier all $(PYTEST)
 
 # `make test-all`, with the ten slowest tests and fixtures at its end.
-test-times: venv
-	$(BIN)/python -m pytest $(PARALLEL) --tier all --durations 10 $(PYTEST)
+test-times:
+	$(MAKE) --no-print-directory test-all PYTEST='--durations 10 $(PYTEST)'
 
 lint: venv
 	$(BIN)/ruff check .

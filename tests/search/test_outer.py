@@ -8,6 +8,7 @@ import time
 
 import optuna
 import pytest
+from sqlalchemy.pool import NullPool
 
 from autotune.core.types import Site
 from autotune.search import outer
@@ -85,9 +86,9 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
     assert len(calls) == 7
 
 
-def trials_of(tmp_path):
-    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path}/optuna.sqlite")
-    return study.get_trials(deepcopy=False)
+def trials_of(url):
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    return optuna.load_study(study_name="study", storage=storage).trials
 
 
 def test_workers_try_at_the_same_time(tmp_path):
@@ -102,7 +103,9 @@ def test_workers_try_at_the_same_time(tmp_path):
 
     run(tmp_path, 9, loss=loss, workers=3)
     assert max(most) == 3
-    assert [trial.state.name for trial in trials_of(tmp_path)].count("COMPLETE") == 9
+    assert [trial.state.name for trial in trials_of(f"sqlite:///{tmp_path}/optuna.sqlite")].count(
+        "COMPLETE"
+    ) == 9
 
 
 def share(tmp_path, storage, dies):
@@ -142,7 +145,7 @@ def test_processes_share_a_study_and_what_a_killed_one_was_at_is_tried_again(
         worker.join(120)
     assert sorted(worker.exitcode for worker in workers) == [-9, 0, 0]
     url = storage if isinstance(storage, str) else f"sqlite:///{storage}"
-    trials = optuna.load_study(study_name="study", storage=url).trials
+    trials = trials_of(url)
     done = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert 12 <= len(done) <= 14  # the others may have been at one more each
     stale = [trial for trial in trials if trial.state.name in ("FAIL", "RUNNING")]
@@ -151,7 +154,7 @@ def test_processes_share_a_study_and_what_a_killed_one_was_at_is_tried_again(
 
     def tried_again():
         """One trial more at a time, until the grace of what the killed process was at is over."""
-        trials = optuna.load_study(study_name="study", storage=url).trials
+        trials = trials_of(url)
         done = [trial.params for trial in trials if trial.state.name == "COMPLETE"]
         if all(trial.params in done for trial in stale):
             return True
