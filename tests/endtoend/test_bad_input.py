@@ -115,6 +115,7 @@ def test_a_corrupted_or_newer_database(cli, tmp_path):
     assert (tmp_path / "bad.sqlite").read_bytes() == b"nonsense" * 1000
 
 
+@pytest.mark.faults
 def test_a_full_disk(cli, tmp_path):
     """The system refuses to write more than 2 MB to any file: nothing half-written stays."""
     (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])

@@ -11,6 +11,8 @@ from tests.conftest import LLAMA
 from tests.endtoend.test_bad_input import refuse
 from tests.outcomes import assert_finished
 
+pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
+
 QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
 
 

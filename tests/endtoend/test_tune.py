@@ -13,6 +13,8 @@ from tests.endtoend.conftest import BUDGET
 from tests.endtoend.test_bad_input import refuse
 from tests.outcomes import assert_finished
 
+pytestmark = pytest.mark.duration(180)
+
 
 @pytest.fixture(scope="module")
 def tuned(cli, arguments, home):
@@ -113,6 +115,7 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
     assert not any(line.startswith("measure") for line in done.stderr.splitlines())
 
 
+@pytest.mark.slow
 def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments):
     done = cli(*arguments, "--output", copied, "--latency-budget", "0.95x", "--trials", 0,
                "--sensitivity-rounds", 0)  # fmt: skip
@@ -191,6 +194,7 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
     assert "<svg" in result.report(tmp_path / "saved.html").read_text()
 
 
+@pytest.mark.slow
 def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path, monkeypatch):
     """A table of each layer's least and greatest rank leaves most of the plan to guesses."""
     import autotune
@@ -227,6 +231,7 @@ def test_an_impossible_budget_names_the_reachable_minimum(cli, arguments, copied
     assert not (copied / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_several_budgets_hold_together(cli, arguments, copied):
     done = cli(
         *arguments, "--output", copied, "--trials", 0, "--sensitivity-rounds", 0,
@@ -238,6 +243,7 @@ def test_several_budgets_hold_together(cli, arguments, copied):
     assert record["flops"]["compressed"] <= 0.9 * record["flops"]["dense"]
 
 
+@pytest.mark.slow
 def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
     """Where that costs less; without it the same budget costs more loss by the same table."""
     records = []
@@ -257,6 +263,7 @@ def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
     assert together["parameters"]["compressed"] <= 0.6 * together["parameters"]["dense"]
 
 
+@pytest.mark.slow
 def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     done = cli(
         *arguments, "--output", copied, "--trials", 3, "--jobs", 2,
@@ -272,6 +279,7 @@ def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     assert states.count("COMPLETE") >= 3
 
 
+@pytest.mark.slow
 def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
     """ERC's factors and allocation in Dobi's storage: every part differs from the default's."""
     done = cli(

@@ -1,6 +1,7 @@
 """A vision model: calibrated on tensors, tuned and exported like any other."""
 
 import onnxruntime
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -31,6 +32,7 @@ def test_a_vision_transformer_is_tuned(cli, tmp_path):
     assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_towers_are_tuned(cli, tmp_path):
     """A CLIP architecture: text and image in, both embeddings out, ε of PGSVD for each tower."""
     tiny_model("clip").save_pretrained(tmp_path / "clip")

@@ -23,6 +23,8 @@ from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.farm, pytest.mark.duration(120)]
+
 
 def shard(*tasks, device="cpu"):
     return Shard(device=device, backend="onnxruntime-cpu", threads=1, tasks=tasks)

@@ -15,6 +15,8 @@ from tests.outcomes import assert_finished
 from tests.search.test_evaluator import world
 from tests.waiting import wait_for
 
+pytestmark = [pytest.mark.farm, pytest.mark.duration(90)]
+
 __all__ = ["world"]
 
 
