@@ -80,9 +80,11 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
     import transformers as t
 
     sizes = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
-    }  # fmt: skip
+    }
     text = {"vocab_size": 101, "max_position_embeddings": 64, **sizes}
     torch.manual_seed(seed)
     if kind == "bert":
@@ -115,10 +117,11 @@ def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
     return {
         site.name: low_rank_like(
             model.get_submodule(site.name),
-            torch.randn(site.out_features, rank) * 0.1, torch.randn(rank, site.in_features) * 0.1,
+            torch.randn(site.out_features, rank) * 0.1,
+            torch.randn(rank, site.in_features) * 0.1,
         )
         for site in sites
-    }  # fmt: skip
+    }
 
 
 def tiny_task(kind: str) -> Any:

@@ -66,9 +66,12 @@ def stay(arguments, folder, environment, staying):
         pytest.skip("the farm needs Ray")
     log = (folder / f"{arguments[0]}.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *arguments], cwd=folder, env=environment, stderr=log,
+        [sys.executable, "-m", "autotune", *arguments],
+        cwd=folder,
+        env=environment,
+        stderr=log,
         start_new_session=True,
-    )  # fmt: skip
+    )
     staying.callback(process.wait)
     staying.callback(process.terminate)
     if arguments[0] == "farm":
@@ -99,9 +102,13 @@ def run_blocks(found, folder, cli, environment, staying):
                 done = cli(*command[1:], cwd=folder, env=environment)
             else:
                 done = subprocess.run(
-                    command, cwd=folder, env=environment, capture_output=True, text=True,
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
                     timeout=600,
-                )  # fmt: skip
+                )
             if "--farm" in command:
                 again = functools.partial(cli, *command[1:], cwd=folder, env=environment)
                 done = until_joined(done, again)

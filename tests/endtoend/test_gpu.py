@@ -19,10 +19,29 @@ def gpu():
 @pytest.fixture(scope="module")
 def options(home, wide, gpu):
     return (
-        "tune", "--model", wide, "--device", gpu, "--isl", 256, "--calibration-samples", 8,
-        "--trials", 0, "--sensitivity-rounds", 0, "--measure-seconds", 4, "--calibration",
-        home / "text.txt", "--db", home / "latency.sqlite", "--quiet", "--format", "json",
-    )  # fmt: skip
+        "tune",
+        "--model",
+        wide,
+        "--device",
+        gpu,
+        "--isl",
+        256,
+        "--calibration-samples",
+        8,
+        "--trials",
+        0,
+        "--sensitivity-rounds",
+        0,
+        "--measure-seconds",
+        4,
+        "--calibration",
+        home / "text.txt",
+        "--db",
+        home / "latency.sqlite",
+        "--quiet",
+        "--format",
+        "json",
+    )
 
 
 def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
@@ -45,9 +64,16 @@ def test_a_prefill_budget_is_measured(cli, options, gpu, tmp_path):
 def test_a_request_is_measured_pass_by_pass(cli, options, tmp_path):
     """A step of a model so small is all launches: the prefill must carry the budget."""
     done = cli(
-        *options, "--batch-size", 16, "--osl", 4, "--latency-budget", "0.97x", "--output",
+        *options,
+        "--batch-size",
+        16,
+        "--osl",
+        4,
+        "--latency-budget",
+        "0.97x",
+        "--output",
         tmp_path / "out",
-    )  # fmt: skip
+    )
     record = assert_finished(done)
     _LOG.warning("request %s", record["passes"])
     assert [one["name"] for one in record["passes"]] == ["prefill", "decode"]

@@ -39,10 +39,12 @@ def test_ctrl_c_keeps_the_state(arguments, home):
     folder = home / "interrupted"
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A shell's background jobs ignore Ctrl-C and hand that down, to these tests too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     wait_for(lambda: list((folder / ".cache").glob("dense-*")), 120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
@@ -55,10 +57,24 @@ def test_ctrl_c_keeps_the_state(arguments, home):
 
 def test_torch_eager_is_a_backend_too(cli, arguments, home):
     done = cli(
-        *arguments, "--output", home / "eager", "--backend", "torch-eager", "--trials", 0,
-        "--latency-budget", "1x", "--targets", r"mlp", "--rounds", 1, "--sensitivity-rounds", 0,
-        "--format", "json",
-    )  # fmt: skip
+        *arguments,
+        "--output",
+        home / "eager",
+        "--backend",
+        "torch-eager",
+        "--trials",
+        0,
+        "--latency-budget",
+        "1x",
+        "--targets",
+        r"mlp",
+        "--rounds",
+        1,
+        "--sensitivity-rounds",
+        0,
+        "--format",
+        "json",
+    )
     record = assert_finished(done)
     assert record["backend"] == "torch-eager"
     assert not (home / "eager" / "model.onnx").exists()

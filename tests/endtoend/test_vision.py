@@ -15,10 +15,23 @@ def test_a_vision_transformer_is_tuned(cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
     save_file({"pixel_values": torch.randn(64, 3, 32, 32)}, tmp_path / "images.safetensors")
     done = cli(
-        "--model", tmp_path / "vit", "--params-budget", "0.8x",
-        "--batch-size", 4, "--calibration", tmp_path / "images.safetensors", "--trials", 1,
-        "--rounds", 1, "--output", tmp_path / "out", "--format", "json",
-    )  # fmt: skip
+        "--model",
+        tmp_path / "vit",
+        "--params-budget",
+        "0.8x",
+        "--batch-size",
+        4,
+        "--calibration",
+        tmp_path / "images.safetensors",
+        "--trials",
+        1,
+        "--rounds",
+        1,
+        "--output",
+        tmp_path / "out",
+        "--format",
+        "json",
+    )
     record = assert_finished(done)
     assert record["task"] == "embedding"
     assert record["parameters"]["compressed"] <= 0.8 * record["parameters"]["dense"]
@@ -45,10 +58,23 @@ def test_two_towers_are_tuned(cli, tmp_path):
     pairs["attention_mask"][::2, 9:] = 0
     save_file(pairs, tmp_path / "pairs.safetensors")
     done = cli(
-        "--model", tmp_path / "clip", "--params-budget", "0.85x", "--batch-size", 4,
-        "--calibration", tmp_path / "pairs.safetensors", "--trials", 1, "--rounds", 1,
-        "--output", tmp_path / "out", "--format", "json",
-    )  # fmt: skip
+        "--model",
+        tmp_path / "clip",
+        "--params-budget",
+        "0.85x",
+        "--batch-size",
+        4,
+        "--calibration",
+        tmp_path / "pairs.safetensors",
+        "--trials",
+        1,
+        "--rounds",
+        1,
+        "--output",
+        tmp_path / "out",
+        "--format",
+        "json",
+    )
     record = assert_finished(done)
     assert record["task"] == "image-text"
     assert record["quality"]["metric"] == "cosine"

@@ -28,8 +28,11 @@ def solve(knobs):
     losses = {s.name: error_multiplier(s, knobs, 4) for s in SITES}
     return Allocation(
         ranks={name: round(1000 * value) for name, value in losses.items()},
-        loss=sum(losses.values()), costs=(1.0,), lower_bound=0.0, solver="test",
-    )  # fmt: skip
+        loss=sum(losses.values()),
+        costs=(1.0,),
+        lower_bound=0.0,
+        solver="test",
+    )
 
 
 def true_loss(allocation):
@@ -40,10 +43,15 @@ def true_loss(allocation):
 
 def run(tmp_path, trials, **options):
     return search_knobs(
-        SITES, solve, options.pop("loss", true_loss),
-        options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)), trials=trials,
-        storage=options.pop("storage", tmp_path / "optuna.sqlite"), name="study", **options,
-    )  # fmt: skip
+        SITES,
+        solve,
+        options.pop("loss", true_loss),
+        options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)),
+        trials=trials,
+        storage=options.pop("storage", tmp_path / "optuna.sqlite"),
+        name="study",
+        **options,
+    )
 
 
 def test_few_knobs():

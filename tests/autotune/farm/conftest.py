@@ -41,9 +41,11 @@ class Farm:
     def start(self, *command):
         environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": self.token}
         process = subprocess.Popen(
-            [sys.executable, "-m", "autotune", *command], env=environment, start_new_session=True,
+            [sys.executable, "-m", "autotune", *command],
+            env=environment,
+            start_new_session=True,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         self.processes.append(process)
         return process
 

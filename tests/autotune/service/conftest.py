@@ -38,11 +38,14 @@ def roots(tmp_path):
 @pytest.fixture
 def settings(tmp_path, roots):
     return Settings(
-        data=tmp_path / "data", job_database=tmp_path / "data" / "jobs.sqlite",
-        latency_database=tmp_path / "latency.sqlite", model_roots=(roots,), threads=1,
+        data=tmp_path / "data",
+        job_database=tmp_path / "data" / "jobs.sqlite",
+        latency_database=tmp_path / "latency.sqlite",
+        model_roots=(roots,),
+        threads=1,
         quotas=Quotas(body_bytes=100_000, upload_bytes=1_000_000, uploaded_bytes=1_500_000),
         hosts=(*Settings.hosts, "testserver"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -60,7 +63,16 @@ def client(settings, database):
 
 
 TUNE = {
-    "model": "code-llama-3m", "calibration": "text.txt", "latency_budget": "1x", "batch_size": 1,
-    "isl": 64, "calibration_samples": 4, "trials": 0, "rounds": 1, "sensitivity_rounds": 0,
-    "targets": ["mlp"], "allocator": "exact", "joint": False,
-}  # fmt: skip
+    "model": "code-llama-3m",
+    "calibration": "text.txt",
+    "latency_budget": "1x",
+    "batch_size": 1,
+    "isl": 64,
+    "calibration_samples": 4,
+    "trials": 0,
+    "rounds": 1,
+    "sensitivity_rounds": 0,
+    "targets": ["mlp"],
+    "allocator": "exact",
+    "joint": False,
+}

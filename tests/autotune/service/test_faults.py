@@ -150,11 +150,15 @@ def test_a_full_disk_is_a_stated_failure(tmp_path, roots):
     """No file of the server and its jobs may grow beyond 2 MB; the model has 12."""
     data = tmp_path / "data"
     limit = 2_000_000
-    command = [sys.executable, "-c", (
-        "import resource, runpy, sys; sys.argv[0] = 'autotune'; "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
-        "runpy.run_module('autotune', run_name='__main__')"
-    )]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        (
+            "import resource, runpy, sys; sys.argv[0] = 'autotune'; "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+            "runpy.run_module('autotune', run_name='__main__')"
+        ),
+    ]
     with limited(command, data, options(roots, tmp_path / "latency.sqlite")) as address:
         with Client(address) as client:
             job = client.submit("tune", TUNE)
@@ -173,9 +177,10 @@ def small_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place)], capture_output=True,
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(place)],
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     if made.returncode:
         pytest.skip(f"needs to mount a file system: {made.stderr.strip()}")
     try:
@@ -229,8 +234,10 @@ def limited(command, data, arguments):
     with server.log.open("wb") as log:
         server.process = subprocess.Popen(
             [*command, "serve", "--port", "0", "--data", str(data), *map(str, arguments)],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         yield server._listen(0)
     finally:
@@ -257,8 +264,9 @@ def test_a_job_that_always_dies_fails_and_says_so(lasting):
 
 def test_limits_of_time_and_bytes_are_stated(tmp_path, roots):
     for option, value, said in (
-        ("--max-runtime", 3, "it ran longer than 3 s"), ("--max-artefacts", "1kB", "is the most"),
-    ):  # fmt: skip
+        ("--max-runtime", 3, "it ran longer than 3 s"),
+        ("--max-artefacts", "1kB", "is the most"),
+    ):
         data = tmp_path / option.strip("-")
         with serving(data, *options(roots, tmp_path / "latency.sqlite", option, value)) as server:
             (job_id,) = submitted(server.address)

@@ -41,13 +41,17 @@ class Replay:
             count = len(task.subjects)
             seconds = tuple(1e-3 / (1 + i) for i in range(count))
             timing = PairedTiming(
-                latencies_s=seconds, ratios=tuple(s / 1e-3 for s in seconds),
+                latencies_s=seconds,
+                ratios=tuple(s / 1e-3 for s in seconds),
                 ratio_lows=tuple(s / 1.1e-3 for s in seconds),
-                ratio_highs=tuple(s / 0.9e-3 for s in seconds), rounds=5, windows=3,
-                disturbed_windows=0, converged=True,
+                ratio_highs=tuple(s / 0.9e-3 for s in seconds),
+                rounds=5,
+                windows=3,
+                disturbed_windows=0,
+                converged=True,
                 quantiles_s=tuple((s,) * 5 for s in seconds),
                 samples_s=tuple((s,) for s in seconds),
-            )  # fmt: skip
+            )
             last = task
             yield Outcome(index=index, timing=timing)
 
