@@ -13,9 +13,14 @@ import pytest
 from tests import tiers
 from tests.commands import run_command
 from tests.postgres import postgres_server
-from tests.seeds import moments, pytest_report_header, pytest_runtest_makereport, session_seed
+from tests.seeds import (
+    moments,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+    session_seed,
+)
 
-__all__ = ["moments", "postgres_server", "pytest_report_header", "pytest_runtest_makereport"]
+__all__ = ["moments", "postgres_server", "pytest_runtest_makereport", "pytest_terminal_summary"]
 
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"

@@ -2,7 +2,7 @@
 
 Every session draws one seed, or takes AUTOTUNE_TEST_SEED. A test derives its own generator from
 the seed and its name, so that it draws the same numbers whether it runs alone or among others.
-The seed stands in the header of the session and in the report of a test that failed.
+The seed stands in the report of a test that failed and at the end of its session.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def moments(request: pytest.FixtureRequest) -> random.Random:
     return generator_for(request.node.nodeid)
 
 
-def pytest_report_header() -> str:
-    """How to repeat the random choices of this session."""
-    return f"random moments: {VARIABLE}={session_seed()}"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How to repeat the random choices of a session in which something failed."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"random moments: {VARIABLE}={session_seed()}")
 
 
 @pytest.hookimpl(wrapper=True)
