@@ -30,7 +30,7 @@ def refuse(done, code, *says):
         ((), 2, ["no budget given", "--latency-budget"]),
         (("--latency-budget", "20"), 2, ["'20' is not a latency limit"]),
         (("--latency-budget", "1e400ms"), 2, ["not a latency limit"]),
-        (("--latency-budget", "-5ms"), 2, []),
+        (("--latency-budget", "-5ms"), 2, ["not a latency limit"]),
         (("--latency-budget", "nanms"), 2, ["not a latency limit"]),
         (("--latency-budget", "0.8x", "--model", "./nowhere"), 2, ["does not exist"]),
         (("--latency-budget", "0.8x", "--device", "h20"), 2, ["did you mean"]),
