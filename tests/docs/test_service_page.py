@@ -4,7 +4,7 @@ import pytest
 
 from tests.docs.pages import folder, run_page
 
-pytestmark = [pytest.mark.docs, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.docs, pytest.mark.duration(100), pytest.mark.timeout(1800)]
 
 __all__ = ["folder"]
 

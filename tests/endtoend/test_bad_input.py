@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import LLAMA
 
+pytestmark = pytest.mark.duration(40)
 BASE = ("--batch-size", 1, "--isl", 64, "--trials", 0, "--rounds", 1, "--calibration-samples", 8,
         "--sensitivity-rounds", 0)  # fmt: skip
 

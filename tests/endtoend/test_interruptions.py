@@ -11,7 +11,7 @@ import pytest
 from tests.outcomes import assert_finished
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(90)]
 
 
 def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, moments):

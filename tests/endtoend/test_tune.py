@@ -13,7 +13,7 @@ from tests.endtoend.conftest import BUDGET
 from tests.endtoend.test_bad_input import refuse
 from tests.outcomes import assert_finished
 
-pytestmark = pytest.mark.duration(180)
+pytestmark = pytest.mark.duration(200)
 
 
 @pytest.fixture(scope="module")

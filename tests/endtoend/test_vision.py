@@ -10,6 +10,8 @@ from autotune.compress.loading import load_class
 from tests.conftest import tiny_model
 from tests.outcomes import assert_finished
 
+pytestmark = pytest.mark.duration(40)
+
 
 def test_a_vision_transformer_is_tuned(cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")

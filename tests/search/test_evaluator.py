@@ -21,6 +21,8 @@ from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.duration(40)
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

@@ -23,7 +23,7 @@ from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.farm, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.farm, pytest.mark.duration(100)]
 
 
 def shard(*tasks, device="cpu"):

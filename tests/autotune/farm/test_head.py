@@ -16,7 +16,7 @@ from tests.autotune.farm.conftest import Farm, kill_tree
 from tests.autotune.service.browser import serving
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.farm, pytest.mark.faults, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.farm, pytest.mark.faults, pytest.mark.duration(100)]
 
 WIDTHS = range(64, 64 * 14, 64)
 

@@ -15,7 +15,7 @@ from tests.outcomes import assert_finished
 from tests.search.test_evaluator import world
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.farm, pytest.mark.duration(90)]
+pytestmark = [pytest.mark.farm, pytest.mark.duration(60)]
 
 __all__ = ["world"]
 

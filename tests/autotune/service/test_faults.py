@@ -21,7 +21,7 @@ from tests.autotune.service.faults import all_ended, check_everything, kill_at_r
 from tests.autotune.service.processes import descendants, gone, kill
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(250)]
 
 ROUNDS = int(os.environ.get("AUTOTUNE_FAULT_ROUNDS", "3"))
 ATTEMPTS = Settings.attempts

@@ -22,7 +22,7 @@ from autotune.tune.measuring import time_subjects
 from autotune.tune.target import target_here
 from tests.autotune.service.processes import descendants
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(60)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(40)]
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
 SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]

@@ -13,7 +13,7 @@ from autotune.profiler.measure.timing import PairedTiming
 from tests.commands import SERVER
 from tests.profiler.points import FINGERPRINT
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(20)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(15)]
 
 KILLS = 50
 # Tasks a writer does before it waits for its end: 50 writers cannot have measured everything.
