@@ -18,9 +18,11 @@ from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.losses import PlanLosses, SearchSubject
-from tests.autotune.farm.conftest import wait_for
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.duration(40)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,7 @@ def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
     assert judge._child.wait(60) == 0
     judge.close()
     assert not owned.exists()
+    judge.close()
 
 
 def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):

@@ -20,8 +20,11 @@ from autotune.profiler.backends import make_backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.testing.suites.executor import ExecutorSuite
-from tests.autotune.farm.conftest import QUICK, task, wait_for
+from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.farm, pytest.mark.duration(100)]
 
 
 def shard(*tasks):

@@ -22,6 +22,8 @@ from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tune.measuring import time_subjects
 from tests.autotune.service.processes import descendants
 
+pytestmark = [pytest.mark.faults, pytest.mark.duration(40)]
+
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
 SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]
 LONG = TimingPolicy(max_seconds=3.0, target_relative_ci=1e-9)  # it is heard of in between

@@ -22,7 +22,7 @@ from autotune.profiler.database.records import Measurement
 from tests.forms import form_of
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)
-RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
+RECORDED = Path(__file__).parents[2] / "data" / "recorded_cpu.csv"
 
 
 def recorded():

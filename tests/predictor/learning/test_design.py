@@ -6,7 +6,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from autotune.predictor.learning.design import informative_design, spread_design
-from tests.predictor.test_donors import NAMES, find_device, table
+from tests.predictor.products.test_donors import NAMES, find_device, table
 
 KERNEL = ConstantKernel(2.0) * Matern([1.0, 3.0], nu=1.5) + WhiteKernel(0.05)
 

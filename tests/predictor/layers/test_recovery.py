@@ -19,7 +19,7 @@ from autotune.predictor.layers.measuring_plan import (
 from autotune.predictor.layers.recovery import RecoveryProcess
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.learning.gaussian_process import Process, _left_out
-from tests.predictor.test_prediction import ROOFLINE, recorded
+from tests.predictor.layers.test_prediction import ROOFLINE, recorded
 
 CPU = find_device("cpu")
 

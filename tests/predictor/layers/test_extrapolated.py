@@ -10,7 +10,7 @@ from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
 from autotune.predictor.learning.gaussian_process import Process, shared_kernel
-from tests.predictor.test_donors import Donor, mape, table
+from tests.predictor.products.test_donors import Donor, mape, table
 from tests.profiler.points import point
 
 SPEC = find_device("rtx-4090")

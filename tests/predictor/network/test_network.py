@@ -9,7 +9,7 @@ from autotune.core.layers import Site
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from tests.forms import plan_of
-from tests.predictor.test_prediction import ROOFLINE, row, shape
+from tests.predictor.layers.test_prediction import ROOFLINE, row, shape
 
 PLAN = plan_of({"a": 64, "b": 16, "c": None})
 
