@@ -1,4 +1,4 @@
-"""`autotune bench DIR`."""
+"""`autotune bench DIR`: measure a finished result again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.cli.main import emit, format_option
 @click.argument("folder", type=click.Path(path_type=Path))
 @format_option
 def command(folder: Path, output_format: str) -> int:
-    """Measure a finished result again, in turn with its dense model; exit code 1 on a miss."""
+    """Measure a finished result again, alternating with its dense model; exit code 1 on a miss."""
     from autotune.results.result import read_result
 
     read_result(folder)  # a wrong folder is refused before anything heavy is imported

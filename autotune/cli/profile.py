@@ -1,4 +1,4 @@
-"""`autotune profile`."""
+"""`autotune profile`: measure layers into the latency database."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 @click.command(
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
-@click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
+@click.option("--tokens", type=int, multiple=True, help="Rows of the input, M (repeatable).")
+@click.option("--shape", "shapes", multiple=True, help="Layer, as IN_FEATURESxOUT_FEATURES (repeatable).")
 @click.option(
     "--plan", type=click.Choice(["quick", "full"]),
-    help="Instead: standard layers, 100 points chosen as they come (2 minutes), or all of them.",
+    help="Profile the standard layers: quick (about 100 points, 2 min) or full.",
 )  # fmt: skip
-@click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
-@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
+@click.option("--for", "model", help="Profile the layers of this model (folder or hub id).")
+@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for: batch size.")
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
-@click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@click.option("--osl", type=int, default=0, help="With --for: output tokens (adds the decode phase).")
+@click.option("--rank", "ranks", type=int, multiple=True, help="Rank (repeatable; default: the grid of aligned ranks).")
 @click.option(
     "--farm", envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
-    """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    """Measure dense and low-rank layers and store the measurements in the latency database."""
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 
@@ -82,7 +82,7 @@ def _check(options: Mapping[str, Any]) -> None:
 
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
-        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
+        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick|full")
     if any(rank < 1 for rank in options["ranks"]):
         raise UsageError("--rank must be at least 1")
 

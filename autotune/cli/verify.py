@@ -1,4 +1,4 @@
-"""`autotune verify DIR`."""
+"""`autotune verify DIR`: check a finished result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.cli.main import emit, format_option
 @click.argument("folder", type=click.Path(path_type=Path))
 @format_option
 def command(folder: Path, output_format: str) -> int:
-    """Check a result: files, ranks, parity, latency and quality again; exit code 1 if INVALID."""
+    """Check a result: files, ranks, parity, latency and quality; exit code 1 if INVALID."""
     from autotune.cli.reporting import make_reporter
     from autotune.tune.verify import verify
 
