@@ -105,7 +105,11 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
 
 @command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
 @click.argument("path", type=_PATH)
-@click.option("--keep-apart", is_flag=True, help="Merge even if versions or settings differ; keeps them separate.")
+@click.option(
+    "--keep-apart",
+    is_flag=True,
+    help="Merge even if versions or settings differ; keeps them separate.",
+)
 @database_option
 @format_option
 def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -> None:
@@ -162,7 +166,9 @@ def verify(database: Address, output_format: str) -> int:
 
 
 @command.command("drift", epilog="Example: autotune db drift")
-@click.option("--anchors", type=click.IntRange(1, 1000), default=20, show_default=True, help="Points to time.")
+@click.option(
+    "--anchors", type=click.IntRange(1, 1000), default=20, show_default=True, help="Points to time."
+)
 @dtype_option
 @device_option
 @backend_option

@@ -39,7 +39,9 @@ def command(output_format: str) -> int:
         installed = ", ".join(f"{package} {version}" for package, version in versions.items())
         lines.append(f"{name:17s} {missing or installed}")
     warnings = [*cpu.warnings, *(text for gpu in gpus for text in gpu.warnings)]
-    lines += [f"warning: {text}" for text in warnings] or ["no warnings: nothing would disturb a measurement"]
+    lines += [f"warning: {text}" for text in warnings] or [
+        "no warnings: nothing would disturb a measurement"
+    ]
     record = {
         "cpu": dataclasses.asdict(cpu),
         "gpus": [dataclasses.asdict(gpu) for gpu in gpus],

@@ -20,7 +20,9 @@ from autotune.cli.main import emit
     show_default=True,
     help="File format to export to.",
 )
-@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), help="Data type (default: that of the weights).")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "fp16"]), help="Data type (default: that of the weights)."
+)
 @click.option("--decode", is_flag=True, help="Also export the decode step, with a KV cache.")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: below DIR)."
@@ -33,13 +35,19 @@ from autotune.cli.main import emit
 @click.option("--batch-size", type=int, help="TensorRT: largest batch (default: as tuned).")
 @click.option("--isl", type=int, help="TensorRT: most input tokens.")
 @click.option("--osl", type=int, default=0, help="TensorRT: most output tokens.")
-@click.option("--tensorrt", type=click.Choice(["8", "10"]), help="TensorRT version (10: 10 or later).")
+@click.option(
+    "--tensorrt", type=click.Choice(["8", "10"]), help="TensorRT version (10: 10 or later)."
+)
 @click.option(
     "--one-profile",
     is_flag=True,
     help="TensorRT: no separate optimization profile for single tokens (faster build).",
 )
-@click.option("--build-limit", type=float, help="TensorRT: time limit of the build, in seconds (default: 1800).")
+@click.option(
+    "--build-limit",
+    type=float,
+    help="TensorRT: time limit of the build, in seconds (default: 1800).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on the last line.")
 def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
     """Export a checkpoint, or the result of a tuning, and compare the export with it.
@@ -99,8 +107,8 @@ def _lines(record: dict[str, Any]) -> list[str]:
         worst = max(case["error"] for case in engine["cases"])
         lines.append(
             f"engine for {name}: TensorRT {engine['tensorrt']}, "
-            f"{format_seconds(engine['latency_s'])}, differs from the graph by at most {worst:.1e}, "
-            f"tensors {engine['output_types']}"
+            f"{format_seconds(engine['latency_s'])}, differs from the graph by at most "
+            f"{worst:.1e}, tensors {engine['output_types']}"
         )
     if record.get("kit_because"):
         lines.append(

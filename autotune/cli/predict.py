@@ -24,7 +24,9 @@ from autotune.core.types import Address
 )
 @click.option("--tokens", type=int, required=True, help="Rows of the input, M.")
 @click.option("--shape", required=True, help="Layer, as IN_FEATURESxOUT_FEATURES.")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Rank (repeatable; default: dense only).")
+@click.option(
+    "--rank", "ranks", type=int, multiple=True, help="Rank (repeatable; default: dense only)."
+)
 @dtype_option
 @device_option
 @backend_option

@@ -32,16 +32,28 @@ if TYPE_CHECKING:
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
 @click.option("--tokens", type=int, multiple=True, help="Rows of the input, M (repeatable).")
-@click.option("--shape", "shapes", multiple=True, help="Layer, as IN_FEATURESxOUT_FEATURES (repeatable).")
+@click.option(
+    "--shape", "shapes", multiple=True, help="Layer, as IN_FEATURESxOUT_FEATURES (repeatable)."
+)
 @click.option(
     "--plan", type=click.Choice(["quick", "full"]),
     help="Profile the standard layers: quick (about 100 points, 2 min) or full.",
 )  # fmt: skip
 @click.option("--for", "model", help="Profile the layers of this model (folder or hub id).")
-@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for: batch size.")
+@click.option(
+    "--batch-size", type=int, default=8, show_default=True, help="With --for: batch size."
+)
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
-@click.option("--osl", type=int, default=0, help="With --for: output tokens (adds the decode phase).")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Rank (repeatable; default: the grid of aligned ranks).")
+@click.option(
+    "--osl", type=int, default=0, help="With --for: output tokens (adds the decode phase)."
+)
+@click.option(
+    "--rank",
+    "ranks",
+    type=int,
+    multiple=True,
+    help="Rank (repeatable; default: the grid of aligned ranks).",
+)
 @click.option(
     "--farm", envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",

@@ -1,4 +1,4 @@
-"""What a farm's workers are asked: plain functions of JSON text, so that only text travels."""
+"""The functions that run on a farm's workers; arguments and results are JSON text."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 
 def devices_here() -> str:
-    """The worker's devices."""
+    """The devices of the worker's host, as JSON text."""
     return json.dumps([dataclasses.asdict(device) for device in LocalExecutor().devices()])
 
 
 def fingerprint_here(device: str, backend: str, dtype: str, threads: int) -> str:
-    """That of the worker's machine."""
+    """The fingerprint of the worker's host, as JSON text."""
     return json.dumps(LocalExecutor().fingerprint(device, backend, dtype, threads).to_json())
 
 
 def read_fingerprint(text: str) -> Fingerprint:
-    """From `fingerprint_here`."""
+    """The fingerprint in a text from `fingerprint_here`."""
     return from_mapping(Fingerprint, json.loads(text))
 
 
 def shard_text(shard: Shard) -> str:
-    """A shard that travels."""
+    """A shard as JSON text, for `run_here`."""
     tasks = [task.to_json() for task in shard.tasks]
     return json.dumps({**vars(shard), "tasks": tasks})
 
 
 def run_here(text: str) -> Iterator[str]:
-    """Run a shard on the worker; one text an outcome."""
+    """Run a shard on the worker's host; yields one JSON text per outcome."""
     values = json.loads(text)
     tasks = tuple(TimingTask.from_json(task) for task in values.pop("tasks"))
     for outcome in LocalExecutor().run(Shard(tasks=tasks, **values)):
@@ -42,5 +42,5 @@ def run_here(text: str) -> Iterator[str]:
 
 
 def read_outcome(text: str) -> Outcome:
-    """From `run_here`."""
+    """The outcome in a text from `run_here`."""
     return Outcome.from_json(json.loads(text))
