@@ -84,7 +84,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), self.pause_s)
             except TimeoutError:
-                text = f"request timed out: no data received for {self.pause_s:.0f} s"
+                text = f"request timed out: no data received for {self.pause_s:g} s"
                 raise HTTPException(408, text) from None
             ended = message["type"] != "http.request" or not message.get("more_body", False)
             return message
