@@ -78,7 +78,7 @@ class JobDatabase(Store):
                 count = connection.execute(queued).scalar_one()
                 if count > most_queued:
                     raise QuotaError(
-                        f"limit reached: {most_queued} jobs are queued; try again later"
+                        f"{most_queued} jobs are queued, which is the most; wait for some to end"
                     )
             self._event(connection, job_id, "state", QUEUED)
             return _one(connection, JOB.c.id == job_id), True
@@ -221,11 +221,11 @@ class JobDatabase(Store):
         self, connection: sa.Connection, silent: sa.Update, lease: Lease, job: Job,
         most_attempts: int,
     ) -> None:  # fmt: skip
-        why = f"runner {job.runner} timed out"
+        why = f"runner {job.runner} was silent"
         if job.cancel_requested:
             self._end(connection, silent, lease, CANCELLED, {"exit_code": None})
         elif job.attempt >= most_attempts:
-            error = f"{why}; gave up after {job.attempt} attempts"
+            error = f"{why}; tried {job.attempt} times, which is the most"
             self._end(connection, silent, lease, FAILED, {"error": error})
         else:
             self._back(connection, silent, lease, why, 0.0)
@@ -242,7 +242,7 @@ class JobDatabase(Store):
         now = self.dialect.now()
         with self.transaction() as connection:
             if connection.execute(wanted.values(cancel_requested=1)).rowcount:
-                self._event(connection, job_id, "cancel", "requested")
+                self._event(connection, job_id, "cancel", "asked for")
             if connection.execute(waiting.values(state=CANCELLED, finished_at=now)).rowcount:
                 self._event(connection, job_id, "state", CANCELLED)
             return _one(connection, JOB.c.id == job_id)
@@ -286,7 +286,7 @@ def _held(lease: Lease) -> sa.Update:
 def _write(connection: sa.Connection, statement: Any, lease: Lease) -> Any:
     row = connection.execute(statement).first()
     if row is None:
-        raise LeaseLostError(f"job {lease.job_id} no longer belongs to runner {lease.runner}")
+        raise LeaseLostError(f"job {lease.job_id} is no longer of runner {lease.runner}")
     return row[0]
 
 
@@ -294,4 +294,4 @@ def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
     try:
         return Job.of(dict(connection.execute(sa.select(JOB).where(condition)).one()._mapping))
     except exc.NoResultFound:
-        raise NotFoundError("no such job; `autotune jobs` lists all jobs") from None
+        raise NotFoundError("there is no such job; `autotune jobs` lists them") from None

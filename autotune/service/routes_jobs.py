@@ -1,4 +1,4 @@
-"""Routes below /v1/jobs: submit, list, watch, cancel and fetch jobs."""
+"""/v1/jobs: submit, look, follow, cancel, fetch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from autotune.service.views import ArtefactView, JobPage, JobView, Log, Submissi
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-_ID = PathParameter(pattern="^[0-9a-f]{20}$", description="Id returned when the job was submitted.")
-JobId = Annotated[str, _ID]
+JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{20}$", description="As submitting said.")]
 _Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key", min_length=1, max_length=200, pattern="^[!-~]+$",
-        description="Submitting again with the same key returns the existing job.",
+        description="Submitted again with the same key, the job is not done twice.",
     ),
 ]  # fmt: skip
 _StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -37,7 +36,7 @@ def submit(
     body: Submission, response: Response, parts: Parts, caller: Caller,
     idempotency_key: _Key = None,
 ) -> JobView:  # fmt: skip
-    """Queue a job; answers 200 if a job with the same idempotency key exists already."""
+    """Put a job in the queue; 200 when it was there under the same idempotency key."""
     spec = body.spec.model_dump()
     device = check_submission(parts.settings, parts.database, body.kind, spec)
     job, new = parts.database.submit(
@@ -56,7 +55,7 @@ def list_jobs(
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:  # fmt: skip
-    """List jobs, newest first."""
+    """The youngest jobs first."""
     jobs = parts.database.page(states=state, kind=kind, before=before, limit=limit)
     return JobPage(
         jobs=[JobView.of(job) for job in jobs],
@@ -67,13 +66,13 @@ def list_jobs(
 
 @router.get("/{job_id}")
 def get_job(job_id: JobId, parts: Parts, _: Caller) -> JobView:
-    """Return one job."""
+    """One job."""
     return JobView.of(parts.database.get(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
-    """Cancel a job: immediately if queued, within seconds if running; no effect once ended."""
+    """End a job: at once while it waits, within seconds while it runs; an ended one stays."""
     return JobView.of(parts.database.cancel(job_id))
 
 
@@ -82,14 +81,14 @@ def logs(
     job_id: JobId, parts: Parts, _: Caller,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
 ) -> Log:  # fmt: skip
-    """Return the job's log from byte `offset` on."""
+    """What the job's process said, from byte `offset` on."""
     job = parts.database.get(job_id)
     text, following = read_log(parts.settings, job_id, offset)
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
 def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
-    """Reject a request before the stream starts: its status cannot change afterwards."""
+    """Refuse before the stream starts: afterwards its status is told."""
     parts.database.get(job_id)
     parts.watcher.admit()
 
@@ -101,28 +100,28 @@ async def events(
     job_id: JobId, parts: Parts,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
-    """Stream events as they happen, starting after `Last-Event-ID`, until the job has ended."""
+    """Events as they happen, from the one after `Last-Event-ID` on, until the job has ended."""
     async for event in parts.watcher.events(job_id, int(last_event_id or 0)):
         yield event
 
 
 @router.get("/{job_id}/artefacts")
 def list_artefacts(job_id: JobId, parts: Parts, _: Caller) -> list[ArtefactView]:
-    """List the job's output files."""
+    """The files that the job handed out."""
     parts.database.get(job_id)
     return [ArtefactView(name=n, bytes=b) for n, b in artefacts_of(parts.settings, job_id)]
 
 
 @router.get("/{job_id}/artefacts/{name:path}", response_class=FileResponse)
 def artefact(job_id: JobId, name: str, parts: Parts, _: Caller) -> FileResponse:
-    """Return an output file, or a range of it."""
+    """One file, or a range of it."""
     parts.database.get(job_id)
     path = artefact_path(parts.settings, job_id, name)
     return FileResponse(path, filename=path.name, headers=_sandboxed(path))
 
 
 def _sandboxed(path: Path) -> dict[str, str]:
-    """Headers that confine a report, an HTML page with inline styles and images, to itself."""
+    """A report is a page of its own, with styles and pictures inside and no scripts."""
     if path.suffix != ".html":
         return {}
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"

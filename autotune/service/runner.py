@@ -72,12 +72,12 @@ class Runner:
                     return None
             if self.stopping.is_set():
                 process.stop()
-                self._try(lambda: self.database.requeue(lease, "the server is stopping", 0.0))
+                self._try(lambda: self.database.requeue(lease, "its server is stopping", 0.0))
                 return None
             if now - started > quotas.runtime_s:
                 process.stop()
                 return Ending(
-                    exit_code=1, error=f"exceeded the time limit of {quotas.runtime_s:.0f} s"
+                    exit_code=1, error=f"it ran longer than {quotas.runtime_s:.0f} s, the most"
                 )
             if now - looked >= _LOOK_S:
                 looked = now
@@ -85,8 +85,7 @@ class Runner:
                 if size > quotas.artefact_bytes:
                     process.stop()
                     most = quotas.artefact_bytes
-                    error = f"exceeded the size limit of {most} bytes ({size} bytes written)"
-                    return Ending(exit_code=1, error=error)
+                    return Ending(exit_code=1, error=f"it wrote {size} bytes, {most} is the most")
         for kind, text in process.listen(0.0):
             self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
         return process.ending()
@@ -106,7 +105,7 @@ class Runner:
         elif ending.again:
             ending = Ending(
                 exit_code=ending.exit_code,
-                error=f"{ending.error}; gave up after {job.attempt} attempts",
+                error=f"{ending.error}; tried {job.attempt} times, which is the most",
             )
         self._patiently(lambda: self.database.finish(lease, ending))
 

@@ -171,8 +171,8 @@ def test_a_job_that_is_tried_too_often_fails_and_says_so(jobs):
         jobs.requeue_stale(10, most_attempts=2)
     job = jobs.get(job.id)
     assert (job.state, job.attempt) == ("failed", 2)
-    assert "timed out" in job.error
-    assert "gave up after 2 attempts" in job.error
+    assert "silent" in job.error
+    assert "tried 2 times" in job.error
 
 
 def test_a_silent_job_that_was_to_be_cancelled_is(jobs):
