@@ -2,117 +2,143 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from autotune.compress.calibration_plan import CalibrationPlan
-from autotune.core.paths import database_address, default_database, default_output
+from autotune.core.options import EFFORTS
+from autotune.core.options_json import (
+    at,
+    flat_entries,
+    from_json,
+    merged,
+    nested_from_flat,
+    to_json,
+)
+from autotune.core.paths import data_folder
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget, Workload
 from autotune.results.result import TuneResult
-from autotune.tune.request import TuneRequest
+from autotune.tune.request import TuneOptions, TuneRequest
+
+__all__ = ["make_request", "tune"]
+# Arguments of `tune` itself, and parts of its `budget` and `workload`.
+_NOT_FLAT = ("model", "output", "effort")
 
 
 def tune(
     model: str | Path | None = None,
     *,
-    device: str = "cpu",
     budget: Budget,
     workload: Workload | None = None,
+    effort: str = "normal",
     output: str | Path | None = None,
-    backend: str | None = None,
-    dtype: str | None = None,
-    calibration: str | Path | None = None,
-    evaluation: str | Path | None = None,
-    calibration_samples: int | None = None,
-    metric: str | None = None,
-    factorizer: str = "svd",
-    allocator: str | None = None,
-    storage: str = "fp32",
-    joint: bool = True,
-    jobs: int | None = None,
-    sensitivity_rounds: int = 1,
-    trials: int = 12,
-    rounds: int = 3,
-    threads: int | None = None,
-    targets: tuple[str, ...] = (),
-    ignore: tuple[str, ...] = (),
-    database: str | Path | None = None,
-    seed: int = 0,
+    options: TuneOptions | None = None,
     reporter: Reporter | None = None,
+    **flat: Any,
 ) -> TuneResult:
-    """Choose ranks under `budget`, factorize, export, and measure that the budget holds.
+    """Choose ranks under a budget, factorize, export, and measure that the budget holds.
+
+    Every option of the command line can be set, in one of two spellings: as a field of `options`,
+    such as ``TuneOptions(search=SearchOptions(trials=30))``, or as a keyword of the option's flat
+    name, such as ``trials=30``; `docs/options.md` lists both. A keyword goes before a field.
 
     Args:
         model: A transformers folder or hub id; None is the embedded default model.
-        device: Where the budget must hold, such as "cpu". A GPU that is not here is predicted, from
-            this project's database of it or from others' measurements, and nothing is verified.
-        budget: Limits, such as ``Budget(latency="0.85x")``.
-        workload: What the latency is of: batch size, sequence length, and with `phase` and
-            `output_length` a decode step or a whole request; a prefill of (8, 128) unless given.
-        output: The run folder; the same call on the same folder continues and reuses. Default:
+        budget: Limits, such as ``Budget(latency="0.85x")``: latency in seconds of one run of the
+            workload's phase, sizes in bytes, parameters and FLOPs as counts, each with a unit, or
+            relative to the dense model with an ``x``.
+        workload: Batch size (sequences), sequence length and output length (tokens), and the phase
+            whose latency is limited; a prefill of 8 sequences of 128 tokens unless given.
+        effort: "quick", "normal" or "thorough": how much time to spend. It sets trials, rounds,
+            sensitivity_rounds, measure_seconds and calibration_samples where they are not given.
+        output: The run folder; the same call on the same folder continues in it. Default:
             ``autotune-out/<model>`` in the current folder.
-        backend: What executes the model; None is the device's usual one.
-        dtype: Of weights and activations there; None is fp32 on a CPU, bf16 on a GPU.
-        calibration: Text (one document a line) or .safetensors inputs; None is the default text.
-        evaluation: Held-out data for the quality figure; None cuts it from the calibration data.
-        calibration_samples: Sequences for the statistics; None lets the task choose.
-        metric: What a rank's error means; None lets the task choose.
-        factorizer: How factors are computed at the chosen ranks: svd, als, residual or
-            output-subspace.
-        allocator: What chooses the ranks; None is exact, with Optuna when there are trials.
-        storage: How factors are stored: fp32 (the model's dtype), fp16, bf16 or remap8.
-        joint: Let layers with one input (q, k, v) share a down factor where that costs less.
-        jobs: Processes that judge plans side by side; None is one for every four threads.
-        sensitivity_rounds: Turns of the sensitivity pass of the exact allocator, 0 to 3.
-        trials: Optuna trials over the outer knobs; 0 takes the exact plan as it is.
-        rounds: Most turns of the closed loop (solve, build, measure, correct).
-        threads: Threads of the backend; None takes all cores.
-        targets: Regular expressions of module names to factorize; empty takes every linear layer.
-        ignore: Regular expressions of module names to leave dense.
-        database: The latency database, a path or postgresql://…; None is the user's own.
-        seed: Of everything random.
+        options: Machine, calibration, method, search and seed.
         reporter: Receives progress.
+        **flat: Options by their flat names: ``device="h200"``, ``calibration="text.txt"``,
+            ``measure_seconds=5.0`` (seconds), ``allow_extrapolation=True``, ``farm="IP:PORT"`` …
 
     Returns:
-        The result; `result.within_budget` says whether the measured model meets the budget.
+        The result; `result.verdict` tells whether the measured model meets the budget.
 
     Raises:
-        UsageError: a value that cannot be used (model, calibration data, quantity, folder …).
+        OptionError: a value that cannot be used; it is a UsageError and names the option.
+        UsageError: a model, file or folder that cannot be used.
         BudgetInfeasibleError: no plan meets the budget; names the reachable minimum.
         DeviceMissingError: the device or backend is not on this machine.
         MeasurementError: a measurement failed.
+        TypeError: a keyword that is not an option.
     """
-    name = None if model is None else str(model)
-    request = TuneRequest(
-        model=name,
-        output=Path(output) if output else default_output(name),
-        budget=budget,
-        device=device,
-        backend=backend,
-        dtype=dtype,
-        workload=workload or Workload(batch_size=8, sequence_length=128),
-        calibration=CalibrationPlan(
-            calibration=str(calibration) if calibration else None,
-            evaluation=str(evaluation) if evaluation else None,
-            statistics_samples=calibration_samples,
-            seed=seed,
-        ),
-        metric=metric,
-        factorizer=factorizer,
-        allocator=allocator,
-        storage=storage,
-        joint=joint,
-        jobs=jobs,
-        sensitivity_rounds=sensitivity_rounds,
-        trials=trials,
-        rounds=rounds,
-        threads=threads,
-        targets=tuple(targets),
-        ignore=tuple(ignore),
-        database=database_address(str(database)) if database else default_database(),
-        seed=seed,
-    )
+    request = make_request(
+        model, budget=budget, workload=workload, effort=effort, output=output, options=options,
+        flat=flat,
+    )  # fmt: skip
     request.check()
-    from autotune.tune.pipeline import run
+    from autotune.tune.session import tune as run
 
     return run(request, reporter or Reporter())
+
+
+def make_request(
+    model: str | Path | None = None,
+    *,
+    budget: Budget,
+    workload: Workload | None = None,
+    effort: str = EFFORTS[1],
+    output: str | Path | None = None,
+    options: TuneOptions | None = None,
+    flat: Mapping[str, Any] | None = None,
+) -> TuneRequest:
+    """The request that the arguments of `tune` describe.
+
+    Raises:
+        OptionError: a value that cannot be used.
+        TypeError: a keyword that is not an option.
+    """
+    options = options or TuneOptions()
+    values: dict[str, Any] = {
+        "machine": to_json(options.machine),
+        "calibration": to_json(options.calibration),
+        "method": to_json(options.method),
+        "search": to_json(options.search),
+        "seed": options.seed,
+        "budget": to_json(budget),
+        "workload": to_json(workload or Workload()),
+        "effort": effort,
+        "model": None if model is None else str(model),
+        "output": None if output is None else str(output),
+    }
+    values = merged(values, _nested(flat or {}))
+    token = at(values, "machine.farm_token", options.machine.farm_token)
+    if at(values, "machine.farm") and token is None:
+        from autotune.farm.processes import read_token
+
+        token = read_token(data_folder() / "farm-token")
+    values["machine"]["farm_token"] = token
+    return from_json(TuneRequest, values)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested JSON of keywords by flat name; a whole CalibrationPlan may stand for its file."""
+    parts = ("workload", "budget")
+    allowed = {
+        name
+        for name, entry in flat_entries(TuneRequest).items()
+        if name not in _NOT_FLAT and entry.path.partition(".")[0] not in parts
+    } | {"farm_token"}
+    for name in flat:
+        if name not in allowed:
+            raise TypeError(
+                f"tune() got an unexpected keyword argument {name!r}; options are "
+                f"{', '.join(sorted(allowed))}"
+            )
+    values = dict(flat)
+    plan, token = values.get("calibration"), values.pop("farm_token", None)
+    if isinstance(plan, CalibrationPlan):
+        del values["calibration"]
+    found = nested_from_flat(TuneRequest, values)
+    if isinstance(plan, CalibrationPlan):
+        found["calibration"] = merged(to_json(plan), found.get("calibration", {}))
+    return merged(found, {"machine": {"farm_token": token}}) if token else found

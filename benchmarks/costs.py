@@ -27,7 +27,8 @@ from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks import make_task
-from autotune.core.types import Workload, break_even_rank
+from autotune.core.layers import break_even_rank
+from autotune.core.types import Workload
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence

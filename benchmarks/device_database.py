@@ -14,7 +14,7 @@ import random
 import time
 from pathlib import Path
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice, require_device
 from autotune.profiler.backends import require_backend

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from autotune.tune.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.export.dense import merge
@@ -24,7 +25,6 @@ from autotune.export.tensorrt import example_inputs
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.results.result import read_result
 from autotune.tune.measuring import measure_pass, network_policy
-from autotune.tune.target import target_here
 
 
 def main() -> None:

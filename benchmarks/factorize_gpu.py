@@ -17,7 +17,7 @@ import torch
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site, break_even_rank
+from autotune.core.layers import Site, break_even_rank
 
 HIDDEN, KV, MLP = 4096, 1024, 14336
 SHAPES = {

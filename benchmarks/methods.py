@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from autotune.tune.context import Context, make_context
+from autotune.tune.stages import calibrate, error_table, load_data
+from autotune.tune.target import target_here
 
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factors import Factors
@@ -26,22 +29,21 @@ from autotune.compress.loading import load_model
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.layers import chosen_sites
 from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
-from autotune.core.types import Budget, Workload, chosen_units, digest
+from autotune.core.types import Budget, Workload, digest
 from autotune.devices.detect import check_threads
 from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.tune.context import Context, make_context
 from autotune.tune.loop import best_rounds, find_knobs, plan_layers, run_loop
 from autotune.tune.measuring import network_model, profile_layers
+from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
 from autotune.tune.planner import Planner
 from autotune.tune.request import TuneRequest
-from autotune.tune.stages import calibrate, error_table, load_data
-from autotune.tune.target import target_here
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd uniform": {"metric": "weight", "allocator": "uniform"},
@@ -118,8 +120,10 @@ def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
             statistics_samples=options.calibration_samples,
             heldout_samples=_HELDOUT_TOKENS // options.isl,
         ),
-        trials=options.trials, measure_seconds=options.measure_seconds,
-        database=folder / "latency.sqlite",
+        search=SearchOptions(trials=options.trials),
+        machine=MachineOptions(
+            measure_seconds=options.measure_seconds, database=folder / "latency.sqlite"
+        ),
     )  # fmt: skip
 
 
@@ -129,12 +133,13 @@ def compare(
     """One row per method and column."""
     request = request_of(options, folder)
     loaded = load_model(request.model)
-    with RunFolder(request.output) as run, LatencyDatabase(request.database) as database:
+    with RunFolder(request.output) as run, LatencyDatabase(request.machine.database) as database:
         threads = check_threads(options.threads)
-        target = target_here("cpu", request.backend)
+        target = target_here("cpu", request.machine.backend)
         context = make_context(request, run, Reporter(), loaded, target, threads)
         # One table prices all rows, so it is measured as long as a user's.
-        whole = dataclasses.replace(request, measure_seconds=default_measure_seconds())
+        long = dataclasses.replace(request.machine, measure_seconds=default_measure_seconds())
+        whole = dataclasses.replace(request, machine=long)
         careful = dataclasses.replace(context, request=whole)
         table = profile_layers(careful, database)
         network = network_model(careful, table)
@@ -142,7 +147,9 @@ def compare(
         for method in options.methods.split(","):
             for column in columns:
                 chosen = dataclasses.replace(
-                    request, budget=Budget(**column), **METHODS[method.strip()]
+                    request,
+                    budget=Budget(**column),
+                    method=MethodOptions(**METHODS[method.strip()]),
                 )
                 here = dataclasses.replace(context, request=chosen)
                 row = {"method": method, "budget": " ".join(next(iter(column.items())))}
@@ -215,7 +222,7 @@ def cell(context: Context, network: NetworkModel, judge: Judge) -> dict[str, Any
 
 def allocation_parameters(context: Context, ranks: Any) -> float:
     """Parameters of the factorizable layers / their dense ones."""
-    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_units(context.units, ranks))
+    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_sites(context.units, ranks))
     return kept / sum(site.shape().parameters for site in context.sites.sites)
 
 

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from autotune.compress.lowrank import LowRankLinear, replaced
-from autotune.core.types import Site
+from autotune.core.layers import Site
 from autotune.devices.detect import require_device
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.table import LatencyTable

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from itertools import product
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.base import LatencyPredictor

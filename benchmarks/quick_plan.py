@@ -19,8 +19,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from autotune.tune.place import place_here
+from autotune.tune.target import Target, target_here
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
 from autotune.layers.profile import profile_points, profile_quick
@@ -29,8 +31,6 @@ from autotune.predictor.layers.table import LatencyTable
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.timing import TimingPolicy
-from autotune.tune.place import place_here
-from autotune.tune.target import Target, target_here
 
 # Between those of the standard pool.
 TOKENS = (8, 32, 100, 128, 200, 512, 800)

@@ -20,8 +20,9 @@ from typing import Any
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
+from autotune.core.layers import LayerShape
 from autotune.core.progress import Reporter
-from autotune.core.types import LayerShape, Workload
+from autotune.core.types import Workload
 from autotune.export.dense import merge
 from autotune.export.graphs import open_checkpoint
 from autotune.export.tensorrt import example_inputs, export_tensorrt

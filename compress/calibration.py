@@ -147,7 +147,7 @@ def _pack(
     """Split rows 70 / 10 / 20 (80 / 20 with a held-out file), shuffled where order is chance."""
     order = list(range(len(rows)))
     if shuffle:
-        random.Random(plan.seed).shuffle(order)
+        random.Random(plan.seed or 0).shuffle(order)
     ordered = [rows[i] for i in order]
     if held is None:
         cut = max(1, len(ordered) // 5)

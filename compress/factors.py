@@ -24,8 +24,9 @@ from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
-from autotune.core.errors import ModelError
-from autotune.core.types import Site, break_even_rank, chosen_units
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.forms import Form, Plan
+from autotune.core.layers import Site, break_even_rank, chosen_sites
 
 Pair = tuple[Tensor, Tensor]
 
@@ -34,7 +35,8 @@ class Factors(ABC):
     """Errors of every rank, and factors of a whole plan.
 
     Contract: errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever
-    the factorizer. `plan` yields (up (N, r), down (r, K)) for each site of `ranks`.
+    the factorizer. `plan` yields (up (N, r), down (r, K)) for each site of `forms`, which are plain
+    pairs in native precision: no other form can be factorized yet.
     """
 
     @abstractmethod
@@ -42,8 +44,8 @@ class Factors(ABC):
         """The metric's error at every rank, (min(N, K) + 1), fp64."""
 
     @abstractmethod
-    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
-        """The factors of every site in `ranks`."""
+    def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
+        """The factors of every site in `forms`."""
 
     def least_rank(self, site: Site) -> int:
         """The smallest rank that factors exist for."""
@@ -52,13 +54,22 @@ class Factors(ABC):
 
 
 def build_layers(
-    model: nn.Module, sites: Sequence[Site], factors: Factors, ranks: Mapping[str, int | None]
+    model: nn.Module, sites: Sequence[Site], factors: Factors, plan: Plan
 ) -> dict[str, LowRankLinear]:
-    """The low-rank layers of a plan, by layer name; dense layers (None or missing) have none.
+    """The low-rank layers of a plan, by layer name; layers that stay dense have none.
 
-    `sites` are layers and joint sites; a joint site's first layer leads: it owns the shared factor.
+    `sites` are single and joint sites; a joint site's first layer leads: it owns the shared factor.
+
+    Raises:
+        UsageError: a form that no layer of this package can take.
     """
-    chosen = {site: rank for site, rank in chosen_units(sites, ranks) if rank is not None}
+    chosen = {site: form for site, form in chosen_sites(sites, plan) if not form.is_unchanged}
+    for site, form in chosen.items():
+        if form.suffix:
+            raise UsageError(
+                f"{site.name} cannot take the form {form}: layers are dense or plain pairs, in "
+                "native precision"
+            )
     layers: dict[str, LowRankLinear] = {}
     for site, (up, down) in factors.plan(chosen):
         modules = [model.get_submodule(name) for name in site.layers]
@@ -78,15 +89,15 @@ class FactorStore(Factors):
         self._file = safe_open(path, framework="pt")
 
     def errors(self, site: Site) -> Tensor:
-        """Read from the file."""
+        """The errors that were stored with the factors."""
         tensor: Tensor = self._file.get_tensor(f"errors:{site.name}")
         return tensor
 
-    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
-        """Slices of what is stored."""
-        for site, rank in ranks.items():
-            up = self._file.get_slice(f"up:{site.name}")[:, :rank]
-            down = self._file.get_slice(f"down:{site.name}")[:rank]
+    def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
+        """Slices of the stored factors, read when they are asked for."""
+        for site, form in forms.items():
+            up = self._file.get_slice(f"up:{site.name}")[:, : form.rank]
+            down = self._file.get_slice(f"down:{site.name}")[: form.rank]
             yield site, (up, down)
 
 
@@ -94,9 +105,16 @@ class Refactored(Factors):
     """Factors by another factorizer, computed when a plan asks for them; the last plan is kept."""
 
     def __init__(
-        self, store: FactorStore, factorizer: Factorizer, metric: Metric, model: nn.Module,
-        statistics: Callable[[], Statistics], task: Task, batches: Sequence[Batch],
-    ) -> None:  # fmt: skip
+        self,
+        store: FactorStore,
+        *,
+        factorizer: Factorizer,
+        metric: Metric,
+        model: nn.Module,
+        statistics: Callable[[], Statistics],
+        task: Task,
+        batches: Sequence[Batch],
+    ) -> None:
         self.store = store
         self.factorizer = factorizer
         self.metric = metric
@@ -104,36 +122,41 @@ class Refactored(Factors):
         self.task = task
         self.batches = batches
         self._load_statistics = statistics
-        self._kept: dict[tuple[Site, int], Pair] = {}
+        self._kept: dict[tuple[Site, Form], Pair] = {}
 
     def errors(self, site: Site) -> Tensor:
-        """Of the metric's own SVD."""
+        """Errors of the metric's own SVD, whatever the factorizer."""
         return self.store.errors(site)
 
     def least_rank(self, site: Site) -> int:
-        """The factorizer's."""
+        """The smallest rank that the factorizer makes."""
         return self.factorizer.least_rank(site)
 
-    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
-        """What the last plan had at the same rank is not computed again."""
-        missing = {s: r for s, r in ranks.items() if (s, r) not in self._kept}
-        self._kept = {key: self._kept[key] for key in ranks.items() if key in self._kept}
+    def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
+        """The plan's factors; those of the last plan are not computed again."""
+        missing = {s: form for s, form in forms.items() if (s, form) not in self._kept}
+        self._kept = {key: self._kept[key] for key in forms.items() if key in self._kept}
         if missing:
-            statistics = self._load_statistics()
-            bases: Mapping[str, Tensor] = {}
-            if self.factorizer.needs_output_basis:
-                wanted = {site.name: rank for site, rank in missing.items()}
-                bases = output_bases(self.model, self.task, self.batches, wanted)
-            for site, rank in missing.items():
-                weight = dense_weight(self.model.get_submodule(site.name))
-                layer = Layer(
-                    site=site, weight=weight.double(), output_basis=bases.get(site.name),
-                    whitening=self.metric.whitening(site, statistics),
-                )  # fmt: skip
-                up, down = self.factorizer.factors(layer, rank)
-                self._kept[site, rank] = (_finite(up, site, weight), _finite(down, site, weight))
-        for site, rank in ranks.items():
-            yield site, self._kept[site, rank]
+            self._factorize(missing)
+        for site, form in forms.items():
+            yield site, self._kept[site, form]
+
+    def _factorize(self, forms: Mapping[Site, Form]) -> None:
+        statistics = self._load_statistics()
+        bases: Mapping[str, Tensor] = {}
+        if self.factorizer.needs_output_basis:
+            ranks = {site.name: form.rank for site, form in forms.items()}
+            bases = output_bases(self.model, self.task, self.batches, ranks)
+        for site, form in forms.items():
+            weight = dense_weight(self.model.get_submodule(site.name))
+            layer = Layer(
+                site=site,
+                weight=weight.double(),
+                output_basis=bases.get(site.name),
+                whitening=self.metric.whitening(site, statistics),
+            )
+            up, down = self.factorizer.factors(layer, form.rank)
+            self._kept[site, form] = (_finite(up, site, weight), _finite(down, site, weight))
 
 
 class Stored(Factors):
@@ -144,16 +167,16 @@ class Stored(Factors):
         self.storage = storage
 
     def errors(self, site: Site) -> Tensor:
-        """Before storing."""
+        """The inner factors' errors: rounding is not in them."""
         return self.inner.errors(site)
 
     def least_rank(self, site: Site) -> int:
-        """The inner one's."""
+        """The smallest rank of the inner factors."""
         return self.inner.least_rank(site)
 
-    def plan(self, ranks: Mapping[Site, int]) -> Iterator[tuple[Site, Pair]]:
-        """Packed and unpacked."""
-        for site, (up, down) in self.inner.plan(ranks):
+    def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
+        """The inner factors, packed and unpacked."""
+        for site, (up, down) in self.inner.plan(forms):
             yield site, round_trip(self.storage, up, down)
 
 
@@ -167,11 +190,12 @@ def _finite(factor: Tensor, site: Site, weight: Tensor) -> Tensor:
 def build_factor_store(
     model: nn.Module,
     sites: Sequence[Site],
+    path: Path,
+    *,
     metric: Metric,
     statistics: Statistics,
-    path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     joint: Sequence[Site] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Factorize every site and every joint site and write the store to `path`.
 
@@ -194,7 +218,9 @@ def build_factor_store(
         if site.members:
             roots = metric.shared_whitenings([by_name[name] for name in site.members], statistics)
             alone = [float(tensors[f"errors:{name}"][0]) for name in site.members]
-            result = _together(weights, roots, alone, metric.in_loss_units, limit)
+            result = _together(
+                weights, roots, alone=alone, in_loss_units=metric.in_loss_units, limit=limit
+            )
         else:
             result = factorize(weights[0], metric.whitening(site, statistics), limit)
         keep(site, result, weights[0])
@@ -203,9 +229,13 @@ def build_factor_store(
 
 
 def _together(
-    weights: Sequence[Tensor], roots: Sequence[Whitening], alone: Sequence[float],
-    in_loss_units: bool, limit: int,
-) -> Factorization:  # fmt: skip
+    weights: Sequence[Tensor],
+    roots: Sequence[Whitening],
+    *,
+    alone: Sequence[float],
+    in_loss_units: bool,
+    limit: int,
+) -> Factorization:
     """The joint site's factors, its errors on the scale of its members' own.
 
     `alone` are the members' errors at rank 0. Errors in units of the loss add as they are; others

@@ -16,8 +16,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autotune.core.layers import Site
 from autotune.core.operation import Operation
-from autotune.core.types import Site
 
 # Views and bookkeeping: no kernel runs.
 _FREE = frozenset(

@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from autotune.compress.lowrank import dense_weight
 from autotune.core.errors import ModelError, UsageError
-from autotune.core.types import Site, Workload
+from autotune.core.layers import Site
+from autotune.core.types import Workload
 
 _HEADS = re.compile(
     r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"

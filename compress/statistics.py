@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from autotune.compress.tasks.base import MASK, Batch, Task
 from autotune.core.errors import ModelError
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
 INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.core.types import break_even_rank
+from autotune.core.layers import break_even_rank
 from autotune.devices.specs import DeviceSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 
 
@@ -23,9 +23,10 @@ class Roofline:
         scale = threads if spec.kind == "cpu" else 1
         peaks = {dtype: rate * scale for dtype, rate in spec.peak_flops.items()}
         return Roofline(
-            peak_flops=peaks, bandwidth_bytes_s=spec.bandwidth_bytes_s,
+            peak_flops=peaks,
+            bandwidth_bytes_s=spec.bandwidth_bytes_s,
             compute_units=scale * spec.compute_units,
-        )  # fmt: skip
+        )
 
     def peak(self, dtype: str) -> float:
         """FLOP/s in `dtype`, or in the fastest dtype where the sheet does not name it."""
@@ -51,6 +52,6 @@ def limits_s(
 def products(shape: LayerShape) -> list[tuple[int, int, int]]:
     """The matrix products (M, K, N) that the layer is made of."""
     m, k, rank = shape.tokens, shape.in_features, shape.rank
-    if rank is None:
+    if not rank:
         return [(m, k, n) for n in shape.widths]
     return [(m, k, rank), *((m, rank, n) for n in shape.widths)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from autotune.core.types import Estimate, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate
 
 
 class LatencyPredictor(ABC):

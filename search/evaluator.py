@@ -1,7 +1,8 @@
 """True losses of plans in processes of their own, for machines with cores to spare.
 
 `Evaluators` hands plans to processes running this module; the model and the factors are read from
-disk by each, so what travels is one JSON line a plan.
+disk by each, so what travels is one JSON line a plan: site names and
+the spellings of their forms.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from autotune.core.types import Site, from_mapping
-from autotune.search.judges import JudgePool, Losses, Ranks
+from autotune.core.forms import Plan, plan_from_json, plan_to_json
+from autotune.core.layers import Site
+from autotune.core.types import from_mapping
+from autotune.search.judges import JudgePool, Losses
 
 _COMMAND = (sys.executable, "-m", "autotune.search.evaluator")
 
@@ -72,9 +75,9 @@ class JudgingProcess:
         )  # fmt: skip
         self._tell({"setup": setup.to_json(), "threads": threads, "owned": owned})
 
-    def ask(self, ranks: Ranks) -> Losses | None:
+    def ask(self, plan: Plan) -> Losses | None:
         """The answer, or None when the process has died or speaks of something else."""
-        self._tell(dict(ranks))
+        self._tell(plan_to_json(plan))
         assert self.process.stdout is not None
         try:
             answer: Losses = json.loads(self.process.stdout.readline())["losses"]
@@ -134,7 +137,7 @@ def _judge(values: Mapping[str, Any], threads: int) -> None:
     from autotune.compress.factors import Factors, FactorStore, Stored
     from autotune.compress.loading import load_class
     from autotune.compress.tasks import make_task
-    from autotune.search.evidence import Evidence
+    from autotune.search.losses import PlanLosses, SearchSubject
 
     torch.set_num_threads(threads)
     setup = EvaluatorSetup.from_json(values)
@@ -146,12 +149,18 @@ def _judge(values: Mapping[str, Any], threads: int) -> None:
     if setup.storage != "fp32":
         factors = Stored(factors, setup.storage)
     folder = Path(setup.model)
-    evidence = Evidence(
-        load_class(setup.task, folder, torch.float32), make_task(setup.task, folder), setup.sites,
-        factors, [batches[number] for number in sorted(batches)], joint=setup.joint,
-    )  # fmt: skip
+    subject = SearchSubject(
+        model=load_class(setup.task, folder, torch.float32),
+        task=make_task(setup.task, folder),
+        sites=setup.sites,
+        joint=setup.joint,
+        factors=factors,
+        batches=[batches[number] for number in sorted(batches)],
+    )
+    losses = PlanLosses(subject)
     for line in sys.stdin:
-        sys.stdout.write(json.dumps({"losses": evidence.losses(json.loads(line))}) + "\n")
+        answer = {"losses": losses.losses(plan_from_json(json.loads(line)))}
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from autotune.search.lagrangian import solve_lagrangian
 from autotune.search.milp import solve_milp
-from autotune.search.problem import Allocation, RankProblem, undominated
+from autotune.search.problem import Allocation, PlanProblem, undominated
 
 _FEASIBLE = 1e-9
 
 
-def solve_exact(problem: RankProblem, relative_gap: float = 1e-4) -> Allocation:
+def solve_exact(problem: PlanProblem, *, relative_gap: float = 1e-4) -> Allocation:
     """The plan of least loss within the limits, certified to `relative_gap`.
 
     Dominated options are dropped first. With one resource the Lagrangian answers in milliseconds
@@ -26,11 +26,11 @@ def solve_exact(problem: RankProblem, relative_gap: float = 1e-4) -> Allocation:
         joint=tuple(replace(g, options=undominated(g.options)) for g in problem.joint),
     )
     if len(problem.resources) > 1:
-        return solve_milp(problem, relative_gap)
+        return solve_milp(problem, relative_gap=relative_gap)
     quick = solve_lagrangian(problem)
     if quick.gap <= relative_gap:
         return quick
-    thorough = solve_milp(problem, relative_gap)
+    thorough = solve_milp(problem, relative_gap=relative_gap)
     bound = max(quick.lower_bound, thorough.lower_bound)
     # The milp rounds: a plan over the limit by its tolerance is not a plan.
     fits = all(

@@ -9,23 +9,24 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
-Ranks = Mapping[str, int | None]
+from autotune.core.forms import Plan
+
 Losses = list[list[float]]
 # A judge that died since it was last asked is replaced, in the same call.
 _ATTEMPTS = 2
 
 
 class Judge(Protocol):
-    """One of them, asked by one thread at a time."""
+    """Computes the losses of plans; one thread asks at a time."""
 
-    def ask(self, ranks: Ranks) -> Losses | None:
+    def ask(self, plan: Plan) -> Losses | None:
         """The plan's (sum, count) of every batch; None when the judge is not there any more."""
 
     def close(self) -> None:
-        """End it."""
+        """Release the judge and whatever runs it."""
 
 
 class JudgePool(ABC):
@@ -46,7 +47,7 @@ class JudgePool(ABC):
 
     @abstractmethod
     def hire(self) -> Judge:
-        """One more judge."""
+        """Start one more judge; called when all others are busy and a place is free."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +64,7 @@ class JudgePool(ABC):
         for judge in judges:
             judge.close()
 
-    def losses(self, plans: Sequence[Ranks]) -> Iterator[tuple[int, Losses]]:
+    def losses(self, plans: Sequence[Plan]) -> Iterator[tuple[int, Losses]]:
         """(index of the plan, its (sum, count) of every batch), in the order they are ready.
 
         Plans that no living judge answered are left out.
@@ -94,9 +95,12 @@ class JudgePool(ABC):
                 yield answer
 
     def _serve(
-        self, judge: Judge, plans: Sequence[Ranks], work: _Work,
+        self,
+        judge: Judge,
+        plans: Sequence[Plan],
+        work: _Work,
         answers: queue.SimpleQueue[tuple[int, Losses] | BaseException | None],
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Let a judge answer until nothing is left; whether it lived to see that."""
         living = False
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from autotune.search.problem import Allocation, RankProblem, make_allocation
+from autotune.search.problem import Allocation, PlanProblem, make_allocation
 from autotune.search.relaxation import Choice, Tables
 
 _BISECTIONS = 80
 
 
-def solve_lagrangian(problem: RankProblem) -> Allocation:
+def solve_lagrangian(problem: PlanProblem) -> Allocation:
     """Solve a problem with one resource.
 
     The bound is the best dual value of the bisection; the plan is its feasible side, filled
@@ -25,7 +25,7 @@ def solve_lagrangian(problem: RankProblem) -> Allocation:
     chosen = _choose(tables, 0.0)
     loss, cost = _totals(tables, chosen)
     if cost <= limit:
-        return make_allocation(problem, chosen.indices(), loss, "lagrangian")
+        return make_allocation(problem, chosen.indices(), lower_bound=loss, solver="lagrangian")
     low, high = 0.0, _first_feasible(tables, limit)
     bound = -np.inf
     for _ in range(_BISECTIONS):
@@ -34,7 +34,7 @@ def solve_lagrangian(problem: RankProblem) -> Allocation:
         bound = max(bound, loss + middle * (cost - limit))
         low, high = (low, middle) if cost <= limit else (middle, high)
     chosen = _greedy_fill(tables, _choose(tables, high), limit)
-    return make_allocation(problem, chosen.indices(), float(bound), "lagrangian")
+    return make_allocation(problem, chosen.indices(), lower_bound=float(bound), solver="lagrangian")
 
 
 def _choose(tables: Tables, multiplier: float) -> Choice:
@@ -59,7 +59,7 @@ def _first_feasible(tables: Tables, limit: float) -> float:
 def _greedy_fill(tables: Tables, choice: Choice, limit: float) -> Choice:
     """Take, while any fits, the change with the most loss removed for the room it takes.
 
-    Units that do not count stay out: no joint site is formed or dissolved here.
+    Sites that take no part stay out: no joint site is formed or dissolved here.
     """
     option = choice.option.copy()
     rows = np.arange(len(option))
@@ -72,12 +72,12 @@ def _greedy_fill(tables: Tables, choice: Choice, limit: float) -> Choice:
         if not fits.any():
             return Choice(option=option, active=choice.active)
         rate = np.where(fits, gain / np.maximum(extra, 1e-300), -np.inf)
-        unit, better = np.unravel_index(int(rate.argmax()), rate.shape)
-        room -= extra[unit, better]
-        option[unit] = better
+        site, better = np.unravel_index(int(rate.argmax()), rate.shape)
+        room -= extra[site, better]
+        option[site] = better
 
 
-def pareto_front(problem: RankProblem, points: int = 200) -> list[tuple[float, float]]:
+def pareto_front(problem: PlanProblem, points: int = 200) -> list[tuple[float, float]]:
     """(cost, loss) of the plans on the lower convex hull, by sweeping the multiplier."""
     tables = Tables.of(problem)
     span = float(tables.loss[np.isfinite(tables.loss)].max())

@@ -1,4 +1,4 @@
-"""The rank problem as a mixed-integer program for HiGHS, with any number of resources."""
+"""The plan problem as a mixed-integer program for HiGHS, with any number of resources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.search.problem import Allocation, RankProblem, make_allocation
+from autotune.search.problem import Allocation, PlanProblem, make_allocation
 from autotune.search.relaxation import Tables
 
 _CORE_OPTIONS = 4
@@ -39,12 +39,12 @@ def _silent_stdout() -> Iterator[None]:
 class _Program:
     """The columns of a problem: one binary variable for each option of each site and joint site."""
 
-    def __init__(self, problem: RankProblem) -> None:
+    def __init__(self, problem: PlanProblem) -> None:
         self.problem = problem
-        units = problem.unit_options
-        self.losses = np.array([option.loss for unit in units for option in unit])
-        self.costs = np.array([option.costs for unit in units for option in unit])
-        self.sizes = [len(unit) for unit in units]
+        rows = problem.all_options
+        self.losses = np.array([option.loss for row in rows for option in row])
+        self.costs = np.array([option.costs for row in rows for option in row])
+        self.sizes = [len(row) for row in rows]
         self.covers: list[tuple[int, ...]] = [(i,) for i in range(len(problem.sites))]
         self.covers += [joint.members for joint in problem.joint]
 
@@ -53,17 +53,17 @@ class _Program:
         rows: list[int] = []
         columns: list[int] = []
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
-        for unit, sites in enumerate(self.covers):
+        for row, sites in enumerate(self.covers):
             for site in sites:
-                columns += range(starts[unit], starts[unit + 1])
-                rows += [site] * self.sizes[unit]
+                columns += range(starts[row], starts[row + 1])
+                rows += [site] * self.sizes[row]
         shape = (len(self.problem.sites), len(self.losses) + extra)
         return LinearConstraint(
             sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape), 1, 1
         )
 
     def chosen(self, x: NDArray[np.float64]) -> list[int | None]:
-        """The option picked at each unit, None where it takes no part."""
+        """The option picked of each site and joint site, None where it takes no part."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         return [
             int(x[a:b].argmax()) if x[a:b].max(initial=0.0) > 0.5 else None
@@ -72,7 +72,7 @@ class _Program:
 
 
 def solve_milp(
-    problem: RankProblem, relative_gap: float = 1e-4, max_seconds: float = 30.0
+    problem: PlanProblem, *, relative_gap: float = 1e-4, max_seconds: float = 30.0
 ) -> Allocation:
     """Solve to `relative_gap`, or return the best plan found when time runs out, with its bound.
 
@@ -102,26 +102,35 @@ def solve_milp(
     columns = np.concatenate([row[:size] for row, size in zip(excess, program.sizes, strict=True)])
     core = min(_CORE_OPTIONS * len(problem.sites), len(columns) - 1)
     keep = columns <= np.partition(columns, core)[core]
+    effort = {"relative_gap": relative_gap, "max_seconds": max_seconds}
     first = None
     try:
-        x, _ = _minimise(program, scale, relative_gap, max_seconds, keep)
+        x, _ = _minimise(program, scale=scale, keep=keep, **effort)
     except BudgetInfeasibleError:
         keep = np.ones(len(columns), dtype=bool)
     else:
-        first = make_allocation(problem, program.chosen(x), bound, "milp")
+        first = make_allocation(problem, program.chosen(x), lower_bound=bound, solver="milp")
         if first.loss - bound <= relative_gap * first.loss:
             return first
         keep = columns <= first.loss - bound + relative_gap * scale
-    x, dual = _minimise(program, scale, relative_gap, max_seconds, keep)
-    found = make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+    found = _solved(program, bound, scale=scale, keep=keep, **effort)
     if 0.0 < found.loss < 0.1 * scale:  # the bound was too low to tell
-        x, dual = _minimise(program, found.loss, relative_gap, max_seconds, keep)
-        found = make_allocation(problem, program.chosen(x), max(bound, dual), "milp")
+        found = _solved(program, bound, scale=found.loss, keep=keep, **effort)
     # What was ruled out is no better than the first plan, so the bound is the whole program's; out
     # of time, the first plan may be the better one.
     if first is not None and first.loss < found.loss:
         return replace(first, lower_bound=min(found.lower_bound, first.loss))
     return found
+
+
+def _solved(
+    program: _Program, bound: float, *, scale: float, keep: NDArray[np.bool_], **effort: float
+) -> Allocation:
+    """The plan over the columns `keep`, with the better of `bound` and the program's own bound."""
+    x, dual = _minimise(program, scale=scale, keep=keep, **effort)
+    return make_allocation(
+        program.problem, program.chosen(x), lower_bound=max(bound, dual), solver="milp"
+    )
 
 
 def _within(program: _Program) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -135,10 +144,15 @@ def _multipliers(program: _Program, scale: float) -> NDArray[np.float64]:
     rows, limits = _within(program)
     cover = program.pick_one()
     with _silent_stdout():
-        result: Any = linprog(  # the stubs know dense matrices only
-            program.losses / scale, A_ub=rows, b_ub=np.ones(len(limits)), A_eq=cover.A,
-            b_eq=np.ones(len(program.problem.sites)), bounds=(0, 1), method="highs",
-        )  # type: ignore[call-overload]  # fmt: skip
+        result: Any = linprog(  # type: ignore[call-overload]  # the stubs know dense matrices only
+            program.losses / scale,
+            A_ub=rows,
+            b_ub=np.ones(len(limits)),
+            A_eq=cover.A,
+            b_eq=np.ones(len(program.problem.sites)),
+            bounds=(0, 1),
+            method="highs",
+        )
     if result.x is None:
         return np.zeros(len(limits))
     prices: NDArray[np.float64] = np.maximum(-result.ineqlin.marginals, 0.0) * scale / limits
@@ -146,9 +160,13 @@ def _multipliers(program: _Program, scale: float) -> NDArray[np.float64]:
 
 
 def _minimise(
-    program: _Program, scale: float, relative_gap: float, max_seconds: float,
+    program: _Program,
+    *,
+    scale: float,
     keep: NDArray[np.bool_],
-) -> tuple[NDArray[np.float64], float]:  # fmt: skip
+    relative_gap: float,
+    max_seconds: float,
+) -> tuple[NDArray[np.float64], float]:
     """The variables and the dual bound over the columns `keep`, losses divided by `scale`."""
     problem = program.problem
     rows, limits = _within(program)
@@ -170,7 +188,7 @@ def _minimise(
 
 
 def solve_nearest(
-    problem: RankProblem, rest: Sequence[float], max_seconds: float = 10.0
+    problem: PlanProblem, rest: Sequence[float], *, max_seconds: float = 10.0
 ) -> Allocation:
     """The plan that exceeds its limits by the least common share, for limits that conflict.
 
@@ -193,4 +211,6 @@ def solve_nearest(
             options={"mip_rel_gap": 1e-3, "time_limit": max_seconds},
         )
     assert result.x is not None, "always feasible: t is unbounded"
-    return make_allocation(problem, program.chosen(result.x[:columns]), 0.0, "nearest")
+    return make_allocation(
+        problem, program.chosen(result.x[:columns]), lower_bound=0.0, solver="nearest"
+    )

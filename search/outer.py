@@ -2,7 +2,7 @@
 
 A trial scales the error table by group and depth, solves exactly and asks for the true loss of
 that plan; every trial is feasible and aligned by construction. Ranks themselves are no Optuna
-parameters: over 32 of them no sampler came near the exact plan (ecosystem.md).
+parameters: over 32 of them no sampler came near the exact plan (docs/methods/default.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
-from autotune.core.types import Site
+from autotune.core.layers import Site
 from autotune.search.problem import Allocation
 
 Knobs = Mapping[str, float]
@@ -112,7 +112,7 @@ class _Storage(RDBStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """As there."""
+        """Set the state under the lock; see `RDBStorage` for what is raised."""
         with self._taking:
             return bool(super().set_trial_state_values(trial_id, state, values))
 
@@ -124,9 +124,11 @@ def _study(storage: Path | str, name: str, seed: int, workers: int) -> optuna.St
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         database = _Storage(
-            url, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S,
+            url,
+            heartbeat_interval=_HEARTBEAT_S,
+            grace_period=_GRACE_S,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )  # fmt: skip
+        )
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=workers > 1)
     return optuna.create_study(
         storage=database, study_name=name, load_if_exists=True, sampler=sampler

@@ -1,28 +1,29 @@
-"""The rank problem: one option per site, least total loss, within every limit."""
+"""The plan problem: one form per site, least total loss, within every limit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import Form, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One choice at a site: a rank (None = dense), its loss and what it costs of each resource."""
+    """One choice at a site: a form, its loss and what it costs of each resource."""
 
-    rank: int | None
+    form: Form
     loss: float
     costs: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """Sites (by index) that one option may cover together: a shared down factor."""
+    """A joint site: sites (by index) that one option may cover together, as one shared factor."""
 
     name: str
     members: tuple[int, ...]
@@ -30,7 +31,7 @@ class Joint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankProblem:
+class PlanProblem:
     """Multiple-choice knapsack: cover every site once, minimise Σ loss, Σ costs ≤ limits.
 
     A site is covered by one of its own options or by one of the joint site it belongs to, of which
@@ -45,8 +46,8 @@ class RankProblem:
     joint: tuple[Joint, ...] = ()
 
     @property
-    def unit_options(self) -> tuple[tuple[Option, ...], ...]:
-        """Options of all sites, then of all joint sites."""
+    def all_options(self) -> tuple[tuple[Option, ...], ...]:
+        """Options of every site, then of every joint site."""
         return (*self.options, *(joint.options for joint in self.joint))
 
     def least_costs(self) -> NDArray[np.float64]:
@@ -80,10 +81,10 @@ class RankProblem:
 class Allocation:
     """A solution with its certificate: lower_bound ≤ optimum ≤ loss.
 
-    `ranks` names every site, or the joint site that covers it.
+    `plan` names every site, or the joint site that covers it.
     """
 
-    ranks: Mapping[str, int | None]
+    plan: Plan
     loss: float
     costs: tuple[float, ...]
     lower_bound: float
@@ -96,23 +97,23 @@ class Allocation:
 
 
 def make_allocation(
-    problem: RankProblem, chosen: Sequence[int | None], lower_bound: float, solver: str
+    problem: PlanProblem, chosen: Sequence[int | None], *, lower_bound: float, solver: str
 ) -> Allocation:
-    """The allocation of option indices `chosen`, one per unit: sites, then joint sites.
+    """The allocation of option indices `chosen`: one per site, then one per joint site.
 
-    None is a unit that does not count: a joint site not used, or a site that one covers. Joint
+    None stands for a joint site that is not used, or for a site that a joint site covers. Joint
     sites may be left off the end.
     """
     names = (*problem.sites, *(joint.name for joint in problem.joint))
     picked = {
         name: options[i]
-        for name, options, i in zip(names, problem.unit_options, chosen, strict=False)
+        for name, options, i in zip(names, problem.all_options, chosen, strict=False)
         if i is not None
     }
     totals = np.sum([option.costs for option in picked.values()], axis=0)
     loss = float(sum(option.loss for option in picked.values()))
     return Allocation(
-        ranks={name: option.rank for name, option in picked.items()},
+        plan={name: option.form for name, option in picked.items()},
         loss=loss,
         costs=tuple(float(t) for t in totals),
         lower_bound=min(lower_bound, loss),
@@ -123,7 +124,8 @@ def make_allocation(
 def undominated(options: Sequence[Option]) -> tuple[Option, ...]:
     """Drop every option that another one beats or equals in loss and in all costs.
 
-    Latency is a staircase, not monotone in rank: a larger rank is often as fast (latency.md §2).
+    Latency is a staircase, not monotone in rank: a larger rank is often as fast
+    (docs/predictor.md).
     """
     ordered = sorted(options, key=lambda o: (o.loss, o.costs))
     costs = np.array([option.costs for option in ordered]).reshape(len(ordered), -1)

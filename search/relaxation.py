@@ -1,4 +1,4 @@
-"""Lagrangian relaxation of the rank problem: choices, dual bounds and what may be ruled out.
+"""Lagrangian relaxation of the plan problem: choices, dual bounds and what may be ruled out.
 
 For multipliers λ ≥ 0 of the resources, Σ min(loss + λ·costs) − λ·limits bounds the optimum from
 below, whatever λ; an option whose score lies further above its site's best than the bound lies
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.search.problem import RankProblem
+from autotune.search.problem import PlanProblem
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """An option of every unit (sites, then joint sites), and which units count."""
+    """An option of every row (sites, then joint sites), and which rows take part."""
 
     option: NDArray[np.intp]
     active: NDArray[np.bool_]
 
     def indices(self) -> list[int | None]:
-        """As `make_allocation` wants them."""
+        """The chosen option of every row, None where it takes no part (see `make_allocation`)."""
         return [int(o) if a else None for o, a in zip(self.option, self.active, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Losses (units, options) and costs (units, options, resources) of every option.
+    """Losses (rows, options) and costs (rows, options, resources) of sites, then joint sites.
 
     Short rows are padded with infinite loss at no cost. `members[j]` are the sites that joint site
     j, row `sites + j`, covers.
@@ -42,12 +42,12 @@ class Tables:
     members: tuple[NDArray[np.intp], ...]
 
     @staticmethod
-    def of(problem: RankProblem) -> Tables:
-        """The arrays of a problem."""
-        units = problem.unit_options
-        shape = (len(units), max(len(options) for options in units))
+    def of(problem: PlanProblem) -> Tables:
+        """The arrays that stand for the options of `problem`."""
+        rows = problem.all_options
+        shape = (len(rows), max(len(options) for options in rows))
         loss, costs = np.full(shape, np.inf), np.zeros((*shape, len(problem.resources)))
-        for i, options in enumerate(units):
+        for i, options in enumerate(rows):
             loss[i, : len(options)] = [option.loss for option in options]
             costs[i, : len(options)] = [option.costs for option in options]
         members = tuple(np.array(joint.members, dtype=np.intp) for joint in problem.joint)
@@ -55,7 +55,7 @@ class Tables:
 
     @property
     def sites(self) -> int:
-        """How many units are single sites."""
+        """How many rows are single sites."""
         return len(self.loss) - len(self.members)
 
     def choose(self, multipliers: Floats) -> Choice:
@@ -87,7 +87,7 @@ class Tables:
         return loss + float(multipliers @ (costs - limits))
 
     def excess(self, multipliers: Floats) -> Floats:
-        """(units, options): by how much the dual value rises when the option must be taken."""
+        """(rows, options): by how much the dual value rises when the option must be taken."""
         score = self.loss + self.costs @ multipliers
         least = score.min(axis=1)
         floor = least.copy()

@@ -12,23 +12,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from autotune.core.types import Site, chosen_units
+from autotune.core.forms import Form, Plan
+from autotune.core.layers import Site, chosen_sites
 from autotune.search.problem import Allocation
+from autotune.search.tables import ErrorTable
 
 Scales = Mapping[str, float]
-Ranks = Mapping[str, int | None]
 
 
 class Judge(Protocol):
-    """What the pass asks of the model (`search.evidence.Evidence`)."""
+    """What the pass asks about plans (`search.losses.PlanLosses`)."""
 
-    def true_loss(self, ranks: Ranks) -> float:
+    def true_loss(self, plan: Plan) -> float:
         """Mean loss of the compressed model."""
 
-    def judge(self, plans: Sequence[Ranks], progress: Callable[[int, int], None]) -> None:
+    def judge(self, plans: Sequence[Plan], progress: Callable[[int, int], None]) -> None:
         """Find the losses of many plans at once."""
 
-    def surely_better(self, ranks: Ranks, other: Ranks) -> bool:
+    def surely_better(self, plan: Plan, other: Plan) -> bool:
         """Whether a loss is lower than another by more than its noise."""
 
 
@@ -36,69 +37,85 @@ _CLIP = 4.0
 _DAMPING = 0.5
 
 
-def perturbed(rank: int | None, candidates: Sequence[int]) -> int | None:
-    """About half of `rank` among ascending `candidates`; a dense site's largest; None if none."""
-    if not candidates:
-        return None
-    if rank is None:
-        return candidates[-1]
-    lower = [c for c in candidates if c <= rank // 2] or [c for c in candidates if c < rank]
+def perturbed(form: Form, candidates: Sequence[Form]) -> Form | None:
+    """Another form of a site near `form`: a low-rank one with about half its rank.
+
+    Of ascending `candidates` those in the same structure and precision come into question. A dense
+    site gets the largest of them, and None stands for a site that has no other form.
+    """
+    alike = [other for other in candidates if other.rank and other.suffix == form.suffix]
+    if form.is_dense:
+        return alike[-1] if alike else None
+    lower = [c for c in alike if c.rank <= form.rank // 2] or [
+        c for c in alike if c.rank < form.rank
+    ]
     return lower[-1] if lower else None
 
 
-def scale_of(unit: Site, scales: Scales) -> float:
-    """A layer's scale, or the geometric mean of a joint site's members'."""
-    found = [scales[name] for name in unit.layers]
+def scale_of(site: Site, scales: Scales) -> float:
+    """A site's scale; of a joint site, the geometric mean of its members' scales."""
+    found = [scales[name] for name in site.layers]
     return math.prod(found) ** (1.0 / len(found))
 
 
 def rescaled(
-    units: Sequence[Site], plan: Allocation, errors: Mapping[str, Mapping[int, float]],
-    scales: Scales, evidence: Judge,
+    sites: Sequence[Site],
+    allocation: Allocation,
+    *,
+    errors: ErrorTable,
+    scales: Scales,
+    judge: Judge,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scales:  # fmt: skip
-    """New scales of layers from one perturbation of each chosen unit around `plan`.
+) -> Scales:
+    """New scales of layers from one perturbation of each chosen site around a plan.
 
-    A change is at most fourfold and taken by its square root, so that noise in a small rise does
-    not throw a site about.
+    `sites` are single and joint sites. A change is at most fourfold and taken by its square root,
+    so that noise in a small rise does not throw a site about.
     """
+    plan = allocation.plan
     chosen = [
-        (unit, rank, other)
-        for unit, rank in chosen_units(units, plan.ranks)
-        if (other := perturbed(rank, sorted(errors[unit.name]))) is not None
+        (site, form, other)
+        for site, form in chosen_sites(sites, plan)
+        if (other := perturbed(form, sorted(errors[site.name]))) is not None
     ]
-    changed = [{**plan.ranks, unit.name: other} for unit, _, other in chosen]
-    evidence.judge([plan.ranks, *changed], progress)
-    base = evidence.true_loss(plan.ranks)
+    changed = [{**plan, site.name: other} for site, _, other in chosen]
+    judge.judge([plan, *changed], progress)
+    base = judge.true_loss(plan)
     found = dict(scales)
-    for (unit, rank, other), ranks in zip(chosen, changed, strict=True):
-        table = errors[unit.name]
-        known = table[other] - (0.0 if rank is None else table[rank])
-        expected = scale_of(unit, scales) * known
-        rise = evidence.true_loss(ranks) - base
+    for (site, form, other), changed_plan in zip(chosen, changed, strict=True):
+        table = errors[site.name]
+        known = table[other] - (0.0 if form.is_unchanged else table[form])
+        expected = scale_of(site, scales) * known
+        rise = judge.true_loss(changed_plan) - base
         if expected <= 0:
             continue
         factor = min(max(rise / expected, 1.0 / _CLIP), _CLIP)
-        for name in unit.layers:
+        for name in site.layers:
             found[name] = scales[name] * factor**_DAMPING
     return found
 
 
 def sensitivity_pass(
-    units: Sequence[Site], errors: Mapping[str, Mapping[int, float]],
-    solve: Callable[[Scales], Allocation], evidence: Judge, *, rounds: int,
+    sites: Sequence[Site],
+    *,
+    errors: ErrorTable,
+    solve: Callable[[Scales], Allocation],
+    judge: Judge,
+    rounds: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scales:  # fmt: skip
+) -> Scales:
     """The scales whose plan has the least true loss: the plain table's, or a rescaling's.
 
     A rescaling's plan is taken only where it is surely better than the best before.
     """
-    scales: Scales = {name: 1.0 for unit in units for name in unit.layers}
-    plan = solve(scales)
-    best, best_plan = scales, plan
+    scales: Scales = {name: 1.0 for site in sites for name in site.layers}
+    allocation = solve(scales)
+    best, best_plan = scales, allocation.plan
     for _ in range(rounds):
-        scales = rescaled(units, plan, errors, scales, evidence, progress)
-        plan = solve(scales)
-        if evidence.surely_better(plan.ranks, best_plan.ranks):
-            best, best_plan = scales, plan
+        scales = rescaled(
+            sites, allocation, errors=errors, scales=scales, judge=judge, progress=progress
+        )
+        allocation = solve(scales)
+        if judge.surely_better(allocation.plan, best_plan):
+            best, best_plan = scales, allocation.plan
     return best

@@ -1,4 +1,4 @@
-"""From sites, errors and latencies to a rank problem."""
+"""From sites, errors and latencies to a plan problem."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from autotune.compress.precision import stored_bits
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import DENSE, Form
+from autotune.core.layers import Site
 from autotune.core.quantities import format_bytes, format_count, format_seconds
-from autotune.core.types import Site
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.predictor.network.model import NetworkModel
 from autotune.search.milp import solve_nearest
-from autotune.search.problem import Joint, Option, RankProblem
+from autotune.search.problem import Joint, Option, PlanProblem
 
-ErrorTable = Mapping[str, Mapping[int, float]]
+# Predicted loss increase of every site and joint site in each form that it may take. A dense,
+# unchanged site loses nothing and has no entry.
+ErrorTable = Mapping[str, Mapping[Form, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +29,20 @@ class Resources:
     rest: Mapping[str, float]
 
 
-def live_bytes(site: Site, rank: int | None, dtype: str) -> float:
+def live_bytes(site: Site, form: Form, dtype: str) -> float:
     """Input, latent and output of one layer, or the outputs of several, which live at once."""
-    width = site.in_features + site.out_features + (rank or 0)
+    width = site.in_features + site.out_features + form.rank
     return float(site.tokens * width * DTYPE_BYTES[dtype])
 
 
 def count_resources(
-    sites: Sequence[Site], parameters: int, weight_bytes: int, network: NetworkModel,
+    sites: Sequence[Site],
+    network: NetworkModel,
+    *,
+    parameters: int,
+    weight_bytes: int,
     kv_cache_bytes: int = 0,
-) -> Resources:  # fmt: skip
+) -> Resources:
     """Totals of the dense model; `parameters` and `weight_bytes` are of the whole model.
 
     FLOPs are those of the factorizable layers (2·M·K·N each), the only ones a plan changes.
@@ -49,7 +56,7 @@ def count_resources(
         "weight_bytes": float(weight_bytes),
         "flops": float(flops),
         "kv_cache_bytes": float(kv_cache_bytes),
-        "activation_bytes": max(live_bytes(site, None, network.dtype) for site in sites),
+        "activation_bytes": max(live_bytes(site, DENSE, network.dtype) for site in sites),
     }
     rest = {
         "latency": network.rest_s,
@@ -62,23 +69,27 @@ def count_resources(
     return Resources(dense=dense, rest=rest)
 
 
-def site_bytes(site: Site, rank: int | None, dtype: str, storage: str) -> float:
+def site_bytes(site: Site, form: Form, *, dtype: str, storage: str) -> float:
     """Stored bytes of the site's weight, or of its factors in `storage` (fp32: the model's)."""
-    if rank is None or storage == "fp32":
-        return float(site.shape(rank, dtype).parameters * DTYPE_BYTES[dtype])
-    return stored_bits(storage, site.in_features, site.out_features, rank) / 8
+    if form.is_dense or storage == "fp32":
+        return float(site.shape(form, dtype).parameters * DTYPE_BYTES[dtype])
+    return stored_bits(storage, site.in_features, site.out_features, form.rank) / 8
 
 
 def site_costs(
-    site: Site, rank: int | None, network: NetworkModel, resources: Sequence[str],
+    site: Site,
+    form: Form,
+    *,
+    network: NetworkModel,
+    resources: Sequence[str],
     storage: str = "fp32",
-) -> tuple[float, ...]:  # fmt: skip
-    """What the site costs of each resource at `rank`; weight bytes are those of `storage`."""
-    shape = site.shape(rank, network.dtype)
+) -> tuple[float, ...]:
+    """What the site costs of each resource in `form`; weight bytes are those of `storage`."""
+    shape = site.shape(form, network.dtype)
     costs: dict[str, Callable[[], float]] = {
-        "latency": lambda: network.site_latency_s(site, rank),
+        "latency": lambda: network.site_latency_s(site, form),
         "parameters": lambda: float(shape.parameters),
-        "weight_bytes": lambda: site_bytes(site, rank, network.dtype, storage),
+        "weight_bytes": lambda: site_bytes(site, form, dtype=network.dtype, storage=storage),
         "flops": lambda: float(shape.flops),
         "kv_cache_bytes": lambda: 0.0,
     }
@@ -87,18 +98,18 @@ def site_costs(
 
 def build_problem(
     sites: Sequence[Site],
+    *,
     errors: ErrorTable,
-    candidates: Mapping[str, Sequence[int]],
     network: NetworkModel,
     totals: Resources,
     limits: Mapping[str, float],
     storage: str = "fp32",
     joint: Sequence[Site] = (),
-) -> RankProblem:
-    """The problem over aligned `candidates` and dense, with absolute `limits` of the network.
+) -> PlanProblem:
+    """The problem over dense layers and every form in `errors`, with absolute `limits`.
 
-    A `joint` site is a choice instead of its members. Nothing is pruned: papers' rules choose among
-    all; the exact solver prunes for itself.
+    Limits are of the whole network. A `joint` site is a choice instead of its members. Nothing is
+    pruned: papers' rules choose among all forms; the exact solver prunes for itself.
 
     Raises:
         BudgetInfeasibleError: activations of the dense layers alone exceed their limit.
@@ -106,42 +117,47 @@ def build_problem(
     # A peak is no sum: layers are never live together, so its limit strikes out options instead.
     resources = tuple(name for name in limits if name != "activation_bytes")
     peak = limits.get("activation_bytes", math.inf)
-    if peak < totals.dense["activation_bytes"]:
-        least = totals.dense["activation_bytes"]
-        raise BudgetInfeasibleError(
-            f"infeasible budget: activation_bytes {format_bytes(peak)} was asked, "
-            f"{_amount('activation_bytes', least, totals)} is the least any plan reaches; "
-            "factorizing adds a latent and removes neither input nor output",
-            {"activation_bytes": least},
-        )
+    _require_peak(peak, totals)
 
-    def choices(unit: Site) -> tuple[Option, ...]:
+    def choices(site: Site) -> tuple[Option, ...]:
         return tuple(
             Option(
-                rank=rank,
-                loss=errors[unit.name][rank],
-                costs=site_costs(unit, rank, network, resources, storage),
+                form=form,
+                loss=errors[site.name][form],
+                costs=site_costs(site, form, network=network, resources=resources, storage=storage),
             )
-            for rank in candidates[unit.name]
-            if live_bytes(unit, rank, network.dtype) <= peak
+            for form in sorted(errors[site.name])
+            if live_bytes(site, form, network.dtype) <= peak
         )
 
     options = []
     for site in sites:
-        dense = Option(rank=None, loss=0.0, costs=site_costs(site, None, network, resources))
-        options.append((dense, *choices(site)))
+        costs = site_costs(site, DENSE, network=network, resources=resources)
+        options.append((Option(form=DENSE, loss=0.0, costs=costs), *choices(site)))
     index = {site.name: i for i, site in enumerate(sites)}
     together = [
         Joint(name=g.name, members=tuple(index[n] for n in g.members), options=choices(g))
         for g in joint
     ]
-    return RankProblem(
+    return PlanProblem(
         sites=tuple(site.name for site in sites),
         options=tuple(options),
         joint=tuple(one for one in together if one.options),
         resources=resources,
         limits=tuple(limits[name] - totals.rest[name] for name in resources),
     )
+
+
+def _require_peak(peak: float, totals: Resources) -> None:
+    """Refuse a limit on activations that the dense layers alone exceed."""
+    least = totals.dense["activation_bytes"]
+    if peak < least:
+        raise BudgetInfeasibleError(
+            f"infeasible budget: activation_bytes {format_bytes(peak)} was asked, "
+            f"{_amount('activation_bytes', least, totals)} is the least any plan reaches; "
+            "factorizing adds a latent and removes neither input nor output",
+            {"activation_bytes": least},
+        )
 
 
 _FORMATS = {
@@ -155,7 +171,7 @@ _FORMATS = {
 
 
 def explain_infeasible(
-    problem: RankProblem, totals: Resources, limits: Mapping[str, float]
+    problem: PlanProblem, totals: Resources, limits: Mapping[str, float]
 ) -> BudgetInfeasibleError:
     """The error for an infeasible problem.
 

@@ -185,26 +185,23 @@ def drift(
     """
     from autotune.cli.reporting import make_reporter
     from autotune.core.paths import default_measure_seconds
-    from autotune.devices.detect import check_threads
-    from autotune.profiler.database.latency import LatencyDatabase, timestamp
+    from autotune.profiler.database.latency import timestamp
     from autotune.profiler.measure.drift import measure_drift
-    from autotune.profiler.measure.points import fingerprint_of
-    from autotune.profiler.measure.shard import ShardRunner
     from autotune.profiler.measure.timing import TimingPolicy
-    from autotune.tune.target import target_here
+    from autotune.tune.machines import local_machine
+    from autotune.tune.options import MachineOptions
 
-    target = target_here(device, backend, dtype)
-    present, runs_on, count = target.device, target.backend, check_threads(threads)
-    fingerprint = fingerprint_of(present, runs_on, target.dtype, count)
-    with LatencyDatabase(database) as store:
-        rows = store.measurements(fingerprint.id)
+    options = MachineOptions(
+        device=device, backend=backend, dtype=dtype, threads=threads, database=database
+    )
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
-    with make_reporter().stage("time anchors again") as advance:
-        runner = ShardRunner.on(present, runs_on, count)
-        found = measure_drift(rows, runner, policy, anchors, advance)
-    check = found.check(timestamp())
-    with LatencyDatabase(database) as store:
-        store.add_check(fingerprint, check)
+    with local_machine(options) as machine:
+        fingerprint = machine.fingerprint
+        rows = machine.database.measurements(fingerprint.id)
+        with make_reporter().stage("time anchors again") as advance:
+            found = measure_drift(rows, machine.runner, policy, anchors, advance)
+        check = found.check(timestamp())
+        machine.database.add_check(fingerprint, check)
     pace = math.exp(found.latency_change)
     lines = [
         f"{check.verdict}: {check.moved} of {check.anchors} ratios moved by more than 5 % (median "

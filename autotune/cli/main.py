@@ -10,32 +10,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from autotune import __version__
 from autotune.core.errors import AutotuneError, UsageError
+from autotune.core.options import OptionError
 
 _COMMANDS = {
     "tune": ("autotune.cli.tune", "Tune a model under a budget (what bare `autotune` does)."),
-    "devices": ("autotune.cli.devices", "List the devices that are known and that are here."),
-    "profile": ("autotune.cli.profile", "Measure layers and fill the latency database."),
+    "devices": ("autotune.cli.devices", "List known devices and those on this machine."),
+    "profile": ("autotune.cli.profile", "Measure layers into the latency database."),
     "predict": ("autotune.cli.predict", "Predict the latency of one layer."),
-    "db": ("autotune.cli.db", "Look into, move and check latency databases."),
-    "doctor": ("autotune.cli.doctor", "Say what here would disturb a measurement."),
+    "db": ("autotune.cli.db", "Inspect, move and check latency databases."),
+    "doctor": (
+        "autotune.cli.doctor",
+        "Report hardware and what would disturb a measurement.",
+    ),
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
     "verify": ("autotune.cli.verify", "Check a result: files, ranks, parity, latency, quality."),
-    "export": ("autotune.cli.export", "Export a checkpoint to ONNX or TensorRT, compared with it."),
-    "farm": ("autotune.cli.farm", "Be the head of a farm of devices."),
-    "worker": ("autotune.cli.worker", "Join a farm with this host's devices."),
-    "serve": ("autotune.service.commands.serve", "Serve jobs over HTTP, with a page."),
-    "keys": ("autotune.service.commands.keys", "Make, list and revoke the service's API keys."),
-    "submit": ("autotune.service.commands.submit", "Let a service tune, profile, export, verify."),
+    "export": (
+        "autotune.cli.export",
+        "Export a checkpoint to ONNX or TensorRT and check it.",
+    ),
+    "farm": ("autotune.cli.farm", "Run the coordinator of a device farm."),
+    "worker": ("autotune.cli.worker", "Join a device farm with this host's devices."),
+    "serve": ("autotune.service.commands.serve", "Run the HTTP service and its web page."),
+    "keys": ("autotune.service.commands.keys", "Create, list and revoke the service's API keys."),
+    "submit": (
+        "autotune.service.commands.submit",
+        "Submit a command to a service.",
+    ),
     "jobs": ("autotune.service.commands.jobs", "List a service's jobs, or show one."),
-    "logs": ("autotune.service.commands.logs", "Print what a job's process said."),
-    "cancel": ("autotune.service.commands.cancel", "End a job."),
-    "fetch": ("autotune.service.commands.fetch", "Copy what a job handed out."),
+    "logs": ("autotune.service.commands.logs", "Print the log of a job."),
+    "cancel": ("autotune.service.commands.cancel", "Cancel a job."),
+    "fetch": ("autotune.service.commands.fetch", "Download the results of a job."),
     "merge": ("autotune.cli.merge", "Write the dense equivalent of a tuned checkpoint."),
 }
 INTERRUPTED = 130
+_JSON = "autotune.json"
 
 
 class LazyGroup(click.Group):
@@ -69,6 +81,12 @@ class LazyGroup(click.Group):
             args = ["tune", *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands; and, as options without a command mean `tune`, its options."""
+        found = super().shell_complete(ctx, incomplete)
+        tune = self.get_command(ctx, "tune") if incomplete.startswith("-") else None
+        return found if tune is None else [*found, *tune.shell_complete(ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line each, without importing them."""
         del ctx
@@ -79,7 +97,14 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: autotune --device cpu --latency-budget 0.85x --output out",
+    epilog="""Example: autotune --device cpu --latency-budget 0.85x --output out
+
+\b
+Shell completion of commands, options and names:
+  bash  eval "$(_AUTOTUNE_COMPLETE=bash_source autotune)"      in ~/.bashrc
+  zsh   eval "$(_AUTOTUNE_COMPLETE=zsh_source autotune)"       in ~/.zshrc
+  fish  _AUTOTUNE_COMPLETE=fish_source autotune | source       in config.fish
+""",
 )
 @click.version_option(__version__, prog_name="autotune")
 def cli() -> None:
@@ -99,17 +124,35 @@ def emit(output_format: str, record: Mapping[str, Any], lines: Sequence[str]) ->
             click.echo(line)
 
 
-format_option = click.option(
-    "--format", "output_format", type=click.Choice(["text", "json"]), default="text",
-    help="json: the last line of stdout is one JSON document.",
-)  # fmt: skip
+def format_option(command: Any) -> Any:
+    """`--format text|json`, and `--json` as a short form of the second."""
+    choose = click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        callback=lambda ctx, _, value: "json" if ctx.meta.get(_JSON) else value,
+        help="json: the last line of stdout is one JSON document; --json is short for it.",
+    )
+    return choose(json_flag(command))
+
+
+def json_flag(command: Any) -> Any:
+    """A hidden `--json`; `ctx.meta` carries it to the option that it is short for."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.meta[_JSON] = value
+
+    return click.option(
+        "--json", is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=note
+    )(command)
 
 
 def main() -> None:
     """Run the command line; every expected error is one sentence and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="autotune", standalone_mode=False)
     except click.exceptions.Abort:
         code = _interrupted()
     except KeyboardInterrupt:
@@ -118,6 +161,8 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except AutotuneError as error:
+        if isinstance(error, OptionError):
+            error.spell("cli")
         click.echo(f"autotune: {error}", err=True)
         code = error.exit_code
     except BrokenPipeError:

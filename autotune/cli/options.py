@@ -8,9 +8,12 @@ from typing import Any
 
 import click
 
+from autotune.cli.schema import single
 from autotune.core.errors import UsageError
+from autotune.core.layers import LayerShape
 from autotune.core.paths import data_folder, database_address, default_database
-from autotune.core.types import Address, LayerShape
+from autotune.core.types import Address
+from autotune.tune.options import MachineOptions
 
 
 class _AddressType(click.ParamType[Address]):
@@ -23,30 +26,23 @@ class _AddressType(click.ParamType[Address]):
 
 
 database_option = click.option(
-    "--db", "database", type=_AddressType(), default=lambda: str(default_database()),
+    "--db",
+    "database",
+    type=_AddressType(),
+    default=lambda: str(default_database()),
     help="Latency database: a SQLite file or postgresql://… (default: $AUTOTUNE_DB or the user's).",
-)  # fmt: skip
-device_option = click.option(
-    "--device", default="cpu", show_default=True, help="Device, see `autotune devices`."
 )
-backend_option = click.option(
-    "--backend",
-    help="What runs the model (default: onnxruntime-cpu on a CPU, torch-cudagraph on a GPU).",
-)  # fmt: skip
-dtype_option = click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]),
-    help="Of weights and activations (default: fp32 on a CPU, bf16 on a GPU).",
-)  # fmt: skip
-extrapolation_option = click.option(
-    "--allow-extrapolation", is_flag=True,
-    help="Predict what nobody measured: a GPU from its sheet and other devices' tables.",
-)  # fmt: skip
+device_option = single(MachineOptions, "machine.device")
+backend_option = single(MachineOptions, "machine.backend")
+dtype_option = single(MachineOptions, "machine.dtype")
+extrapolation_option = single(MachineOptions, "machine.allow_extrapolation")
+threads_option = single(MachineOptions, "machine.threads")
 token_option = click.option(
-    "--token-file", type=click.Path(path_type=Path, dir_okay=False),
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
     default=lambda: str(data_folder() / "farm-token"),
-    help="Where the farm's token is, unless $AUTOTUNE_FARM_TOKEN holds it.",
-)  # fmt: skip
-threads_option = click.option("--threads", type=int, help="Threads of the backend (default: all).")
+    help="File that holds the farm's token, unless $AUTOTUNE_FARM_TOKEN is set.",
+)
 
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import click
 
+from autotune.cli.forms import chosen_forms, form_option
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
     backend_option,
@@ -16,6 +17,7 @@ from autotune.cli.options import (
     parse_shape,
     threads_option,
 )
+from autotune.core.forms import DENSE
 from autotune.core.types import Address
 
 
@@ -24,9 +26,8 @@ from autotune.core.types import Address
 )
 @click.option("--tokens", type=int, required=True, help="Rows of the input, M.")
 @click.option("--shape", required=True, help="Layer, as IN_FEATURESxOUT_FEATURES.")
-@click.option(
-    "--rank", "ranks", type=int, multiple=True, help="Rank (repeatable; default: dense only)."
-)
+@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: dense only).")
+@form_option
 @dtype_option
 @device_option
 @backend_option
@@ -35,39 +36,49 @@ from autotune.core.types import Address
 @extrapolation_option
 @format_option
 def command(
-    tokens: int, shape: str, ranks: tuple[int, ...], dtype: str | None, device: str,
-    backend: str | None, threads: int | None, database: Address, allow_extrapolation: bool,
+    tokens: int,
+    shape: str,
+    ranks: tuple[int, ...],
+    forms: tuple[str, ...],
+    dtype: str | None,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    database: Address,
+    allow_extrapolation: bool,
     output_format: str,
-) -> None:  # fmt: skip
-    """Predict a layer's latency, dense and at the given ranks, with its interval and source.
+) -> None:
+    """Predict a layer's latency, dense and in the given forms, with its interval and source.
 
     For a device that is not on this machine, predictions come from the database that ships with
     the package, or from third-party measurements.
     """
-    from autotune.core.errors import UsageError
     from autotune.core.quantities import format_seconds
-    from autotune.layers.predict import layer_predictor
-    from autotune.tune.target import find_target
+    from autotune.layers.predict import KnownLayers
+    from autotune.tune.machines import nearest_machine
+    from autotune.tune.options import MachineOptions
 
-    if any(rank < 1 for rank in ranks):
-        raise UsageError("--rank must be at least 1")
-    target = find_target(device, backend, dtype, database=database, extrapolate=allow_extrapolation)
-    dense = dataclasses.replace(parse_shape(shape, tokens), dtype=target.dtype)
-    table, sources = layer_predictor(target, threads, database, allow_extrapolation)
-    answers = []
-    lines = []
-    for rank in (None, *ranks):
-        estimate = table.estimate(dataclasses.replace(dense, rank=rank))
-        answers.append({"rank": rank, **dataclasses.asdict(estimate)})
+    wanted = [form for form in chosen_forms(ranks, forms) if form != DENSE]
+    options = MachineOptions(
+        device=device, backend=backend, dtype=dtype, threads=threads, database=database,
+        allow_extrapolation=allow_extrapolation,
+    )  # fmt: skip
+    dense = parse_shape(shape, tokens)
+    shapes = [dense.with_form(form) for form in (DENSE, *wanted)]
+    with nearest_machine(options) as machine:
+        found = KnownLayers(machine, allow_extrapolation=allow_extrapolation).predict(shapes)
+        name, dtype = machine.spec.name, machine.dtype
+    answers, lines = [], []
+    for one, estimate in zip(found.shapes, found.estimates, strict=True):
+        form = one.form
+        names = {"rank": form.rank or None, "form": str(form)}
+        answers.append({**names, **dataclasses.asdict(estimate)})
+        name_of = str(form) if form.suffix or form.is_dense else f"rank {form.rank}"
         lines.append(
-            f"{'dense' if rank is None else f'rank {rank}':10s} "
+            f"{name_of:10s} "
             f"{format_seconds(estimate.latency_s):>9s}  ({format_seconds(estimate.low_s)} to "
             f"{format_seconds(estimate.high_s)})  ratio {estimate.ratio:.3f}  {estimate.source}"
         )
-    record = {
-        "device": target.spec.name,
-        "dtype": dense.dtype,
-        "sources": sources,
-        "estimates": answers,
-    }
+    sources = list(found.sources)
+    record = {"device": name, "dtype": dtype, "sources": sources, "estimates": answers}
     emit(output_format, record, [*lines, *(f"from {source}" for source in sources)])

@@ -1,14 +1,14 @@
-"""`autotune profile`: measure layers into the latency database."""
+"""`autotune profile`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.cli.forms import chosen_forms, form_option
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import (
     backend_option,
@@ -19,41 +19,31 @@ from autotune.cli.options import (
     threads_option,
     token_option,
 )
-from autotune.core.types import Address, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Address
 
 if TYPE_CHECKING:
     from autotune.core.progress import Advance
     from autotune.layers.profile import Profiled
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.tune.place import Place
+    from autotune.tune.measuring import MeasuringMachine
 
 
 @click.command(
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, multiple=True, help="Rows of the input, M (repeatable).")
-@click.option(
-    "--shape", "shapes", multiple=True, help="Layer, as IN_FEATURESxOUT_FEATURES (repeatable)."
-)
+@click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
+@click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
 @click.option(
     "--plan", type=click.Choice(["quick", "full"]),
-    help="Profile the standard layers: quick (about 100 points, 2 min) or full.",
+    help="Instead: standard layers, 100 points chosen as they come (2 minutes), or all of them.",
 )  # fmt: skip
-@click.option("--for", "model", help="Profile the layers of this model (folder or hub id).")
-@click.option(
-    "--batch-size", type=int, default=8, show_default=True, help="With --for: batch size."
-)
+@click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
+@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
 @click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
-@click.option(
-    "--osl", type=int, default=0, help="With --for: output tokens (adds the decode phase)."
-)
-@click.option(
-    "--rank",
-    "ranks",
-    type=int,
-    multiple=True,
-    help="Rank (repeatable; default: the grid of aligned ranks).",
-)
+@click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
+@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
+@form_option
 @click.option(
     "--farm", envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
@@ -66,24 +56,26 @@ if TYPE_CHECKING:
 @database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
-    """Measure dense and low-rank layers and store the measurements in the latency database."""
+    """Measure layers, dense and low-rank, and keep what was measured in the database."""
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 
     _check(options)
     with (
-        _place(options) as place,
+        _machine(options, database) as machine,
         LatencyDatabase(database) as store,
         make_reporter().stage("measure layers") as advance,
     ):
-        found = _profile(options, place, store, advance)
+        found = _profile(options, machine, store, advance)
     record = {
-        "fingerprint": place.fingerprint.id, **dataclasses.asdict(found), "database": str(database)
-    }  # fmt: skip
+        "fingerprint": machine.fingerprint.id,
+        **dataclasses.asdict(found),
+        "database": str(database),
+    }
     known = found.wanted - found.measured - len(found.failed)
     lines = [
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
-        f"fingerprint {place.fingerprint.id} in {database}"
+        f"fingerprint {machine.fingerprint.id} in {database}"
     ]
     emit(output_format, record, [*lines, *found.failed[:5]])
     return 1 if found.failed else 0
@@ -94,49 +86,44 @@ def _check(options: Mapping[str, Any]) -> None:
 
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
-        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick|full")
-    if any(rank < 1 for rank in options["ranks"]):
-        raise UsageError("--rank must be at least 1")
+        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
+    chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
 
-@contextmanager
-def _place(options: Mapping[str, Any]) -> Iterator[Place]:
+def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
     """Here, or on a farm."""
-    kind = (options["device"], options["backend"], options["dtype"])
+    from autotune.tune.machines import farm_machine, local_machine
+    from autotune.tune.options import MachineOptions
+
+    names = ("device", "backend", "dtype", "threads", "farm")
+    chosen = {name: options[name] for name in names}
     if not options["farm"]:
-        from autotune.devices.detect import check_threads
-        from autotune.tune.place import place_here
-        from autotune.tune.target import target_here
-
-        yield place_here(target_here(*kind), check_threads(options["threads"]))
-        return
+        return local_machine(MachineOptions(**chosen, database=database))
     from autotune.farm.processes import read_token
-    from autotune.farm.ray_executor import RayExecutor
-    from autotune.tune.place import place_on
 
-    with RayExecutor(options["farm"], read_token(options["token_file"])) as executor:
-        yield place_on(executor, *kind, options["threads"])
+    token = read_token(options["token_file"])
+    return farm_machine(MachineOptions(**chosen, database=database, farm_token=token))
 
 
 def _profile(
-    options: Mapping[str, Any], place: Place, store: LatencyDatabase, advance: Advance
+    options: Mapping[str, Any], machine: MeasuringMachine, store: LatencyDatabase, advance: Advance
 ) -> Profiled:
     from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
-    from autotune.profiler.measure.points import plan_ranks
+    from autotune.profiler.measure.points import plan_forms
     from autotune.profiler.measure.timing import TimingPolicy
 
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     if options["plan"]:
         whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
-        return whole(place, store, policy, advance)
-    target, wanted = place.target, []
-    for shape in _dense(options, target.dtype):
-        ranks = list(options["ranks"]) or plan_ranks(
-            target.device, shape, target.backend.ranks_per_shape
+        return whole(machine, store, policy, advance)
+    wanted = []
+    for shape in _dense(options, machine.dtype):
+        forms = chosen_forms(options["ranks"], options["forms"]) or plan_forms(
+            machine.spec, shape, machine.backend.ranks_per_shape
         )
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
-    return profile_points(place, store, wanted, policy, advance)
+        wanted += [shape, *map(shape.with_form, forms)]
+    return profile_points(machine, store, wanted, policy, advance)
 
 
 def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
@@ -150,7 +137,7 @@ def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
     """The layers that a tuning of the model under this workload would measure."""
     from autotune.core.types import Workload
-    from autotune.tune.context import model_shapes
+    from autotune.tune.model import model_shapes
 
     phase = "request" if osl else "prefill"
     workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)

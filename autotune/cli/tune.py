@@ -2,238 +2,74 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import (
-    backend_option,
-    database_option,
-    device_option,
-    dtype_option,
-    extrapolation_option,
-    threads_option,
-    token_option,
-)
-from autotune.core.paths import default_output
-from autotune.core.types import PHASES, Budget, Workload, from_mapping
+from autotune.cli.options import token_option
+from autotune.cli.schema import GroupedCommand, given, schema_options
+from autotune.core.options_json import at, from_json, merged
+from autotune.tune.request import TuneRequest, read_request, request_json, without_effort
 
-if TYPE_CHECKING:
-    from autotune.tune.request import TuneRequest
+_JSON = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
-    "tune",
+    "tune", cls=GroupedCommand,
     epilog="Example: autotune --device cpu --latency-budget 0.85x --output out",
-)
-@click.option("--model", "-m", help="Folder or hub id (default: the embedded all-MiniLM-L6-v2).")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Run folder.")
-@device_option
-@backend_option
-@dtype_option
-@click.option("--latency-budget", help="Such as 20ms, or 0.85x of the dense model.")
-@click.option("--params-budget", help="Such as 25M or 0.8x.")
-@click.option("--memory-budget", help="Of the weights, such as 80MB or 0.8x.")
-@click.option("--flops-budget", help="Of the linear layers, such as 20G or 0.8x.")
-@click.option("--kv-cache-budget", help="Such as 2GiB; factorizing does not shrink a KV cache.")
-@click.option("--activation-budget", help="Of one layer's live tensors, such as 200MB.")
-@click.option("--batch-size", type=int, default=8, show_default=True)
-@click.option("--isl", type=int, default=128, show_default=True, help="Input sequence length.")
-@click.option("--osl", type=int, default=0, help="Output tokens of a request (0: prefill only).")
+)  # fmt: skip
+@schema_options(TuneRequest)
 @click.option(
-    "--phase", type=click.Choice(PHASES), help="What latency is of (default: request, given --osl)."
+    "--request",
+    "request_file",
+    type=_JSON,
+    help="JSON file of a request, as --print-request writes it; options given beside it win.",
 )
-@click.option("--calibration", help="Text, one document a line, or .safetensors input tensors.")
-@click.option("--evaluation", help="Held-out data for the quality figure.")
-@click.option("--calibration-samples", type=int, help="Sequences for the statistics.")
-@click.option("--metric", help="What a rank's error means (default: kfac or kfac-seq).")
-@click.option("--factorizer", default="svd", show_default=True, help="Or als, residual, …")
-@click.option("--allocator", help="What chooses ranks (default: exact, with --trials of Optuna).")
-@click.option(
-    "--joint/--no-joint",
-    default=True,
-    show_default=True,
-    help="Let layers with one input (q, k, v) share a down factor where that costs less.",
-)
-@click.option("--jobs", type=int, help="Processes that judge plans (default: threads / 4).")
-@click.option("--farm", envvar="AUTOTUNE_FARM", help="IP:PORT of a farm whose workers judge plans.")
+@click.option("--print-request", is_flag=True, help="Print the request as JSON and do not run it.")
 @token_option
-@click.option("--storage", default="fp32", show_default=True, help="Of factors: fp16, remap8, …")
-@click.option("--targets", multiple=True, help="Regex of layers to factorize (repeatable).")
-@click.option("--ignore", multiple=True, help="Regex of layers to leave dense (repeatable).")
-@click.option("--sensitivity-rounds", type=int, default=1, show_default=True, help="0 to 3.")
-@click.option("--trials", type=int, default=12, show_default=True, help="Optuna trials, 0 = none.")
-@click.option("--rounds", type=int, default=3, show_default=True, help="Of the closed loop.")
-@click.option("--measure-seconds", type=float, help="Cap of one network measurement (20).")
-@threads_option
-@database_option
-@extrapolation_option
-@click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @format_option
 def command(**options: Any) -> int:
-    """Tune a model: measure, choose ranks under the budget, factorize, export, verify."""
+    """Tune a model: measure, choose ranks under the budget, factorize, export, verify.
+
+    Exit code 0 if the budget is met, 1 if it is missed, 3 if no plan can meet it, and 5 if the
+    interval of the measurement contains the limit.
+    """
     request = tune_request(options)
     request.check()
+    if options["print_request"]:
+        click.echo(json.dumps(request_json(request), indent=2))
+        return 0
     from autotune.cli.reporting import make_reporter
-    from autotune.tune.pipeline import run
+    from autotune.report.summary import miss_text, summary
+    from autotune.results.verdict import Verdict
+    from autotune.tune.session import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
-    record = {**result.record, "output": str(result.folder)}
+    record = {**result.record.to_json(), "output": str(result.folder)}
     emit(options["output_format"], record, summary(result.record, result.folder))
-    if not result.within_budget:
+    if result.verdict is not Verdict.MET:
         click.echo(f"autotune: {miss_text(result.record)}", err=True)
-        return 1
-    return 0
+    return result.verdict.exit_code
 
 
 def tune_request(options: Mapping[str, Any]) -> TuneRequest:
-    """What the options ask for.
+    """What the options ask for: those of the request file, with those given beside it over them.
 
     Raises:
-        UsageError: a value that cannot be used.
+        UsageError: a value or a file that cannot be used.
     """
-    from autotune.compress.calibration_plan import CalibrationPlan
-    from autotune.tune.request import TuneRequest
+    values = given(TuneRequest, options)
+    if options["request_file"] is not None:
+        stored = read_request(options["request_file"])
+        values = merged(without_effort(stored) if "effort" in values else stored, values)
+    farm = at(values, "machine.farm")
+    if farm and not options["print_request"]:
+        from autotune.farm.processes import read_token
 
-    budget = Budget(
-        latency=options["latency_budget"],
-        parameters=options["params_budget"],
-        weight_bytes=options["memory_budget"],
-        flops=options["flops_budget"],
-        kv_cache_bytes=options["kv_cache_budget"],
-        activation_bytes=options["activation_budget"],
-    )
-    workload = Workload(
-        batch_size=options["batch_size"],
-        sequence_length=options["isl"],
-        output_length=options["osl"],
-        phase=options["phase"] or ("request" if options["osl"] else "prefill"),
-    )
-    return TuneRequest(
-        model=options["model"],
-        output=options["output"] or default_output(options["model"]),
-        budget=budget,
-        device=options["device"],
-        backend=options["backend"],
-        dtype=options["dtype"],
-        workload=workload,
-        calibration=CalibrationPlan(
-            calibration=options["calibration"],
-            evaluation=options["evaluation"],
-            statistics_samples=options["calibration_samples"],
-            seed=options["seed"],
-        ),
-        metric=options["metric"],
-        factorizer=options["factorizer"],
-        allocator=options["allocator"],
-        storage=options["storage"],
-        joint=options["joint"],
-        jobs=options["jobs"],
-        farm=options.get("farm"),
-        farm_token=_farm_token(options),
-        sensitivity_rounds=options["sensitivity_rounds"],
-        trials=options["trials"],
-        rounds=options["rounds"],
-        threads=options["threads"],
-        targets=options["targets"],
-        ignore=options["ignore"],
-        database=options["database"],
-        allow_extrapolation=options["allow_extrapolation"],
-        seed=options["seed"],
-        **({"measure_seconds": options["measure_seconds"]} if options["measure_seconds"] else {}),
-    )
-
-
-def _farm_token(options: Mapping[str, Any]) -> str | None:
-    """What the farm wants to see, if there is one."""
-    if not options.get("farm"):
-        return None
-    from autotune.farm.processes import read_token
-
-    return read_token(options["token_file"])
-
-
-def miss_text(record: Any) -> str:
-    """The sentence that goes with exit code 1."""
-    if record["measured_ratio"] is None:
-        return (
-            f"the model is predicted to miss the budget ({record['predicted_ratio']:.3f}x of "
-            "dense); give a looser one"
-        )
-    if record["measured_ratio_low"] > 1.0:
-        return (
-            f"the result measured slower than dense ({record['measured_ratio']:.3f}x); "
-            "use the dense model on this device"
-        )
-    return (
-        f"the measured model misses the budget ({record['measured_ratio']:.3f}x of dense); "
-        "its folder is written, give more --rounds or a looser budget"
-    )
-
-
-def summary(record: Any, folder: Path) -> list[str]:
-    """What a person wants to know, in a few lines."""
-    from autotune.core.quantities import format_bytes, format_count
-
-    quality = record["quality"]
-    chosen = sum(1 for site in record["sites"] if site["rank"] is not None)
-    considered = sum(1 for site in record["sites"] if "group" in site)
-    parameters, stored = record["parameters"], record["stored_bytes"]
-    budget = ", ".join(f"{name} {text}" for name, text in record["budget"].items())
-    return [
-        f"{record['model']} on {record['device']['device_name']}, {record['backend']}, "
-        f"{from_mapping(Workload, record['workload']).text}",
-        f"budget      {budget}: {'met' if record['within_budget'] else 'MISSED'}",
-        *_latency_lines(record),
-        *_pass_lines(record["passes"]),
-        f"quality     {quality['metric']} {quality['compressed']:.4f} (dense "
-        f"{quality['dense']:.4f}); {quality['protocol']}",
-        f"parameters  {format_count(parameters['compressed'])} of "
-        f"{format_count(parameters['dense'])}, {format_bytes(stored['compressed'])} of "
-        f"{format_bytes(stored['dense'])}; {chosen} of {considered} layers factorized",
-        f"written     {folder}/: {', '.join(_written(folder))}",
-    ]
-
-
-def _latency_lines(record: Any) -> list[str]:
-    """Measured here, or predicted and from what."""
-    from autotune.core.quantities import format_seconds
-
-    dense = format_seconds(record["dense_latency_s"])
-    if record["measured_ratio"] is not None:
-        return [
-            f"latency     {format_seconds(record['measured_latency_s'])} against {dense} dense, "
-            f"ratio {record['measured_ratio']:.3f} (95 %: {record['measured_ratio_low']:.3f} to "
-            f"{record['measured_ratio_high']:.3f}), predicted {record['predicted_ratio']:.3f}"
-        ]
-    low, high = (format_seconds(record[f"predicted_latency_{end}_s"]) for end in ("low", "high"))
-    return [
-        f"latency     PREDICTED, the device is not here: "
-        f"{format_seconds(record['predicted_latency_s'])} ({low} to {high}) against {dense} "
-        f"dense, ratio {record['predicted_ratio']:.3f}",
-        *(f"            from {source}" for source in record["predicted_from"]),
-    ]
-
-
-def _pass_lines(passes: Any) -> list[str]:
-    """The passes of a request by themselves."""
-    from autotune.core.quantities import format_seconds
-
-    if len(passes) == 1:
-        return []
-    return [
-        f"  {one['name']:8s}  {one['count']} x {format_seconds(one['latency_s'])} against "
-        f"{format_seconds(one['dense_latency_s'])}, ratio {one['ratio']:.3f}, predicted "
-        f"{one['predicted_ratio']:.3f}"
-        for one in passes
-    ]
-
-
-def _written(folder: Path) -> list[str]:
-    names = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
-    found = [folder / name for name in names if (folder / name).exists()]
-    return [f"{path.name}/" if path.is_dir() else path.name for path in found]
+        values["machine"]["farm_token"] = read_token(options["token_file"])
+    return from_json(TuneRequest, values)

@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune.cli.main import emit, format_option
+
+if TYPE_CHECKING:
+    from autotune.results.checks import Check
 
 
 @click.command("verify", epilog="Example: autotune verify out")
 @click.argument("folder", type=click.Path(path_type=Path))
 @format_option
 def command(folder: Path, output_format: str) -> int:
-    """Check a result: files, ranks, parity, latency and quality; exit code 1 if INVALID."""
+    """Check a finished tuning or an export: files, ranks, parity, latency and quality.
+
+    Exit code 0 if every check holds (VALID), else 1 (INVALID).
+    """
     from autotune.cli.reporting import make_reporter
     from autotune.tune.verify import verify
 
-    record = verify(folder, make_reporter())
-    lines = [_line(finding) for finding in record["findings"]]
-    wrong = sum(not finding["holds"] for finding in record["findings"])
-    lines.append(f"INVALID: {wrong} of {len(lines)} checks failed" if wrong else "VALID")
-    emit(output_format, record, lines)
-    return 0 if record["valid"] else 1
+    found = verify(folder, make_reporter())
+    lines = [_line(check) for check in found.checks]
+    failed = sum(not check.holds for check in found.checks)
+    lines.append(f"INVALID: {failed} of {len(found.checks)} checks failed" if failed else "VALID")
+    emit(output_format, found.to_json(), lines)
+    return 0 if found.valid else 1
 
 
-def _line(finding: dict[str, Any]) -> str:
-    facts = {k: v for k, v in finding.items() if k not in ("check", "holds", "reason")}
-    said = ", ".join(
-        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items()
+def _line(check: Check) -> str:
+    facts = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in check.facts_json().items()
     )
-    state = "ok    " if finding["holds"] else "WRONG "
-    return state + ": ".join(filter(None, (finding["check"], finding["reason"] or said)))
+    state = "ok    " if check.holds else "WRONG "
+    return state + ": ".join(filter(None, (check.title, check.reason or facts)))

@@ -15,6 +15,10 @@
     ├── ParityError                    1   an exported file does not compute what it should
     └── MeasurementError               1   a measurement failed, so the promise cannot be checked
 
+A command that ends without an error exits with 0; with 1 where a measured or predicted result
+misses the budget, or a check failed; and with 5 where the measurement does not decide whether the
+budget is met.
+
 Each message says what was given, what is allowed and what to do next.
 """
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from autotune.core.errors import UsageError
 from autotune.core.types import Address
 
+MEASURE_SECONDS = "AUTOTUNE_MEASURE_SECONDS"
+
 
 def database_address(text: str) -> Address:
     """A URL as it is, anything else as a path."""
@@ -34,26 +36,18 @@ def engine_cache() -> Path:
 
 
 def default_measure_seconds() -> float:
-    """`$AUTOTUNE_MEASURE_SECONDS`, else 20: the time cap of one measurement of a network.
+    """`$AUTOTUNE_MEASURE_SECONDS`, else 20: the time limit of one measurement of a network.
 
     Raises:
-        UsageError: the variable is no number above zero.
+        UsageError: the variable is not a number from 0.1 to 3600.
     """
-    text = os.environ.get("AUTOTUNE_MEASURE_SECONDS", "20")
+    text = os.environ.get(MEASURE_SECONDS) or "20"
     try:
-        return check_measure_seconds(float(text))
-    except ValueError as error:
-        raise UsageError(f"AUTOTUNE_MEASURE_SECONDS={text!r}: a number of seconds") from error
-
-
-def check_measure_seconds(seconds: float) -> float:
-    """`seconds`, when it is between 0.1 and 3600.
-
-    Raises:
-        UsageError: it is not.
-    """
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise UsageError(f"--measure-seconds {seconds:g}: 0.1 to 3600")
+        raise UsageError(f"{MEASURE_SECONDS} must be 0.1 to 3600 seconds, got {text!r}")
     return seconds
 
 

@@ -1,72 +1,162 @@
 """Implementations by name, with options: `dipsvd-heuristic:sign=paper,beta=0.3`.
 
-A registry maps names to `module:Class`; what is asked for is imported then, and nothing else.
+A `Registry` maps names to `module:Class`. It holds this package's own implementations and those
+that installed distributions declare as entry points of its group:
+
+    [project.entry-points."autotune.metrics"]
+    third = "third_package.metric:Third"
+
+Nothing is imported until it is asked for, an own name cannot be replaced, and what goes wrong in
+another distribution is reported with that distribution's name. Options are arguments of the class;
+their values are checked against its annotations (`autotune.core.plugin_options`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from importlib import import_module
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module, metadata
 from typing import Any
 
 from autotune.core.errors import UsageError
+from autotune.core.plugin_options import convert_options
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_.-]*")
 
 
-def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options; values are whole numbers, numbers, true/false or words.
+class Registry(Mapping[str, str]):
+    """Names of one kind of part, each with its `module:Class`.
+
+    `what` is the word for a part in messages, `group` the entry-point group of further ones.
+    """
+
+    def __init__(self, what: str, group: str, own: Mapping[str, str]) -> None:
+        self.what, self.group, self._own = what, group, dict(own)
+
+    def __getitem__(self, name: str) -> str:
+        if name in self._own:
+            return self._own[name]
+        found = _entry_points(self.group, tuple(sys.path))[name]
+        origins = sorted({_origin(each) for each in found})
+        if len(origins) > 1:
+            raise UsageError(
+                f"{self.what} {name!r} is provided by several distributions, "
+                f"{' and '.join(origins)}; uninstall all but one"
+            )
+        return found[0].value
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        for name in _entry_points(self.group, tuple(sys.path)):
+            if name not in self._own:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in _entry_points(self.group, tuple(sys.path))
+
+    def distribution(self, name: str) -> str | None:
+        """The distribution that provides a name; None for this package's own."""
+        if name in self._own:
+            return None
+        return _origin(_entry_points(self.group, tuple(sys.path))[name][0])
+
+    def load(self, name: str) -> Any:
+        """The class of that name, imported now.
+
+        Raises:
+            UsageError: unknown (the known names are listed), or provided by another distribution
+                that cannot be imported.
+        """
+        self.check(name)
+        module, _, attributes = self[name].partition(":")
+        origin = self.distribution(name)
+        try:
+            found: Any = import_module(module)
+            for attribute in attributes.split("."):
+                found = getattr(found, attribute)
+        except Exception as error:
+            if origin is None:
+                raise
+            raise UsageError(
+                f"{self.what} {name!r} of the distribution {origin} cannot be loaded "
+                f"({type(error).__name__}: {error}); update or uninstall {origin}"
+            ) from error
+        return found
+
+    def check(self, name: str) -> None:
+        """Refuse a name that is not registered, without importing anything.
+
+        Raises:
+            UsageError: an unknown name; the known ones are listed.
+        """
+        if name not in self:
+            raise UsageError(f"unknown {self.what} {name!r}; known are {', '.join(self)}")
+
+
+@functools.lru_cache(maxsize=64)
+def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, list[metadata.EntryPoint]]:
+    """Entry points of a group by name; cached for one search path."""
+    del path
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for each in sorted(metadata.entry_points(group=group), key=lambda one: one.name):
+        if _NAME.fullmatch(each.name):
+            found.setdefault(each.name, []).append(each)
+    return found
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "of an unknown name"
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, str]]:
+    """Name and options of `NAME:key=value,key=value`, values as they are written.
 
     Raises:
         UsageError: an option without a value.
     """
     name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not (key and equals and value):
+        if not (key.strip() and equals and value.strip()):
             raise UsageError(f"{text!r}: write options as NAME:key=value,key=value")
-        options[key.strip()] = _value(value.strip())
+        options[key.strip()] = value.strip()
     return name, options
 
 
-def _value(text: str) -> Any:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def check_spec(text: str, registry: Mapping[str, str], what: str) -> None:
+def check_spec(text: str, registry: Registry) -> None:
     """Refuse a name that is not registered, without importing anything.
 
     Raises:
         UsageError: an unknown name (the known ones are listed) or a malformed option.
     """
-    name, _ = parse_spec(text)
-    if name not in registry:
-        raise UsageError(f"unknown {what} {name!r}; known are {', '.join(registry)}")
+    registry.check(parse_spec(text)[0])
 
 
-def make(text: str, registry: Mapping[str, str], what: str) -> Any:
+def make(text: str, registry: Registry) -> Any:
     """The implementation that `text` names, made with its options.
 
     Raises:
-        UsageError: an unknown name, option or option value (the known ones are listed).
+        UsageError: an unknown name, option or option value (the known ones are listed), or an
+            implementation of another distribution that fails.
     """
-    check_spec(text, registry, what)
     name, options = parse_spec(text)
-    module, _, kind = registry[name].partition(":")
-    cls = getattr(import_module(module), kind)
-    known = [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        listed = ", ".join(known) or "none"
-        raise UsageError(f"{what} {name}: unknown option {unknown[0]!r}; known are {listed}")
+    cls = registry.load(name)
+    origin = registry.distribution(name)
+    what = f"{registry.what} {name}"
+    values = convert_options(cls, options, what)
     try:
-        return cls(**options)
+        return cls(**values)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{what} {text!r}: {error}") from error
+        raise UsageError(f"{registry.what} {text!r}: {error}") from error
+    except Exception as error:
+        if origin is None:
+            raise
+        raise UsageError(
+            f"{what} of the distribution {origin} failed ({type(error).__name__}: {error})"
+        ) from error

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from autotune.core.errors import UsageError
-from autotune.core.quantities import Quantity, parse_quantity
+from autotune.core.workload import PHASES as PHASES
+from autotune.core.workload import RESOURCES as RESOURCES
+from autotune.core.workload import Budget as Budget
+from autotune.core.workload import Workload as Workload
 
 SCHEMA_VERSION = 3
 
-RESOURCES = (
-    "latency", "parameters", "weight_bytes", "flops", "kv_cache_bytes", "activation_bytes",
-)  # fmt: skip
-PHASES = ("prefill", "decode", "request")
 # Of a latency database: the path of a SQLite file, or the URL of a PostgreSQL database
 # (`postgresql://user@host/name`).
 Address = Path | str
@@ -52,198 +51,6 @@ def from_mapping(kind: type[Record], values: Mapping[str, Any]) -> Record:
         return kind(**values)
     except TypeError as error:
         raise UsageError(f"{kind.__name__}: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a latency is of: `batch_size` sequences of `sequence_length` input tokens.
-
-    `phase`: "prefill", one pass over the input; "decode", one further token of every sequence, with
-    keys and values of the input and half the output cached; "request", the prefill and
-    `output_length` such steps (a step's cost grows by its past, so the step halfway is the mean).
-
-    Raises:
-        UsageError: a length that is no whole number, an unknown phase, or output without decode.
-    """
-
-    batch_size: int = 1
-    sequence_length: int = 128
-    output_length: int = 0
-    phase: str = "prefill"
-
-    def __post_init__(self) -> None:
-        if self.phase not in PHASES:
-            raise UsageError(f"unknown phase {self.phase!r}; known are {', '.join(PHASES)}")
-        least = {"batch_size": 1, "sequence_length": 1, "output_length": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 1 << 24:
-                raise UsageError(f"{name} must be a whole number of at least {low}, not {value!r}")
-        if self.phase == "request" and not self.output_length:
-            raise UsageError("a request without output tokens is a prefill; give --osl, as in 128")
-        if self.phase == "prefill" and self.output_length:
-            raise UsageError(
-                f"--osl {self.output_length} says nothing of a prefill; give --phase decode or "
-                "--phase request"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Rows M that a per-token linear layer sees in the prefill."""
-        return self.batch_size * self.sequence_length
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        sequences = f"{self.batch_size} × {self.sequence_length} tokens"
-        return {
-            "prefill": sequences,
-            "decode": f"one decode step of {self.batch_size} after {self.past_length} tokens each",
-            "request": f"{sequences} and {self.output_length} decode steps",
-        }[self.phase]
-
-    @property
-    def past_length(self) -> int:
-        """Cached tokens of a sequence at the decode step that is timed."""
-        return self.sequence_length + self.output_length // 2
-
-    @property
-    def passes(self) -> dict[str, int]:
-        """Which graphs one workload runs ("prefill", "decode"), and how often."""
-        counts = {"prefill": 1, "decode": self.output_length}
-        return counts if self.phase == "request" else {self.phase: 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Limits as written (`20ms`, `0.85x`); None is no limit. At least one is set.
-
-    Latency is of one run of the workload (of its `phase`); parameters and weight bytes are of the
-    whole model, FLOPs of its factorizable layers in a prefill. KV-cache bytes are those of the
-    workload's tokens; factorizing k and v projections does not shrink them, as keys and values are
-    cached, not latents: such a budget is priced 0 at every site and either holds from the start or
-    never. Activation bytes are the largest live input, latent and output of one factorizable layer.
-
-    Raises:
-        QuantityError: a limit that does not parse.
-        UsageError: no limit at all.
-    """
-
-    latency: str | None = None
-    parameters: str | None = None
-    weight_bytes: str | None = None
-    flops: str | None = None
-    kv_cache_bytes: str | None = None
-    activation_bytes: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.limits():
-            raise UsageError("no budget given; set at least one, such as --latency-budget 0.85x")
-
-    def limits(self) -> dict[str, Quantity]:
-        """The limits that are set, parsed, by resource."""
-        texts = {name: getattr(self, name) for name in RESOURCES}
-        return {name: parse_quantity(text, name) for name, text in texts.items() if text}
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class LayerShape:
-    """One linear layer on one workload: (M × K)·(K × N), or its rank-r pair.
-
-    With `parts` it is several layers of these widths (N = Σ parts) that share their input: side by
-    side when dense, else one shared down factor (K × r) and an up factor for each.
-    """
-
-    tokens: int
-    in_features: int
-    out_features: int
-    rank: int | None = None
-    dtype: str = "fp32"
-    parts: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self.parts))  # JSON brings a list
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Output widths of the layers: `parts`, or N alone."""
-        return self.parts or (self.out_features,)
-
-    @property
-    def dense(self) -> LayerShape:
-        """The same layer, not factorized."""
-        if self.rank is None:
-            return self
-        return LayerShape(  # dataclasses.replace takes five times as long
-            tokens=self.tokens, in_features=self.in_features, out_features=self.out_features,
-            dtype=self.dtype, parts=self.parts,
-        )  # fmt: skip
-
-    @property
-    def parameters(self) -> int:
-        """Weights (bias not counted): N·K dense, r·(N+K) factorized."""
-        k, n = self.in_features, self.out_features
-        return k * n if self.rank is None else self.rank * (k + n)
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of one run: 2·M·parameters."""
-        return 2 * self.tokens * self.parameters
-
-
-def break_even_rank(in_features: int, out_features: int) -> int:
-    """The largest rank whose factors hold no more parameters than the dense weight."""
-    return (in_features * out_features) // (in_features + out_features)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """A linear layer that may be factorized: its module name, shape and place.
-
-    With `members` it is a joint site: layers (of widths `parts`, N = Σ parts) with one input, which
-    may be factorized together, with one shared down factor.
-    """
-
-    name: str
-    in_features: int
-    out_features: int
-    tokens: int
-    group: str = "other"
-    block: int | None = None
-    has_bias: bool = False
-    members: tuple[str, ...] = ()
-    parts: tuple[int, ...] = ()
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Module names of the layers it stands for."""
-        return self.members or (self.name,)
-
-    def shape(self, rank: int | None = None, dtype: str = "fp32") -> LayerShape:
-        """The layer's shape at `rank` (None = dense)."""
-        return LayerShape(
-            tokens=self.tokens,
-            in_features=self.in_features,
-            out_features=self.out_features,
-            rank=rank,
-            dtype=dtype,
-            parts=self.parts,
-        )
-
-
-def chosen_units(
-    units: Iterable[Site], ranks: Mapping[str, int | None]
-) -> list[tuple[Site, int | None]]:
-    """The units that cover every layer once under `ranks`, with their rank (None = dense).
-
-    `units` are layers and joint sites; a joint site counts when it has a rank, and then its members
-    do not. A layer without an entry is dense.
-    """
-    units = list(units)
-    joint = [unit for unit in units if unit.members and ranks.get(unit.name) is not None]
-    taken = {name for unit in joint for name in unit.members}
-    alone = [unit for unit in units if not unit.members and unit.name not in taken]
-    return [(unit, ranks.get(unit.name)) for unit in (*alone, *joint)]
 
 
 @dataclass(frozen=True, kw_only=True)

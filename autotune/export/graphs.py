@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autotune.core.errors import UsageError
 from autotune.core.progress import Reporter
 from autotune.core.version import __version__
-from autotune.results.result import read_result
+from autotune.results.result import RESULT, read_result
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
@@ -104,10 +104,9 @@ def ranks(loaded: LoadedModel) -> dict[str, int]:
 
 
 def tuned_for(loaded: LoadedModel) -> str:
-    """The device of the run that made the checkpoint, or an empty text."""
+    """Name of the device that the checkpoint was tuned for; empty where no tuning made it."""
     folder = loaded.folder.parent
-    found = read_result(folder) if (folder / "result.json").is_file() else {}
-    return str(found.get("device", {}).get("device_name", ""))
+    return read_result(folder).device.device_name if (folder / RESULT).is_file() else ""
 
 
 def versions() -> dict[str, str]:

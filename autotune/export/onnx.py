@@ -1,4 +1,4 @@
-"""Export a checkpoint, or what a run made, to ONNX, compared with it before it is handed out."""
+"""Export the checkpoint of a run or any other to ONNX, and compare the graphs with it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from autotune.core.files import file_sha256, write_whole
 from autotune.core.progress import Reporter
 from autotune.core.types import canonical_json
 from autotune.export.graphs import open_checkpoint, ranks, trace_graphs, tuned_for, versions
-from autotune.results.result import read_versioned
+from autotune.export.manifest import MANIFEST, SCHEMA_VERSION, read_manifest_json
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
-
-MANIFEST = "export.json"
-SCHEMA_VERSION = 1
 
 
 def export_onnx(
@@ -57,7 +54,7 @@ def export_onnx(
         write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
 
     write_whole(target, build)
-    return {"output": str(target), **read_manifest(target)}
+    return {"output": str(target), **read_manifest_json(target)}
 
 
 def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
@@ -104,12 +101,3 @@ def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
     hashes = {str(file.relative_to(path)): file_sha256(file) for file in files}
     (path / MANIFEST).write_text(canonical_json({**facts, "files": hashes}) + "\n")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export.
-
-    Raises:
-        UsageError: none there, or one of a newer version.
-    """
-    return read_versioned(folder / MANIFEST, SCHEMA_VERSION, "an export", "export again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def check_parity(
                 f"{batch}, length {length}; {TOLERANCES[dtype]:.0e} is allowed in {dtype}"
             )
     return cases
+
+
+def largest_error(cases: Sequence[Mapping[str, Any]]) -> float:
+    """The largest difference over the cases that `check_parity` returned."""
+    return max(float(case["error"]) for case in cases)
 
 
 def references(

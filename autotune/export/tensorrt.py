@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.core.errors import EngineError
 from autotune.core.files import write_whole
 from autotune.core.progress import Reporter
-from autotune.core.types import Workload, from_mapping
+from autotune.core.types import Workload
 from autotune.export.graphs import (
     engine_opset,
     lowered,
@@ -18,14 +18,14 @@ from autotune.export.graphs import (
     trace_graphs,
     traced_opset,
 )
+from autotune.export.manifest import read_manifest_json
 from autotune.export.onnx import (
     manifest,
     new_folder,
     passes,
-    read_manifest,
     write_manifest,
 )
-from autotune.results.result import read_result
+from autotune.results.result import RESULT, read_result
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
@@ -93,14 +93,14 @@ def export_tensorrt(
         write_manifest(path, manifest(loaded, folder, target, "tensorrt", kind) | facts)
 
     write_whole(target, build)
-    return {"output": str(target), **read_manifest(target)}
+    return {"output": str(target), **read_manifest_json(target)}
 
 
 def _workload(loaded: LoadedModel) -> Workload:
-    """That of the run that made the checkpoint."""
+    """The workload of the tuning that made the checkpoint, else one sequence of 128 tokens."""
     folder = loaded.folder.parent
-    if (folder / "result.json").is_file():
-        return from_mapping(Workload, read_result(folder)["workload"])
+    if (folder / RESULT).is_file():
+        return read_result(folder).workload
     return Workload(batch_size=1, sequence_length=128)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from autotune.core.errors import DeviceMissingError
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
+from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 
@@ -24,7 +26,7 @@ class FarmDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Tasks for one kind of device; each task is timed separately."""
+    """Tasks for one kind of device, each timed separately; their networks are local files."""
 
     device: str
     backend: str
@@ -61,6 +63,17 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def profile_sites(
+        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+    ) -> SiteProfile:
+        """The latency of every site inside a running ONNX network, on a device of the executor.
+
+        Raises:
+            DeviceMissingError: the device is not available.
+            MeasurementError: the network does not run there, or a site has no separate node.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """End all running tasks and release the executor's resources."""
 
@@ -90,18 +103,27 @@ class Executor(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutorRunner:
-    """Adapts an executor to a task runner for one kind of device."""
+class FarmRunner:
+    """Adapts an executor to a `TaskRunner` for one kind of device that also profiles sites."""
 
     executor: Executor
     device: str
     backend: str
     threads: int
 
-    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
-        """Run the tasks as one shard; see `Executor.run`."""
-        return self.executor.run(
-            Shard(
-                device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
-            )
-        )  # fmt: skip
+    def run(
+        self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[Outcome]:
+        """Run the tasks as one shard; workers do not report progress within a task."""
+        del progress
+        shard = Shard(
+            device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
+        )
+        return self.executor.run(shard)
+
+    def profile_sites(
+        self, build: Path, inputs: Path, sites: Sequence[str], progress: Callable[[int, int], None]
+    ) -> SiteProfile:
+        """Profile the sites of a network; see `Executor.profile_sites`."""
+        del progress
+        return self.executor.profile_sites(self.device, build, inputs, self.threads, sites)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotune.core.forms import Plan, plan_from_json, plan_to_json
 from autotune.devices.detect import cpu_threads
 from autotune.search.evaluator import EvaluatorSetup, JudgingProcess
-from autotune.search.judges import JudgePool, Losses, Ranks
+from autotune.search.judges import JudgePool, Losses
 
 if TYPE_CHECKING:
     from autotune.farm.ray_executor import Hired, RayExecutor
@@ -54,9 +55,9 @@ class FarmJudge:
     def __init__(self, hired: Hired) -> None:
         self._hired = hired
 
-    def ask(self, ranks: Ranks) -> Losses | None:
+    def ask(self, plan: Plan) -> Losses | None:
         """The losses of a plan, one for each batch; None if the worker died."""
-        answer = self._hired.ask(json.dumps(dict(ranks)))
+        answer = self._hired.ask(json.dumps(plan_to_json(plan)))
         found: Losses | None = None if answer is None else json.loads(answer)
         return found
 
@@ -79,7 +80,7 @@ class HostJudge:
 
     def ask(self, text: str) -> str | None:
         """The losses of a plan, as JSON text; None if the process died."""
-        found = self._process.ask(json.loads(text))
+        found = self._process.ask(plan_from_json(json.loads(text)))
         return None if found is None else json.dumps(found)
 
     def close(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from autotune.core.types import Fingerprint
 from autotune.devices.detect import check_threads, present_devices, require_device
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.profiler.backends import make_backend, require_backend
+from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Outcome
@@ -42,6 +44,13 @@ class LocalExecutor(Executor):
         backend = make_backend(shard.backend, present.spec.kind)
         runner = ShardRunner.on(present, backend, shard.threads)
         return _closing(runner.run(shard.tasks))
+
+    def profile_sites(
+        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+    ) -> SiteProfile:
+        """In a fresh process on this machine."""
+        self.require(device)
+        return profile_sites(build, inputs, threads, sites)
 
     def close(self) -> None:
         """Do nothing: the executor holds no resources."""

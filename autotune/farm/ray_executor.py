@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from autotune.core.types import Fingerprint
@@ -19,11 +20,14 @@ from autotune.farm import worker_calls as remote
 from autotune.farm.address import split_address
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError
+from autotune.farm.parcels import make_parcel, paths_in
+from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome
 
 _TASKS_PER_SHARD = 8
 _ATTEMPTS = 2
 _ANSWER_S = 120.0
+_PROFILE_S = 600.0
 _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
@@ -48,6 +52,7 @@ class RayExecutor(Executor):
         AuthenticationTokenLoader.instance().reset_cache()
         self._ray = ray
         self._running: set[Any] = set()
+        self._parcels: dict[Path, tuple[str, Any]] = {}
         self._address = split_address(address)
         self._coordinator_gone = False
         try:
@@ -93,9 +98,9 @@ class RayExecutor(Executor):
         )(function)  # fmt: skip
         return made.options(**options) if options else made
 
-    def _answer(self, reference: Any) -> str:
+    def _answer(self, reference: Any, longest_s: float = _ANSWER_S) -> str:
         try:
-            return str(self._ray.get(reference, timeout=_ANSWER_S))
+            return str(self._ray.get(reference, timeout=longest_s))
         except self._ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None  # ours, as the worker raised it
         except self._ray.exceptions.RayError as error:
@@ -173,13 +178,36 @@ class RayExecutor(Executor):
 
     def _stream(self, shard: Shard) -> Iterator[str]:
         run = self._on(shard.device, remote.run_here, num_returns="streaming")
-        stream = run.remote(remote.shard_text(shard))
+        sent = self._sent(paths_in(shard.tasks))
+        stream = run.remote(remote.shard_text(shard), sent, self._ray.get)
         self._running.add(stream)
         try:
             for reference in stream:
                 yield str(self._ray.get(reference))
         finally:
             self._running.discard(stream)
+
+    def _sent(self, paths: Sequence[Path]) -> dict[str, tuple[str, Any]]:
+        """Every path with its parcel's sha256 and a reference that a worker may fetch.
+
+        References inside a container are not resolved on the way, so a worker that holds a parcel
+        is not sent it again.
+        """
+        for path in paths:
+            if path not in self._parcels:
+                parcel = make_parcel(path)
+                self._parcels[path] = (parcel.sha256, self._ray.put(parcel.contents()))
+        return {str(path): self._parcels[path] for path in paths}
+
+    def profile_sites(
+        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+    ) -> SiteProfile:
+        """Asked of a worker that has the device."""
+        name = self.require(device).name
+        text = remote.profile_text(build, inputs, threads, sites)
+        ask = self._on(name, remote.profile_here)
+        sent = self._sent([build, inputs])
+        return remote.read_profile(self._answer(ask.remote(text, sent, self._ray.get), _PROFILE_S))
 
     def share(self, files: dict[str, bytes]) -> Any:
         """Put files into the cluster's object store, so that they are sent only once."""

@@ -1,36 +1,48 @@
-"""Latencies of single layers on a device that is here or elsewhere."""
+"""Latencies of single layers on a machine, from what is known without measuring."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from autotune.core.types import Address
-from autotune.tune.target import Target
-
-if TYPE_CHECKING:
-    from autotune.predictor.base import LatencyPredictor
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate
+from autotune.tune.machine import Machine
 
 
-def layer_predictor(
-    target: Target, threads: int | None, database: Address, guess: bool
-) -> tuple[LatencyPredictor, list[str]]:
-    """What answers for a layer on `target`, and what it goes by.
+@dataclass(frozen=True, kw_only=True)
+class LayerPredictions:
+    """Estimates of `shapes`, in the machine's dtype and in their order, and their sources."""
 
-    A device that is here is answered from its measurements in `database`, another from its table.
-    `guess` allows shapes far from everything measured.
+    shapes: tuple[LayerShape, ...]
+    estimates: tuple[Estimate, ...]
+    sources: tuple[str, ...]
+
+
+class KnownLayers:
+    """What is known of layers on a machine, ready to be asked; nothing is measured.
+
+    Raises:
+        UsageError: nothing is known of a device that is not here.
     """
-    if not target.is_here:
-        return target.table.predictor, list(target.table.sources)
-    from autotune.devices.detect import check_threads
-    from autotune.devices.roofline import Roofline
-    from autotune.predictor.layers.table import LatencyTable
-    from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.profiler.measure.points import fingerprint_of
 
-    spec, count = target.spec, check_threads(threads)
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, count)
-    with LatencyDatabase(database) as store:
-        rows = store.measurements(fingerprint.id)
-    roofline, cliff = Roofline.of(spec, count), spec.cliff(target.dtype)
-    table = LatencyTable(rows, roofline, allow_extrapolation=guess, cliff=cliff)
-    return table, [f"measurements of {fingerprint.id} in {database}"]
+    def __init__(self, machine: Machine, *, allow_extrapolation: bool = False) -> None:
+        self._dtype = machine.dtype
+        self._predictor, self._sources = machine.known_layers(
+            allow_extrapolation=allow_extrapolation
+        )
+
+    def predict(self, shapes: Sequence[LayerShape]) -> LayerPredictions:
+        """The latency of every shape with its interval and source.
+
+        Raises:
+            MeasurementError: nothing near a shape was measured, and extrapolation is not allowed.
+        """
+        typed = tuple(dataclasses.replace(shape, dtype=self._dtype) for shape in shapes)
+        self._predictor.prepare(typed)
+        return LayerPredictions(
+            shapes=typed,
+            estimates=tuple(self._predictor.estimate(shape) for shape in typed),
+            sources=tuple(self._sources),
+        )

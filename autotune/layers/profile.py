@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
-from autotune.core.types import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.measuring_plan import (
     first_layers,
@@ -19,7 +19,7 @@ from autotune.predictor.layers.recovery import RecoveryProcess
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import measure_points, missing_points
 from autotune.profiler.measure.timing import TimingPolicy
-from autotune.tune.place import Place
+from autotune.tune.measuring import MeasuringMachine
 
 QUICK_LAYERS = 25
 _FIRST, _WAVE = 13, 4
@@ -44,13 +44,13 @@ class Profiled:
 
 
 def profile_points(
-    place: Place, database: LatencyDatabase, wanted: Iterable[LayerShape],
+    machine: MeasuringMachine, database: LatencyDatabase, wanted: Iterable[LayerShape],
     policy: TimingPolicy, advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
-    points = missing_points(database, place.fingerprint, shapes)
-    failed = measure_points(database, place.fingerprint, points, place.runner, policy, advance)
+    points = missing_points(database, machine.fingerprint, shapes)
+    failed = measure_points(database, machine.fingerprint, points, machine.runner, policy, advance)
     return Profiled(
         wanted=len(shapes), measured=len(points) - len(failed),
         failed=tuple(str(row.error) for row in failed),
@@ -58,18 +58,17 @@ def profile_points(
 
 
 def profile_full(
-    place: Place, database: LatencyDatabase, policy: TimingPolicy,
+    machine: MeasuringMachine, database: LatencyDatabase, policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure the standard layers at eight ranks each."""
-    target = place.target
-    pool = standard_pool(target.spec, target.dtype)
-    wanted = [s for dense in pool for s in (dense, *pairs_of(dense, target.spec, _FULL_SHARES))]
-    return profile_points(place, database, wanted, policy, advance)
+    pool = standard_pool(machine.spec, machine.dtype)
+    wanted = [s for dense in pool for s in (dense, *pairs_of(dense, machine.spec, _FULL_SHARES))]
+    return profile_points(machine, database, wanted, policy, advance)
 
 
 def profile_quick(
-    place: Place, database: LatencyDatabase, policy: TimingPolicy,
+    machine: MeasuringMachine, database: LatencyDatabase, policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:  # fmt: skip
     """Measure 25 of the standard layers at three ranks each, a hundred points, in waves.
@@ -77,35 +76,35 @@ def profile_quick(
     Each wave is chosen from what the ones before leave unsure; run again, it goes on from what is
     known. Ends early after `_LIMIT_S` seconds.
     """
-    spec = place.target.spec
-    pool = standard_pool(spec, place.target.dtype)
+    spec = machine.spec
+    pool = standard_pool(spec, machine.dtype)
     started = time.monotonic()
     layers: list[LayerShape] = []
     found = Profiled(wanted=0, measured=0, failed=())
     while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
-        wave = _wave(place, database, pool, layers)
+        wave = _wave(machine, database, pool, layers)
         layers += wave
         wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
-        found += profile_points(place, database, wanted, policy)
+        found += profile_points(machine, database, wanted, policy)
         advance(len(layers), QUICK_LAYERS)
     return found
 
 
 def _wave(
-    place: Place, database: LatencyDatabase, pool: Sequence[LayerShape],
+    machine: MeasuringMachine, database: LatencyDatabase, pool: Sequence[LayerShape],
     layers: Sequence[LayerShape],
 ) -> list[LayerShape]:  # fmt: skip
     """What to measure next."""
     if not layers:
         return first_layers(pool, _FIRST)
-    spec = place.target.spec
-    rows = [row for row in database.measurements(place.fingerprint.id) if row.rank and row.ratio]
+    spec = machine.spec
+    rows = [row for row in database.measurements(machine.fingerprint.id) if row.rank and row.ratio]
     pairs = [row for row in rows if not row.shape.parts]
     left = [dense for dense in pool if dense not in layers]
     count = min(_WAVE, QUICK_LAYERS - len(layers))
     shapes = [row.shape for row in pairs]
     if not RecoveryProcess.enough(shapes):
         return first_layers(left, count)
-    roofline = Roofline.of(spec, place.threads)
+    roofline = Roofline.of(spec, machine.threads)
     process = RecoveryProcess(roofline, shapes, [row.ratio or 1.0 for row in pairs])
     return next_layers(process, left, spec, count)

@@ -1,30 +1,32 @@
-"""The part of report.html that says of every artefact what was predicted and what was measured.
+"""The part of report.html that compares every build: predicted, measured, and its parity.
 
-Exports are made after the report; `verify` measures them and writes this part of the page anew.
+Exports are made after the report. `verify` checks them and replaces this part of the page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from autotune.core.files import write_whole
+from autotune.results.checks import Check, CheckKind, EngineFacts, ParityFacts, TimingFacts
+from autotune.results.record import TuneRecord
 
+# Marks of the part in the page; reports of older versions have the same.
 START, END = "<!-- artefacts -->", "<!-- end of artefacts -->"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artefact:
-    """A model as somebody runs it, in one pass; None is what was not predicted or not measured.
+class BuildRow:
+    """One build in one phase; None where nothing was predicted or measured.
 
-    Ratios are to the dense model in the same form, with the ends of the 95 % interval; `parity` is
-    the largest difference to the checkpoint; `wrong` says why it does not hold.
+    Ratios are to the dense model in the same format, with the ends of the 95 % interval; `parity`
+    is the largest difference to the checkpoint; `wrong` is the reason if a check failed.
     """
 
     name: str
-    run: str
+    phase: str
     predicted_ratio: float | None = None
     ratio: float | None = None
     ratio_low: float | None = None
@@ -34,29 +36,63 @@ class Artefact:
     wrong: str = ""
 
 
-def tuned_artefacts(record: Mapping[str, Any]) -> list[Artefact]:
-    """What the tuning itself built and timed, pass by pass."""
-    names = {run: Path(entry["compressed"]).name for run, entry in record["artefacts"].items()}
+def tuned_builds(record: TuneRecord) -> list[BuildRow]:
+    """What the tuning itself built and timed, one row for each phase."""
     return [
-        Artefact(
-            name=names[one["name"]], run=one["name"], predicted_ratio=one["predicted_ratio"],
-            ratio=one["ratio"], ratio_low=one["ratio_low"], ratio_high=one["ratio_high"],
-            latency_s=one["latency_s"],
+        BuildRow(
+            name=Path(record.builds[phase.name].compressed).name,
+            phase=phase.name,
+            predicted_ratio=phase.predicted_ratio,
+            ratio=phase.ratio,
+            ratio_low=phase.ratio_low,
+            ratio_high=phase.ratio_high,
+            latency_s=phase.latency_s,
         )
-        for one in record["passes"]
-        if one["name"] in names
-    ]  # fmt: skip
+        for phase in record.phases
+        if phase.name in record.builds
+    ]
 
 
-def render_artefacts(rows: Sequence[Artefact]) -> str:
+def build_rows(record: TuneRecord, checks: Iterable[Check]) -> list[BuildRow]:
+    """The builds of the tuning as it recorded them, then every export as the checks found it."""
+    exports: dict[str, BuildRow] = {}
+    for check in checks:
+        if not check.export or check.kind is CheckKind.HASH:
+            continue
+        row = exports.get(check.subject, BuildRow(name=check.subject, phase=check.phase))
+        row = replace(row, wrong=row.wrong or check.reason)
+        exports[check.subject] = _with_facts(row, check, record)
+    return [*tuned_builds(record), *exports.values()]
+
+
+def _with_facts(row: BuildRow, check: Check, record: TuneRecord) -> BuildRow:
+    facts = check.facts
+    if isinstance(facts, EngineFacts):
+        row = replace(row, latency_s=facts.latency_s)
+    if isinstance(facts, ParityFacts):
+        row = replace(row, parity=facts.worst)
+    if isinstance(facts, TimingFacts):
+        row = replace(
+            row,
+            ratio=facts.ratio,
+            ratio_low=facts.ratio_low,
+            ratio_high=facts.ratio_high,
+            latency_s=facts.latency_s,
+        )
+    if check.kind is CheckKind.LATENCY:  # timed as it was tuned, so the prediction covers it
+        row = replace(row, predicted_ratio=record.phase(check.phase).predicted_ratio)
+    return row
+
+
+def render_builds(rows: Sequence[BuildRow]) -> str:
     """The table, between its marks."""
     from autotune.report.page import environment
 
-    return environment().get_template("artefacts.html").render(rows=rows, start=START, end=END)
+    return environment().get_template("builds.html").render(rows=rows, start=START, end=END)
 
 
-def put_artefacts(page: Path, rows: Sequence[Artefact]) -> bool:
-    """Replace the part in a report; False where there is no page with such a part."""
+def put_builds(page: Path, rows: Sequence[BuildRow]) -> bool:
+    """Replace the table in a report; False where there is no page with one."""
     if not page.is_file():
         return False
     text = page.read_text(encoding="utf-8")
@@ -64,7 +100,7 @@ def put_artefacts(page: Path, rows: Sequence[Artefact]) -> bool:
     _, end, after = rest.partition(END)
     if not start or not end:
         return False
-    whole = before + render_artefacts(rows).rstrip("\n") + after
+    whole = before + render_builds(rows).rstrip("\n") + after
     write_whole(page, lambda path: _write(path, whole))
     return True
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autotune.compress.remote_code import AUTO_MAP_FILE
 from autotune.core.quantities import format_seconds
 from autotune.core.version import __version__
+from autotune.results.record import TuneRecord
 
 _AUTO = {
     "causal-lm": "AutoModelForCausalLM",
@@ -18,15 +16,21 @@ _AUTO = {
 }
 
 
-def model_card(record: Mapping[str, Any]) -> str:
-    """Markdown from the record of a run (result.json)."""
+def model_card(record: TuneRecord) -> str:
+    """The card as Markdown."""
     environment = Environment(
-        loader=PackageLoader("autotune.report"), autoescape=False, undefined=StrictUndefined,  # noqa: S701 (Markdown)
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("autotune.report"),
+        autoescape=False,  # noqa: S701 (Markdown)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["seconds"] = format_seconds
-    ranks = [site for site in record["sites"] if site["rank"] is not None]
-    return environment.get_template("card.md").render(
-        record=record, ranks=ranks, version=__version__, code=AUTO_MAP_FILE,
-        auto=_AUTO.get(record["task"], "AutoModel"),
-    ) + "\n"  # fmt: skip
+    template = environment.get_template("card.md")
+    text = template.render(
+        record=record,
+        version=__version__,
+        code=AUTO_MAP_FILE,
+        auto=_AUTO.get(record.task, "AutoModel"),
+    )
+    return f"{text}\n"

@@ -1,9 +1,9 @@
-"""The figures of a run, of a layer and of several runs, from records; drawn by others."""
+"""The figures of a tuning, of a layer and of several tunings, as charts that others draw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from autotune.report.charts import (
     BLUE,
@@ -18,197 +18,236 @@ from autotune.report.charts import (
     Rule,
     Series,
 )
+from autotune.results.record import CurvePoint, SiteRecord, Staircase, TuneRecord
 
-Record = Mapping[str, Any]
-
-
-def run_figures(record: Record) -> dict[str, list[Chart]]:
-    """Every figure of a run by its name; those of what was not measured are left out."""
-    sites = [site for site in record["sites"] if "group" in site]
-    found = {"pareto": [pareto(record)], "heat_map": [heat_map(sites)]}
-    found["waterfall"] = [waterfall(record)]
-    if record["measured_ratio"] is not None:
-        found |= {"agreement": [agreement(sites)], "rounds": [rounds(record)]}
-    return found | {"staircases": [staircase(curve) for curve in record["staircases"]]}
+_RATIO_LABEL = "latency / dense latency"
+_LOSS_LABEL = "predicted loss increase"
 
 
-def pareto(record: Record) -> Chart:
-    """Predicted loss against latency ratio: the exact front, uniform plans, budget, chosen plan."""
-    front = [p for p in record["pareto"] if p["loss"] > 0]
-    uniform = record["uniform"]
-    loss = record["solver"]["table_loss"]
-    series = [
-        Series(
-            x=[p["ratio"] for p in front], y=[p["loss"] for p in front], name="exact", line="-"
-        ),
-        Series(
-            x=[p["ratio"] for p in uniform], y=[p["loss"] for p in uniform], line="--", mark=".",
-            name="uniform keep ratio", colour=GREY,
-        ),
-        Series(x=[record["predicted_ratio"]], y=[loss], mark="o", name="chosen, predicted"),
-    ]  # fmt: skip
-    if record["measured_ratio"] is not None:
-        ends = (record["measured_ratio_low"], record["measured_ratio_high"])
+def run_figures(record: TuneRecord) -> dict[str, list[Chart]]:
+    """Every figure of a tuning by its name; figures of measurements only where there are some."""
+    found = {
+        "pareto": [pareto(record)],
+        "heat_map": [heat_map(record.sites)],
+        "waterfall": [waterfall(record)],
+    }
+    if record.measured is not None:
+        found |= {"agreement": [agreement(record.sites)], "rounds": [rounds(record)]}
+    return found | {"staircases": [staircase(curve) for curve in record.staircases]}
+
+
+def pareto(record: TuneRecord) -> Chart:
+    """Predicted loss against latency ratio: exact front, uniform plans, budget, chosen plan."""
+    loss, measured = record.solver.table_loss, record.measured
+    uniform = Series(
+        x=[point.ratio for point in record.uniform],
+        y=[point.loss for point in record.uniform],
+        line="--",
+        mark=".",
+        name="uniform keep ratio",
+        colour=GREY,
+    )
+    predicted = Series(x=[record.predicted_ratio], y=[loss], mark="o", name="chosen, predicted")
+    series = [_front(record.pareto, "exact", BLUE), uniform, predicted]
+    if measured is not None:
         series.append(
             Series(
-                x=[record["measured_ratio"]], y=[loss], x_error=[ends], mark="D", colour=ORANGE,
+                x=[measured.ratio],
+                y=[loss],
+                x_error=[(measured.ratio_low, measured.ratio_high)],
+                mark="D",
+                colour=ORANGE,
                 name="chosen, measured",
             )
-        )  # fmt: skip
+        )
     return Chart(
-        x_label="latency / dense latency", y_label="predicted loss increase", y_log=True,
-        series=series, rules=_budget(record, "x"),
-    )  # fmt: skip
+        x_label=_RATIO_LABEL,
+        y_label=_LOSS_LABEL,
+        y_log=True,
+        series=series,
+        rules=_budget(record, "x"),
+    )
 
 
-def _budget(record: Record, axis: Any) -> list[Rule]:
-    limit = record["budget"].get("latency", "")
-    if not limit.endswith("x"):
+def _front(points: Sequence[CurvePoint], name: str, colour: str) -> Series:
+    """A Pareto front; the dense plan has no loss, which a logarithmic axis cannot show."""
+    shown = [point for point in points if point.loss > 0]
+    x, y = [point.ratio for point in shown], [point.loss for point in shown]
+    return Series(x=x, y=y, name=name, colour=colour, line="-")
+
+
+def _budget(record: TuneRecord, axis: Literal["x", "y"]) -> list[Rule]:
+    limit = record.limit_ratio
+    if limit is None:
         return []
-    return [Rule(axis=axis, at=float(limit[:-1]), name=f"budget {limit}")]
+    return [Rule(axis=axis, at=limit, name=f"budget {record.budget['latency']}")]
 
 
-def staircase(curve: Record) -> Chart:
+def staircase(curve: Staircase) -> Chart:
     """Latency against rank of one layer shape, with intervals, and the dense latency."""
-    points = curve["points"]
-    ranks = [p["rank"] for p in points]
-    measured = [p for p in points if p["source"] == "measured"]
-    dense_ms = curve["dense_latency_s"] * 1e3
-    widths = "+".join(map(str, curve["parts"])) or curve["out_features"]
+    points = curve.points
+    ranks = [point.form.rank for point in points]
+    measured = [point for point in points if point.source == "measured"]
+    widths = "+".join(map(str, curve.parts)) or curve.out_features
+    interval = Band(
+        x=ranks,
+        low=[point.low_s * 1e3 for point in points],
+        high=[point.high_s * 1e3 for point in points],
+    )
+    line = Series(x=ranks, y=[point.latency_s * 1e3 for point in points], line="-")
+    marks = Series(
+        x=[point.form.rank for point in measured],
+        y=[point.latency_s * 1e3 for point in measured],
+        mark=".",
+        name="measured",
+    )
+    dense = Rule(axis="y", at=curve.dense_latency_s * 1e3, name="dense", colour=GREY, dashed=True)
     return Chart(
-        title=f"{curve['in_features']}x{widths}, {curve['tokens']} tokens", x_label="rank",
-        y_label="latency (ms)", y_from_zero=True, width=4.6, height=2.9,
-        bands=[
-            Band(
-                x=ranks, low=[p["low_s"] * 1e3 for p in points],
-                high=[p["high_s"] * 1e3 for p in points],
-            )
-        ],
-        series=[
-            Series(x=ranks, y=[p["latency_s"] * 1e3 for p in points], line="-"),
-            Series(
-                x=[p["rank"] for p in measured], y=[p["latency_s"] * 1e3 for p in measured],
-                mark=".", name="measured",
-            ),
-        ],
-        rules=[Rule(axis="y", at=dense_ms, name="dense", colour=GREY, dashed=True)],
-    )  # fmt: skip
+        title=f"{curve.in_features}x{widths}, {curve.tokens} tokens",
+        x_label="rank",
+        y_label="latency (ms)",
+        y_from_zero=True,
+        width=4.6,
+        height=2.9,
+        bands=[interval],
+        series=[line, marks],
+        rules=[dense],
+    )
 
 
-def heat_map(sites: Sequence[Record]) -> Chart:
-    """keep_ratio by block (rows) and module (columns); dense hatched, `=64` shares its down."""
-    modules = list(dict.fromkeys(_module(site, n) for site in sites for n in site["layers"]))
+def heat_map(sites: Sequence[SiteRecord]) -> Chart:
+    """Share of parameters removed by block (rows) and module (columns).
+
+    Dense layers are hatched; `=64` marks a layer of a joint site of rank 64.
+    """
+    modules = list(dict.fromkeys(_module(site, name) for site in sites for name in site.layers))
     blocks = sorted({_block(site) for site in sites})
     cells = [
         Cell(
-            x=modules.index(_module(site, name)), y=blocks.index(_block(site)),
-            shade=None if site["rank"] is None else 1.0 - site["keep_ratio"],
-            text="dense" if site["rank"] is None
-            else f"{'=' * (len(site['layers']) > 1)}{site['rank']}",
+            x=modules.index(_module(site, name)),
+            y=blocks.index(_block(site)),
+            shade=None if site.form.is_dense else 1.0 - site.keep_ratio,
+            text=_cell_text(site),
         )
         for site in sites
-        for name in site["layers"]
-    ]  # fmt: skip
+        for name in site.layers
+    ]
     return Chart(
-        cells=cells, x_ticks=modules, y_ticks=[str(b) if b >= 0 else "-" for b in blocks],
-        y_label="block", height=0.9 + 0.32 * len(blocks),
-    )  # fmt: skip
+        cells=cells,
+        x_ticks=modules,
+        y_ticks=[str(block) if block >= 0 else "-" for block in blocks],
+        y_label="block",
+        height=0.9 + 0.32 * len(blocks),
+    )
 
 
-def _block(site: Record) -> int:
-    return -1 if site["block"] is None else int(site["block"])
+def _cell_text(site: SiteRecord) -> str:
+    if site.form.is_dense:
+        return str(site.form)
+    return f"{'=' * (len(site.layers) > 1)}{site.form.rank}{site.form.suffix}"
 
 
-def _module(site: Record, name: str) -> str:
-    return name.split(f".{site['block']}.", 1)[-1] if site["block"] is not None else name
+def _block(site: SiteRecord) -> int:
+    return -1 if site.block is None else site.block
 
 
-def agreement(sites: Sequence[Record]) -> Chart:
-    """Predicted against measured seconds of every site inside the network."""
-    pairs = [s for s in sites if s.get("measured_latency_s")]
-    series = []
-    for chosen, colour, label in ((True, BLUE, "factorized"), (False, ORANGE, "dense")):
-        some = [s for s in pairs if (s["rank"] is not None) == chosen]
-        series.append(
-            Series(
-                x=[s["predicted_latency_s"] * 1e3 for s in some],
-                y=[s["measured_latency_s"] * 1e3 for s in some], colour=colour, name=label,
-                mark="o" if chosen else "s",
-            )
-        )  # fmt: skip
-    top = max((s["measured_latency_s"] for s in pairs), default=1e-3) * 1.1e3
-    same = Series(x=[0, top], y=[0, top], colour=GREY, line="-")
+def _module(site: SiteRecord, name: str) -> str:
+    return name if site.block is None else name.split(f".{site.block}.", 1)[-1]
+
+
+def agreement(sites: Sequence[SiteRecord]) -> Chart:
+    """Predicted against measured latency of every site inside the network."""
+    pairs = [
+        (site.form.is_dense, site.predicted_latency_s * 1e3, site.measured_latency_s * 1e3)
+        for site in sites
+        if site.measured_latency_s
+    ]
+    factorized = [pair for pair in pairs if not pair[0]]
+    dense = [pair for pair in pairs if pair[0]]
+    top = max((measured for _, _, measured in pairs), default=1.0) * 1.1
+    series = [
+        Series(
+            x=[predicted for _, predicted, _ in factorized],
+            y=[measured for _, _, measured in factorized],
+            name="factorized",
+            mark="o",
+        ),
+        Series(
+            x=[predicted for _, predicted, _ in dense],
+            y=[measured for _, _, measured in dense],
+            colour=ORANGE,
+            name="dense",
+            mark="s",
+        ),
+        Series(x=[0, top], y=[0, top], colour=GREY, line="-"),
+    ]
     return Chart(
-        x_label="predicted (ms)", y_label="measured in the network (ms)", series=[*series, same],
-        width=4.2,
-    )  # fmt: skip
+        x_label="predicted (ms)", y_label="measured in the network (ms)", series=series, width=4.2
+    )
 
 
-def waterfall(record: Record) -> Chart:
+def waterfall(record: TuneRecord) -> Chart:
     """Milliseconds from the dense network to the compressed one, by group of sites."""
     bars, level = [], 0.0
-    for i, (_, value, total) in enumerate(waterfall_steps(record)):
+    steps = waterfall_steps(record)
+    for i, (_, value, total) in enumerate(steps):
         bottom = 0.0 if total else level
         colour = GREY if total else (GREEN if value < 0 else RED)
         text = f"{value:.3g}" if total else f"{value:+.3g}"
         bars.append(Bar(x=i, bottom=bottom, height=value, text=text, colour=colour))
         level = bottom + value
-    names = [name for name, _, _ in waterfall_steps(record)]
+    names = [name for name, _, _ in steps]
     return Chart(bars=bars, x_ticks=names, y_label="latency (ms)", width=5.4, height=3.2)
 
 
-def waterfall_steps(record: Record) -> list[tuple[str, float, bool]]:
-    """(name, milliseconds, is a total): dense, saving by group, what the sum misses, measured."""
-    scale = 1e3
-    dense = record["dense_latency_s"]
-    reached = record["measured_latency_s"] or record["predicted_latency_s"]
+def waterfall_steps(record: TuneRecord) -> list[tuple[str, float, bool]]:
+    """(name, milliseconds, is a total): dense, saving by group, what the sum misses, compressed."""
     saved: dict[str, float] = {}
-    for site in record["sites"]:
-        if site["rank"] is not None:
-            delta = site["predicted_latency_s"] - site["dense_latency_s"]
-            saved[site["group"]] = saved.get(site["group"], 0.0) + delta
-    unexplained = reached - dense - sum(saved.values())
+    for site in record.factorized:
+        delta = site.predicted_latency_s - site.dense_latency_s
+        saved[site.group] = saved.get(site.group, 0.0) + delta
+    unexplained = record.latency_s - record.dense_latency_s - sum(saved.values())
     return [
-        ("dense", dense * scale, True),
-        *((name, value * scale, False) for name, value in sorted(saved.items())),
-        ("not predicted", unexplained * scale, False),
-        ("compressed", reached * scale, True),
+        ("dense", record.dense_latency_s * 1e3, True),
+        *((name, value * 1e3, False) for name, value in sorted(saved.items())),
+        ("not predicted", unexplained * 1e3, False),
+        ("compressed", record.latency_s * 1e3, True),
     ]
 
 
-def rounds(record: Record) -> Chart:
+def rounds(record: TuneRecord) -> Chart:
     """Predicted and measured ratio of every round of the closed loop."""
-    items = record["rounds"]
-    x = list(range(len(items)))
-    measured = Series(
-        x=x, y=[r["measured_ratio"] for r in items], colour=ORANGE, mark="D",
-        y_error=[(r["measured_ratio_low"], r["measured_ratio_high"]) for r in items],
-        name="measured, 95 % interval",
-    )  # fmt: skip
-    predicted = Series(x=x, y=[r["predicted_ratio"] for r in items], mark="o", name="predicted")
+    x = list(range(len(record.rounds)))
+    measured = [(i, one.measured) for i, one in enumerate(record.rounds) if one.measured]
+    series = [
+        Series(x=x, y=[one.predicted_ratio for one in record.rounds], mark="o", name="predicted"),
+        Series(
+            x=[i for i, _ in measured],
+            y=[ratio for _, (ratio, _, _) in measured],
+            colour=ORANGE,
+            mark="D",
+            y_error=[(low, high) for _, (_, low, high) in measured],
+            name="measured, 95 % interval",
+        ),
+    ]
     return Chart(
-        x_label="round", y_label="latency / dense latency", series=[predicted, measured],
-        rules=_budget(record, "y"), x_ticks=[str(i + 1) for i in x], width=4.6, height=2.9,
-    )  # fmt: skip
+        x_label="round",
+        y_label=_RATIO_LABEL,
+        series=series,
+        rules=_budget(record, "y"),
+        x_ticks=[str(i + 1) for i in x],
+        width=4.6,
+        height=2.9,
+    )
 
 
-def comparison(records: Mapping[str, Record]) -> Chart:
-    """Several runs: where each is on latency ratio and quality, and its Pareto front of plans."""
+def comparison(records: Mapping[str, TuneRecord]) -> Chart:
+    """Several tunings: the Pareto front of each, and where its chosen plan is."""
     colours = (BLUE, ORANGE, GREEN, RED, GREY)
     series = []
     for i, (name, record) in enumerate(records.items()):
         colour = colours[i % len(colours)]
-        front = [p for p in record["pareto"] if p["loss"] > 0]
-        loss = record["solver"]["table_loss"]
-        series.append(
-            Series(
-                x=[p["ratio"] for p in front], y=[p["loss"] for p in front], colour=colour,
-                line="-", name=name,
-            )
-        )  # fmt: skip
-        ratio = record["measured_ratio"] or record["predicted_ratio"]
-        series.append(Series(x=[ratio], y=[loss], colour=colour, mark="D"))
-    return Chart(
-        x_label="latency / dense latency", y_label="predicted loss increase", y_log=True,
-        series=series, height=4.0,
-    )  # fmt: skip
+        loss = record.solver.table_loss
+        series.append(_front(record.pareto, name, colour))
+        series.append(Series(x=[record.ratio], y=[loss], colour=colour, mark="D"))
+    return Chart(x_label=_RATIO_LABEL, y_label=_LOSS_LABEL, y_log=True, series=series, height=4.0)

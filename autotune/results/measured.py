@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autotune.profiler.measure.timing import PairedTiming
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPass:
@@ -20,6 +22,19 @@ class MeasuredPass:
     ratio: float
     ratio_low: float
     ratio_high: float
+
+    @staticmethod
+    def of(name: str, timing: PairedTiming) -> MeasuredPass:
+        """From dense and compressed timed in turn, in this order; run once a workload."""
+        return MeasuredPass(
+            name=name,
+            count=1,
+            dense_latency_s=timing.latencies_s[0],
+            latency_s=timing.latencies_s[1],
+            ratio=timing.ratios[1],
+            ratio_low=timing.ratio_lows[1],
+            ratio_high=timing.ratio_highs[1],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,14 @@ from typing import Any
 from autotune.cli.main import INTERRUPTED
 from autotune.core.errors import DatabaseUnreachableError
 from autotune.core.progress.pipe import VARIABLE
+from autotune.results.verdict import Verdict
 from autotune.service.job_records import Ending
 
 COMMAND = (sys.executable, "-m", "autotune.service.child")
 _GRACE_S = 5.0
 _SAID = "autotune: "
+# With these a command ends with a result: met or valid, missed or invalid, undecided.
+_RESULT_CODES = tuple(verdict.exit_code for verdict in Verdict)
 # Interrupted by somebody, or something that it needs did not answer: EX_TEMPFAIL.
 _AGAIN = (INTERRUPTED, DatabaseUnreachableError.exit_code)
 
@@ -113,7 +116,7 @@ class JobProcess:
         """How it ended: its last line of output, or its last words."""
         code = self._process.wait()
         lines = self._stdout.read_text(errors="replace").splitlines()
-        if code in (0, 1) and lines:
+        if code in _RESULT_CODES and lines:
             with suppress(ValueError):
                 found = json.loads(lines[-1])
                 if isinstance(found, dict):

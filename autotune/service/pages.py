@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +16,8 @@ from pydantic import BaseModel
 
 from autotune.compress.locate import EMBEDDED_MODEL
 from autotune.core.quantities import format_bytes, format_count, format_seconds
+from autotune.report.summary import verdict_text
+from autotune.results.record import TuneRecord
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.guard import COOKIE, PLOTS_POLICY, check_access
 from autotune.service.job_files import artefacts_of
@@ -25,7 +26,8 @@ from autotune.service.job_schema import SUCCEEDED
 from autotune.service.settings import Settings
 from autotune.service.specs import defaults
 from autotune.service.state import Caller, Parts
-from autotune.service.tunings import read_record
+from autotune.service.summary import outcome
+from autotune.service.tunings import open_record
 from autotune.service.uploads import list_uploads
 
 router = APIRouter(include_in_schema=False)
@@ -104,11 +106,7 @@ def render(template: str, status: int = 200, plots: bool = False, **values: Any)
 
 def _row(job: Job) -> dict[str, Any]:
     """The cells of a job in a table of jobs."""
-    spec, result = job.spec, job.result or {}
-    ratio = result.get("measured_ratio") or result.get("predicted_ratio")
-    outcome = job.error or ""
-    if ratio is not None:
-        outcome = f"{ratio:.3f}, {'met' if result['within_budget'] else 'missed'}"
+    spec = job.spec
     budgets = [
         f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES if spec.get(name)
     ]
@@ -121,7 +119,7 @@ def _row(job: Job) -> dict[str, Any]:
         "device": job.device,
         "model": spec.get("model") or source or EMBEDDED_MODEL,
         "budget": ", ".join(budgets),
-        "outcome": outcome[:80],
+        "outcome": (job.error or outcome(job.result))[:80],
         "created_at": when.isoformat(),
         "when": f"{when:%Y-%m-%d %H:%M} UTC",
     }
@@ -164,7 +162,7 @@ def _models(settings: Settings) -> list[str]:
 def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
-    record = read_record(parts.settings, job)
+    record, problem = open_record(parts.settings, job)
     spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
     return render(
         "job.html",
@@ -173,6 +171,7 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
         view=_row(job),
         record=record,
         spec=spec,
+        verdict=verdict_text(record) if record else problem,
         figures=_FIGURES,
         events=parts.database.events(job_id, limit=10_000),
         artefacts=artefacts_of(parts.settings, job_id) if job.ended else [],
@@ -203,10 +202,10 @@ def compare_page(
 ) -> HTMLResponse:
     """The page that compares several results."""
     candidates = parts.database.page(states=[SUCCEEDED], kind="tune", limit=100)
-    rows: list[tuple[str, str, Mapping[str, Any]]] = []
+    rows: list[tuple[str, str, TuneRecord]] = []
     for job_id in dict.fromkeys(job):
         found = parts.database.get(job_id)
-        record = read_record(parts.settings, found)
+        record, _ = open_record(parts.settings, found)
         if record is not None:
             view = _row(found)
             rows.append((job_id, f"{view['model']} on {view['device']}", record))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.core.types import Estimate, LayerShape
-from autotune.layers.predict import layer_predictor
+from autotune.core.layers import LayerShape
+from autotune.layers.predict import KnownLayers, LayerPredictions
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.schema import MEASUREMENT, RUN
 from autotune.service.settings import Settings
-from autotune.tune.target import Target, find_target
-
-if TYPE_CHECKING:
-    from autotune.predictor.base import LatencyPredictor
+from autotune.tune.machine import Machine
+from autotune.tune.machines import nearest_machine
+from autotune.tune.options import MachineOptions
 
 _KEPT = 16
 
@@ -28,38 +26,44 @@ class Predictions:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._lock = threading.Lock()
-        self._tables: dict[Any, tuple[LatencyPredictor, list[str]]] = {}
+        self._tables: dict[MachineOptions, tuple[Machine, KnownLayers]] = {}
         self._stamp: Any = None
 
     def answer(
-        self, device: str, backend: str | None, dtype: str | None, shapes: Sequence[LayerShape],
-        guess: bool = False,
-    ) -> tuple[Target, list[str], list[Estimate]]:  # fmt: skip
-        """The target, what its table goes by, and one estimate a shape (in the target's dtype).
+        self,
+        device: str,
+        backend: str | None,
+        dtype: str | None,
+        shapes: Sequence[LayerShape],
+        *,
+        allow_extrapolation: bool = False,
+    ) -> tuple[Machine, LayerPredictions]:
+        """The machine, and one estimate per shape in the machine's dtype.
 
         Raises:
-            UsageError, DeviceMissingError: as `find_target`, or nothing is known of a shape.
+            UsageError, DeviceMissingError: as `find_machine`, or nothing is known of a shape.
         """
-        address = self.settings.latency_database
-        target = find_target(device, backend, dtype, database=address, extrapolate=guess)
-        typed = [dataclasses.replace(shape, dtype=target.dtype) for shape in shapes]
+        options = MachineOptions(
+            device=device,
+            backend=backend,
+            dtype=dtype,
+            threads=self.settings.threads,
+            database=self.settings.latency_database,
+            allow_extrapolation=allow_extrapolation,
+        )
         with self._lock:  # predictors fit as they are asked
-            table, sources = self._table(target, guess)
-            table.prepare(typed)
-            return target, sources, [table.estimate(shape) for shape in typed]
+            machine, layers = self._known(options)
+            return machine, layers.predict(shapes)
 
-    def _table(self, target: Target, guess: bool) -> tuple[LatencyPredictor, list[str]]:
+    def _known(self, options: MachineOptions) -> tuple[Machine, KnownLayers]:
         stamp = self._database_stamp()
-        if stamp != self._stamp:
+        if stamp != self._stamp or len(self._tables) >= _KEPT:
             self._stamp, self._tables = stamp, {}
-        key = (target.spec.name, target.backend.name, target.dtype, guess)
-        if key not in self._tables:
-            if len(self._tables) >= _KEPT:
-                self._tables.clear()
-            self._tables[key] = layer_predictor(
-                target, self.settings.threads, self.settings.latency_database, guess
-            )
-        return self._tables[key]
+        if options not in self._tables:
+            with nearest_machine(options) as machine:
+                layers = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
+                self._tables[options] = machine, layers
+        return self._tables[options]
 
     def _database_stamp(self) -> tuple[int, ...]:
         """Changes whenever rows are added."""

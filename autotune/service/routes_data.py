@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 
-from autotune.core.types import LayerShape
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.state import Caller, Parts
 from autotune.service.uploads import list_uploads, receive
@@ -39,16 +38,20 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 @router.post("/predict")
 def predict(question: Question, parts: Parts, _: Caller) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
-    shapes = [LayerShape(**shape.model_dump()) for shape in question.shapes]
-    target, sources, estimates = parts.predictions.answer(
-        question.device, question.backend, question.dtype, shapes, question.allow_extrapolation
+    shapes = [shape.layer() for shape in question.shapes]
+    machine, found = parts.predictions.answer(
+        question.device,
+        question.backend,
+        question.dtype,
+        shapes,
+        allow_extrapolation=question.allow_extrapolation,
     )
     return Answer(
-        device=target.spec.name,
-        backend=target.backend.name,
-        dtype=target.dtype,
-        sources=sources,
-        estimates=[EstimateView(**dataclasses.asdict(estimate)) for estimate in estimates],
+        device=machine.spec.name,
+        backend=machine.backend.name,
+        dtype=machine.dtype,
+        sources=list(found.sources),
+        estimates=[EstimateView(**dataclasses.asdict(one)) for one in found.estimates],
     )
 
 

@@ -30,9 +30,11 @@ def check_submission(
         extra = {"database": settings.latency_database, "output": Path("out"), "quiet": True}
         tune_request({**found, **extra}).check()
     if kind in ("profile", "drift"):
-        from autotune.tune.target import target_here
+        from autotune.tune.machines import local_machine
+        from autotune.tune.options import MachineOptions
 
-        target_here(found["device"], found["backend"], found["dtype"])
+        names = ("device", "backend", "dtype")
+        local_machine(MachineOptions(**{name: found[name] for name in names})).close()
     if KINDS[kind].of_a_run:
         return _device_of_run(database, str(spec["run"]))
     return str(found["device"])

@@ -1,19 +1,30 @@
-"""What of a command's JSON is kept with the job; the whole of it is among its artefacts."""
+"""The part of a command's JSON that is stored with its job; the whole is among its files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-_TUNE = (
-    "model", "backend", "dtype", "budget", "workload", "within_budget", "measured_ratio",
-    "measured_ratio_low", "measured_ratio_high", "predicted_ratio", "measured_latency_s",
-    "predicted_latency_s", "dense_latency_s", "quality", "parameters", "stored_bytes", "cost",
-)  # fmt: skip
+from autotune.core.errors import UsageError
+from autotune.report.summary import outcome_text
+from autotune.results.job_summary import TuneSummary
 
 
 def summarise(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a tuning without its sites and tables; of other kinds everything."""
+    """The figures of a tuning without its sites and curves; everything of other kinds.
+
+    Raises:
+        UsageError: the JSON of a tuning lacks keys, or has values of another type.
+    """
     if kind == "tune":
-        return {key: record[key] for key in _TUNE}
+        return TuneSummary.of_result(record).to_json()
     return dict(record)
+
+
+def outcome(result: Mapping[str, Any] | None) -> str:
+    """Ratio and verdict of a tuning as a job stores it; empty for other kinds."""
+    try:
+        found = TuneSummary.of_job(result or {})
+    except UsageError as error:  # one damaged row must not hide the other jobs of a list
+        return f"the stored result cannot be read: {error}"
+    return outcome_text(found) if found is not None else ""

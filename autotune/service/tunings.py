@@ -1,54 +1,70 @@
-"""Finished tunings, and their figures."""
+"""The figures of finished tunings, and of single layers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.core.errors import UsageError
-from autotune.core.types import LayerShape
+from autotune.core.forms import low_rank
+from autotune.core.layers import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
+from autotune.devices.specs import find_device
 from autotune.report.figures import comparison, run_figures, staircase
 from autotune.report.plotly_json import plotly_json
-from autotune.results.result import read_result
-from autotune.service.errors import NotFoundError
+from autotune.results.record import Staircase, StaircasePoint, TuneRecord
+from autotune.results.result import RESULT, read_result
+from autotune.service.errors import ConflictError, NotFoundError
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.routes_jobs import JobId
 from autotune.service.settings import Settings
 from autotune.service.specs import Text
 from autotune.service.state import Caller, Parts
-from autotune.tune.target import find_target
 
 router = APIRouter(prefix="/v1", tags=["results"])
 _POINTS = 64
 _Width = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-def read_record(settings: Settings, job: Job) -> Mapping[str, Any] | None:
-    """result.json of a tuning that succeeded; None of anything else."""
+def read_record(settings: Settings, job: Job) -> TuneRecord | None:
+    """The result of a tuning that succeeded; None of other jobs, or where its folder was removed.
+
+    Raises:
+        UsageError: the result is there and cannot be read: it is damaged, or of a newer version.
+    """
     if job.kind != "tune" or job.state != SUCCEEDED:
         return None
+    folder = settings.run_folder(job.id)
+    return read_result(folder) if (folder / RESULT).is_file() else None
+
+
+def open_record(settings: Settings, job: Job) -> tuple[TuneRecord | None, str]:
+    """The result as `read_record` returns it, and a sentence if it is there but unreadable."""
     try:
-        return read_result(settings.run_folder(job.id))
-    except UsageError:
-        return None  # its folder was removed
+        return read_record(settings, job), ""
+    except UsageError as error:
+        return None, str(error)
 
 
-def _record(parts: Parts, job_id: str) -> Mapping[str, Any]:
-    record = read_record(parts.settings, parts.database.get(job_id))
+def _record(parts: Parts, job_id: str) -> TuneRecord:
+    job = parts.database.get(job_id)
+    record, problem = open_record(parts.settings, job)
+    if problem:
+        raise ConflictError(f"the result of job {job_id} cannot be read: {problem}")
     if record is None:
-        raise NotFoundError(f"job {job_id} is no tuning that succeeded, so it has no figures")
+        if job.kind == "tune" and job.state == SUCCEEDED:
+            raise NotFoundError(f"the result of job {job_id} has been removed from its folder")
+        raise NotFoundError(f"job {job_id} is not a tuning that succeeded, so it has no figures")
     return record
 
 
 @router.get("/jobs/{job_id}/figures")
 def figures(job_id: JobId, parts: Parts, _: Caller) -> dict[str, list[dict[str, Any]]]:
-    """The figures of a tuning, as plotly.js draws them."""
+    """The figures of a finished tuning, as plotly.js traces and layouts."""
     found = run_figures(_record(parts, job_id))
     return {name: [plotly_json(chart) for chart in charts] for name, charts in found.items()}
 
@@ -57,16 +73,16 @@ def figures(job_id: JobId, parts: Parts, _: Caller) -> dict[str, list[dict[str, 
 def compare(
     parts: Parts, _: Caller, job: Annotated[list[JobId], Query(min_length=1, max_length=8)]
 ) -> dict[str, Any]:
-    """Several tunings in one figure."""
+    """The Pareto fronts and chosen plans of several finished tunings in one figure."""
     records = {}
     for number, job_id in enumerate(job, start=1):
         record = _record(parts, job_id)
-        records[f"{number}: {record['model']}"[:60]] = record
+        records[f"{number}: {record.model}"[:60]] = record
     return plotly_json(comparison(records))
 
 
 class CurveQuestion(BaseModel):
-    """A layer of which the latency is asked at all ranks."""
+    """A layer whose latency is predicted at every rank."""
 
     model_config = ConfigDict(extra="forbid")
     device: Text
@@ -78,26 +94,48 @@ class CurveQuestion(BaseModel):
 
 @router.post("/curve")
 def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
-    """Latency against rank of one layer on a device: the points, and the figure."""
-    guess, address = question.allow_extrapolation, parts.settings.latency_database
-    spec = find_target(question.device, database=address, extrapolate=guess).spec
+    """Predict the latency of one layer against its rank: the points, and the figure."""
+    guess = question.allow_extrapolation
+    spec = find_device(question.device)
     dense = LayerShape(
-        tokens=question.tokens, in_features=question.in_features,
+        tokens=question.tokens,
+        in_features=question.in_features,
         out_features=question.out_features,
-    )  # fmt: skip
+    )
     ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
-    shapes = [dense, *(dataclasses.replace(dense, rank=r) for r in coarse_grid(ranks, _POINTS))]
-    target, sources, found = parts.predictions.answer(spec.name, None, None, shapes, guess)
+    shapes = [dense, *(dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))]
+    machine, answer = parts.predictions.answer(
+        spec.name, None, None, shapes, allow_extrapolation=guess
+    )
+    found = answer.estimates
     points = [
-        {"rank": shape.rank, **dataclasses.asdict(one)}
+        {"rank": shape.rank or None, "form": str(shape.form), **dataclasses.asdict(one)}
         for shape, one in zip(shapes, found, strict=True)
     ]
-    figure = staircase({
-        "tokens": dense.tokens, "in_features": dense.in_features, "parts": [],
-        "out_features": dense.out_features, "points": points[1:],
-        "dense_latency_s": found[0].latency_s,
-    })  # fmt: skip
+    figure = staircase(
+        Staircase(
+            tokens=dense.tokens,
+            in_features=dense.in_features,
+            out_features=dense.out_features,
+            parts=(),
+            dense_latency_s=found[0].latency_s,
+            points=tuple(
+                StaircasePoint(
+                    form=shape.form,
+                    latency_s=one.latency_s,
+                    low_s=one.low_s,
+                    high_s=one.high_s,
+                    ratio=one.ratio,
+                    source=one.source,
+                )
+                for shape, one in zip(shapes[1:], found[1:], strict=True)
+            ),
+        )
+    )
     return {
-        "sources": sources, "backend": target.backend.name, "dtype": target.dtype,
-        "points": points, "figure": plotly_json(figure),
-    }  # fmt: skip
+        "sources": list(answer.sources),
+        "backend": machine.backend.name,
+        "dtype": machine.dtype,
+        "points": points,
+        "figure": plotly_json(figure),
+    }

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from autotune.core.forms import Form, parse_form
+from autotune.core.layers import LayerShape
 from autotune.service.job_records import Job
 from autotune.service.specs import KINDS, Text, spec_model
 
@@ -75,13 +77,24 @@ class ArtefactView(BaseModel):
 
 
 class Shape(BaseModel):
-    """A linear layer on `tokens` rows, dense or as a pair of rank `rank`."""
+    """A linear layer on `tokens` rows: dense, a pair of rank `rank`, or in a `form`."""
 
     model_config = ConfigDict(extra="forbid")
     tokens: _Size
     in_features: _Size
     out_features: _Size
     rank: _Size | None = None
+    form: Text | None = None
+
+    def layer(self) -> LayerShape:
+        """The layer in the form asked for; `form` goes before `rank`."""
+        form = parse_form(self.form) if self.form else Form(rank=self.rank or 0)
+        return LayerShape(
+            tokens=self.tokens,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            form=form,
+        )
 
 
 class Question(BaseModel):

@@ -1,83 +1,87 @@
-"""Measure a finished result again."""
+"""Measure a finished tuning again."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from autotune.core.errors import UsageError
-from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Reporter
-from autotune.core.quantities import parse_quantity
-from autotune.core.types import Workload, from_mapping
-from autotune.profiler.measure.shard import ShardRunner
+from autotune.results.bench_record import BenchRecord
 from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
-from autotune.tune.measuring import measure_pass, network_policy
-from autotune.tune.target import target_here
+from autotune.results.verdict import Verdict, latency_limit
+from autotune.tune.machines import local_machine
+from autotune.tune.options import MachineOptions
 
 
-def bench(folder: Path, reporter: Reporter) -> dict[str, Any]:
-    """Time the compressed model of a run folder in turn with its dense model, now.
+def bench(folder: Path, reporter: Reporter) -> BenchRecord:
+    """Time the compressed model of a run folder in turn with its dense model.
 
     Raises:
-        UsageError: no finished run there, or its cache was removed.
+        UsageError: the folder has no finished tuning, nothing was measured in it, or the models
+            that were timed have been removed.
         MeasurementError: the backend failed.
     """
     record = read_result(folder)
-    if record["measured_ratio"] is None:
+    tuned = record.measured
+    if tuned is None:
         raise UsageError(
-            f"{folder} was tuned for {record['device']['device_name']}, which was not there, so "
-            "nothing of it was measured; tune again on that device"
+            f"{folder} was tuned for {record.device.device_name}, which was not present, so it "
+            "holds no measurement to repeat; tune again on that device"
         )
-    paths = {
-        run: {name: folder / path for name, path in entry.items()}
-        for run, entry in record["artefacts"].items()
-    }
-    gone = [path for entry in paths.values() for path in entry.values() if not path.exists()]
-    if gone:
-        raise UsageError(
-            f"{gone[0]} is gone, so there is nothing to compare with; run the tuning again on "
-            f"{folder}"
-        )
-    passes = []
-    for run, count in from_mapping(Workload, record["workload"]).passes.items():
-        timed = time_pass(folder, record, run, paths[run]["compressed"], reporter)
-        passes.append(dataclasses.replace(timed, count=count))
-    measured = Measured(passes=tuple(passes))
-    limit = record["budget"].get("latency")
-    target = 1.0
-    if limit:
-        quantity = parse_quantity(limit, "latency")
-        target = quantity.value if quantity.relative else quantity.value / measured.dense_latency_s
-    return {
-        "folder": str(folder),
-        "latency_s": measured.latency_s,
-        "dense_latency_s": measured.dense_latency_s,
-        "ratio": measured.ratio,
-        "ratio_low": measured.ratio_low,
-        "ratio_high": measured.ratio_high,
-        "passes": [dataclasses.asdict(one) for one in measured.passes],
-        "tuned_ratio": record["measured_ratio"],
-        "budget_ratio": target,
-        "within_budget": measured.ratio <= target,
-    }
+    _require_builds(folder, record)
+    phases = []
+    for name, count in record.workload.passes.items():
+        compressed = folder / record.builds[name].compressed
+        timed = time_pass(folder, record, name, compressed, reporter)
+        phases.append(dataclasses.replace(timed, count=count))
+    measured = Measured(passes=tuple(phases))
+    limit = latency_limit(record.budget.get("latency"), measured.dense_latency_s)
+    return BenchRecord(
+        folder=str(folder),
+        latency_s=measured.latency_s,
+        dense_latency_s=measured.dense_latency_s,
+        ratio=measured.ratio,
+        ratio_low=measured.ratio_low,
+        ratio_high=measured.ratio_high,
+        phases=measured.passes,
+        tuned_ratio=tuned.ratio,
+        budget_ratio=1.0 if limit is None else limit,
+        verdict=Verdict.of(limit, measured.ratio, measured.ratio_low, measured.ratio_high),
+    )
+
+
+def _require_builds(folder: Path, record: TuneRecord) -> None:
+    for build in record.builds.values():
+        for path in (build.dense, build.compressed, build.inputs):
+            if not (folder / path).exists():
+                raise UsageError(
+                    f"{folder / path} has been removed, so there is nothing to compare with; run "
+                    f"the tuning again on {folder}"
+                )
 
 
 def time_pass(
-    folder: Path, record: Mapping[str, Any], run: str, compressed: Path, reporter: Reporter
+    folder: Path, record: TuneRecord, phase: str, compressed: Path, reporter: Reporter
 ) -> MeasuredPass:
-    """Time `compressed` in turn with the dense model that the run was measured against.
+    """Time the model `compressed` in one phase, in turn with the dense model of the tuning.
 
     Raises:
         MeasurementError: the backend failed.
     """
-    entry = record["artefacts"][run]
-    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
-    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
-    policy = network_policy(default_measure_seconds(), final=True)
-    with reporter.stage(f"measure {compressed.name}, {run}") as advance:
-        both = (folder / entry["dense"], compressed)
-        return measure_pass(runner, run, both, folder / entry["inputs"], policy, advance)
+    build = record.builds[phase]
+    options = MachineOptions(
+        device=record.device.device,
+        backend=record.backend,
+        dtype=record.dtype,
+        threads=record.device.threads,
+    )
+    with (
+        local_machine(options) as machine,
+        reporter.stage(f"measure {compressed.name}, {phase}") as advance,
+    ):
+        both = (folder / build.dense, compressed)
+        timing = machine.compare(both, folder / build.inputs, final=True, advance=advance)
+    return MeasuredPass.of(phase, timing)

@@ -9,14 +9,15 @@ The guessed ranks that are chosen are measured, and the plan is solved again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from autotune.core.types import Estimate, LayerShape, chosen_units
+from autotune.core.forms import Plan
+from autotune.core.layers import LayerShape, chosen_sites
+from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkModel
 
 TURNS = 3
-Ranks = Mapping[str, int | None]
 
 
 class Optimistic(LatencyPredictor):
@@ -40,7 +41,7 @@ class Optimistic(LatencyPredictor):
 
 def measure_decisions(
     network: NetworkModel,
-    solve: Callable[[NetworkModel], Ranks],
+    solve: Callable[[NetworkModel], Plan],
     measure: Callable[[list[LayerShape]], LatencyPredictor],
     turns: int = TURNS,
 ) -> NetworkModel:
@@ -49,21 +50,21 @@ def measure_decisions(
     `measure` times layers and returns the table with them; at most `turns` times.
     """
     for _ in range(turns):
-        predictor = network.passes[0].predictor
-        ranks = solve(network.on(Optimistic(predictor)))
-        doubtful = guessed(network, ranks)
+        predictor = network.phases[0].predictor
+        plan = solve(network.on(Optimistic(predictor)))
+        doubtful = guessed(network, plan)
         if not doubtful:
             break
         network = network.on(measure(doubtful))
     return network
 
 
-def guessed(network: NetworkModel, ranks: Ranks) -> list[LayerShape]:
+def guessed(network: NetworkModel, plan: Plan) -> list[LayerShape]:
     """The chosen shapes, in any pass, that were not measured."""
     chosen = {
-        one.shape(site.name, rank): one.predictor
-        for one in network.passes
-        for site, rank in chosen_units(one.units, ranks)
-        if rank is not None
+        one.shape(site.name, form): one.predictor
+        for one in network.phases
+        for site, form in chosen_sites(one.sites, plan)
+        if not form.is_unchanged
     }
     return sorted(s for s, table in chosen.items() if table.estimate(s).source != "measured")

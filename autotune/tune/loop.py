@@ -1,161 +1,214 @@
-"""Apply, measure, correct: the closed loop from a plan to one that holds."""
+"""The closed loop: solve, build, measure, correct, until a plan holds that was measured.
+
+The latency table is made of single layers, and a network is more than their sum. So every plan is
+built and timed in turn with the dense network; where the prediction was off, the predicted saving
+of each phase is corrected and the problem solved again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.compress.factors import Factors, build_layers
-from autotune.compress.lowrank import LowRankLinear, replaced
-from autotune.compress.onnx_checkpoint import GRAPHS
-from autotune.compress.onnx_export import rewrite_low_rank
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.types import digest
-from autotune.predictor.network.model import NetworkModel, PassModel
+from autotune.predictor.network.model import PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
-from autotune.search.outer import Knobs, search_knobs
+from autotune.results.verdict import Verdict
+from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
-from autotune.tune.builds import (
-    artefact_key,
-    checkpoint_artefact,
-    dense_artefact,
-    is_typed,
-    typed_graph,
-)
-from autotune.tune.context import Context
-from autotune.tune.measuring import measure_pass, network_inputs, network_policy
-from autotune.tune.planner import Planner, Round
+from autotune.tune.builders import Builder
+from autotune.tune.compression import Compression
+from autotune.tune.machine import Machine
+from autotune.tune.planner import Corrections, Planner
+from autotune.tune.rounds import Round
+from autotune.tune.workspace import Workspace
 
-Ranks = Mapping[str, int | None]
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
 _MAX_STEP = 1.25
 _MAX_MARGIN = 0.03
-# A measurement this far from its prediction is made again, and the one nearer to it taught from: a
-# neighbour that stays for a whole measurement spoils it without widening its interval. What is
-# handed out is measured afresh and never chosen so.
+# A measurement this far from its prediction is made again, and the one nearer to it is learned
+# from: a neighbour that stays for a whole measurement spoils it without widening its interval. What
+# is handed out is measured afresh and never chosen this way.
 _SURPRISE = 0.05
+# A final measurement that does not decide is repeated at most so often; the narrowest counts.
+_FINAL_LOOKS = 3
 
 
-def plan_layers(context: Context, factors: Factors, ranks: Ranks) -> dict[str, LowRankLinear]:
-    """The low-rank layers of a plan for this run's model."""
-    return build_layers(context.loaded.model, context.units, factors, ranks)
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """Everything that turns are made of; `rounds` bounds their number."""
 
+    planner: Planner
+    compression: Compression
+    builder: Builder
+    machine: Machine
+    workspace: Workspace
+    rounds: int
 
-def find_knobs(context: Context, planner: Planner, factors_key: Mapping[str, Any]) -> Knobs:
-    """Optuna over the outer knobs, on the true loss of the fixed search batch."""
-    request = context.request
-    if request.trials == 0 or request.chosen_allocator != "exact+optuna":
-        return {}
+    def predict(self, knobs: Knobs) -> Round:
+        """The plan for a machine that does not measure: solved once and built."""
+        allocation = self._solve(knobs, self.planner.uncorrected, self.planner.margin)
+        whole = self.builder.compressed("prefill", self.compression, allocation.plan)
+        return Round(
+            allocation=allocation,
+            network=self.planner.network,
+            measured=None,
+            builds={"prefill": whole},
+        )
 
-    # Only where it was asked for: trials that run at the same time are not the same twice.
-    workers = planner.evidence.places if request.jobs or request.farm else 1
+    def run(self, knobs: Knobs) -> list[Round]:
+        """Rounds until the budget holds without waste, at most `self.rounds` of them.
 
-    def true_loss(allocation: Allocation) -> float:
-        planner.evidence.judge([allocation.ranks], least=2 if workers == 1 else 1)
-        return planner.evidence.true_loss(allocation.ranks)
+        Raises:
+            BudgetInfeasibleError: no plan meets the budgets.
+            MeasurementError: a network could not be timed.
+        """
+        rounds: list[Round] = []
+        corrections, margin = self.planner.uncorrected, self.planner.margin
+        seen: set[str] = set()
+        for number in range(self.rounds):
+            try:
+                allocation = self._solve(knobs, corrections, margin)
+            except BudgetInfeasibleError:
+                if not rounds:
+                    raise
+                break
+            plan = digest(plan_to_json(allocation.plan))
+            if plan in seen:
+                break
+            seen.add(plan)
+            outcome = self._measured_round(allocation, corrections, number)
+            rounds.append(outcome)
+            if not self.planner.limits_latency or self._holds_without_waste(outcome):
+                break
+            corrections = self._corrections(outcome)
+            spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
+            margin = min(max(self.planner.margin, spread), _MAX_MARGIN)
+        return rounds
 
-    def surely_better(allocation: Allocation, other: Allocation) -> bool:
-        return planner.evidence.surely_better(allocation.ranks, other.ranks)
+    def confirm(self, rounds: Sequence[Round]) -> Round:
+        """Measure the preferred round afresh: it was chosen by its measurement, which flatters.
 
-    problem = planner.problem({}, planner.uncorrected, request.margin)
-    key = digest([dict(factors_key), asdict(problem), request.seed])[:16]
-    storage = context.folder.cache / "optuna.sqlite"
-    with context.reporter.stage("search the outer knobs") as advance:
-        return search_knobs(
-            context.sites.sites, planner.solve, true_loss, surely_better, trials=request.trials,
-            storage=storage, name=key, seed=request.seed, workers=workers,
-            progress=advance,
-        )  # fmt: skip
+        When the fresh measurement misses the budget, the next round is looked at.
+        """
+        looked: list[Round] = []
+        for candidate in self.preferred(rounds):
+            looked.append(self._confirmed(candidate))
+            if self.verdict(looked[-1]) is Verdict.MET:
+                break
+        return self.preferred(looked)[0]
 
+    def _confirmed(self, candidate: Round) -> Round:
+        """A fresh measurement, repeated while its interval contains the limit."""
+        found: list[Round] = []
+        for look in range(_FINAL_LOOKS):
+            label = "measure the result" if not look else f"measure the result again ({look})"
+            found.append(
+                self.measure(
+                    candidate.allocation,
+                    candidate.corrections,
+                    candidate.builds,
+                    label=label,
+                    final=True,
+                )
+            )
+            if self.verdict(found[-1]) is not Verdict.UNDECIDED:
+                return found[-1]
+        return min(found, key=lambda each: each.judged.ratio_high - each.judged.ratio_low)
 
-def build_artefact(
-    context: Context, run: str, factors: Factors, factors_key: Mapping[str, Any], ranks: Ranks
-) -> Path:
-    """The compressed model as the backend runs it in one pass."""
-    layers = plan_layers(context, factors, ranks)
-    chosen = {name: rank for name, rank in ranks.items() if rank is not None}
-    if context.backend.runs == "checkpoint" or is_typed(context):
-        with replaced(context.loaded.model, layers):
-            if context.backend.runs == "checkpoint":
-                return checkpoint_artefact(context, "compressed", chosen, factors_key)
-            return typed_graph(context, run, "compressed", chosen, factors_key)
-    dense = dense_artefact(context, run)
-    metadata = {
-        "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
-        "autotune.device": context.device.reported_name,
-        "autotune.backend": context.backend.name,
-    }
-    key = {**factors_key, "dense": artefact_key(context, dense), "ranks": chosen}
+    def verdict(self, outcome: Round) -> Verdict:
+        """Whether a round holds the latency budget (the other budgets hold by count)."""
+        judged, limit = outcome.judged, self.planner.limit_ratio(outcome.judged.dense_latency_s)
+        if outcome.measured is None:
+            return Verdict.of_prediction(limit, judged.ratio)
+        return Verdict.of(limit, judged.ratio, judged.ratio_low, judged.ratio_high)
 
-    def build(path: Path) -> None:
-        path.mkdir()
-        rewrite_low_rank(dense, layers, path / GRAPHS[run], metadata)
+    def preferred(self, rounds: Sequence[Round]) -> list[Round]:
+        """Rounds that surely hold the budget, by least loss; then the others, the fastest first."""
+        met = [each for each in rounds if self.verdict(each) is Verdict.MET]
+        others = [each for each in rounds if self.verdict(each) is not Verdict.MET]
+        met.sort(key=lambda each: each.allocation.loss)
+        others.sort(key=lambda each: each.judged.ratio)
+        return [*met, *others]
 
-    return context.folder.stage("compressed", key, "", build)[0] / GRAPHS[run]
+    def measure(
+        self,
+        allocation: Allocation,
+        corrections: Corrections,
+        builds: Mapping[str, Path],
+        *,
+        label: str,
+        final: bool = False,
+    ) -> Round:
+        """Time every phase of a compressed model, in `builds`, in turn with the dense one."""
+        network = self.planner.network.corrected(corrections)
+        phases = tuple(
+            replace(self._measure(phase.name, builds[phase.name], label, final), count=phase.count)
+            for phase in network.phases
+        )
+        return Round(
+            allocation=allocation,
+            network=network,
+            measured=Measured(passes=phases),
+            builds=builds,
+        )
 
-
-def measure_plan(
-    context: Context, network: NetworkModel, allocation: Allocation,
-    artefacts: Mapping[str, Path], label: str, final: bool = False,
-) -> Round:  # fmt: skip
-    """Time every pass of the compressed model, in `artefacts`, in turn with the dense one.
-
-    `network` is the corrected model that the plan was solved with.
-    """
-    policy = network_policy(context.request.measure_seconds, final=final)
-
-    def measure(name: str, count: int) -> MeasuredPass:
-        paths = (dense_artefact(context, name), artefacts[name])
-        inputs = network_inputs(context, name)
+    def _measure(self, phase: str, build: Path, label: str, final: bool) -> MeasuredPass:
+        dense, inputs = self.builder.dense(phase), self.builder.inputs(phase)
 
         def compute() -> dict[str, Any]:
-            with context.reporter.stage(f"{label}, {name}") as advance:
-                return asdict(measure_pass(context.runner, name, paths, inputs, policy, advance))
+            with self.workspace.stage(f"{label}, {phase}") as advance:
+                timing = self.machine.compare([dense, build], inputs, final=final, advance=advance)
+            return asdict(MeasuredPass.of(phase, timing))
 
         key = {
             "label": label,
-            "fingerprint": context.fingerprint.id,
-            "artefact": artefact_key(context, artefacts[name]),
+            "fingerprint": self.machine.fingerprint.id,
+            "build": self.builder.key(build),
             "inputs": inputs.name,
         }
-        return replace(
-            MeasuredPass(**context.folder.json_stage("timing", key, compute)), count=count
-        )
+        return MeasuredPass(**self.workspace.value("timing", key, compute))
 
-    passes = tuple(measure(one.name, one.count) for one in network.passes)
-    return Round(
-        allocation=allocation,
-        network=network,
-        measured=Measured(passes=passes),
-        artefacts=artefacts,
-    )
+    def _measured_round(
+        self, allocation: Allocation, corrections: Corrections, number: int
+    ) -> Round:
+        builds = {
+            phase: self.builder.compressed(phase, self.compression, allocation.plan)
+            for phase in self.builder.model.workload.passes
+        }
+        label = f"measure round {number + 1}"
+        outcome = self.measure(allocation, corrections, builds, label=label)
+        if self.planner.limits_latency and surprise(outcome) > _SURPRISE:
+            again = self.measure(allocation, corrections, builds, label=f"{label} again")
+            outcome = min(outcome, again, key=surprise)
+        return outcome
+
+    def _holds_without_waste(self, outcome: Round) -> bool:
+        limit = self.planner.limit_ratio(outcome.judged.dense_latency_s)
+        return limit is not None and 0.0 <= limit - outcome.judged.ratio_high <= _SLACK
+
+    def _corrections(self, outcome: Round) -> Corrections:
+        pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)
+        return tuple(corrected(one, outcome.allocation.plan, timed) for one, timed in pairs)
+
+    def _solve(self, knobs: Knobs, corrections: Corrections, margin: float) -> Allocation:
+        with self.workspace.stage("choose the plan") as advance:
+            return self.planner.solve(knobs, corrections, margin=margin, progress=advance)
 
 
-def predict_plan(
-    context: Context, planner: Planner, knobs: Knobs, factors: Factors,
-    factors_key: Mapping[str, Any],
-) -> Round:  # fmt: skip
-    """The plan for a device that is elsewhere: solved once, built, and not measured."""
-    with context.reporter.stage("choose the ranks") as advance:
-        planner.evidence.progress = advance
-        allocation = planner.solve(knobs)
-    whole = build_artefact(context, "prefill", factors, factors_key, allocation.ranks)
-    return Round(
-        allocation=allocation, network=planner.network, measured=None, artefacts={"prefill": whole}
-    )
-
-
-def corrected(model: PassModel, ranks: Ranks, measured: MeasuredPass) -> float:
-    """The correction of a pass that its measurement proves, one bounded step at a time.
+def corrected(model: PhaseModel, plan: Plan, measured: MeasuredPass) -> float:
+    """The correction of a phase that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near
     end. On a busy machine one wild measurement once sent the next plan to half the parameters, so
     a step is at most `_MAX_STEP`.
     """
-    predicted = model.predict(ranks).ratio
+    predicted = model.predict(plan).ratio
     proven = min(max(predicted, measured.ratio_low), measured.ratio_high)
     factor = max(1.0 - proven, 1e-6) / max(1.0 - predicted, 1e-6)
     return model.correction * min(max(factor, 1.0 / _MAX_STEP), _MAX_STEP)
@@ -164,55 +217,3 @@ def corrected(model: PassModel, ranks: Ranks, measured: MeasuredPass) -> float:
 def surprise(outcome: Round) -> float:
     """How far the measured ratio is from the predicted one."""
     return abs(outcome.judged.ratio - outcome.predicted.ratio)
-
-
-def run_loop(
-    context: Context, planner: Planner, factors: Factors, factors_key: Mapping[str, Any],
-    knobs: Knobs,
-) -> list[Round]:  # fmt: skip
-    """Solve, build and measure until the budget holds without waste, at most `rounds` times."""
-    rounds: list[Round] = []
-    corrections, margin = planner.uncorrected, context.request.margin
-    seen: set[str] = set()
-    for number in range(context.request.rounds):
-        try:
-            with context.reporter.stage("choose the ranks") as advance:
-                planner.evidence.progress = advance
-                allocation = planner.solve(knobs, corrections, margin)
-        except BudgetInfeasibleError:
-            if not rounds:
-                raise
-            break
-        plan = digest(dict(allocation.ranks))
-        if plan in seen:
-            break
-        seen.add(plan)
-        artefacts = {
-            run: build_artefact(context, run, factors, factors_key, allocation.ranks)
-            for run in context.request.workload.passes
-        }
-        network = planner.network.corrected(corrections)
-        label = f"measure round {number + 1}"
-        outcome = measure_plan(context, network, allocation, artefacts, label)
-        if "latency" in planner.limits and surprise(outcome) > _SURPRISE:
-            again = measure_plan(context, network, allocation, artefacts, f"{label} again")
-            outcome = min(outcome, again, key=surprise)
-        rounds.append(outcome)
-        if "latency" not in planner.limits:
-            break
-        if 0.0 <= planner.target(outcome) - outcome.judged.ratio_high <= _SLACK:
-            break
-        pairs = zip(network.passes, outcome.judged.passes, strict=True)
-        corrections = tuple(corrected(one, allocation.ranks, timed) for one, timed in pairs)
-        spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
-        margin = min(max(context.request.margin, spread), _MAX_MARGIN)
-    return rounds
-
-
-def best_rounds(planner: Planner, rounds: list[Round]) -> list[Round]:
-    """Rounds in order of preference: surely within budget by least loss, then the fastest."""
-    met = [r for r in rounds if planner.surely_within(r)]
-    missed = [r for r in rounds if not planner.surely_within(r)]
-    met.sort(key=lambda r: r.allocation.loss)
-    missed.sort(key=lambda r: r.judged.ratio)
-    return [*met, *missed]

@@ -1,35 +1,43 @@
-"""The measuring stages of a run: layers, the dense network, whole networks in turn."""
+"""A machine that measures: layers into the latency database, networks in turn."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
-from autotune.core.types import LayerShape, Site
+from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
+from autotune.devices.specs import DeviceSpec
+from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
+from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.nodes import profile_sites
-from autotune.profiler.measure.points import measure_points, missing_points, plan_ranks
-from autotune.profiler.measure.shard import ShardRunner
-from autotune.profiler.measure.tasks import Subject, TimingTask
+from autotune.profiler.measure.nodes import SiteProfile
+from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
+from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
-from autotune.results.measured import MeasuredPass
-from autotune.tune.builds import artefact_key, dense_artefact
-from autotune.tune.context import Context
+from autotune.tune.machine import Machine
+
+if TYPE_CHECKING:
+    from autotune.tune.builders import Builder
+    from autotune.tune.workspace import Workspace
 
 LOADER = "autotune.compress.checkpoint:load_for_timing"
 _ATTEMPTS = 3
 _WIDE = 0.02
+_SHOWN_FAILURES = 3
+# (build, inputs, sites, progress) → seconds of the sites inside the running network.
+SiteProfiler = Callable[[Path, Path, Sequence[str], Advance], SiteProfile]
 
 
 def network_policy(measure_seconds: float, *, final: bool = False) -> TimingPolicy:
@@ -47,35 +55,192 @@ def layer_policy(measure_seconds: float) -> TimingPolicy:
     return TimingPolicy(max_seconds=measure_seconds / 10)
 
 
-def network_inputs(context: Context, run: str = "prefill") -> Path:
-    """Random inputs of one pass of the workload, as a safetensors file."""
-    key = {**context.model_key, "workload": _shape_key(context, run)}
-    return context.folder.stage(
-        "inputs", key, ".safetensors", lambda path: save_file(context.example_inputs(run), path)
-    )[0]
+class MeasuringMachine(Machine):
+    """A device that `runner` reaches, on this host or elsewhere, and the database of its layers."""
+
+    verified = True
+
+    def __init__(
+        self,
+        *,
+        spec: DeviceSpec,
+        fingerprint: Fingerprint,
+        backend: Backend,
+        runner: TaskRunner,
+        database: Address,
+        measure_seconds: float,
+        profile_sites: SiteProfiler | None = None,
+        resources: ExitStack | None = None,
+    ) -> None:
+        """`resources` are closed with the machine.
+
+        Without `profile_sites`, shares of layers are timed beside the network instead of inside it.
+        """
+        super().__init__(
+            spec=spec,
+            device_name=fingerprint.device_name,
+            backend=backend,
+            dtype=fingerprint.dtype,
+            threads=fingerprint.threads,
+            measure_seconds=measure_seconds,
+        )
+        self.runner = runner
+        self.database_address = database
+        self._fingerprint = fingerprint
+        self._profile_sites = profile_sites
+        self._resources = resources or ExitStack()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the device that the runner reaches."""
+        return self._fingerprint
+
+    @property
+    def rank_multiple(self) -> int:
+        """That of the device's sheet."""
+        return self.spec.rank_multiple(self.dtype)
+
+    @cached_property
+    def database(self) -> LatencyDatabase:
+        """The latency database, opened when first needed."""
+        return self._resources.enter_context(LatencyDatabase(self.database_address))
+
+    def prepare(self) -> None:
+        """Open the database."""
+        _ = self.database
+
+    def close(self) -> None:
+        """Close the database and leave the farm, if there is one."""
+        self._resources.close()
+
+    def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
+        """The table of what the database holds of this machine."""
+        table = self._table(allow_extrapolation=allow_extrapolation)
+        return table, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
+
+    def _table(self, *, allow_extrapolation: bool = False) -> LatencyTable:
+        return LatencyTable(
+            self.database.measurements(self.fingerprint.id),
+            Roofline.of(self.spec, self.threads),
+            allow_extrapolation=allow_extrapolation,
+            cliff=self.spec.cliff(self.dtype),
+        )
+
+    def measure_layers(
+        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+    ) -> LatencyTable:
+        """Measure those of `shapes` that the database lacks; the table over all that it holds."""
+        points = missing_points(self.database, self.fingerprint, shapes)
+        if points:
+            policy = layer_policy(self.measure_seconds)
+            with workspace.stage(stage) as advance:
+                failed = measure_points(
+                    self.database, self.fingerprint, points, self.runner, policy, advance
+                )
+            for row in failed[:_SHOWN_FAILURES]:
+                workspace.note(f"failed: {row.shape}: {row.error}")
+        return self._table()
+
+    def network(self, builder: Builder) -> NetworkModel:
+        """From the measured layers, and one measurement of the dense network per phase."""
+        model, workload = builder.model, builder.model.workload
+        wanted: set[LayerShape] = set()
+        for phase in workload.passes:
+            for shape in model.dense_shapes(phase, self.dtype):
+                forms = plan_forms(self.spec, shape, self.backend.ranks_per_shape)
+                wanted |= {shape, *map(shape.with_form, forms)}
+        table = self.measure_layers(wanted, builder.workspace, "measure layers")
+        phases = [
+            PhaseModel(
+                name=phase,
+                count=count,
+                anchor=self._anchor(builder, phase),
+                predictor=table,
+                sites=model.choices_in(phase),
+                dtype=self.dtype,
+            )
+            for phase, count in workload.passes.items()
+        ]
+        return NetworkModel(phases=tuple(phases))
+
+    def _anchor(self, builder: Builder, phase: str) -> NetworkAnchor:
+        """Time one phase of the dense network, and the share of it that each dense shape takes.
+
+        The shares come from the network's own nodes where the backend reports them, otherwise from
+        layers timed in turn with the network.
+        """
+        shapes = builder.model.dense_shapes(phase, self.dtype)
+        dense, inputs = builder.dense(phase), builder.inputs(phase)
+        inside = self._profile_sites is not None and self.backend.profiles_nodes
+
+        def compute() -> dict[str, Any]:
+            subjects = [network_subject(dense, inputs)]
+            if not inside:
+                subjects += [Subject(layer=shape) for shape in shapes]
+            with builder.workspace.stage(f"measure the dense network, {phase}") as advance:
+                policy = network_policy(self.measure_seconds)
+                timing = time_subjects(self.runner, subjects, policy, advance)
+                shares = timing.ratios[1:]
+                if inside:
+                    shares = self._node_shares(builder, phase, advance)
+            return {"latency_s": timing.latencies_s[0], "shares": list(shares)}
+
+        key = {
+            "dense": builder.key(dense),
+            **builder.model.key,
+            "fingerprint": self.fingerprint.id,
+            "workload": builder.model.shape_key(phase),
+            "shapes": [shape.to_json() for shape in shapes],
+        }
+        found = builder.workspace.value("anchor", key, compute)
+        return NetworkAnchor(
+            latency_s=found["latency_s"],
+            layer_shares=dict(zip(shapes, found["shares"], strict=True)),
+        )
+
+    def _node_shares(self, builder: Builder, phase: str, advance: Advance) -> tuple[float, ...]:
+        """Share of the network that each dense shape takes, sorted by shape."""
+        names = [site.name for site in builder.model.single]
+        profile = self.site_latencies(builder.dense(phase), builder.inputs(phase), names, advance)
+        assert profile is not None
+        seconds: dict[LayerShape, list[float]] = defaultdict(list)
+        for site in builder.model.choices_in(phase):
+            layers_s = sum(profile.sites_s[name] for name in site.layers)
+            seconds[site.shape(DENSE, self.dtype)].append(layers_s)
+        return tuple(
+            statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds)
+        )
+
+    def site_latencies(
+        self, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+    ) -> SiteProfile | None:
+        """From the backend's own profile of the running network, where it has one."""
+        if self._profile_sites is None or not self.backend.profiles_nodes:
+            return None
+        return self._profile_sites(build, inputs, sites, advance)
+
+    def compare(
+        self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
+    ) -> PairedTiming:
+        """In a fresh process; repeated while the result is wide (`time_subjects`)."""
+        subjects = [network_subject(build, inputs) for build in builds]
+        policy = network_policy(self.measure_seconds, final=final)
+        return time_subjects(self.runner, subjects, policy, advance)
 
 
-def _shape_key(context: Context, run: str) -> dict[str, Any]:
-    """What the shapes of one pass depend on."""
-    workload = context.request.workload
-    if run == "prefill":
-        return {"batch_size": workload.batch_size, "sequence_length": workload.sequence_length}
-    return {"batch_size": workload.batch_size, "past_length": workload.past_length}
-
-
-def network_subject(artefact: Path, inputs: Path) -> Subject:
+def network_subject(build: Path, inputs: Path) -> Subject:
     """A whole model as something to time."""
-    return Subject(network=str(artefact), inputs=str(inputs), loader=LOADER)
+    return Subject(network=str(build), inputs=str(inputs), loader=LOADER)
 
 
 def time_subjects(
-    runner: ShardRunner, subjects: list[Subject], policy: TimingPolicy, advance: Advance
+    runner: TaskRunner, subjects: Sequence[Subject], policy: TimingPolicy, advance: Advance
 ) -> PairedTiming:
     """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
 
-    A neighbour that keeps the machine busy for the whole of a measurement disturbs every window
-    alike, which only the width of the intervals shows. The narrowest of the attempts counts. A
-    process that was killed is an attempt too, and no reason to lose what came before.
+    A neighbour that keeps the machine busy for a whole measurement disturbs every window alike,
+    which only the width of the intervals shows. The narrowest of the attempts counts. A process
+    that was killed is an attempt too, and no reason to lose what came before.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
@@ -95,121 +260,3 @@ def time_subjects(
     if not attempts:
         raise MeasurementError(f"the measurement failed: {error}")
     return min(attempts, key=lambda timing: timing.half_width)
-
-
-def measure_pass(
-    runner: ShardRunner, name: str, paths: Sequence[Path], inputs: Path, policy: TimingPolicy,
-    advance: Advance,
-) -> MeasuredPass:  # fmt: skip
-    """Time the dense and the compressed network of one pass in turn.
-
-    Raises:
-        MeasurementError: the backend failed or hung.
-    """
-    subjects = [network_subject(path, inputs) for path in paths]
-    timing = time_subjects(runner, subjects, policy, advance)
-    return MeasuredPass(
-        name=name, count=1, dense_latency_s=timing.latencies_s[0], latency_s=timing.latencies_s[1],
-        ratio=timing.ratios[1], ratio_low=timing.ratio_lows[1], ratio_high=timing.ratio_highs[1],
-    )  # fmt: skip
-
-
-def profile_layers(context: Context, database: LatencyDatabase) -> LatencyTable:
-    """Measure what the database lacks of this model's layers; the table over all it has."""
-    runs = context.request.workload.passes
-    shapes = {unit.shape(None, context.dtype) for run in runs for unit in context.units_in(run)}
-    wanted: list[LayerShape] = []
-    for shape in shapes:
-        ranks = plan_ranks(context.device, shape, context.backend.ranks_per_shape)
-        wanted += [shape, *(dataclasses.replace(shape, rank=rank) for rank in ranks)]
-    return measure_layers(context, database, wanted, "measure layers")
-
-
-def measure_layers(
-    context: Context, database: LatencyDatabase, wanted: Sequence[LayerShape], stage: str
-) -> LatencyTable:
-    """Measure those of `wanted` that the database lacks; the table over all it has."""
-    points = missing_points(database, context.fingerprint, wanted)
-    if points:
-        with context.reporter.stage(stage) as advance:
-            failed = measure_points(
-                database,
-                context.fingerprint,
-                points,
-                context.runner,
-                layer_policy(context.request.measure_seconds),
-                advance,
-            )
-        for row in failed[:3]:
-            context.reporter.note(f"failed: {row.shape}: {row.error}")
-    rows = database.measurements(context.fingerprint.id)
-    roofline = Roofline.of(context.device.spec, context.threads)
-    return LatencyTable(rows, roofline, cliff=context.device.spec.cliff(context.dtype))
-
-
-def anchor_network(context: Context, run: str = "prefill") -> NetworkAnchor:
-    """Time one pass of the dense network, and what part of it each dense layer shape takes.
-
-    The shares come from the network's own nodes where the backend tells them, else from layers
-    timed in turn with the network.
-    """
-    units = context.units_in(run)
-    shapes = sorted({unit.shape(None, context.dtype) for unit in units})
-    dense, inputs = dense_artefact(context, run), network_inputs(context, run)
-    network = network_subject(dense, inputs)
-    policy = network_policy(context.request.measure_seconds)
-
-    def compute() -> dict[str, Any]:
-        inside = context.backend.profiles_nodes
-        beside = [] if inside else [Subject(layer=shape) for shape in shapes]
-        with context.reporter.stage(f"measure the dense network, {run}") as advance:
-            timing = time_subjects(context.runner, [network, *beside], policy, advance)
-            shares = timing.ratios[1:]
-            if inside:
-                shares = _node_shares(context, dense, inputs, units)
-        return {"latency_s": timing.latencies_s[0], "shares": list(shares)}
-
-    anchor = context.folder.json_stage(
-        "anchor",
-        {
-            "dense": artefact_key(context, dense),
-            **context.model_key,
-            "fingerprint": context.fingerprint.id,
-            "workload": _shape_key(context, run),
-            "shapes": [dataclasses.asdict(shape) for shape in shapes],
-        },
-        compute,
-    )
-    return NetworkAnchor(
-        latency_s=anchor["latency_s"],
-        layer_shares=dict(zip(shapes, anchor["shares"], strict=True)),
-    )
-
-
-def _node_shares(
-    context: Context, dense: Path, inputs: Path, units: Sequence[Site]
-) -> tuple[float, ...]:
-    """Share of the network that a layer, or layers with one input, take by dense shape, sorted."""
-    names = [site.name for site in context.sites.sites]
-    profile = profile_sites(dense, inputs, context.threads, names)
-    seconds: dict[LayerShape, list[float]] = defaultdict(list)
-    for unit in units:
-        shape = unit.shape(None, context.dtype)
-        seconds[shape].append(sum(profile.sites_s[name] for name in unit.layers))
-    return tuple(statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds))
-
-
-def network_model(context: Context, table: LatencyTable) -> NetworkModel:
-    """The whole-network latency model before anything was built: a pass for each of the workload.
-
-    Raises:
-        MeasurementError: the backend failed on the dense network.
-    """
-    passes = [
-        PassModel(
-            name=run, count=count, anchor=anchor_network(context, run), predictor=table,
-            units=context.units_in(run), dtype=context.dtype,
-        )
-        for run, count in context.request.workload.passes.items()
-    ]  # fmt: skip
-    return NetworkModel(passes=tuple(passes))

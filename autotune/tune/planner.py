@@ -1,209 +1,191 @@
-"""Choose: everything a plan is solved from, and how a measured plan is judged."""
+"""The planner: everything a plan is solved from, and how close a measured plan is to its budget."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.types import Estimate, Site, chosen_units
-from autotune.predictor.network.model import NetworkModel, PassModel
-from autotune.results.measured import Measured, MeasuredPass
-from autotune.search.allocators import make_allocator
-from autotune.search.allocators.base import Question
+from autotune.core.forms import DENSE, Form, Plan
+from autotune.core.layers import Site, chosen_sites
+from autotune.core.quantities import Quantity
+from autotune.predictor.network.model import NetworkModel
+from autotune.results.verdict import latency_limit
+from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
 from autotune.search.outer import Knobs, error_multiplier
-from autotune.search.problem import Allocation, RankProblem
+from autotune.search.problem import Allocation, PlanProblem
 from autotune.search.sensitivity import Scales, scale_of, sensitivity_pass
-from autotune.search.tables import ErrorTable, Resources, build_problem, explain_infeasible
-from autotune.tune.context import Context
+from autotune.search.tables import (
+    ErrorTable,
+    Resources,
+    build_problem,
+    count_resources,
+    explain_infeasible,
+)
+from autotune.tune.model import TracedModel
 
-# What measured networks taught: a factor on the predicted saving of every pass.
+# What measured networks taught: a factor on the predicted saving of every phase.
 Corrections = tuple[float, ...]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
-    """One turn of the loop.
+class Planner:
+    """Solves for plans; only the outer knobs, the corrections and the margin vary between calls.
 
-    The plan, the corrected network model that it was solved with, and what was measured of the
-    `artefacts` (by pass) that were built from it; None where the device is elsewhere.
+    `scales` come from the sensitivity pass: a factor on the errors of every site. `margin` is how
+    far below the latency limit plans aim, as a share of it.
     """
 
-    allocation: Allocation
+    model: TracedModel
+    errors: ErrorTable
     network: NetworkModel
-    measured: Measured | None
-    artefacts: Mapping[str, Path]
+    totals: Resources
+    budget: Mapping[str, Quantity]
+    allocator: Allocator
+    evidence: Evidence
+    storage: str
+    margin: float
+    scales: Scales = field(default_factory=dict)
 
     @property
-    def judged(self) -> Measured:
-        """What budgets are judged by: measured, else as predicted."""
-        return self.measured or predicted_as_measured(self.network, self.allocation.ranks)
+    def limits(self) -> dict[str, float]:
+        """Absolute limits by resource, relative ones resolved with the dense model's use."""
+        return {name: q.resolve(self.totals.dense[name]) for name, q in self.budget.items()}
 
     @property
-    def predicted(self) -> Estimate:
-        """What the corrected model says of the plan."""
-        return self.network.predict(self.allocation.ranks)
-
-    @property
-    def corrections(self) -> Corrections:
-        """What the model had learned from earlier rounds."""
-        return tuple(one.correction for one in self.network.passes)
-
-
-def predicted_as_measured(network: NetworkModel, ranks: Mapping[str, int | None]) -> Measured:
-    """What a measurement would show if the prediction were right, with its 90 % interval."""
-
-    def one(model: PassModel) -> MeasuredPass:
-        found, dense_s = model.predict(ranks), model.anchor.latency_s
-        low, high = model.ratio_interval(ranks)
-        return MeasuredPass(
-            name=model.name, count=model.count, latency_s=found.latency_s,
-            dense_latency_s=dense_s, ratio=found.ratio, ratio_low=low, ratio_high=high,
-        )  # fmt: skip
-
-    return Measured(passes=tuple(one(model) for model in network.passes))
-
-
-class Planner:
-    """Solves for ranks with everything but the latency correction and the knobs fixed."""
-
-    def __init__(
-        self, context: Context, errors: ErrorTable, network: NetworkModel, totals: Resources,
-        evidence: Evidence,
-    ) -> None:  # fmt: skip
-        self.context = context
-        self.evidence = evidence
-        self.allocator = make_allocator(context.request.chosen_allocator)
-        self.errors = errors
-        self.scales: Scales = {site.name: 1.0 for site in context.sites.sites}
-        self.network = network
-        self.totals = totals
-        quantities = context.request.budget.limits()
-        self.limits = {name: q.resolve(totals.dense[name]) for name, q in quantities.items()}
-        latency = quantities.get("latency")
-        self.relative = latency.value if latency and latency.relative else None
+    def limits_latency(self) -> bool:
+        """Whether there is a latency budget."""
+        return "latency" in self.budget
 
     @property
     def uncorrected(self) -> Corrections:
         """The latency table as it is."""
-        return (1.0,) * len(self.network.passes)
+        return (1.0,) * len(self.network.phases)
 
-    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Mapping[str, int | None]:
-        """The exact solver's plan if layers took what `network` says, without a margin."""
-        other = copy.copy(self)
-        other.network = network
-        return solve_exact(other.problem(knobs, self.uncorrected, 0.0)).ranks
+    def scale(self, site: Site) -> float:
+        """The factor that the sensitivity pass put on the errors of a site or joint site."""
+        return scale_of(site, dict.fromkeys(site.layers, 1.0) | dict(self.scales))
 
-    def problem(self, knobs: Knobs, corrections: Corrections, margin: float) -> RankProblem:
-        """The rank problem under these knobs and corrections of the latency table."""
-        blocks = 1 + max((s.block or 0) for s in self.context.sites.sites)
+    def problem(
+        self, knobs: Knobs, corrections: Corrections | None = None, *, margin: float = 0.0
+    ) -> PlanProblem:
+        """The plan problem under these knobs and corrections, `margin` below the latency limit."""
+        blocks = 1 + max((site.block or 0) for site in self.model.single)
         scaled = {
-            unit.name: {
-                rank: error * scale_of(unit, self.scales) * error_multiplier(unit, knobs, blocks)
-                for rank, error in self.errors[unit.name].items()
+            site.name: {
+                form: error * self.scale(site) * error_multiplier(site, knobs, blocks)
+                for form, error in self.errors[site.name].items()
             }
-            for unit in self.context.units
+            for site in self.model.choices
         }
-        limits = dict(self.limits)
+        limits = self.limits
         if "latency" in limits:
             limits["latency"] *= 1.0 - margin
-        network = self.network.corrected(corrections)
-        totals = self.totals
-        options = {unit.name: sorted(self.errors[unit.name]) for unit in self.context.units}
         return build_problem(
-            self.context.sites.sites, scaled, options, network, totals, limits,
-            self.context.request.storage, self.context.joint,
-        )  # fmt: skip
+            self.model.single,
+            errors=scaled,
+            network=self.network.corrected(corrections or self.uncorrected),
+            totals=self.totals,
+            limits=limits,
+            storage=self.storage,
+            joint=self.model.joint,
+        )
 
     def solve(
-        self, knobs: Knobs, corrections: Corrections | None = None, margin: float | None = None
+        self,
+        knobs: Knobs,
+        corrections: Corrections | None = None,
+        *,
+        margin: float | None = None,
+        progress: Progress = lambda done, total: None,
     ) -> Allocation:
-        """The allocator's plan, aiming `margin` below the latency limit (None: the request's).
+        """The allocator's plan, aiming `margin` below the latency limit (None: the planner's).
 
         Raises:
             BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
         """
-        wanted = self.context.request.margin if margin is None else margin
-        corrections = corrections or self.uncorrected
-        problem = self.problem(knobs, corrections, wanted)
+        wanted = self.margin if margin is None else margin
+        self.evidence.progress = progress
         try:
-            return self._allocate(problem, corrections)
+            return self._allocate(self.problem(knobs, corrections, margin=wanted), corrections)
         except BudgetInfeasibleError:
             # The margin is ours, not the user's: give it up before refusing.
-            problem = self.problem(knobs, corrections, 0.0)
             try:
-                return self._allocate(problem, corrections)
+                return self._allocate(self.problem(knobs, corrections), corrections)
             except BudgetInfeasibleError:
-                # Where some plan exists it is the rule that reaches none: its own words stand.
+                # Where some plan exists, it is the rule that reaches none, and its message stands.
                 self.require_feasible(corrections)
                 raise
 
     def require_feasible(self, corrections: Corrections | None = None) -> None:
-        """Check the budgets against the exact solver, whatever allocator will be used.
+        """Check the budgets with the exact solver, whatever allocator will be used.
 
         Raises:
             BudgetInfeasibleError: no plan at all meets them.
         """
-        problem = self.problem({}, corrections or self.uncorrected, 0.0)
+        problem = self.problem({}, corrections)
         try:
             solve_exact(problem)
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, self.limits) from error
 
-    def table_loss(self, ranks: Mapping[str, int | None]) -> float:
-        """Predicted loss of a plan by the table that plans are compared on: no knobs."""
+    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Plan:
+        """The exact solver's plan if layers took what `network` predicts, without a margin."""
+        return solve_exact(replace(self, network=network).problem(knobs)).plan
+
+    def table_loss(self, plan: Plan) -> float:
+        """Predicted loss of a plan by the table that plans are compared on, without knobs."""
         return sum(
-            self.errors[unit.name][rank] * scale_of(unit, self.scales)
-            for unit, rank in chosen_units(self.context.units, ranks)
-            if rank is not None
+            self.errors[site.name][form] * self.scale(site)
+            for site, form in chosen_sites(self.model.choices, plan)
+            if not form.is_unchanged
         )
 
-    def rescale(self, rounds: int, progress: Callable[[int, int], None]) -> None:
-        """Run the sensitivity pass and keep its scales for every later solution."""
+    def rescaled(self, rounds: int, progress: Progress) -> Planner:
+        """The planner after `rounds` of the sensitivity pass (search/sensitivity.py)."""
+        scales = sensitivity_pass(
+            self.model.choices,
+            errors=self.errors,
+            solve=lambda scales: replace(self, scales=scales).solve({}),
+            judge=self.evidence.losses,
+            rounds=rounds,
+            progress=progress,
+        )
+        return replace(self, scales=scales)
 
-        def solve(scales: Scales) -> Allocation:
-            self.scales = scales
-            return self.solve({})
+    def _allocate(self, problem: PlanProblem, corrections: Corrections | None) -> Allocation:
+        network = self.network.corrected(corrections or self.uncorrected)
 
-        self.scales = sensitivity_pass(
-            self.context.units, self.errors, solve, self.evidence,
-            rounds=rounds, progress=progress,
-        )  # fmt: skip
-
-    def _allocate(self, problem: RankProblem, corrections: Corrections) -> Allocation:
-        network = self.network.corrected(corrections)
-
-        def latency_ratio(site: Site, rank: int) -> float:
-            return network.site_latency_s(site, rank) / network.site_latency_s(site, None)
+        def latency_ratio(site: Site, form: Form) -> float:
+            return network.site_latency_s(site, form) / network.site_latency_s(site, DENSE)
 
         return self.allocator.allocate(
             Question(
-                problem=problem, sites=self.context.sites.sites, evidence=self.evidence,
+                problem=problem,
+                sites=self.model.single,
+                evidence=self.evidence,
                 latency_ratio=latency_ratio,
             )
-        )  # fmt: skip
+        )
 
-    def within(self, outcome: Round) -> bool:
-        """Whether the latency meets its budget (the other budgets hold by count).
+    def limit_ratio(self, dense_latency_s: float) -> float | None:
+        """The ratio to dense that the latency budget allows where dense takes `dense_latency_s`.
 
-        Without a latency budget the model must at least not be measurably slower than dense.
+        None without a latency budget.
         """
-        if "latency" not in self.limits:
-            return outcome.judged.ratio_low <= 1.0
-        return outcome.judged.ratio <= self.target(outcome)
+        quantity = self.budget.get("latency")
+        return latency_limit(quantity.text if quantity else None, dense_latency_s)
 
-    def surely_within(self, outcome: Round) -> bool:
-        """The same for the upper end of the interval: what the loop works towards."""
-        if "latency" not in self.limits:
-            return self.within(outcome)
-        return outcome.judged.ratio_high <= self.target(outcome)
 
-    def target(self, outcome: Round) -> float:
-        """The ratio to dense that the latency budget allows in this measurement."""
-        if self.relative is not None:
-            return self.relative
-        return self.limits["latency"] / outcome.judged.dense_latency_s
+def count_totals(model: TracedModel, network: NetworkModel, dtype: str) -> Resources:
+    """What the dense model uses of every resource."""
+    return count_resources(
+        model.single,
+        network,
+        parameters=model.parameters,
+        weight_bytes=model.weight_bytes(dtype),
+        kv_cache_bytes=model.kv_cache_bytes(),
+    )

@@ -1,96 +1,199 @@
-"""The latency model of a network on a device that is not here.
+"""A machine that is known by tables only: every latency is predicted, nothing is verified.
 
-Layers are priced by the device's table, the rest by a trace of the model (predictor/network).
+Layers are priced by the device's table, the rest of the network by a trace of the model
+(predictor/network).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from autotune.compress.decode import decode_step
-from autotune.compress.operations import fuse, trace_operations
-from autotune.core.types import LayerShape, Site
+from autotune.core.errors import MeasurementError
+from autotune.core.forms import DENSE, Form
+from autotune.core.layers import LayerShape
+from autotune.core.progress import Advance
+from autotune.core.types import Address, Fingerprint
 from autotune.devices.alignment import saving_ranks
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
-from autotune.predictor.network.rest import RestLatency, rest_latency
-from autotune.profiler.backends.torch_layers import DTYPES
-from autotune.tune.context import Context
+from autotune.devices.specs import DeviceSpec
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
+from autotune.profiler.backends.base import Backend
+from autotune.profiler.measure.timing import PairedTiming
+from autotune.tune.machine import Machine
+
+if TYPE_CHECKING:
+    from autotune.predictor.layers.device_table import DeviceTable
+    from autotune.predictor.network.rest import RestLatency
+    from autotune.tune.builders import Builder
+    from autotune.tune.model import TracedModel
+    from autotune.tune.workspace import Workspace
 
 
-def predicted_network(context: Context) -> NetworkModel:
-    """A pass for each of the workload, nothing of it measured on this machine.
+class PredictedMachine(Machine):
+    """A device elsewhere, known by a table: of the user, of this package, or of others."""
 
-    Raises:
-        MeasurementError: a layer whose sizes the table cannot price.
-    """
-    with context.reporter.stage("predict the dense network"):
-        context.target.table.predictor.prepare(_wanted(context))
-        passes = [
-            PassModel(
-                name=run, count=count, anchor=_anchor(context, run),
-                predictor=context.target.table.predictor, units=context.units_in(run),
-                dtype=context.dtype,
+    verified = False
+
+    def __init__(
+        self,
+        *,
+        spec: DeviceSpec,
+        backend: Backend,
+        dtype: str,
+        database: Address | None,
+        extrapolate: bool,
+        measure_seconds: float,
+    ) -> None:
+        """`database` is the user's own; `extrapolate` allows a table made from other devices'."""
+        super().__init__(
+            spec=spec,
+            device_name=spec.title,
+            backend=backend,
+            dtype=dtype,
+            threads=1,
+            measure_seconds=measure_seconds,
+        )
+        self._database = database
+        self._extrapolate = extrapolate
+
+    @cached_property
+    def table(self) -> DeviceTable:
+        """What is known of the device, read when first needed.
+
+        Raises:
+            UsageError: nothing is known in this dtype.
+        """
+        from autotune.predictor.layers.device_table import device_table
+
+        return device_table(
+            self.spec,
+            self.dtype,
+            self.backend.name,
+            database=self._database,
+            extrapolate=self._extrapolate,
+        )
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the table."""
+        return self.table.fingerprint
+
+    @property
+    def rank_multiple(self) -> int:
+        """Of the device, or coarser where the table knows only coarser ranks."""
+        return max(self.spec.rank_multiple(self.dtype), self.table.rank_multiple)
+
+    def prepare(self) -> None:
+        """Read the table."""
+        _ = self.table
+
+    def sources(self) -> list[str]:
+        """The sources of the table, and how the rest of the network is modelled."""
+        rest = f"rest of the network modelled: {self.table.attention.source}, memory-bound kernels"
+        return [*self.table.sources, rest]
+
+    def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
+        """The table's predictor."""
+        del allow_extrapolation
+        return self.table.predictor, list(self.table.sources)
+
+    def measure_layers(
+        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+    ) -> LatencyPredictor:
+        """Nothing can be measured: the table as it is."""
+        del shapes, workspace, stage
+        return self.table.predictor
+
+    def compare(
+        self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
+    ) -> PairedTiming:
+        """Not possible here.
+
+        Raises:
+            MeasurementError: always.
+        """
+        del builds, inputs, final, advance
+        raise MeasurementError(
+            f"{self.device_name} is not on this machine, so nothing can be timed on it; tune "
+            "there, or on a farm that it has joined"
+        )
+
+    def network(self, builder: Builder) -> NetworkModel:
+        """Σ layers + rest for every phase, without any measurement."""
+        model, predictor = builder.model, self.table.predictor
+        with builder.workspace.stage("predict the dense network"):
+            predictor.prepare(self._wanted(model))
+            phases = [
+                PhaseModel(
+                    name=phase,
+                    count=count,
+                    anchor=self._anchor(model, phase),
+                    predictor=predictor,
+                    sites=model.choices_in(phase),
+                    dtype=self.dtype,
+                )
+                for phase, count in model.workload.passes.items()
+            ]
+        return NetworkModel(phases=tuple(phases))
+
+    def _wanted(self, model: TracedModel) -> list[LayerShape]:
+        """Every shape that a plan may hold."""
+        dense = {
+            s for phase in model.workload.passes for s in model.dense_shapes(phase, self.dtype)
+        }
+        return [
+            shape.with_form(Form(rank=rank))
+            for shape in sorted(dense)
+            for rank in (
+                0,
+                *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features),
             )
-            for run, count in context.request.workload.passes.items()
-        ]  # fmt: skip
-    return NetworkModel(passes=tuple(passes))
+        ]
 
+    def _anchor(self, model: TracedModel, phase: str) -> NetworkAnchor:
+        """Σ dense layers + rest, and the share of it that each dense shape takes."""
+        sites = model.choices_in(phase)
+        by_name = {site.name: site for site in sites}
+        layer_s: dict[LayerShape, float] = {}
+        spread: dict[LayerShape, float] = defaultdict(float)
+        total = 0.0
+        for site in sites:
+            shape = site.shape(DENSE, self.dtype)
+            members = [by_name[name].shape(DENSE, self.dtype) for name in site.layers]
+            found = [self.table.predictor.estimate(member) for member in members]
+            layer_s[shape] = sum(estimate.latency_s for estimate in found)
+            if not site.members:
+                total += found[0].latency_s
+                spread[shape] += (found[0].high_s - found[0].low_s) / 2
+        rest = self._rest(model, phase)
+        rest_error = rest.latency_s * math.expm1(rest.half_width)
+        latency_s = total + rest.latency_s
+        error = math.sqrt(sum(half**2 for half in (*spread.values(), rest_error)))
+        return NetworkAnchor(
+            latency_s=latency_s,
+            layer_shares={shape: seconds / latency_s for shape, seconds in layer_s.items()},
+            relative_error=error / latency_s,
+        )
 
-def _wanted(context: Context) -> list[LayerShape]:
-    """Every shape that a plan may hold."""
-    units = [unit for run in context.request.workload.passes for unit in context.units_in(run)]
-    dense = {unit.shape(None, context.dtype) for unit in units}
-    step = context.target.rank_multiple
-    return [
-        replace(shape, rank=rank)
-        for shape in sorted(dense)
-        for rank in (None, *saving_ranks(step, shape.in_features, shape.out_features))
-    ]
+    def _rest(self, model: TracedModel, phase: str) -> RestLatency:
+        from autotune.compress.decode import decode_step
+        from autotune.compress.operations import fuse, trace_operations
+        from autotune.predictor.network.rest import rest_latency
+        from autotune.profiler.backends.torch_layers import DTYPES
 
-
-def prediction_sources(context: Context) -> list[str]:
-    """Whose numbers a predicted network is made of, to print beside it."""
-    table = context.target.table
-    rest = f"rest of the network modelled: {table.attention.source}, memory-bound kernels"
-    return [*table.sources, rest]
-
-
-def _anchor(context: Context, run: str) -> NetworkAnchor:
-    """Σ dense layers + rest, and what part of it each dense shape is."""
-    units = context.units_in(run)
-    by_name = {unit.name: unit for unit in units}
-    predictor = context.target.table.predictor
-    layer_s: dict[LayerShape, float] = {}
-    spread: dict[LayerShape, float] = defaultdict(float)
-    total = 0.0
-    for unit in units:
-        members = [by_name[name] for name in unit.layers]
-        found = [predictor.estimate(member.shape(None, context.dtype)) for member in members]
-        layer_s[unit.shape(None, context.dtype)] = sum(estimate.latency_s for estimate in found)
-        if not unit.members:
-            total += found[0].latency_s
-            half = (found[0].high_s - found[0].low_s) / 2
-            spread[unit.shape(None, context.dtype)] += half
-    rest = _rest(context, run, units)
-    rest_error = rest.latency_s * math.expm1(rest.half_width)
-    latency_s = total + rest.latency_s
-    error = math.sqrt(sum(half**2 for half in (*spread.values(), rest_error)))
-    return NetworkAnchor(
-        latency_s=latency_s,
-        layer_shares={shape: seconds / latency_s for shape, seconds in layer_s.items()},
-        relative_error=error / latency_s,
-    )
-
-
-def _rest(context: Context, run: str, units: tuple[Site, ...]) -> RestLatency:
-    table = context.target.table
-    operations = trace_operations(
-        context.loaded.model, [unit for unit in units if not unit.members],
-        context.example_inputs(run), DTYPES[context.dtype],
-        causal=context.loaded.task == "causal-lm",
-        call=decode_step if run == "decode" else None,
-    )  # fmt: skip
-    kernels = fuse(operations) if table.fuses else operations
-    return rest_latency(kernels, context.dtype, table.memory, table.attention, table.predictor)
+        table = self.table
+        operations = trace_operations(
+            model.loaded.model,
+            [site for site in model.choices_in(phase) if not site.members],
+            model.example_inputs(phase),
+            DTYPES[self.dtype],
+            causal=model.loaded.task == "causal-lm",
+            call=decode_step if phase == "decode" else None,
+        )
+        kernels = fuse(operations) if table.fuses else operations
+        return rest_latency(kernels, self.dtype, table.memory, table.attention, table.predictor)

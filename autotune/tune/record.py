@@ -1,171 +1,207 @@
-"""What result.json and the report say of a run."""
+"""The typed record of a tuning, built from what its stages found."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from autotune.core.types import break_even_rank, chosen_units
+from autotune.core.forms import DENSE, Form
+from autotune.core.layers import break_even_rank, chosen_sites
 from autotune.devices.specs import DTYPE_BYTES
-from autotune.profiler.measure.nodes import profile_sites
 from autotune.results.measured import Measured
+from autotune.results.record import (
+    BudgetUse,
+    BuildPaths,
+    Calibration,
+    CurvePoint,
+    LeftOut,
+    PhaseRecord,
+    Quality,
+    RoundRecord,
+    Sizes,
+    SolverRecord,
+    TuneRecord,
+    UniformPoint,
+)
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.tune.builds import artefact_key, dense_artefact
-from autotune.tune.context import Context
-from autotune.tune.measuring import network_inputs
-from autotune.tune.planner import Planner, Round
-from autotune.tune.predicted import prediction_sources
-from autotune.tune.stages import chosen_metric
+from autotune.tune.planner import Planner
+from autotune.tune.rounds import Round
+from autotune.tune.site_records import node_latencies, site_records, staircases
+
+if TYPE_CHECKING:
+    from autotune.tune.session import Tuning
 
 
-def run_record(
-    context: Context, planner: Planner, final: Round, rounds: Sequence[Round],
-    quality: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """The record of the final round."""
-    request, measured = context.request, final.measured
-    here = context.target.is_here
-    # What was promised before anything was built: no correction.
-    promised = planner.network.predict(final.allocation.ranks)
-    return {
-        "model": context.loaded.name,
-        "model_sha256": context.loaded.weights_sha256,
-        "task": context.loaded.task,
-        "device": context.fingerprint.to_json(),
-        "fingerprint": context.fingerprint.id,
-        "backend": context.backend.name,
-        "dtype": context.dtype,
-        # Nothing measured: whose numbers the prediction is made of.
-        "predicted_from": [] if here else prediction_sources(context),
-        "workload": asdict(request.workload),
-        "budget": {name: q.text for name, q in request.budget.limits().items()},
-        "within_budget": planner.within(final),
-        "dense_latency_s": final.judged.dense_latency_s,
-        "rest_latency_s": planner.network.rest_s,
-        "predicted_latency_s": promised.latency_s,
-        "predicted_latency_low_s": promised.low_s,
-        "predicted_latency_high_s": promised.high_s,
-        "predicted_ratio": promised.ratio,
-        "measured_latency_s": measured.latency_s if measured else None,
-        **_measured(measured),
-        "passes": _passes(planner, final),
-        "quality": dict(quality),
-        **_sizes(context, final),
-        "solver": {
-            "name": final.allocation.solver,
-            "loss": final.allocation.loss,
-            "table_loss": planner.table_loss(final.allocation.ranks),
-            "lower_bound": final.allocation.lower_bound,
-            "certified_gap": final.allocation.gap if final.allocation.lower_bound else None,
-            "metric": chosen_metric(context),
-            "factorizer": request.factorizer,
-            "allocator": request.chosen_allocator,
-            "storage": request.storage,
-        },
-        "budgets": _budgets(planner, final),
-        "rounds": [_round_record(planner, outcome) for outcome in rounds],
-        "pareto": _pareto(planner),
-        "uniform": _uniform(context, planner),
-        "artefacts": _artefacts(context, final),
-        "sites": _site_records(context, planner, final),
-    }
+def tune_record(
+    tuning: Tuning, final: Round, rounds: Sequence[Round], quality: Quality
+) -> TuneRecord:
+    """The record of the final round, without the hashes of the files that are written later."""
+    request, measured = tuning.request, final.measured
+    planner, machine, loaded = tuning.planner, tuning.machine, tuning.model.loaded
+    # Predicted before anything was built, so without corrections.
+    predicted = planner.network.predict(final.allocation.plan)
+    sizes = _sizes(tuning, final)
+    return TuneRecord(
+        model=loaded.name,
+        model_sha256=loaded.weights_sha256,
+        task=loaded.task,
+        device=machine.fingerprint,
+        fingerprint=machine.fingerprint.id,
+        backend=machine.backend.name,
+        dtype=machine.dtype,
+        predicted_from=tuple(machine.sources()),
+        workload=request.workload,
+        budget={name: limit.text for name, limit in request.budget.limits().items()},
+        verdict=tuning.verdict(final),
+        dense_latency_s=final.judged.dense_latency_s,
+        rest_latency_s=planner.network.rest_s,
+        predicted_latency_s=predicted.latency_s,
+        predicted_latency_low_s=predicted.low_s,
+        predicted_latency_high_s=predicted.high_s,
+        predicted_ratio=predicted.ratio,
+        measured_latency_s=measured.latency_s if measured else None,
+        measured_ratio=measured.ratio if measured else None,
+        measured_ratio_low=measured.ratio_low if measured else None,
+        measured_ratio_high=measured.ratio_high if measured else None,
+        phases=_phases(planner, final),
+        quality=quality,
+        parameters=sizes["parameters"],
+        stored_bytes=sizes["stored_bytes"],
+        computed_bytes=sizes["computed_bytes"],
+        flops=sizes["flops"],
+        solver=_solver(tuning, final),
+        budgets=_budgets(planner, final),
+        rounds=tuple(_round(tuning, outcome) for outcome in rounds),
+        pareto=_pareto(planner),
+        uniform=_uniform(planner),
+        builds=_builds(tuning, final),
+        sites=site_records(planner, final, node_latencies(tuning, final)),
+        left_out=tuple(
+            LeftOut(name=name, reason=reason)
+            for name, reason in tuning.model.sites.left_out.items()
+        ),
+        knobs=dict(tuning.knobs),
+        calibration=Calibration(
+            origin=tuning.data.origin, sha256=tuning.data.sha256, plan=request.calibration
+        ),
+        cost=tuning.cost(),
+        staircases=staircases(planner),
+    )
 
 
-def _measured(measured: Measured | None) -> dict[str, float | None]:
-    """The measured ratio and its 95 % interval; None where the device is elsewhere."""
-    return {
-        "measured_ratio": measured.ratio if measured else None,
-        "measured_ratio_low": measured.ratio_low if measured else None,
-        "measured_ratio_high": measured.ratio_high if measured else None,
-    }
+def _solver(tuning: Tuning, final: Round) -> SolverRecord:
+    allocation, request = final.allocation, tuning.request
+    return SolverRecord(
+        name=allocation.solver,
+        loss=allocation.loss,
+        table_loss=tuning.planner.table_loss(allocation.plan),
+        lower_bound=allocation.lower_bound,
+        certified_gap=allocation.gap if allocation.lower_bound else None,
+        metric=tuning.compression.metric,
+        factorizer=request.method.factorizer,
+        allocator=request.chosen_allocator,
+        storage=request.method.storage,
+    )
 
 
-def _budgets(planner: Planner, final: Round) -> dict[str, dict[str, Any]]:
-    """Limit and use of every budget, as predicted; binding when less than 1 % is left of it."""
-    resources = planner.problem({}, final.corrections, 0.0).resources
+def _budgets(planner: Planner, final: Round) -> dict[str, BudgetUse]:
+    """Limit and predicted use of every budget; binding when less than 1 % is left of it."""
+    resources = planner.problem({}, final.corrections).resources
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(unit, rank, planner.context.dtype)
-        for unit, rank in chosen_units(planner.context.units, final.allocation.ranks)
+        live_bytes(site, form, planner.network.dtype)
+        for site, form in chosen_sites(planner.model.choices, final.allocation.plan)
     )
     return {
-        name: {"limit": limit, "used": uses[name], "binding": uses[name] > 0.99 * limit}
+        name: BudgetUse(limit=limit, used=uses[name], binding=uses[name] > 0.99 * limit)
         for name, limit in planner.limits.items()
     }
 
 
-def _passes(planner: Planner, final: Round) -> list[dict[str, Any]]:
-    """Every pass by itself: as measured, and as predicted before anything was built."""
-    ranks = final.allocation.ranks
-    pairs = zip(planner.network.passes, final.judged.passes, strict=True)
-    return [
-        {**asdict(timed), "predicted_ratio": model.predict(ranks).ratio} for model, timed in pairs
-    ]
+def _phases(planner: Planner, final: Round) -> tuple[PhaseRecord, ...]:
+    """Every phase as measured (or predicted), and as predicted before anything was built."""
+    pairs = zip(planner.network.phases, final.judged.passes, strict=True)
+    return tuple(
+        PhaseRecord(
+            name=timed.name,
+            count=timed.count,
+            latency_s=timed.latency_s,
+            dense_latency_s=timed.dense_latency_s,
+            ratio=timed.ratio,
+            ratio_low=timed.ratio_low,
+            ratio_high=timed.ratio_high,
+            predicted_ratio=model.predict(final.allocation.plan).ratio,
+        )
+        for model, timed in pairs
+    )
 
 
-def _artefacts(context: Context, final: Round) -> dict[str, dict[str, str]]:
-    """What `bench` times again in every pass, relative to the run folder."""
+def _builds(tuning: Tuning, final: Round) -> dict[str, BuildPaths]:
+    """What `bench` times again in every phase, relative to the run folder."""
     if final.measured is None:
         return {}
 
     def relative(path: Path) -> str:
-        return str(path.relative_to(context.folder.path))
+        return str(path.relative_to(tuning.workspace.folder.path))
 
     return {
-        run: {
-            "dense": relative(dense_artefact(context, run)),
-            "compressed": relative(artefact),
-            "inputs": relative(network_inputs(context, run)),
-        }
-        for run, artefact in final.artefacts.items()
+        phase: BuildPaths(
+            dense=relative(tuning.builder.dense(phase)),
+            compressed=relative(compressed),
+            inputs=relative(tuning.builder.inputs(phase)),
+        )
+        for phase, compressed in final.builds.items()
     }
 
 
-def _sizes(context: Context, final: Round) -> dict[str, Any]:
-    """Parameters, stored bytes and FLOPs, dense and compressed, of the whole model.
+def _sizes(tuning: Tuning, final: Round) -> dict[str, Sizes]:
+    """Parameters, bytes and FLOPs of the whole model, dense and compressed.
 
     FLOPs count the factorizable layers. Stored bytes are on disk, computed bytes in memory at run
-    time: storage that packs the factors changes only the first.
+    time: a storage that packs the factors changes only the first.
     """
-    model = context.loaded.model
-    dense = sum(p.numel() for p in model.parameters())
-    size = DTYPE_BYTES[context.dtype]
+    dense, dtype = tuning.model.parameters, tuning.machine.dtype
+    size = DTYPE_BYTES[dtype]
     removed = flops = kept_flops = 0
     stored = float(dense * size)
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
-        removed += site.shape().parameters - site.shape(rank).parameters
-        stored -= site_bytes(site, None, context.dtype, "fp32")
-        stored += site_bytes(site, rank, context.dtype, context.request.storage)
+    for site, form in chosen_sites(tuning.model.choices, final.allocation.plan):
+        removed += site.shape().parameters - site.shape(form).parameters
+        stored -= site_bytes(site, DENSE, dtype=dtype, storage="fp32")
+        stored += site_bytes(site, form, dtype=dtype, storage=tuning.compression.storage)
         flops += site.shape().flops
-        kept_flops += site.shape(rank).flops
+        kept_flops += site.shape(form).flops
+    kept = dense - removed
     return {
-        "parameters": {"dense": dense, "compressed": dense - removed},
-        "stored_bytes": {"dense": dense * size, "compressed": round(stored)},
-        "computed_bytes": {"dense": dense * size, "compressed": (dense - removed) * size},
-        "flops": {"dense": flops, "compressed": kept_flops},
+        "parameters": Sizes(dense=dense, compressed=kept),
+        "stored_bytes": Sizes(dense=dense * size, compressed=round(stored)),
+        "computed_bytes": Sizes(dense=dense * size, compressed=kept * size),
+        "flops": Sizes(dense=flops, compressed=kept_flops),
     }
 
 
-def _round_record(planner: Planner, outcome: Round) -> dict[str, Any]:
-    return {
-        "predicted_ratio": outcome.predicted.ratio,
-        **_measured(outcome.measured),
-        "corrections": list(outcome.corrections),
-        "loss": outcome.allocation.loss,
-        "within_budget": planner.within(outcome),
-    }
+def _round(tuning: Tuning, outcome: Round) -> RoundRecord:
+    measured: Measured | None = outcome.measured
+    return RoundRecord(
+        predicted_ratio=outcome.predicted.ratio,
+        measured_ratio=measured.ratio if measured else None,
+        measured_ratio_low=measured.ratio_low if measured else None,
+        measured_ratio_high=measured.ratio_high if measured else None,
+        corrections=tuple(outcome.corrections),
+        loss=outcome.allocation.loss,
+        verdict=tuning.verdict(outcome),
+    )
 
 
-def _pareto(planner: Planner) -> list[dict[str, float]]:
+def _pareto(planner: Planner) -> tuple[CurvePoint, ...]:
     """Predicted latency ratio against predicted loss, without any budget."""
     if "latency" not in planner.limits:
-        return []
-    problem = planner.problem({}, planner.uncorrected, 0.0)
+        return ()
+    problem = planner.problem({})
     latency = problem.resources.index("latency")
 
     def priced(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -179,115 +215,20 @@ def _pareto(planner: Planner) -> list[dict[str, float]]:
         joint=tuple(replace(j, options=priced(j.options)) for j in problem.joint),
     )
     dense, rest = planner.totals.dense["latency"], planner.totals.rest["latency"]
-    return [{"ratio": (cost + rest) / dense, "loss": loss} for cost, loss in pareto_front(single)]
+    front = pareto_front(single)
+    return tuple(CurvePoint(ratio=(cost + rest) / dense, loss=loss) for cost, loss in front)
 
 
-def _uniform(context: Context, planner: Planner) -> list[dict[str, float]]:
-    """The same curve for plans that keep one ratio of the parameters at every site."""
+def _uniform(planner: Planner) -> tuple[UniformPoint, ...]:
+    """The same curve for plans that keep one share of the parameters at every site."""
     curve = []
     for percent in range(95, 25, -5):
-        ranks: dict[str, int | None] = {}
-        for site in context.sites.sites:
+        plan: dict[str, Form] = {}
+        for site in planner.model.single:
             most = percent / 100 * break_even_rank(site.in_features, site.out_features)
-            fitting = [rank for rank in sorted(planner.errors[site.name]) if rank <= most]
-            ranks[site.name] = fitting[-1] if fitting else None
-        loss = planner.table_loss(ranks)
-        ratio = planner.network.predict(ranks).ratio
-        curve.append({"keep_ratio": percent / 100, "ratio": ratio, "loss": loss})
-    return curve
-
-
-def _site_records(context: Context, planner: Planner, final: Round) -> list[dict[str, Any]]:
-    measured = _node_latencies(context, final)
-    records = []
-    for site, rank in chosen_units(context.units, final.allocation.ranks):
-        dense = planner.network.layer_estimate(site, None)
-        chosen = planner.network.layer_estimate(site, rank)
-        errors = planner.errors[site.name]
-        records.append(
-            {
-                "name": site.name,
-                "layers": list(site.layers),
-                "group": site.group,
-                "block": site.block,
-                "tokens": site.tokens,
-                "in_features": site.in_features,
-                "out_features": site.out_features,
-                "rank": rank,
-                "keep_ratio": site.shape(rank).parameters / site.shape().parameters,
-                "dense_latency_s": dense.latency_s,
-                "predicted_latency_s": chosen.latency_s,
-                "predicted_low_s": chosen.low_s,
-                "predicted_high_s": chosen.high_s,
-                "source": chosen.source,
-                "measured_latency_s": sum(measured[name] for name in site.layers)
-                if measured
-                else None,
-                "error": errors[rank] if rank is not None else 0.0,
-                "reason": _reason(rank, bool(errors)),
-            }
-        )
-    records += [
-        {"name": name, "rank": None, "reason": reason}
-        for name, reason in context.sites.left_out.items()
-    ]
-    return records
-
-
-def _reason(rank: int | None, has_candidates: bool) -> str:
-    if rank is not None:
-        return "factorized: the least total loss within the budget"
-    if not has_candidates:
-        return "left dense: no aligned rank below break-even"
-    return "left dense: elsewhere the same latency costs less loss"
-
-
-def _node_latencies(context: Context, final: Round) -> dict[str, float]:
-    """Seconds of every site inside the final network, where the backend can tell."""
-    if final.measured is None or not context.backend.profiles_nodes:
-        return {}
-    names = [site.name for site in context.sites.sites]
-    total = dict.fromkeys(names, 0.0)
-    for run, count in context.request.workload.passes.items():
-        artefact, inputs = final.artefacts[run], network_inputs(context, run)
-
-        def compute(artefact: Path = artefact, inputs: Path = inputs) -> dict[str, float]:
-            with context.reporter.stage("measure the sites in the network") as advance:
-                profile = profile_sites(artefact, inputs, context.threads, names, advance)
-                return profile.sites_s
-
-        key = {
-            "artefact": artefact_key(context, artefact),
-            "inputs": inputs.name,
-            "fingerprint": context.fingerprint.id,
-        }
-        for name, seconds in context.folder.json_stage("nodes", key, compute).items():
-            total[name] += count * seconds
-    return total
-
-
-def staircases(context: Context, planner: Planner) -> list[dict[str, Any]]:
-    """Latency against rank for every distinct shape, for the report."""
-    names = {
-        one.shape(unit.name, None): (one.predictor, unit.name)
-        for one in planner.network.passes
-        for unit in context.units
-    }
-    curves = []
-    for shape, (predictor, name) in sorted(names.items(), key=lambda item: item[0]):
-        points = []
-        for rank in planner.errors[name]:
-            estimate = predictor.estimate(replace(shape, rank=rank))
-            points.append({"rank": rank, **asdict(estimate)})
-        dense = predictor.estimate(shape)
-        curves.append(
-            {
-                "tokens": shape.tokens,
-                "in_features": shape.in_features,
-                "out_features": shape.out_features,
-                "parts": list(shape.parts),
-                "dense_latency_s": dense.latency_s,
-                "points": points,
-            }
-        )
-    return curves
+            fitting = [form for form in sorted(planner.errors[site.name]) if form.rank <= most]
+            plan[site.name] = fitting[-1] if fitting else DENSE
+        loss = planner.table_loss(plan)
+        ratio = planner.network.predict(plan).ratio
+        curve.append(UniformPoint(keep_ratio=percent / 100, ratio=ratio, loss=loss))
+    return tuple(curve)

@@ -1,100 +1,124 @@
-"""What a user asks for, checked once."""
+"""What a tuning is asked for: every option, declared once, and checked once.
+
+The command line, the HTTP interface, the Python API and a job's stored specification are derived
+from the dataclasses here; `docs/options.md` is their reference and `docs/extending.md` shows what a
+further option takes.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
-from autotune.compress.precision import STORAGES
 from autotune.core.errors import CalibrationError, UsageError
+from autotune.core.options import (
+    EFFORTS,
+    OptionError,
+    by_effort,
+    check_options,
+    option,
+)
+from autotune.core.options_json import at, to_json
 from autotune.core.paths import (
-    check_measure_seconds,
+    MEASURE_SECONDS,
     default_database,
     default_measure_seconds,
+    default_output,
 )
 from autotune.core.registry import check_spec
-from autotune.core.types import Address, Budget, Workload
-from autotune.devices.detect import check_threads
+from autotune.core.types import Budget, Workload
+from autotune.devices.detect import cpu_threads
 from autotune.search.allocators import ALLOCATORS
-from autotune.tune.target import Target, find_target
+from autotune.tune.machines import check_machine
+from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
+
+_TYPE, _VERSION = "tune-request", 1
+_MIN_SEQUENCES = 8
+_UNCHANGED = ("activation_bytes", "kv_cache_bytes")  # by factorizing, at any rank
+
+
+_EFFORT_HELP = (
+    "How much time to spend: sets --trials, --rounds, --sensitivity-rounds, --measure-seconds and "
+    "--calibration-samples where they are not given."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """Everything one tuning run depends on.
+    """Everything that one tuning depends on.
 
-    `backend` and `dtype` None are the device's usual ones (autotune/tune/target.py).
-    `measure_seconds` caps one measurement of a network (the final one gets twice that).
-    `metric`, `factorizer`, `allocator` and `storage` go by the names of their registries
-    (`NAME:option=value` sets options); `metric` None lets the task choose; `joint` lets layers with
-    one input share a down factor. `trials` are Optuna's
-    (0 = the exact plan as it is), `rounds` bounds the closed loop, `margin` is how far below the
-    latency limit to aim. `jobs` processes judge plans side by side (None: one for every four
-    threads); with `farm` (IP:PORT) its workers do.
+    Values that are not given are filled in here: by `effort` (`docs/options.md` has the table), the
+    output folder from the model's name, and the seed of the calibration from `seed`.
+
+    Raises:
+        OptionError: a value that cannot be used; it names the option.
     """
 
-    model: str | None
-    output: Path
-    budget: Budget
-    device: str = "cpu"
-    backend: str | None = None
-    dtype: str | None = None
+    model: str | None = option(
+        flag="--model",
+        short="-m",
+        common=True,
+        group="Output",
+        metavar="FOLDER|ID",
+        default_text="the embedded all-MiniLM-L6-v2",
+        help="Model: a folder or a hub id.",
+    )
+    output: Path = option(
+        flag="--output",
+        short="-o",
+        common=True,
+        group="Output",
+        metavar="FOLDER",
+        local=True,
+        default_text="autotune-out/MODEL",
+        help="Run folder; the same command continues in it.",
+    )
+    machine: MachineOptions = field(default_factory=MachineOptions)
+    budget: Budget = field(default_factory=Budget)
     workload: Workload = field(default_factory=Workload)
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
-    metric: str | None = None
-    factorizer: str = "svd"
-    allocator: str | None = None
-    storage: str = "fp32"
-    joint: bool = True
-    sensitivity_rounds: int = 1
-    trials: int = 12
-    rounds: int = 3
-    margin: float = 0.01
-    threads: int | None = None
-    jobs: int | None = None
-    farm: str | None = None
-    farm_token: str | None = field(default=None, repr=False)
-    targets: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    database: Address = field(default_factory=default_database)
-    allow_extrapolation: bool = False
-    measure_seconds: float = field(default_factory=default_measure_seconds)
-    seed: int = 0
+    method: MethodOptions = field(default_factory=MethodOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    seed: int = option(
+        0,
+        flag="--seed",
+        group="Search",
+        ge=0,
+        le=2**31 - 1,
+        metavar="N",
+        help="Seed of everything random.",
+    )
+    effort: str = option(
+        "normal", flag="--effort", common=True, group="Search", choices=EFFORTS, help=_EFFORT_HELP
+    )
 
     def __post_init__(self) -> None:
-        if self.trials < 0:
-            raise UsageError(f"--trials {self.trials}: 0 (no search) or more")
-        if not 0 <= self.sensitivity_rounds <= 3:
-            raise UsageError(f"--sensitivity-rounds {self.sensitivity_rounds}: 0 to 3")
-        if not 1 <= self.rounds <= 10:
-            raise UsageError(f"--rounds {self.rounds}: 1 to 10")
-        if self.jobs is not None and not 1 <= self.jobs <= 256:
-            raise UsageError(f"--jobs {self.jobs}: 1 to 256")
-        check_measure_seconds(self.measure_seconds)
-        samples = self.calibration.statistics_samples
-        if samples is not None and samples < 1:
-            raise UsageError(f"--calibration-samples {samples}: at least 1")
+        check_options(self)
+        if self.output is None:
+            object.__setattr__(self, "output", default_output(self.model))
+        for path, value in effort_defaults(self.effort, self.workload.sequence_length).items():
+            self._fill(path, value)
+        self._fill("calibration.seed", self.seed)
 
-    def target(self) -> Target:
-        """The device, its backend and dtype.
-
-        Raises:
-            UsageError: they are unknown or do not go together.
-            DeviceMissingError: nothing is known of the device, or its backend is not installed.
-        """
-        return find_target(
-            self.device, self.backend, self.dtype, database=self.database,
-            extrapolate=self.allow_extrapolation,
-        )  # fmt: skip
+    def _fill(self, path: str, value: Any) -> None:
+        """Set a value that was not given."""
+        part, _, name = path.partition(".")
+        below = getattr(self, part)
+        if value is not None and getattr(below, name) is None:
+            object.__setattr__(self, part, dataclasses.replace(below, **{name: value}))
 
     @property
     def chosen_allocator(self) -> str:
         """The one asked for; else exact, with Optuna around it when there are trials."""
-        return self.allocator or ("exact+optuna" if self.trials else "exact")
+        return self.method.allocator or ("exact+optuna" if self.search.trials else "exact")
 
     @property
     def goes_by_table(self) -> bool:
@@ -104,58 +128,28 @@ class TuneRequest:
     @property
     def sensitivity_turns(self) -> int:
         """Rounds of the sensitivity pass, which rescales the error table."""
-        return self.sensitivity_rounds if self.goes_by_table else 0
+        return self.search.sensitivity_rounds if self.goes_by_table else 0
 
     @property
     def offers_joint(self) -> bool:
         """Whether shared down factors are candidates: plain truncated factors, chosen by table."""
-        plain = self.factorizer == "svd" and self.storage == "fp32"
-        return self.joint and plain and self.goes_by_table
-
-    def _check_combination(self) -> None:
-        """Refuse parts that contradict each other.
-
-        Raises:
-            UsageError: with the reason.
-        """
-        if set(self.budget.limits()) <= {"activation_bytes", "kv_cache_bytes"}:
-            raise UsageError(
-                "no rank lowers activation or KV-cache bytes, so such a budget alone leaves "
-                "nothing to choose; add one on latency, parameters, weight bytes or FLOPs"
-            )
-        name, metric = self.factorizer.partition(":")[0], (self.metric or "").partition(":")[0]
-        if name == "output-subspace" and metric != "activation":
-            raise UsageError(
-                "--factorizer output-subspace keeps the largest outputs, so its error is the "
-                f"activation metric's, not that of {metric or 'the default metric'}; give "
-                "--metric activation"
-            )
-        if self.allocator == "exact+optuna" and self.trials == 0:
-            raise UsageError(
-                "--allocator exact+optuna with --trials 0 leaves Optuna nothing to do; give "
-                "--allocator exact, or some trials"
-            )
+        plain = self.method.factorizer == "svd" and self.method.storage == "fp32"
+        return self.method.joint and plain and self.goes_by_table
 
     def check(self) -> None:
-        """Refuse at once what needs no model to be refused, before anything heavy is imported.
+        """Refuse what cannot be used before a model or a heavy library is loaded.
 
         Raises:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
-        self.target()
-        check_threads(self.threads)
-        for spec, registry, what in (
-            (self.metric, METRICS, "metric"),
-            (self.factorizer, FACTORIZERS, "factorizer"),
-            (self.allocator, ALLOCATORS, "allocator"),
-        ):
-            if spec is not None:
-                check_spec(spec, registry, what)
+        check_machine(self.machine)
+        cores = cpu_threads()
+        if self.machine.threads is not None and self.machine.threads > cores:
+            rule = f"must be 1 to {cores}, the cores that this process may use"
+            raise OptionError("machine.threads", rule, self.machine.threads, schema=TuneRequest)
+        self._check_parts()
         self._check_combination()
-        if self.storage not in STORAGES:
-            known = ", ".join(STORAGES)
-            raise UsageError(f"unknown storage {self.storage!r}; known are {known}")
         if is_local(self.model):
             model_folder(self.model)
         for path in (self.calibration.calibration, self.calibration.evaluation):
@@ -164,3 +158,114 @@ class TuneRequest:
                     f"calibration file {path} cannot be read: No such file; give a text file with "
                     "one document a line, or a .safetensors file of input tensors"
                 )
+
+    def _check_parts(self) -> None:
+        """Refuse names that no registry knows."""
+        for registry in (METRICS, FACTORIZERS, ALLOCATORS):
+            spec = getattr(self.method, registry.what)
+            if spec is None:
+                continue
+            try:
+                check_spec(spec, registry)
+            except UsageError as error:
+                rule = f"cannot be used: {error}"
+                raise OptionError(f"method.{registry.what}", rule, schema=TuneRequest) from error
+
+    def _check_combination(self) -> None:
+        """Refuse parts that contradict each other."""
+        problem = ""
+        name = self.method.factorizer.partition(":")[0]
+        metric = (self.method.metric or "").partition(":")[0]
+        if set(self.budget.limits()) <= set(_UNCHANGED):
+            problem = (
+                "no rank lowers activation or KV-cache bytes, so such a budget alone leaves "
+                "nothing to choose; add {budget.latency}, {budget.parameters}, "
+                "{budget.weight_bytes} or {budget.flops}"
+            )
+        elif name == "output-subspace" and metric != "activation":
+            problem = (
+                "{method.factorizer} output-subspace minimizes the error of the activation "
+                f"metric, not that of {metric or 'the default metric'}; set "
+                "{method.metric} activation as well"
+            )
+        elif self.method.allocator == "exact+optuna" and self.search.trials == 0:
+            problem = (
+                "{method.allocator} exact+optuna needs {search.trials} of 1 or more, got 0; or set "
+                "{method.allocator} exact"
+            )
+        if problem:
+            raise OptionError("", problem, schema=TuneRequest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """The options of `autotune.tune` that are seldom set, by subject."""
+
+    machine: MachineOptions = field(default_factory=MachineOptions)
+    calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
+    method: MethodOptions = field(default_factory=MethodOptions)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    seed: int = 0
+
+
+def request_json(request: TuneRequest) -> dict[str, Any]:
+    """A request as it is stored in a file; the user's own database and secrets are not in it."""
+    found = {"type": _TYPE, "version": _VERSION, **to_json(request)}
+    if request.machine.database == default_database():
+        del found["machine"]["database"]
+    return found
+
+
+def read_request(path: Path) -> dict[str, Any]:
+    """The nested JSON of a stored request.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else or a newer version.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"request {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"request {path} must hold one JSON object")
+    if found.pop("type", _TYPE) != _TYPE or found.pop("version", _VERSION) != _VERSION:
+        raise UsageError(
+            f"request {path} is not of type {_TYPE!r}, version {_VERSION}; write one with "
+            "`autotune tune … --print-request`"
+        )
+    return found
+
+
+def effort_defaults(effort: str, sequence_length: int = 128) -> dict[str, Any]:
+    """What an effort sets where nothing is given, by path; None leaves it to the task.
+
+    Calibration samples are counted in tokens, as a sequence may be of any length.
+    `$AUTOTUNE_MEASURE_SECONDS` goes before the effort.
+    """
+    found = dict(by_effort(TuneRequest, effort))
+    tokens = found["calibration.statistics_samples"]
+    if tokens is not None:
+        samples = max(_MIN_SEQUENCES, tokens // sequence_length)
+        found["calibration.statistics_samples"] = samples
+    if os.environ.get(MEASURE_SECONDS):
+        found["machine.measure_seconds"] = default_measure_seconds()
+    return found
+
+
+def without_effort(values: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a request without the values that its own effort filled in.
+
+    A stored request states every value; with them taken out another effort can be asked for.
+    """
+    length = at(values, "workload.sequence_length", Workload.sequence_length)
+    effort = at(values, "effort", "normal")
+    if effort not in EFFORTS or not isinstance(length, int) or length < 1:
+        return values  # refused when the request is made of it
+    filled = effort_defaults(effort, length)
+    paths = {path for path, value in filled.items() if at(values, path, ...) == value}
+    return {
+        key: {k: v for k, v in part.items() if f"{key}.{k}" not in paths}
+        if isinstance(part, dict)
+        else part
+        for key, part in values.items()
+    }

@@ -1,146 +1,116 @@
-"""Whether what a run handed out still holds: files, factors, parity, latency and quality."""
+"""Check a finished tuning or an export: files, factors, parity, latency and quality."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.core.errors import AutotuneError, UsageError
-from autotune.core.files import file_sha256
 from autotune.core.progress import Reporter
-from autotune.export.onnx import MANIFEST, read_manifest
-from autotune.report.builds import Artefact, put_artefacts, tuned_artefacts
-from autotune.results.result import read_result
+from autotune.export.checks import check_export, check_hash, phase_of
+from autotune.export.manifest import MANIFEST, Manifest, open_manifest
+from autotune.report.builds import build_rows, put_builds
+from autotune.results.checks import (
+    Check,
+    CheckKind,
+    Finding,
+    LatencyFacts,
+    ParityFacts,
+    QualityFacts,
+    RankFacts,
+    TimingFacts,
+    Verification,
+    run_check,
+)
+from autotune.results.record import TuneRecord
+from autotune.results.result import RESULT, read_result
+from autotune.results.verdict import Verdict
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
 
-# Of the tuned ratio: how far a ratio measured again may be beyond both intervals.
+# Relative: how far a new interval may lie above the recorded one before the ratio counts as moved.
 _MOVED = 0.05
 _QUALITY_MOVED = 0.01
-_TIMED = ("latency_s", "ratio", "ratio_low", "ratio_high")
-Finding = dict[str, Any]
 
 
-def verify(folder: str | Path, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Check a run's folder, or an export's, and everything that it holds.
+def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification:
+    """Check the folder of a tuning, or of an export, and everything in it.
 
-    A run: the hashes of what it handed out, the ranks in the checkpoint, `model.onnx` against the
-    checkpoint, its latency in turn with the dense model's, its quality on the same held-out data,
-    and every export inside the folder; its report then tells of those too. An export: its hashes,
-    and parity with its checkpoint.
-
-    Returns:
-        `valid`, and `findings`: what was checked, whether it holds, and the reason if not.
+    Of a tuning: the hashes of its files, the ranks in the checkpoint, the ONNX graphs against the
+    checkpoint, the latency in turn with the dense model, the quality on the same held-out data, and
+    every export inside the folder; `report.html` then lists those exports too. Of an export: its
+    hashes, and parity with its checkpoint.
 
     Raises:
-        UsageError: neither a run nor an export is there.
+        UsageError: the folder holds neither a tuning nor an export, or a result that cannot be
+            read.
     """
     folder, reporter = Path(folder), reporter or Reporter()
-    findings: list[Finding] = []
     if (folder / MANIFEST).is_file():
-        _check_export(folder, findings, reporter)
-    elif (folder / "result.json").is_file():
-        record = _check_run(folder, findings, reporter)
+        checks = check_export(folder, reporter)
+    elif (folder / RESULT).is_file():
+        record = read_result(folder)
+        checks = _check_tuning(folder, record, reporter)
         for path in sorted(folder.glob(f"*/{MANIFEST}")):
-            _check_export(path.parent, findings, reporter)
-            _time_export(path.parent, record, findings, reporter)
-        try:
-            put_artefacts(folder / "report.html", found_artefacts(record, findings))
-        except (AutotuneError, OSError) as error:  # a folder that is only to be read
-            reporter.note(f"report.html stays as it was: {error}")
+            checks += check_export(path.parent, reporter)
+            checks += _time_export(path.parent, record, reporter)
+        _update_report(folder, record, checks, reporter)
     else:
-        raise UsageError(f"{folder} holds neither result.json nor {MANIFEST}; give a run's folder")
-    return {
-        "folder": str(folder),
-        "valid": all(finding["holds"] for finding in findings),
-        "findings": findings,
-    }
+        raise UsageError(
+            f"{folder} has neither {RESULT} nor {MANIFEST}; give the folder of a tuning or of an "
+            "export"
+        )
+    return Verification(folder=str(folder), checks=tuple(checks))
 
 
-def _look(findings: list[Finding], what: str, check: Callable[[], Mapping[str, Any]]) -> None:
-    """Add what `check` finds; an error that it raises is the reason why something does not hold."""
+def _update_report(
+    folder: Path, record: TuneRecord, checks: list[Check], reporter: Reporter
+) -> None:
     try:
-        found = dict(check())
-    except (AutotuneError, OSError, KeyError, ValueError) as error:
-        found = {"holds": False, "reason": str(error)}
-    findings.append({"check": what, "holds": True, "reason": "", **found})
+        put_builds(folder / "report.html", build_rows(record, checks))
+    except (AutotuneError, OSError) as error:  # a folder that is only readable
+        reporter.note(f"report.html was not updated: {error}")
 
 
-def found_artefacts(record: Mapping[str, Any], findings: Sequence[Finding]) -> list[Artefact]:
-    """What the tuning built, as it was, and every export with what was found of it now."""
-    rows = tuned_artefacts(record)
-    predicted = {one["name"]: one["predicted_ratio"] for one in record["passes"]}
-    known = {finding["check"]: finding for finding in findings}
-    for check, found in known.items():
-        kind, _, name = check.partition(" of ")
-        if kind == "parity" and "/" in name:
-            run = _run_of(Path(name).name)
-            timed = known.get(f"latency of {name}", {})
-            rows.append(
-                Artefact(
-                    name=name, run=run, predicted_ratio=predicted.get(run) if timed else None,
-                    parity=found.get("worst"), wrong=found["reason"] or timed.get("reason", ""),
-                    **{key: timed[key] for key in _TIMED if key in timed},
-                )
-            )  # fmt: skip
-        elif kind == "engine":
-            run = Path(name).name
-            rows.append(
-                Artefact(
-                    name=name, run=run, latency_s=found.get("latency_s"),
-                    parity=found.get("worst"), wrong=found["reason"],
-                )
-            )  # fmt: skip
-    return rows
+def _check_tuning(folder: Path, record: TuneRecord, reporter: Reporter) -> list[Check]:
+    checks = [
+        run_check(partial(check_hash, folder / name, expected), CheckKind.HASH, subject=name)
+        for name, expected in record.files.items()
+    ]
+    if not record.files:
+        reason = f"{RESULT} lists no files: an older version wrote it; run the tuning again"
+        checks.append(Check(kind=CheckKind.HASH, subject="hashes", holds=False, reason=reason))
+    checks.append(run_check(partial(_ranks, folder, record), CheckKind.RANKS))
+    checks += [
+        run_check(
+            partial(_parity, folder / name, reporter),
+            CheckKind.PARITY,
+            subject=name,
+            phase=phase_of(name),
+        )
+        for name in ("model.onnx", "model_decode.onnx")
+        if (folder / name).is_file()
+    ]
+    if record.measured is not None:
+        checks.append(run_check(partial(_latency, folder, record, reporter), CheckKind.LATENCY))
+    checks.append(run_check(partial(_quality, folder, record, reporter), CheckKind.QUALITY))
+    return checks
 
 
-def _run_of(graph: str) -> str:
-    from autotune.compress.onnx_checkpoint import GRAPHS
-
-    return next(run for run, name in GRAPHS.items() if name == graph)
-
-
-def _check_run(folder: Path, findings: list[Finding], reporter: Reporter) -> Mapping[str, Any]:
-    record = read_result(folder)
-    files = record.get("files", {})
-    for name, expected in files.items():
-        _look(findings, name, lambda n=name, e=expected: _hash(folder / n, e))  # type: ignore[misc]
-    if not files:
-        findings.append({
-            "check": "hashes", "holds": False,
-            "reason": "result.json names no files: it was written by an older version; tune again",
-        })  # fmt: skip
-    _look(findings, "ranks", lambda: _ranks(folder, record))
-    if (folder / "model.onnx").is_file():
-        _look(findings, "parity of model.onnx", lambda: _parity(folder, "prefill", reporter))
-    if (folder / "model_decode.onnx").is_file():
-        _look(findings, "parity of model_decode.onnx", lambda: _parity(folder, "decode", reporter))
-    if record["measured_ratio"] is not None:
-        _look(findings, "latency", lambda: _latency(folder, record, reporter))
-    _look(findings, "quality", lambda: _quality(folder, record, reporter))
-    return record
-
-
-def _hash(path: Path, expected: str) -> Finding:
-    if not path.is_file():
-        return {"holds": False, "reason": f"{path} is gone"}
-    if file_sha256(path) != expected:
-        return {"holds": False, "reason": f"{path} is not what was handed out (sha256 differs)"}
-    return {}
-
-
-def _ranks(folder: Path, record: Mapping[str, Any]) -> Finding:
+def _ranks(folder: Path, record: TuneRecord) -> Finding:
     from autotune.export.graphs import ranks
 
-    sites = [site for site in record["sites"] if site["rank"] is not None]
-    expected = {name: site["rank"] for site in sites for name in site["layers"]}
+    expected = {name: site.form.rank for site in record.factorized for name in site.layers}
     found = ranks(_load(folder))
     if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))
-        return {"holds": False, "reason": f"the checkpoint has other ranks, first {wrong[0]}"}
-    return {"layers": len(found)}
+        name, rank = min(set(found.items()) ^ set(expected.items()))
+        return Finding(
+            reason=f"the ranks in the checkpoint differ from {RESULT}: the first is {name} with "
+            f"rank {rank} in one of them"
+        )
+    return Finding(facts=RankFacts(layers=len(found)))
 
 
 def _load(folder: Path) -> LoadedModel:
@@ -151,112 +121,90 @@ def _load(folder: Path) -> LoadedModel:
     return load_checkpoint(folder, torch.float32)
 
 
-def _parity(folder: Path, run: str, reporter: Reporter) -> Finding:
-    from autotune.compress.onnx_checkpoint import GRAPHS
-    from autotune.export.parity import check_parity, onnx_runs
+def _parity(graph: Path, reporter: Reporter) -> Finding:
+    from autotune.export.parity import check_parity, largest_error, onnx_runs
 
-    graph = folder / GRAPHS[run]
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        runs = onnx_runs(graph)
-        cases = check_parity(_load(folder), run, runs, "fp32", graph.name, progress=advance)
-    return {"worst": max(case["error"] for case in cases)}
+        runs, loaded = onnx_runs(graph), _load(graph.parent)
+        phase = phase_of(graph.name)
+        cases = check_parity(loaded, phase, runs, "fp32", graph.name, progress=advance)
+    return Finding(facts=ParityFacts(worst=largest_error(cases)))
 
 
-def _latency(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Finding:
-    """The ratio again: within the budget, or as it was."""
+def _latency(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
+    """Measure the ratio again: it may miss the budget only if it has not moved."""
     from autotune.tune.bench import bench
 
     now = bench(folder, reporter)
-    facts = {key: now[key] for key in ("ratio", "ratio_low", "ratio_high", "tuned_ratio")}
-    facts["predicted_ratio"] = record["predicted_ratio"]
-    if now["within_budget"] or now["ratio_low"] <= record["measured_ratio_high"] * (1 + _MOVED):
-        return facts
-    return {
-        **facts, "holds": False,
-        "reason": f"measured {now['ratio']:.3f} of dense now, {now['tuned_ratio']:.3f} when tuned",
-    }  # fmt: skip
+    tuned = record.measured
+    assert tuned is not None
+    facts = LatencyFacts(
+        ratio=now.ratio,
+        ratio_low=now.ratio_low,
+        ratio_high=now.ratio_high,
+        tuned_ratio=tuned.ratio,
+        predicted_ratio=record.predicted_ratio,
+        verdict=now.verdict,
+    )
+    if now.verdict is not Verdict.MISSED or not _has_moved(now.ratio_low, tuned.ratio_high):
+        return Finding(facts=facts)
+    return Finding(facts=facts, reason=_moved_text(now.ratio, tuned.ratio))
 
 
-def _quality(folder: Path, record: Mapping[str, Any], reporter: Reporter) -> Finding:
-    """The held-out figure of the checkpoint again, on the data that the run kept."""
+def _has_moved(ratio_low: float, tuned_high: float) -> bool:
+    return ratio_low > tuned_high * (1 + _MOVED)
+
+
+def _moved_text(ratio: float, tuned_ratio: float) -> str:
+    return f"measured {ratio:.3f} of the dense latency now, {tuned_ratio:.3f} when tuned"
+
+
+def _quality(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
+    """Compute the held-out figure of the checkpoint again, on the data of the tuning."""
     from autotune.tune.heldout import judge_again
 
-    found = judge_again(folder, record, reporter)
-    expected = record["quality"]["compressed"]
-    facts = {"metric": record["quality"]["metric"], "value": found, "tuned": expected}
+    found, expected = judge_again(folder, record, reporter), record.quality.compressed
+    facts = QualityFacts(metric=record.quality.metric, value=found, tuned=expected)
     if abs(found - expected) <= _QUALITY_MOVED * abs(expected):
-        return facts
-    return {**facts, "holds": False, "reason": f"{found:.4g} now, {expected:.4g} when tuned"}
+        return Finding(facts=facts)
+    return Finding(facts=facts, reason=f"{found:.4g} now, {expected:.4g} when tuned")
 
 
-def _check_export(folder: Path, findings: list[Finding], reporter: Reporter) -> None:
-    facts = read_manifest(folder)
-    for name, expected in facts["files"].items():
-        where = f"{folder.name}/{name}"
-        _look(findings, where, lambda n=name, e=expected: _hash(folder / n, e))  # type: ignore[misc]
-    for name in facts["parity"]:
-        what = f"parity of {folder.name}/{name}"
-        _look(findings, what, lambda n=name: _export_parity(folder, n, facts, reporter))  # type: ignore[misc]
-    for run in facts.get("engines", {}):
-        what = f"engine of {folder.name}/{run}"
-        _look(findings, what, lambda r=run: _engine(folder, r, facts, reporter))  # type: ignore[misc]
+def _time_export(folder: Path, record: TuneRecord, reporter: Reporter) -> list[Check]:
+    """Time those graphs against the dense model that the tuning's backend runs in its dtype."""
+    manifest = open_manifest(folder)
+    if record.measured is None or not _runs_export(record, manifest):
+        return []
+    return [
+        run_check(
+            partial(_export_latency, folder, name, record, reporter),
+            CheckKind.LATENCY,
+            subject=f"{folder.name}/{name}",
+            export=folder.name,
+            phase=phase_of(name),
+        )
+        for name in manifest.parity
+        if phase_of(name) in record.builds
+    ]
 
 
-def _time_export(
-    folder: Path, record: Mapping[str, Any], findings: list[Finding], reporter: Reporter
-) -> None:
-    """Graphs that the run's own backend runs, in its dtype, against the run's dense model."""
-    facts = read_manifest(folder)
-    runs_it = record["backend"].startswith("onnxruntime") and facts["format"] == "onnx"
-    if record["measured_ratio"] is None or not runs_it or facts["dtype"] != record["dtype"]:
-        return
-    for name in facts["parity"]:
-        if _run_of(name) in record["artefacts"]:
-            what = f"latency of {folder.name}/{name}"
-            _look(findings, what, lambda n=name: _export_latency(folder, n, record, reporter))  # type: ignore[misc]
+def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
+    runs_onnx = record.backend.startswith("onnxruntime") and manifest.format == "onnx"
+    return runs_onnx and manifest.dtype == record.dtype
 
 
-def _export_latency(
-    folder: Path, name: str, record: Mapping[str, Any], reporter: Reporter
-) -> Finding:
+def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Reporter) -> Finding:
     from autotune.tune.bench import time_pass
 
-    run = _run_of(name)
-    timed = time_pass(folder.parent, record, run, folder / name, reporter)
-    tuned = next(one for one in record["passes"] if one["name"] == run)
-    found = {key: getattr(timed, key) for key in _TIMED}
-    if timed.ratio_low <= tuned["ratio_high"] * (1 + _MOVED):
-        return found
-    was = tuned["ratio"]
-    return {**found, "holds": False, "reason": f"{timed.ratio:.3f} of dense, {was:.3f} when tuned"}
-
-
-def _export_parity(
-    folder: Path, name: str, facts: Mapping[str, Any], reporter: Reporter
-) -> Finding:
-    from autotune.compress.onnx_checkpoint import GRAPHS
-    from autotune.export.graphs import open_checkpoint
-    from autotune.export.parity import check_parity, onnx_runs
-
-    graph = folder / name
-    (run,) = (run for run, file in GRAPHS.items() if file == graph.name)
-    loaded, kind = open_checkpoint(folder / facts["checkpoint"], facts["dtype"])
-    if loaded.weights_sha256 != facts["weights_sha256"]:
-        return {"holds": False, "reason": f"{facts['checkpoint']} holds other weights now"}
-    with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        cases = check_parity(loaded, run, onnx_runs(graph), kind, graph.name, progress=advance)
-    return {"worst": max(case["error"] for case in cases)}
-
-
-def _engine(folder: Path, run: str, facts: Mapping[str, Any], reporter: Reporter) -> Finding:
-    """The engine loads in this TensorRT on this GPU, and computes what its graph does."""
-    from autotune.compress.onnx_checkpoint import GRAPHS
-    from autotune.core.types import Workload, from_mapping
-    from autotune.export.graphs import open_checkpoint
-    from autotune.export.tensorrt import compare_engine
-
-    loaded, kind = open_checkpoint(folder / facts["checkpoint"], facts["dtype"])
-    place, workload = folder / run, from_mapping(Workload, facts["workload"])
-    found = compare_engine(loaded, run, place, place / GRAPHS[run], kind, workload, reporter)
-    worst = max(case["error"] for case in found["cases"])
-    return {"worst": worst, "latency_s": found["latency_s"]}
+    phase = phase_of(name)
+    timed = time_pass(folder.parent, record, phase, folder / name, reporter)
+    tuned = record.phase(phase)
+    facts = TimingFacts(
+        latency_s=timed.latency_s,
+        ratio=timed.ratio,
+        ratio_low=timed.ratio_low,
+        ratio_high=timed.ratio_high,
+    )
+    if not _has_moved(timed.ratio_low, tuned.ratio_high):
+        return Finding(facts=facts)
+    return Finding(facts=facts, reason=_moved_text(timed.ratio, tuned.ratio))

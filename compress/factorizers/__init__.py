@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.core.registry import make
+from autotune.core.registry import Registry, make
 
 if TYPE_CHECKING:
     from autotune.compress.factorizers.base import Factorizer
@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["FACTORIZERS", "make_factorizer"]
 
 _HOME = "autotune.compress.factorizers"
-FACTORIZERS = {
-    "svd": f"{_HOME}.truncated:Truncated",
-    "als": f"{_HOME}.als:Als",
-    "residual": f"{_HOME}.residual:Residual",
-    "output-subspace": f"{_HOME}.output_subspace:OutputSubspace",
-}
+FACTORIZERS = Registry(
+    "factorizer",
+    "autotune.factorizers",
+    {
+        "svd": f"{_HOME}.truncated:Truncated",
+        "als": f"{_HOME}.als:Als",
+        "residual": f"{_HOME}.residual:Residual",
+        "output-subspace": f"{_HOME}.output_subspace:OutputSubspace",
+    },
+)
 
 
 def make_factorizer(spec: str) -> Factorizer:
@@ -26,5 +30,5 @@ def make_factorizer(spec: str) -> Factorizer:
     Raises:
         UsageError: an unknown name or option (the known ones are listed).
     """
-    factorizer: Factorizer = make(spec, FACTORIZERS, "factorizer")
+    factorizer: Factorizer = make(spec, FACTORIZERS)
     return factorizer

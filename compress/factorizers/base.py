@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from autotune.compress.metrics.base import Whitening
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 
 @dataclass(frozen=True, kw_only=True)

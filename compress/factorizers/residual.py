@@ -8,7 +8,7 @@ from torch import Tensor
 from autotune.compress.factorizers.base import Factorizer, Layer
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics.base import Whitening
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 _PLAIN = Whitening(left=None, right=None, scale=1.0)
 

@@ -6,7 +6,7 @@ import torch
 
 from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 _FLOOR = 1e-6
 

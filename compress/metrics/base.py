@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autotune.compress.metrics.base import Metric, Whitening, damped_root
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 
 class KfacSequence(Metric):

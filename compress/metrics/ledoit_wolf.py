@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autotune.compress.metrics.base import Metric, Whitening, support_root
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 
 def shrinkage(gram: Tensor, norm4: float, rows: float) -> float:

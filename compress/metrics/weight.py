@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
-from autotune.core.types import Site
+from autotune.core.layers import Site
 
 
 class Weight(Metric):

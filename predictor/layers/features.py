@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.predictor.products.features import (
     ALIGNED,
@@ -43,9 +43,7 @@ class LayerArrays:
     @staticmethod
     def of(shapes: Sequence[LayerShape]) -> LayerArrays:
         """From layers, (n)."""
-        sizes = [
-            (s.tokens, s.in_features, s.out_features, s.rank or 0, len(s.parts)) for s in shapes
-        ]
+        sizes = [(s.tokens, s.in_features, s.out_features, s.rank, len(s.parts)) for s in shapes]
         m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
         rank = np.where(r > 0, r, np.nan)
         return LayerArrays(

@@ -1,7 +1,7 @@
 """Between measured ranks of one shape: linear in log-utilisation over log-rank.
 
 Utilisation = roofline / latency varies slowly where latency itself spans decades, so it is what
-is interpolated (latency.md §2: 3–6 % held-out error where raw features gave 5–7 %).
+is interpolated: 3–6 % held-out error where raw features gave 5–7 % (docs/predictor.md).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import bisect
 import math
 from collections.abc import Sequence
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 
 
@@ -26,8 +26,8 @@ def interpolate(
     """
     rank = shape.rank
     known = [entry for entry in known if _side(entry[0].rank, cliff) == _side(rank, cliff)]
-    ranks = [s.rank or 0 for s, _ in known]
-    if rank is None or not ranks or not ranks[0] <= rank <= ranks[-1]:
+    ranks = [s.rank for s, _ in known]
+    if not rank or not ranks or not ranks[0] <= rank <= ranks[-1]:
         return None
     right = bisect.bisect_left(ranks, rank)
     if ranks[right] == rank:
@@ -40,9 +40,9 @@ def interpolate(
     return roofline.latency_s(shape) / math.exp(utilisation)
 
 
-def _side(rank: int | None, cliff: int) -> int:
+def _side(rank: int, cliff: int) -> int:
     """The power of two that divides the rank, as far as it matters."""
-    return min((rank or 0) & -(rank or 0), cliff)
+    return min(rank & -rank, cliff)
 
 
 def leave_one_out_errors(

@@ -6,12 +6,12 @@ far is least sure, chosen one after the other as if the ones before were measure
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from autotune.core.types import LayerShape
+from autotune.core.forms import low_rank
+from autotune.core.layers import LayerShape
 from autotune.devices.alignment import saving_ranks
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.layers.recovery import RecoveryProcess
@@ -46,7 +46,7 @@ def pairs_of(
     step = spec.rank_multiple(dense.dtype)
     ranks = saving_ranks(step, dense.in_features, dense.out_features)
     chosen = {ranks[round(share * (len(ranks) - 1))] for share in shares} if ranks else set()
-    return [dataclasses.replace(dense, rank=rank) for rank in sorted(chosen)]
+    return [dense.with_form(low_rank(rank)) for rank in sorted(chosen)]
 
 
 def first_layers(pool: Sequence[LayerShape], count: int) -> list[LayerShape]:

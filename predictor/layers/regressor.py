@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.features import MANY_PRODUCTS, LayerArrays, distinct
 from autotune.predictor.layers.models import KnownProducts, RatioModel, SecondsModel
@@ -117,7 +117,7 @@ class _Rows:
     def __init__(self, shapes: Sequence[LayerShape], latency_s: Sequence[float]) -> None:
         self.layers, self.dtype = LayerArrays.of(shapes), shapes[0].dtype
         self.log_seconds = np.log(np.asarray(latency_s, dtype=np.float64))
-        dense = {s: t for s, t in zip(shapes, self.log_seconds, strict=True) if s.rank is None}
+        dense = {s: t for s, t in zip(shapes, self.log_seconds, strict=True) if not s.rank}
         denses = [dense.get(s.dense, math.nan) if s.rank else math.nan for s in shapes]
         self.log_ratios = self.log_seconds - np.array(denses)
         self.single = ~self.layers.pairs & (self.layers.parts == 0)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import Estimate, LayerShape
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate
 from autotune.devices.roofline import Roofline
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.features import MANY_PRODUCTS
@@ -76,7 +77,7 @@ class LatencyTable(LatencyPredictor):
                 known = self._by_layer.setdefault(row.shape.dense, [])
                 known.append((row.shape, base * row.ratio))
         for known in self._by_layer.values():
-            known.sort(key=lambda item: item[0].rank or 0)
+            known.sort(key=lambda item: item[0].rank)
 
     def _interpolation_half_width(self) -> float:
         errors = [
@@ -117,14 +118,14 @@ class LatencyTable(LatencyPredictor):
             known = shape in self._guessed or shape in self._guessed_ratios
             if known or self._from_measurements(shape, dense) is not None:
                 continue
-            if shape.rank is None or self._recovery(shape.tokens) is None:
+            if not shape.rank or self._recovery(shape.tokens) is None:
                 groups.setdefault(shape.tokens, []).append(shape)
         for tokens, group in groups.items():
             regressor = self._regressor(tokens)
             if regressor is None:
                 continue
-            ratios = [s for s in group if s.rank is not None] if regressor.knows_ratios else []
-            seconds = [s for s in group if s.rank is None] if ratios else group
+            ratios = [s for s in group if s.rank] if regressor.knows_ratios else []
+            seconds = [s for s in group if not s.rank] if ratios else group
             if ratios:
                 dense_known = [denses[s] in self._measured for s in ratios]
                 _note(self._guessed_ratios, ratios, regressor.predict_ratios(ratios, dense_known))
@@ -141,7 +142,7 @@ class LatencyTable(LatencyPredictor):
         found = self._from_measurements(shape, shape.dense)
         if found is not None:
             return found
-        if shape.rank is not None and (guess := self._recovered(shape)) is not None:
+        if shape.rank and (guess := self._recovered(shape)) is not None:
             return guess
         regressor = self._regressor(shape.tokens)
         if regressor is not None:
@@ -193,7 +194,7 @@ class LatencyTable(LatencyPredictor):
         if tokens not in self._recoveries:
             from autotune.predictor.layers.recovery import MAX_PAIRS, RecoveryProcess
 
-            pairs = [s for s in self._measured if s.rank is not None and not s.parts]
+            pairs = [s for s in self._measured if s.rank and not s.parts]
             near = [s for s in pairs if 1 / _NEAR <= s.tokens / tokens <= _NEAR]
             chosen = near if RecoveryProcess.enough(near) else pairs
             few = len(chosen) <= MAX_PAIRS and not self._halves_known(tokens)
@@ -208,7 +209,7 @@ class LatencyTable(LatencyPredictor):
     def _halves_known(self, tokens: int) -> bool:
         """Whether so many products were measured near M that kriging knows a pair's halves."""
         near = (s for s in self._measured if 1 / _NEAR <= s.tokens / tokens <= _NEAR)
-        return sum(s.rank is None and not s.parts for s in near) >= MANY_PRODUCTS
+        return sum(not s.rank and not s.parts for s in near) >= MANY_PRODUCTS
 
     def _from_measurements(self, shape: LayerShape, dense: LayerShape) -> Estimate | None:
         """As measured, or between measured ranks of the same layer."""
@@ -221,7 +222,7 @@ class LatencyTable(LatencyPredictor):
         return self._with_ratio(shape, _spread(seconds, self._half_width, "interpolated"))
 
     def _with_ratio(self, shape: LayerShape, estimate: Estimate) -> Estimate:
-        if shape.rank is None:
+        if not shape.rank:
             return estimate
         return replace(estimate, ratio=estimate.latency_s / self.estimate(shape.dense).latency_s)
 

@@ -8,7 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autotune.core.types import Estimate, LayerShape, Site, chosen_units
+from autotune.core.forms import DENSE, Form, Plan
+from autotune.core.layers import LayerShape, Site, chosen_sites
+from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
 
 
@@ -27,50 +29,50 @@ class NetworkAnchor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassModel:
-    """One pass of the network: rest + sites; only what the sites change is predicted.
+class PhaseModel:
+    """One phase of the network: rest + sites; only what the sites change is predicted.
 
-    latency(ranks) = dense · (1 + c · Σ_i share_i · (ratio_i(rank_i) − 1)), with c the correction
-    learned from measured compressed networks (1 before any was measured). `units` are the layers
-    on this pass's tokens, and joint sites of them that may stand in for their members. One
-    workload runs the pass `count` times.
+    latency(plan) = dense · (1 + c · Σ_i share_i · (ratio_i(form_i) − 1)), with c the correction
+    learned from measured compressed networks (1 before any was measured). `sites` are the sites on
+    this phase's tokens, and joint sites of them that may stand in for their members. One workload
+    runs the phase `count` times.
     """
 
     name: str = "prefill"
     anchor: NetworkAnchor
     predictor: LatencyPredictor
-    units: Sequence[Site]
+    sites: Sequence[Site]
     dtype: str = "fp32"
     correction: float = 1.0
     count: int = 1
 
     @functools.cached_property
     def _shapes(self) -> dict[str, LayerShape]:
-        return {unit.name: unit.shape(None, self.dtype) for unit in self.units}
+        return {site.name: site.shape(DENSE, self.dtype) for site in self.sites}
 
-    def shape(self, name: str, rank: int | None) -> LayerShape:
-        """The shape of the unit `name` in this pass."""
-        return dataclasses.replace(self._shapes[name], rank=rank)
+    def shape(self, name: str, form: Form) -> LayerShape:
+        """The shape of the site `name` in this phase."""
+        return self._shapes[name].with_form(form)
 
-    def site_latency_s(self, name: str, rank: int | None) -> float:
-        """Seconds that the unit adds to one pass at `rank`, at the anchor's conditions."""
-        shape = self.shape(name, rank)
+    def site_latency_s(self, name: str, form: Form) -> float:
+        """Seconds that the site adds to the phase in `form`, at the anchor's conditions."""
+        shape = self.shape(name, form)
         dense_s = self.anchor.latency_s * self.anchor.layer_shares[shape.dense]
-        ratio = 1.0 if rank is None else self.predictor.estimate(shape).ratio
+        ratio = 1.0 if form.is_unchanged else self.predictor.estimate(shape).ratio
         return dense_s * (1.0 + self.correction * (ratio - 1.0))
 
-    def predict(self, ranks: Mapping[str, int | None]) -> Estimate:
-        """Seconds of one pass with `ranks` (missing = dense), and its interval."""
-        ratio, half = self._ratio(ranks)
+    def predict(self, plan: Plan) -> Estimate:
+        """Seconds of the phase under `plan`, and their 90 % interval."""
+        ratio, half = self._ratio(plan)
         error = self.anchor.relative_error
         return _around(self.anchor.latency_s, ratio, math.hypot(half, ratio * error))
 
-    def ratio_interval(self, ranks: Mapping[str, int | None]) -> tuple[float, float]:
+    def ratio_interval(self, plan: Plan) -> tuple[float, float]:
         """Low and high end of latency / dense latency: an error of both cancels."""
-        ratio, half = self._ratio(ranks)
+        ratio, half = self._ratio(plan)
         return max(ratio - half, 0.0), ratio + half
 
-    def _ratio(self, ranks: Mapping[str, int | None]) -> tuple[float, float]:
+    def _ratio(self, plan: Plan) -> tuple[float, float]:
         """Latency / dense latency, and the half width of its interval.
 
         Layers of one shape share their error, so it adds up linearly among them; different shapes
@@ -78,10 +80,10 @@ class PassModel:
         """
         saved = 0.0
         spread: dict[LayerShape, float] = {}
-        for site, rank in chosen_units(self.units, ranks):
-            if rank is None:
+        for site, form in chosen_sites(self.sites, plan):
+            if form.is_unchanged:
                 continue
-            shape = self.shape(site.name, rank)
+            shape = self.shape(site.name, form)
             estimate = self.predictor.estimate(shape)
             share = self.correction * self.anchor.layer_shares[shape.dense]
             saved += share * (1.0 - estimate.ratio)
@@ -94,48 +96,48 @@ class PassModel:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkModel:
-    """What a latency budget is of: one pass, or a request, Σ count · pass.
+    """What a latency budget covers: one phase, or a request, Σ count · phase.
 
     A request of many output tokens is its prefill once and its decode step once a token.
     """
 
-    passes: tuple[PassModel, ...]
+    phases: tuple[PhaseModel, ...]
 
     @property
-    def units(self) -> Sequence[Site]:
-        """Layers and joint sites, on the tokens of the first pass."""
-        return self.passes[0].units
+    def sites(self) -> Sequence[Site]:
+        """Sites and joint sites, on the tokens of the first phase."""
+        return self.phases[0].sites
 
     @property
     def dtype(self) -> str:
-        """Of the weights."""
-        return self.passes[0].dtype
+        """Dtype of the weights and activations."""
+        return self.phases[0].dtype
 
     @property
     def dense_latency_s(self) -> float:
-        """Seconds of the dense network."""
-        return sum(one.count * one.anchor.latency_s for one in self.passes)
+        """Seconds of the dense network over all phases."""
+        return sum(one.count * one.anchor.latency_s for one in self.phases)
 
     def corrected(self, corrections: Sequence[float]) -> NetworkModel:
-        """The same model with what measured networks taught of each pass."""
-        pairs = zip(self.passes, corrections, strict=True)
+        """The same model with the correction that measurements taught of each phase."""
+        pairs = zip(self.phases, corrections, strict=True)
         return NetworkModel(
-            passes=tuple(dataclasses.replace(one, correction=c) for one, c in pairs)
+            phases=tuple(dataclasses.replace(one, correction=c) for one, c in pairs)
         )
 
     def on(self, predictor: LatencyPredictor) -> NetworkModel:
         """The same model with other layer latencies."""
-        passes = (dataclasses.replace(one, predictor=predictor) for one in self.passes)
-        return NetworkModel(passes=tuple(passes))
+        phases = (dataclasses.replace(one, predictor=predictor) for one in self.phases)
+        return NetworkModel(phases=tuple(phases))
 
-    def site_latency_s(self, site: Site, rank: int | None) -> float:
-        """Seconds that the site adds to the network at `rank`, at the anchors' conditions."""
-        return sum(one.count * one.site_latency_s(site.name, rank) for one in self.passes)
+    def site_latency_s(self, site: Site, form: Form) -> float:
+        """Seconds that the site adds to the network in `form`, at the anchors' conditions."""
+        return sum(one.count * one.site_latency_s(site.name, form) for one in self.phases)
 
-    def layer_estimate(self, site: Site, rank: int | None) -> Estimate:
-        """Seconds of the layer measured or predicted by itself, over all passes."""
+    def layer_estimate(self, site: Site, form: Form) -> Estimate:
+        """Seconds of the layer measured or predicted by itself, over all phases."""
         found = [
-            (one.count, one.predictor.estimate(one.shape(site.name, rank))) for one in self.passes
+            (one.count, one.predictor.estimate(one.shape(site.name, form))) for one in self.phases
         ]
         guesses = [estimate.source for _, estimate in found if estimate.source != "measured"]
         dense_s = sum(count * estimate.latency_s / estimate.ratio for count, estimate in found)
@@ -150,16 +152,16 @@ class NetworkModel:
 
     @property
     def rest_s(self) -> float:
-        """Seconds that no choice of ranks changes; below zero when layers overlap."""
-        layers = (unit for unit in self.units if not unit.members)
-        return self.dense_latency_s - sum(self.site_latency_s(layer, None) for layer in layers)
+        """Seconds that no plan changes; below zero when layers overlap."""
+        alone = (site for site in self.sites if not site.members)
+        return self.dense_latency_s - sum(self.site_latency_s(site, DENSE) for site in alone)
 
-    def predict(self, ranks: Mapping[str, int | None]) -> Estimate:
-        """Seconds of the network with `ranks` (missing = dense), and its interval.
+    def predict(self, plan: Plan) -> Estimate:
+        """Seconds of the network under `plan`, and their 90 % interval.
 
-        The passes' tables are measured apart, so their errors are taken as independent.
+        The phases' tables are measured apart, so their errors are taken as independent.
         """
-        found = [(one.count, one.predict(ranks)) for one in self.passes]
+        found = [(one.count, one.predict(plan)) for one in self.phases]
         latency_s = sum(count * estimate.latency_s for count, estimate in found)
         half = math.hypot(*(count * (e.high_s - e.latency_s) for count, e in found))
         dense_s = self.dense_latency_s

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.layers import LayerShape
 from autotune.core.operation import Operation
-from autotune.core.types import LayerShape
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.attention import AttentionLatency

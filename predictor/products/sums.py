@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import Estimate, LayerShape, Source
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import products
 from autotune.predictor.base import LatencyPredictor
 from autotune.profiler.sources.aiconfigurator import MULTIPLE

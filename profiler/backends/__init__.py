@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.registry import Registry
 from autotune.profiler.backends.base import Backend, TimedLayer
 
 __all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend"]
 
-BACKENDS = {
-    "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
-    "onnxruntime-cuda": "autotune.profiler.backends.onnxruntime_cuda:OnnxRuntimeCuda",
-    "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
-    "torch-compile": "autotune.profiler.backends.torch_compile:TorchCompile",
-    "torch-cudagraph": "autotune.profiler.backends.torch_cudagraph:TorchCudaGraph",
-    "tensorrt": "autotune.profiler.backends.tensorrt:TensorRT",
-}
+BACKENDS = Registry(
+    "backend",
+    "autotune.backends",
+    {
+        "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+        "onnxruntime-cuda": "autotune.profiler.backends.onnxruntime_cuda:OnnxRuntimeCuda",
+        "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
+        "torch-compile": "autotune.profiler.backends.torch_compile:TorchCompile",
+        "torch-cudagraph": "autotune.profiler.backends.torch_cudagraph:TorchCudaGraph",
+        "tensorrt": "autotune.profiler.backends.tensorrt:TensorRT",
+    },
+)
 ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
 
 
@@ -29,8 +32,7 @@ def make_backend(name: str, device_kind: str | None = None) -> Backend:
     full = ALIASES.get(name, name)
     if full not in BACKENDS:
         raise UsageError(f"unknown backend {name!r}; known are {', '.join(BACKENDS)}")
-    module, _, kind = BACKENDS[full].partition(":")
-    backend: Backend = getattr(import_module(module), kind)(device_kind)
+    backend: Backend = BACKENDS.load(full)(device_kind)
     return backend
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_cache_bytes, gpu_names
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.timing import Runner
@@ -49,8 +49,6 @@ class Backend(ABC):
     packages: tuple[str, ...]
     dtypes: tuple[str, ...]
     device_kinds: tuple[str, ...]
-    # What `network` opens: a "checkpoint" folder, an ONNX "graph", or one for an "engine".
-    runs: str = "checkpoint"
     # What preparing one layer or network may take, where it is no matter of seconds.
     prepare_limit_s = 0.0
     # Of one dense layer, measured before a plan says which others matter.
@@ -82,6 +80,11 @@ class Backend(ABC):
     def settings(self) -> dict[str, str]:
         """Options that change latency, for the fingerprint."""
         return {}
+
+    def builder_for(self, dtype: str) -> str:
+        """The name of the builder (autotune/tune/builders.py) that makes what `network` opens."""
+        del dtype
+        return "checkpoint"
 
     def pin(self, threads: int) -> None:
         """Give each thread a processor of its own, if they take all there are.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.errors import ModelError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.measure.timing import Runner
 
@@ -82,7 +82,7 @@ def layer_model(shape: LayerShape, copies: int, opset: int = 20) -> bytes:
         return result
 
     for copy in range(copies):
-        latent = "x" if rank is None else multiply("x", k, rank, f"h{copy}")
+        latent = multiply("x", k, rank, f"h{copy}") if rank else "x"
         for part, n in enumerate(shape.widths):
             name = multiply(latent, rank or k, n, f"y{copy}_{part}")
             outputs.append(helper.make_tensor_value_info(name, element, [m, n]))
@@ -100,13 +100,16 @@ class OnnxRuntimeCpu(Backend):
     """Layers and networks as ONNX graphs; inputs and outputs are bound once."""
 
     name = "onnxruntime-cpu"
-    runs = "graph"
     packages: tuple[str, ...] = ("onnxruntime", "onnx")
     dtypes: tuple[str, ...] = ("fp32",)
     device_kinds = ("cpu",)
     profiles_nodes = True
     provider = "CPUExecutionProvider"
     _processors: tuple[int, ...] = ()
+
+    def builder_for(self, dtype: str) -> str:
+        """The dense graph is rewritten in fp32, and traced anew in another dtype."""
+        return "onnx" if dtype == "fp32" else "typed-onnx"
 
     def pin(self, threads: int) -> None:
         """The first thread to the first processor, those that sessions start to the others.

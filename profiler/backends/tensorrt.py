@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_names
 from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
 from autotune.profiler.engines.builder import LIMIT_S, build_engine, missing_parts
@@ -22,12 +22,16 @@ class TensorRT(Backend):
     """Engines run in one process beside this one, which may be another Python's."""
 
     name = "tensorrt"
-    runs = "engine"
     prepare_limit_s = LIMIT_S
     ranks_per_shape = 8  # each is an engine to build
     packages = ("tensorrt",)
     dtypes = ("fp16", "fp32")
     device_kinds = ("cuda",)
+
+    def builder_for(self, dtype: str) -> str:
+        """Graphs at the opset that the parser of TensorRT reads."""
+        del dtype
+        return "engine-onnx"
 
     def missing(self) -> str | None:
         """What to install, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_eager import TorchEager
 from autotune.profiler.measure.timing import Runner

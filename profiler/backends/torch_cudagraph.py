@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import Backend, TimedLayer
 from autotune.profiler.measure.timing import Runner
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.health import read_gpus
 from autotune.devices.specs import TORCH_NAMES
 
@@ -35,7 +35,7 @@ def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
 
     chains = [
         (
-            None if rank is None else weight(rank, k),
+            weight(rank, k) if rank else None,
             [weight(n, rank or k) for n in shape.widths],
         )
         for _ in range(copies)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from autotune.core.types import Fingerprint, LayerShape, from_mapping
+from autotune.core.layers import LayerShape
+from autotune.core.types import Fingerprint, from_mapping
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec, known_devices
 from autotune.profiler.database import seals
 from autotune.profiler.database.latency import LatencyDatabase, timestamp

@@ -16,8 +16,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autotune.core.layers import LayerShape
 from autotune.core.store.base import Store
-from autotune.core.types import Fingerprint, LayerShape, canonical_json, from_mapping
+from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.core.version import __version__
 from autotune.devices.health import ClockReading
 from autotune.profiler.database import seals

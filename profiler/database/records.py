@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.core.types import LayerShape
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.layers import LayerShape
 from autotune.devices.health import ClockReading
 
 # Of the seconds of single calls, what is kept of every measurement.
@@ -82,7 +83,7 @@ class Measurement:
             tokens=self.tokens,
             in_features=self.in_features,
             out_features=self.out_features,
-            rank=self.rank or None,
+            form=low_rank(self.rank) if self.rank else DENSE,
             dtype=self.dtype,
             parts=parts_of(self.kind),
         )

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from autotune.core.errors import MeasurementError
 from autotune.profiler.database.records import DriftCheck, Measurement
-from autotune.profiler.measure.shard import ShardRunner
-from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.tasks import TaskRunner, layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 
 ANCHORS = 20
@@ -86,7 +85,7 @@ def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Me
 
 
 def measure_drift(
-    rows: Sequence[Measurement], runner: ShardRunner, policy: TimingPolicy,
+    rows: Sequence[Measurement], runner: TaskRunner, policy: TimingPolicy,
     count: int = ANCHORS, progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Drift:  # fmt: skip
     """Time anchors of one fingerprint's `rows` again. Nothing is stored.
@@ -97,7 +96,7 @@ def measure_drift(
     chosen = choose_anchors(rows, count)
     if not chosen:
         raise MeasurementError("no pair was measured yet, so nothing can have drifted")
-    tasks = [layer_task(row.shape.dense, (row.rank,), policy) for row in chosen]
+    tasks = [layer_task(row.shape.dense, (row.shape.form,), policy) for row in chosen]
     anchors, failures = [], []
     for outcome in runner.run(tasks):
         progress(outcome.index + 1, len(tasks))

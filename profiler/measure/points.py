@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from autotune.core.types import Fingerprint, LayerShape
+from autotune.core.forms import Form, low_rank
+from autotune.core.layers import LayerShape
+from autotune.core.types import Fingerprint
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
+from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Detail, Measurement, kind_of
 from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
-RANKS_PER_TASK = 4
+FORMS_PER_TASK = 4
 _ATTEMPTS = 3
 
 
@@ -33,12 +36,12 @@ def fingerprint_of(
     )
 
 
-def plan_ranks(
-    device: PresentDevice, shape: LayerShape, points: int = Backend.ranks_per_shape
-) -> list[int]:
-    """Ranks to measure for one dense shape: the aligned grid, thinned to `points`."""
-    ranks = aligned_ranks(device.spec, shape.in_features, shape.out_features, shape.dtype)
-    return coarse_grid(ranks, points)
+def plan_forms(
+    spec: DeviceSpec, shape: LayerShape, points: int = Backend.ranks_per_shape
+) -> list[Form]:
+    """Forms to measure of one layer besides the dense one: `points` of its aligned ranks."""
+    ranks = aligned_ranks(spec, shape.in_features, shape.out_features, shape.dtype)
+    return [low_rank(rank) for rank in coarse_grid(ranks, points)]
 
 
 def missing_points(
@@ -46,7 +49,7 @@ def missing_points(
 ) -> list[LayerShape]:
     """Those of `wanted` that have no successful measurement yet."""
     have = {row.shape for row in database.measurements(fingerprint.id)}
-    return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.rank or 0))
+    return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.form))
 
 
 def measure_points(
@@ -98,15 +101,15 @@ def _outcomes(
 
 
 def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTask]:
-    ranks: dict[LayerShape, list[int]] = {}
+    forms: dict[LayerShape, list[Form]] = {}
     for point in points:
-        ranks.setdefault(point.dense, [])
-        if point.rank is not None:
-            ranks[point.dense].append(point.rank)
+        forms.setdefault(point.dense, [])
+        if not point.form.is_unchanged:
+            forms[point.dense].append(point.form)
     tasks = []
-    for dense, values in ranks.items():
+    for dense, values in forms.items():
         groups = [
-            tuple(values[i : i + RANKS_PER_TASK]) for i in range(0, len(values), RANKS_PER_TASK)
+            tuple(values[i : i + FORMS_PER_TASK]) for i in range(0, len(values), FORMS_PER_TASK)
         ]
         tasks += [layer_task(dense, group, policy) for group in groups or [()]]
     return tasks
@@ -133,7 +136,7 @@ def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> l
                 tokens=shape.tokens,
                 in_features=shape.in_features,
                 out_features=shape.out_features,
-                rank=shape.rank or 0,
+                rank=shape.rank,
                 dtype=shape.dtype,
                 latency_s=timing.latencies_s[i] if timing else None,
                 dense_latency_s=timing.latencies_s[0] if timing else None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autotune.core.types import LayerShape, from_mapping
+from autotune.core.forms import Form
+from autotune.core.layers import LayerShape
+from autotune.core.types import from_mapping
 from autotune.devices.health import ClockReading
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
@@ -33,7 +35,10 @@ class TimingTask:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        return dataclasses.asdict(self)
+        subjects = [
+            {**vars(each), "layer": each.layer and each.layer.to_json()} for each in self.subjects
+        ]
+        return {"subjects": subjects, "policy": dataclasses.asdict(self.policy)}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> TimingTask:
@@ -41,7 +46,7 @@ class TimingTask:
         subjects = []
         for entry in values["subjects"]:
             layer = entry["layer"]
-            shape = None if layer is None else from_mapping(LayerShape, layer)
+            shape = None if layer is None else LayerShape.from_json(layer)
             subjects.append(from_mapping(Subject, {**entry, "layer": shape}))
         return TimingTask(
             subjects=tuple(subjects), policy=from_mapping(TimingPolicy, values["policy"])
@@ -87,11 +92,13 @@ def _tuples(value: Any) -> Any:
 class TaskRunner(Protocol):
     """Times tasks somewhere: exactly one outcome a task, with its index, as each is known."""
 
-    def run(self, tasks: Sequence[TimingTask]) -> Iterator[Outcome]:
-        """Outcomes as they come."""
+    def run(
+        self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None
+    ) -> Iterator[Outcome]:
+        """Outcomes as they come; `progress` takes the used share of the present task's time."""
 
 
-def layer_task(dense: LayerShape, ranks: tuple[int, ...], policy: TimingPolicy) -> TimingTask:
-    """The dense layer against its pair at each of `ranks`."""
-    shapes = [dense, *(dataclasses.replace(dense, rank=rank) for rank in ranks)]
+def layer_task(dense: LayerShape, forms: Iterable[Form], policy: TimingPolicy) -> TimingTask:
+    """The dense layer against the same layer in each of `forms`."""
+    shapes = [dense, *(dense.with_form(form) for form in forms)]
     return TimingTask(subjects=tuple(Subject(layer=s) for s in shapes), policy=policy)

@@ -1,4 +1,4 @@
-"""DipSVD's global allocation: one keep_ratio a block (DipSVD, §3.2; methods.md §3)."""
+"""DipSVD's global allocation: one keep_ratio a block (DipSVD, §3.2; docs/methods/dipsvd.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import UsageError
-from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
+from autotune.core.forms import Plan
+from autotune.search.allocators.base import Allocator, Question, blocks_of
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
 
@@ -63,8 +64,8 @@ class DipsvdHeuristic(Allocator):
         self.sign = sign
 
     def weights(self, evidence: Evidence, blocks: list[int]) -> Keeps:
-        """Q of every block."""
-        by_block = blocks_of(evidence.sites)
+        """The paper's Q of every block, from sensitivity and effective rank."""
+        by_block = blocks_of(evidence.subject.sites)
         s = np.array([sum(evidence.sensitivity[x.name] for x in by_block[b]) for b in blocks])
         r = np.array([float(evidence.block_ranks[b]) for b in blocks])
         if self.sign == "code":
@@ -74,10 +75,10 @@ class DipsvdHeuristic(Allocator):
         return quality
 
     def allocate(self, question: Question) -> Allocation:
-        """Bisect the mean keep_ratio."""
+        """Bisect the mean keep_ratio to the largest that fits."""
         blocks = _blocks(question, self.name)
         weights = self.weights(question.evidence, blocks)
-        return question.largest_fitting(_plan(question, blocks, weights), self.name)
+        return question.largest_fitting(_plan(question, blocks, weights), solver=self.name)
 
 
 class DipsvdBayes(Allocator):
@@ -105,10 +106,10 @@ class DipsvdBayes(Allocator):
         def objective(trial: Any) -> float:
             weights = np.array([trial.suggest_float(f"block{b}", 0.5, 1.5) for b in blocks])
             plans[trial.number] = question.largest_fitting(
-                _plan(question, blocks, weights), self.name
+                _plan(question, blocks, weights), solver=self.name
             )
             question.evidence.progress(trial.number, self.trials)
-            return question.evidence.true_loss(plans[trial.number].ranks)
+            return question.evidence.losses.true_loss(plans[trial.number].plan)
 
         study.optimize(objective, n_trials=self.trials)
         return plans[study.best_trial.number]

@@ -1,4 +1,4 @@
-"""Dobi-SVD: truncation positions learned by gradient (Dobi-SVD, §3.1; methods.md §2)."""
+"""Dobi-SVD: truncation positions learned by gradient (Dobi-SVD, §3.1; docs/methods/dobi.md)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from autotune.compress.gates import GatedLinear
 from autotune.compress.lowrank import replaced
-from autotune.core.types import Site, break_even_rank, digest
-from autotune.search.allocators.base import Allocator, Plan, Question
+from autotune.core.forms import DENSE, Plan, low_rank
+from autotune.core.layers import Site, break_even_rank
+from autotune.core.types import digest
+from autotune.search.allocators.base import Allocator, Question
 from autotune.search.problem import Allocation
 
 
@@ -28,9 +30,13 @@ class Dobi(Allocator):
     name = "dobi"
 
     def __init__(
-        self, steps: int = 40, learning_rate: float = 0.03, penalty: float = 20.0,
-        form: str = "loewner", save_every: int = 5,
-    ) -> None:  # fmt: skip
+        self,
+        steps: int = 40,
+        learning_rate: float = 0.03,
+        penalty: float = 20.0,
+        form: str = "loewner",
+        save_every: int = 5,
+    ) -> None:
         self.steps = steps
         self.learning_rate = learning_rate
         self.penalty = penalty
@@ -56,40 +62,42 @@ class Dobi(Allocator):
                 for site in question.sites
             }
 
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(plan_of, solver=self.name)
 
     def train(self, question: Question) -> dict[str, float]:
         """Learned k / break-even rank by site."""
         evidence, problem = question.evidence, question.problem
+        model, task = evidence.subject.model, evidence.subject.task
         curves = {site: cost_curve(question, site) for site in question.sites}
         dense = sum(float(cost[-1]) for _, cost in curves.values())
         target = problem.limits[0] / dense
         gates = {
             site.name: GatedLinear(
-                evidence.model.get_submodule(site.name),
+                model.get_submodule(site.name),
                 break_even_rank(site.in_features, site.out_features),
-                start=min(max(target, 0.1), 1.0), form=self.form,
+                start=min(max(target, 0.1), 1.0),
+                form=self.form,
             )
             for site in question.sites
-        }  # fmt: skip
+        }
         shares = {name: gated.share for name, gated in gates.items()}
         optimizer = torch.optim.Adam(shares.values(), lr=self.learning_rate)
         state = self._state_file(question)
         done = load_state(state, shares, optimizer) if state and state.exists() else 0
-        samples = _samples(evidence.batches)
-        references = evidence.task.references(evidence.model, samples)
+        samples = _samples(evidence.subject.batches)
+        references = task.references(model, samples)
         turns = itertools.cycle(zip(samples, references, strict=True))
         chosen = itertools.islice(turns, done, self.steps)
-        with replaced(evidence.model, gates), torch.enable_grad():
+        with replaced(model, gates), torch.enable_grad():
             for step, (batch, reference) in enumerate(chosen, start=done + 1):
                 optimizer.zero_grad()
                 costs = [
                     interpolate(gates[site.name].rank, *curves[site]) for site in question.sites
                 ]
                 ratio = torch.stack(costs).sum() / dense
-                output = evidence.task.output(evidence.model, batch)
+                output = task.output(model, batch)
                 wanted = output if reference is None else reference
-                total, count = evidence.task.loss(output, wanted, batch)
+                total, count = task.loss(output, wanted, batch)
                 (total / count + self.penalty * (ratio - target).abs()).backward()
                 optimizer.step()
                 for share in shares.values():
@@ -120,9 +128,9 @@ def _samples(batches: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]
 
 def cost_curve(question: Question, site: Site) -> tuple[Tensor, Tensor]:
     """(ranks, costs of the first resource), ascending, dense at the break-even rank."""
-    options = question.problem.options[question.problem.sites.index(site.name)]
-    known = sorted((o.rank, o.costs[0]) for o in options if o.rank is not None)
-    dense = next(o.costs[0] for o in options if o.rank is None)
+    costs_of = {option.form: option.costs[0] for option in question.options(site)}
+    known = [(float(rank), costs_of[low_rank(rank)]) for rank in question.ranks(site)]
+    dense = costs_of[DENSE]
     points = [
         (0.0, 0.0),
         *known,

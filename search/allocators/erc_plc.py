@@ -1,10 +1,11 @@
-"""ERC's partial-layer compression: only the last k blocks (ERC-SVD, §3.3; methods.md §5)."""
+"""ERC's partial-layer compression: only the last k blocks (ERC-SVD, §3.3; docs/methods/erc.md)."""
 
 from __future__ import annotations
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.types import Site
-from autotune.search.allocators.base import Allocator, Plan, Question, blocks_of
+from autotune.core.forms import DENSE, Plan
+from autotune.core.layers import Site
+from autotune.search.allocators.base import Allocator, Question, blocks_of
 from autotune.search.problem import Allocation
 
 
@@ -21,7 +22,7 @@ class ErcPlc(Allocator):
         self.step = step
 
     def allocate(self, question: Question) -> Allocation:
-        """Try every k."""
+        """Try every k and keep the plan whose final hidden states are off least."""
         blocks = list(blocks_of(question.sites).items())
         count = len(blocks)
         step = self.step or max(1, count // 8)
@@ -36,13 +37,13 @@ class ErcPlc(Allocator):
         if not found:
             assert failure is not None
             raise failure
-        return min(found, key=lambda a: question.evidence.feature_error(a.ranks))
+        return min(found, key=lambda a: question.evidence.feature_error(a.plan))
 
     def _last(self, question: Question, last: set[Site]) -> Allocation:
         def plan_of(t: float) -> Plan:
             return {
-                site.name: question.at_keep_ratio(site, t) if site in last else None
+                site.name: question.at_keep_ratio(site, t) if site in last else DENSE
                 for site in question.sites
             }
 
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(plan_of, solver=self.name)

@@ -1,4 +1,4 @@
-"""The exact plan of the error table (methods.md §0.4)."""
+"""The exact plan of the error table (docs/methods/default.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLAR: the smallest aligned rank that meets a criterion, layer by layer (methods.md §4)."""
+"""FLAR: the smallest aligned rank that meets a criterion, layer by layer (docs/methods/flar.md)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 
 from autotune.compress.lowrank import dense_weight
 from autotune.core.errors import UsageError
-from autotune.core.types import Site
-from autotune.search.allocators.base import Allocator, Plan, Question
+from autotune.core.forms import DENSE, Form, Plan, low_rank
+from autotune.core.layers import Site
+from autotune.search.allocators.base import Allocator, Question
 from autotune.search.problem import Allocation
 
 
 def smallest_meeting(
-    ranks: list[int], meets: Callable[[int], bool], whole_grid: bool
+    ranks: list[int], meets: Callable[[int], bool], *, whole_grid: bool
 ) -> int | None:
     """The smallest of ascending `ranks` that meets the criterion; None when none does.
 
@@ -52,22 +53,29 @@ class Flar(Allocator):
         def plan_of(t: float) -> Plan:
             # 1 − cosine and the feature MSE live between 1e-8 and about 1.
             threshold = 10.0 ** (1.0 - 9.0 * t)
-            return {site.name: self._rank(question, site, threshold) for site in question.sites}
+            return {site.name: self._form(question, site, threshold) for site in question.sites}
 
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(plan_of, solver=self.name)
 
-    def _rank(self, question: Question, site: Site, threshold: float) -> int | None:
-        ranks = [r for r in question.candidates(site) if question.latency_ratio(site, r) <= 1.0]
-        return smallest_meeting(
-            ranks, lambda rank: self.error(question, site, rank) <= threshold, self.whole_grid
+    def _form(self, question: Question, site: Site, threshold: float) -> Form:
+        fast = [
+            rank
+            for rank in question.ranks(site)
+            if question.latency_ratio(site, low_rank(rank)) <= 1.0
+        ]
+        rank = smallest_meeting(
+            fast,
+            lambda rank: self.error(question, site, rank) <= threshold,
+            whole_grid=self.whole_grid,
         )
+        return DENSE if rank is None else low_rank(rank)
 
     def error(self, question: Question, site: Site, rank: int) -> float:
         """The criterion's error of one layer at `rank`, all others dense."""
         if self.criterion == "precise":
             key = (site.name, rank)
             if key not in self._errors:
-                self._errors[key] = question.evidence.feature_error({site.name: rank})
+                self._errors[key] = question.evidence.feature_error({site.name: low_rank(rank)})
             return self._errors[key]
         if site.name not in self._curves:
             self._curves[site.name] = weight_cosines(question, site)
@@ -79,12 +87,12 @@ def weight_cosines(question: Question, site: Site) -> torch.Tensor:
 
     ⟨W, Ŵ_r⟩ sums uᵢᵀ W dᵢ over i ≤ r and ‖Ŵ_r‖² sums (UᵀU)∘(DDᵀ) over i, j ≤ r.
     """
-    evidence = question.evidence
-    weight = dense_weight(evidence.model.get_submodule(site.name)).double()
-    ranks = question.candidates(site)
+    subject = question.evidence.subject
+    weight = dense_weight(subject.model.get_submodule(site.name)).double()
+    ranks = question.ranks(site)
     if not ranks:
         return weight.new_zeros(0)
-    ((_, (up, down)),) = evidence.factors.plan({site: ranks[-1]})
+    ((_, (up, down)),) = subject.factors.plan({site: low_rank(ranks[-1])})
     up, down = up.double(), down.double()
     inner = ((weight @ down.T) * up).sum(0).cumsum(0)
     gram = (up.T @ up) * (down @ down.T)

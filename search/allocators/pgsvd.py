@@ -1,4 +1,4 @@
-"""PGSVD: one relative error ε for every layer, the ranks follow (PGSVD, eq. 7; methods.md §1)."""
+"""PGSVD: one relative error ε for every layer, the ranks follow (eq. 7; docs/methods/pgsvd.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from autotune.core.errors import BudgetInfeasibleError, UsageError
-from autotune.core.types import Site
-from autotune.search.allocators.base import Allocator, Plan, Question
+from autotune.core.forms import Plan
+from autotune.core.layers import Site
+from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
 
@@ -57,12 +58,14 @@ class Pgsvd(Allocator):
     def allocate(self, question: Question) -> Allocation:
         """The best over the groups' ratios; one bisection without groups."""
         weights = self._weights(question.evidence, question.sites)
-        names = [self._group(site) for site in question.sites]
+        groups = [self._group(site) for site in question.sites]
         found: list[Allocation] = []
         failure: BudgetInfeasibleError | None = None
         for ratios in itertools.product(*[_RATIOS] * len(self.groups)):
             try:
-                found.append(self._bisect(question, weights, names, (1.0, *ratios)))
+                found.append(
+                    self._bisect(question, weights=weights, groups=groups, ratios=(1.0, *ratios))
+                )
             except BudgetInfeasibleError as error:
                 failure = error
         if not found:
@@ -71,9 +74,13 @@ class Pgsvd(Allocator):
         return min(found, key=lambda allocation: allocation.loss)
 
     def _bisect(
-        self, question: Question, weights: Mapping[str, float], groups: Sequence[int],
+        self,
+        question: Question,
+        *,
+        weights: Mapping[str, float],
+        groups: Sequence[int],
         ratios: Sequence[float],
-    ) -> Allocation:  # fmt: skip
+    ) -> Allocation:
         def plan_of(t: float) -> Plan:
             plan = {}
             for site, group in zip(question.sites, groups, strict=True):
@@ -82,10 +89,10 @@ class Pgsvd(Allocator):
                 plan[site.name] = question.floor(site, rank_of_error(sigma, min(epsilon, 1.0)))
             return plan
 
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(plan_of, solver=self.name)
 
     def _group(self, site: Site) -> int:
-        """0 is everything that no pattern names."""
+        """The number of the first pattern that names the site, from 1; 0 where none does."""
         for i, pattern in enumerate(self.groups):
             if re.search(pattern, site.name):
                 return i + 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autotune.search.allocators.base import Allocator, Plan, Question
+from autotune.core.forms import Plan
+from autotune.search.allocators.base import Allocator, Question
 from autotune.search.problem import Allocation
 
 
@@ -12,9 +13,9 @@ class Uniform(Allocator):
     name = "uniform"
 
     def allocate(self, question: Question) -> Allocation:
-        """Bisect t."""
+        """Bisect the keep_ratio t to the largest that fits."""
 
         def plan_of(t: float) -> Plan:
             return {site.name: question.at_keep_ratio(site, t) for site in question.sites}
 
-        return question.largest_fitting(plan_of, self.name)
+        return question.largest_fitting(plan_of, solver=self.name)

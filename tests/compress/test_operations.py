@@ -7,8 +7,9 @@ from torch import nn
 from autotune.compress.decode import decode_inputs, decode_step
 from autotune.compress.operations import fuse, trace_operations
 from autotune.compress.sites import find_sites
+from autotune.core.layers import Site
 from autotune.core.operation import Operation
-from autotune.core.types import Site, Workload
+from autotune.core.types import Workload
 from tests.conftest import TINY, tiny_model, tiny_task
 
 WORKLOAD = Workload(batch_size=3, sequence_length=16)

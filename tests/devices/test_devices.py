@@ -1,7 +1,7 @@
 import pytest
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import break_even_rank
+from autotune.core.layers import break_even_rank
 from autotune.devices import detect
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.specs import device_file, find_device, known_devices

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
 from autotune.predictor.learning.gaussian_process import Process, shared_kernel

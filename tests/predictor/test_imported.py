@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.profiler.sources.aiconfigurator import ImportedTable, consensus, read_tables

@@ -4,15 +4,17 @@ import dataclasses
 
 import pytest
 
-from autotune.core.types import Site
+from autotune.core.forms import low_rank
+from autotune.core.layers import Site
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
+from tests.forms import plan_of
 from tests.predictor.test_prediction import ROOFLINE, row, shape
 
-PLAN = {"a": 64, "b": 16, "c": None}
+PLAN = plan_of({"a": 64, "b": 16, "c": None})
 
 
-def units(tokens):
+def sites(tokens):
     return [
         Site(name=name, in_features=256, out_features=512, tokens=tokens)
         for name in ("a", "b", "c")
@@ -23,8 +25,8 @@ def prefill(correction=1.0):
     """Ten milliseconds, a tenth of it in each of three layers; rank r costs r/200 of dense."""
     rows = [row(shape(), 1e-3), *(row(shape(r), r * 5e-6) for r in (16, 64, 160))]
     anchor = NetworkAnchor(latency_s=0.01, layer_shares={shape(): 0.1})
-    return PassModel(
-        anchor=anchor, predictor=LatencyTable(rows, ROOFLINE), units=units(128),
+    return PhaseModel(
+        anchor=anchor, predictor=LatencyTable(rows, ROOFLINE), sites=sites(128),
         correction=correction,
     )  # fmt: skip
 
@@ -34,21 +36,21 @@ def decode(count=100):
     dense = dataclasses.replace(shape(), tokens=1)
     rows = [row(dense, 1e-4, 1e-4)]
     for rank in (16, 64, 160):
-        low_rank = dataclasses.replace(dense, rank=rank)
-        rows.append(row(low_rank, 1e-4 * (0.2 + rank / 400), 1e-4))
+        pair = dense.with_form(low_rank(rank))
+        rows.append(row(pair, 1e-4 * (0.2 + rank / 400), 1e-4))
     anchor = NetworkAnchor(latency_s=0.001, layer_shares={dense: 0.2})
-    return PassModel(
+    return PhaseModel(
         name="decode", count=count, anchor=anchor, predictor=LatencyTable(rows, ROOFLINE),
-        units=units(1),
+        sites=sites(1),
     )  # fmt: skip
 
 
 def one(**options):
-    return NetworkModel(passes=(prefill(**options),))
+    return NetworkModel(phases=(prefill(**options),))
 
 
 def request():
-    return NetworkModel(passes=(prefill(), decode()))
+    return NetworkModel(phases=(prefill(), decode()))
 
 
 @pytest.mark.parametrize("model", [one(), request()], ids=["pass", "request"])
@@ -56,7 +58,7 @@ def test_the_network_is_rest_plus_sites(model):
     dense = model.predict({})
     assert dense.latency_s == pytest.approx(model.dense_latency_s)
     assert dense.ratio == pytest.approx(1.0)
-    sites = sum(model.site_latency_s(s, PLAN[s.name]) for s in model.units)
+    sites = sum(model.site_latency_s(s, PLAN[s.name]) for s in model.sites)
     estimate = model.predict(PLAN)
     assert estimate.latency_s == pytest.approx(model.rest_s + sites)
     assert estimate.ratio == pytest.approx(estimate.latency_s / dense.latency_s)
@@ -98,10 +100,10 @@ def test_every_pass_has_a_correction_of_its_own():
 
 
 def test_a_layer_over_all_passes():
-    model, site = request(), units(128)[0]
-    estimate = model.layer_estimate(site, 64)
+    model, site = request(), sites(128)[0]
+    estimate = model.layer_estimate(site, low_rank(64))
     assert estimate.latency_s == pytest.approx(64 * 5e-6 + 100 * 1e-4 * (0.2 + 64 / 400))
     assert estimate.ratio == pytest.approx(estimate.latency_s / (1e-3 + 100 * 1e-4))
     assert estimate.source == "measured"
-    between = model.layer_estimate(site, 32)
+    between = model.layer_estimate(site, low_rank(32))
     assert between.source == "interpolated"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.features import LayerArrays, distinct
@@ -19,6 +19,7 @@ from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.products.features import LAUNCH_S
 from autotune.profiler.database.records import Measurement
+from tests.forms import form_of
 
 ROOFLINE = Roofline.of(find_device("cpu"), 2)
 RECORDED = Path(__file__).parents[1] / "data" / "recorded_cpu.csv"
@@ -36,14 +37,14 @@ def row(shape, latency_s, dense_s=1e-3):
     ratio = latency_s / dense_s
     return Measurement(
         tokens=shape.tokens, in_features=shape.in_features, out_features=shape.out_features,
-        rank=shape.rank or 0, dtype="fp32", latency_s=latency_s, dense_latency_s=dense_s,
+        rank=shape.rank, dtype="fp32", latency_s=latency_s, dense_latency_s=dense_s,
         ratio=ratio, ratio_low=ratio * 0.98, ratio_high=ratio * 1.02, rounds=9, windows=3,
         disturbed_windows=0, converged=1, error=None, measured_at="2026-01-01",
     )  # fmt: skip
 
 
 def shape(rank=None, k=256, n=512, m=128):
-    return LayerShape(tokens=m, in_features=k, out_features=n, rank=rank)
+    return LayerShape(tokens=m, in_features=k, out_features=n, form=form_of(rank))
 
 
 def test_roofline_of_a_pair_is_the_sum_of_its_products():

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autotune.core.layers import LayerShape
 from autotune.core.operation import Operation
-from autotune.core.types import Estimate, LayerShape
+from autotune.core.types import Estimate
 from autotune.devices.specs import find_device
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network import attention as attention_module

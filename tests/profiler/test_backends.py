@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
@@ -132,7 +132,7 @@ def test_threads_get_processors_of_their_own_where_they_take_all():
 import os
 import time
 from autotune.profiler.backends import make_backend
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 before = os.sched_getaffinity(0)
 backend = make_backend("onnxruntime-cpu", "cpu")
 backend.pin(len(before) + 1)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import measure_points, missing_points

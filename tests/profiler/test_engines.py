@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from autotune.core.errors import EngineError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.engines.builder import build_engine, missing_parts
 from autotune.profiler.engines.engine_process import EngineProcess

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy

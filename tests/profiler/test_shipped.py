@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.profiler.database.audit import find_problems

@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
+from autotune.core.forms import low_rank
 from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
-from autotune.search.evidence import Evidence
+from autotune.search.losses import PlanLosses, SearchSubject
 from tests.autotune.farm.conftest import wait_for
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
@@ -32,7 +33,14 @@ def world(tmp_path_factory):
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=16))
     sites = count_tokens(model, find_sites(model), inputs)
     path = folder / "factors.safetensors"
-    build_factor_store(model, sites.sites, make_metric("weight"), None, path, joint=sites.joint)
+    build_factor_store(
+        model,
+        sites.sites,
+        path,
+        metric=make_metric("weight"),
+        statistics=None,
+        joint=sites.joint,
+    )
     generator = torch.Generator().manual_seed(0)
     batches = [
         {
@@ -47,15 +55,21 @@ def world(tmp_path_factory):
         model=str(folder / "model"), task="causal-lm", sites=sites.sites, joint=sites.joint,
         factors=str(path), storage="fp32", batches=str(folder / "batches.safetensors"),
     )  # fmt: skip
-    plans = [{site.name: 8} for site in sites.sites[:4]] + [{sites.joint[0].name: 16}, {}]
+    plans = [{site.name: low_rank(8)} for site in sites.sites[:4]]
+    plans += [{sites.joint[0].name: low_rank(16)}, {}]
+    subject = SearchSubject(
+        model=model,
+        task=task,
+        sites=sites.sites,
+        joint=sites.joint,
+        factors=FactorStore(path),
+        batches=batches,
+    )
 
-    def evidence(evaluators=None, folder=None):
-        return Evidence(
-            model, task, sites.sites, FactorStore(path), batches, folder=folder,
-            joint=sites.joint, evaluators=evaluators,
-        )  # fmt: skip
+    def losses(judges=None, folder=None):
+        return PlanLosses(subject, folder=folder, judges=judges)
 
-    return setup, plans, evidence
+    return setup, plans, losses
 
 
 def judging():
@@ -71,12 +85,12 @@ def test_a_setup_travels_as_json(world):
 
 
 def test_processes_find_the_same_losses(world, tmp_path):
-    setup, plans, evidence = world
-    alone = evidence()
+    setup, plans, plan_losses = world
+    alone = plan_losses()
     heard = []
     with Evaluators(setup, 2, 1) as evaluators:
         answers = dict(evaluators.losses(plans))  # nobody but the processes answers here
-        together = evidence(evaluators, tmp_path)
+        together = plan_losses(evaluators, tmp_path)
         together.judge(plans, lambda done, total: heard.append((done, total)))
     assert set(answers) == set(range(len(plans)))
     for index, plan in enumerate(plans):
@@ -86,7 +100,7 @@ def test_processes_find_the_same_losses(world, tmp_path):
     assert heard[-1] == (len(plans), len(plans))
     for plan in plans:
         assert together.true_loss(plan) == pytest.approx(alone.true_loss(plan), rel=1e-6)
-    recalled = evidence(None, tmp_path)
+    recalled = plan_losses(None, tmp_path)
     assert recalled._losses == together._losses
     assert together.true_loss(plans[0]) != together.true_loss(plans[-1])
 
@@ -100,15 +114,15 @@ def test_a_process_that_dies_costs_nothing(world):
         assert sorted([index, *(i for i, _ in answers)]) == list(range(len(plans)))
         for pid in judging():
             kill(pid)
-        fresh = [{**plan, "model.layers.1.mlp.down_proj": 8} for plan in plans]
+        fresh = [{**plan, "model.layers.1.mlp.down_proj": low_rank(8)} for plan in plans]
         assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
 
 
 def test_threads_that_ask_at_once_get_their_own_answers(world):
-    setup, plans, evidence = world
-    alone = evidence()
+    setup, plans, plan_losses = world
+    alone = plan_losses()
     with Evaluators(setup, 2, 1) as evaluators:
-        together = evidence(evaluators)
+        together = plan_losses(evaluators)
         assert together.places == 2
 
         def loss(plan):
@@ -132,14 +146,14 @@ def test_a_closed_pool_leaves_no_process(world):
 
 
 def test_judges_that_never_answer_are_not_waited_for_again(world, monkeypatch):
-    setup, plans, evidence = world
+    setup, plans, plan_losses = world
     monkeypatch.setattr(evaluator, "_COMMAND", [sys.executable, "-c", "pass"])
     with Evaluators(setup, 3, 1) as evaluators:
         assert dict(evaluators.losses(plans)) == {}
         assert evaluators.places <= 0
-        judge = evidence(evaluators)
+        judge = plan_losses(evaluators)
         assert judge.places == 1
-        assert judge.true_loss(plans[0]) == evidence().true_loss(plans[0])
+        assert judge.true_loss(plans[0]) == plan_losses().true_loss(plans[0])
 
 
 def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
@@ -164,24 +178,24 @@ def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
 
 
 def test_where_no_process_can_run_the_caller_judges(world, tmp_path):
-    setup, plans, evidence = world
+    setup, plans, plan_losses = world
     broken = EvaluatorSetup.from_json({**setup.to_json(), "factors": str(tmp_path / "missing")})
     with Evaluators(broken, 2, 1) as evaluators:
-        together = evidence(evaluators)
+        together = plan_losses(evaluators)
         together.judge(plans, lambda done, total: None)
         assert len(together._losses) == len(plans)
 
 
 def test_surely_better_is_more_than_one_standard_error_of_the_paired_differences(world):
-    *_, evidence = world
-    judge = evidence()
+    *_, plan_losses = world
+    judge = plan_losses()
     generator = torch.Generator().manual_seed(1)
     for _ in range(50):
         a, b = (torch.randn(5, generator=generator, dtype=torch.float64) + 3 for _ in range(2))
         count = 32
         pairs = [[[float(v) * count, count] for v in values] for values in (a, b)]
         judge._losses = dict(zip(("a", "b"), pairs, strict=True))
-        judge.losses = lambda ranks: judge._losses[ranks]
+        judge.losses = lambda plan: judge._losses[plan]
         test = scipy.stats.ttest_rel(b, a)
         assert judge.surely_better("a", "b") is bool(test.statistic > 1)
         assert not judge.surely_better("a", "a")

@@ -1,4 +1,4 @@
-"""Joint sites in the rank problem: the exact solver against enumeration, and what they cost."""
+"""Joint sites in the plan problem: the exact solver against enumeration, and what they cost."""
 
 import itertools
 import math
@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.types import Estimate, Site, chosen_units
+from autotune.core.forms import DENSE, low_rank, plan_to_json
+from autotune.core.layers import Site
+from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
+from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
-from autotune.search.problem import Allocation, Joint, Option, RankProblem
+from autotune.search.problem import Allocation, Joint, Option, PlanProblem
 from autotune.search.relaxation import Tables
 from autotune.search.sensitivity import rescaled, scale_of, sensitivity_pass
 from autotune.search.tables import build_problem, count_resources
@@ -30,9 +32,9 @@ def with_joint(problem, seed, resources):
             factor = rng.uniform(0.6, 1.3)
             costs = tuple(sum(o.costs[j] for o in alone) * factor for j in range(resources))
             loss = sum(o.loss for o in alone) * rng.uniform(0.3, 1.5)
-            options.append(Option(rank=rank, loss=loss, costs=costs))
+            options.append(Option(form=low_rank(rank), loss=loss, costs=costs))
         joint.append(Joint(name=name, members=members, options=tuple(options)))
-    return RankProblem(**{**problem.__dict__, "joint": tuple(joint)})
+    return PlanProblem(**{**problem.__dict__, "joint": tuple(joint)})
 
 
 def enumerate_with_joint(problem):
@@ -59,7 +61,7 @@ def test_the_exact_solver_equals_enumeration(seed, resources):
     assert allocation.lower_bound <= best * (1 + 1e-6)
     for joint in problem.joint:
         names = {problem.sites[i] for i in joint.members}
-        assert (joint.name in allocation.ranks) != bool(names & set(allocation.ranks))
+        assert (joint.name in allocation.plan) != bool(names & set(allocation.plan))
     assert (np.array(allocation.costs) <= np.array(problem.limits) * (1 + 1e-9)).all()
 
 
@@ -82,39 +84,39 @@ def test_what_an_option_costs_beyond_the_bound_is_no_exaggeration(seed):
     bound, excess = tables.bound(multipliers, limits), tables.excess(multipliers)
     assert bound <= enumerate_with_joint(problem)
     tight = 0
-    for unit, options in enumerate(problem.unit_options):
+    for row, options in enumerate(problem.all_options):
         for i, option in enumerate(options):
-            forced = enumerate_with_joint(only(problem, unit, option))
-            assert bound + excess[unit, i] <= forced * (1 + 1e-9)
-            tight += np.isfinite(forced) and excess[unit, i] > 0
+            forced = enumerate_with_joint(only(problem, row, option))
+            assert bound + excess[row, i] <= forced * (1 + 1e-9)
+            tight += np.isfinite(forced) and excess[row, i] > 0
     assert tight > 5
 
 
-def only(problem, unit, option):
-    """The problem in which the plan must take `option` at `unit`."""
+def only(problem, row, option):
+    """The problem in which the plan must take `option` of the site or joint site `row`."""
     sites = len(problem.sites)
-    if unit < sites:
-        options = tuple((option,) if i == unit else o for i, o in enumerate(problem.options))
-        apart = tuple(joint for joint in problem.joint if unit not in joint.members)
-        return RankProblem(**{**problem.__dict__, "options": options, "joint": apart})
-    forced = problem.joint[unit - sites]
-    never = Option(rank=1, loss=0.0, costs=(np.inf,) * len(problem.resources))
+    if row < sites:
+        options = tuple((option,) if i == row else o for i, o in enumerate(problem.options))
+        apart = tuple(joint for joint in problem.joint if row not in joint.members)
+        return PlanProblem(**{**problem.__dict__, "options": options, "joint": apart})
+    forced = problem.joint[row - sites]
+    never = Option(form=low_rank(1), loss=0.0, costs=(np.inf,) * len(problem.resources))
     options = tuple((never,) if i in forced.members else o for i, o in enumerate(problem.options))
     joint = tuple(
         Joint(name=j.name, members=j.members, options=(option,)) if j is forced else j
         for j in problem.joint
     )
-    return RankProblem(**{**problem.__dict__, "options": options, "joint": joint})
+    return PlanProblem(**{**problem.__dict__, "options": options, "joint": joint})
 
 
 def test_joint_sites_are_used_where_they_are_better_and_lower_the_reachable_minimum():
     used = 0
     for seed in range(12):
         problem = with_joint(random_problem(seed, ranks=4), seed, 1)
-        used += any(n in "ab" for n in solve_exact(problem).ranks)
-        alone = RankProblem(**{**problem.__dict__, "joint": ()})
+        used += any(n in "ab" for n in solve_exact(problem).plan)
+        alone = PlanProblem(**{**problem.__dict__, "joint": ()})
         assert problem.least_costs()[0] <= alone.least_costs()[0]
-        tight = RankProblem(**{**problem.__dict__, "limits": tuple(problem.least_costs() * 0.99)})
+        tight = PlanProblem(**{**problem.__dict__, "limits": tuple(problem.least_costs() * 0.99)})
         with pytest.raises(BudgetInfeasibleError):
             solve_exact(tight)
     assert used > 3
@@ -138,27 +140,24 @@ class HalfPrice(LatencyPredictor):
 def network():
     shares = {LAYERS[0].shape(): 0.2, JOINT.shape(): 0.6}
     anchor = NetworkAnchor(latency_s=1.0, layer_shares=shares)
-    one = PassModel(anchor=anchor, predictor=HalfPrice(), units=(*LAYERS, JOINT))
-    return NetworkModel(passes=(one,))
+    one = PhaseModel(anchor=anchor, predictor=HalfPrice(), sites=(*LAYERS, JOINT))
+    return NetworkModel(phases=(one,))
 
 
 def test_the_network_counts_a_joint_site_instead_of_its_members():
     model = network()
     assert model.rest_s == pytest.approx(0.4)
-    assert model.predict({"q+k+v": 32}).ratio == pytest.approx(0.4 + 0.6 * 0.375)
-    assert model.predict({"q": 32, "k": None}).ratio == pytest.approx(0.4 + 0.2 * 0.5 + 0.4)
-    assert chosen_units(model.units, {"q+k+v": 8}) == [(JOINT, 8)]
-    assert chosen_units(model.units, {"q+k+v": None, "k": 8}) == [
-        (LAYERS[0], None), (LAYERS[1], 8), (LAYERS[2], None)
-    ]  # fmt: skip
+    assert model.predict({"q+k+v": low_rank(32)}).ratio == pytest.approx(0.4 + 0.6 * 0.375)
+    apart = {"q": low_rank(32), "k": DENSE}
+    assert model.predict(apart).ratio == pytest.approx(0.4 + 0.2 * 0.5 + 0.4)
 
 
 def test_the_problem_prices_a_joint_site_by_its_own_shape():
-    errors = {unit.name: {16: 1.0} for unit in (*LAYERS, JOINT)}
-    totals = count_resources(LAYERS, 3 * 64 * 64 + 100, 0, network())
+    errors = {site.name: {low_rank(16): 1.0} for site in (*LAYERS, JOINT)}
+    totals = count_resources(LAYERS, network(), parameters=3 * 64 * 64 + 100, weight_bytes=0)
     limits = {"latency": 0.6, "parameters": 1e9, "flops": 1e9, "weight_bytes": 1e9}
     problem = build_problem(
-        LAYERS, errors, dict.fromkeys(errors, (16,)), network(), totals, limits, joint=(JOINT,)
+        LAYERS, errors=errors, network=network(), totals=totals, limits=limits, joint=(JOINT,)
     )
     ((option,),) = (joint.options for joint in problem.joint)
     parameters = 16 * (64 + 192)
@@ -169,24 +168,29 @@ def test_the_problem_prices_a_joint_site_by_its_own_shape():
 
 
 def test_the_sensitivity_pass_perturbs_what_was_chosen_and_scales_its_layers():
-    units = (*LAYERS, JOINT)
-    table = {unit.name: {16: 0.3, 32: 0.1} for unit in units}
+    sites = (*LAYERS, JOINT)
+    table = {site.name: {low_rank(16): 0.3, low_rank(32): 0.1} for site in sites}
     asked = []
 
     class Judge:
-        def true_loss(self, ranks):
-            return sum(4 * table[name][rank] for name, rank in ranks.items() if rank)
+        def true_loss(self, plan):
+            return sum(4 * table[name][form] for name, form in plan.items() if not form.is_dense)
 
         def judge(self, plans, progress):
-            asked.extend(dict(ranks) for ranks in plans)
+            asked.extend(plan_to_json(plan) for plan in plans)
 
-        def surely_better(self, ranks, other):
+        def surely_better(self, plan, other):
             return False
 
-    plan = Allocation(ranks={"q+k+v": 32}, loss=0.1, costs=(1.0,), lower_bound=0.0, solver="test")
-    scales = rescaled(units, plan, table, dict.fromkeys("qkv", 1.0), Judge())
+    chosen = Allocation(
+        plan={"q+k+v": low_rank(32)}, loss=0.1, costs=(1.0,), lower_bound=0.0, solver="test"
+    )
+    neutral = dict.fromkeys("qkv", 1.0)
+    scales = rescaled(sites, chosen, errors=table, scales=neutral, judge=Judge())
     assert scales == pytest.approx(dict.fromkeys("qkv", 2.0))
-    assert asked == [{"q+k+v": 32}, {"q+k+v": 16}]
+    assert asked == [{"q+k+v": "rank=32"}, {"q+k+v": "rank=16"}]
     assert scale_of(JOINT, {"q": 1.0, "k": 2.0, "v": 4.0}) == pytest.approx(2.0)
-    kept = sensitivity_pass(units, table, lambda scales: plan, Judge(), rounds=1)
+    kept = sensitivity_pass(
+        sites, errors=table, solve=lambda scales: chosen, judge=Judge(), rounds=1
+    )
     assert set(kept) == set("qkv")

@@ -9,7 +9,8 @@ import time
 import optuna
 import pytest
 
-from autotune.core.types import Site
+from autotune.core.forms import low_rank
+from autotune.core.layers import Site
 from autotune.search import outer
 from autotune.search.outer import error_multiplier, knob_names, search_knobs
 from autotune.search.problem import Allocation
@@ -25,15 +26,18 @@ SITES = [site(f"b{b}.{g}", g, b) for b in range(4) for g in ("attention", "mlp")
 def solve(knobs):
     losses = {s.name: error_multiplier(s, knobs, 4) for s in SITES}
     return Allocation(
-        ranks={name: round(1000 * value) for name, value in losses.items()},
-        loss=sum(losses.values()), costs=(1.0,), lower_bound=0.0, solver="test",
-    )  # fmt: skip
+        plan={name: low_rank(round(1000 * value)) for name, value in losses.items()},
+        loss=sum(losses.values()),
+        costs=(1.0,),
+        lower_bound=0.0,
+        solver="test",
+    )
 
 
 def true_loss(allocation):
     """Least where MLP errors count double and depth does not matter."""
     wanted = {s.name: 2000 if s.group == "mlp" else 1000 for s in SITES}
-    return sum((allocation.ranks[n] / wanted[n] - 1) ** 2 for n in wanted)
+    return sum((allocation.plan[n].rank / wanted[n] - 1) ** 2 for n in wanted)
 
 
 def run(tmp_path, trials, **options):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import DENSE, low_rank
 from autotune.search.exact import solve_exact
 from autotune.search.lagrangian import pareto_front, solve_lagrangian
 from autotune.search.milp import solve_milp
-from autotune.search.problem import Option, RankProblem, undominated
+from autotune.search.problem import Option, PlanProblem, undominated
 
 
 def random_problem(seed, resources=1, sites=6, ranks=8, tightness=0.55):
@@ -21,12 +22,12 @@ def random_problem(seed, resources=1, sites=6, ranks=8, tightness=0.55):
         losses = scale * np.sort(rng.exponential(size=ranks))[::-1]
         costs = np.sort(rng.uniform(0.1, 1.0, (ranks, resources)), axis=0)
         site = [
-            Option(rank=8 * (i + 1), loss=float(losses[i]), costs=tuple(costs[i]))
+            Option(form=low_rank(8 * (i + 1)), loss=float(losses[i]), costs=tuple(costs[i]))
             for i in range(ranks)
         ]
-        site.append(Option(rank=None, loss=0.0, costs=(1.1,) * resources))
+        site.append(Option(form=DENSE, loss=0.0, costs=(1.1,) * resources))
         options.append(tuple(site))
-    return RankProblem(
+    return PlanProblem(
         sites=tuple(f"s{i}" for i in range(sites)),
         options=tuple(options),
         resources=("latency", "parameters", "flops")[:resources],
@@ -51,7 +52,7 @@ def enumerate_best(problem):
 
 def total(problem, allocation):
     picked = [
-        next(o for o in options if o.rank == allocation.ranks[name])
+        next(o for o in options if o.form == allocation.plan[name])
         for name, options in zip(problem.sites, problem.options, strict=True)
     ]
     return sum(o.loss for o in picked), np.sum([o.costs for o in picked], axis=0)
@@ -83,15 +84,15 @@ def test_the_lagrangian_is_feasible_and_its_bound_holds(seed):
 
 def test_a_loose_budget_leaves_everything_dense():
     problem = random_problem(0, tightness=1.2)
-    assert set(solve_exact(problem).ranks.values()) == {None}
+    assert set(solve_exact(problem).plan.values()) == {DENSE}
     assert solve_exact(problem).gap == 0
 
 
 def test_a_budget_of_exactly_the_least_cost_is_met():
     problem = random_problem(3)
     limit = float(problem.least_costs()[0])
-    tight = RankProblem(**{**problem.__dict__, "limits": (limit * (1 + 1e-12),)})
-    assert set(solve_exact(tight).ranks.values()) == {8}
+    tight = PlanProblem(**{**problem.__dict__, "limits": (limit * (1 + 1e-12),)})
+    assert set(solve_exact(tight).plan.values()) == {low_rank(8)}
 
 
 def test_infeasible_budgets_name_the_reachable_minimum():
@@ -104,9 +105,9 @@ def test_infeasible_budgets_name_the_reachable_minimum():
 
 def test_budgets_that_conflict_only_together():
     def option(rank, a, b):
-        return Option(rank=rank, loss=1.0, costs=(a, b))
+        return Option(form=low_rank(rank), loss=1.0, costs=(a, b))
 
-    problem = RankProblem(
+    problem = PlanProblem(
         sites=("s",), options=((option(8, 0.0, 1.0), option(16, 1.0, 0.0)),),
         resources=("latency", "parameters"), limits=(0.5, 0.5),
     )  # fmt: skip
@@ -129,19 +130,19 @@ def test_dominated_options_never_matter():
         problem = random_problem(seed, resources=2, sites=3)
         rng = np.random.default_rng(seed)
         worse = tuple(
-            (*site, *(Option(rank=999 + i, loss=o.loss * 1.5, costs=tuple(
+            (*site, *(Option(form=low_rank(999 + i), loss=o.loss * 1.5, costs=tuple(
                 c * rng.uniform(1, 2) for c in o.costs)) for i, o in enumerate(site)))
             for site in problem.options
         )  # fmt: skip
         pruned = tuple(undominated(site) for site in worse)
-        assert all(o.rank is None or o.rank < 999 for site in pruned for o in site)
-        reduced = RankProblem(**{**problem.__dict__, "options": pruned})
+        assert all(o.form.rank < 999 for site in pruned for o in site)
+        reduced = PlanProblem(**{**problem.__dict__, "options": pruned})
         assert enumerate_best(reduced) == pytest.approx(enumerate_best(problem))
 
 
 def test_a_faster_larger_rank_removes_the_smaller():
-    slow = Option(rank=768, loss=2.0, costs=(1.01,))
-    fast = Option(rank=1024, loss=1.0, costs=(0.83,))
+    slow = Option(form=low_rank(768), loss=2.0, costs=(1.01,))
+    fast = Option(form=low_rank(1024), loss=1.0, costs=(0.83,))
     assert undominated([slow, fast]) == (fast,)
 
 

@@ -11,6 +11,7 @@ import click
 from autotune.cli.main import emit, format_option
 from autotune.service.commands.options import client_options, job_argument, make_client
 from autotune.service.job_schema import STATES
+from autotune.service.summary import outcome
 
 
 @click.command("jobs", epilog="Example: autotune jobs --state running")
@@ -50,16 +51,8 @@ def command(
 def _line(job: dict[str, Any]) -> str:
     when = datetime.datetime.fromtimestamp(job["created_at"], datetime.UTC)
     far = f"{job['stage']} {job['done']}/{job['total']}" if job["state"] == "running" else ""
-    said = far or job["error"] or _outcome(job)
+    said = far or job["error"] or outcome(job["result"])
     return f"{job['id']}  {when:%m-%d %H:%M}  {job['kind']:8s}{job['state']:10s} {said}"[:150]
-
-
-def _outcome(job: dict[str, Any]) -> str:
-    result = job["result"] or {}
-    ratio = result.get("measured_ratio") or result.get("predicted_ratio")
-    if ratio is None:
-        return ""
-    return f"{ratio:.3f}x of dense, budget {'met' if result['within_budget'] else 'MISSED'}"
 
 
 def _whole(job: dict[str, Any]) -> list[str]:

@@ -1,24 +1,16 @@
 import pytest
 
 from autotune.core.errors import UsageError
-from autotune.core.types import (
-    Budget,
-    Fingerprint,
-    LayerShape,
-    Workload,
-    break_even_rank,
-    digest,
-    from_mapping,
-)
+from autotune.core.types import Budget, Fingerprint, Workload, digest, from_mapping
 
 
 def test_unknown_and_missing_keys_are_errors():
-    good = {"tokens": 1, "in_features": 2, "out_features": 3}
-    assert from_mapping(LayerShape, good) == LayerShape(**good)
+    good = {"batch_size": 1, "sequence_length": 2}
+    assert from_mapping(Workload, good) == Workload(**good)
     with pytest.raises(UsageError, match="unknown key 'colour'"):
-        from_mapping(LayerShape, {**good, "colour": 1})
-    with pytest.raises(UsageError, match="tokens"):
-        from_mapping(LayerShape, {"in_features": 2, "out_features": 3})
+        from_mapping(Workload, {**good, "colour": 1})
+    with pytest.raises(UsageError, match="device"):
+        from_mapping(Fingerprint, {"backend": "b"})
 
 
 def test_a_budget_needs_a_limit():
@@ -31,12 +23,6 @@ def test_a_budget_needs_a_limit():
 def test_a_workload_has_whole_positive_sizes(value):
     with pytest.raises(UsageError, match="batch_size"):
         Workload(batch_size=value)
-
-
-def test_break_even_rank_is_the_last_that_saves():
-    for k, n in [(384, 384), (384, 1536), (7, 5), (4096, 14336)]:
-        rank = break_even_rank(k, n)
-        assert rank * (k + n) <= k * n < (rank + 1) * (k + n)
 
 
 def test_fingerprints_differ_in_every_field():

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.local import LocalExecutor
 from autotune.profiler.measure.tasks import layer_task

@@ -6,9 +6,10 @@ import signal
 import time
 
 import pytest
+from autotune.tune.place import place_on
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads, require_device
 from autotune.farm.address import split_address
 from autotune.farm.base import Shard
@@ -18,7 +19,6 @@ from autotune.layers.profile import profile_points
 from autotune.profiler.backends import make_backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
-from autotune.tune.place import place_on
 from tests.autotune.farm.conftest import QUICK, task, wait_for
 from tests.autotune.service.processes import descendants, mentioning
 

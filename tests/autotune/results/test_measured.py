@@ -63,10 +63,10 @@ def test_a_workload_runs_its_passes():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"phase": "warmup"}, "known are prefill, decode, request"),
-        ({"phase": "request"}, "--osl"),
-        ({"output_length": 5}, "--phase decode"),
-        ({"output_length": -1, "phase": "decode"}, "at least 0"),
+        ({"phase": "warmup"}, "one of prefill, decode, request"),
+        ({"phase": "request"}, "set workload.output_length"),
+        ({"output_length": 5, "phase": "prefill"}, "needs workload.phase decode"),
+        ({"output_length": -1, "phase": "decode"}, "0 or more, got -1"),
     ],
 )
 def test_a_workload_that_contradicts_itself_is_refused(options, says):

@@ -170,10 +170,11 @@ def test_predictions_of_many_layers(client):
 
 
 def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
+    from autotune.tune.target import target_here
+
     from autotune.devices.detect import check_threads
     from autotune.profiler.database.latency import LatencyDatabase
     from autotune.profiler.measure.points import fingerprint_of
-    from autotune.tune.target import target_here
     from tests.profiler.points import point
 
     body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}

@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from autotune.core.types import Estimate, LayerShape, Site
+from autotune.core.layers import LayerShape, Site
+from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
 from autotune.tune.decisions import Optimistic, guessed, measure_decisions

@@ -7,10 +7,11 @@ import threading
 
 import numpy as np
 import pytest
+from autotune.tune.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.core.errors import MeasurementError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
@@ -19,7 +20,6 @@ from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import DIED, Subject
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tune.measuring import time_subjects
-from autotune.tune.target import target_here
 from tests.autotune.service.processes import descendants
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)

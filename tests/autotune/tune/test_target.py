@@ -3,15 +3,15 @@
 import dataclasses
 
 import pytest
+from autotune.tune.target import find_target, target_here
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.types import LayerShape
+from autotune.core.layers import LayerShape
 from autotune.devices import detect
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.extrapolated import donors_of
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.sources.shipped import shipped_tables
-from autotune.tune.target import find_target, target_here
 
 
 @pytest.fixture

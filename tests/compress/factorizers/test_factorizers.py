@@ -14,7 +14,7 @@ from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics.base import Whitening
 from autotune.core.errors import UsageError
-from autotune.core.types import Site
+from autotune.core.layers import Site
 from tests.compress.factorizers.test_truncated import PLAIN, activation, both_sides, output_error
 from tests.compress.test_statistics import text_batches
 from tests.conftest import tiny_model, tiny_task

@@ -1,4 +1,4 @@
-"""One suite for every allocator, then each rule's own identities (methods.md §§1–5)."""
+"""One suite for every allocator, then each rule's own identities (docs/methods)."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,8 @@ from autotune.compress.metrics import make_metric
 from autotune.compress.sites import find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.core.errors import BudgetInfeasibleError, UsageError
-from autotune.core.types import Site, break_even_rank
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.layers import Site, break_even_rank
 from autotune.search.allocators import ALLOCATORS, make_allocator
 from autotune.search.allocators.base import Question, blocks_of
 from autotune.search.allocators.dipsvd import DipsvdHeuristic, exact_mean
@@ -23,7 +24,8 @@ from autotune.search.allocators.flar import Flar, smallest_meeting, weight_cosin
 from autotune.search.allocators.pgsvd import Pgsvd, rank_of_error
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
-from autotune.search.problem import Option, RankProblem
+from autotune.search.losses import PlanLosses, SearchSubject
+from autotune.search.problem import Option, PlanProblem
 from tests.compress.test_statistics import text_batches
 from tests.conftest import tiny_model, tiny_task
 
@@ -39,16 +41,23 @@ def evidence(tmp_path_factory):
     batches = text_batches(masked=False, length=24)
     statistics = collect_statistics(model, sites, task, batches, metric.moments)
     path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
-    build_factor_store(model, sites, metric, statistics, path)
-    return Evidence(model, task, sites, FactorStore(path), text_batches(1, masked=False, seed=9))
+    build_factor_store(model, sites, path, metric=metric, statistics=statistics)
+    subject = SearchSubject(
+        model=model,
+        task=task,
+        sites=sites,
+        factors=FactorStore(path),
+        batches=text_batches(1, masked=False, seed=9),
+    )
+    return Evidence(PlanLosses(subject))
 
 
 def question(evidence, resources=("latency",), share=0.7):
     """Budgets of `share` of dense; latency is a staircase with steps of 16 ranks."""
     options, dense_total = [], np.zeros(len(resources))
-    for site in evidence.sites:
+    for site in evidence.subject.sites:
         k, n = site.in_features, site.out_features
-        errors = evidence.factors.errors(site)
+        errors = evidence.subject.factors.errors(site)
 
         def costs(rank, k=k, n=n):
             size = k * n if rank is None else rank * (k + n)
@@ -57,21 +66,26 @@ def question(evidence, resources=("latency",), share=0.7):
             return tuple(table[name] for name in resources)
 
         ranks = range(4, break_even_rank(k, n), 4)
-        choices = [Option(rank=None, loss=0.0, costs=costs(None))]
-        choices += [Option(rank=r, loss=float(errors[r]), costs=costs(r)) for r in ranks]
+        choices = [Option(form=DENSE, loss=0.0, costs=costs(None))]
+        choices += [Option(form=low_rank(r), loss=float(errors[r]), costs=costs(r)) for r in ranks]
         options.append(tuple(choices))
         dense_total += np.array(choices[0].costs)
-    problem = RankProblem(
-        sites=tuple(s.name for s in evidence.sites), options=tuple(options), resources=resources,
+    problem = PlanProblem(
+        sites=tuple(s.name for s in evidence.subject.sites),
+        options=tuple(options),
+        resources=resources,
         limits=tuple(share * dense_total),
-    )  # fmt: skip
+    )
 
-    def latency_ratio(site, rank):
+    def latency_ratio(site, form):
         k, n = site.in_features, site.out_features
-        return (-(-rank // 16) * 16 * (k + n) + 0.1 * k * n) / (0.9 * k * n)
+        return (-(-form.rank // 16) * 16 * (k + n) + 0.1 * k * n) / (0.9 * k * n)
 
     return Question(
-        problem=problem, sites=evidence.sites, evidence=evidence, latency_ratio=latency_ratio
+        problem=problem,
+        sites=evidence.subject.sites,
+        evidence=evidence,
+        latency_ratio=latency_ratio,
     )
 
 
@@ -81,17 +95,17 @@ def test_every_allocator_keeps_every_budget(name, resources, evidence):
     asked = question(evidence, resources)
     allocation = make_allocator(QUICK.get(name, name)).allocate(asked)
     assert asked.fits(allocation)
-    again = asked.allocation(allocation.ranks, "check")
+    again = asked.allocation(allocation.plan, solver="check")
     assert allocation.costs == pytest.approx(again.costs)
     assert allocation.loss == pytest.approx(again.loss)
-    for site in evidence.sites:
-        rank = allocation.ranks[site.name]
-        assert rank is None or rank in asked.candidates(site)
-    assert any(rank is not None for rank in allocation.ranks.values())
+    for site in evidence.subject.sites:
+        form = allocation.plan[site.name]
+        assert form == DENSE or form.rank in asked.ranks(site)
+    assert any(form != DENSE for form in allocation.plan.values())
     # Nobody beats the exact plan on the table's own loss.
-    assert allocation.loss >= solve_exact(asked.problem, 1e-9).loss * (1 - 1e-6)
+    assert allocation.loss >= solve_exact(asked.problem, relative_gap=1e-9).loss * (1 - 1e-6)
     repeated = make_allocator(QUICK.get(name, name)).allocate(asked)
-    assert repeated.ranks == allocation.ranks
+    assert repeated.plan == allocation.plan
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
@@ -107,10 +121,10 @@ def test_a_loose_budget_leaves_much_and_an_impossible_one_is_refused(name, evide
 
 
 def test_the_model_is_dense_again_afterwards(evidence):
-    before = {n: p.clone() for n, p in evidence.model.named_parameters()}
+    before = {n: p.clone() for n, p in evidence.subject.model.named_parameters()}
     for name in ALLOCATORS:
         make_allocator(QUICK.get(name, name)).allocate(question(evidence))
-    after = dict(evidence.model.named_parameters())
+    after = dict(evidence.subject.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert not any(p.requires_grad for p in after.values())
@@ -150,7 +164,7 @@ def test_pgsvds_towers_get_their_own_epsilon(evidence):
     assert make_allocator("pgsvd:groups=mlp+attn").groups == ("mlp", "attn")
     assert make_allocator("pgsvd:groups=mlp+").groups == ("mlp",)
     assert two.loss <= one.loss
-    assert Pgsvd(profile="metric").allocate(asked).ranks != one.ranks
+    assert Pgsvd(profile="metric").allocate(asked).plan != one.plan
     assert asked.fits(Pgsvd(alpha=True).allocate(asked))
 
 
@@ -160,7 +174,7 @@ def test_flars_binary_search_against_the_whole_grid(evidence):
         fast = Flar(criterion).allocate(asked)
         slow = Flar(criterion, whole_grid=True).allocate(asked)
         # The criterion is nearly monotone; where it is not, bisection may stop above.
-        pairs = [(fast.ranks[n], slow.ranks[n]) for n in fast.ranks]
+        pairs = [(fast.plan[n], slow.plan[n]) for n in fast.plan]
         assert sum(a == b for a, b in pairs) >= len(pairs) * 0.8
     wavy = [5.0, 1.0, 3.0, 0.5]
     assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=True) == 2
@@ -169,11 +183,11 @@ def test_flars_binary_search_against_the_whole_grid(evidence):
 
 
 def test_flars_cosines_are_the_weights(evidence):
-    asked, site = question(evidence), evidence.sites[4]
+    asked, site = question(evidence), evidence.subject.sites[4]
     cosines = weight_cosines(asked, site)
-    weight = dense_weight(evidence.model.get_submodule(site.name)).double()
+    weight = dense_weight(evidence.subject.model.get_submodule(site.name)).double()
     for rank in (1, 7, len(cosines)):
-        ((_, (up, down)),) = evidence.factors.plan({site: rank})
+        ((_, (up, down)),) = evidence.subject.factors.plan({site: low_rank(rank)})
         ours = up.double() @ down.double()
         expected = float((weight * ours).sum() / (weight.norm() * ours.norm()))
         assert float(cosines[rank - 1]) == pytest.approx(expected, abs=1e-9)
@@ -181,26 +195,27 @@ def test_flars_cosines_are_the_weights(evidence):
 
 def test_flar_leaves_a_layer_dense_that_would_be_slower(evidence):
     asked = question(evidence, ("parameters",), 0.8)
-    first = evidence.sites[0].name
+    first = evidence.subject.sites[0].name
     slow = dataclasses.replace(
-        asked, latency_ratio=lambda site, rank: 1.5 if site.name == first else 0.5
+        asked, latency_ratio=lambda site, form: 1.5 if site.name == first else 0.5
     )
-    assert Flar().allocate(slow).ranks[first] is None
+    assert Flar().allocate(slow).plan[first] == DENSE
 
 
 def test_ercs_first_blocks_stay_dense_and_k_is_the_best_tried(evidence):
     asked = question(evidence, ("parameters",), 0.85)
     allocation = ErcPlc(step=1).allocate(asked)
-    ranks = [
-        [allocation.ranks[s.name] for s in sites] for sites in blocks_of(evidence.sites).values()
+    forms = [
+        [allocation.plan[s.name] for s in sites]
+        for sites in blocks_of(evidence.subject.sites).values()
     ]
-    touched = [any(r is not None for r in block) for block in ranks]
+    touched = [any(form != DENSE for form in block) for block in forms]
     assert touched == sorted(touched)
     assert touched[-1]
-    with evidence.applied(allocation.ranks):
+    with evidence.subject.applied(allocation.plan):
         from autotune.compress.checkpoint import low_rank_layers
 
-        assert all(".1." in name for name in low_rank_layers(evidence.model)) or touched[0]
+        assert all(".1." in name for name in low_rank_layers(evidence.subject.model)) or touched[0]
 
 
 def test_dipsvds_mean_is_exact_after_clipping():
@@ -216,7 +231,7 @@ def test_dipsvds_mean_is_exact_after_clipping():
 
 
 def test_dipsvds_signs_pull_apart(evidence):
-    blocks = [b for b in blocks_of(evidence.sites) if b is not None]
+    blocks = [b for b in blocks_of(evidence.subject.sites) if b is not None]
     code = DipsvdHeuristic(sign="code").weights(evidence, blocks)
     paper = DipsvdHeuristic(sign="paper").weights(evidence, blocks)
     if code[0] != code[1] and paper[0] != paper[1]:
@@ -225,13 +240,13 @@ def test_dipsvds_signs_pull_apart(evidence):
 
 def test_sensitivity_is_the_gradients_norm(evidence):
     """Against autograd on the summed cross-entropy with the same sampled labels."""
-    site = evidence.sites[2]
-    model, task = evidence.model, evidence.task
+    site = evidence.subject.sites[2]
+    model, task = evidence.subject.model, evidence.subject.task
     weight = model.get_submodule(site.name).weight
     weight.requires_grad_(True)
     generator = torch.Generator().manual_seed(evidence.seed)
     total = 0
-    for batch in evidence.batches:
+    for batch in evidence.subject.batches:
         (signal,) = task.curvature_signals(task.output(model, batch), batch, generator)
         total = total + signal
     (gradient,) = torch.autograd.grad(total, weight)
@@ -277,10 +292,10 @@ def test_dobis_cost_is_linear_between_candidates():
 
 def test_floor_never_gives_zero_or_more_than_asked(evidence):
     asked = question(evidence)
-    for site in evidence.sites:
-        ranks = asked.candidates(site)
-        assert asked.floor(site, 0.3) == ranks[0]
-        assert asked.floor(site, ranks[1] + 0.5) == ranks[1]
-        assert asked.floor(site, 1e9) is None
-    strange = Site(name=evidence.sites[0].name, in_features=64, out_features=64, tokens=1)
-    assert asked.floor(strange, 32.0) is None
+    for site in evidence.subject.sites:
+        ranks = asked.ranks(site)
+        assert asked.floor(site, 0.3) == low_rank(ranks[0])
+        assert asked.floor(site, ranks[1] + 0.5) == low_rank(ranks[1])
+        assert asked.floor(site, 1e9) == DENSE
+    strange = Site(name=evidence.subject.sites[0].name, in_features=64, out_features=64, tokens=1)
+    assert asked.floor(strange, 32.0) == DENSE

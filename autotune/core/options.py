@@ -1,0 +1,284 @@
+"""An option of the program, declared once as a field of a frozen dataclass.
+
+`option(...)` declares it: its default, bounds, choices, flag and help. Everything else is derived:
+the checks of a value here, JSON in `autotune.core.options_json`, the command line in
+`autotune.cli.schema`, the fields of the HTTP interface in `autotune.service.schema`, and the
+reference page `docs/options.md` in `autotune.cli.reference`.
+
+A schema is a dataclass whose fields are options or further schemas; a nested schema names its place
+in the whole by the class attribute `PATH`, such as `search`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autotune.core.errors import UsageError
+
+Style = Literal["api", "cli", "http", "flat"]
+EFFORTS = ("quick", "normal", "thorough")
+_KEY = "autotune.option"
+_IN_RANGE = 1_000_000
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is known of an option besides its name, type and default.
+
+    `flag` and `off` are spelled as on the command line (`--joint`, `--no-joint`); `flat` is the
+    name as a keyword of `autotune.tune` and as a field of older HTTP requests. Bounds are
+    inclusive; a lower one comes with every upper one. `choices` are the allowed values; for an
+    option that names a registered part, `part` is what the part is called, `choices` lists the
+    names that are known when it is asked, and `configurable` says that `NAME:key=value` sets the
+    part's own options. `by_effort` are the defaults at each of `EFFORTS`. A `local` option
+    belongs to the machine that runs the tuning, so a service sets it itself; a `secret` one is
+    never written down.
+    """
+
+    flag: str
+    help: str
+    group: str = ""
+    flat: str = ""
+    short: str | None = None
+    off: str | None = None
+    metavar: str | None = None
+    ge: float | None = None
+    le: float | None = None
+    choices: Callable[[], Iterable[str]] | tuple[str, ...] = ()
+    part: str | None = None
+    configurable: bool = False
+    by_effort: tuple[Any, ...] | None = None
+    default_text: str | None = None
+    parse: Callable[[str], Any] | None = None
+    env: str | None = None
+    common: bool = False
+    local: bool = False
+    secret: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """The allowed values, or the names of parts that are known now."""
+        return tuple(self.choices() if callable(self.choices) else self.choices)
+
+    @property
+    def bounds(self) -> str:
+        """The allowed numbers: `0 or more`, `1 to 10`; empty when any will do.
+
+        A bound of a million or more only keeps numbers in range, and is not mentioned.
+        """
+        if self.ge is None:
+            return ""
+        if self.le is None or self.le >= _IN_RANGE:
+            return f"{self.ge:g} or more"
+        return f"{self.ge:g} to {self.le:g}"
+
+
+def option(
+    default: Any = None,
+    *,
+    flag: str = "",
+    help: str = "",  # noqa: A002 (the word that click uses)
+    flat: str | None = None,
+    default_factory: Callable[[], Any] | None = None,
+    **more: Any,
+) -> Any:
+    """A field of a schema; see `Option` for the arguments.
+
+    None as the default of a field whose type excludes None means that it is filled in when the
+    value is not given, by effort or from other fields. An option without a flag is reachable from
+    Python and JSON only.
+    """
+    name = flat if flat is not None else flag.lstrip("-").replace("-", "_")
+    metadata = {_KEY: Option(flag=flag, help=help, flat=name, **more)}
+    if default_factory is not None:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An option with its place in a schema: `path` is `search.trials`, `kind` its plain type."""
+
+    path: str
+    name: str
+    kind: type
+    optional: bool
+    default: Any
+    option: Option
+
+    def spelled(self, style: Style) -> str:
+        """The name as a caller writes it in the Python API, on the command line or over HTTP."""
+        if style == "cli":
+            return self.option.flag or self.path
+        if style == "flat":
+            return self.option.flat or self.path
+        return f"spec.{self.path}" if style == "http" else self.path
+
+
+class OptionError(UsageError):
+    """The value of an option breaks a rule.
+
+    Attributes:
+        field: Path of the option in its schema, such as `search.trials`.
+        rule: What must hold, such as `must be 0 or more`.
+        value: What was given; `...` where the rule is not about one value.
+        style: How options are spelled in the message; see `Entry.spelled`.
+
+    In `rule`, `{search.trials}` stands for an option by its path.
+    """
+
+    def __init__(self, field: str, rule: str, value: Any = ..., *, schema: type) -> None:
+        self.field, self.rule, self.value = field, rule, value
+        self.style: Style = "api"
+        self._entries = {entry.path: entry for entry in entries(schema)}
+        super().__init__(self._text())
+
+    def spell(self, style: Style) -> OptionError:
+        """The same error with its options spelled as the caller wrote them."""
+        self.style = style
+        return self
+
+    def __str__(self) -> str:
+        return self._text()
+
+    def _text(self) -> str:
+        text = f"{{{self.field}}} {self.rule}" if self.field else self.rule
+        for path, entry in self._entries.items():
+            text = text.replace(f"{{{path}}}", entry.spelled(self.style))
+        return text if self.value is ... else f"{text}, got {_shown(self.value)}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)[:200]
+
+
+@functools.cache
+def entries(schema: Callable[..., Any]) -> tuple[Entry, ...]:
+    """Every option of a schema and of the schemas inside it, in the order of their fields."""
+    return tuple(_walk(typing.cast(type, schema), getattr(schema, "PATH", "")))
+
+
+def _walk(schema: type, path: str) -> Iterator[Entry]:
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        below = f"{path}.{field.name}".lstrip(".")
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _walk(typing.cast(type, hints[field.name]), below)
+        elif _KEY in field.metadata:
+            kind, optional = _plain(hints[field.name])
+            has_factory = field.default_factory is not dataclasses.MISSING
+            default = field.default_factory if has_factory else field.default
+            yield Entry(
+                path=below,
+                name=field.name,
+                kind=kind,
+                optional=optional,
+                default=default,
+                option=field.metadata[_KEY],
+            )
+
+
+def nested(schema: type) -> dict[str, type]:
+    """The schemas that a schema is made of, by field."""
+    hints = typing.get_type_hints(schema)
+    return {
+        field.name: hints[field.name]
+        for field in dataclasses.fields(schema)
+        if dataclasses.is_dataclass(hints[field.name])
+    }
+
+
+def _plain(hint: Any) -> tuple[type, bool]:
+    """`int | None` is (int, True), `tuple[str, ...]` (tuple, False), `Path | str` (str, False)."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    inner = typing.get_args(hint) if union else (hint,)
+    some = [each for each in inner if each is not type(None)]
+    first = some[-1]
+    return typing.get_origin(first) or first, len(some) < len(inner)
+
+
+def check_options(record: Any) -> None:
+    """Check and convert every option of a schema's instance; called by its `__post_init__`.
+
+    Lists become tuples and whole numbers become floats where the type asks for it.
+
+    Raises:
+        OptionError: a value of another type, outside its bounds or not among its choices.
+    """
+    schema: type = type(record)
+    for entry in entries(schema):
+        path = entry.path.removeprefix(f"{getattr(record, 'PATH', '')}.")
+        if "." not in path:
+            value = check_value(entry, getattr(record, entry.name), schema=schema)
+            object.__setattr__(record, entry.name, value)
+
+
+def check_value(entry: Entry, value: Any, *, schema: type) -> Any:
+    """`value`, converted to the option's type.
+
+    Raises:
+        OptionError: it has another type, is outside the bounds or not among the choices.
+    """
+    if value is None and (entry.optional or entry.default is None):
+        return None
+    found = None if value is None else _converted(entry, value)
+    rule = _broken_rule(entry, found)
+    if rule:
+        raise OptionError(entry.path, rule, value, schema=schema)
+    return found
+
+
+def _broken_rule(entry: Entry, value: Any) -> str:
+    """The rule that a converted value breaks, if any; None is a value of the wrong type."""
+    option = entry.option
+    if value is None:
+        return f"must be {_KINDS.get(entry.kind, 'a text')}"
+    if option.le is not None and value > option.le >= _IN_RANGE:
+        return f"must be at most {option.le:,}"
+    too_low = option.ge is not None and value < option.ge
+    if too_low or (option.le is not None and value > option.le):
+        return f"must be {option.bounds}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if option.choices and option.part is None and value not in option.names():
+        return f"must be one of {', '.join(option.names())}"
+    return ""
+
+
+def _converted(entry: Entry, value: Any) -> Any:
+    """The value in the option's type; None when it has another one."""
+    if entry.kind is tuple:
+        whole = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        return tuple(value) if whole else None
+    if entry.kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if number else None
+    if entry.kind is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if entry.kind is bool:
+        return value if isinstance(value, bool) else None
+    if not isinstance(value, str | Path):
+        return None
+    if entry.option.parse is not None:
+        return entry.option.parse(str(value))
+    return Path(value) if entry.kind is Path else str(value)
+
+
+def by_effort(schema: type, effort: str) -> Mapping[str, Any]:
+    """The defaults that `effort` decides, by path."""
+    at = EFFORTS.index(effort)
+    return {e.path: e.option.by_effort[at] for e in entries(schema) if e.option.by_effort}

@@ -1,0 +1,157 @@
+"""A tuning in a few lines of text: for the terminal, the report and error messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.core.quantities import format_bytes, format_count, format_seconds
+from autotune.results.bench_record import BenchRecord
+from autotune.results.job_summary import TuneSummary
+from autotune.results.measured import Measured
+from autotune.results.record import TuneRecord
+from autotune.results.verdict import Verdict
+
+_WRITTEN = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
+
+
+def summary(record: TuneRecord, folder: Path) -> list[str]:
+    """What a finished tuning prints."""
+    budget = ", ".join(f"{name} {text}" for name, text in record.budget.items())
+    quality = record.quality
+    return [
+        f"{record.model} on {record.device.device_name}, {record.backend}, {record.workload.text}",
+        f"budget      {budget}: {_budget_state(record)}",
+        *_latency_lines(record),
+        *_phase_lines(record),
+        f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f}); "
+        f"{quality.protocol}",
+        f"parameters  {format_count(record.parameters.compressed)} of "
+        f"{format_count(record.parameters.dense)}, {format_bytes(record.stored_bytes.compressed)} "
+        f"of {format_bytes(record.stored_bytes.dense)}; {len(record.factorized)} of "
+        f"{len(record.sites)} sites factorized",
+        f"written     {folder}/: {', '.join(_written(folder))}",
+    ]
+
+
+def bench_lines(record: BenchRecord) -> list[str]:
+    """What `bench` prints."""
+    state = _state(record.verdict, record.budget_ratio, record.ratio_low, record.ratio_high)
+    return [
+        f"latency {format_seconds(record.latency_s)} against "
+        f"{format_seconds(record.dense_latency_s)} dense, ratio {record.ratio:.3f} (95 % interval: "
+        f"{record.ratio_low:.3f} to {record.ratio_high:.3f}); when tuned {record.tuned_ratio:.3f}",
+        f"budget {state}",
+    ]
+
+
+def verdict_text(record: TuneRecord) -> str:
+    """One or two sentences about whether the budget is met, for the report."""
+    measured = record.measured
+    if measured is None:
+        verb = "meet" if record.verdict is Verdict.MET else "miss"
+        return (
+            f"The model is predicted to {verb} the budget. Nothing was measured, because the "
+            "device was not present."
+        )
+    if record.verdict is Verdict.UNDECIDED:
+        return (
+            "The measurement does not decide whether the model meets the budget: the interval of "
+            f"its ratio, {_interval(measured)}, contains the limit {_limit(record):.3f}."
+        )
+    if record.verdict is Verdict.MET:
+        return "The measured model meets the budget."
+    slower = " It is slower than the dense model." if measured.ratio_low > 1.0 else ""
+    return f"The measured model misses the budget.{slower}"
+
+
+def miss_text(record: TuneRecord) -> str:
+    """The sentence that goes with exit codes 1 and 5."""
+    measured = record.measured
+    if measured is None:
+        return (
+            f"the model is predicted to miss the budget (ratio {record.predicted_ratio:.3f} to the "
+            "dense latency); give a looser budget"
+        )
+    if record.verdict is Verdict.UNDECIDED:
+        return (
+            "the measurement does not decide whether the budget is met: the interval of the ratio, "
+            f"{_interval(measured)}, contains the limit {_limit(record):.3f}; measure again with "
+            "`autotune bench`, or give more --measure-seconds or a looser budget"
+        )
+    if measured.ratio_low > 1.0:
+        return (
+            f"the compressed model is slower than the dense one (ratio {measured.ratio:.3f}); use "
+            "the dense model on this device"
+        )
+    return (
+        f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency); "
+        "its folder has been written; give more --rounds or a looser budget"
+    )
+
+
+def outcome_text(result: TuneSummary) -> str:
+    """Ratio and verdict of a tuning, for a list of jobs."""
+    return f"{result.ratio:.3f}x of dense, budget {_word(result.verdict)}"
+
+
+def _budget_state(record: TuneRecord) -> str:
+    measured = record.measured
+    if measured is None:
+        return _word(record.verdict)
+    return _state(record.verdict, _limit(record), measured.ratio_low, measured.ratio_high)
+
+
+def _state(verdict: Verdict, limit: float, ratio_low: float, ratio_high: float) -> str:
+    if verdict is not Verdict.UNDECIDED:
+        return _word(verdict)
+    interval = f"{ratio_low:.3f} to {ratio_high:.3f}"
+    return f"undecided: the interval {interval} contains the limit {limit:.3f}"
+
+
+def _word(verdict: Verdict) -> str:
+    """The verdict; a miss stands out."""
+    return verdict.value.upper() if verdict is Verdict.MISSED else verdict.value
+
+
+def _limit(record: TuneRecord) -> float:
+    return 1.0 if record.limit_ratio is None else record.limit_ratio
+
+
+def _interval(measured: Measured) -> str:
+    return f"{measured.ratio_low:.3f} to {measured.ratio_high:.3f}"
+
+
+def _latency_lines(record: TuneRecord) -> list[str]:
+    """Measured, or predicted and from which sources."""
+    dense, measured = format_seconds(record.dense_latency_s), record.measured
+    if measured is not None:
+        return [
+            f"latency     {format_seconds(measured.latency_s)} against {dense} dense, ratio "
+            f"{measured.ratio:.3f} (95 % interval: {_interval(measured)}), predicted "
+            f"{record.predicted_ratio:.3f}"
+        ]
+    low = format_seconds(record.predicted_latency_low_s)
+    high = format_seconds(record.predicted_latency_high_s)
+    return [
+        "latency     PREDICTED, the device is not present: "
+        f"{format_seconds(record.predicted_latency_s)} ({low} to {high}) against {dense} dense, "
+        f"ratio {record.predicted_ratio:.3f}",
+        *(f"            from {source}" for source in record.predicted_from),
+    ]
+
+
+def _phase_lines(record: TuneRecord) -> list[str]:
+    """The phases of a request, one by one."""
+    if len(record.phases) == 1:
+        return []
+    return [
+        f"  {phase.name:8s}  {phase.count} x {format_seconds(phase.latency_s)} against "
+        f"{format_seconds(phase.dense_latency_s)}, ratio {phase.ratio:.3f}, predicted "
+        f"{phase.predicted_ratio:.3f}"
+        for phase in record.phases
+    ]
+
+
+def _written(folder: Path) -> list[str]:
+    found = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    return [f"{path.name}/" if path.is_dir() else path.name for path in found]

@@ -1,0 +1,174 @@
+"""What `verify` checks, as records: one `Check` for each thing that was looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.core.errors import AutotuneError
+from autotune.results.codec import encode
+from autotune.results.verdict import Verdict
+
+
+class CheckKind(enum.StrEnum):
+    """What a check compares."""
+
+    HASH = "hash"
+    RANKS = "ranks"
+    PARITY = "parity"
+    LATENCY = "latency"
+    QUALITY = "quality"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a check found; each kind of check has its own fields, which JSON shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFacts(Facts):
+    """Number of factorized layers in the checkpoint."""
+
+    layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityFacts(Facts):
+    """Largest difference to the reference over all inputs that were tried."""
+
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts(ParityFacts):
+    """Parity of an engine, and its median latency in seconds."""
+
+    latency_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingFacts(Facts):
+    """An export timed in turn with the dense model: seconds, ratio and its 95 % interval."""
+
+    latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyFacts(Facts):
+    """The ratio to dense now, when tuned, and as predicted; the verdict is that of now."""
+
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    tuned_ratio: float
+    predicted_ratio: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityFacts(Facts):
+    """The quality figure now and when tuned."""
+
+    metric: str
+    value: float
+    tuned: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What looking returned: facts, and the reason if the check does not hold."""
+
+    facts: Facts = dataclasses.field(default_factory=Facts)
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check, whether it holds, and the reason if it does not.
+
+    `subject` is the file or graph that was checked, relative to the run folder; empty where the
+    whole result was. `export` is the folder of the export that it belongs to, empty for what the
+    tuning itself handed out; `phase` is the phase of a graph.
+    """
+
+    kind: CheckKind
+    subject: str = ""
+    export: str = ""
+    phase: str = ""
+    holds: bool = True
+    reason: str = ""
+    facts: Facts = dataclasses.field(default_factory=Facts)
+
+    @property
+    def title(self) -> str:
+        """A file for hashes, else such as `parity of model.onnx` or `quality`."""
+        if self.kind is CheckKind.HASH:
+            return self.subject
+        return f"{self.kind} of {self.subject}" if self.subject else str(self.kind)
+
+    def facts_json(self) -> dict[str, Any]:
+        """The facts by name."""
+        return encode(self.facts)  # type: ignore[no-any-return]
+
+    def to_json(self) -> dict[str, Any]:
+        """A finding of `verify --format json`."""
+        return {
+            "check": self.title,
+            "kind": self.kind.value,
+            "subject": self.subject,
+            "holds": self.holds,
+            "reason": self.reason,
+            **self.facts_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Every check of a run's or an export's folder."""
+
+    folder: str
+    checks: tuple[Check, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether every check holds."""
+        return all(check.holds for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `verify --format json` prints."""
+        return {
+            "folder": self.folder,
+            "valid": self.valid,
+            "findings": [check.to_json() for check in self.checks],
+        }
+
+
+def run_check(
+    look: Callable[[], Finding],
+    kind: CheckKind,
+    *,
+    subject: str = "",
+    export: str = "",
+    phase: str = "",
+) -> Check:
+    """Call `look` and record what it found; an error that it raises is why the check fails."""
+    try:
+        found = look()
+    except (AutotuneError, OSError, KeyError, ValueError) as error:
+        found = Finding(reason=str(error) or type(error).__name__)
+    return Check(
+        kind=kind,
+        subject=subject,
+        export=export,
+        phase=phase,
+        holds=not found.reason,
+        reason=found.reason,
+        facts=found.facts,
+    )

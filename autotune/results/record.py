@@ -1,0 +1,176 @@
+"""The record of a tuning: everything that `result.json` holds, and the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from autotune.core.forms import Form
+from autotune.core.types import Fingerprint, Workload
+from autotune.results.codec import Record, encode, json_key
+from autotune.results.measured import Measured
+from autotune.results.parts import (
+    BudgetUse,
+    BuildPaths,
+    Calibration,
+    Cost,
+    CurvePoint,
+    LeftOut,
+    PhaseRecord,
+    Quality,
+    RoundRecord,
+    SiteRecord,
+    Sizes,
+    SolverRecord,
+    Staircase,
+    StaircasePoint,
+    UniformPoint,
+)
+from autotune.results.verdict import Verdict, latency_limit
+
+__all__ = [
+    "BudgetUse",
+    "BuildPaths",
+    "Calibration",
+    "Cost",
+    "CurvePoint",
+    "LeftOut",
+    "PhaseRecord",
+    "Quality",
+    "RoundRecord",
+    "SiteRecord",
+    "Sizes",
+    "SolverRecord",
+    "Staircase",
+    "StaircasePoint",
+    "TuneRecord",
+    "UniformPoint",
+]
+# Left-out layers stand among the sites in JSON; only sites that were considered have this key.
+_CONSIDERED = "group"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRecord(Record):
+    """A finished tuning. Latencies are in seconds and cover the whole workload.
+
+    `measured_…` are None where the device was not present: everything about latency is then
+    predicted from the tables that `predicted_from` names. `budget` holds the limits as they were
+    given, by resource; `budgets` their absolute values and the predicted use. `predicted_…` were
+    computed before anything was built. `stored_bytes` are weights on disk, `computed_bytes` weights
+    in memory at run time. `builds` and `phases` have one entry for each phase of the workload,
+    `pareto` is empty without a latency budget, `files` maps each file that was handed out to its
+    sha256.
+    """
+
+    derived = ("within_budget", "plan")
+    model: str
+    model_sha256: str
+    task: str
+    device: Fingerprint
+    fingerprint: str
+    backend: str
+    dtype: str
+    predicted_from: tuple[str, ...]
+    workload: Workload
+    budget: Mapping[str, str]
+    verdict: Verdict
+    dense_latency_s: float
+    rest_latency_s: float
+    predicted_latency_s: float
+    predicted_latency_low_s: float
+    predicted_latency_high_s: float
+    predicted_ratio: float
+    measured_latency_s: float | None
+    measured_ratio: float | None
+    measured_ratio_low: float | None
+    measured_ratio_high: float | None
+    phases: tuple[PhaseRecord, ...] = field(metadata=json_key("passes"))
+    quality: Quality
+    parameters: Sizes
+    stored_bytes: Sizes
+    computed_bytes: Sizes
+    flops: Sizes
+    solver: SolverRecord
+    budgets: Mapping[str, BudgetUse]
+    rounds: tuple[RoundRecord, ...]
+    pareto: tuple[CurvePoint, ...]
+    uniform: tuple[UniformPoint, ...]
+    builds: Mapping[str, BuildPaths] = field(metadata=json_key("artefacts"))
+    sites: tuple[SiteRecord, ...]
+    left_out: tuple[LeftOut, ...]
+    knobs: Mapping[str, float]
+    calibration: Calibration
+    cost: Cost
+    staircases: tuple[Staircase, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def within_budget(self) -> bool | None:
+        """True, False, or None where the measurement does not decide."""
+        return self.verdict.within_budget
+
+    @property
+    def plan(self) -> Mapping[str, Form]:
+        """The form of every site and joint site that was considered."""
+        return {site.name: site.form for site in self.sites}
+
+    @property
+    def factorized(self) -> tuple[SiteRecord, ...]:
+        """The sites and joint sites that are not dense."""
+        return tuple(site for site in self.sites if not site.form.is_dense)
+
+    @property
+    def measured(self) -> Measured | None:
+        """What the final measurement found; None where the device was not present."""
+        if self.measured_ratio is None:
+            return None
+        return Measured(passes=tuple(phase.timing for phase in self.phases))
+
+    @property
+    def ratio(self) -> float:
+        """Compressed latency / dense latency: measured, else predicted."""
+        return self.predicted_ratio if self.measured_ratio is None else self.measured_ratio
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of the compressed model: measured, else predicted."""
+        measured = self.measured_latency_s
+        return self.predicted_latency_s if measured is None else measured
+
+    @property
+    def limit_ratio(self) -> float | None:
+        """The largest ratio that the latency budget allows; None without such a budget."""
+        return latency_limit(self.budget.get("latency"), self.dense_latency_s)
+
+    def phase(self, name: str) -> PhaseRecord:
+        """The phase of that name.
+
+        Raises:
+            KeyError: the workload has no such phase.
+        """
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """All keys of `result.json` but the schema version."""
+        values: dict[str, Any] = encode(self)
+        values["sites"] += values.pop("left_out")
+        return values
+
+    @classmethod
+    def from_json(cls, values: object, where: str = "") -> Self:
+        """The record back from `to_json`; see `autotune.results.codec.Record.from_json`."""
+        if isinstance(values, dict) and isinstance(values.get("sites"), list):
+            sites = values["sites"]
+            left_out = [one for one in sites if not _is_considered(one)]
+            considered = [one for one in sites if _is_considered(one)]
+            values = {**values, "sites": considered, "left_out": left_out}
+        return super().from_json(values, where)
+
+
+def _is_considered(site: object) -> bool:
+    return isinstance(site, dict) and _CONSIDERED in site

@@ -1,0 +1,92 @@
+"""Older versions of `result.json`, rewritten step by step into the current one.
+
+Each step takes the JSON object of one version and returns that of the next. Steps are never edited
+after a release; a new version adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from autotune.core.errors import UsageError
+from autotune.core.forms import DENSE, low_rank
+from autotune.results.verdict import Verdict, latency_limit
+
+SCHEMA_VERSION = 4
+_Json = dict[str, Any]
+
+
+def upgrade(values: Mapping[str, Any], version: int, where: str) -> _Json:
+    """The object of schema `version` as one of the current version, without a version key.
+
+    Args:
+        values: The JSON object as it was read, without its `schema_version`.
+        version: Its schema version.
+        where: What was read, such as the path of the file, for the error message.
+
+    Raises:
+        UsageError: keys are missing that every result of that version has.
+    """
+    found = dict(values)
+    for number in range(version, SCHEMA_VERSION):
+        try:
+            found = _STEPS[number](found)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{where} is damaged: it does not have the keys of schema version {number} "
+                f"({error}); run the tuning again"
+            ) from error
+    return found
+
+
+def oldest_version() -> int:
+    """The oldest schema version that can be read."""
+    return min(_STEPS, default=SCHEMA_VERSION)
+
+
+def summary_to_4(values: _Json) -> _Json:
+    """The figures that the service kept of a tuning of version 3: adds the verdict."""
+    return {**values, **_verdict(values, values)}
+
+
+def _result_to_4(values: _Json) -> _Json:
+    """Adds verdicts, the plan, and forms beside ranks.
+
+    Version 3 called a budget met by the ratio alone. The verdict is found again from the recorded
+    interval, so a result whose interval contains its limit is now undecided.
+    """
+    sites = [
+        {**site, "form": _form(site["rank"])} if "group" in site else site
+        for site in values["sites"]
+    ]
+    staircases = [
+        {**curve, "points": [{**point, "form": _form(point["rank"])} for point in curve["points"]]}
+        for curve in values["staircases"]
+    ]
+    return {
+        **values,
+        **_verdict(values, values),
+        "plan": {site["name"]: site["form"] for site in sites if "group" in site},
+        "sites": sites,
+        "staircases": staircases,
+        "rounds": [{**one, **_verdict(values, one)} for one in values["rounds"]],
+    }
+
+
+def _verdict(result: _Json, judged: _Json) -> _Json:
+    """Verdict of a result or one of its rounds; absolute limits use the result's dense latency."""
+    limit = latency_limit(result["budget"].get("latency"), result["dense_latency_s"])
+    if judged["measured_ratio"] is None:
+        verdict = Verdict.of_prediction(limit, judged["predicted_ratio"])
+    else:
+        names = ("measured_ratio", "measured_ratio_low", "measured_ratio_high")
+        verdict = Verdict.of(limit, *(judged[name] for name in names))
+    return {"verdict": verdict.value, "within_budget": verdict.within_budget}
+
+
+def _form(rank: int | None) -> str:
+    return str(DENSE if rank is None else low_rank(rank))
+
+
+_STEPS: dict[int, Callable[[_Json], _Json]] = {3: _result_to_4}

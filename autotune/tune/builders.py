@@ -1,0 +1,219 @@
+"""Builders: how a model, dense or with a plan applied, becomes what a backend runs.
+
+A backend names its builder (`Backend.builder_for`). Every build lies in the run folder's cache, in
+an entry whose name carries the hash of everything it was made from.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from autotune.compress.onnx_checkpoint import GRAPHS
+from autotune.compress.onnx_decode import export_decode
+from autotune.compress.onnx_export import export_dense, rewrite_low_rank
+from autotune.compress.onnx_trace import OPSET
+from autotune.core.forms import Plan, plan_to_json
+from autotune.core.registry import Registry
+from autotune.core.types import canonical_json
+from autotune.export.graphs import (
+    engine_opset,
+    lowered,
+    open_checkpoint,
+    trace_graphs,
+    traced_opset,
+    versions,
+)
+from autotune.tune.compression import Compression
+from autotune.tune.machine import Machine
+from autotune.tune.model import TracedModel
+from autotune.tune.workspace import Workspace
+
+_HERE = "autotune.tune.builders"
+BUILDERS = Registry(
+    "builder",
+    "autotune.builders",
+    {
+        "checkpoint": f"{_HERE}:CheckpointBuilder",
+        "onnx": f"{_HERE}:OnnxBuilder",
+        "typed-onnx": f"{_HERE}:TypedOnnxBuilder",
+        "engine-onnx": f"{_HERE}:EngineOnnxBuilder",
+    },
+)
+
+
+class Builder(ABC):
+    """Builds one model for one machine.
+
+    Contract:
+    - `dense` and `compressed` return what the backend opens in a phase; built once, then reused.
+    - A compressed build applies the plan itself and leaves the model dense: no build is made of
+      "the model as it stands in memory".
+    - A build that fails leaves nothing behind.
+    """
+
+    def __init__(self, model: TracedModel, machine: Machine, workspace: Workspace) -> None:
+        self.model = model
+        self.machine = machine
+        self.workspace = workspace
+
+    @abstractmethod
+    def dense(self, phase: str) -> Path:
+        """The dense model as the backend runs it in `phase`.
+
+        Raises:
+            ModelError: the model cannot be exported.
+        """
+
+    @abstractmethod
+    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+        """The model with `plan` applied, as the backend runs it in `phase`.
+
+        Raises:
+            ModelError: the model cannot be exported.
+        """
+
+    def inputs(self, phase: str) -> Path:
+        """Random inputs of one phase, as a safetensors file of named tensors."""
+        key = {**self.model.key, "workload": self.model.shape_key(phase)}
+        return self.workspace.file(
+            "inputs", key, ".safetensors", lambda path: save_file(self._inputs(phase), path)
+        )
+
+    def _inputs(self, phase: str) -> Any:
+        return self.model.example_inputs(phase)
+
+    def key(self, build: Path) -> str:
+        """The name of the cache entry that holds a build, which carries the hash of its inputs."""
+        return build.relative_to(self.workspace.cache).parts[0]
+
+
+def make_builder(model: TracedModel, machine: Machine, workspace: Workspace) -> Builder:
+    """The builder that the machine's backend needs in its dtype.
+
+    Raises:
+        UsageError: no builder of that name is known.
+    """
+    name = machine.backend.builder_for(machine.dtype)
+    kind: type[Builder] = BUILDERS.load(name)
+    return kind(model, machine, workspace)
+
+
+class CheckpointBuilder(Builder):
+    """A transformers checkpoint in the machine's dtype, for the torch backends."""
+
+    def dense(self, phase: str) -> Path:
+        """The same folder serves every phase."""
+        del phase
+        return self._save("dense", self.model.key, nullcontext())
+
+    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+        """The same folder serves every phase."""
+        del phase
+        return self._save("compressed", compression.plan_key(plan), compression.applied(plan))
+
+    def _save(
+        self, name: str, key: Mapping[str, Any], applied: AbstractContextManager[nn.Module | None]
+    ) -> Path:
+        from autotune.compress.checkpoint import save_checkpoint
+
+        dtype, loaded = self.machine.dtype, self.model.loaded
+
+        def build(path: Path) -> None:
+            with applied:
+                save_checkpoint(loaded.model, None, path, dtype=dtype)
+            (path / "task.json").write_text(canonical_json({"task": loaded.task, "dtype": dtype}))
+
+        return self.workspace.file(name, {**key, "dtype": dtype}, "", build)
+
+
+class OnnxBuilder(Builder):
+    """ONNX graphs in fp32: the dense model is traced once, plans rewrite its graph."""
+
+    def dense(self, phase: str) -> Path:
+        """`model.onnx`, or `model_decode.onnx` of one decode step."""
+        import onnx
+
+        loaded, sites = self.model.loaded, [site.name for site in self.model.single]
+
+        def build(path: Path) -> None:
+            path.mkdir()
+            with self.workspace.stage(f"export the dense model, {phase}") as advance:
+                graph = path / GRAPHS[phase]
+                if phase == "decode":
+                    export_decode(loaded.model, sites, graph, advance)
+                    return
+                workload = self.model.workload
+                export_dense(loaded.model, self.model.task, sites, workload, graph, advance)
+
+        key = {**self.model.key, "opset": OPSET, "onnx": onnx.__version__}
+        name = "dense" if phase == "prefill" else f"dense-{phase}"
+        return self.workspace.file(name, key, "", build) / GRAPHS[phase]
+
+    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+        """The dense graph with a pair of products in the place of every factorized layer."""
+        dense = self.dense(phase)
+
+        def build(path: Path) -> None:
+            layers = compression.layers(plan)
+            metadata = {
+                "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
+                "autotune.plan": plan_to_json(plan),
+                "autotune.device": self.machine.device_name,
+                "autotune.backend": self.machine.backend.name,
+            }
+            path.mkdir()
+            rewrite_low_rank(dense, layers, path / GRAPHS[phase], metadata)
+
+        key = {**compression.plan_key(plan), "dense": self.key(dense)}
+        return self.workspace.file("compressed", key, "", build) / GRAPHS[phase]
+
+
+class TypedOnnxBuilder(CheckpointBuilder):
+    """ONNX graphs in the machine's own dtype, traced from a checkpoint of the model."""
+
+    def graph_opset(self) -> int:
+        """The opset of the graphs."""
+        return OPSET
+
+    def dense(self, phase: str) -> Path:
+        """Traced from the dense checkpoint."""
+        return self._graph("dense", phase, super().dense(phase))
+
+    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+        """Traced from the compressed checkpoint."""
+        return self._graph("compressed", phase, super().compressed(phase, compression, plan))
+
+    def _graph(self, name: str, phase: str, checkpoint: Path) -> Path:
+        opset = self.graph_opset()
+
+        def build(path: Path) -> None:
+            loaded, dtype = open_checkpoint(checkpoint, self.machine.dtype)
+            reporter = self.workspace.reporter
+            graphs = trace_graphs(loaded, (phase,), path, dtype, reporter, traced_opset(opset))
+            lowered(graphs[phase], opset)
+
+        key = {
+            "checkpoint": self.key(checkpoint),
+            "run": phase,
+            "opset": opset,
+            "versions": versions(),
+        }
+        return self.workspace.file(f"{name}-graph", key, "", build) / GRAPHS[phase]
+
+
+class EngineOnnxBuilder(TypedOnnxBuilder):
+    """The same at the opset of the TensorRT that builds engines on the machine."""
+
+    def graph_opset(self) -> int:
+        """What that TensorRT's parser reads."""
+        version = self.machine.fingerprint.versions.get("tensorrt", "")
+        if not version:
+            return engine_opset()
+        return engine_opset(8 if int(version.partition(".")[0]) < 10 else 10)

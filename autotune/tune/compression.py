@@ -1,0 +1,167 @@
+"""The compression of one model: factors of every site, and models with a plan applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autotune.compress.calibration import CalibrationData
+from autotune.compress.factorizers import make_factorizer
+from autotune.compress.factors import (
+    Factors,
+    FactorStore,
+    Refactored,
+    Stored,
+    build_factor_store,
+    build_layers,
+)
+from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.compress.metrics import make_metric
+from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.core.forms import Form, Plan, low_rank, plan_to_json
+from autotune.core.types import digest
+from autotune.devices.alignment import saving_ranks
+from autotune.search.tables import ErrorTable
+from autotune.tune.model import TracedModel
+from autotune.tune.request import TuneRequest
+from autotune.tune.workspace import Workspace
+
+# The default metric depends on what the mean loss averages over: tokens, or whole sequences
+# (docs/methods/default.md).
+_DEFAULT_METRIC = {"causal-lm": "kfac"}
+_FALLBACK_METRIC = "kfac-seq"
+
+
+def chosen_metric(request: TuneRequest, task: str) -> str:
+    """The metric asked for, or the default of the task."""
+    return request.method.metric or _DEFAULT_METRIC.get(task, _FALLBACK_METRIC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """Factors of every site in one metric, by one factorizer, in one storage.
+
+    `key` identifies what the factors were made from: weights, calibration data, metric, factorizer
+    and storage. Whatever is built from a plan depends on it.
+    """
+
+    model: TracedModel
+    factors: Factors
+    key: Mapping[str, Any]
+    metric: str
+    storage: str
+
+    def error_table(self, rank_multiple: int) -> ErrorTable:
+        """Predicted loss increase by site or joint site and candidate form.
+
+        Errors of a metric that is not in units of the loss are taken relative to the site's own
+        output, otherwise the layers with the largest activations would decide alone; those of
+        joint sites are stored that way.
+        """
+        in_loss_units = make_metric(self.metric).in_loss_units
+        table: dict[str, dict[Form, float]] = {}
+        for site in self.model.choices:
+            errors, least = self.factors.errors(site), self.factors.least_rank(site)
+            if not in_loss_units and not site.members:
+                errors = errors / errors[0].clamp_min(1e-300)
+            ranks = saving_ranks(rank_multiple, site.in_features, site.out_features)
+            table[site.name] = {low_rank(r): float(errors[r]) for r in ranks if r >= least}
+        return table
+
+    def layers(self, plan: Plan) -> dict[str, LowRankLinear]:
+        """The low-rank layers of a plan, by layer name."""
+        return build_layers(self.model.loaded.model, self.model.choices, self.factors, plan)
+
+    @contextmanager
+    def applied(self, plan: Plan) -> Iterator[nn.Module]:
+        """The model with the plan applied; it is dense again afterwards."""
+        model = self.model.loaded.model
+        with replaced(model, self.layers(plan)):
+            yield model
+
+    def plan_key(self, plan: Plan) -> dict[str, Any]:
+        """The cache key of whatever is built from this plan."""
+        changed = {name: form for name, form in plan.items() if not form.is_unchanged}
+        return {**self.key, "plan": plan_to_json(changed)}
+
+    @property
+    def search_key(self) -> str:
+        """Identifies the factors in names of files that a search keeps."""
+        return digest(dict(self.key))
+
+
+def compress(
+    model: TracedModel, request: TuneRequest, data: CalibrationData, workspace: Workspace
+) -> Compression:
+    """Collect statistics and factorize every site, reusing what the run folder holds.
+
+    Raises:
+        ModelError: a factor is not finite.
+    """
+    name = chosen_metric(request, model.loaded.task)
+    metric = make_metric(name)
+    statistics_key = {
+        **model.key,
+        "calibration": data.sha256,
+        "moments": sorted(metric.moments),
+        "seed": request.seed,
+    }
+
+    def build_statistics(path: Path) -> None:
+        with workspace.stage("collect statistics") as advance:
+            statistics = collect_statistics(
+                model.loaded.model,
+                model.single,
+                model.task,
+                data.statistics,
+                metric.moments,
+                seed=request.seed,
+                progress=advance,
+            )
+        save_statistics(statistics, path)
+
+    def statistics_file() -> Path:
+        return workspace.file("statistics", statistics_key, ".safetensors", build_statistics)
+
+    def build_factors(path: Path) -> None:
+        with workspace.stage("factorize") as advance:
+            build_factor_store(
+                model.loaded.model,
+                model.single,
+                path,
+                metric=metric,
+                statistics=load_statistics(statistics_file()),
+                joint=model.joint,
+                progress=advance,
+            )
+
+    key: dict[str, Any] = {
+        **statistics_key,
+        "metric": metric.name,
+        "parameters": vars(metric),
+        "joint": [site.name for site in model.joint],
+    }
+    store = FactorStore(workspace.file("factors", key, ".safetensors", build_factors))
+    factors: Factors = store
+    factorizer = make_factorizer(request.method.factorizer)
+    if factorizer.name != "svd":
+        key |= {"factorizer": factorizer.name, "factorizer_parameters": vars(factorizer)}
+        factors = Refactored(
+            store,
+            factorizer=factorizer,
+            metric=metric,
+            model=model.loaded.model,
+            statistics=lambda: load_statistics(statistics_file()),
+            task=model.task,
+            batches=data.statistics,
+        )
+    storage = request.method.storage
+    if storage != "fp32":
+        key |= {"storage": storage}
+        factors = Stored(factors, storage)
+    return Compression(model=model, factors=factors, key=key, metric=name, storage=storage)

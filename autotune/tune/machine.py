@@ -1,0 +1,134 @@
+"""Machines: where a model is tuned for, and what measures there.
+
+A machine is chosen once, by `find_machine` (machines.py): this host, a device that is known by
+tables only, or a device on a farm. Everything else asks the machine and does not know which it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from autotune.core.layers import LayerShape
+from autotune.core.progress import Advance
+from autotune.core.types import Fingerprint
+from autotune.devices.specs import DeviceSpec
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.network.model import NetworkModel
+from autotune.profiler.backends.base import Backend
+from autotune.profiler.measure.nodes import SiteProfile
+from autotune.profiler.measure.timing import PairedTiming
+
+if TYPE_CHECKING:
+    from autotune.tune.builders import Builder
+    from autotune.tune.workspace import Workspace
+
+
+class Machine(ABC):
+    """A device with the backend, the dtype and the threads that a model runs with there.
+
+    Contract:
+    - All latencies of a machine belong to its `fingerprint`.
+    - A `verified` machine measures: `compare` times networks on the device. One that is not
+      verified prices everything from tables; `compare` is never asked of it, and what is handed
+      out for it is a prediction.
+    - A machine is used by one thread. As a context manager it closes what it opened.
+    """
+
+    verified: bool
+
+    def __init__(
+        self,
+        *,
+        spec: DeviceSpec,
+        device_name: str,
+        backend: Backend,
+        dtype: str,
+        threads: int,
+        measure_seconds: float,
+    ) -> None:
+        """`device_name` is what the device calls itself, or the title of its sheet.
+
+        `measure_seconds` caps one measurement of a network; a layer and a few of its ranks get a
+        tenth of it.
+        """
+        self.measure_seconds = measure_seconds
+        self.spec = spec
+        self.device_name = device_name
+        self.backend = backend
+        self.dtype = dtype
+        self.threads = threads
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """What the latencies belong to: device, backend, dtype, threads, versions, settings."""
+
+    @property
+    @abstractmethod
+    def rank_multiple(self) -> int:
+        """Aligned ranks are multiples of this."""
+
+    @abstractmethod
+    def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
+        """What is known of layers without measuring anything, and its sources.
+
+        With `allow_extrapolation`, shapes far from everything measured are answered as well.
+        """
+
+    @abstractmethod
+    def network(self, builder: Builder) -> NetworkModel:
+        """The latency model of the builder's network, before any plan is built.
+
+        Raises:
+            MeasurementError: the backend failed on the dense network, or a layer has no price.
+        """
+
+    @abstractmethod
+    def measure_layers(
+        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+    ) -> LatencyPredictor:
+        """The table of layers after those of `shapes` that it lacks were measured."""
+
+    @abstractmethod
+    def compare(
+        self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
+    ) -> PairedTiming:
+        """Time networks in turn on the same inputs; the first is the reference.
+
+        A `final` measurement, of what is handed out, takes up to twice the time.
+
+        Raises:
+            MeasurementError: the backend failed or hung.
+        """
+
+    def site_latencies(
+        self, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+    ) -> SiteProfile | None:
+        """Seconds of every site inside a running network; None where that cannot be observed."""
+        del build, inputs, sites, advance
+        return None
+
+    def sources(self) -> list[str]:
+        """Where a prediction's numbers come from; empty for a machine that measures."""
+        return []
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Fail now, before anything long, if what the machine needs cannot be had."""
+
+    def close(self) -> None:  # noqa: B027 (most open nothing)
+        """Close what was opened."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

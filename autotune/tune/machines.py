@@ -1,0 +1,183 @@
+"""Choosing a machine: this host, a device known by tables, or a device on a farm."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.paths import default_measure_seconds
+from autotune.core.progress import Advance
+from autotune.devices.detect import check_threads, require_device
+from autotune.devices.specs import DeviceSpec, find_device
+from autotune.profiler.backends import Backend, make_backend, require_backend
+from autotune.profiler.measure.nodes import SiteProfile, profile_sites
+from autotune.profiler.measure.points import fingerprint_of
+from autotune.profiler.measure.shard import ShardRunner
+from autotune.tune.machine import Machine
+from autotune.tune.measuring import MeasuringMachine
+from autotune.tune.predicted import PredictedMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from autotune.tune.options import MachineOptions
+
+DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
+
+
+def find_machine(options: MachineOptions) -> Machine:
+    """The machine that the options ask for: on the farm if one is given, else here, else predicted.
+
+    A device that is here is measured; a backend that is not installed is then an error, and no
+    reason to predict.
+
+    Raises:
+        UsageError: an unknown device, backend or dtype, or ones that do not go together.
+        DeviceMissingError: the device is not here and nothing is known of it, or no worker of the
+            farm has it, or it is here and its backend is not installed.
+        FarmUnreachableError: the farm does not answer.
+    """
+    if options.farm:
+        return farm_machine(options)
+    return nearest_machine(options)
+
+
+def check_machine(options: MachineOptions) -> None:
+    """Check what can be checked at once: names, combinations, presence; farms are not asked.
+
+    Raises:
+        UsageError, DeviceMissingError: as `find_machine`.
+    """
+    if options.farm:
+        from autotune.farm.address import split_address
+
+        split_address(options.farm)
+        _backend_and_dtype(find_device(options.device), options)
+        return
+    nearest_machine(options).close()
+
+
+def nearest_machine(options: MachineOptions) -> Machine:
+    """The device on this host if it is here, else as its table predicts it.
+
+    Raises:
+        UsageError, DeviceMissingError: as `find_machine`.
+    """
+    spec = find_device(options.device)
+    try:
+        require_device(options.device)
+    except DeviceMissingError as error:
+        if not _has_table(spec, options):
+            raise DeviceMissingError(f"{error}; {_advice(spec)}") from None
+        backend, dtype = _backend_and_dtype(spec, options)
+        return PredictedMachine(
+            spec=spec,
+            backend=backend,
+            dtype=dtype,
+            database=options.database,
+            extrapolate=options.allow_extrapolation,
+            measure_seconds=options.measure_seconds or default_measure_seconds(),
+        )
+    return local_machine(options)
+
+
+def local_machine(options: MachineOptions) -> MeasuringMachine:
+    """The device on this host.
+
+    Raises:
+        UsageError: an unknown device or backend, ones that do not go together, or too many threads.
+        DeviceMissingError: the device is not here, or its backend is not installed.
+    """
+    present = require_device(options.device)
+    spec = present.spec
+    require_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    backend, dtype = _backend_and_dtype(spec, options)
+    threads = check_threads(options.threads)
+    return MeasuringMachine(
+        spec=spec,
+        fingerprint=fingerprint_of(present, backend, dtype, threads),
+        backend=backend,
+        runner=ShardRunner.on(present, backend, threads),
+        database=options.database,
+        measure_seconds=options.measure_seconds or default_measure_seconds(),
+        profile_sites=partial(_profile_sites, threads),
+    )
+
+
+def _profile_sites(
+    threads: int, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+) -> SiteProfile:
+    return profile_sites(build, inputs, threads, sites, advance)
+
+
+def farm_machine(options: MachineOptions) -> MeasuringMachine:
+    """A device of a farm: layers and networks are timed by the worker that has it.
+
+    Raises:
+        UsageError: as `local_machine`; no token was given.
+        DeviceMissingError: no worker has the device.
+        FarmUnreachableError: the farm does not answer.
+    """
+    from autotune.farm.base import FarmRunner
+    from autotune.farm.ray_executor import RayExecutor
+
+    spec = find_device(options.device)
+    backend, dtype = _backend_and_dtype(spec, options)
+    with ExitStack() as stack:
+        executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
+        executor.require(spec.name)
+        fingerprint = executor.fingerprint(spec.name, backend.name, dtype, options.threads or 0)
+        runner = FarmRunner(
+            executor=executor,
+            device=spec.name,
+            backend=backend.name,
+            threads=fingerprint.threads,
+        )
+        return MeasuringMachine(
+            spec=spec,
+            fingerprint=fingerprint,
+            backend=backend,
+            runner=runner,
+            database=options.database,
+            measure_seconds=options.measure_seconds or default_measure_seconds(),
+            profile_sites=runner.profile_sites,
+            resources=stack.pop_all(),
+        )
+
+
+def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backend, str]:
+    """The backend and dtype asked for, or the usual ones of the device.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    backend = make_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    if spec.kind not in backend.device_kinds:
+        raise UsageError(f"backend {backend.name} runs on {'/'.join(backend.device_kinds)} only")
+    usual = spec.default_dtype if spec.default_dtype in backend.dtypes else backend.dtypes[0]
+    dtype = options.dtype or usual
+    if dtype not in backend.dtypes:
+        raise UsageError(f"backend {backend.name} runs {'/'.join(backend.dtypes)}, not {dtype}")
+    return backend, dtype
+
+
+def _has_table(spec: DeviceSpec, options: MachineOptions) -> bool:
+    if options.allow_extrapolation and spec.kind == "cuda":
+        return True
+    from autotune.predictor.layers.device_table import own_tables
+    from autotune.profiler.sources.aiconfigurator import imported_devices
+    from autotune.profiler.sources.shipped import shipped_devices
+
+    if spec.name in (*shipped_devices(), *imported_devices()):
+        return True
+    return bool(own_tables(spec, options.database))
+
+
+def _advice(spec: DeviceSpec) -> str:
+    profile = "run `autotune profile` there and `autotune db merge` its database here"
+    if spec.kind != "cuda":
+        return profile
+    return f"{profile}, or let --allow-extrapolation predict it from its sheet and other devices"

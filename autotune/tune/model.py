@@ -1,0 +1,165 @@
+"""The model of a tuning: loaded, with its sites and the tokens each of them sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autotune.compress.decode import decode_inputs
+from autotune.compress.loading import LoadedModel, load_model
+from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
+from autotune.compress.tasks import Task, make_task
+from autotune.core.errors import UsageError
+from autotune.core.forms import DENSE
+from autotune.core.layers import LayerShape, Site
+from autotune.core.types import Workload
+from autotune.devices.specs import DTYPE_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedModel:
+    """A loaded model, its task, and its sites with their tokens under the workload.
+
+    `joint` are the joint sites that plans may use: layers with one input, which may share a down
+    factor (docs/methods/joint.md).
+    """
+
+    loaded: LoadedModel
+    task: Task
+    workload: Workload
+    sites: Sites
+    joint: tuple[Site, ...]
+
+    @property
+    def single(self) -> tuple[Site, ...]:
+        """The sites, each a layer by itself."""
+        return self.sites.sites
+
+    @property
+    def choices(self) -> tuple[Site, ...]:
+        """Sites and joint sites: everything that a plan may give a form."""
+        return (*self.sites.sites, *self.joint)
+
+    def choices_in(self, phase: str) -> tuple[Site, ...]:
+        """The sites and joint sites with the tokens they see in `phase`."""
+        return in_phase(self.choices, phase, self.workload)
+
+    def dense_shapes(self, phase: str, dtype: str) -> list[LayerShape]:
+        """The distinct dense shapes of one phase, sorted."""
+        return sorted({site.shape(DENSE, dtype) for site in self.choices_in(phase)})
+
+    def example_inputs(self, phase: str) -> dict[str, Tensor]:
+        """Random inputs of one phase of the workload."""
+        if phase == "prefill":
+            return self.task.example_inputs(self.loaded.model, self.workload)
+        return decode_inputs(self.loaded.model, self.workload.batch_size, self.workload.past_length)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the dense model."""
+        return sum(p.numel() for p in self.loaded.model.parameters())
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the dense model's parameters in `dtype`."""
+        return self.parameters * DTYPE_BYTES[dtype]
+
+    def kv_cache_bytes(self) -> int:
+        """Bytes of keys and values for the workload's tokens; 0 for a model without a decoder."""
+        if self.loaded.task != "causal-lm":
+            return 0
+        return kv_cache_bytes(self.loaded.config, self.workload)
+
+    def shape_key(self, phase: str) -> dict[str, Any]:
+        """What the shapes of one phase depend on, for cache keys."""
+        if phase == "prefill":
+            names = ("batch_size", "sequence_length")
+        else:
+            names = ("batch_size", "past_length")
+        return {name: getattr(self.workload, name) for name in names}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What every cached result of running this model depends on."""
+        import transformers
+
+        return {
+            "weights": self.loaded.weights_sha256,
+            "task": self.loaded.task,
+            "sites": [site.name for site in self.sites.sites],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def trace_model(
+    loaded: LoadedModel,
+    workload: Workload,
+    *,
+    targets: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    joint: bool = True,
+) -> TracedModel:
+    """Find the sites of a loaded model and count their tokens under `workload`.
+
+    `targets` and `ignore` are regular expressions of module names; without `joint` no joint sites
+    are offered.
+
+    Raises:
+        UsageError: the model has no decode phase, or too few positions for the workload; a pattern
+            that matches nothing or is not a regular expression.
+    """
+    check_workload(workload, loaded)
+    task = make_task(loaded.task, loaded.folder)
+    sites = find_sites(loaded.model, tuple(targets), tuple(ignore))
+    sites = count_tokens(loaded.model, sites, task.example_inputs(loaded.model, workload))
+    return TracedModel(
+        loaded=loaded,
+        task=task,
+        workload=workload,
+        sites=sites,
+        joint=sites.joint if joint else (),
+    )
+
+
+def in_phase(sites: tuple[Site, ...], phase: str, workload: Workload) -> tuple[Site, ...]:
+    """The sites with the tokens of one phase: a decode step has one token per sequence."""
+    if phase == "prefill":
+        return sites
+    return tuple(replace(site, tokens=workload.batch_size) for site in sites)
+
+
+def model_shapes(model: str, workload: Workload, dtype: str) -> list[LayerShape]:
+    """The distinct dense layers, single and joint, of a model under a workload, sorted.
+
+    Raises:
+        ModelError: the model is missing or unreadable.
+        UsageError: the workload does not suit the model.
+    """
+    traced = trace_model(load_model(model), workload)
+    return sorted({s for phase in workload.passes for s in traced.dense_shapes(phase, dtype)})
+
+
+def check_workload(workload: Workload, loaded: LoadedModel) -> None:
+    """Check that the model can run the workload.
+
+    Raises:
+        UsageError: it has no decode phase, or too few positions.
+    """
+    if workload.phase != "prefill" and loaded.task != "causal-lm":
+        raise UsageError(
+            f"--phase {workload.phase} asks for decode steps, but a {loaded.task} model has none; "
+            "leave the option out"
+        )
+    # A decode step adds a token whatever the length of the output.
+    steps = workload.output_length or int(workload.phase == "decode")
+    length = workload.sequence_length + steps
+    limit = getattr(loaded.config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise UsageError(
+            f"--isl {workload.sequence_length} and {steps} decode steps (--osl) need {length} "
+            f"positions; the model has {limit}"
+        )

@@ -1,0 +1,281 @@
+"""A tuning: one request, worked on in one run folder on one machine, to what is handed out.
+
+    with Tuning.open(request, reporter) as tuning:
+        tuning.require_feasible()
+        rounds = tuning.close_loop(tuning.search())
+        result = tuning.hand_out(tuning.confirm(rounds), rounds)
+
+`tune` does just that. Every step is cached in the run folder, so a tuning that was killed continues
+where it was.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+
+from autotune.compress.calibration import CalibrationData, load_calibration
+from autotune.compress.loading import load_model
+from autotune.core.progress import Reporter
+from autotune.core.runfolder import RunFolder
+from autotune.core.types import digest
+from autotune.devices.detect import check_threads
+from autotune.predictor.network.model import NetworkModel
+from autotune.results.record import Cost, Quality
+from autotune.results.result import TuneResult
+from autotune.results.verdict import Verdict
+from autotune.search.allocators import make_allocator
+from autotune.search.outer import Knobs, search_knobs
+from autotune.search.problem import Allocation
+from autotune.tune.builders import Builder, make_builder
+from autotune.tune.compression import Compression, compress
+from autotune.tune.decisions import measure_decisions
+from autotune.tune.handout import hand_out
+from autotune.tune.judging import make_evidence, make_judges
+from autotune.tune.loop import ClosedLoop
+from autotune.tune.machine import Machine
+from autotune.tune.machines import find_machine
+from autotune.tune.model import TracedModel, trace_model
+from autotune.tune.planner import Planner, count_totals
+from autotune.tune.request import TuneRequest
+from autotune.tune.rounds import Round
+from autotune.tune.workspace import Workspace
+
+
+def tune(
+    request: TuneRequest, reporter: Reporter | None = None, *, machine: Machine | None = None
+) -> TuneResult:
+    """Run `request` to its result; see `autotune.api.tune` for what is raised.
+
+    `machine` is used instead of the one that the request names, as in tests on a simulated one.
+    """
+    with Tuning.open(request, reporter or Reporter(), machine=machine) as tuning:
+        tuning.require_feasible()
+        rounds = tuning.close_loop(tuning.search())
+        return tuning.hand_out(tuning.confirm(rounds), rounds)
+
+
+@dataclass(kw_only=True)
+class Tuning:
+    """One request in one run folder; its steps, in the order in which `tune` takes them."""
+
+    request: TuneRequest
+    workspace: Workspace
+    model: TracedModel
+    machine: Machine
+    builder: Builder
+    compression: Compression
+    data: CalibrationData
+    planner: Planner
+    started_s: float
+    knobs: Knobs = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, request: TuneRequest, reporter: Reporter, *, machine: Machine | None = None
+    ) -> Iterator[Tuning]:
+        """Load the model, measure its layers and factorize them; the folder is locked meanwhile.
+
+        Raises:
+            UsageError: a value that cannot be used (model, calibration data, folder, …).
+            DeviceMissingError: the device or its backend is not there.
+            MeasurementError: a measurement failed.
+        """
+        started_s = time.monotonic()
+        _quiet_libraries(check_threads(request.machine.threads))
+        with ExitStack() as stack:
+            machine = stack.enter_context(machine or find_machine(request.machine))
+            machine.prepare()
+            folder = stack.enter_context(RunFolder(request.output))
+            workspace = Workspace(folder=folder, reporter=reporter)
+            with workspace.stage("load the model"):
+                loaded = load_model(request.model)
+            model = trace_model(
+                loaded,
+                request.workload,
+                targets=request.method.targets,
+                ignore=request.method.ignore,
+                joint=request.offers_joint,
+            )
+            data = load_calibration(loaded, request.calibration, request.workload)
+            builder = make_builder(model, machine, workspace)
+            if machine.verified:  # a model that cannot be exported is refused before anything long
+                for phase in request.workload.passes:
+                    builder.dense(phase)
+            compression = compress(model, request, data, workspace)
+            network = machine.network(builder)
+            judges = stack.enter_context(make_judges(request, compression, data, workspace))
+            planner = Planner(
+                model=model,
+                errors=compression.error_table(machine.rank_multiple),
+                network=network,
+                totals=count_totals(model, network, machine.dtype),
+                budget=request.budget.limits(),
+                allocator=make_allocator(request.chosen_allocator),
+                evidence=make_evidence(compression, data, workspace, judges, seed=request.seed),
+                storage=request.method.storage,
+                margin=request.search.margin,
+            )
+            yield cls(
+                request=request,
+                workspace=workspace,
+                model=model,
+                machine=machine,
+                builder=builder,
+                compression=compression,
+                data=data,
+                planner=planner,
+                started_s=started_s,
+            )
+
+    def require_feasible(self) -> None:
+        """Refuse a budget that no plan meets.
+
+        Raises:
+            BudgetInfeasibleError: names the reachable minimum.
+        """
+        self.planner.require_feasible()
+
+    def search(self) -> Knobs:
+        """The sensitivity pass, then Optuna over the outer knobs, on the true loss.
+
+        Raises:
+            BudgetInfeasibleError: the allocator reaches no plan within the budgets.
+        """
+        rounds = self.request.sensitivity_turns
+        if rounds:
+            with self.workspace.stage("sensitivity of every layer") as advance:
+                self.planner = self.planner.rescaled(rounds, advance)
+        return self._search_knobs()
+
+    def _search_knobs(self) -> Knobs:
+        search, losses = self.request.search, self.planner.evidence.losses
+        if search.trials == 0 or self.request.chosen_allocator != "exact+optuna":
+            return {}
+        # Only where it was asked for: trials that run at the same time are not the same twice.
+        asked = search.jobs or self.request.machine.farm
+        workers = losses.places if asked else 1
+
+        def true_loss(allocation: Allocation) -> float:
+            losses.judge([allocation.plan], least=2 if workers == 1 else 1)
+            return losses.true_loss(allocation.plan)
+
+        def surely_better(allocation: Allocation, other: Allocation) -> bool:
+            return losses.surely_better(allocation.plan, other.plan)
+
+        problem = self.planner.problem({}, margin=search.margin)
+        study = digest([dict(self.compression.key), asdict(problem), self.request.seed])[:16]
+        with self.workspace.stage("search the outer knobs") as advance:
+            return search_knobs(
+                self.model.single,
+                self.planner.solve,
+                true_loss,
+                surely_better,
+                trials=search.trials,
+                storage=self.workspace.cache / "optuna.sqlite",
+                name=study,
+                seed=self.request.seed,
+                workers=workers,
+                progress=advance,
+            )
+
+    def close_loop(self, knobs: Knobs) -> list[Round]:
+        """Rounds of the closed loop, or the one predicted plan where the machine does not measure.
+
+        Raises:
+            BudgetInfeasibleError: no plan meets the budgets.
+            MeasurementError: a network could not be timed.
+        """
+        self.knobs = knobs
+        if not self.machine.verified:
+            return [self._loop.predict(knobs)]
+        self.planner = replace(self.planner, network=self._decided(knobs))
+        return self._loop.run(knobs)
+
+    @property
+    def _loop(self) -> ClosedLoop:
+        return ClosedLoop(
+            planner=self.planner,
+            compression=self.compression,
+            builder=self.builder,
+            machine=self.machine,
+            workspace=self.workspace,
+            rounds=self.request.search.rounds,
+        )
+
+    def _decided(self, knobs: Knobs) -> NetworkModel:
+        """The network model after measuring the forms whose predictions could change the plan."""
+        if not self.planner.limits_latency:
+            return self.planner.network
+        return measure_decisions(
+            self.planner.network,
+            lambda network: self.planner.hoped_for(network, knobs),
+            lambda shapes: self.machine.measure_layers(
+                shapes, self.workspace, "measure forms in doubt"
+            ),
+        )
+
+    def confirm(self, rounds: Sequence[Round]) -> Round:
+        """The round to hand out, measured afresh where the machine measures.
+
+        Raises:
+            MeasurementError: a network could not be timed.
+        """
+        return self._loop.confirm(rounds) if self.machine.verified else rounds[0]
+
+    def verdict(self, outcome: Round) -> Verdict:
+        """Whether a round holds the latency budget; the other budgets hold by count."""
+        return self._loop.verdict(outcome)
+
+    def judge(self, outcome: Round) -> Quality:
+        """Quality of the dense and the compressed model on held-out data."""
+        task, plan = self.model.task, outcome.allocation.plan
+        model, heldout = self.model.loaded.model, self.data.heldout
+
+        def compute() -> dict[str, float]:
+            with self.workspace.stage("judge quality on held-out data") as advance:
+                references = task.references(model, heldout)
+                advance(1, 3)
+                dense = task.mean_loss(model, heldout, references)
+                advance(2, 3)
+                with self.compression.applied(plan):
+                    compressed = task.mean_loss(model, heldout, references)
+            return {"dense": dense, "compressed": compressed}
+
+        key = {**self.compression.plan_key(plan), "data": self.data.sha256}
+        losses: Mapping[str, float] = self.workspace.value("quality", key, compute)
+        return Quality(
+            metric=task.metric,
+            dense=task.figure(losses["dense"]),
+            compressed=task.figure(losses["compressed"]),
+            higher_is_better=task.higher_is_better,
+            protocol=task.protocol(heldout),
+        )
+
+    def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
+        """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
+        return hand_out(self, final, rounds)
+
+    def cost(self) -> Cost:
+        """Seconds since the tuning was opened, and its peak memory so far."""
+        seconds = time.monotonic() - self.started_s
+        return Cost(seconds=seconds, peak_memory_bytes=_peak_memory_bytes())
+
+
+def _peak_memory_bytes() -> int:
+    """This process's peak plus the largest measuring process's: they ran side by side."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
+
+
+def _quiet_libraries(threads: int) -> None:
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,169 @@
+"""True losses of plans on the search batches: each is judged once, here or by a pool of judges."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from autotune.compress.factors import Factors, build_layers
+from autotune.compress.lowrank import replaced
+from autotune.compress.tasks.base import Batch, Task
+from autotune.core.forms import Plan, plan_to_json
+from autotune.core.layers import Site
+from autotune.core.types import digest
+from autotune.search.judges import JudgePool, Losses
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSubject:
+    """The model that plans are tried on: its sites, their factors and the batches to look at.
+
+    `joint` are the joint sites that a plan may factorize. `batches` are never held-out data.
+    """
+
+    model: nn.Module
+    task: Task
+    sites: Sequence[Site]
+    factors: Factors
+    batches: Sequence[Batch]
+    joint: Sequence[Site] = ()
+
+    @property
+    def candidates(self) -> tuple[Site, ...]:
+        """Sites, then joint sites: everything that a plan may give a form."""
+        return (*self.sites, *self.joint)
+
+    @contextmanager
+    def applied(self, plan: Plan) -> Iterator[None]:
+        """The model under `plan`; dense again afterwards."""
+        layers = build_layers(self.model, self.candidates, self.factors, plan)
+        with replaced(self.model, layers):
+            yield
+
+
+class PlanLosses:
+    """Losses of plans, kept in a journal so that a killed search judges none of them twice.
+
+    The journal lies in `folder` (None keeps losses in memory only), under a name that depends on
+    `key`: a hash of what the model, its factors and the batches were made from. `judges` is where
+    several plans can be judged at the same time.
+    """
+
+    def __init__(
+        self,
+        subject: SearchSubject,
+        *,
+        folder: Path | None = None,
+        key: str = "",
+        judges: JudgePool | None = None,
+    ) -> None:
+        self.subject = subject
+        self.judges = judges
+        self._journal = folder / f"losses-{key[:16]}.jsonl" if folder else None
+        self._losses = _read_journal(self._journal)
+        self._alone = threading.Lock()
+
+    @property
+    def places(self) -> int:
+        """How many plans can be judged at the same time."""
+        return max(1, self.judges.places) if self.judges else 1
+
+    def true_loss(self, plan: Plan) -> float:
+        """Mean loss of the compressed model over the search batches."""
+        sums, counts = zip(*self.losses(plan), strict=True)
+        return float(sum(sums) / max(sum(counts), 1))
+
+    def losses(self, plan: Plan) -> Losses:
+        """(sum, count) of every search batch."""
+        name = plan_key(plan)
+        if name not in self._losses:
+            self.judge([plan])
+        return self._losses[name]
+
+    def judge(
+        self,
+        plans: Sequence[Plan],
+        progress: Progress = lambda done, total: None,
+        *,
+        least: int = 2,
+    ) -> None:
+        """Find the losses of all `plans`, with the pool of judges where there is one.
+
+        Fewer than `least` plans are judged in this process, with all its threads.
+        """
+        missing = {name: p for p in plans if (name := plan_key(p)) not in self._losses}
+        names, total = list(missing), len(missing)
+        done = 0
+        progress(done, total)
+        if self.judges is not None and total >= least:
+            for index, losses in self.judges.losses(list(missing.values())):
+                self._note(names[index], losses)
+                done += 1
+                progress(done, total)
+        for name, plan in missing.items():
+            if name not in self._losses:
+                self._note(name, self._judge_here(plan))
+                done += 1
+                progress(done, total)
+
+    def surely_better(self, plan: Plan, other: Plan) -> bool:
+        """Whether `plan` loses less, by more than the standard error of the batches' differences.
+
+        A search that takes the least of many noisy losses would otherwise select noise.
+        """
+        pairs = np.array(self.losses(plan)), np.array(self.losses(other))
+        weights = pairs[0][:, 1] / pairs[0][:, 1].sum()
+        gains = (pairs[1][:, 0] - pairs[0][:, 0]) / np.maximum(pairs[0][:, 1], 1)
+        gain = float(weights @ gains)
+        spread = float(np.sqrt(weights**2 @ (gains - gain) ** 2))
+        n = len(gains)
+        return gain > spread * math.sqrt(n / max(n - 1, 1))
+
+    @functools.cached_property
+    def _references(self) -> list[Tensor | None]:
+        return self.subject.task.references(self.subject.model, self.subject.batches)
+
+    def _judge_here(self, plan: Plan) -> Losses:
+        subject = self.subject
+        with self._alone:  # while a plan is applied, the model is not the dense one
+            references = self._references
+            with subject.applied(plan):
+                found = subject.task.losses(subject.model, subject.batches, references)
+        return [list(pair) for pair in found]
+
+    def _note(self, name: str, losses: Losses) -> None:
+        self._losses[name] = losses
+        if self._journal:
+            # The line break in front ends a line that a kill has torn.
+            with self._journal.open("a") as file:
+                file.write("\n" + json.dumps({"plan": name, "losses": losses}) + "\n")
+
+
+def plan_key(plan: Plan) -> str:
+    """A short hash of a plan; sites that are dense and unchanged do not count."""
+    changed = {name: form for name, form in plan.items() if not form.is_unchanged}
+    return digest(plan_to_json(changed))[:32]
+
+
+def _read_journal(path: Path | None) -> dict[str, Losses]:
+    """What an earlier process judged; a line torn by a kill is left out."""
+    found: dict[str, Losses] = {}
+    if path and path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+                found[entry["plan"]] = [[float(s), int(n)] for s, n in entry["losses"]]
+            except (ValueError, KeyError, TypeError):
+                continue
+    return found
