@@ -36,7 +36,7 @@ def shard_text(shard: Shard) -> str:
 def run_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> Iterator[str]:
     """Run a shard on the worker's host; yields one JSON text per outcome.
 
-    `sent` maps a path on the coordinator to the sha256 of its parcel and a reference to the
+    `sent` maps a path on the sending host to the sha256 of its parcel and a reference to the
     contents, which `fetch` resolves if this worker does not have them.
     """
     values = json.loads(text)

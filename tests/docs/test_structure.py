@@ -25,7 +25,12 @@ def test_the_layers_are_those_of_the_import_contract():
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", PAGE, re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(len(contract), 0, -1))
     for (_, names), layer in zip(rows, contract, strict=True):
-        assert set(re.findall(r"`(\w+)`", names)) == set(re.findall(r"\w+", layer))
+        described = {name for name in re.findall(r"`(\w+)`", names) if _exists(name)}
+        assert described == set(re.findall(r"\w+", layer))
+
+
+def _exists(name):
+    return any((ROOT / "autotune" / path).exists() for path in (name, f"{name}.py"))
 
 
 def test_the_files_that_it_names_exist():
