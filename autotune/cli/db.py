@@ -166,9 +166,7 @@ def verify(database: Address, output_format: str) -> int:
 
 
 @command.command("drift", epilog="Example: autotune db drift")
-@click.option(
-    "--anchors", type=click.IntRange(1, 1000), default=20, show_default=True, help="Points to time."
-)
+@click.option("--anchors", type=click.IntRange(1, 1000), default=20, show_default=True)
 @dtype_option
 @device_option
 @backend_option

@@ -11,49 +11,32 @@ from autotune.cli.main import emit
 
 
 @click.command("export", epilog="Example: autotune export out --format onnx --dtype fp16")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["onnx", "tensorrt"]),
-    default="onnx",
-    show_default=True,
-    help="File format to export to.",
+    "--format", "form", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True,
+)  # fmt: skip
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), help="Default: as the weights are.")
+@click.option("--decode", is_flag=True, help="Also the decode step with past keys and values.")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: in DIR)."
 )
 @click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16"]), help="Data type (default: that of the weights)."
+    "--device", type=click.Choice(["here"]), help="tensorrt: demand the engine for this GPU."
 )
-@click.option("--decode", is_flag=True, help="Also export the decode step, with a KV cache.")
+@click.option("--batch-size", type=int, help="tensorrt: most sequences (default: as it was tuned).")
+@click.option("--isl", type=int, help="tensorrt: most input tokens.")
+@click.option("--osl", type=int, default=0, help="tensorrt: most output tokens.")
+@click.option("--tensorrt", type=click.Choice(["8", "10"]), help="Major version (10: and later).")
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: below DIR)."
+    "--one-profile", is_flag=True, help="tensorrt: none by itself for one token; builds sooner."
 )
-@click.option(
-    "--device",
-    type=click.Choice(["here"]),
-    help="TensorRT: fail unless the engine can be built for the GPU of this machine.",
-)
-@click.option("--batch-size", type=int, help="TensorRT: largest batch (default: as tuned).")
-@click.option("--isl", type=int, help="TensorRT: most input tokens.")
-@click.option("--osl", type=int, default=0, help="TensorRT: most output tokens.")
-@click.option(
-    "--tensorrt", type=click.Choice(["8", "10"]), help="TensorRT version (10: 10 or later)."
-)
-@click.option(
-    "--one-profile",
-    is_flag=True,
-    help="TensorRT: no separate optimization profile for single tokens (faster build).",
-)
-@click.option(
-    "--build-limit",
-    type=float,
-    help="TensorRT: time limit of the build, in seconds (default: 1800).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on the last line.")
+@click.option("--build-limit", type=float, help="tensorrt: seconds (default: 1800).")
+@click.option("--json", "as_json", is_flag=True, help="The last line is one JSON document.")
 def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
-    """Export a checkpoint, or the result of a tuning, and compare the export with it.
+    """Export a checkpoint, or what a run made, and compare it with the checkpoint.
 
-    If TensorRT or the GPU is missing, `--format tensorrt` writes a kit that builds the engine on
-    another machine; with `--device here` that is an error instead (exit code 4).
+    Where TensorRT or the GPU is missing, `--format tensorrt` writes a kit that builds the engine
+    elsewhere; `--device here` makes that an error (exit code 4).
     """
     from autotune.cli.reporting import make_reporter
 
@@ -74,23 +57,18 @@ def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> 
         other = ("device", "batch_size", "isl", "osl", "tensorrt", "one_profile", "build_limit")
         given = [key for key in other if options[key]]
         if given:
-            raise UsageError(f"--{given[0].replace('_', '-')} requires --format tensorrt")
+            raise UsageError(f"--{given[0].replace('_', '-')} goes with --format tensorrt only")
         return export_onnx(folder, options["output"], **common)
     if bool(batch) != bool(length):
-        raise UsageError("--batch-size and --isl must be given together")
+        raise UsageError("give --batch-size and --isl together")
     workload = None
     if batch:
         workload = Workload(batch_size=batch, sequence_length=length, output_length=options["osl"])
     return export_tensorrt(
-        folder,
-        options["output"],
-        **common,
-        workload=workload,
-        here=bool(options["device"]),
+        folder, options["output"], **common, workload=workload, here=bool(options["device"]),
         tensorrt=int(options["tensorrt"]) if options["tensorrt"] else None,
-        one_profile=options["one_profile"],
-        limit_s=options["build_limit"],
-    )
+        one_profile=options["one_profile"], limit_s=options["build_limit"],
+    )  # fmt: skip
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

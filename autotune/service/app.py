@@ -62,7 +62,7 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         max_body_size=settings.quotas.body_bytes,
-        responses={code: {"description": text} for code, text in _ERROR_RESPONSES.items()},
+        responses={code: {"description": text} for code, text in _REFUSALS.items()},
     )
     app.state.parts = State(
         settings=settings,
@@ -84,16 +84,16 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     return app
 
 
-_ERROR_RESPONSES = {
-    400: "Bad request: the request could not be parsed.",
-    401: "Unauthorized: the API key is missing, invalid or revoked.",
+_REFUSALS = {
+    400: "Malformed request.",
+    401: "Invalid or missing API key.",
     404: "Not found.",
-    409: "Conflict with the current state of the resource.",
-    413: "Content too large.",
-    422: "Unprocessable content: a value is not allowed.",
-    429: "Too many requests: a limit was reached.",
-    503: "Service unavailable: the database does not respond.",
-    507: "Insufficient storage: the disk is full.",
+    409: "Conflict with an existing resource.",
+    413: "Request body too large.",
+    422: "Invalid value.",
+    429: "Too many requests or queued jobs.",
+    503: "Database unavailable; try again later.",
+    507: "Insufficient storage.",
 }
 
 

@@ -51,14 +51,11 @@ class Job:
     def of(row: Mapping[str, Any]) -> Job:
         """The job in a row of the job table."""
         result = row["result"]
-        return Job(
-            **{
-                **row,
-                "spec": json.loads(row["spec"]),
-                "result": None if result is None else json.loads(result),
-                "cancel_requested": bool(row["cancel_requested"]),
-            }
-        )
+        return Job(**{
+            **row, "spec": json.loads(row["spec"]),
+            "result": None if result is None else json.loads(result),
+            "cancel_requested": bool(row["cancel_requested"]),
+        })  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

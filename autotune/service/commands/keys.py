@@ -16,7 +16,7 @@ from autotune.service.keys import create_key, list_keys, revoke_key
 
 @click.group("keys", epilog="Example: autotune keys create alice")
 def command() -> None:
-    """Create, list and revoke API keys. Once one key exists, every request needs one."""
+    """Create, list and revoke API keys; once one exists, every request needs one."""
 
 
 @command.command("create", epilog="Example: autotune keys create alice")
@@ -52,7 +52,7 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
 @data_option
 @jobs_db_option
 def revoke(key_id: str, data: Path, jobs_db: Address | None) -> None:
-    """Revoke a key. It stops working immediately."""
+    """From now on the key opens nothing."""
     with job_database(data, jobs_db) as database:
         revoke_key(database, key_id)
 

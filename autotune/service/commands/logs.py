@@ -16,7 +16,7 @@ _EVERY_S = 0.5
 @click.option("--follow", "-f", is_flag=True, help="Keep printing until the job has ended.")
 @client_options
 def command(job_id: str, follow: bool, server: str, key: str | None) -> None:
-    """Print a job's log."""
+    """Print what a job's process said."""
     offset = 0
     with make_client(server, key) as client:
         job_id = job_argument(client, job_id)
