@@ -1,4 +1,4 @@
-"""`autotune bench DIR`."""
+"""`autotune bench DIR`: measure a finished result again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.cli.main import emit, format_option
 @click.argument("folder", type=click.Path(path_type=Path))
 @format_option
 def command(folder: Path, output_format: str) -> int:
-    """Measure a finished tuning again, in turn with its dense model.
+    """Measure a finished tuning again, alternating with its dense model.
 
     Exit code 0 if the budget is met, 1 if it is missed, and 5 if the interval of the measurement
     contains the limit.

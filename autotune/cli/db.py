@@ -1,4 +1,4 @@
-"""`autotune db info|export|import|merge|ship|verify|drift`."""
+"""`autotune db info|export|import|merge|ship|verify|drift`: manage latency databases."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PATH = click.Path(path_type=Path)
 
 @click.group("db", epilog="Example: autotune db info")
 def command() -> None:
-    """Look into, move and check latency databases."""
+    """Inspect, move and check latency databases."""
 
 
 @command.command("info", epilog="Example: autotune db info --format json")
 @database_option
 @format_option
 def info(database: Address, output_format: str) -> None:
-    """Fingerprints, points and runs."""
+    """List the fingerprints in the database, with the number of points measured for each."""
     from autotune.profiler.database.latency import LatencyDatabase
 
     entries = []
@@ -72,15 +72,15 @@ def export(path: Path, database: Address, output_format: str) -> None:
 @command.command("import", epilog="Example: autotune db import latencies.parquet")
 @click.argument("path", type=_PATH, required=False)
 @click.option(
-    "--device", help="Instead of a file: the shipped points of this device, or others' GEMMs of it."
+    "--device", help="Import the points shipped for this device, or third-party GEMM measurements."
 )
 @database_option
 @format_option
 def import_(path: Path | None, device: str | None, database: Address, output_format: str) -> None:
-    """Add the points of an exported .csv or .parquet file, or those known of a device.
+    """Add the points of an exported .csv or .parquet file, or known points of a device.
 
-    Of a device: what ships with this package, else what others measured, read from the installed
-    aiconfigurator-core package.
+    With --device: the points that ship with this package or, if there are none, third-party
+    measurements from the installed aiconfigurator-core package.
     """
     from autotune.core.errors import UsageError
     from autotune.devices.specs import find_device
@@ -90,28 +90,33 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
     from autotune.profiler.sources.shipped import load_shipped, shipped_devices
 
     if (path is None) == (device is None):
-        raise UsageError("give one of both: a file, or --device NAME")
+        raise UsageError("give either a file or --device NAME")
     with LatencyDatabase(database) as store:
         if path is not None:
             count, origin = import_table(store, path), str(path)
         else:
             name = find_device(str(device)).name
             if name in shipped_devices():
-                count, origin = load_shipped(store, name), f"the package's database of {name}"
+                count, origin = load_shipped(store, name), f"the database of {name} in this package"
             else:
-                count, origin = import_gemms(store, name), f"others' measurements of {name}"
+                count, origin = import_gemms(store, name), f"third-party measurements of {name}"
     emit(output_format, {"rows": count, "origin": origin}, [f"{count} rows read from {origin}"])
 
 
 @command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
 @click.argument("path", type=_PATH)
-@click.option("--keep-apart", is_flag=True, help="Even if this device was measured otherwise.")
+@click.option(
+    "--keep-apart",
+    is_flag=True,
+    help="Merge even if versions or settings differ; keeps them separate.",
+)
 @database_option
 @format_option
 def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -> None:
-    """Add the runs of another database file, samples, clocks and origin with them.
+    """Add the measurements of another database file, with their samples, clocks and origin.
 
-    The same device measured with other versions or settings is refused unless kept apart.
+    A database of the same device whose versions or settings differ is rejected unless
+    --keep-apart is given.
     """
     from autotune.profiler.database.exchange import merge as merge_file
     from autotune.profiler.database.latency import LatencyDatabase
@@ -126,7 +131,7 @@ def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -
 @database_option
 @format_option
 def ship(path: Path, database: Address, output_format: str) -> None:
-    """Write everything to one file that `autotune db merge` reads elsewhere."""
+    """Write the whole database to one file, which `autotune db merge` reads on another machine."""
     from autotune.profiler.database.exchange import ship as ship_file
     from autotune.profiler.database.latency import LatencyDatabase
 
@@ -139,10 +144,10 @@ def ship(path: Path, database: Address, output_format: str) -> None:
 @database_option
 @format_option
 def verify(database: Address, output_format: str) -> int:
-    """Recompute every hash, and put impossible points into quarantine.
+    """Recompute every hash, and quarantine impossible points.
 
-    Exit code 1 when a hash does not match; nothing is written then. Points in quarantine are kept
-    and no longer used.
+    Quarantined points are kept but no longer used. If a hash does not match, nothing is written and
+    the exit code is 1.
     """
     from autotune.profiler.database.audit import find_problems, find_suspects, quarantine
     from autotune.profiler.database.latency import LatencyDatabase
@@ -154,7 +159,7 @@ def verify(database: Address, output_format: str) -> int:
         quarantine(store, suspects)
     found = [f"{suspect.row.shape}: {suspect.reason}" for suspect in suspects]
     lines = problems or [f"{database}: every hash matches"]
-    lines += [f"into quarantine: {text}" for text in found]
+    lines += [f"quarantined: {text}" for text in found]
     record = {"database": str(database), "problems": problems, "quarantined": found}
     emit(output_format, record, lines)
     return 1 if problems else 0
@@ -172,9 +177,9 @@ def drift(
     anchors: int, dtype: str | None, device: str, backend: str | None, threads: int | None,
     database: Address, output_format: str,
 ) -> int:  # fmt: skip
-    """Time some points again and say whether the database still holds; exit code 1 when not.
+    """Time some points again, and report whether the database is still valid (exit code 1 if not).
 
-    What was found is kept in the database: `autotune db info` and the service's pages show it.
+    The finding is stored in the database; `autotune db info` and the service's pages show it.
     """
     from autotune.cli.reporting import make_reporter
     from autotune.core.paths import default_measure_seconds
@@ -198,7 +203,7 @@ def drift(
     pace = math.exp(found.latency_change)
     lines = [
         f"{check.verdict}: {check.moved} of {check.anchors} ratios moved by more than 5 % (median "
-        f"{found.ratio_change:.1%}); seconds are {pace:.2f} of the stored ones, "
+        f"{found.ratio_change:.1%}); latencies are {pace:.2f}x the stored ones, "
         f"{len(found.failures)} failed"
     ]
     record = {"fingerprint": fingerprint.id, **check.to_json(), "failures": found.failures}

@@ -1,4 +1,4 @@
-"""`autotune devices [show NAME]`."""
+"""`autotune devices [show NAME]`: list the known devices, or print a specification sheet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.cli.main import emit, format_option
 @format_option
 @click.pass_context
 def command(context: click.Context, output_format: str) -> None:
-    """List the devices that are known: those on this machine, and those predicted from tables."""
+    """List the known devices: which are on this machine, and what the others are predicted from."""
     if context.invoked_subcommand is not None:
         return
     from autotune.devices.detect import cpu_threads, present_devices
@@ -21,7 +21,7 @@ def command(context: click.Context, output_format: str) -> None:
     from autotune.profiler.sources.aiconfigurator import imported_devices
     from autotune.profiler.sources.shipped import shipped_devices
 
-    tables = dict.fromkeys(imported_devices(), "others' measurements")
+    tables = dict.fromkeys(imported_devices(), "third-party measurements")
     tables |= dict.fromkeys(shipped_devices(), "this project's database")
     here = {device.spec.name: device.reported_name for device in present_devices()}
     record = {
@@ -43,7 +43,7 @@ def command(context: click.Context, output_format: str) -> None:
 @click.argument("name")
 @format_option
 def show(name: str, output_format: str) -> None:
-    """Print a device's specification sheet, each number with its source."""
+    """Print a device's specification sheet with the source of each number."""
     from autotune.devices.specs import device_file, find_device
 
     emit(output_format, dataclasses.asdict(find_device(name)), device_file(name).splitlines())

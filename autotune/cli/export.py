@@ -1,4 +1,4 @@
-"""`autotune export DIR`."""
+"""`autotune export DIR`: export a checkpoint to ONNX or TensorRT."""
 
 from __future__ import annotations
 
@@ -78,18 +78,19 @@ def _lines(record: dict[str, Any]) -> list[str]:
     for name, found in record["parity"].items():
         worst = max(case["error"] for case in found["cases"])
         lines.append(
-            f"{name}: within {worst:.1e} of the checkpoint ({found['tolerance']:.0e} allowed) at "
-            f"{len(found['cases'])} shapes"
+            f"{name}: differs from the checkpoint by at most {worst:.1e} (tolerance "
+            f"{found['tolerance']:.0e}) at {len(found['cases'])} shapes"
         )
     for name, engine in record.get("engines", {}).items():
         worst = max(case["error"] for case in engine["cases"])
         lines.append(
-            f"engine of {name}: TensorRT {engine['tensorrt']}, "
-            f"{format_seconds(engine['latency_s'])}, within {worst:.1e} of the graph, tensors "
-            f"{engine['output_types']}"
+            f"engine for {name}: TensorRT {engine['tensorrt']}, "
+            f"{format_seconds(engine['latency_s'])}, differs from the graph by at most "
+            f"{worst:.1e}, tensors {engine['output_types']}"
         )
     if record.get("kit_because"):
         lines.append(
-            f"a kit, no engine: {record['kit_because']}; python build_engine.py build.json"
+            f"no engine was built ({record['kit_because']}); to build it on another machine, run "
+            "`python build_engine.py build.json` in a copy of the folder"
         )
     return [*lines, f"written     {record['output']}/"]

@@ -1,4 +1,4 @@
-"""`autotune farm`: the head that workers join."""
+"""`autotune farm`: the coordinator that workers join."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ if TYPE_CHECKING:
 
 
 @click.command("farm", epilog="Example: autotune farm --address 10.0.0.1:6380")
-@click.option("--address", required=True, help="Private IP:PORT of this host to listen on.")
+@click.option("--address", required=True, help="Private IP:PORT to listen on.")
 @token_option
 def command(address: str, token_file: Path) -> int:
-    """Be the head of a farm, which workers join and `autotune profile --farm` measures on."""
-    from autotune.farm.processes import make_token, start_head
+    """Run the coordinator of a device farm.
+
+    Workers join it with `autotune worker`; commands use it with `--farm`. The farm token is created
+    in --token-file if there is none.
+    """
+    from autotune.farm.processes import make_token, start_coordinator
 
     token = make_token(token_file)
-    click.echo(f"farm at {address}; its token is in {token_file}", err=True)
-    return stay(start_head(address, token))
+    click.echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
+    return stay(start_coordinator(address, token))
 
 
 def stay(process: subprocess.Popen[bytes]) -> int:
-    """Until the process ends or this one is told to; then it ends too."""
+    """Wait for the process to end, and end it when this one is interrupted; its exit code."""
     try:
         return process.wait()
     finally:

@@ -1,4 +1,4 @@
-"""`autotune merge DIR`."""
+"""`autotune merge DIR`: write the dense equivalent of a factorized checkpoint."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from autotune.cli.main import emit, format_option
 
 
 @click.command("merge", epilog="Example: autotune merge out -o out/dense")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: DIR/dense)."
 )
 @format_option
 def command(folder: Path, output: Path | None, output_format: str) -> int:
-    """Write the dense equivalent of a factorized checkpoint: pairs multiplied out."""
+    """Write the dense equivalent of a factorized checkpoint, with the factors multiplied out."""
     from autotune.export.dense import merge
 
     target = merge(folder, output)
-    emit(output_format, {"output": str(target)}, [f"dense model in {target}"])
+    emit(output_format, {"output": str(target)}, [f"dense model written to {target}"])
     return 0

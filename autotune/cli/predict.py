@@ -1,4 +1,4 @@
-"""`autotune predict`."""
+"""`autotune predict`: predict the latency of a layer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from autotune.core.types import Address
 @click.command(
     "predict", epilog="Example: autotune predict --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, required=True, help="Rows M.")
-@click.option("--shape", required=True, help="IN_FEATURESxOUT_FEATURES.")
+@click.option("--tokens", type=int, required=True, help="Rows of the input, M.")
+@click.option("--shape", required=True, help="Layer, as IN_FEATURESxOUT_FEATURES.")
 @click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: dense only).")
 @form_option
 @dtype_option
@@ -48,10 +48,10 @@ def command(
     allow_extrapolation: bool,
     output_format: str,
 ) -> None:
-    """Predict a layer's latency, dense and at the given ranks, with interval and source.
+    """Predict a layer's latency, dense and in the given forms, with its interval and source.
 
-    A device that is not here is answered from the database that ships with the package, or from
-    what others measured on it.
+    For a device that is not on this machine, predictions come from the database that ships with
+    the package, or from third-party measurements.
     """
     from autotune.core.quantities import format_seconds
     from autotune.layers.predict import KnownLayers

@@ -1,4 +1,4 @@
-"""`autotune worker`: this host's devices for a farm."""
+"""`autotune worker`: join a farm with this host's devices."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from autotune.cli.options import token_option
 
 
 @click.command("worker", epilog="Example: autotune worker --join 10.0.0.1:6380")
-@click.option("--join", "address", required=True, help="IP:PORT of the farm's head.")
+@click.option("--join", "address", required=True, help="IP:PORT of the farm's coordinator.")
 @token_option
 def command(address: str, token_file: Path) -> int:
-    """Join a farm with every device that is on this host; one shard at a time on each."""
+    """Join a farm with every device on this host; each device runs one measurement at a time."""
     from autotune.farm.local import LocalExecutor
     from autotune.farm.processes import read_token, start_worker
 

@@ -1,1 +1,1 @@
-"""Measuring on other machines: executors, and the processes that join a farm."""
+"""Measuring on other machines: executors, and the processes that make up a farm."""

@@ -1,4 +1,4 @@
-"""Where a farm's head listens."""
+"""The address of a farm's coordinator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def split_address(address: str) -> tuple[str, int]:
     """Host and port of an explicit, private address.
 
     Raises:
-        UsageError: another form, or an address that the whole world could reach.
+        UsageError: the text is not IP:PORT, or the address is public.
     """
     match = _ADDRESS.fullmatch(address)
     try:
@@ -22,10 +22,12 @@ def split_address(address: str) -> tuple[str, int]:
     except ValueError:
         host = None
     if match is None or host is None or not 0 < int(match[2]) < 65536:
-        raise UsageError(f"{address!r} is no address; write IP:PORT such as 10.0.0.1:6380")
+        raise UsageError(
+            f"{address!r} is not a valid address; use IP:PORT, for example 10.0.0.1:6380"
+        )
     if not (host.is_private or host.is_loopback):
         raise UsageError(
-            f"{address} can be reached from everywhere; a farm belongs on a private address, such "
-            "as 10.0.0.1:6380, or behind a tunnel"
+            f"{address} is a public address; a farm must use a private one, for example "
+            "10.0.0.1:6380, or a tunnel"
         )
     return str(host), int(match[2])

@@ -1,4 +1,4 @@
-"""Where shards of measurements run."""
+"""Executors: where shards of measurements run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 @dataclass(frozen=True, kw_only=True)
 class FarmDevice:
-    """A kind of device that an executor reaches: its name, what it calls itself, and how many."""
+    """A kind of device available to an executor: name, name reported by the driver, and count."""
 
     name: str
     reported_name: str
@@ -26,7 +26,7 @@ class FarmDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Tasks for one kind of device, each timed by itself; the networks are files on this host."""
+    """Tasks for one kind of device, each timed separately; their networks are local files."""
 
     device: str
     backend: str
@@ -35,47 +35,47 @@ class Shard:
 
 
 class Executor(ABC):
-    """Runs shards in processes of their own. Use as a context manager.
+    """Runs shards in separate processes. Use as a context manager.
 
     Contract:
-    - A device belongs to one shard at a time.
-    - `run` yields exactly one outcome for every task, in any order; `index` is the task's place in
-      the shard. A process or a host that dies costs the task it was at, an outcome with the error;
-      the others are run elsewhere, or again.
-    - To close the iterator, or to leave the executor, ends what runs and frees the device.
-    - A device that is not reached is refused at once: nothing waits for one to come.
+    - A device runs one shard at a time.
+    - `run` yields exactly one outcome for every task, in any order; `index` is the task's position
+      in the shard. If a process or a host dies, the task it was running fails with an error in its
+      outcome; the remaining tasks run on another device, or again on the same one.
+    - Closing the iterator or leaving the executor ends the running tasks and frees the device.
+    - A device that is not available is an error immediately; nothing waits for one to join.
     """
 
     @abstractmethod
     def devices(self) -> tuple[FarmDevice, ...]:
-        """What is reached now."""
+        """The devices that are available now."""
 
     @abstractmethod
     def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
-        """Under which measurements of a shard are kept: that of the place where it runs."""
+        """The fingerprint of the host that runs a shard; its measurements are stored under it."""
 
     @abstractmethod
     def run(self, shard: Shard) -> Iterator[Outcome]:
-        """Outcomes as they come.
+        """Run a shard and yield its outcomes as they arrive.
 
         Raises:
-            DeviceMissingError: the device is not reached.
+            DeviceMissingError: the device is not available.
         """
 
     @abstractmethod
     def profile_sites(
         self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
-        """Seconds of every site inside a running ONNX network on a device that is reached.
+        """The latency of every site inside a running ONNX network, on a device of the executor.
 
         Raises:
-            DeviceMissingError: the device is not reached.
-            MeasurementError: the network does not run there, or a site has no node of its own.
+            DeviceMissingError: the device is not available.
+            MeasurementError: the network does not run there, or a site has no separate node.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End what runs."""
+        """End all running tasks and release the executor's resources."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,11 +84,11 @@ class Executor(ABC):
         self.close()
 
     def require(self, name: str) -> FarmDevice:
-        """The device of that name, if it is reached.
+        """The device of that name, if it is available.
 
         Raises:
-            UsageError: no such device is known.
-            DeviceMissingError: it is not reached.
+            UsageError: the name is not that of a known device.
+            DeviceMissingError: the device is not available.
         """
         wanted = find_device(name).name
         found = self.devices()
@@ -97,14 +97,14 @@ class Executor(ABC):
                 return device
         names = ", ".join(f"{device.name} ({device.reported_name})" for device in found)
         raise DeviceMissingError(
-            f"no worker with a {wanted} has joined; reached are: {names or 'none'}. Run "
-            "`autotune worker --join` where one is"
+            f"no worker with a {wanted} has joined; available: {names or 'none'}. Run "
+            f"`autotune worker --join` on a host that has a {wanted}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FarmRunner:
-    """An executor as what measures on one kind of device: a `TaskRunner` that also profiles."""
+    """Adapts an executor to a `TaskRunner` for one kind of device that also profiles sites."""
 
     executor: Executor
     device: str
@@ -114,7 +114,7 @@ class FarmRunner:
     def run(
         self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None
     ) -> Iterator[Outcome]:
-        """See `Executor.run`; workers do not report progress within a task."""
+        """Run the tasks as one shard; workers do not report progress within a task."""
         del progress
         shard = Shard(
             device=self.device, backend=self.backend, threads=self.threads, tasks=tuple(tasks)
@@ -124,6 +124,6 @@ class FarmRunner:
     def profile_sites(
         self, build: Path, inputs: Path, sites: Sequence[str], progress: Callable[[int, int], None]
     ) -> SiteProfile:
-        """See `Executor.profile_sites`."""
+        """Profile the sites of a network; see `Executor.profile_sites`."""
         del progress
         return self.executor.profile_sites(self.device, build, inputs, self.threads, sites)

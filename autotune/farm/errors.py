@@ -1,4 +1,4 @@
-"""What a farm may answer instead of results."""
+"""Errors of a farm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from autotune.core.errors import AutotuneError
 
 
 class FarmUnreachableError(AutotuneError):
-    """The farm does not answer now; the same call may succeed later."""
+    """The farm does not respond; the same call may succeed later."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h

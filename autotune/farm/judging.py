@@ -1,4 +1,4 @@
-"""True losses of plans, judged by the workers of a farm; what they need travels to them."""
+"""Judge plans on the workers of a farm; model, factors and batches are sent to them once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PREFIX = "autotune-judge-"
 
 
 class FarmEvaluators(JudgePool):
-    """As `Evaluators`, one on every host of a farm; closes the executor.
+    """A pool of judges like `Evaluators`, with one on every host of a farm; owns the executor.
 
-    A host without a free processor, or one that dies, leaves its plans to the others and to the
-    caller, who judges all of them where no host has joined.
+    Plans of a host that has no free core, or that dies, are judged by the other hosts and by the
+    caller, who judges all of them if no host has joined.
     """
 
     def __init__(self, executor: RayExecutor, setup: EvaluatorSetup) -> None:
@@ -37,37 +37,37 @@ class FarmEvaluators(JudgePool):
         self._files: object = None
 
     def hire(self) -> FarmJudge:
-        """One more host's; the files travel once."""
+        """Start a judge on one more host; the files are sent to the farm once."""
         if self._files is None:
             self._files = self._executor.share(pack(self._setup))
         setup = json.dumps(self._setup.to_json())
         return FarmJudge(self._executor.hire(HostJudge, setup, self._files))
 
     def close(self) -> None:
-        """Let them go, and leave the farm."""
+        """Close all judges, then leave the farm."""
         super().close()
         self._executor.close()
 
 
 class FarmJudge:
-    """A judge on a worker's host, as the coordinator sees it."""
+    """The client side of a judge that runs on a worker's host."""
 
     def __init__(self, hired: Hired) -> None:
         self._hired = hired
 
     def ask(self, plan: Plan) -> Losses | None:
-        """The plan's losses, or None when the worker died."""
+        """The losses of a plan, one for each batch; None if the worker died."""
         answer = self._hired.ask(json.dumps(plan_to_json(plan)))
         found: Losses | None = None if answer is None else json.loads(answer)
         return found
 
     def close(self) -> None:
-        """Let it go."""
+        """End the judge and release its worker."""
         self._hired.close()
 
 
 class HostJudge:
-    """On a worker: a process that judges, for as long as the coordinator keeps it."""
+    """The worker side of a judge: a process that judges plans until it is closed."""
 
     def __init__(self, setup: str, files: Mapping[str, bytes]) -> None:
         sweep()
@@ -78,18 +78,18 @@ class HostJudge:
         self._process = JudgingProcess(here, cpu_threads(), owned=self._folder)
 
     def ask(self, text: str) -> str | None:
-        """Losses of a plan as JSON; None where the process died."""
+        """The losses of a plan, as JSON text; None if the process died."""
         found = self._process.ask(plan_from_json(json.loads(text)))
         return None if found is None else json.dumps(found)
 
     def close(self) -> None:
-        """End the process; its files go."""
+        """End the process and remove its files."""
         self._process.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def sweep() -> None:
-    """Remove what judges left whose processes were all killed at once."""
+    """Remove the folders of judges that were killed before they could tidy up."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdecimal() and not Path("/proc", pid).exists():
@@ -97,7 +97,7 @@ def sweep() -> None:
 
 
 def pack(setup: EvaluatorSetup) -> dict[str, bytes]:
-    """The files that a setup names, by where they belong."""
+    """The contents of the files that a setup names, by relative path."""
     found = {}
     for name in _FOLDERS:
         root = Path(getattr(setup, name))
@@ -108,7 +108,7 @@ def pack(setup: EvaluatorSetup) -> dict[str, bytes]:
 
 
 def unpack(setup: EvaluatorSetup, files: Mapping[str, bytes], folder: Path) -> EvaluatorSetup:
-    """The same setup with its files below `folder`."""
+    """Write the files below `folder`; returns the setup with the new paths."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

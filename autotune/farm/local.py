@@ -1,4 +1,4 @@
-"""Shards on this machine, each in a fresh process."""
+"""The executor that runs shards on this machine, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from autotune.profiler.measure.tasks import Outcome
 
 
 class LocalExecutor(Executor):
-    """What is on this machine; a device is locked while a process measures on it."""
+    """Runs shards on this machine; a device is locked while a process measures on it."""
 
     def devices(self) -> tuple[FarmDevice, ...]:
-        """As they are detected."""
+        """The devices detected on this machine."""
         found = present_devices()
         counts = {each.spec.name: 0 for each in found}
         for each in found:
@@ -32,13 +32,13 @@ class LocalExecutor(Executor):
         )
 
     def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
-        """Of this machine; 0 threads are all of them."""
+        """The fingerprint of this machine; `threads` of 0 means all cores."""
         present = require_device(device)
         runs = require_backend(backend, present.spec.kind)
         return fingerprint_of(present, runs, dtype, check_threads(threads or None))
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
-        """One process a shard of the runner's size; see profiler/measure/shard.py."""
+        """Run a shard, in processes of a few tasks each; see profiler/measure/shard.py."""
         self.require(shard.device)
         present = require_device(shard.device)
         backend = make_backend(shard.backend, present.spec.kind)
@@ -53,7 +53,7 @@ class LocalExecutor(Executor):
         return profile_sites(build, inputs, threads, sites)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: the executor holds no resources."""
 
 
 def _closing(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:

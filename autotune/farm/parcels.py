@@ -1,8 +1,8 @@
-"""Builds and inputs that travel to a worker: each file or folder is sent once and kept there.
+"""Builds and inputs sent to a worker: each file or folder is sent once and cached there.
 
-A parcel is what a measurement opens: an ONNX file with its external data, a checkpoint folder, or a
-file of inputs. It is known by the sha256 of its contents, so a worker that has it is not sent it
-again, whoever asks.
+A parcel is anything that a measurement opens: an ONNX file with its external data, a checkpoint
+folder, or a file of inputs. It is identified by the sha256 of its contents, so a worker that has it
+does not receive it again, for this or any other tuning.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _KEPT_S = 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A file or folder on the coordinator: the files that belong to it, and their sha256."""
+    """A file or folder on the sending host: the files that belong to it, and their sha256."""
 
     path: Path
     members: tuple[Path, ...]
     sha256: str
 
     def contents(self) -> dict[str, bytes]:
-        """The files by their names below the parcel's own folder."""
+        """The contents of the files, by name relative to the parcel's folder."""
         return {_name(self.path, member): member.read_bytes() for member in self.members}
 
 
 def make_parcel(path: Path) -> Parcel:
-    """The parcel of `path`: a folder with everything in it, or a file with its external data."""
+    """The parcel of `path`: a folder with all its files, or a file with its external data."""
     if path.is_dir():
         members = tuple(sorted(each for each in path.rglob("*") if each.is_file()))
     else:
@@ -55,7 +55,7 @@ def _name(path: Path, member: Path) -> str:
 
 
 def paths_in(tasks: Iterable[TimingTask]) -> list[Path]:
-    """The files and folders that measuring `tasks` opens, each once."""
+    """The files and folders that `tasks` open, without duplicates."""
     found = [
         Path(text)
         for task in tasks
@@ -67,19 +67,19 @@ def paths_in(tasks: Iterable[TimingTask]) -> list[Path]:
 
 
 def parcel_folder() -> Path:
-    """Where a worker keeps what it was sent; only its own user may read it."""
+    """The folder of a worker's parcels, readable by its user only."""
     base = os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path(tempfile.gettempdir()) / f"autotune-{os.getuid()}"
     return root / "autotune-farm"
 
 
 def is_here(sha256: str) -> bool:
-    """Whether this worker holds the parcel."""
+    """Whether this worker has the parcel already."""
     return (parcel_folder() / sha256).is_dir()
 
 
 def unpack(sha256: str, files: Mapping[str, bytes]) -> None:
-    """Keep a parcel on this worker; parcels that nobody used for a day are removed."""
+    """Store a parcel on this worker, and remove parcels that were not used for a day."""
     folder = parcel_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in folder.iterdir():
@@ -96,14 +96,14 @@ def unpack(sha256: str, files: Mapping[str, bytes]) -> None:
 
 
 def path_here(sha256: str, name: str) -> Path:
-    """Where the file or folder `name` of a parcel lies on this worker."""
+    """The path of the file or folder `name` of a parcel on this worker."""
     folder = parcel_folder() / sha256
     os.utime(folder)
     return folder / name
 
 
 def moved(tasks: Sequence[TimingTask], places: Mapping[str, str]) -> tuple[TimingTask, ...]:
-    """The tasks with every path replaced by its place on this worker."""
+    """The tasks with every path replaced by the one on this worker."""
 
     def move(subject: Subject) -> Subject:
         return replace(

@@ -1,7 +1,7 @@
-"""The processes of a farm: its head, and a worker on every host with devices.
+"""The processes of a farm: its coordinator, and a worker on every host with devices.
 
-Both are Ray's own, started so that nobody without the token is heard: Ray serves whoever reaches it
-unless it is told otherwise, and listens on every interface of its host.
+Both are Ray processes, started with token authentication: Ray listens on every interface of its
+host and by default serves anyone who can connect.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _LEAST_TOKEN = 32
 
 
 def read_token(file: Path | None) -> str:
-    """The secret of the farm: from the environment, else from a file.
+    """The farm token, from the environment or else from a file.
 
     Raises:
-        UsageError: none was given, or one that could be guessed.
+        UsageError: there is no token, or it is too short to be secret.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token and file is not None and file.is_file():
         token = file.read_text().strip()
     if len(token) < _LEAST_TOKEN:
         raise UsageError(
-            f"a farm needs its token, {_LEAST_TOKEN} characters at least: set {TOKEN_VARIABLE}, or "
-            "give --token-file with what `autotune farm` wrote"
+            f"a farm token of at least {_LEAST_TOKEN} characters is required: set "
+            f"{TOKEN_VARIABLE}, or give --token-file with the file that `autotune farm` wrote"
         )
     return token
 
 
 def make_token(file: Path) -> str:
-    """The token in the file, made now if there is none; only its owner may read it."""
+    """The token in the file, which is created if it does not exist, readable by its owner only."""
     if not file.is_file():
 
         def write(path: Path) -> None:
@@ -52,17 +52,18 @@ def make_token(file: Path) -> str:
     return read_token(file)
 
 
-def start_head(address: str, token: str) -> subprocess.Popen[bytes]:
-    """The farm's head: it runs nothing itself, and serves no dashboard."""
+def start_coordinator(address: str, token: str) -> subprocess.Popen[bytes]:
+    """Start the farm's coordinator, which runs no tasks itself and serves no dashboard."""
     host, port = split_address(address)
     return _ray(
-        token, "--head", "--node-ip-address", host, "--port", str(port), "--num-cpus", "0",
-        "--num-gpus", "0", "--include-dashboard", "false",
-    )  # fmt: skip
+        token,
+        *("--head", "--node-ip-address", host, "--port", str(port), "--num-cpus", "0"),
+        *("--num-gpus", "0", "--include-dashboard", "false"),
+    )
 
 
 def start_worker(address: str, token: str) -> subprocess.Popen[bytes]:
-    """A worker with every device that is on this host, each of which is one resource."""
+    """Start a worker that offers every device of this host, each as one Ray resource."""
     split_address(address)
     resources = {f"{RESOURCE}{d.name}": d.count for d in LocalExecutor().devices()}
     return _ray(
@@ -71,13 +72,16 @@ def start_worker(address: str, token: str) -> subprocess.Popen[bytes]:
 
 
 def _ray(token: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """`ray start` in the foreground, ended by SIGTERM."""
+    """Run `ray start` in the foreground; SIGTERM ends it."""
     environment = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token,
+        **os.environ,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
-    }  # fmt: skip
+    }
     ray = Path(sys.executable).with_name("ray")
     return subprocess.Popen(
         [str(ray), "start", *arguments, "--block", "--disable-usage-stats", "--log-color", "false"],
-        env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )

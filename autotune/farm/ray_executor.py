@@ -1,4 +1,4 @@
-"""Shards on the workers of a Ray cluster, one at a time on each device."""
+"""The executor that runs shards on the workers of a Ray cluster, one at a time per device."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class RayExecutor(Executor):
-    """The cluster at `address`, which must want `token`; a program has one cluster at a time.
+    """Runs shards on the farm at `address`; a process can use one farm at a time.
 
     Raises:
-        FarmUnreachableError: nothing answers there, or the token is another one.
+        FarmUnreachableError: nothing responds at the address, or it does not accept the token.
     """
 
     def __init__(self, address: str, token: str) -> None:
@@ -48,30 +48,30 @@ class RayExecutor(Executor):
         import ray  # only now: it reads these two when it is imported
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-        # … and keeps the token, which may be the one of a farm that this process was at before.
+        # … and caches the token, which may be that of a farm that this process used before.
         AuthenticationTokenLoader.instance().reset_cache()
         self._ray = ray
         self._running: set[Any] = set()
         self._parcels: dict[Path, tuple[str, Any]] = {}
         self._address = split_address(address)
-        self._head_gone = False
+        self._coordinator_gone = False
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise FarmUnreachableError(
-                f"no farm answers at {address} ({str(error).splitlines()[0][:200]}); check the "
-                "address and the token, and that `autotune farm` runs there"
+                f"no farm responds at {address} ({str(error).splitlines()[0][:200]}); check the "
+                "address and the token, and that `autotune farm` is running there"
             ) from error
         self._gather()
 
     def _gather(self) -> None:
-        """A farm that was just started has no workers yet; nothing waits for a single device."""
+        """Wait briefly for the first worker: a farm that was just started has none yet."""
         deadline = time.monotonic() + _GATHER_S
         while not self.devices() and time.monotonic() < deadline:
             time.sleep(0.5)
 
     def devices(self) -> tuple[FarmDevice, ...]:
-        """Of the workers that are alive."""
+        """The devices of the workers that are alive."""
         counts: dict[str, int] = {}
         for node in filter(_has_device, self._ray.nodes()):
             for resource, count in node["Resources"].items():
@@ -84,13 +84,13 @@ class RayExecutor(Executor):
         )
 
     def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
-        """Asked of a worker that has the device."""
+        """The fingerprint that a worker with the device reports."""
         name = self.require(device).name
         ask = self._on(name, remote.fingerprint_here).remote(name, backend, dtype, threads)
         return remote.read_fingerprint(self._answer(ask))
 
     def _on(self, device: str, function: Any, **options: Any) -> Any:
-        """A remote function that has the device for itself, in a process that ends with it."""
+        """A remote function that occupies the device, in a process that ends with the call."""
         gpus = 1 if find_device(device).kind == "cuda" else 0
         made = self._ray.remote(
             num_cpus=0, num_gpus=gpus, resources={f"{RESOURCE}{device}": 1}, max_calls=1,
@@ -104,10 +104,10 @@ class RayExecutor(Executor):
         except self._ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None  # ours, as the worker raised it
         except self._ray.exceptions.RayError as error:
-            raise FarmUnreachableError(f"a worker did not answer: {_first_line(error)}") from error
+            raise FarmUnreachableError(f"a worker did not respond: {_first_line(error)}") from error
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
-        """As many parts at a time as there are devices."""
+        """Run a shard in parts, as many at a time as there are devices."""
         device = self.require(shard.device)
         return self._run(shard, device.count)
 
@@ -125,7 +125,7 @@ class RayExecutor(Executor):
                         found.put(outcome)
             except queue.Empty:
                 found.put(None)
-            except BaseException as error:  # told to whoever waits
+            except BaseException as error:  # re-raised by the caller
                 found.put(error)
 
         threads = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
@@ -137,7 +137,7 @@ class RayExecutor(Executor):
                 try:
                     each = found.get(timeout=_LOOK_S)
                 except queue.Empty:
-                    self._check_head()
+                    self._check_coordinator()
                     continue
                 if isinstance(each, BaseException):
                     raise each
@@ -152,7 +152,7 @@ class RayExecutor(Executor):
     def _part(
         self, shard: Shard, indices: Sequence[int], stopping: threading.Event
     ) -> Iterator[Outcome]:
-        """Outcomes of some tasks; a worker that dies costs the task that was its first, twice."""
+        """Outcomes of some tasks; a task at which the worker died twice fails."""
         left, attempts = list(indices), 0
         while left and not stopping.is_set():
             part = replace(shard, tasks=tuple(shard.tasks[i] for i in left))
@@ -173,7 +173,7 @@ class RayExecutor(Executor):
                 attempts = 0
             if left and why and not any(d.name == shard.device for d in self.devices()):
                 for index in left:
-                    yield Outcome(index=index, error=f"WorkerError: no worker is left; {why}")
+                    yield Outcome(index=index, error=f"WorkerError: no worker left; {why}")
                 return
 
     def _stream(self, shard: Shard) -> Iterator[str]:
@@ -210,24 +210,24 @@ class RayExecutor(Executor):
         return remote.read_profile(self._answer(ask.remote(text, sent, self._ray.get), _PROFILE_S))
 
     def share(self, files: dict[str, bytes]) -> Any:
-        """Give the workers something large, once."""
+        """Put files into the cluster's object store, so that they are sent only once."""
         return self._ray.put(files)
 
     @property
     def hosts(self) -> int:
-        """Workers that are alive."""
+        """The number of workers that are alive."""
         return sum(_has_device(node) for node in self._ray.nodes())
 
     def hire(self, role: type, *arguments: Any) -> Hired:
-        """An object of `role` that stays on some host, with a processor of its own."""
+        """Create an object of class `role` on some host, with one core reserved for it."""
         made: Any = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(role)
         return Hired(self, made.remote(*arguments))
 
     def wait(self, reference: Any, longest_s: float | None = None) -> Any:
-        """What an object answers; None when its worker died, or it takes longer than `longest_s`.
+        """The result of a remote call; None if the worker died or `longest_s` seconds passed.
 
         Raises:
-            FarmUnreachableError: the head went away meanwhile.
+            FarmUnreachableError: the coordinator stopped responding.
         """
         waited = 0.0
         while longest_s is None or waited < longest_s:
@@ -235,62 +235,62 @@ class RayExecutor(Executor):
                 return self._ray.get(reference, timeout=_LOOK_S)
             except self._ray.exceptions.GetTimeoutError:
                 waited += _LOOK_S
-                self._check_head()
+                self._check_coordinator()
             except self._ray.exceptions.RayError as error:
-                _LOG.warning("a worker left plans unjudged: %s", _first_line(error))
+                _LOG.warning("a worker died before it judged its plans: %s", _first_line(error))
                 return None
-        _LOG.warning("no worker had a processor free within %.0f s", waited)
+        _LOG.warning("no worker had a free core within %.0f s", waited)
         return None
 
     def dismiss(self, actor: Any, living: bool) -> None:
-        """Close an object that is `living`, and end its process."""
-        if self._head_gone:
+        """Close an object, if it is `living`, and end its process."""
+        if self._coordinator_gone:
             return
         if living:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.get(actor.close.remote(), timeout=_LOOK_S)
         self._ray.kill(actor)
 
-    def _check_head(self) -> None:
-        """Ray ends this whole process, without a word of ours, a minute after its head died."""
+    def _check_coordinator(self) -> None:
+        """Fail early if the coordinator is gone: Ray would end this process a minute later."""
         for attempt in range(_LOOKS):
             try:
                 socket.create_connection(self._address, timeout=_LOOK_S).close()
-                # Another head at the same address knows nothing of what runs here: to be asked
-                # for its nodes ends this process, which is better than to wait for ever.
+                # A new coordinator at the same address does not know the tasks of this process.
+                # Asking it for its nodes ends this process, which is better than waiting forever.
                 self.devices()
                 return
             except OSError as error:
                 why = error
                 time.sleep(attempt)
-        self._head_gone = True
+        self._coordinator_gone = True
         raise FarmUnreachableError(
-            f"the farm at {self._address[0]}:{self._address[1]} went away ({why}); what was "
-            "measured is kept, the same command goes on once `autotune farm` runs again"
+            f"lost the connection to the farm at {self._address[0]}:{self._address[1]} ({why}); "
+            "measurements are kept: restart `autotune farm`, then run the same command again"
         )
 
     def _cancel_all(self) -> None:
-        if self._head_gone:
-            return  # it would wait for the head
+        if self._coordinator_gone:
+            return  # it would wait for the coordinator
         for stream in list(self._running):
             self._ray.cancel(stream, force=True)
 
     def close(self) -> None:
-        """Cancel what runs and leave the cluster."""
+        """Cancel all running tasks and leave the cluster."""
         self._cancel_all()
-        if not self._head_gone:
+        if not self._coordinator_gone:
             self._ray.shutdown()
 
 
 class Hired:
-    """An object on a worker: `ask` it texts, from one thread at a time."""
+    """A handle on an object on a worker; use it from one thread at a time."""
 
     def __init__(self, executor: RayExecutor, actor: Any) -> None:
         self._executor, self._actor = executor, actor
         self._started = False
 
     def ask(self, text: str) -> str | None:
-        """Its answer; None when it found no place, or its worker died."""
+        """The object's answer; None if no worker had a free core, or its worker died."""
         if not self._started:
             ready = self._actor.__ray_ready__.remote()
             self._started = self._executor.wait(ready, _PLACE_S) is not None
@@ -300,12 +300,12 @@ class Hired:
         return None if answer is None else str(answer)
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the object and release its worker."""
         self._executor.dismiss(self._actor, self._started)
 
 
 def _has_device(node: Mapping[str, Any]) -> bool:
-    """Whether a node of the cluster is a living worker."""
+    """Whether a node of the cluster is a worker that is alive."""
     return bool(node["Alive"]) and any(name.startswith(RESOURCE) for name in node["Resources"])
 
 

@@ -1,4 +1,4 @@
-"""What a farm's workers are asked: plain functions of JSON text and of files, without objects."""
+"""The functions that run on a farm's workers; arguments and results are JSON text and files."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Fetch = Callable[[Any], Mapping[str, bytes]]
 
 
 def fingerprint_here(device: str, backend: str, dtype: str, threads: int) -> str:
-    """That of the worker's machine."""
+    """The fingerprint of the worker's host, as JSON text."""
     return json.dumps(LocalExecutor().fingerprint(device, backend, dtype, threads).to_json())
 
 
 def read_fingerprint(text: str) -> Fingerprint:
-    """From `fingerprint_here`."""
+    """The fingerprint in a text from `fingerprint_here`."""
     return from_mapping(Fingerprint, json.loads(text))
 
 
 def shard_text(shard: Shard) -> str:
-    """A shard that travels."""
+    """A shard as JSON text, for `run_here`."""
     tasks = [task.to_json() for task in shard.tasks]
     return json.dumps({**vars(shard), "tasks": tasks})
 
 
 def run_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> Iterator[str]:
-    """Run a shard on the worker; one text per outcome.
+    """Run a shard on the worker's host; yields one JSON text per outcome.
 
-    `sent` maps a path on the coordinator to the sha256 of its parcel and a reference to the
-    contents, which `fetch` resolves where this worker lacks them.
+    `sent` maps a path on the sending host to the sha256 of its parcel and a reference to the
+    contents, which `fetch` resolves if this worker does not have them.
     """
     values = json.loads(text)
     tasks = tuple(TimingTask.from_json(task) for task in values.pop("tasks"))
@@ -47,21 +47,21 @@ def run_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> It
 
 
 def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> str:
-    """Profile the sites inside a network on the worker; `text` is of `profile_text`."""
+    """Profile the sites of a network on the worker's host; `text` is from `profile_text`."""
     values, places = json.loads(text), _places(sent, fetch)
     build, inputs = Path(places[values["build"]]), Path(places[values["inputs"]])
     return json.dumps(vars(profile_sites(build, inputs, values["threads"], values["sites"])))
 
 
 def profile_text(build: Path, inputs: Path, threads: int, sites: Sequence[str]) -> str:
-    """A question for `profile_here`."""
+    """The arguments of `profile_here`, as JSON text."""
     return json.dumps(
         {"build": str(build), "inputs": str(inputs), "threads": threads, "sites": list(sites)}
     )
 
 
 def read_profile(text: str) -> SiteProfile:
-    """From `profile_here`."""
+    """The profile in a text from `profile_here`."""
     return from_mapping(SiteProfile, json.loads(text))
 
 
@@ -76,5 +76,5 @@ def _places(sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> dict[str, str]
 
 
 def read_outcome(text: str) -> Outcome:
-    """From `run_here`."""
+    """The outcome in a text from `run_here`."""
     return Outcome.from_json(json.loads(text))

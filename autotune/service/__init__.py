@@ -1,1 +1,1 @@
-"""The service: jobs that others submit, run in processes of their own, watched over HTTP."""
+"""The service: jobs submitted and watched over HTTP, each of which runs in its own process."""

@@ -1,4 +1,4 @@
-"""A server that says where it listens, once it does."""
+"""A server that prints its address as soon as it listens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import uvicorn
 
 
 class Announced(uvicorn.Server):
-    """uvicorn's server; with port 0 nobody else could know the port."""
+    """uvicorn's server, which also prints its address: with port 0, only it knows the port."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then say the address."""
+        """Start listening, then print the address."""
         await super().startup(sockets)
-        # What is here now stays: collecting it again and again held up everybody for half a second.
+        # What is loaded by now is never freed; collecting it paused all requests for half a second.
         gc.collect()
         gc.freeze()
         for server in self.servers:

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what every request passes, and how errors are said."""
+"""The HTTP application: routes, middleware and error responses."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _STATUS = (
     (UsageError, 422),
     (BudgetInfeasibleError, 422),
     (DeviceMissingError, 422),
-    (MeasurementError, 422),  # nothing measured is near what is asked
+    (MeasurementError, 422),  # no measurement is near the requested layer
 )
 
 
 def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
-    """The application on a job database; jobs are run by a `Dispatcher`, here or elsewhere."""
+    """The application on top of a job database; a `Dispatcher`, in any process, runs the jobs."""
     watcher = Watcher(database, settings.quotas.streams)
 
     @asynccontextmanager
@@ -55,10 +55,15 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="lowrank-autotune", version=__version__, lifespan=lifespan, docs_url=None,
-        redoc_url=None, max_body_size=settings.quotas.body_bytes,
+        title="lowrank-autotune",
+        version=__version__,
+        description="Submit and watch jobs that tune, profile, export and verify models.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=settings.quotas.body_bytes,
         responses={code: {"description": text} for code, text in _REFUSALS.items()},
-    )  # fmt: skip
+    )
     app.state.parts = State(
         settings=settings,
         database=database,
@@ -80,20 +85,20 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
 
 
 _REFUSALS = {
-    400: "The request cannot be read.",
-    401: "A key is needed, and none that holds was given.",
-    404: "There is no such thing.",
-    409: "It contradicts what is there.",
-    413: "Larger than is taken.",
-    422: "A value cannot be used.",
-    429: "More than anybody may have at a time.",
-    503: "The database does not answer.",
-    507: "The disk is full.",
+    400: "Malformed request.",
+    401: "Invalid or missing API key.",
+    404: "Not found.",
+    409: "Conflict with an existing resource.",
+    413: "Request body too large.",
+    422: "Invalid value.",
+    429: "Too many requests or queued jobs.",
+    503: "Database unavailable; try again later.",
+    507: "Insufficient storage.",
 }
 
 
 async def _ours(request: Request, error: Exception) -> Response:
-    """An error of the tree: its sentence is meant for the caller."""
+    """Answer with an error of the tree: its message is written for the caller."""
     if request.method == "GET" and not request.url.path.startswith("/v1/"):
         page = _page(request, error)
         if page is not None:
@@ -110,7 +115,7 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 
 def _page(request: Request, error: Exception) -> Response | None:
-    """What a person sees who has not signed in, or who looks for what is not there."""
+    """The sign-in or not-found page for a browser; None if the answer should be JSON."""
     if "text/html" not in request.headers.get("Accept", ""):
         return None
     if isinstance(error, ForbiddenError):
@@ -121,7 +126,7 @@ def _page(request: Request, error: Exception) -> Response | None:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Where and what, without the input: it may be NaN, which JSON cannot say, or a secret."""
+    """Report field and message but not the input: it may be a secret, or NaN (not valid JSON)."""
     assert isinstance(error, RequestValidationError)
     fields = [
         {"where": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()
@@ -142,8 +147,8 @@ async def _unexpected(_: Request, error: Exception) -> JSONResponse:
 
 
 def _internal(error: Exception) -> JSONResponse:
-    """Nothing of the inside; the log has it under the number that the caller is told."""
+    """Answer 500 without any detail; the log has the details under the number in the message."""
     number = secrets.token_hex(4)
     LOG.error("error %s", number, exc_info=error)
-    message = f"the server failed; its log says more under {number}"
+    message = f"internal server error; see error {number} in the server's log"
     return JSONResponse(error_body("InternalError", message), 500)

@@ -1,4 +1,4 @@
-"""Devices and databases, as the service shows them."""
+"""Descriptions of devices and databases for the HTTP interface and the pages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from autotune.service.settings import Settings
 
 
 def describe_devices() -> list[dict[str, Any]]:
-    """Name, title, kind, what is here, and what predictions rest on."""
+    """Every device: name, title, kind, whether it is on this machine, and what predicts it."""
     here = {device.spec.name: device.reported_name for device in present_devices()}
-    tables = dict.fromkeys(imported_devices(), "others' measurements")
+    tables = dict.fromkeys(imported_devices(), "third-party measurements")
     tables |= dict.fromkeys(shipped_devices(), "this project's database")
     return [
         {
-            "name": spec.name, "title": spec.title, "kind": spec.kind,
-            "here": here.get(spec.name), "predicted_from": tables.get(spec.name),
+            "name": spec.name,
+            "title": spec.title,
+            "kind": spec.kind,
+            "here": here.get(spec.name),
+            "predicted_from": tables.get(spec.name),
         }
         for spec in known_devices().values()
-    ]  # fmt: skip
+    ]
 
 
 def describe_device(settings: Settings, name: str) -> dict[str, Any]:
-    """The sheet, the file with its sources, and the coverage of the database.
+    """A device's specification, its TOML file with sources, and its database coverage.
 
     Raises:
         UsageError: no such device.
@@ -45,21 +48,26 @@ def describe_device(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def describe_database(settings: Settings) -> list[dict[str, Any]]:
-    """Of every fingerprint: points, their sizes, dates and quality, and its last drift check."""
+    """One entry for each fingerprint: points, sizes, dates, quality and the last drift check."""
     m = MEASUREMENT.c
     failed = sa.func.count(m.error)
     query = sa.select(
-        m.fingerprint_id, sa.func.count().label("points"), failed.label("failed"),
-        sa.func.sum(m.converged).label("converged"), sa.func.sum(m.windows).label("windows"),
+        m.fingerprint_id,
+        sa.func.count().label("points"),
+        failed.label("failed"),
+        sa.func.sum(m.converged).label("converged"),
+        sa.func.sum(m.windows).label("windows"),
         sa.func.sum(m.disturbed_windows).label("disturbed_windows"),
-        sa.func.min(m.tokens).label("least_tokens"), sa.func.max(m.tokens).label("most_tokens"),
-        sa.func.min(m.measured_at).label("first_at"), sa.func.max(m.measured_at).label("last_at"),
-    ).group_by(m.fingerprint_id)  # fmt: skip
+        sa.func.min(m.tokens).label("least_tokens"),
+        sa.func.max(m.tokens).label("most_tokens"),
+        sa.func.min(m.measured_at).label("first_at"),
+        sa.func.max(m.measured_at).label("last_at"),
+    ).group_by(m.fingerprint_id)
     with LatencyDatabase(settings.latency_database) as store:
         fingerprints, checks = store.fingerprints(), store.last_checks()
         with store.transaction() as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
-    # A shared database holds other machines' processors too, which cannot be checked here.
+    # A shared database also covers other machines' processors, which cannot be checked here.
     here = {device.reported_name for device in present_devices()}
     found = []
     for row in rows:

@@ -1,7 +1,7 @@
-"""The process of a job: `autotune ARGUMENTS`, which ends with all it started when its runner does.
+"""The process of a job: `autotune ARGUMENTS`; it and its children end when its runner dies.
 
-The runner holds the other end of standard input and says nothing; when it dies, however it dies,
-the end of that pipe is what is left of it.
+The runner holds the other end of standard input and never writes to it. However the runner dies,
+the pipe is closed, and the end of file on it ends the job's process group.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import threading
 
 
 def end_with_runner(descriptor: int) -> None:
-    """Wait for the end of the pipe, then kill this process's group."""
+    """Wait until the pipe is closed, then kill this process's group."""
     while os.read(descriptor, 4096):
         pass
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, watched by a thread that ends it when the runner dies."""
     watched = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # what the job starts reads from nobody
+    os.dup2(nothing, 0)  # children of the job have no input
     threading.Thread(target=end_with_runner, args=(watched,), daemon=True).start()
     from autotune.cli.main import main as run
 

@@ -1,4 +1,4 @@
-"""Threads that claim jobs and run them, and one that takes jobs back from silent runners."""
+"""Threads that claim and run jobs, and one that requeues jobs whose runner timed out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _IDLE_S = 0.5
 
 
 class Dispatcher:
-    """Works off the queue in `settings.slots` threads. Use as a context manager.
+    """Runs queued jobs in `settings.slots` threads. Use as a context manager.
 
-    Each job is a process of its own; the threads only wait for them. Leaving stops the processes
-    and gives their jobs back to the queue.
+    Each job is a separate process; the threads only wait for them. Leaving the context stops the
+    processes and returns their jobs to the queue.
     """
 
     def __init__(self, settings: Settings, database: JobDatabase) -> None:
@@ -53,7 +53,7 @@ class Dispatcher:
             except AutotuneError as error:
                 LOG.warning("%s", error)
             except Exception:
-                LOG.exception("slot %d goes on after an error of its own", number)
+                LOG.exception("slot %d: unexpected error, continuing", number)
             self.stopping.wait(_IDLE_S)
 
     def _keep_house(self) -> None:
@@ -61,6 +61,6 @@ class Dispatcher:
         while not self.stopping.wait(min(stale_s / 3, 5.0)):
             try:
                 for job_id in self.database.requeue_stale(stale_s, self.settings.attempts):
-                    LOG.warning("job %s was taken from a silent runner", job_id)
+                    LOG.warning("job %s requeued: runner timed out", job_id)
             except AutotuneError as error:
                 LOG.warning("%s", error)

@@ -1,4 +1,4 @@
-"""What every request passes: who may ask, from where, how slowly, and what a browser may do."""
+"""Checks applied to every request: API key, origin, speed of the body, browser headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-# plotly.js puts the rules of its figures into the page; what runs comes from here all the same.
+# plotly.js adds inline styles for its figures; scripts still come from this server only.
 PLOTS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 _HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -33,7 +33,7 @@ _HEADERS = {
 
 
 def token_of(connection: HTTPConnection) -> str | None:
-    """The API key that came along, as a header or, from a browser, as a cookie."""
+    """The API key of a request, from its Authorization header or, for browsers, from a cookie."""
     kind, _, token = connection.headers.get("Authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()
@@ -41,29 +41,29 @@ def token_of(connection: HTTPConnection) -> str | None:
 
 
 def check_access(database: JobDatabase, token: str | None) -> str:
-    """The id of the caller's key; empty where no key was ever made.
+    """The id of the caller's key, or an empty string if no key was ever created.
 
     Raises:
-        ForbiddenError: a key is needed, and there is none that holds.
+        ForbiddenError: a key is required, and the caller's is missing, invalid or revoked.
     """
     if token:
         return key_of(database, token)
     if any_key(database):
         raise ForbiddenError(
-            "this needs an API key: give it as `Authorization: Bearer KEY` (AUTOTUNE_API_KEY for "
+            "an API key is required: send it as `Authorization: Bearer KEY` (AUTOTUNE_API_KEY for "
             "the command line), or sign in at /login"
         )
     return ""
 
 
 class Guard:
-    """ASGI middleware: foreign pages and slow bodies are refused, and headers are set."""
+    """ASGI middleware: rejects cross-site requests and slow bodies, and sets security headers."""
 
     def __init__(self, app: ASGIApp, pause_s: float) -> None:
         self.app, self.pause_s = app, pause_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Check one request and pass it on, or answer with the error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -80,24 +80,24 @@ class Guard:
         async def receive_in_time() -> Message:
             nonlocal ended
             if ended:
-                return await receive()  # waits for the caller to leave
+                return await receive()  # waits until the client disconnects
             try:
                 message = await asyncio.wait_for(receive(), self.pause_s)
             except TimeoutError:
-                text = f"no more of the request came for {self.pause_s:.0f} s"
+                text = f"request timed out: no data received for {self.pause_s:g} s"
                 raise HTTPException(408, text) from None
             ended = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
         if _from_elsewhere(scope):
-            body = error_body("ForbiddenError", "a page of another site asks for this")
+            body = error_body("ForbiddenError", "cross-site request rejected")
             await JSONResponse(body, 403)(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive_in_time, send_with_headers)
 
 
 def _from_elsewhere(scope: Scope) -> bool:
-    """Whether a page of another site makes its visitor's browser ask for a change here."""
+    """Whether the request changes something and was sent by a page of another site."""
     if scope["method"] in _SAFE:
         return False
     headers = Headers(scope=scope)
@@ -109,5 +109,5 @@ def _from_elsewhere(scope: Scope) -> bool:
 
 
 def error_body(kind: str, message: str, **more: Any) -> dict[str, Any]:
-    """What every refusal looks like."""
+    """The JSON body of every error response."""
     return {"error": {"kind": kind, "message": message, **more}}

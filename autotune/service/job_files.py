@@ -1,4 +1,4 @@
-"""What a job left in its folder, as others may see it."""
+"""The files and the log in a job's folder that clients may read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOG_PART = 256_000
 
 
 def artefacts_of(settings: Settings, job_id: str) -> list[tuple[str, int]]:
-    """(name, bytes) of every file that was handed out, not of caches."""
+    """Name and size in bytes of every output file of a job; caches are left out."""
     root = settings.run_folder(job_id)
     if not root.is_dir():
         return []
@@ -25,18 +25,18 @@ def _is_shown(root: Path, path: Path) -> bool:
 
 
 def artefact_path(settings: Settings, job_id: str, name: str) -> Path:
-    """The file of that name.
+    """The path of an output file of a job.
 
     Raises:
-        NotFoundError: none of that name was handed out.
+        NotFoundError: the job has no output file of that name.
     """
     if name not in dict(artefacts_of(settings, job_id)):
-        raise NotFoundError(f"job {job_id} has no artefact {name[:200]!r}")
+        raise NotFoundError(f"job {job_id} has no output file {name[:200]!r}")
     return settings.run_folder(job_id) / name
 
 
 def read_log(settings: Settings, job_id: str, offset: int) -> tuple[str, int]:
-    """A part of what the job's processes said, from byte `offset` on; and where it ends."""
+    """A part of the job's log from byte `offset` on, and the offset at which it ends."""
     path = settings.job_folder(job_id) / "log.txt"
     if not path.is_file():
         return "", 0
@@ -47,7 +47,7 @@ def read_log(settings: Settings, job_id: str, offset: int) -> tuple[str, int]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of all files below, as far as they stay while one looks."""
+    """The size of all files below a folder; files that vanish meanwhile are skipped."""
     total = 0
     for path in folder.rglob("*"):
         try:

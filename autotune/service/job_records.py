@@ -1,4 +1,4 @@
-"""A job and its events, as they are read."""
+"""Records of a job and its events, as read from the database."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from autotune.service.job_schema import ENDED
 class Job:
     """One row of the job table; times are seconds since 1970 by the database's clock.
 
-    `attempt` counts the times that it was started, `revision` rises with every change. `error` is
-    there when and only when the job failed.
+    `attempt` counts how often the job was started; `revision` rises with every change. `error` is
+    set if and only if the job failed.
     """
 
     id: str
@@ -44,12 +44,12 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the job has reached a final state."""
         return self.state in ENDED
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Job:
-        """From a row."""
+        """The job in a row of the job table."""
         result = row["result"]
         return Job(**{
             **row, "spec": json.loads(row["spec"]),
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to a job; numbers count from 1 without a gap."""
+    """Something that happened to a job; a job's events are numbered from 1 without gaps."""
 
     number: int
     at: float
@@ -70,7 +70,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The right to write of a running job; lost when another runner took it over."""
+    """The right to update a running job; lost once another runner has taken the job over."""
 
     job_id: str
     runner: str
@@ -79,9 +79,9 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a job's process ended: a result, or the sentence that says why there is none.
+    """How a job's process ended: with a result, or with the message that explains the failure.
 
-    `again`: it says nothing of the job itself, so that another attempt may succeed.
+    `again`: the cause lies outside the job itself, so another attempt may succeed.
     """
 
     exit_code: int

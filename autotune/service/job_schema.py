@@ -1,4 +1,4 @@
-"""Tables of the job database, and the numbered migrations that make them."""
+"""Tables of the job database, and the numbered migrations that create them."""
 
 from __future__ import annotations
 

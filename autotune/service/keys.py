@@ -1,4 +1,4 @@
-"""API keys: made once, stored as hashes, compared in constant time."""
+"""API keys: shown once, stored as hashes, compared in constant time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ApiKey:
 
 
 def create_key(database: JobDatabase, name: str) -> tuple[ApiKey, str]:
-    """A new key and its token, which is not kept: this is the one time it can be read.
+    """Create a key; returns it with its token, which is not stored and cannot be read again.
 
-    The secret has 256 random bits, so that a plain hash of it cannot be searched for.
+    The secret has 256 random bits, so a plain hash of it cannot be reversed by trying secrets.
     """
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     insert = API_KEY.insert().values(
@@ -44,7 +44,7 @@ def create_key(database: JobDatabase, name: str) -> tuple[ApiKey, str]:
 
 
 def list_keys(database: JobDatabase) -> list[ApiKey]:
-    """Every key there was, oldest first."""
+    """All keys, including revoked ones, oldest first."""
     columns = (API_KEY.c.id, API_KEY.c.name, API_KEY.c.created_at, API_KEY.c.revoked_at)
     query = sa.select(*columns).order_by(API_KEY.c.created_at)
     with database.transaction() as connection:
@@ -52,7 +52,7 @@ def list_keys(database: JobDatabase) -> list[ApiKey]:
 
 
 def revoke_key(database: JobDatabase, key_id: str) -> None:
-    """From now on the key opens nothing.
+    """Revoke a key; it stops working immediately.
 
     Raises:
         NotFoundError: no such key.
@@ -61,14 +61,14 @@ def revoke_key(database: JobDatabase, key_id: str) -> None:
     first = sa.func.coalesce(API_KEY.c.revoked_at, database.dialect.now())
     with database.transaction() as connection:
         if not connection.execute(revoke.values(revoked_at=first)).rowcount:
-            raise NotFoundError(f"there is no API key {key_id!r}; `autotune keys list` lists them")
+            raise NotFoundError(f"no API key {key_id!r}; `autotune keys list` shows all keys")
 
 
 def key_of(database: JobDatabase, token: str) -> str:
-    """The id of the key that `token` is of.
+    """The id of the key that `token` belongs to.
 
     Raises:
-        ForbiddenError: it is of none, or of one that was revoked; the two are not told apart.
+        ForbiddenError: the token is unknown or its key was revoked; the error is the same for both.
     """
     match = _TOKEN.fullmatch(token)
     query = sa.select(API_KEY.c.sha256).where(
@@ -78,7 +78,7 @@ def key_of(database: JobDatabase, token: str) -> str:
         known = connection.execute(query).scalar()
     same = hmac.compare_digest(_sha256(match[2] if match else ""), known or _NOBODY)
     if not (same and known and match):
-        raise ForbiddenError("this API key opens nothing; ask for one made by `autotune keys`")
+        raise ForbiddenError("invalid or revoked API key; ask your administrator for a new one")
     return match[1]
 
 
@@ -87,6 +87,6 @@ def _sha256(secret: str) -> str:
 
 
 def any_key(database: JobDatabase) -> bool:
-    """Whether a key was ever made: from then on everybody needs one."""
+    """Whether a key was ever created; from then on, every request needs one."""
     with database.transaction() as connection:
         return connection.execute(sa.select(API_KEY.c.id).limit(1)).first() is not None

@@ -1,4 +1,4 @@
-"""What Prometheus reads: jobs by state, open streams, requests and how long they took."""
+"""Metrics for Prometheus: jobs by state, open event streams, number and time of requests."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 
 REGISTRY = CollectorRegistry()
 REQUESTS = Histogram(
-    "autotune_request_seconds", "Seconds until a request was answered.",
-    ["method", "route", "status"], registry=REGISTRY,
+    "autotune_request_seconds",
+    "Seconds until the response started.",
+    ["method", "route", "status"],
+    registry=REGISTRY,
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)  # fmt: skip
+)
 
 
 class Timed:
-    """ASGI middleware that times requests by the route they took."""
+    """ASGI middleware that records the time of each request under its route."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; of a stream, until it starts."""
+        """Handle one request and record the time until its response starts."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -46,24 +48,24 @@ class Timed:
 
 
 class _Jobs:
-    """Read when asked for."""
+    """A collector that reads the current values whenever Prometheus scrapes them."""
 
     def __init__(self, parts: State) -> None:
         self.parts = parts
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Two gauges."""
+        """The gauges of jobs by state and of open event streams."""
         jobs = GaugeMetricFamily("autotune_jobs", "Jobs by state.", labels=["state"])
         for state, count in self.parts.counts.now().items():
             jobs.add_metric([state], count)
         yield jobs
         yield GaugeMetricFamily(
-            "autotune_streams", "Open event streams of this server.", self.parts.watcher.streams
+            "autotune_streams", "Event streams open on this server.", self.parts.watcher.streams
         )
 
 
 def render(parts: State) -> tuple[bytes, str]:
-    """The text and its media type."""
+    """The metrics in Prometheus' text format, and its media type."""
     now = CollectorRegistry()
     now.register(_Jobs(parts))
     return generate_latest(REGISTRY) + generate_latest(now), CONTENT_TYPE_LATEST

@@ -1,4 +1,4 @@
-"""The pages, rendered here; their scripts ask the same /v1 that everybody asks."""
+"""The HTML pages, rendered on the server; their scripts use the public /v1 interface."""
 
 from __future__ import annotations
 
@@ -36,35 +36,39 @@ STATIC = StaticFiles(packages=[("autotune.service", "static")])
 _BYTES = ("x", "MB", "GB", "MiB", "GiB")
 _BUDGETS = (
     ("params_budget", "Parameters", ("x", "M", "B")),
-    ("memory_budget", "Bytes of the weights", _BYTES),
-    ("flops_budget", "FLOPs of the linear layers", ("x", "G", "T")),
-    ("kv_cache_budget", "Bytes of the KV cache", _BYTES),
-    ("activation_budget", "Bytes of activations", _BYTES),
+    ("memory_budget", "Weight size", _BYTES),
+    ("flops_budget", "FLOPs of linear layers", ("x", "G", "T")),
+    ("kv_cache_budget", "KV cache size", _BYTES),
+    ("activation_budget", "Activation memory", _BYTES),
 )
 _NUMBERS = (
     ("trials", "Optuna trials"),
-    ("rounds", "Rounds of the closed loop"),
-    ("sensitivity_rounds", "Rounds of the sensitivity pass"),
+    ("rounds", "Closed-loop rounds"),
+    ("sensitivity_rounds", "Sensitivity rounds"),
     ("calibration_samples", "Calibration sequences"),
     ("seed", "Seed"),
 )
 _TEXTS = (
     ("calibration", "Calibration text"),
     ("backend", "Backend"),
-    ("dtype", "Number format (fp32, bf16, fp16)"),
+    ("dtype", "Data type (fp32, bf16, fp16)"),
 )
 _FIGURES = (
-    ("pareto", "Latency against loss", "Every point of the blue line is an exact plan."),
-    ("heat_map", "Chosen ranks", "The darker, the fewer parameters are kept; = shares its down."),
-    ("waterfall", "From dense to compressed", "Savings by group, and what they do not explain."),
-    ("agreement", "Predicted against measured", "Seconds of each layer inside the network."),
-    ("rounds", "Closed loop", "Each round builds the plan and measures it in turn with dense."),
-    ("staircases", "Latency against rank", "Every distinct layer, with the interval."),
+    ("pareto", "Latency against loss", "Each point on the blue line is an exactly solved plan."),
+    ("heat_map", "Chosen ranks", "Darker = fewer parameters kept; '=' marks a shared down factor."),
+    (
+        "waterfall",
+        "From dense to compressed",
+        "Savings by group of layers, and the part not explained.",
+    ),
+    ("agreement", "Predicted against measured", "Time of each layer inside the network."),
+    ("rounds", "Closed loop", "Each round builds a plan and times it alternating with dense."),
+    ("staircases", "Latency against rank", "Each distinct layer, with its interval."),
 )
 _SIZES = (
     ("tokens", "Tokens", 2048),
-    ("in_features", "In features", 4096),
-    ("out_features", "Out features", 4096),
+    ("in_features", "Input features", 4096),
+    ("out_features", "Output features", 4096),
 )
 _BUDGET_NAMES = ("latency_budget", *(name for name, _, _ in _BUDGETS))
 
@@ -75,12 +79,18 @@ def _clock(seconds: float) -> str:
 
 def _environment() -> Environment:
     made = Environment(
-        loader=PackageLoader("autotune.service"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("autotune.service"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {
-        "seconds": format_seconds, "bytes": format_bytes, "count": format_count, "clock": _clock,
-    }  # fmt: skip
+        "seconds": format_seconds,
+        "bytes": format_bytes,
+        "count": format_count,
+        "clock": _clock,
+    }
     return made
 
 
@@ -88,45 +98,57 @@ ENVIRONMENT = _environment()
 
 
 def render(template: str, status: int = 200, plots: bool = False, **values: Any) -> HTMLResponse:
-    """A page; `plots` says whether plotly.js draws on it."""
+    """Render a page; `plots` allows the inline styles that plotly.js needs."""
     text = ENVIRONMENT.get_template(template).render(**{"here": "", **values})
     headers = {"Content-Security-Policy": PLOTS_POLICY} if plots else {}
     return HTMLResponse(text, status, headers)
 
 
 def _row(job: Job) -> dict[str, Any]:
-    """What a table says of a job."""
+    """The cells of a job in a table of jobs."""
     spec = job.spec
-    budgets = (f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES
-               if spec.get(name))  # fmt: skip
+    budgets = [
+        f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES if spec.get(name)
+    ]
+    source = f"job …{spec['run'][-6:]}" if spec.get("run") else None
     when = datetime.datetime.fromtimestamp(job.created_at, datetime.UTC)
     return {
-        "id": job.id, "kind": job.kind, "state": job.state, "device": job.device,
-        "model": spec.get("model") or (spec.get("run") and f"of …{spec['run'][-6:]}")
-        or EMBEDDED_MODEL,
-        "budget": ", ".join(budgets), "outcome": (job.error or outcome(job.result))[:80],
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state,
+        "device": job.device,
+        "model": spec.get("model") or source or EMBEDDED_MODEL,
+        "budget": ", ".join(budgets),
+        "outcome": (job.error or outcome(job.result))[:80],
         "created_at": when.isoformat(),
         "when": f"{when:%Y-%m-%d %H:%M} UTC",
-    }  # fmt: skip
+    }
 
 
 @router.get("/")
 def jobs_page(
     parts: Parts, _: Caller, before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None
 ) -> HTMLResponse:
-    """The form and the list."""
+    """The page with the form for a new tuning and the list of jobs."""
     jobs = parts.database.page(before=before, limit=50)
     known = defaults("tune")
     return render(
-        "jobs.html", here="jobs", jobs=[_row(job) for job in jobs], devices=describe_devices(),
-        counts=parts.counts.now(), next=jobs[-1].id if len(jobs) == 50 else None,
-        models=_models(parts.settings), default_model=EMBEDDED_MODEL, budgets=_BUDGETS,
-        numbers=[(name, label, known[name]) for name, label in _NUMBERS], texts=_TEXTS,
-    )  # fmt: skip
+        "jobs.html",
+        here="jobs",
+        jobs=[_row(job) for job in jobs],
+        devices=describe_devices(),
+        counts=parts.counts.now(),
+        next=jobs[-1].id if len(jobs) == 50 else None,
+        models=_models(parts.settings),
+        default_model=EMBEDDED_MODEL,
+        budgets=_BUDGETS,
+        numbers=[(name, label, known[name]) for name, label in _NUMBERS],
+        texts=_TEXTS,
+    )
 
 
 def _models(settings: Settings) -> list[str]:
-    """Names that the form offers."""
+    """The model names that the form suggests."""
     local = [
         path.parent.relative_to(root).as_posix()
         for root in settings.model_roots
@@ -138,22 +160,27 @@ def _models(settings: Settings) -> list[str]:
 
 @router.get("/jobs/{job_id}")
 def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
-    """One job: its progress, then its result."""
+    """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
     spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
     return render(
-        "job.html", plots=record is not None, job=job, view=_row(job), record=record, spec=spec,
+        "job.html",
+        plots=record is not None,
+        job=job,
+        view=_row(job),
+        record=record,
+        spec=spec,
         verdict=verdict_text(record) if record else problem,
         figures=_FIGURES,
         events=parts.database.events(job_id, limit=10_000),
         artefacts=artefacts_of(parts.settings, job_id) if job.ended else [],
-    )  # fmt: skip
+    )
 
 
 @router.get("/devices")
 def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
-    """All of them."""
+    """The page that lists all known devices."""
     points: dict[str, int] = {}
     for row in describe_database(parts.settings):
         points[row["device"]] = points.get(row["device"], 0) + row["points"]
@@ -162,16 +189,18 @@ def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
 
 @router.get("/devices/{name}")
 def device_page(name: str, parts: Parts, _: Caller) -> HTMLResponse:
-    """Its sheet, what was measured, and what a layer would cost."""
+    """The page of one device: specification, measurements, and a form to predict a layer."""
     found = describe_device(parts.settings, name)
     return render("device.html", plots=True, here="devices", sizes=_SIZES, **found)
 
 
 @router.get("/compare")
 def compare_page(
-    parts: Parts, _: Caller, job: Annotated[list[str], Query(max_length=8)] = [],  # noqa: B006
-) -> HTMLResponse:  # fmt: skip
-    """Several results side by side."""
+    parts: Parts,
+    _: Caller,
+    job: Annotated[list[str], Query(max_length=8)] = [],  # noqa: B006
+) -> HTMLResponse:
+    """The page that compares several results."""
     candidates = parts.database.page(states=[SUCCEEDED], kind="tune", limit=100)
     rows: list[tuple[str, str, TuneRecord]] = []
     for job_id in dict.fromkeys(job):
@@ -181,14 +210,18 @@ def compare_page(
             view = _row(found)
             rows.append((job_id, f"{view['model']} on {view['device']}", record))
     return render(
-        "compare.html", plots=bool(rows), here="compare",
+        "compare.html",
+        plots=bool(rows),
+        here="compare",
         candidates=[_row(one) for one in candidates],
-        chosen=job, rows=rows, query=urlencode([("job", job_id) for job_id, _, _ in rows]),
-    )  # fmt: skip
+        chosen=job,
+        rows=rows,
+        query=urlencode([("job", job_id) for job_id, _, _ in rows]),
+    )
 
 
 class Login(BaseModel):
-    """What the sign-in page sends."""
+    """The body of a sign-in request."""
 
     key: Annotated[str, Query(max_length=200)]
 
@@ -197,26 +230,30 @@ class Login(BaseModel):
 def login_page(
     target: Annotated[str, Query(alias="next", max_length=500)] = "/",
 ) -> HTMLResponse:
-    """Where a browser gets its cookie."""
+    """The sign-in page."""
     inside = target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
     return render("login.html", next=inside)
 
 
 @router.post("/login")
 def login(body: Login, request: Request, parts: Parts) -> JSONResponse:
-    """Keep the key in a cookie that no script reads and no other site sends."""
+    """Check the key and store it in a cookie that scripts and other sites cannot use."""
     check_access(parts.database, body.key)
     answer = JSONResponse({"ok": True})
     answer.set_cookie(
-        COOKIE, body.key, httponly=True, samesite="strict", secure=request.url.scheme == "https",
+        COOKIE,
+        body.key,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
         max_age=30 * 86_400,
-    )  # fmt: skip
+    )
     return answer
 
 
 @router.get("/static/plotly.min.js")
 def plotly_script() -> FileResponse:
-    """As the installed plotly package holds it: nothing is fetched from elsewhere."""
+    """plotly.js as bundled in the installed plotly package; nothing is loaded from a CDN."""
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.origin is not None

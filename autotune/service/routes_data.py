@@ -1,4 +1,4 @@
-"""/v1/devices, /v1/databases, /v1/predict, /v1/models."""
+"""Routes below /v1 for devices, databases, predictions and uploaded models."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _Name = Annotated[str, PathParameter(max_length=100)]
 
 @router.get("/devices")
 def devices(_: Caller) -> list[dict[str, Any]]:
-    """Every known device: its title, whether it is here, and what it is predicted from."""
+    """List the known devices: title, whether on this machine, and the source of predictions."""
     return describe_devices()
 
 
 @router.get("/devices/{name}")
 def device(name: _Name, parts: Parts, _: Caller) -> dict[str, Any]:
-    """A device's specification with its sources, and what the database holds of it."""
+    """Return a device's specification with its sources, and its coverage in the database."""
     return describe_device(parts.settings, name)
 
 
 @router.get("/databases")
 def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
-    """What the latency database holds: one entry a fingerprint."""
+    """Describe the latency database, with one entry per fingerprint."""
     return describe_database(parts.settings)
 
 
 @router.post("/predict")
 def predict(question: Question, parts: Parts, _: Caller) -> Answer:
-    """The latency of up to a thousand layers on a device, here or elsewhere."""
+    """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     shapes = [shape.layer() for shape in question.shapes]
     machine, found = parts.predictions.answer(
         question.device,
@@ -57,16 +57,19 @@ def predict(question: Question, parts: Parts, _: Caller) -> Answer:
 
 @router.get("/models", tags=["models"])
 def models(parts: Parts, _: Caller) -> list[dict[str, Any]]:
-    """Models that were uploaded."""
+    """List the uploaded models with their files and sizes."""
     return list_uploads(parts.settings)
 
 
 @router.put(
-    "/models/{name}/{file}", status_code=201, tags=["models"], max_body_size=2**62,
+    "/models/{name}/{file}",
+    status_code=201,
+    tags=["models"],
+    max_body_size=2**62,
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
-)  # fmt: skip
+)
 async def upload(
     name: _Name, file: _Name, request: Request, parts: Parts, _: Caller
 ) -> dict[str, Any]:
-    """Store one file of a model: safetensors, configuration or tokenizer, as it is."""
+    """Upload one file of a model: safetensors, configuration or tokenizer."""
     return await receive(parts.settings, name, file, request.stream())

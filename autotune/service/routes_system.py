@@ -1,4 +1,4 @@
-"""/healthz and /metrics."""
+"""Routes for probes and monitoring: /healthz and /metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ router = APIRouter(tags=["system"])
 
 @router.get("/healthz")
 def healthz(parts: Parts) -> dict[str, Any]:
-    """200 as long as the job database answers; needs no key."""
+    """Answer 200 as long as the job database responds; requires no key."""
     parts.database.page(limit=1)
     return {"status": "ok", "version": __version__}
 
 
 @router.get("/metrics", response_class=Response)
 def metrics(parts: Parts, _: Caller) -> Response:
-    """Prometheus text."""
+    """Return the metrics in Prometheus' text format."""
     from autotune.service.metrics import render
 
     text, kind = render(parts)

@@ -1,4 +1,4 @@
-"""What whoever runs the service decides."""
+"""Settings of a server, chosen by its administrator."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from autotune.core.types import Address
 
 @dataclass(frozen=True, kw_only=True)
 class Quotas:
-    """The most of each that anybody may have.
+    """Limits of a server.
 
-    `body_bytes` is of a JSON request, `upload_bytes` of one uploaded file, `uploaded_bytes` of all
-    uploaded files together, `artefact_bytes` of all that one job writes, `runtime_s` of one
-    attempt, `pause_s` between two parts of a request.
+    `body_bytes` limits a JSON request, `upload_bytes` one uploaded file, `uploaded_bytes` all
+    uploaded files together, `artefact_bytes` the folder of one job, `runtime_s` one attempt at a
+    job, `streams` the open event streams, `pause_s` the wait for the next part of a request.
     """
 
     queued_jobs: int = 20_000
@@ -32,12 +32,12 @@ class Quotas:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One server.
+    """Settings of one server.
 
-    `data` is the folder of jobs and uploads; servers that share a job database share it too.
-    `model_roots` are the folders below which models and calibration files may be named,
-    `hub_ids` the models that may be fetched by name. `slots` is how many jobs run at a time;
-    a runner that was silent for `stale_s` has lost its job, which is tried `attempts` times.
+    `data` is the folder for jobs and uploads; servers that share a job database share it too.
+    `model_roots` are the folders of models and calibration files that jobs may read, `hub_ids` the
+    hub models that they may download. `slots` is the number of jobs that run at a time. A runner
+    without a heartbeat for `stale_s` seconds loses its job; a job is tried up to `attempts` times.
     """
 
     data: Path
@@ -55,14 +55,14 @@ class Settings:
     server: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.urandom(3).hex()}")
 
     def job_folder(self, job_id: str) -> Path:
-        """Where a job's log and artefacts are."""
+        """The folder of a job's log and output."""
         return self.data / "jobs" / job_id
 
     def run_folder(self, job_id: str) -> Path:
-        """What a job hands out."""
+        """The folder of a job's output files."""
         return self.job_folder(job_id) / "out"
 
     @property
     def uploads(self) -> Path:
-        """Models that were uploaded, a folder each."""
+        """The folder of uploaded models, with one folder for each."""
         return self.data / "models"

@@ -1,4 +1,4 @@
-"""What the routes share, and how they get at it."""
+"""State shared by the routes, and the FastAPI dependencies that provide it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COUNTED_S = 1.0
 
 
 class Counts:
-    """Jobs by state, at most a second old: a long history takes milliseconds to count."""
+    """Numbers of jobs by state, cached for a second, as counting a long history is slow."""
 
     def __init__(self, database: JobDatabase) -> None:
         self._database = database
@@ -28,7 +28,7 @@ class Counts:
         self._at = -_COUNTED_S
 
     def now(self) -> dict[str, int]:
-        """Of every state."""
+        """The number of jobs in every state."""
         with self._lock:
             if time.monotonic() - self._at >= _COUNTED_S:
                 self._counts = self._database.counts()
@@ -38,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One server's parts."""
+    """The parts of one server that its routes use."""
 
     settings: Settings
     database: JobDatabase
@@ -48,7 +48,7 @@ class State:
 
 
 async def state_of(request: Request) -> State:
-    """Of the application that serves the request; asynchronous, as it needs no thread."""
+    """The state of the application; asynchronous so that FastAPI does not use a thread."""
     return cast(State, request.app.state.parts)
 
 
@@ -56,7 +56,7 @@ Parts = Annotated[State, Depends(state_of)]
 
 
 def caller_of(request: Request, parts: Parts) -> str:
-    """The id of the caller's key; see `check_access`."""
+    """The id of the caller's API key; see `check_access`."""
     return check_access(parts.database, token_of(request))
 
 

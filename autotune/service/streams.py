@@ -1,4 +1,4 @@
-"""Server-sent events: one query a moment for everybody who watches, whatever their number."""
+"""Server-sent events: one periodic query serves all streams, however many there are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVERY_S = 0.3
 
 
 class Watcher:
-    """Knows the revision of every job that a stream watches. One an event loop."""
+    """Tracks the revision of every job that a stream watches; one per event loop."""
 
     def __init__(self, database: JobDatabase, most: int) -> None:
         self.database, self.most = database, most
@@ -30,7 +30,7 @@ class Watcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Looks for changes as long as this lasts."""
+        """Poll the job database for changes while the context is open."""
         task = asyncio.create_task(self._look())
         try:
             yield
@@ -41,22 +41,22 @@ class Watcher:
 
     @property
     def streams(self) -> int:
-        """How many watch."""
+        """The number of open event streams."""
         return self._watched.total()
 
     def admit(self) -> None:
-        """Before a stream starts.
+        """Check that another stream may start.
 
         Raises:
-            QuotaError: too many watch already.
+            QuotaError: as many streams as allowed are open.
         """
         if self.streams >= self.most:
-            raise QuotaError(f"{self.most} streams are open, which is the most")
+            raise QuotaError(f"limit reached: {self.most} event streams are open; close one first")
 
     async def events(self, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
-        """What happens to a job from event number `after` on, until it has ended.
+        """Yield a job's events after number `after`, until the job has ended.
 
-        An event of the job has its number as id; `progress` has none, since only the last counts.
+        Stored events have their number as id; `progress` has none, only the latest matters.
         """
         self._watched[job_id] += 1
         try:
@@ -85,7 +85,7 @@ class Watcher:
 
     async def _newer(self, job_id: str, seen: int) -> None:
         async with self._changed:
-            # Later, not other: the last look may be older than what the stream has read since.
+            # Greater, not different: the last poll may predate what the stream has read since.
             await self._changed.wait_for(lambda: self._revisions.get(job_id, seen) > seen)
 
     async def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""Models that are uploaded file by file: safetensors and JSON, never anything that is unpacked."""
+"""Models uploaded file by file: safetensors, JSON and text files, no archives."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ def uploaded_folder(settings: Settings, name: str) -> Path:
     """The folder of an uploaded model.
 
     Raises:
-        UsageError: no name of an upload.
-        NotFoundError: no such upload.
+        UsageError: the name is not valid for an upload.
+        NotFoundError: there is no upload of that name.
     """
     folder = settings.uploads / _checked(name)
     if not folder.is_dir():
-        raise NotFoundError(f"there is no uploaded model {name!r}")
+        raise NotFoundError(f"no uploaded model {name!r}")
     return folder
 
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name[:80]!r} names no upload: small letters, digits, '-' and '_', 64 at most"
+            f"invalid upload name {name[:80]!r}: use lower-case letters, digits, '-' and '_' "
+            "(64 at most)"
         )
     return name
 
 
 def list_uploads(settings: Settings) -> list[dict[str, Any]]:
-    """Name, files and bytes of every uploaded model."""
+    """Name and files, with their sizes in bytes, of every uploaded model."""
     if not settings.uploads.is_dir():
         return []
     return [
@@ -62,19 +63,19 @@ def list_uploads(settings: Settings) -> list[dict[str, Any]]:
 async def receive(
     settings: Settings, name: str, file: str, body: AsyncIterator[bytes]
 ) -> dict[str, Any]:
-    """Stream one file of a model to its place; it appears whole, checked, and once.
+    """Stream one file of a model to disk; it becomes visible once it is complete and checked.
 
     Raises:
-        UsageError: a name or content that is not taken.
-        TooLargeError: more bytes than the quotas.
-        ConflictError: the file is there.
+        UsageError: the name or content is not allowed.
+        TooLargeError: the file exceeds a quota.
+        ConflictError: the file exists already.
         StorageError: the disk is full.
     """
     folder = settings.uploads / _checked(name)
     text = file in _TEXTS
     if not text and not _WEIGHTS.fullmatch(file):
         raise UsageError(
-            f"{file[:80]!r} is not taken; a model is model*.safetensors with "
+            f"file {file[:80]!r} is not allowed; a model consists of model*.safetensors and "
             f"{', '.join(sorted(_TEXTS))}"
         )
     quotas = settings.quotas
@@ -82,7 +83,7 @@ async def receive(
     most = min(quotas.upload_bytes, left, *([_TEXT_BYTES] if text else []))
     target = folder / file
     if target.exists():
-        raise ConflictError(f"{name} holds {file} already; upload under another name")
+        raise ConflictError(f"{name} already has {file}; upload under another model name")
     temporary = folder / f".{file}.{id(body):x}.part"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,15 +104,13 @@ async def _write(path: Path, body: AsyncIterator[bytes], most: int) -> int:
         async for chunk in body:
             size += len(chunk)
             if size > most:
-                raise TooLargeError(
-                    f"the file is larger than the {most} bytes that are still taken"
-                )
+                raise TooLargeError(f"limit reached: the file is larger than {most} bytes")
             await file.write(chunk)
     return size
 
 
 def _check(path: Path, name: str) -> None:
-    """What arrived is what its name says."""
+    """Check that the content is what the file name promises."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -123,4 +122,4 @@ def _check(path: Path, name: str) -> None:
         else:
             path.read_text(encoding="utf-8")
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise UsageError(f"{name} is damaged or no such file: {str(error)[:200]}") from error
+        raise UsageError(f"{name} is damaged or not of that format: {str(error)[:200]}") from error

@@ -77,5 +77,5 @@ def test_the_command_tells_all_of_it(cli):
     assert record["backends"]["onnxruntime-cpu"]["missing"] is None
     assert "torch" in record["backends"]["torch-eager"]["versions"]
     text = cli("doctor").stdout
-    assert "cores to use" in text
+    assert "cores available" in text
     assert "onnxruntime-cpu" in text

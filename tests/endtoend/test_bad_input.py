@@ -146,7 +146,7 @@ def test_unknown_options_and_commands(cli):
 
 @pytest.mark.parametrize("args", [(), ("t.csv", "--device", "a100")])
 def test_an_import_takes_a_file_or_a_device(cli, args):
-    refuse(cli("db", "import", *args), 2, "give one of both")
+    refuse(cli("db", "import", *args), 2, "give either a file or --device NAME")
 
 
 @pytest.mark.parametrize("name", ["/proc/out", "/proc/new/out", "file", "file/out", "n" * 300])

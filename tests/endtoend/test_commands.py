@@ -35,7 +35,7 @@ def test_the_small_commands(cli, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert "cpu" in found["here"]
     assert found["predicted_from"]["h200-sxm"] == "this project's database"
-    assert found["predicted_from"]["a100-sxm"] == "others' measurements"
+    assert found["predicted_from"]["a100-sxm"] == "third-party measurements"
     sheet = cli("devices", "show", "h200").stdout
     assert "bandwidth_bytes_s = 4.8e12" in sheet
     assert "[sources]" in sheet

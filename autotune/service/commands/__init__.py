@@ -1,1 +1,1 @@
-"""The commands that run the service and those that talk to it."""
+"""The commands that run the service, and the ones that use it as a client."""

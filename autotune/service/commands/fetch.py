@@ -1,4 +1,4 @@
-"""`autotune fetch ID`."""
+"""`autotune fetch ID`: download a job's results."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from autotune.service.commands.options import client_options, job_argument, make
 
 @click.command("fetch", epilog="Example: autotune fetch 0199a1b2c3d4e5f60718 -o out")
 @click.argument("job_id")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder (default: the id).")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Folder to write to (default: the job's id).",
+)
 @client_options
 @format_option
 def command(
     job_id: str, output: Path | None, server: str, key: str | None, output_format: str
 ) -> None:
-    """Copy what a job handed out: checkpoint, graphs, report, result."""
+    """Download a job's results: checkpoint, graphs, report and result.json."""
     with make_client(server, key) as client:
         job_id = job_argument(client, job_id)
         target = output or Path(job_id)
         found = client.fetch(job_id, target)
     record = {"output": str(target), "files": [str(path) for path in found]}
-    emit(output_format, record, [f"{len(found)} files in {target}/"])
+    emit(output_format, record, [f"{len(found)} files written to {target}/"])

@@ -1,4 +1,4 @@
-"""Show a job's events as they happen."""
+"""Print a job's events as they happen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autotune.service.client import Client
 
 
 def follow(client: Client, job_id: str) -> dict[str, Any]:
-    """Its stages on stderr until it has ended; the job then."""
+    """Print the job's stages to stderr until it has ended; returns the ended job."""
     for event in client.events(job_id):
         if event["event"] in ("stage", "note", "state"):
             click.echo(f"{event['event']:6s} {event['data']['text']}", err=True)

@@ -1,4 +1,4 @@
-"""`autotune jobs [ID]`."""
+"""`autotune jobs [ID]`: list jobs, or show one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,27 @@ from autotune.service.summary import outcome
 
 @click.command("jobs", epilog="Example: autotune jobs --state running")
 @click.argument("job_id", required=False)
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Repeatable.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES),
+    help="Only jobs in this state (repeatable).",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="Jobs to list."
+)
 @client_options
 @format_option
 def command(
-    job_id: str | None, states: tuple[str, ...], limit: int, server: str, key: str | None,
+    job_id: str | None,
+    states: tuple[str, ...],
+    limit: int,
+    server: str,
+    key: str | None,
     output_format: str,
-) -> None:  # fmt: skip
-    """List a service's jobs, the youngest first, or show one."""
+) -> None:
+    """List a service's jobs, newest first, or show one job."""
     with make_client(server, key) as client:
         if job_id:
             job = client.job(job_argument(client, job_id))

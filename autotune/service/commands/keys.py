@@ -1,4 +1,4 @@
-"""`autotune keys create|list|revoke`."""
+"""`autotune keys create|list|revoke`: manage the API keys of a service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autotune.service.keys import create_key, list_keys, revoke_key
 
 @click.group("keys", epilog="Example: autotune keys create alice")
 def command() -> None:
-    """Make, list and revoke the API keys of a service; with the first one, everybody needs one."""
+    """Create, list and revoke API keys; once one exists, every request needs one."""
 
 
 @command.command("create", epilog="Example: autotune keys create alice")
@@ -25,7 +25,7 @@ def command() -> None:
 @jobs_db_option
 @format_option
 def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
-    """Make a key and show it, which is the only time: what is kept of it is a hash."""
+    """Create a key. It is shown once; only its hash is stored."""
     with job_database(data, jobs_db) as database:
         key, token = create_key(database, name)
     emit(output_format, {**dataclasses.asdict(key), "token": token}, [token])
@@ -36,12 +36,12 @@ def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -
 @jobs_db_option
 @format_option
 def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
-    """List the keys there were."""
+    """List all keys, including revoked ones."""
     with job_database(data, jobs_db) as database:
         keys = list_keys(database)
     lines = [
         f"{key.id}  {_day(key.created_at)}  "
-        f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'holds':18s}  {key.name}"
+        f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'active':18s}  {key.name}"
         for key in keys
     ]
     emit(output_format, {"keys": [dataclasses.asdict(key) for key in keys]}, lines)

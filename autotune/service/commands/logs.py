@@ -1,4 +1,4 @@
-"""`autotune logs ID`."""
+"""`autotune logs ID`: print a job's log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERY_S = 0.5
 
 @click.command("logs", epilog="Example: autotune logs 0199a1b2c3d4e5f60718 --follow")
 @click.argument("job_id")
-@click.option("--follow", "-f", is_flag=True, help="Until the job has ended.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing until the job has ended.")
 @client_options
 def command(job_id: str, follow: bool, server: str, key: str | None) -> None:
     """Print what a job's process said."""

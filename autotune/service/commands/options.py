@@ -1,4 +1,4 @@
-"""Options that the service's commands share."""
+"""Options shared by the service's commands."""
 
 from __future__ import annotations
 
@@ -15,45 +15,52 @@ from autotune.service.jobs import JobDatabase
 
 
 def default_data() -> str:
-    """`$AUTOTUNE_DATA`, else the user's data folder."""
+    """`$AUTOTUNE_DATA`, or else a folder below the user's data folder."""
     return os.environ.get("AUTOTUNE_DATA") or str(data_folder() / "service")
 
 
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), default=default_data,
-    help="Folder of jobs and uploads (default: $AUTOTUNE_DATA or the user's).",
-)  # fmt: skip
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_data,
+    help="Folder for jobs and uploads (default: $AUTOTUNE_DATA, else the user's data folder).",
+)
 jobs_db_option = click.option(
-    "--jobs-db", type=str, callback=lambda _c, _p, text: database_address(text) if text else None,
+    "--jobs-db",
+    type=str,
+    callback=lambda _c, _p, text: database_address(text) if text else None,
     help="Job database: a SQLite file or postgresql://… (default: jobs.sqlite in --data).",
-)  # fmt: skip
+)
 
 
 def client_options(command: Any) -> Any:
-    """--server and --key."""
+    """Add --server and --key to a command."""
     for option in (
         click.option(
             "--key", envvar="AUTOTUNE_API_KEY", help="API key (default: $AUTOTUNE_API_KEY)."
         ),
         click.option(
-            "--server", envvar="AUTOTUNE_SERVER", default=DEFAULT_SERVER, show_default=True,
+            "--server",
+            envvar="AUTOTUNE_SERVER",
+            default=DEFAULT_SERVER,
+            show_default=True,
             help="Address of the service (default: $AUTOTUNE_SERVER).",
         ),
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
 
 def make_client(server: str, key: str | None) -> Client:
-    """Of the server that the options name."""
+    """A client of the server that the options name."""
     return Client(server, key)
 
 
 def job_argument(client: Client, job_id: str) -> str:
-    """The id that was given; `last` is the youngest job."""
+    """The job's id; `last` stands for the newest job."""
     return client.last() if job_id == "last" else job_id
 
 
 def job_database(data: Path, address: Address | None) -> JobDatabase:
-    """At its address, or in the data folder."""
+    """The job database at `address`, by default in the data folder."""
     return JobDatabase(address or data.resolve() / "jobs.sqlite")

@@ -1,4 +1,4 @@
-"""`autotune serve`."""
+"""`autotune serve`: run the job server."""
 
 from __future__ import annotations
 
@@ -20,36 +20,76 @@ from autotune.service.settings import Quotas, Settings
 
 @click.command("serve", epilog="Example: autotune serve --models ~/models")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True)
-@click.option("--name", "names", multiple=True, help="Host name it is called by (repeatable).")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8420,
+    show_default=True,
+    help="Port to listen on (0: any free one).",
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Host name under which clients reach the server (repeatable).",
+)
 @data_option
 @jobs_db_option
 @database_option
 @click.option(
-    "--models", "roots", multiple=True,
+    "--models",
+    "roots",
+    multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder below which models and texts may be named (repeatable).",
-)  # fmt: skip
-@click.option("--hub-id", "hub_ids", multiple=True, help="Model of the hub (repeatable).")
+    help="Folder of models and texts that jobs may read (repeatable).",
+)
 @click.option(
-    "--slots", type=click.IntRange(0, 64), default=1, show_default=True, help="Jobs at a time."
+    "--hub-id", "hub_ids", multiple=True, help="Hub model that jobs may use (repeatable)."
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(0, 64),
+    default=1,
+    show_default=True,
+    help="Jobs to run at a time.",
 )
 @threads_option
 @click.option(
-    "--stale", type=click.FloatRange(1), default=15.0, show_default=True,
-    help="Seconds of silence after which a runner has lost its job.",
-)  # fmt: skip
+    "--stale",
+    type=click.FloatRange(1),
+    default=15.0,
+    show_default=True,
+    help="Seconds without a heartbeat after which a runner loses its job.",
+)
 @click.option(
     "--heartbeat", type=click.FloatRange(0.1), default=1.0, show_default=True,
     help="Seconds between the words of a runner; a third of --stale at most.",
 )  # fmt: skip
-@click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
-@click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
-@click.option("--max-uploaded", default="1TiB", show_default=True, help="Of all files together.")
-@click.option("--max-artefacts", default="256GiB", show_default=True, help="Of one job.")
+@click.option(
+    "--max-queued",
+    type=click.IntRange(1),
+    default=20_000,
+    show_default=True,
+    help="Limit on queued jobs.",
+)
+@click.option(
+    "--max-runtime",
+    type=click.FloatRange(1),
+    default=86_400,
+    show_default=True,
+    help="Time limit of one attempt at a job, in seconds.",
+)
+@click.option(
+    "--max-upload", default="64GiB", show_default=True, help="Size limit of one uploaded file."
+)
+@click.option(
+    "--max-uploaded", default="1TiB", show_default=True, help="Size limit of all uploads together."
+)
+@click.option(
+    "--max-artefacts", default="256GiB", show_default=True, help="Size limit of one job's folder."
+)
 def command(host: str, port: int, **options: Any) -> int:
-    """Serve jobs over HTTP: submit, watch and fetch them from a browser, a client or curl."""
+    """Run the job server: submit, watch and fetch jobs from a browser, from Python or over HTTP."""
     import uvicorn
 
     from autotune.service.announced import Announced
@@ -63,8 +103,8 @@ def command(host: str, port: int, **options: Any) -> int:
     with job_database(settings.data, settings.job_database) as database:
         if not _is_private(host) and not any_key(database):
             raise UsageError(
-                f"--host {host} can be reached by others, and there is no API key yet; make one "
-                "with `autotune keys create NAME`, or leave --host at 127.0.0.1"
+                f"--host {host} is reachable from other machines, but there is no API key yet; "
+                "create one with `autotune keys create NAME`, or leave --host at 127.0.0.1"
             )
         config = uvicorn.Config(
             create_app(settings, database), host=host, port=port, log_level="warning",
@@ -77,7 +117,7 @@ def command(host: str, port: int, **options: Any) -> int:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """From the command's options."""
+    """The settings that the command's options describe."""
     data: Path = options["data"]
     return Settings(
         data=data.resolve(),
@@ -103,12 +143,12 @@ def settings_of(options: dict[str, Any]) -> Settings:
 def _bytes(option: str, text: str) -> int:
     found = parse_quantity(text, "weight_bytes")
     if found.relative:
-        raise UsageError(f"{option} {text}: a size such as 64GiB")
+        raise UsageError(f"{option} {text}: must be a size such as 64GiB, not relative to a model")
     return int(found.value)
 
 
 def _is_private(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:

@@ -1,9 +1,9 @@
-// What the pages share: asking the service, and drawing its figures in the page's colours.
+// Shared by the pages: requests to the service, and its figures drawn in the page's colours.
 
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { credentials: "same-origin", ...options });
   const body = await answer.json();
-  if (!answer.ok) throw new Error(body.error ? body.error.message : `status ${answer.status}`);
+  if (!answer.ok) throw new Error(body.error ? body.error.message : `The server returned status ${answer.status}.`);
   return body;
 }
 
@@ -24,7 +24,7 @@ export function complain(form, error) {
 export function draw(place, figure) {
   const style = getComputedStyle(document.documentElement);
   const [text, soft, line] = ["--text", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
-  // The grey of the figures is one of paper; at night it takes the page's.
+  // The grey of the figures suits a white background; replace it by the page's own.
   figure = JSON.parse(JSON.stringify(figure).replaceAll("#666666", soft));
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
   const layout = {
@@ -41,7 +41,7 @@ export function draw(place, figure) {
   return window.Plotly.react(place, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
 }
 
-// Draw again when the reader changes between light and dark.
+// Redraw when the colour scheme changes between light and dark.
 export function drawAlways(place, figure) {
   draw(place, figure);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(place, figure));

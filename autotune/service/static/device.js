@@ -19,7 +19,7 @@ form.addEventListener("submit", async (event) => {
     complain(form, null);
     const found = await send("/v1/curve", question);
     document.getElementById("curve").hidden = false;
-    document.getElementById("sources").textContent = `From ${found.sources.join("; ")} (${found.backend}, ${found.dtype})`;
+    document.getElementById("sources").textContent = `Source: ${found.sources.join("; ")} (${found.backend}, ${found.dtype})`;
     drawAlways(document.querySelector("#curve .plot"), found.figure);
     const rows = found.points.map((point) => {
       const row = document.createElement("tr");

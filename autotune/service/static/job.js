@@ -52,7 +52,7 @@ async function figures() {
     const card = document.getElementById(`figure-${name}`);
     if (!card) continue;
     const first = card.querySelector(".plot");
-    // All places first: a figure takes the width that its place has when it is drawn.
+    // Add all containers first: a figure takes the width that its container has when it is drawn.
     const places = charts.map((_, index) => (index ? first.cloneNode(false) : first));
     first.parentElement.append(...places);
     charts.forEach((chart, index) => drawAlways(places[index], chart));
@@ -67,7 +67,7 @@ document.getElementById("cancel")?.addEventListener("click", async (event) => {
 document.getElementById("log").addEventListener("toggle", async (event) => {
   if (!event.target.open) return;
   const log = await ask(`/v1/jobs/${job.id}/logs`);
-  event.target.querySelector("pre").textContent = log.text || "Nothing yet.";
+  event.target.querySelector("pre").textContent = log.text || "The log is empty.";
 });
 
 if (["queued", "running"].includes(job.state)) watch();

@@ -24,7 +24,7 @@ form.addEventListener("submit", async (event) => {
   button.disabled = true;
   try {
     complain(form, null);
-    // The key makes a second click, or a repeated request, the same job.
+    // The key prevents a second click or a repeated request from creating a second job.
     form.dataset.key ||= crypto.randomUUID();
     const job = await send("/v1/jobs", { kind: "tune", spec: spec() }, { "Idempotency-Key": form.dataset.key });
     location.assign(`/jobs/${job.id}`);
@@ -35,7 +35,7 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-// The states of the jobs that are shown, as they change.
+// Keep the states of the listed jobs up to date.
 async function refresh() {
   const rows = [...document.querySelectorAll("#jobs tbody tr")];
   const moving = rows.some((row) => ["queued", "running"].includes(row.dataset.state));

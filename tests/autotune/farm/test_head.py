@@ -66,7 +66,7 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
     kill_tree(head)
     _, said = process.communicate(timeout=120)
     assert process.returncode == FarmUnreachableError.exit_code, said
-    assert "went away" in said
+    assert "lost the connection to the farm" in said
     assert rows(database) > 4
     with LatencyDatabase(database) as store:
         assert find_problems(store) == []

@@ -107,4 +107,4 @@ def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
     )  # fmt: skip
     assert_finished(done, tmp_path / "out")
     assert f"plans are judged by the farm at {farm.address}" in done.stderr
-    assert "unjudged" not in done.stderr
+    assert "died before it judged" not in done.stderr

@@ -227,7 +227,7 @@ def test_all_uploads_together_have_a_limit(client):
     for model, status in (("one", 201), ("two", 201), ("three", 413)):
         answer = client.put(f"/v1/models/{model}/vocab.txt", content=words)
         assert answer.status_code == status, answer.text
-    assert "bytes that are still taken" in message(answer)
+    assert "limit reached: the file is larger than" in message(answer)
 
 
 def test_health_and_metrics(client):
@@ -259,4 +259,4 @@ def test_an_error_of_ours_tells_nothing_of_the_inside(client, database, monkeypa
     answer = client.get(f"/v1/jobs/{NOBODY}")
     assert answer.status_code == 500
     assert "division" not in answer.text
-    assert "the server failed; its log says more under" in message(answer)
+    assert "internal server error; see error" in message(answer)

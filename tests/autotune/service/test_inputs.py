@@ -49,7 +49,7 @@ def test_links_out_of_a_model_are_refused(settings, roots, tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A", ".hidden", "x" * 65])
 def test_an_upload_has_a_plain_name(settings, name):
-    with pytest.raises(UsageError, match="names no upload"):
+    with pytest.raises(UsageError, match="invalid upload name"):
         model(settings, f"upload:{name}")
 
 

@@ -258,7 +258,7 @@ def test_a_key_opens_the_pages(tmp_path, browser):
         browser.find_element(By.CSS_SELECTOR, "#login button").click()
         error = browser.find_element(By.CSS_SELECTOR, "#login .error")
         wait(browser, lambda _: error.is_displayed())
-        assert "opens nothing" in error.text
+        assert "invalid or revoked API key" in error.text
         assert all("401" in line for line in complaints(browser))
         fill(browser, "key", token)
         browser.find_element(By.CSS_SELECTOR, "#login button").click()
