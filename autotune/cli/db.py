@@ -7,14 +7,10 @@ from pathlib import Path
 
 import click
 
+from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import (
-    backend_option,
-    database_option,
-    device_option,
-    dtype_option,
-    threads_option,
-)
+from autotune.cli.options import database_option
+from autotune.cli.schema import schema_options, values
 from autotune.core.types import Address
 
 _PATH = click.Path(path_type=Path)
@@ -161,11 +157,7 @@ def verify(database: Address, output_format: str) -> int:
 
 
 @command.command("drift", epilog="Example: autotune db drift")
-@click.option("--anchors", type=click.IntRange(1, 1000), default=20, show_default=True)
-@dtype_option
-@device_option
-@backend_option
-@threads_option
+@schema_options(DriftOptions, filled=True)
 @database_option
 @format_option
 def drift(
@@ -186,6 +178,7 @@ def drift(
     from autotune.profiler.measure.timing import TimingPolicy
     from autotune.tune.target import target_here
 
+    values(DriftOptions, {"anchors": anchors})
     target = target_here(device, backend, dtype)
     present, runs_on, count = target.device, target.backend, check_threads(threads)
     fingerprint = fingerprint_of(present, runs_on, target.dtype, count)

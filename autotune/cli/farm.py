@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune.cli.main import emit, format_option
 from autotune.cli.options import token_option
 
 if TYPE_CHECKING:
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 @click.command("farm", epilog="Example: autotune farm --address 10.0.0.1:6380")
 @click.option("--address", required=True, help="Private IP:PORT of this host to listen on.")
 @token_option
-def command(address: str, token_file: Path) -> int:
+@format_option
+def command(address: str, token_file: Path, output_format: str) -> int:
     """Be the head of a farm, which workers join and `autotune profile --farm` measures on."""
     from autotune.farm.processes import make_token, start_head
 
     token = make_token(token_file)
     click.echo(f"farm at {address}; its token is in {token_file}", err=True)
+    emit(output_format, {"address": address, "token_file": str(token_file)}, [])
     return stay(start_head(address, token))
 
 

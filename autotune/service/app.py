@@ -80,15 +80,15 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
 
 
 _REFUSALS = {
-    400: "The request cannot be read.",
-    401: "A key is needed, and none that holds was given.",
-    404: "There is no such thing.",
-    409: "It contradicts what is there.",
-    413: "Larger than is taken.",
-    422: "A value cannot be used.",
-    429: "More than anybody may have at a time.",
-    503: "The database does not answer.",
-    507: "The disk is full.",
+    400: "Malformed request.",
+    401: "Invalid or missing API key.",
+    404: "Not found.",
+    409: "Conflict with an existing resource.",
+    413: "Request body too large.",
+    422: "Invalid value.",
+    429: "Too many requests or queued jobs.",
+    503: "Database unavailable; try again later.",
+    507: "Insufficient storage.",
 }
 
 

@@ -23,7 +23,7 @@ from autotune.service.job_files import artefacts_of
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.settings import Settings
-from autotune.service.specs import defaults
+from autotune.service.specs import defaults, flat_spec
 from autotune.service.state import Caller, Parts
 from autotune.service.tunings import read_record
 from autotune.service.uploads import list_uploads
@@ -94,7 +94,7 @@ def render(template: str, status: int = 200, plots: bool = False, **values: Any)
 
 def _row(job: Job) -> dict[str, Any]:
     """What a table says of a job."""
-    spec, result = job.spec, job.result or {}
+    spec, result = flat_spec(job.kind, job.spec), job.result or {}
     ratio = result.get("measured_ratio") or result.get("predicted_ratio")
     outcome = job.error or ""
     if ratio is not None:
@@ -142,7 +142,8 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     """One job: its progress, then its result."""
     job = parts.database.get(job_id)
     record = read_record(parts.settings, job)
-    spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
+    spec = flat_spec(job.kind, job.spec)
+    spec = {k: v for k, v in spec.items() if v not in (None, [], False)}
     return render(
         "job.html", plots=record is not None, job=job, view=_row(job), record=record, spec=spec,
         figures=_FIGURES,

@@ -16,7 +16,7 @@ from autotune.service.keys import create_key, list_keys, revoke_key
 
 @click.group("keys", epilog="Example: autotune keys create alice")
 def command() -> None:
-    """Make, list and revoke the API keys of a service; with the first one, everybody needs one."""
+    """Create, list and revoke API keys; once one exists, every request needs one."""
 
 
 @command.command("create", epilog="Example: autotune keys create alice")
@@ -25,7 +25,7 @@ def command() -> None:
 @jobs_db_option
 @format_option
 def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
-    """Make a key and show it, which is the only time: what is kept of it is a hash."""
+    """Create a key. It is shown once; only its hash is stored."""
     with job_database(data, jobs_db) as database:
         key, token = create_key(database, name)
     emit(output_format, {**dataclasses.asdict(key), "token": token}, [token])
@@ -36,7 +36,7 @@ def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -
 @jobs_db_option
 @format_option
 def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
-    """List the keys there were."""
+    """List all keys, including revoked ones."""
     with job_database(data, jobs_db) as database:
         keys = list_keys(database)
     lines = [
@@ -51,10 +51,12 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
 @click.argument("key_id")
 @data_option
 @jobs_db_option
-def revoke(key_id: str, data: Path, jobs_db: Address | None) -> None:
-    """From now on the key opens nothing."""
+@format_option
+def revoke(key_id: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
+    """Revoke a key."""
     with job_database(data, jobs_db) as database:
         revoke_key(database, key_id)
+    emit(output_format, {"id": key_id, "revoked": True}, [])
 
 
 def _day(seconds: float) -> str:

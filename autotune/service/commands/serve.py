@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from autotune.cli.main import format_option
 from autotune.cli.options import database_option, threads_option
 from autotune.core.errors import UsageError
 from autotune.core.quantities import parse_quantity
@@ -41,14 +42,15 @@ from autotune.service.settings import Quotas, Settings
 )  # fmt: skip
 @click.option(
     "--heartbeat", type=click.FloatRange(0.1), default=1.0, show_default=True,
-    help="Seconds between the words of a runner; a third of --stale at most.",
+    help="Heartbeat interval of a runner, in seconds; at most a third of --stale.",
 )  # fmt: skip
 @click.option("--max-queued", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--max-runtime", type=click.FloatRange(1), default=86_400, help="Seconds of a try.")
 @click.option("--max-upload", default="64GiB", show_default=True, help="Of one file.")
 @click.option("--max-uploaded", default="1TiB", show_default=True, help="Of all files together.")
 @click.option("--max-artefacts", default="256GiB", show_default=True, help="Of one job.")
-def command(host: str, port: int, **options: Any) -> int:
+@format_option
+def command(host: str, port: int, output_format: str, **options: Any) -> int:
     """Serve jobs over HTTP: submit, watch and fetch them from a browser, a client or curl."""
     import uvicorn
 
@@ -70,7 +72,7 @@ def command(host: str, port: int, **options: Any) -> int:
             create_app(settings, database), host=host, port=port, log_level="warning",
             timeout_graceful_shutdown=3, server_header=False, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
-        server = Announced(config)
+        server = Announced(config, output_format)
         with Dispatcher(settings, database):
             server.run()
         return 0 if server.started else 1

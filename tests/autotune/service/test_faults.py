@@ -235,12 +235,13 @@ def test_a_job_that_always_dies_fails_and_says_so(tmp_path, roots):
             job = database.get(job_id)
         assert (job.state, job.attempt) == ("failed", 5)
         assert "signal 9" in job.error
-        assert "tried 5 times" in job.error
+        assert "limit of 5 attempts" in job.error
 
 
 def test_limits_of_time_and_bytes_are_stated(tmp_path, roots):
     for option, value, said in (
-        ("--max-runtime", 3, "it ran longer than 3 s"), ("--max-artefacts", "1kB", "is the most"),
+        ("--max-runtime", 3, "exceeded the 3 s limit"),
+        ("--max-artefacts", "1kB", "the limit of 1000"),
     ):  # fmt: skip
         data = tmp_path / option.strip("-")
         with serving(data, *options(roots, tmp_path / "latency.sqlite", option, value)) as server:
