@@ -131,10 +131,15 @@ def format_option(command: Any) -> Any:
         "output_format",
         type=click.Choice(["text", "json"]),
         default="text",
-        callback=lambda ctx, _, value: "json" if ctx.meta.get(_JSON) else value,
+        callback=lambda ctx, _, value: "json" if wants_json(ctx) else value,
         help="json: the last line of stdout is one JSON document; --json is short for it.",
     )
     return choose(json_flag(command))
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether `--json` was given."""
+    return bool(ctx.meta.get(_JSON))
 
 
 def json_flag(command: Any) -> Any:
