@@ -29,9 +29,9 @@ class SimulatedNetwork:
     phase: str = "prefill"
     dtype: str = "fp32"
 
-    def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        values = {
+    def to_json(self) -> dict[str, Any]:
+        """The description as plain JSON."""
+        return {
             "type": _TYPE,
             "version": _VERSION,
             "phase": self.phase,
@@ -39,7 +39,10 @@ class SimulatedNetwork:
             "plan": plan_to_json(self.plan),
             "sites": [dataclasses.asdict(site) for site in self.sites],
         }
-        path.write_text(json.dumps(values, indent=1) + "\n")
+
+    def write(self, path: Path) -> None:
+        """Write the description to `path`."""
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
     @staticmethod
     def read(path: Path) -> SimulatedNetwork:
