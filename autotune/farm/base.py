@@ -35,13 +35,15 @@ class Shard:
 class Executor(ABC):
     """Runs shards in processes of their own. Use as a context manager.
 
-    Contract:
+    Contract (`autotune.testing.suites.executor` checks it):
     - A device belongs to one shard at a time.
     - `run` yields exactly one outcome for every task, in any order; `index` is the task's place in
       the shard. A process or a host that dies costs the task it was at, an outcome with the error;
-      the others are run elsewhere, or again.
+      the others are run elsewhere, or again. A task that fails is an outcome with the error.
     - To close the iterator, or to leave the executor, ends what runs and frees the device.
-    - A device that is not reached is refused at once: nothing waits for one to come.
+    - A device that is not reached is refused at once, by `run` itself and not with its first
+      outcome: nothing waits for one to come.
+    - `fingerprint` is the same for the same arguments as long as the device is reached.
     """
 
     @abstractmethod

@@ -33,8 +33,9 @@ class TimedLayer:
 class Backend(ABC):
     """One way to execute a model on a device, "cpu" or "cuda" (default: the first it runs on).
 
-    Contract:
-    - `missing()` is None when everything needed is installed, else one sentence on what to install.
+    Contract (`autotune.testing.suites.backend` checks it):
+    - `missing()` is None when everything needed is installed, else one sentence that names the
+      backend and what to install. Nothing else is called on a backend that lacks something.
     - `layer(shape, threads)` prepares (M × K)·(K × N) without bias, or its pair when the shape has
       a rank; weights are random and distinct per copy, inputs and outputs preallocated. Calling
       `run` returns after the work is done.
@@ -42,7 +43,13 @@ class Backend(ABC):
       is a safetensors file of its named inputs; `loader` ("module:function") opens both on a
       device, as an object whose `run()` is one pass, where the backend cannot open them itself.
     - `run` returns None, or the seconds that the device itself counted where it can count them.
-    - Nothing else is timed here; a backend holds no state between calls.
+    - Any rank may be asked for, aligned or not, in the dtypes that `dtypes` names; layers and
+      networks that were prepared may be called in turn and as often as wanted.
+    - `copies(shape)` is what one call of the prepared layer runs.
+    - What cannot be prepared or run raises, with whatever the library raises: the measuring process
+      turns it into a failed point. A missing network is named.
+    - Nothing else is timed here; a backend holds no state between calls. It is used by one thread
+      of one measuring process; that process owns what was prepared until it ends.
     """
 
     name: str

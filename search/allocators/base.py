@@ -114,10 +114,15 @@ class Question:
 class Allocator(ABC):
     """One rule.
 
-    Contract: `allocate` returns a plan that meets every limit of the problem over its candidates
-    and dense, deterministically. What it learns about the model (not about the limits) it may keep
-    between calls: the closed loop asks again with corrected latencies. `lower_bound` is the
-    certificate of those that have one, else 0.
+    Contract (`autotune.testing.suites.allocator` checks it):
+    - `allocate` returns a plan that meets every limit of the problem and gives every site one of
+      the options it has there; loss and costs are sums over the chosen options.
+    - It is deterministic: the same questions in the same order have the same plans.
+    - What it learned it may keep between calls, since the closed loop asks again with corrected
+      latencies: a plan may then depend on earlier questions, but keeps the limits of its own.
+    - `lower_bound` ≤ optimum ≤ `loss`; rules without a certificate give 0.
+    - The model belongs to the caller: after `allocate` it is dense, frozen and without hooks, also
+      where it raised. One thread at a time may use an allocator and its evidence.
     """
 
     name: str
