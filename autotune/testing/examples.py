@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
-from autotune.compress.sites import find_sites
+from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import Statistics, collect_statistics
 from autotune.compress.tasks import Task, make_task
 from autotune.compress.tasks.base import MASK
@@ -65,7 +65,7 @@ def example_model(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Examp
         model: Any = transformers.LlamaForCausalLM(config)
     model = model.to(dtype).eval()
     model.requires_grad_(False)
-    found = find_sites(model)
+    found = count_tokens(model, find_sites(model), example_batches(1)[0])
     task = make_task("causal-lm", Path("/nonexistent"))
     return ExampleModel(model=model, task=task, sites=found.sites, joint=found.joint)
 
@@ -159,7 +159,7 @@ def _costs(site: Site, form: Form, resources: Sequence[str]) -> tuple[float, ...
     known = {
         "latency": _latency_s(site, form),
         "parameters": parameters,
-        "flops": 2.0 * parameters * max(site.tokens, 1),
+        "flops": 2.0 * parameters * site.tokens,
     }
     return tuple(known[name] for name in resources)
 

@@ -101,6 +101,7 @@ class MetricSuite:
     ) -> None:
         """`shared_whitenings` gives one whitening per member, their right roots equal."""
         by_name = {site.name: site for site in example.sites}
+        assert example.joint
         for joint in example.joint:
             members = [by_name[name] for name in joint.members]
             found = metric.shared_whitenings(members, statistics)
