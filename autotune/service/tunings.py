@@ -98,7 +98,8 @@ def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
     guess, address = question.allow_extrapolation, parts.settings.latency_database
     spec = find_target(question.device, database=address, extrapolate=guess).spec
     dense = LayerShape(
-        tokens=question.tokens, in_features=question.in_features,
+        tokens=question.tokens,
+        in_features=question.in_features,
         out_features=question.out_features,
     )
     ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
