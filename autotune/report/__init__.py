@@ -1,1 +1,1 @@
-"""The HTML report: figures and tables of one run."""
+"""The report of a tuning: HTML page, model card, figures and text summary."""

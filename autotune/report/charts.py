@@ -1,4 +1,4 @@
-"""A figure as data: what it shows, whoever draws it (report/svg.py, report/plotly_json.py)."""
+"""A figure as data, independent of what draws it (report/svg.py or report/plotly_json.py)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Okabe–Ito: told apart with every kind of colour blindness.
+# Okabe–Ito palette, distinguishable with every kind of colour blindness.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 Mark = Literal["", ".", "o", "s", "D"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points, joined when there is a `line`; `x_error` and `y_error` are (low, high) of each."""
+    """Points, joined if there is a `line`; `x_error` and `y_error` hold (low, high) per point."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """From `bottom` up (or down) by `height`, at place `x`."""
+    """A bar at position `x` from `bottom`, up or (if negative) down by `height`."""
 
     x: int
     bottom: float
@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One square of a heat map; `shade` from 0 (light) to 1 (dark), None is hatched or pale."""
+    """One cell of a heat map; `shade` runs from 0 (light) to 1 (dark), None is hatched or grey."""
 
     x: int
     y: int
@@ -69,7 +69,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A figure. `width` and `height` are in inches; ticks name the places from 0 on."""
+    """A figure. `width` and `height` are in inches; ticks label the positions from 0 upwards."""
 
     x_label: str = ""
     y_label: str = ""

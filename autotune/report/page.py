@@ -1,4 +1,4 @@
-"""The templates of the report, and how they write quantities."""
+"""The template environment of the report, with filters for quantities."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from autotune.core.quantities import format_bytes, format_count, format_seconds
 
 
 def environment() -> Environment:
-    """Everything is escaped, and an unknown name is an error."""
+    """An environment that escapes all values and treats an unknown name as an error."""
     made = Environment(
-        loader=PackageLoader("autotune.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("autotune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {"seconds": format_seconds, "bytes": format_bytes, "count": format_count}
     return made

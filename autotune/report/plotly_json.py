@@ -1,4 +1,4 @@
-"""Charts as what plotly.js draws: `{"data": [...], "layout": {...}}`."""
+"""Charts as JSON for plotly.js: `{"data": [...], "layout": {...}}`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MARKS = {".": "circle", "o": "circle", "s": "square", "D": "diamond"}
 
 
 def plotly_json(chart: Chart) -> dict[str, Any]:
-    """Plain JSON; colours of text and grid are left to the page."""
+    """The traces and layout of a chart; the page sets the colours of text and grid."""
     data = [trace for band in chart.bands for trace in _band(band)]
     data += [_series(series) for series in chart.series]
     if chart.bars:
@@ -23,9 +23,11 @@ def plotly_json(chart: Chart) -> dict[str, Any]:
         "title": {"text": chart.title},
         "xaxis": _axis(chart.x_label, chart.x_ticks),
         "yaxis": _axis(chart.y_label, chart.y_ticks),
-        "shapes": shapes, "annotations": notes, "height": round(96 * chart.height),
+        "shapes": shapes,
+        "annotations": notes,
+        "height": round(96 * chart.height),
         "showlegend": any(series.name for series in chart.series),
-    }  # fmt: skip
+    }
     if chart.y_log:
         layout["yaxis"]["type"] = "log"
     if chart.y_from_zero:
@@ -40,33 +42,45 @@ def plotly_json(chart: Chart) -> dict[str, Any]:
 def _series(series: Series) -> dict[str, Any]:
     mode = "+".join(filter(None, ("lines" * bool(series.line), "markers" * bool(series.mark))))
     trace: dict[str, Any] = {
-        "type": "scatter", "mode": mode, "x": list(series.x), "y": list(series.y),
-        "name": series.name, "showlegend": bool(series.name),
+        "type": "scatter",
+        "mode": mode,
+        "x": list(series.x),
+        "y": list(series.y),
+        "name": series.name,
+        "showlegend": bool(series.name),
         "line": {"color": series.colour, "dash": "dash" if series.line == "--" else "solid"},
         "marker": {
-            "color": series.colour, "symbol": _MARKS.get(series.mark, "circle"),
+            "color": series.colour,
+            "symbol": _MARKS.get(series.mark, "circle"),
             "size": 4 if series.mark == "." else 8,
         },
-    }  # fmt: skip
+    }
     for name, values, ends in (
-        ("error_x", series.x, series.x_error), ("error_y", series.y, series.y_error),
-    ):  # fmt: skip
+        ("error_x", series.x, series.x_error),
+        ("error_y", series.y, series.y_error),
+    ):
         if ends:
             pairs = list(zip(values, ends, strict=True))
             trace[name] = {
-                "type": "data", "symmetric": False, "color": series.colour,
+                "type": "data",
+                "symmetric": False,
+                "color": series.colour,
                 "array": [high - value for value, (_, high) in pairs],
                 "arrayminus": [value - low for value, (low, _) in pairs],
-            }  # fmt: skip
+            }
     return trace
 
 
 def _band(band: Band) -> list[dict[str, Any]]:
-    """Two lines that are not seen, and what is between them."""
+    """The area between two invisible lines."""
     common = {
-        "type": "scatter", "mode": "lines", "x": list(band.x), "line": {"width": 0},
-        "showlegend": False, "hoverinfo": "skip",
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(band.x),
+        "line": {"width": 0},
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
     fill = {"fill": "tonexty", "fillcolor": f"{band.colour}33"}
     return [{**common, "y": list(band.low)}, {**common, "y": list(band.high), **fill}]
 
@@ -74,24 +88,34 @@ def _band(band: Band) -> list[dict[str, Any]]:
 def _bars(chart: Chart) -> dict[str, Any]:
     bars = chart.bars
     return {
-        "type": "bar", "x": [bar.x for bar in bars], "y": [bar.height for bar in bars],
-        "base": [bar.bottom for bar in bars], "text": [bar.text for bar in bars],
-        "textposition": "outside", "cliponaxis": False, "showlegend": False,
+        "type": "bar",
+        "x": [bar.x for bar in bars],
+        "y": [bar.height for bar in bars],
+        "base": [bar.bottom for bar in bars],
+        "text": [bar.text for bar in bars],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "showlegend": False,
         "marker": {"color": [bar.colour for bar in bars]},
-    }  # fmt: skip
+    }
 
 
 def _cells(chart: Chart) -> dict[str, Any]:
-    """The words in the squares, which a pointer can be at."""
+    """The texts in the cells, with the names of row and column on hover."""
     cells = chart.cells
     dark = ["#ffffff" if (cell.shade or 0) > 0.65 else "#111111" for cell in cells]
     places = [f"{chart.y_ticks[cell.y]} {chart.x_ticks[cell.x]}" for cell in cells]
     return {
-        "type": "scatter", "mode": "text", "x": [cell.x for cell in cells],
-        "y": [cell.y for cell in cells], "text": [cell.text for cell in cells],
-        "hovertext": places, "hoverinfo": "text", "showlegend": False,
+        "type": "scatter",
+        "mode": "text",
+        "x": [cell.x for cell in cells],
+        "y": [cell.y for cell in cells],
+        "text": [cell.text for cell in cells],
+        "hovertext": places,
+        "hoverinfo": "text",
+        "showlegend": False,
         "textfont": {"size": 11, "color": dark},
-    }  # fmt: skip
+    }
 
 
 def _square(cell: Cell) -> dict[str, Any]:
@@ -99,28 +123,42 @@ def _square(cell: Cell) -> dict[str, Any]:
     face = [round(255 * (1 - part * shade)) for part in (1.0, 0.55, 0.3)]
     colour = "#d9d9d9" if cell.shade is None else f"rgb({face[0]},{face[1]},{face[2]})"
     return {
-        "type": "rect", "x0": cell.x - 0.5, "x1": cell.x + 0.5, "y0": cell.y - 0.5,
-        "y1": cell.y + 0.5, "fillcolor": colour, "line": {"width": 0.5, "color": "#888888"},
+        "type": "rect",
+        "x0": cell.x - 0.5,
+        "x1": cell.x + 0.5,
+        "y0": cell.y - 0.5,
+        "y1": cell.y + 0.5,
+        "fillcolor": colour,
+        "line": {"width": 0.5, "color": "#888888"},
         "layer": "below",
-    }  # fmt: skip
+    }
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
     across = "y" if rule.axis == "x" else "x"
     return {
-        "type": "line", f"{rule.axis}0": rule.at, f"{rule.axis}1": rule.at, f"{across}0": 0,
-        f"{across}1": 1, f"{across}ref": "paper",
+        "type": "line",
+        f"{rule.axis}0": rule.at,
+        f"{rule.axis}1": rule.at,
+        f"{across}0": 0,
+        f"{across}1": 1,
+        f"{across}ref": "paper",
         "line": {"color": rule.colour, "width": 1, "dash": "dash" if rule.dashed else "solid"},
-    }  # fmt: skip
+    }
 
 
 def _rule_name(rule: Rule) -> dict[str, Any]:
     across = "y" if rule.axis == "x" else "x"
     return {
-        "text": rule.name, "showarrow": False, rule.axis: rule.at, across: 1,
-        f"{across}ref": "paper", "xanchor": "left" if rule.axis == "x" else "right",
-        "yanchor": "top" if rule.axis == "x" else "bottom", "font": {"color": rule.colour},
-    }  # fmt: skip
+        "text": rule.name,
+        "showarrow": False,
+        rule.axis: rule.at,
+        across: 1,
+        f"{across}ref": "paper",
+        "xanchor": "left" if rule.axis == "x" else "right",
+        "yanchor": "top" if rule.axis == "x" else "bottom",
+        "font": {"color": rule.colour},
+    }
 
 
 def _axis(label: str, ticks: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Charts as SVG text, by matplotlib."""
+"""Charts as SVG text, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.report.charts import GREY, Cell, Chart, Series
 
 
 def svg(chart: Chart) -> str:
-    """The `<svg>` element."""
+    """The chart as one `<svg>` element."""
     figure = Figure(figsize=(chart.width, chart.height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -42,17 +42,21 @@ def svg(chart: Chart) -> str:
 
 def _draw(axes: Axes, series: Series) -> None:
     style: dict[str, Any] = {
-        "color": series.colour, "marker": series.mark, "ls": series.line or "none",
-        "label": series.name or None, "ms": 4 if series.mark in ("o", "s") else None,
+        "color": series.colour,
+        "marker": series.mark,
+        "ls": series.line or "none",
+        "label": series.name or None,
+        "ms": 4 if series.mark in ("o", "s") else None,
         "lw": 1.2,
-    }  # fmt: skip
+    }
     errors: dict[str, Any] = {
         name: _spread(values, ends)
         for name, values, ends in (
-            ("xerr", series.x, series.x_error), ("yerr", series.y, series.y_error),
+            ("xerr", series.x, series.x_error),
+            ("yerr", series.y, series.y_error),
         )
         if ends
-    }  # fmt: skip
+    }
     if errors:
         axes.errorbar(series.x, series.y, **errors, capsize=3, **style)
     else:
@@ -71,9 +75,15 @@ def _fill(axes: Axes, cell: Cell) -> None:
     shade = cell.shade or 0.0
     face = "white" if dense else (1 - shade, 1 - 0.55 * shade, 1 - 0.3 * shade)
     square = Rectangle(
-        (cell.x - 0.5, cell.y - 0.5), 1, 1, facecolor=face, edgecolor=GREY, lw=0.5,
-        hatch="///" if dense else None, alpha=0.9,
-    )  # fmt: skip
+        (cell.x - 0.5, cell.y - 0.5),
+        1,
+        1,
+        facecolor=face,
+        edgecolor=GREY,
+        lw=0.5,
+        hatch="///" if dense else None,
+        alpha=0.9,
+    )
     axes.add_patch(square)
     colour = "white" if shade > 0.65 else "black"
     axes.text(cell.x, cell.y, cell.text, ha="center", va="center", fontsize=8, color=colour)

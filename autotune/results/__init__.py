@@ -1,1 +1,1 @@
-"""What a tuning hands out, as records."""
+"""Typed records of results: tuning, bench and verify, with their JSON and its older versions."""

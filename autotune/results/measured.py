@@ -1,4 +1,4 @@
-"""A compressed network timed in turn with the dense one: pass by pass, and as a whole."""
+"""A compressed network timed in turn with the dense one: each phase, and the whole workload."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from autotune.profiler.measure.timing import PairedTiming
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPass:
-    """One pass, "prefill" or "decode"; the workload runs it `count` times.
+    """One phase, "prefill" or "decode"; the workload runs it `count` times.
 
-    `ratio` is the median over rounds of compressed / dense, with its 95 % interval.
+    Latencies are in seconds. `ratio` is the median over rounds of compressed / dense, with its
+    95 % interval.
     """
 
     name: str
@@ -39,37 +40,38 @@ class MeasuredPass:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The whole workload: Σ count · pass.
+    """The whole workload: the sum of its phases, each as often as it runs.
 
-    Ratios add up by their passes' shares of the dense latency, and so do the ends of their
-    intervals, which makes the sum's wide enough whatever the passes have in common.
+    Its ratio is the mean of the phases' ratios, weighted by their share of the dense latency. The
+    ends of the interval are weighted in the same way, which is conservative: it covers errors of
+    the phases that are fully correlated.
     """
 
     passes: tuple[MeasuredPass, ...]
 
     @property
     def latency_s(self) -> float:
-        """Seconds of the compressed network."""
+        """Latency of the compressed network in seconds."""
         return sum(one.count * one.latency_s for one in self.passes)
 
     @property
     def dense_latency_s(self) -> float:
-        """Seconds of the dense network."""
+        """Latency of the dense network in seconds."""
         return sum(one.count * one.dense_latency_s for one in self.passes)
 
     @property
     def ratio(self) -> float:
-        """Compressed / dense."""
+        """Compressed latency / dense latency."""
         return self._over_passes([one.ratio for one in self.passes])
 
     @property
     def ratio_low(self) -> float:
-        """Lower end of the interval."""
+        """Lower end of the ratio's interval."""
         return self._over_passes([one.ratio_low for one in self.passes])
 
     @property
     def ratio_high(self) -> float:
-        """Upper end of the interval."""
+        """Upper end of the ratio's interval."""
         return self._over_passes([one.ratio_high for one in self.passes])
 
     def _over_passes(self, ratios: Sequence[float]) -> float:

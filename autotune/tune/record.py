@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +69,10 @@ def tune_record(
         measured_ratio_high=measured.ratio_high if measured else None,
         phases=_phases(planner, final),
         quality=quality,
-        parameters=sizes["parameters"],
-        stored_bytes=sizes["stored_bytes"],
-        computed_bytes=sizes["computed_bytes"],
-        flops=sizes["flops"],
+        parameters=sizes.parameters,
+        stored_bytes=sizes.stored_bytes,
+        computed_bytes=sizes.computed_bytes,
+        flops=sizes.flops,
         solver=_solver(tuning, final),
         budgets=_budgets(planner, final),
         rounds=tuple(_round(tuning, outcome) for outcome in rounds),
@@ -159,7 +159,15 @@ def _builds(tuning: Tuning, final: Round) -> dict[str, BuildPaths]:
     }
 
 
-def _sizes(tuning: Tuning, final: Round) -> dict[str, Sizes]:
+@dataclass(frozen=True, kw_only=True)
+class _ModelSizes:
+    parameters: Sizes
+    stored_bytes: Sizes
+    computed_bytes: Sizes
+    flops: Sizes
+
+
+def _sizes(tuning: Tuning, final: Round) -> _ModelSizes:
     """Parameters, bytes and FLOPs of the whole model, dense and compressed.
 
     FLOPs count the factorizable layers. Stored bytes are on disk, computed bytes in memory at run
@@ -176,12 +184,12 @@ def _sizes(tuning: Tuning, final: Round) -> dict[str, Sizes]:
         flops += site.shape().flops
         kept_flops += site.shape(form).flops
     kept = dense - removed
-    return {
-        "parameters": Sizes(dense=dense, compressed=kept),
-        "stored_bytes": Sizes(dense=dense * size, compressed=round(stored)),
-        "computed_bytes": Sizes(dense=dense * size, compressed=kept * size),
-        "flops": Sizes(dense=flops, compressed=kept_flops),
-    }
+    return _ModelSizes(
+        parameters=Sizes(dense=dense, compressed=kept),
+        stored_bytes=Sizes(dense=dense * size, compressed=round(stored)),
+        computed_bytes=Sizes(dense=dense * size, compressed=kept * size),
+        flops=Sizes(dense=flops, compressed=kept_flops),
+    )
 
 
 def _round(tuning: Tuning, outcome: Round) -> RoundRecord:
