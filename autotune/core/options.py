@@ -217,12 +217,15 @@ def _plain(hint: Any) -> tuple[type, type, bool]:
     return kind, item, len(some) < len(inner)
 
 
-def same(schema: type, name: str) -> Any:
-    """A field like that of another schema, for commands that share an option."""
+def same(schema: type, name: str, *, note: str = "") -> Any:
+    """A field like that of another schema, for commands that share an option.
+
+    `note` is put before its help.
+    """
     field = next(each for each in dataclasses.fields(schema) if each.name == name)
-    if field.default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=field.default_factory, metadata=field.metadata)
-    return dataclasses.field(default=field.default, metadata=field.metadata)
+    found: Option = field.metadata[_KEY]
+    metadata = {_KEY: dataclasses.replace(found, help=f"{note}{found.help}", common=False)}
+    return dataclasses.field(default=field.default, metadata=metadata)
 
 
 def check_options(record: Any) -> None:

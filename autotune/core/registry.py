@@ -88,6 +88,27 @@ class Registry(Mapping[str, str]):
             ) from error
         return found
 
+    def construct(self, name: str, *arguments: Any, **values: Any) -> Any:
+        """An instance of the class of that name.
+
+        Raises:
+            UsageError: as `load`, or another distribution's class fails when it is made.
+            TypeError, ValueError: the arguments are refused.
+        """
+        made = self.load(name)
+        try:
+            return made(*arguments, **values)
+        except (TypeError, ValueError):
+            raise
+        except Exception as error:
+            origin = self.distribution(name)
+            if origin is None:
+                raise
+            raise UsageError(
+                f"{self.what} {name!r} of the distribution {origin} failed "
+                f"({type(error).__name__}: {error}); update or uninstall {origin}"
+            ) from error
+
     def check(self, name: str) -> None:
         """Refuse a name that is not registered, without importing anything.
 
@@ -146,17 +167,8 @@ def make(text: str, registry: Registry) -> Any:
             implementation of another distribution that fails.
     """
     name, options = parse_spec(text)
-    cls = registry.load(name)
-    origin = registry.distribution(name)
-    what = f"{registry.what} {name}"
-    values = convert_options(cls, options, what)
+    values = convert_options(registry.load(name), options, f"{registry.what} {name}")
     try:
-        return cls(**values)
+        return registry.construct(name, **values)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{registry.what} {text!r}: {error}") from error
-    except Exception as error:
-        if origin is None:
-            raise
-        raise UsageError(
-            f"{what} of the distribution {origin} failed ({type(error).__name__}: {error})"
-        ) from error

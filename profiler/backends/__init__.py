@@ -32,7 +32,7 @@ def make_backend(name: str, device_kind: str | None = None) -> Backend:
     full = ALIASES.get(name, name)
     if full not in BACKENDS:
         raise UsageError(f"unknown backend {name!r}; known are {', '.join(BACKENDS)}")
-    backend: Backend = BACKENDS.load(full)(device_kind)
+    backend: Backend = BACKENDS.construct(full, device_kind)
     return backend
 
 

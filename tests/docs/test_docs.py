@@ -42,6 +42,8 @@ def test_commands_of_the_deployment_page_have_the_options_they_use():
         "docs/structure.md",
         "docs/deployment.md",
         "docs/scaling.md",
+        "docs/options.md",
+        "docs/extending.md",
         "docs/methods/README.md",
         "CHANGELOG.md",
     ],
