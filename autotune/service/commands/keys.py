@@ -51,10 +51,12 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
 @click.argument("key_id")
 @data_option
 @jobs_db_option
-def revoke(key_id: str, data: Path, jobs_db: Address | None) -> None:
-    """From now on the key opens nothing."""
+@format_option
+def revoke(key_id: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
+    """Revoke a key."""
     with job_database(data, jobs_db) as database:
         revoke_key(database, key_id)
+    emit(output_format, {"id": key_id, "revoked": True}, [])
 
 
 def _day(seconds: float) -> str:

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from autotune.cli.main import emit, format_option
 from autotune.service.commands.options import client_options, job_argument, make_client
 
 _EVERY_S = 0.5
@@ -15,16 +16,21 @@ _EVERY_S = 0.5
 @click.argument("job_id")
 @click.option("--follow", "-f", is_flag=True, help="Keep printing until the job has ended.")
 @client_options
-def command(job_id: str, follow: bool, server: str, key: str | None) -> None:
-    """Print what a job's process said."""
-    offset = 0
+@format_option
+def command(job_id: str, follow: bool, server: str, key: str | None, output_format: str) -> None:
+    """Print the log of a job."""
+    offset, found = 0, []
     with make_client(server, key) as client:
         job_id = job_argument(client, job_id)
         while True:
             part = client.logs(job_id, offset)
-            click.echo(part["text"], nl=False)
+            found.append(part["text"])
+            if output_format == "text":
+                click.echo(part["text"], nl=False)
             if part["next_offset"] == offset:
                 if not follow or part["ended"]:
-                    return
+                    break
                 time.sleep(_EVERY_S)
             offset = part["next_offset"]
+    if output_format == "json":
+        emit(output_format, {"id": job_id, "text": "".join(found), "ended": part["ended"]}, [])
