@@ -1,18 +1,30 @@
-# `make tune` and `make test` do all the set-up on a fresh machine with python3 (>= 3.11) and venv.
+# Every target does all the set-up on a fresh machine with python3 (>= 3.11) and venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 OUT ?= autotune-out/all-MiniLM-L6-v2
+# More arguments of pytest: make test PYTEST='tests/search -x', PYTEST='-n 0 --pdb', PYTEST='-m farm'.
 PYTEST ?=
+# One process a core; the tests of a module stay together, since they share its fixtures.
+PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 
-.PHONY: tune test lint venv clean
+.PHONY: tune test test-all test-times lint venv clean
 
 tune: venv
 	$(BIN)/autotune --device cpu --latency-budget 0.85x --output $(OUT) --format json
 
+# The fast tier: units, contracts and a few real tunings. Tests named in PYTEST run whatever their tier.
 test: venv
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+
+# Faults, browser, farm, docs and long tunings too.
+test-all: venv
+	$(BIN)/python -m pytest $(PARALLEL) --tier all $(PYTEST)
+
+# `make test-all`, with the ten slowest tests and fixtures at its end.
+test-times:
+	$(MAKE) --no-print-directory test-all PYTEST='--durations 10 $(PYTEST)'
 
 lint: venv
 	$(BIN)/ruff check .

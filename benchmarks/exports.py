@@ -23,6 +23,7 @@ from autotune.export.graphs import open_checkpoint
 from autotune.export.onnx import export_onnx
 from autotune.export.tensorrt import example_inputs
 from autotune.profiler.measure.shard import ShardRunner
+from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
 from autotune.tune.measuring import measure_pass, network_policy
 
@@ -52,13 +53,13 @@ def row(run: Path, scratch: Path) -> dict[str, Any]:
         ]
         tuned, plain = (sum(p.stat().st_size for p in g.glob("model.onnx*")) for g in graphs)
         sizes[f"onnx {dtype}"] = tuned / plain
-    kept = record["parameters"]["compressed"] / record["parameters"]["dense"]
+    kept = record.parameters.compressed / record.parameters.dense
     timed = latency(record, scratch)
     return {
-        "model": record["model"], "parameters": kept, "sizes": sizes,
+        "model": record.model, "parameters": kept, "sizes": sizes,
         "measured_ratio": timed.ratio, "measured_ratio_low": timed.ratio_low,
-        "measured_ratio_high": timed.ratio_high, "tuned_ratio": record["measured_ratio"],
-        "predicted_ratio": record["predicted_ratio"],
+        "measured_ratio_high": timed.ratio_high, "tuned_ratio": record.measured_ratio,
+        "predicted_ratio": record.predicted_ratio,
     }  # fmt: skip
 
 
@@ -67,14 +68,14 @@ def weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def latency(record: dict[str, Any], scratch: Path) -> Any:
+def latency(record: TuneRecord, scratch: Path) -> Any:
     """The exported fp32 graphs in turn, on the workload of the tuning."""
     loaded, _ = open_checkpoint(scratch / "dense", "fp32")
-    shape = record["workload"]
-    feeds = example_inputs(loaded, "prefill", shape["batch_size"], shape["sequence_length"])
+    shape = record.workload
+    feeds = example_inputs(loaded, "prefill", shape.batch_size, shape.sequence_length)
     save_file({k: v.numpy() for k, v in feeds.items()}, scratch / "inputs.safetensors")
-    place = target_here(record["device"]["device"], record["backend"], record["dtype"])
-    runner = ShardRunner.on(place.device, place.backend, record["device"]["threads"])
+    place = target_here(record.device.device, record.backend, record.dtype)
+    runner = ShardRunner.on(place.device, place.backend, record.device.threads)
     both = (scratch / "plain-fp32" / "model.onnx", scratch / "tuned-fp32" / "model.onnx")
     policy = network_policy(20.0, final=True)
     return measure_pass(

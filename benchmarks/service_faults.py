@@ -28,8 +28,10 @@ from autotune.service.jobs import JobDatabase
 from tests.autotune.farm.conftest import Farm
 from tests.autotune.service.browser import Server
 from tests.autotune.service.conftest import TUNE
-from tests.autotune.service.faults import all_ended, check_everything, kill_at_random, wait_for
+from tests.autotune.service.faults import all_ended, check_everything, kill_at_random
 from tests.conftest import LLAMA
+from tests.seeds import generator_for, session_seed
+from tests.waiting import wait_for
 
 
 def main() -> None:
@@ -65,7 +67,16 @@ def main() -> None:
                 for seed in range(options.jobs):
                     client.submit("tune", {**task, "seed": seed})
             killed: dict[str, int] = {}
-            for victim, living in kill_at_random(start, server, options.rounds, 12, farm):
+            print(f"AUTOTUNE_TEST_SEED={session_seed()} replays the kills", flush=True)
+            kills = kill_at_random(
+                start,
+                server,
+                rounds=options.rounds,
+                longest_s=12,
+                moments=generator_for("service_faults"),
+                farm=farm,
+            )
+            for victim, living in kills:
                 server = living
                 killed[victim] = killed.get(victim, 0) + 1
                 print(f"{time.monotonic() - started:6.0f} s  killed {victim}", flush=True)

@@ -15,6 +15,7 @@ from autotune.compress.lowrank import dense_weight
 from autotune.core.errors import ModelError, UsageError
 from autotune.core.layers import Site
 from autotune.core.types import Workload
+from autotune.devices.specs import DTYPE_BYTES
 
 _HEADS = re.compile(
     r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"
@@ -182,11 +183,12 @@ def _together(members: Sequence[Site]) -> Site:
     )
 
 
-def kv_cache_bytes(config: Any, workload: Workload) -> int:
-    """Bytes of a decoder's keys and values for the workload's tokens, input and output, in fp32.
+def kv_cache_bytes(config: Any, workload: Workload, dtype: str) -> int:
+    """Bytes of a decoder's key-value cache for the input and output tokens of the workload.
 
-    2 · layers · key-value heads · head size · tokens, whatever the rank of the projections: what is
-    cached are keys and values, not latents.
+    2 · layers · key-value heads · head size · tokens · bytes of one value in `dtype` ("fp32",
+    "fp16" or "bf16"). The ranks of the projections do not matter, because keys and values are
+    cached and not their latents.
     """
     text = config.get_text_config()
     heads = getattr(text, "num_attention_heads", 0) or 0
@@ -194,4 +196,4 @@ def kv_cache_bytes(config: Any, workload: Workload) -> int:
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
     tokens = workload.tokens + workload.batch_size * workload.output_length
-    return int(2 * layers * kv_heads * size * tokens * 4)
+    return int(2 * layers * kv_heads * size * tokens * DTYPE_BYTES[dtype])

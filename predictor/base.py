@@ -12,9 +12,14 @@ from autotune.core.types import Estimate
 class LatencyPredictor(ABC):
     """Seconds of a layer on one fingerprint.
 
-    Contract: `estimate` returns low ≤ latency ≤ high (nominal 90 % interval) and names its source;
-    asked twice, it answers the same. A shape it knows nothing about raises, unless extrapolation
-    was allowed at construction, and then says `roofline`.
+    Contract (`autotune.testing.suites.predictor` checks it):
+    - `estimate` returns 0 < low ≤ latency ≤ high (nominal 90 % interval) and names its source.
+      `ratio` is latency / latency of the dense layer, as the same predictor estimates it.
+    - Asked twice, it answers the same; the order of shapes, and whether they were announced to
+      `prepare`, change nothing but the order of sums.
+    - A shape that it knows nothing about raises, each time, unless extrapolation was allowed at
+      construction: then the source is `roofline`.
+    - What it learns it keeps, without a lock: one thread at a time may use it.
     """
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:

@@ -10,22 +10,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
+import logging
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from autotune.core.childprocess import ChildError, ChildProcess, ChildTimeoutError
 from autotune.core.forms import Plan, plan_from_json, plan_to_json
 from autotune.core.layers import Site
 from autotune.core.types import from_mapping
 from autotune.search.judges import JudgePool, Losses
 
 _COMMAND = (sys.executable, "-m", "autotune.search.evaluator")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,45 +60,32 @@ def _sites(values: Sequence[Mapping[str, Any]]) -> list[Site]:
 
 
 class JudgingProcess:
-    """A process of this module, asked one plan at a time. `log` takes what it says besides.
+    """A process of this module, which judges one plan at a time.
 
-    `owned` is a folder that it removes when it ends, also after its caller was killed.
+    `owned` is a folder that the process removes when it ends, also after its caller was killed.
     """
 
-    def __init__(
-        self, setup: EvaluatorSetup, threads: int, log: IO[str], owned: str | None = None
-    ) -> None:
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            env=environment,
-        )  # fmt: skip
-        self._tell({"setup": setup.to_json(), "threads": threads, "owned": owned})
+    def __init__(self, setup: EvaluatorSetup, threads: int, *, owned: str | None = None) -> None:
+        self._child = ChildProcess(_COMMAND, threads=threads)
+        self._send({"setup": setup.to_json(), "threads": threads, "owned": owned})
 
     def ask(self, plan: Plan) -> Losses | None:
-        """The answer, or None when the process has died or speaks of something else."""
-        self._tell(plan_to_json(plan))
-        assert self.process.stdout is not None
+        """The plan's (sum, count) of every batch; None when the process died or sends no losses."""
+        self._send(plan_to_json(plan))
         try:
-            answer: Losses = json.loads(self.process.stdout.readline())["losses"]
-        except (ValueError, KeyError, TypeError, OSError):
+            losses: Losses | None = self._child.receive().get("losses")
+        except ChildError as error:
+            _LOG.warning("a process that judges plans was lost: %s", error)
             return None
-        return answer
+        return losses
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the missing answer says so
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(ChildTimeoutError):  # the missing answer shows it
+            self._child.send(message)
 
     def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            # A process that died leaves what it was last told in the buffer.
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close() if pipe else None
+        """End the process."""
+        self._child.close()
 
 
 class Evaluators(JudgePool):
@@ -107,16 +94,10 @@ class Evaluators(JudgePool):
     def __init__(self, setup: EvaluatorSetup, jobs: int, threads: int) -> None:
         super().__init__(jobs)
         self._setup, self._threads = setup, threads
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
 
     def hire(self) -> JudgingProcess:
-        """One more process."""
-        return JudgingProcess(self._setup, self._threads, self._log)
-
-    def close(self) -> None:
-        """End all processes."""
-        super().close()
-        self._log.close()
+        """Start one more process."""
+        return JudgingProcess(self._setup, self._threads)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from autotune.core.layers import Site
 from autotune.search.problem import Allocation
@@ -128,6 +129,8 @@ def _study(storage: Path | str, name: str, seed: int, workers: int) -> optuna.St
             heartbeat_interval=_HEARTBEAT_S,
             grace_period=_GRACE_S,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            # Optuna never disposes of its engine: a pool would keep connections open for good.
+            engine_kwargs={"poolclass": NullPool},
         )
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=workers > 1)
     return optuna.create_study(

@@ -10,38 +10,50 @@ from typing import Any
 
 import pytest
 
+from tests import tiers
 from tests.commands import run_command
 from tests.postgres import postgres_server
+from tests.seeds import (
+    moments,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+    session_seed,
+)
 
-__all__ = ["postgres_server"]
+__all__ = ["moments", "postgres_server", "pytest_runtest_makereport", "pytest_terminal_summary"]
 
 DATA = Path(__file__).parent / "data"
 LLAMA = DATA / "code-llama-3m"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Two workers share two cores.
+# Worker processes share the cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests assert what is done, not how fast: short measurements serve.
 os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long modules first, so that both workers end together; no GPU, no GPU tests."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The tier to run."""
+    tiers.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One tier and one seed for all worker processes."""
+    tiers.resolve(config)
+    session_seed()
+
+
+# Last, after -m and -k have chosen: what they deselected is of no interest here.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the tier, skip GPU tests where there is no GPU, start the longest modules first."""
     from autotune.devices.detect import gpu_names
 
+    tiers.select(config, items)
+    tiers.order(items)
     if not gpu_names():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
-    long = (
-        "endtoend/test_tune",
-        "docs/test_docs",
-        "docs",
-        "service/test_faults",
-        "endtoend",
-        "farm",
-        "page",
-    )
-    items.sort(key=lambda item: next((i for i, n in enumerate(long) if n in item.nodeid), 9))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,9 +85,11 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
     import transformers as t
 
     sizes = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
-    }  # fmt: skip
+    }
     text = {"vocab_size": 101, "max_position_embeddings": 64, **sizes}
     torch.manual_seed(seed)
     if kind == "bert":
@@ -108,10 +122,11 @@ def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
     return {
         site.name: low_rank_like(
             model.get_submodule(site.name),
-            torch.randn(site.out_features, rank) * 0.1, torch.randn(rank, site.in_features) * 0.1,
+            torch.randn(site.out_features, rank) * 0.1,
+            torch.randn(rank, site.in_features) * 0.1,
         )
         for site in sites
-    }  # fmt: skip
+    }
 
 
 def tiny_task(kind: str) -> Any:

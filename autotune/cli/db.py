@@ -7,14 +7,10 @@ from pathlib import Path
 
 import click
 
+from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import (
-    backend_option,
-    database_option,
-    device_option,
-    dtype_option,
-    threads_option,
-)
+from autotune.cli.options import database_option
+from autotune.cli.schema import schema_options, values
 from autotune.core.types import Address
 
 _PATH = click.Path(path_type=Path)
@@ -166,11 +162,7 @@ def verify(database: Address, output_format: str) -> int:
 
 
 @command.command("drift", epilog="Example: autotune db drift")
-@click.option("--anchors", type=click.IntRange(1, 1000), default=20, show_default=True)
-@dtype_option
-@device_option
-@backend_option
-@threads_option
+@schema_options(DriftOptions, filled=True)
 @database_option
 @format_option
 def drift(
@@ -189,6 +181,7 @@ def drift(
     from autotune.tune.machines import local_machine
     from autotune.tune.options import MachineOptions
 
+    values(DriftOptions, {"anchors": anchors})
     options = MachineOptions(
         device=device, backend=backend, dtype=dtype, threads=threads, database=database
     )

@@ -7,68 +7,88 @@ from typing import Any
 
 import click
 
+from autotune.cli.job_options import ExportOptions
 from autotune.cli.main import emit
+from autotune.cli.options import file_format_option, split_formats
+from autotune.cli.schema import schema_options, values
+from autotune.core.options import OptionError
 
 
 @click.command("export", epilog="Example: autotune export out --format onnx --dtype fp16")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "form", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True,
-)  # fmt: skip
-@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), help="Default: as the weights are.")
-@click.option("--decode", is_flag=True, help="Also the decode step with past keys and values.")
+@file_format_option
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: in DIR)."
 )
-@click.option(
-    "--device", type=click.Choice(["here"]), help="tensorrt: demand the engine for this GPU."
-)
-@click.option("--batch-size", type=int, help="tensorrt: most sequences (default: as it was tuned).")
-@click.option("--isl", type=int, help="tensorrt: most input tokens.")
-@click.option("--osl", type=int, default=0, help="tensorrt: most output tokens.")
-@click.option("--tensorrt", type=click.Choice(["8", "10"]), help="Major version (10: and later).")
-@click.option(
-    "--one-profile", is_flag=True, help="tensorrt: none by itself for one token; builds sooner."
-)
-@click.option("--build-limit", type=float, help="tensorrt: seconds (default: 1800).")
-@click.option("--json", "as_json", is_flag=True, help="The last line is one JSON document.")
-def command(folder: Path, form: str, as_json: bool, **options: Any) -> int:
+@schema_options(ExportOptions, leave_out=lambda entry: entry.name == "form")
+def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:
     """Export a checkpoint, or what a run made, and compare it with the checkpoint.
 
     Where TensorRT or the GPU is missing, `--format tensorrt` writes a kit that builds the engine
-    elsewhere; `--device here` makes that an error (exit code 4).
+    elsewhere; `--device here`, or the name of the GPU, makes that an error (exit code 4).
     """
     from autotune.cli.reporting import make_reporter
 
-    record = _export(folder, form, options, make_reporter())
-    emit("json" if as_json else "text", record, _lines(record))
+    form, output_format = split_formats(formats)
+    chosen = values(ExportOptions, {**options, "form": form})
+    record = _export(folder, chosen, options["output"], make_reporter())
+    emit(output_format, record, _lines(record))
     return 0
 
 
-def _export(folder: Path, form: str, options: dict[str, Any], reporter: Any) -> dict[str, Any]:
-    from autotune.core.errors import UsageError
+def _export(
+    folder: Path, options: ExportOptions, output: Path | None, reporter: Any
+) -> dict[str, Any]:
     from autotune.core.types import Workload
     from autotune.export.onnx import export_onnx
     from autotune.export.tensorrt import export_tensorrt
 
-    common = {key: options[key] for key in ("dtype", "decode")} | {"reporter": reporter}
-    batch, length = options["batch_size"], options["isl"]
-    if form == "onnx":
+    common: dict[str, Any] = {
+        "dtype": options.dtype,
+        "decode": options.decode,
+        "reporter": reporter,
+    }
+    if options.form == "onnx":
         other = ("device", "batch_size", "isl", "osl", "tensorrt", "one_profile", "build_limit")
-        given = [key for key in other if options[key]]
+        given = [name for name in other if getattr(options, name)]
         if given:
-            raise UsageError(f"--{given[0].replace('_', '-')} goes with --format tensorrt only")
-        return export_onnx(folder, options["output"], **common)
-    if bool(batch) != bool(length):
-        raise UsageError("give --batch-size and --isl together")
+            raise OptionError(given[0], "needs {form} tensorrt", schema=ExportOptions)
+        return export_onnx(folder, output, **common)
+    if bool(options.batch_size) != bool(options.isl):
+        raise OptionError("batch_size", "and {isl} must be set together", schema=ExportOptions)
     workload = None
-    if batch:
-        workload = Workload(batch_size=batch, sequence_length=length, output_length=options["osl"])
+    if options.batch_size and options.isl:
+        workload = Workload(
+            batch_size=options.batch_size, sequence_length=options.isl, output_length=options.osl
+        )
     return export_tensorrt(
-        folder, options["output"], **common, workload=workload, here=bool(options["device"]),
-        tensorrt=int(options["tensorrt"]) if options["tensorrt"] else None,
-        one_profile=options["one_profile"], limit_s=options["build_limit"],
-    )  # fmt: skip
+        folder,
+        output,
+        **common,
+        workload=workload,
+        here=_demands_engine(options.device),
+        tensorrt=int(options.tensorrt) if options.tensorrt else None,
+        one_profile=options.one_profile,
+        limit_s=options.build_limit,
+    )
+
+
+def _demands_engine(device: str | None) -> bool:
+    """Whether the engine must be built here.
+
+    Raises:
+        UsageError: an unknown device, or one that TensorRT does not run on.
+        DeviceMissingError: a GPU that is not on this machine.
+    """
+    if device in (None, "here"):
+        return device is not None
+    from autotune.devices.detect import require_device
+    from autotune.devices.specs import find_device
+
+    if find_device(str(device)).kind != "cuda":
+        raise OptionError("device", "must be `here` or a GPU", device, schema=ExportOptions)
+    require_device(str(device))  # an engine runs on the kind of GPU that it was built on
+    return True
 
 
 def _lines(record: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from autotune.cli.main import emit, format_option
 from autotune.cli.options import token_option
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 @click.command("farm", epilog="Example: autotune farm --address 10.0.0.1:6380")
 @click.option("--address", required=True, help="Private IP:PORT to listen on.")
 @token_option
-def command(address: str, token_file: Path) -> int:
+@format_option
+def command(address: str, token_file: Path, output_format: str) -> int:
     """Run the coordinator of a device farm.
 
     Workers join it with `autotune worker`; commands use it with `--farm`. The farm token is created
@@ -26,6 +28,7 @@ def command(address: str, token_file: Path) -> int:
 
     token = make_token(token_file)
     click.echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
+    emit(output_format, {"address": address, "token_file": str(token_file)}, [])
     return stay(start_coordinator(address, token))
 
 

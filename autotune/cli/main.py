@@ -13,8 +13,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from autotune import __version__
-from autotune.core.errors import AutotuneError, UsageError
+from autotune.core.errors import AutotuneError, ExitCode, UsageError
 from autotune.core.options import OptionError
+from autotune.core.progress.pipe import report_error
 
 _COMMANDS = {
     "tune": ("autotune.cli.tune", "Tune a model under a budget (what bare `autotune` does)."),
@@ -46,8 +47,9 @@ _COMMANDS = {
     "fetch": ("autotune.service.commands.fetch", "Download the results of a job."),
     "merge": ("autotune.cli.merge", "Write the dense equivalent of a tuned checkpoint."),
 }
-INTERRUPTED = 130
 _JSON = "autotune.json"
+INTERRUPTED = ExitCode.INTERRUPTED
+_INTERRUPTION = "interrupted; what was finished is kept, the same command continues"
 
 
 class LazyGroup(click.Group):
@@ -131,10 +133,15 @@ def format_option(command: Any) -> Any:
         "output_format",
         type=click.Choice(["text", "json"]),
         default="text",
-        callback=lambda ctx, _, value: "json" if ctx.meta.get(_JSON) else value,
+        callback=lambda ctx, _, value: "json" if wants_json(ctx) else value,
         help="json: the last line of stdout is one JSON document; --json is short for it.",
     )
     return choose(json_flag(command))
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether `--json` was given."""
+    return bool(ctx.meta.get(_JSON))
 
 
 def json_flag(command: Any) -> Any:
@@ -153,28 +160,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.main(prog_name="autotune", standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _interrupted()
-    except KeyboardInterrupt:
-        code = _interrupted()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = _failed("Interrupted", _INTERRUPTION, INTERRUPTED)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+        report_error(type(error).__name__, error.format_message(), code)
     except AutotuneError as error:
         if isinstance(error, OptionError):
             error.spell("cli")
-        click.echo(f"autotune: {error}", err=True)
-        code = error.exit_code
+        code = _failed(type(error).__name__, str(error), error.exit_code)
     except BrokenPipeError:
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _interrupted() -> int:
-    click.echo(
-        "autotune: interrupted; what was finished is kept, the same command continues", err=True
-    )
-    return INTERRUPTED
+def _failed(kind: str, message: str, exit_code: int) -> int:
+    """Show an error, report it to the program that started this one, and return the exit code."""
+    click.echo(f"autotune: {message}", err=True)
+    report_error(kind, message, exit_code)
+    return exit_code
 
 
 if __name__ == "__main__":

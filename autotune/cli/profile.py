@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.forms import chosen_forms, form_option
+from autotune.cli.forms import chosen_forms
+from autotune.cli.job_options import ProfileOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import (
-    backend_option,
-    database_option,
-    device_option,
-    dtype_option,
-    parse_shape,
-    threads_option,
-    token_option,
-)
+from autotune.cli.options import database_option, parse_shape, token_option
+from autotune.cli.schema import schema_options, values
 from autotune.core.layers import LayerShape
 from autotune.core.types import Address
 
@@ -32,27 +26,12 @@ if TYPE_CHECKING:
 @click.command(
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, multiple=True, help="Rows M (repeatable).")
-@click.option("--shape", "shapes", multiple=True, help="IN_FEATURESxOUT_FEATURES (repeatable).")
-@click.option(
-    "--plan", type=click.Choice(["quick", "full"]),
-    help="Instead: standard layers, 100 points chosen as they come (2 minutes), or all of them.",
-)  # fmt: skip
-@click.option("--for", "model", help="Instead: the layers of this model, folder or hub id.")
-@click.option("--batch-size", type=int, default=8, show_default=True, help="With --for.")
-@click.option("--isl", type=int, default=128, show_default=True, help="With --for: input tokens.")
-@click.option("--osl", type=int, default=0, help="With --for: output tokens; adds decode steps.")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: the aligned grid).")
-@form_option
+@schema_options(ProfileOptions, filled=True)
 @click.option(
     "--farm", envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
 )  # fmt: skip
 @token_option
-@dtype_option
-@device_option
-@backend_option
-@threads_option
 @database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
@@ -87,6 +66,7 @@ def _check(options: Mapping[str, Any]) -> None:
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
         raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
+    values(ProfileOptions, options)
     chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
 

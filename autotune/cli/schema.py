@@ -65,6 +65,15 @@ def described(entry: Entry) -> str:
     return f"{text} [{'; '.join(notes)}]" if notes else text
 
 
+def default_value(entry: Entry) -> Any:
+    """The value of an option that is not given, at normal effort; None where it depends."""
+    if entry.kind is tuple:
+        return list(entry.default)
+    if entry.option.by_effort is not None:
+        return entry.option.by_effort[1]
+    return None if callable(entry.default) else entry.default
+
+
 def default_text(entry: Entry) -> str:
     """The default in words; empty where an option is off or unset unless given."""
     option = entry.option
@@ -93,7 +102,7 @@ def click_option(entry: Entry, *, filled: bool = False) -> SchemaOption:
     if entry.kind is bool:
         more |= {"is_flag": True, "metavar": None, "type": bool}
     elif entry.kind is tuple:
-        more |= {"multiple": True}
+        more |= {"multiple": True, "type": entry.item}
     else:
         more["type"] = _click_type(entry)
     default = None

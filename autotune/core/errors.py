@@ -1,49 +1,78 @@
-"""The error tree.
+"""The errors that this package raises on purpose, and the exit codes of the command line.
 
-    AutotuneError                  exit code
-    ├── UsageError (ValueError)        2   a value the user gave cannot be used
+Every error ends the command line with one sentence on stderr and the exit code of its class:
+
+    AutotuneError                      1
+    ├── UsageError (ValueError)        2   a value that the user gave cannot be used
     │   ├── QuantityError                  a size, time or ratio that does not parse
-    │   ├── ModelError                     missing, unreadable, non-finite or unsupported model
+    │   ├── ModelError                     a missing, unreadable, non-finite or unsupported model
     │   ├── CalibrationError               text or tensors that cannot calibrate the model
     │   └── RunFolderError                 an output folder that cannot be written or is in use
-    ├── StorageError                   2   the disk is full, or a file system refused a write
+    ├── StorageError                   2   the disk is full, or the file system refused a write
     ├── DatabaseError                  2   a database is corrupted, newer or inconsistent
-    │   └── DatabaseUnreachableError  75   it does not answer, or is locked: later it may
+    │   └── DatabaseUnreachableError  75   it does not answer or is locked; a later call may succeed
     ├── BudgetInfeasibleError          3   no plan meets the budgets; carries the reachable minimum
     ├── DeviceMissingError             4   the device, or the backend for it, is not on this machine
     ├── EngineError                    4   an engine cannot be built or run here
-    ├── ParityError                    1   an exported file does not compute what it should
-    └── MeasurementError               1   a measurement failed, so the promise cannot be checked
+    ├── ParityError                    1   an exported file computes something else than its model
+    ├── MeasurementError               1   a measurement failed, so the budget cannot be checked
+    ├── FarmUnreachableError          75   the farm does not answer (autotune.farm.errors)
+    └── ServiceError                   1   the service refused a request (autotune.service.errors,
+                                           whose subclasses carry an HTTP status)
 
 A command that ends without an error exits with 0; with 1 where a measured or predicted result
 misses the budget, or a check failed; and with 5 where the measurement does not decide whether the
 budget is met.
 
-Each message says what was given, what is allowed and what to do next.
+Each message states what was given, what is allowed, and what to do next.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with."""
+
+    DONE = 0
+    FAILED = 1  # a budget was missed, a check failed, or an error without a code of its own
+    UNUSABLE = 2  # wrong usage, or a place that cannot be read or written
+    INFEASIBLE = 3
+    MISSING = 4
+    TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+    INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class AutotuneError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is the CLI's."""
+    """Base of every error that this package raises on purpose.
 
-    exit_code = 1
+    `exit_code` is what the command line ends with.
+    """
+
+    exit_code: int = ExitCode.FAILED
 
 
 class UsageError(AutotuneError, ValueError):
     """A value given by the user cannot be used."""
 
-    exit_code = 2
+    exit_code = ExitCode.UNUSABLE
 
 
 class QuantityError(UsageError):
@@ -59,31 +88,31 @@ class CalibrationError(UsageError):
 
 
 class RunFolderError(UsageError):
-    """The output folder cannot be written or is in use."""
+    """The output folder of a tuning cannot be written or is in use."""
 
 
 class StorageError(AutotuneError):
-    """The file system refused a write (disk full, quota, I/O error)."""
+    """The file system refused a write (disk full, quota, permission, I/O error)."""
 
-    exit_code = 2
+    exit_code = ExitCode.UNUSABLE
 
 
 class DatabaseError(AutotuneError):
-    """The latency database is corrupted, of a newer schema, or inconsistent."""
+    """A database is corrupted, of a newer schema, or inconsistent."""
 
-    exit_code = 2
+    exit_code = ExitCode.UNUSABLE
 
 
 class DatabaseUnreachableError(DatabaseError):
     """The database does not answer now; the same call may succeed later."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class BudgetInfeasibleError(AutotuneError):
     """No plan meets the budgets; `reachable` maps each resource to its smallest reachable value."""
 
-    exit_code = 3
+    exit_code = ExitCode.INFEASIBLE
 
     def __init__(self, message: str, reachable: dict[str, float] | None = None) -> None:
         super().__init__(message)
@@ -93,13 +122,13 @@ class BudgetInfeasibleError(AutotuneError):
 class DeviceMissingError(AutotuneError):
     """The device, or the backend that would measure it, is not on this machine."""
 
-    exit_code = 4
+    exit_code = ExitCode.MISSING
 
 
 class EngineError(AutotuneError):
-    """An engine cannot be built here, or is of another TensorRT or GPU."""
+    """An engine cannot be built here, or was built by another TensorRT or for another GPU."""
 
-    exit_code = 4
+    exit_code = ExitCode.MISSING
 
 
 class ParityError(AutotuneError):
@@ -110,13 +139,34 @@ class MeasurementError(AutotuneError):
     """A measurement failed or timed out."""
 
 
+ANOTHER_PATH = "choose a path that can be written"
+
+
+def refused_write(
+    path: Path,
+    error: OSError,
+    advice: str = ANOTHER_PATH,
+    *,
+    kind: type[AutotuneError] = StorageError,
+) -> AutotuneError:
+    """The error to raise when the file system refuses to write `path`.
+
+    `advice` ends the sentence with what the user can do about it. A full disk is a StorageError,
+    all else an error of `kind`.
+    """
+    if error.errno in _FULL:
+        return _full(path)
+    return kind(f"cannot write {path} ({error.strerror or error}); {advice}")
+
+
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a refused write below `path` into one clear error.
+def storage_errors(path: Path, advice: str = ANOTHER_PATH) -> Iterator[None]:
+    """Turn a write to `path` or below it that the file system refuses into one clear error.
+
+    Other errors pass through, also those of reading files.
 
     Raises:
-        StorageError: the disk is full or the device failed.
-        RunFolderError: the folder is read-only or not permitted.
+        StorageError: the disk is full, or the place is read-only, not permitted or no folder.
     """
     try:
         yield
@@ -125,15 +175,16 @@ def storage_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
         # Libraries written in other languages raise their own type with the system's words.
-        said = str(error)
-        if number in _FULL or "No space left" in said or "File too large" in said:
-            raise StorageError(
-                f"no space left while writing below {path}; free some space and run the same "
-                "command again, it continues where it stopped"
-            ) from error
-        if number in _REFUSED:
-            raise RunFolderError(
-                f"cannot write below {path} ({os.strerror(number)}); give a writable folder with "
-                "--output"
-            ) from error
+        text = str(error)
+        if number in _FULL or "No space left" in text or "File too large" in text:
+            raise _full(path) from error
+        if isinstance(error, OSError) and number in _REFUSED:
+            raise refused_write(path, error, advice) from error
         raise
+
+
+def _full(path: Path) -> StorageError:
+    return StorageError(
+        f"no space left while writing {path}; free some space and run the same command again, it "
+        "continues where it stopped"
+    )

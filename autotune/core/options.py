@@ -111,11 +111,15 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An option with its place in a schema: `path` is `search.trials`, `kind` its plain type."""
+    """An option with its place in a schema: `path` is `search.trials`, `kind` its plain type.
+
+    `item` is the type of the values of an option that may be given several times (`kind` tuple).
+    """
 
     path: str
     name: str
     kind: type
+    item: type
     optional: bool
     default: Any
     option: Option
@@ -179,13 +183,14 @@ def _walk(schema: type, path: str) -> Iterator[Entry]:
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _walk(typing.cast(type, hints[field.name]), below)
         elif _KEY in field.metadata:
-            kind, optional = _plain(hints[field.name])
+            kind, item, optional = _plain(hints[field.name])
             has_factory = field.default_factory is not dataclasses.MISSING
             default = field.default_factory if has_factory else field.default
             yield Entry(
                 path=below,
                 name=field.name,
                 kind=kind,
+                item=item,
                 optional=optional,
                 default=default,
                 option=field.metadata[_KEY],
@@ -202,13 +207,22 @@ def nested(schema: type) -> dict[str, type]:
     }
 
 
-def _plain(hint: Any) -> tuple[type, bool]:
-    """`int | None` is (int, True), `tuple[str, ...]` (tuple, False), `Path | str` (str, False)."""
+def _plain(hint: Any) -> tuple[type, type, bool]:
+    """Type, type of the items and whether None is allowed: `int | None` is (int, int, True)."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     inner = typing.get_args(hint) if union else (hint,)
     some = [each for each in inner if each is not type(None)]
-    first = some[-1]
-    return typing.get_origin(first) or first, len(some) < len(inner)
+    kind = typing.get_origin(some[-1]) or some[-1]
+    item = typing.get_args(some[-1])[0] if kind is tuple else kind
+    return kind, item, len(some) < len(inner)
+
+
+def same(schema: type, name: str) -> Any:
+    """A field like that of another schema, for commands that share an option."""
+    field = next(each for each in dataclasses.fields(schema) if each.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=field.default_factory, metadata=field.metadata)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 def check_options(record: Any) -> None:
@@ -247,11 +261,12 @@ def _broken_rule(entry: Entry, value: Any) -> str:
     option = entry.option
     if value is None:
         return f"must be {_KINDS.get(entry.kind, 'a text')}"
-    if option.le is not None and value > option.le >= _IN_RANGE:
+    if type(value) is int and option.le is not None and value > option.le >= _IN_RANGE:
         return f"must be at most {option.le:,}"
-    too_low = option.ge is not None and value < option.ge
-    if too_low or (option.le is not None and value > option.le):
-        return f"must be {option.bounds}"
+    for one in value if isinstance(value, tuple) else (value,):
+        too_low = option.ge is not None and one < option.ge
+        if too_low or (option.le is not None and one > option.le):
+            return f"must be {option.bounds}"
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     if option.choices and option.part is None and value not in option.names():
@@ -262,7 +277,8 @@ def _broken_rule(entry: Entry, value: Any) -> str:
 def _converted(entry: Entry, value: Any) -> Any:
     """The value in the option's type; None when it has another one."""
     if entry.kind is tuple:
-        whole = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        whole = isinstance(value, list | tuple)
+        whole = whole and all(type(each) is entry.item for each in value)
         return tuple(value) if whole else None
     if entry.kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)

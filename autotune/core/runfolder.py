@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from autotune.core.errors import RunFolderError, storage_errors
+from autotune.core.errors import RunFolderError, refused_write
 from autotune.core.files import remove, write_whole
 from autotune.core.types import canonical_json, digest
+
+_ADVICE = "give a writable folder with --output"
 
 
 class RunFolder:
@@ -30,16 +32,18 @@ class RunFolder:
         self._lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
-        with storage_errors(self.path):
+        try:
             self.cache.mkdir(parents=True, exist_ok=True)
             self._lock = (self.cache / "lock").open("w")
+        except OSError as error:
+            raise refused_write(self.path, error, _ADVICE, kind=RunFolderError) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise RunFolderError(
-                f"{self.path} is in use by another autotune process; wait for it or give another "
-                "folder with --output"
+                f"{self.path} is in use by another autotune process; wait until it ends, or give "
+                "another folder with --output"
             ) from error
         for leftover in self.path.glob(".*.part"):
             remove(leftover)
@@ -53,7 +57,7 @@ class RunFolder:
 
     def write(self, path: Path, build: Callable[[Path], None]) -> Path:
         """Let `build` write a file or folder under a temporary name, then put it at `path`."""
-        return write_whole(path, build)
+        return write_whole(path, build, _ADVICE)
 
     def stage(
         self, name: str, inputs: Any, suffix: str, build: Callable[[Path], None]

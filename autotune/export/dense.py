@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.core.errors import UsageError
-from autotune.core.files import write_whole
+from autotune.core.errors import UsageError, storage_errors
+from autotune.core.files import require_writable, write_whole
+
+_ADVICE = "give a writable folder with --output"
 
 
 def merge(folder: str | Path, output: str | Path | None = None) -> Path:
@@ -14,7 +16,8 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
     The dtype stays. Default: `dense` beside the weights' folder, or in the run folder.
 
     Raises:
-        UsageError: no factorized checkpoint there, or `output` is there already.
+        UsageError: no factorized checkpoint there, or `output` exists already.
+        StorageError: `output` cannot be written.
         ModelError: it cannot be loaded.
     """
     from autotune.compress.checkpoint import low_rank_layers
@@ -24,8 +27,10 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
 
     loaded = load_checkpoint(Path(folder))
     target = Path(output) if output else loaded.folder.parent / "dense"
-    if target.exists():
-        raise UsageError(f"{target} is there already; give another folder with --output")
+    with storage_errors(target, _ADVICE):
+        if target.exists():
+            raise UsageError(f"{target} exists already; give another folder with --output")
+    require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=_ADVICE)
     if not low_rank_layers(loaded.model):
         raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")
     merge_low_rank(loaded.model)
@@ -36,4 +41,4 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
             loaded.tokenizer.save_pretrained(path)
         copy_companions(loaded.folder, path)
 
-    return write_whole(target, build)
+    return write_whole(target, build, _ADVICE)

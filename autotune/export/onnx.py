@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.errors import UsageError
-from autotune.core.files import file_sha256, write_whole
+from autotune.core.errors import UsageError, storage_errors
+from autotune.core.files import file_sha256, require_writable, write_whole
 from autotune.core.progress import Reporter
 from autotune.core.types import canonical_json
 from autotune.export.graphs import open_checkpoint, ranks, trace_graphs, tuned_for, versions
@@ -16,6 +16,8 @@ from autotune.export.manifest import MANIFEST, SCHEMA_VERSION, read_manifest_jso
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
+
+ADVICE = "give a writable folder with --output"
 
 
 def export_onnx(
@@ -53,7 +55,7 @@ def export_onnx(
             parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
         write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
 
-    write_whole(target, build)
+    write_whole(target, build, ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
 
 
@@ -69,14 +71,18 @@ def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
 
 
 def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path:
-    """Where an export goes.
+    """The folder that an export is written to, which is checked before anything is computed.
 
     Raises:
-        UsageError: something else is there.
+        UsageError: it exists and is not an export.
+        StorageError: it cannot be written.
     """
     target = Path(output) if output else Path(folder) / name
-    if target.exists() and not (target / MANIFEST).is_file():
-        raise UsageError(f"{target} is there and is no export; give another folder with --output")
+    with storage_errors(target, ADVICE):
+        exists = target.exists()
+    if exists and not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} exists and is no export; give another folder with --output")
+    require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=ADVICE)
     return target
 
 

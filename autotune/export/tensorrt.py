@@ -20,6 +20,7 @@ from autotune.export.graphs import (
 )
 from autotune.export.manifest import read_manifest_json
 from autotune.export.onnx import (
+    ADVICE,
     manifest,
     new_folder,
     passes,
@@ -92,7 +93,7 @@ def export_tensorrt(
             facts["engines"][run] = {**engine, **cases}
         write_manifest(path, manifest(loaded, folder, target, "tensorrt", kind) | facts)
 
-    write_whole(target, build)
+    write_whole(target, build, ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
 
 

@@ -37,13 +37,16 @@ class Shard:
 class Executor(ABC):
     """Runs shards in separate processes. Use as a context manager.
 
-    Contract:
+    Contract (`autotune.testing.suites.executor` checks it):
     - A device runs one shard at a time.
     - `run` yields exactly one outcome for every task, in any order; `index` is the task's position
-      in the shard. If a process or a host dies, the task it was running fails with an error in its
-      outcome; the remaining tasks run on another device, or again on the same one.
+      in the shard. A task that fails is an outcome with the error. If a process or a host dies, the
+      task it was running fails with an error in its outcome; the remaining tasks run on another
+      device, or again on the same one.
     - Closing the iterator or leaving the executor ends the running tasks and frees the device.
-    - A device that is not available is an error immediately; nothing waits for one to join.
+    - A device that is not available is an error of `run` itself, not of its first outcome; nothing
+      waits for one to join.
+    - `fingerprint` is the same for the same arguments as long as the device is available.
     """
 
     @abstractmethod

@@ -72,11 +72,10 @@ class HostJudge:
     def __init__(self, setup: str, files: Mapping[str, bytes]) -> None:
         sweep()
         self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (ends with the worker)
         found = EvaluatorSetup.from_json(json.loads(setup))
         here = unpack(found, files, Path(self._folder))
         # Workers are killed without notice; the process outlives them for long enough to tidy up.
-        self._process = JudgingProcess(here, cpu_threads(), self._log, owned=self._folder)
+        self._process = JudgingProcess(here, cpu_threads(), owned=self._folder)
 
     def ask(self, text: str) -> str | None:
         """The losses of a plan, as JSON text; None if the process died."""

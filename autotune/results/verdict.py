@@ -64,7 +64,7 @@ class Verdict(enum.StrEnum):
             return cls.MET
         if ratio_low > limit:
             return cls.MISSED
-        if limit_ratio is None and ratio <= 1.0 and ratio_high - 1.0 <= _EQUAL:
+        if limit_ratio is None and ratio <= 1.0 and ratio_high <= 1.0 + _EQUAL:
             return cls.MET
         return cls.UNDECIDED
 

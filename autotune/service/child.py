@@ -1,7 +1,7 @@
 """The process of a job: `autotune ARGUMENTS`; it and its children end when its runner dies.
 
 The runner holds the other end of standard input and never writes to it. However the runner dies,
-the pipe is closed, and the end of file on it ends the job's process group.
+the pipe is closed, and the end of file on it ends the job's session.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import os
 import signal
 import threading
 
+from autotune.core.childprocess import kill_session
+
 
 def end_with_runner(descriptor: int) -> None:
-    """Wait until the pipe is closed, then kill this process's group."""
+    """Wait for the end of the pipe, then kill this process's session and this process."""
     while os.read(descriptor, 4096):
         pass
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    kill_session(os.getsid(0))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:

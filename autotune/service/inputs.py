@@ -18,15 +18,17 @@ def resolve(settings: Settings, kind: str, spec: Mapping[str, Any]) -> dict[str,
     """The spec with every name of a model or file as a path that a job may read.
 
     Raises:
-        UsageError: a name that is not allowed; what is not there is not told from what is not
-            allowed.
+        UsageError: a name that is not allowed. A name that does not exist gives the same message.
     """
     found = dict(spec)
     if kind in ("tune", "profile"):
         found["model"] = _model(settings, spec.get("model"))
-    for name in _FILES:
-        if spec.get(name) is not None:
-            found[name] = str(_below_a_root(settings, str(spec[name]), name))
+    if kind == "tune":
+        plan = dict(spec.get("calibration") or {})
+        for name in _FILES:
+            if plan.get(name) is not None:
+                plan[name] = str(_below_a_root(settings, str(plan[name]), name))
+        found["calibration"] = plan
     return found
 
 
@@ -39,7 +41,8 @@ def _model(settings: Settings, name: str | None) -> str | None:
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.is_symlink() and not _inside(path.resolve(), folder):
             raise UsageError(
-                f"model {name!r} holds {path.name!r}, a link out of its folder; copy the file in"
+                f"model {name!r} contains {path.name!r}, a link out of its folder; replace the "
+                "link by the file"
             )
     return str(folder)
 
@@ -51,16 +54,16 @@ def _below_a_root(settings: Settings, name: str, what: str) -> Path:
         if path != real and _inside(path, real) and path.exists():
             return path
     raise UsageError(
-        f"{what} {name!r} is not on the list of what this service may read; {_advice(settings)}"
+        f"{what} {name!r} is not on the list of files this service may read; {_advice(settings)}"
     )
 
 
 def _advice(settings: Settings) -> str:
     ids = ", ".join(sorted(settings.hub_ids))
     return (
-        "name one below its folders of models"
+        "use a name below its model folders"
         + (f", one of {ids}" if ids else "")
-        + f", an upload ({UPLOAD}NAME), or leave it out for {EMBEDDED_MODEL}"
+        + f", an upload ({UPLOAD}NAME), or omit it for {EMBEDDED_MODEL}"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.service.job_schema import ENDED
+from autotune.service.specs import upgraded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Job:
         """The job in a row of the job table."""
         result = row["result"]
         return Job(**{
-            **row, "spec": json.loads(row["spec"]),
+            **row, "spec": upgraded(row["kind"], json.loads(row["spec"])),
             "result": None if result is None else json.loads(result),
             "cancel_requested": bool(row["cancel_requested"]),
         })  # fmt: skip

@@ -25,10 +25,11 @@ from autotune.service.job_schema import (
     STATES,
     SUCCEEDED,
 )
+from autotune.service.specs import upgraded
 
 
 def new_id() -> str:
-    """Sorts by the time it was made; 32 random bits tell those of one millisecond apart."""
+    """An id that sorts by creation time; 32 random bits separate those of one millisecond."""
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(4).hex()}"
 
 
@@ -67,7 +68,7 @@ class JobDatabase(Store):
             if made is None:
                 same = sa.and_(JOB.c.owner == owner, JOB.c.idempotency_key == idempotency_key)
                 found = _one(connection, same)
-                if found.kind != kind or found.spec != dict(spec):
+                if found.kind != kind or found.spec != upgraded(kind, dict(spec)):
                     raise ConflictError(
                         f"idempotency key {idempotency_key!r} belongs to job {found.id}, which "
                         "asks for something else; use a new key"
@@ -78,7 +79,7 @@ class JobDatabase(Store):
                 count = connection.execute(queued).scalar_one()
                 if count > most_queued:
                     raise QuotaError(
-                        f"{most_queued} jobs are queued, which is the most; wait for some to end"
+                        f"limit reached: {most_queued} jobs are queued; wait for some to end"
                     )
             self._event(connection, job_id, "state", QUEUED)
             return _one(connection, JOB.c.id == job_id), True
@@ -150,7 +151,7 @@ class JobDatabase(Store):
             return _one(connection, JOB.c.id == job_id)
 
     def beat(self, lease: Lease, stage: str, done: int, total: int) -> bool:
-        """Say that the runner lives and how far the job is; whether it is to be cancelled.
+        """Record a heartbeat and the progress; returns whether the job is to be cancelled.
 
         Raises:
             LeaseLostError: another runner has the job.
@@ -199,7 +200,7 @@ class JobDatabase(Store):
             self._back(connection, _held(lease), lease, why, delay_s)
 
     def requeue_stale(self, older_than_s: float, most_attempts: int) -> list[str]:
-        """Take jobs from runners that have been silent; those that were tried too often fail."""
+        """Requeue the jobs of runners that timed out; those at the limit of attempts fail."""
         stale = sa.select(JOB).where(
             JOB.c.state == RUNNING, JOB.c.heartbeat_at < self.dialect.now() - older_than_s
         )
@@ -221,17 +222,17 @@ class JobDatabase(Store):
         self, connection: sa.Connection, silent: sa.Update, lease: Lease, job: Job,
         most_attempts: int,
     ) -> None:  # fmt: skip
-        why = f"runner {job.runner} was silent"
+        why = f"runner {job.runner} timed out"
         if job.cancel_requested:
             self._end(connection, silent, lease, CANCELLED, {"exit_code": None})
         elif job.attempt >= most_attempts:
-            error = f"{why}; tried {job.attempt} times, which is the most"
+            error = f"{why}; limit of {job.attempt} attempts reached"
             self._end(connection, silent, lease, FAILED, {"error": error})
         else:
             self._back(connection, silent, lease, why, 0.0)
 
     def cancel(self, job_id: str) -> Job:
-        """A queued job ends now, a running one as soon as its runner hears; an ended one stays.
+        """Cancel a job: a queued one now, a running one with the next heartbeat.
 
         Raises:
             NotFoundError: no such job.
@@ -294,4 +295,4 @@ def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
     try:
         return Job.of(dict(connection.execute(sa.select(JOB).where(condition)).one()._mapping))
     except exc.NoResultFound:
-        raise NotFoundError("there is no such job; `autotune jobs` lists them") from None
+        raise NotFoundError("no such job; `autotune jobs` lists them") from None

@@ -24,7 +24,7 @@ from autotune.service.job_files import artefacts_of
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.settings import Settings
-from autotune.service.specs import defaults
+from autotune.service.specs import defaults, flat_spec
 from autotune.service.state import Caller, Parts
 from autotune.service.summary import outcome
 from autotune.service.tunings import open_record
@@ -106,7 +106,7 @@ def render(template: str, status: int = 200, plots: bool = False, **values: Any)
 
 def _row(job: Job) -> dict[str, Any]:
     """The cells of a job in a table of jobs."""
-    spec = job.spec
+    spec = flat_spec(job.kind, job.spec)
     budgets = [
         f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES if spec.get(name)
     ]
@@ -163,7 +163,8 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
-    spec = {k: v for k, v in job.spec.items() if v not in (None, [], False)}
+    spec = flat_spec(job.kind, job.spec)
+    spec = {k: v for k, v in spec.items() if v not in (None, [], False)}
     return render(
         "job.html",
         plots=record is not None,

@@ -1,4 +1,4 @@
-"""Predictions for many layers at once, from tables that are kept until their database changes."""
+"""Latency predictions for many layers, from tables cached until their database changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from autotune.core.layers import LayerShape
 from autotune.layers.predict import KnownLayers, LayerPredictions
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.database.schema import MEASUREMENT, RUN
+from autotune.profiler.database.schema import QUARANTINE, RUN
 from autotune.service.settings import Settings
 from autotune.tune.machine import Machine
 from autotune.tune.machines import nearest_machine
@@ -21,7 +21,7 @@ _KEPT = 16
 
 
 class Predictions:
-    """Tables by device, backend, dtype and whether they may extrapolate. Thread-safe."""
+    """A cache of latency tables by device, backend, dtype and extrapolation. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -65,9 +65,14 @@ class Predictions:
                 self._tables[options] = machine, layers
         return self._tables[options]
 
-    def _database_stamp(self) -> tuple[int, ...]:
-        """Changes whenever rows are added."""
-        counts = (sa.select(sa.func.count()).select_from(table) for table in (RUN, MEASUREMENT))
+    def _database_stamp(self) -> object:
+        """A value that changes with every point that is added, replaced or put into quarantine.
+
+        Each run carries a seal of its rows that is renewed with them, so the seals stand for all
+        points. Only a quarantine leaves them as they are.
+        """
         with LatencyDatabase(self.settings.latency_database) as store:
             with store.transaction() as connection:
-                return tuple(connection.execute(query).scalar_one() for query in counts)
+                seals = connection.execute(sa.select(RUN.c.id, RUN.c.sha256)).all()
+                count = sa.select(sa.func.count()).select_from(QUARANTINE)
+                return frozenset(map(tuple, seals)), connection.execute(count).scalar_one()

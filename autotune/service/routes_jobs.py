@@ -14,17 +14,17 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from autotune.service.job_files import artefact_path, artefacts_of, read_log
 from autotune.service.specs import KINDS
 from autotune.service.state import Caller, Parts
-from autotune.service.submission import check_submission
+from autotune.service.submission import accept
 from autotune.service.views import ArtefactView, JobPage, JobView, Log, Submission
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{20}$", description="As submitting said.")]
+JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{20}$", description="Id of the job.")]
 _Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key", min_length=1, max_length=200, pattern="^[!-~]+$",
-        description="Submitted again with the same key, the job is not done twice.",
+        description="A further submission with the same key returns the first job.",
     ),
 ]  # fmt: skip
 _StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -36,9 +36,8 @@ def submit(
     body: Submission, response: Response, parts: Parts, caller: Caller,
     idempotency_key: _Key = None,
 ) -> JobView:  # fmt: skip
-    """Put a job in the queue; 200 when it was there under the same idempotency key."""
-    spec = body.spec.model_dump()
-    device = check_submission(parts.settings, parts.database, body.kind, spec)
+    """Queue a job. 200 means that the idempotency key had been used for the same job."""
+    device, spec = accept(parts.settings, parts.database, body.kind, body.spec)
     job, new = parts.database.submit(
         body.kind, spec, device=device, owner=caller, idempotency_key=idempotency_key,
         most_queued=parts.settings.quotas.queued_jobs,
@@ -55,7 +54,7 @@ def list_jobs(
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:  # fmt: skip
-    """The youngest jobs first."""
+    """List jobs, newest first."""
     jobs = parts.database.page(states=state, kind=kind, before=before, limit=limit)
     return JobPage(
         jobs=[JobView.of(job) for job in jobs],
@@ -66,13 +65,13 @@ def list_jobs(
 
 @router.get("/{job_id}")
 def get_job(job_id: JobId, parts: Parts, _: Caller) -> JobView:
-    """One job."""
+    """Get a job."""
     return JobView.of(parts.database.get(job_id))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
-    """End a job: at once while it waits, within seconds while it runs; an ended one stays."""
+    """Cancel a job: at once if queued, within seconds if running; no effect once it ended."""
     return JobView.of(parts.database.cancel(job_id))
 
 
@@ -81,14 +80,14 @@ def logs(
     job_id: JobId, parts: Parts, _: Caller,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
 ) -> Log:  # fmt: skip
-    """What the job's process said, from byte `offset` on."""
+    """Get the log of a job from byte `offset` on."""
     job = parts.database.get(job_id)
     text, following = read_log(parts.settings, job_id, offset)
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
 def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
-    """Refuse before the stream starts: afterwards its status is told."""
+    """Refuse before the stream starts, while a status can still be sent."""
     parts.database.get(job_id)
     parts.watcher.admit()
 
@@ -100,21 +99,21 @@ async def events(
     job_id: JobId, parts: Parts,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
-    """Events as they happen, from the one after `Last-Event-ID` on, until the job has ended."""
+    """Stream events after `Last-Event-ID` as they happen, until the job has ended."""
     async for event in parts.watcher.events(job_id, int(last_event_id or 0)):
         yield event
 
 
 @router.get("/{job_id}/artefacts")
 def list_artefacts(job_id: JobId, parts: Parts, _: Caller) -> list[ArtefactView]:
-    """The files that the job handed out."""
+    """List the result files of a job."""
     parts.database.get(job_id)
     return [ArtefactView(name=n, bytes=b) for n, b in artefacts_of(parts.settings, job_id)]
 
 
 @router.get("/{job_id}/artefacts/{name:path}", response_class=FileResponse)
 def artefact(job_id: JobId, name: str, parts: Parts, _: Caller) -> FileResponse:
-    """One file, or a range of it."""
+    """Download a result file, or a range of it."""
     parts.database.get(job_id)
     path = artefact_path(parts.settings, job_id, name)
     return FileResponse(path, filename=path.name, headers=_sandboxed(path))

@@ -1,14 +1,18 @@
-"""Carry one claimed job to its end: start its process, keep the lease, obey, write the result."""
+"""Run one claimed job: start its process, renew the lease, obey cancellation, store the result."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from autotune.core.errors import AutotuneError, DatabaseUnreachableError, StorageError
+from autotune.core.files import write_whole
+from autotune.core.options_json import at, merged
 from autotune.service.errors import LeaseLostError
 from autotune.service.inputs import resolve
 from autotune.service.job_files import folder_bytes
@@ -77,7 +81,7 @@ class Runner:
             if now - started > quotas.runtime_s:
                 process.stop()
                 return Ending(
-                    exit_code=1, error=f"it ran longer than {quotas.runtime_s:.0f} s, the most"
+                    exit_code=1, error=f"exceeded the {quotas.runtime_s:.0f} s limit of a job"
                 )
             if now - looked >= _LOOK_S:
                 looked = now
@@ -85,7 +89,8 @@ class Runner:
                 if size > quotas.artefact_bytes:
                     process.stop()
                     most = quotas.artefact_bytes
-                    return Ending(exit_code=1, error=f"it wrote {size} bytes, {most} is the most")
+                    error = f"wrote {size} bytes, more than the limit of {most} bytes"
+                    return Ending(exit_code=1, error=error)
         for kind, text in process.listen(0.0):
             self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
         return process.ending()
@@ -105,12 +110,12 @@ class Runner:
         elif ending.again:
             ending = Ending(
                 exit_code=ending.exit_code,
-                error=f"{ending.error}; tried {job.attempt} times, which is the most",
+                error=f"{ending.error}; limit of {job.attempt} attempts reached",
             )
         self._patiently(lambda: self.database.finish(lease, ending))
 
     def _try(self, write: Callable[[], _T]) -> _T | None:
-        """A write that the next one makes good, when the database does not take it."""
+        """A write that may fail, as the next one makes up for it."""
         try:
             return write()
         except (DatabaseUnreachableError, StorageError) as error:
@@ -118,7 +123,7 @@ class Runner:
             return None
 
     def _patiently(self, write: Callable[[], Any]) -> None:
-        """A write that must not be lost: again until it is taken, or the server stops."""
+        """A write that must not be lost: repeated until it succeeds or the server stops."""
         while True:
             try:
                 write()
@@ -130,20 +135,30 @@ class Runner:
 
 
 def command_of(settings: Settings, job: Job) -> list[str]:
-    """The arguments of the command line that does the job.
+    """The arguments of the command line that does the job; the request of a tuning is written.
 
     Raises:
-        UsageError: it names what may not be read.
+        UsageError: it names a file that may not be read.
     """
     kind = KINDS[job.kind]
     spec = resolve(settings, job.kind, job.spec)
+    if job.kind == "tune":
+        path = settings.job_folder(job.id) / "request.json"
+        request = merged(spec, {"output": str(settings.run_folder(job.id))})
+        if settings.threads and not at(spec, "machine.threads"):
+            request = merged(request, {"machine": {"threads": settings.threads}})
+
+        def write(file: Path) -> None:
+            file.write_text(json.dumps(request, indent=2))
+
+        write_whole(path, write)
+        return ["tune", f"--request={path}", "--json"]
     command = [*kind.path, *arguments(job.kind, spec)]
-    names = {option.name: option for option in kind.command.params}
-    if "threads" in names and settings.threads and not spec.get("threads"):
+    if settings.threads and "threads" in spec and not spec["threads"]:
         command.append(f"--threads={settings.threads}")
     if kind.writes:
         command.append(f"--output={settings.run_folder(job.id)}")
-    command.append("--format=json" if "output_format" in names else "--json")
+    command.append("--json")
     if kind.of_a_run:
         command += ["--", str(settings.run_folder(str(spec["run"])))]
     return command

@@ -1,26 +1,29 @@
-"""What a job may ask for: the fields of the command line, read from the commands themselves."""
+"""What a job may ask for, and how its options are stored and run."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
-import click
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import Field
 
-# No control characters: no argument, log or PostgreSQL text may hold them all.
-Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Real = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, VerifyOptions
+from autotune.cli.schema import default_value
+from autotune.core.errors import UsageError
+from autotune.core.options import Entry, entries
+from autotune.core.options_json import Nested, at, from_json, nested_from_flat, to_json
+from autotune.service.schema import Spec, TakesFlatNames, pydantic_model
+from autotune.service.schema import Text as Text
+from autotune.tune.request import TuneRequest
+
 _RUN = Annotated[str, Field(description="Id of the finished job whose folder it is.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of job: its command, and the options that the service sets itself.
+    """A kind of job: its command and the schema of its options.
 
     `path`: the words of the command. `of_a_run`: it works on the folder of a finished job, named by
     `run`. `writes`: it makes a folder.
@@ -28,96 +31,91 @@ class Kind:
 
     name: str
     path: tuple[str, ...]
-    left_out: frozenset[str]
+    schema: type
     of_a_run: bool = False
     writes: bool = False
 
     @property
-    def command(self) -> click.Command:
-        """Imported now."""
-        first, *more = self.path
-        found = importlib.import_module(f"autotune.cli.{first}").command
-        for word in more:
-            found = found.commands[word]
-        return cast(click.Command, found)
+    def options(self) -> tuple[Entry, ...]:
+        """The options that a job may set; the service sets the others itself."""
+        return tuple(e for e in entries(self.schema) if not (e.option.local or e.option.secret))
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return str(self.schema.__doc__).partition("\n")[0]
 
 
-_COMMON = frozenset(
-    {"database", "output", "output_format", "as_json", "quiet", "folder", "farm", "token_file"}
-)
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name="tune", path=("tune",), left_out=_COMMON, writes=True),
-        Kind(name="profile", path=("profile",), left_out=_COMMON),
-        Kind(name="export", path=("export",), left_out=_COMMON, of_a_run=True, writes=True),
-        Kind(name="verify", path=("verify",), left_out=_COMMON, of_a_run=True),
-        Kind(name="drift", path=("db", "drift"), left_out=_COMMON),
+        Kind(name="tune", path=("tune",), schema=TuneRequest, writes=True),
+        Kind(name="profile", path=("profile",), schema=ProfileOptions),
+        Kind(name="export", path=("export",), schema=ExportOptions, of_a_run=True, writes=True),
+        Kind(name="verify", path=("verify",), schema=VerifyOptions, of_a_run=True),
+        Kind(name="drift", path=("db", "drift"), schema=DriftOptions),
     )
 }
 
 
 @functools.cache
-def spec_model(kind: str) -> type[BaseModel]:
-    """The pydantic model of a kind's fields; what is unknown is refused."""
+def spec_model(kind: str) -> type[Spec]:
+    """The pydantic model of a kind's options."""
     found = KINDS[kind]
-    fields: dict[str, Any] = {}
-    for option in _options(found):
-        field = Field(_default(option), description=option.help)
-        fields[str(option.name)] = (_type(option), field)
-    if found.of_a_run:
-        fields["run"] = (_RUN, Field())
-    name = f"{kind.capitalize()}Spec"
-    doc = str(found.command.help).partition("\n")[0]
-    return create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=doc, **fields)
+    more: dict[str, Any] = {"run": (_RUN, Field())} if found.of_a_run else {}
+    base = TakesFlatNames if found.schema is TuneRequest else Spec
+    return pydantic_model(found.schema, f"{kind.capitalize()}Spec", base=base, **more)
 
 
-def _options(kind: Kind) -> list[click.Option]:
-    found = [each for each in kind.command.params if isinstance(each, click.Option)]
-    return [each for each in found if each.name not in kind.left_out]
+def canonical(kind: str, spec: Mapping[str, Any]) -> Nested:
+    """A spec as it is stored: every option by its path, with the value that it will have.
+
+    Raises:
+        OptionError: a value that cannot be used.
+    """
+    run = {"run": spec["run"]} if "run" in spec else {}
+    options = {key: value for key, value in spec.items() if key != "run"}
+    return {**to_json(from_json(KINDS[kind].schema, options), portable=True), **run}
 
 
-def _type(option: click.Option) -> Any:
-    kind: Any
-    if option.is_flag:
-        return bool
-    if isinstance(option.type, click.Choice):
-        kind = Literal[tuple(option.type.choices)]
-    elif isinstance(option.type, click.IntRange):
-        kind = Annotated[int, Field(ge=option.type.min, le=option.type.max)]
-    else:
-        plain = {"integer": Count, "float": Real}
-        kind = plain.get(option.type.name, Text)
-    if option.multiple:
-        return Annotated[list[kind], Field(max_length=64)]
-    return kind | None if _default(option) is None else kind
+def upgraded(kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored spec in today's form: tunings used to be stored under flat names.
+
+    What cannot be read stays as it is; such a job fails with a sentence when it runs.
+    """
+    if kind not in KINDS or KINDS[kind].schema is not TuneRequest or not is_flat(spec):
+        return spec
+    try:
+        return canonical(kind, nested_from_flat(TuneRequest, spec))
+    except UsageError:
+        return spec
 
 
-def _default(option: click.Option) -> Any:
-    value = option.to_info_dict()["default"]
-    if option.multiple:
-        return []
-    if option.is_flag:
-        return bool(value)
-    return value if isinstance(value, str | int | float) else None
+def is_flat(spec: Mapping[str, Any]) -> bool:
+    """Whether a stored spec of a tuning is of the flat form of older versions."""
+    return "budget" not in spec
+
+
+def flat_spec(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a stored spec by their flat names, as flags and forms have them."""
+    found = {e.option.flat: at(spec, e.path) for e in KINDS[kind].options if e.option.flat}
+    return found | ({"run": spec["run"]} if "run" in spec else {})
 
 
 def defaults(kind: str) -> dict[str, Any]:
-    """Every field's value where nothing is given."""
-    return {str(option.name): _default(option) for option in _options(KINDS[kind])}
+    """The value of every option where it is not given, by flat name."""
+    return {e.option.flat: default_value(e) for e in KINDS[kind].options if e.option.flat}
 
 
 def arguments(kind: str, spec: Mapping[str, Any]) -> list[str]:
     """The command's options for a spec; a value can never be taken for an option's name."""
     found = []
-    for option in _options(KINDS[kind]):
-        value = spec.get(str(option.name), _default(option))
-        name = max(option.opts, key=len)
-        if option.is_flag:
-            if value != _default(option):
-                found.append(name if value else option.secondary_opts[0])
-        elif option.multiple:
-            found += [f"{name}={each}" for each in value]
-        elif value is not None and value != _default(option):
-            found.append(f"{name}={value}")
+    for entry in KINDS[kind].options:
+        value, flag = at(spec, entry.path, default_value(entry)), entry.option.flag
+        if entry.kind is tuple:
+            found += [f"{flag}={each}" for each in value]
+        elif entry.kind is bool and value != entry.default:
+            found.append(flag if value else str(entry.option.off))
+        elif entry.kind is not bool and value is not None and value != entry.default:
+            found.append(f"{flag}={value}")
     return found

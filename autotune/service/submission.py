@@ -1,34 +1,57 @@
-"""A job is refused when it is submitted, as far as that can be known, and not when it runs."""
+"""A job is refused when it is submitted rather than when it runs, as far as that can be known."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autotune.core.errors import UsageError
+from autotune.core.options import OptionError
+from autotune.core.options_json import from_json
 from autotune.service.errors import NotFoundError
 from autotune.service.inputs import resolve
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.jobs import JobDatabase
+from autotune.service.schema import Spec, TakesFlatNames
 from autotune.service.settings import Settings
-from autotune.service.specs import KINDS
+from autotune.service.specs import KINDS, canonical
+from autotune.tune.request import TuneRequest
+
+
+def accept(
+    settings: Settings, database: JobDatabase, kind: str, body: Spec
+) -> tuple[str, dict[str, Any]]:
+    """The device that a job is for, and its spec as it is stored.
+
+    Raises:
+        UsageError, DeviceMissingError: a value that cannot be used, under the name that it was
+            given by.
+    """
+    try:
+        spec = canonical(kind, body.model_dump(exclude_unset=True))
+        return check_submission(settings, database, kind, spec), spec
+    except OptionError as error:
+        raise error.spell(
+            "flat" if isinstance(body, TakesFlatNames) and body.flat else "http"
+        ) from None
 
 
 def check_submission(
     settings: Settings, database: JobDatabase, kind: str, spec: Mapping[str, Any]
 ) -> str:
-    """Refuse what cannot be done; the device that the job is of.
+    """Refuse what cannot be done; the device that the job is for.
 
     Raises:
         UsageError, DeviceMissingError: a value that cannot be used.
     """
     found = resolve(settings, kind, spec)
     if kind == "tune":
-        from autotune.cli.tune import tune_request
-
-        extra = {"database": settings.latency_database, "output": Path("out"), "quiet": True}
-        tune_request({**found, **extra}).check()
+        request = from_json(TuneRequest, {**found, "output": str(Path("out"))})
+        machine = dataclasses.replace(request.machine, database=settings.latency_database)
+        dataclasses.replace(request, machine=machine).check()
+        return machine.device
     if kind in ("profile", "drift"):
         from autotune.tune.machines import local_machine
         from autotune.tune.options import MachineOptions
@@ -47,7 +70,7 @@ def _device_of_run(database: JobDatabase, run: str) -> str:
         raise UsageError(f"run {run[:80]!r}: {error}") from None
     if job.state != SUCCEEDED or not KINDS[job.kind].writes:
         raise UsageError(
-            f"run {run} is a {job.kind} job that {job.state}; give a tuning or export that "
-            "succeeded"
+            f"run {run} is a {job.kind} job in state {job.state}; it must be a tuning or an "
+            "export that succeeded"
         )
     return job.device

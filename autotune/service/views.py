@@ -28,7 +28,7 @@ Submission = Annotated[_jobs, Field(discriminator="kind")]
 
 
 class JobView(BaseModel):
-    """A job. Times are seconds since 1970; `progress` is of the stage that runs."""
+    """A job. Times are Unix time in seconds; `done` of `total` is the progress of `stage`."""
 
     id: str
     kind: str
@@ -49,12 +49,12 @@ class JobView(BaseModel):
 
     @staticmethod
     def of(job: Job) -> JobView:
-        """Without what only runners need."""
+        """The public fields of a job."""
         return JobView(**{name: getattr(job, name) for name in JobView.model_fields})
 
 
 class JobPage(BaseModel):
-    """Some jobs, the youngest first; `next` is `before` of the next page."""
+    """A page of jobs, newest first; pass `next` as `before` to get the next page."""
 
     jobs: list[JobView]
     next: str | None
@@ -62,7 +62,7 @@ class JobPage(BaseModel):
 
 
 class Log(BaseModel):
-    """A part of what a job's process said; `next_offset` is where to go on."""
+    """A part of a job's log; read on from `next_offset`."""
 
     text: str
     next_offset: int
@@ -70,14 +70,14 @@ class Log(BaseModel):
 
 
 class ArtefactView(BaseModel):
-    """A file that a job handed out."""
+    """A result file of a job."""
 
     name: str
     bytes: int
 
 
 class Shape(BaseModel):
-    """A linear layer on `tokens` rows: dense, a pair of rank `rank`, or in a `form`."""
+    """A linear layer on `tokens` rows: dense, factorized at rank `rank`, or in a `form`."""
 
     model_config = ConfigDict(extra="forbid")
     tokens: _Size
@@ -98,7 +98,7 @@ class Shape(BaseModel):
 
 
 class Question(BaseModel):
-    """Layers of which the latency on a device is asked."""
+    """Layers whose latency on a device is to be predicted."""
 
     model_config = ConfigDict(extra="forbid")
     device: Text = "cpu"
@@ -109,7 +109,7 @@ class Question(BaseModel):
 
 
 class EstimateView(BaseModel):
-    """Seconds, the interval they are in, ratio to the dense layer, and where they are from."""
+    """Latency in seconds with its interval, ratio to the dense layer, and source."""
 
     latency_s: float
     low_s: float
@@ -119,7 +119,7 @@ class EstimateView(BaseModel):
 
 
 class Answer(BaseModel):
-    """One estimate a shape, in order."""
+    """One estimate for each shape, in order."""
 
     device: str
     backend: str

@@ -67,11 +67,11 @@ class TracedModel:
         """Bytes of the dense model's parameters in `dtype`."""
         return self.parameters * DTYPE_BYTES[dtype]
 
-    def kv_cache_bytes(self) -> int:
-        """Bytes of keys and values for the workload's tokens; 0 for a model without a decoder."""
+    def kv_cache_bytes(self, dtype: str) -> int:
+        """Bytes of keys and values in `dtype` for the workload's tokens; 0 without a decoder."""
         if self.loaded.task != "causal-lm":
             return 0
-        return kv_cache_bytes(self.loaded.config, self.workload)
+        return kv_cache_bytes(self.loaded.config, self.workload, dtype)
 
     def shape_key(self, phase: str) -> dict[str, Any]:
         """What the shapes of one phase depend on, for cache keys."""

@@ -187,5 +187,5 @@ def count_totals(model: TracedModel, network: NetworkModel, dtype: str) -> Resou
         network,
         parameters=model.parameters,
         weight_bytes=model.weight_bytes(dtype),
-        kv_cache_bytes=model.kv_cache_bytes(),
+        kv_cache_bytes=model.kv_cache_bytes(dtype),
     )

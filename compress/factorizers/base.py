@@ -27,9 +27,15 @@ class Layer:
 class Factorizer(ABC):
     """One way to compute factors.
 
-    Contract: `factors(layer, rank)` returns up (N, r) and down (r, K) in fp64, the same up to
-    rounding every time, exact to 1e-10 at rank min(N, K). `least_rank` is the smallest rank it is
-    defined for. With `needs_output_basis` the layer carries the top directions of its outputs.
+    Contract (`autotune.testing.suites.factorizer` checks it):
+    - `factors(layer, rank)` returns finite up (N, r) and down (r, K) in fp64, the same up to
+      rounding every time, exact to 1e-10 at rank min(N, K).
+    - `least_rank`, from 1 to min(N, K), is the smallest rank it is defined for; callers ask for no
+      smaller one.
+    - The layer's tensors belong to the caller: they are not written to, and the factors share no
+      memory with its weight.
+    - With `needs_output_basis` the layer carries the top directions of its outputs.
+    - A factorizer holds options only: threads may share one.
     """
 
     name: str

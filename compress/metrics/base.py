@@ -51,10 +51,14 @@ class Whitening:
 class Metric(ABC):
     """One meaning of error.
 
-    Contract: `whitening(site, statistics)` returns invertible roots, so that the full-rank
-    factorization is exact in fp64 to 1e-10. `moments` names the statistics it reads. With
-    `in_loss_units` its errors estimate the rise of the task's mean loss, so those of different
-    sites compare and add.
+    Contract (`autotune.testing.suites.metric` checks it):
+    - `whitening(site, statistics)` returns invertible lower triangular fp64 roots and a positive
+      scale, so that the full-rank factorization is exact in fp64 to 1e-10; also of a site that
+      received no data, whose moments are zero.
+    - It is deterministic, reads only the statistics that `moments` names, and writes to none.
+    - With `in_loss_units` its errors estimate the rise of the task's mean loss, so those of
+      different sites compare and add.
+    - A metric holds options only: threads may share one.
     """
 
     name: str

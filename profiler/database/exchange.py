@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import sqlite3
 import tempfile
@@ -13,11 +12,13 @@ from pathlib import Path
 import pandas as pd
 
 from autotune.core.errors import DatabaseError, UsageError, storage_errors
+from autotune.core.files import file_sha256, write_whole
 from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.records import LINEAR, Measurement, Origin
 
+_ADVICE = "give another file"
 _FIELDS = [field.name for field in dataclasses.fields(Measurement)]
 _TYPES = {field.name: str(field.type) for field in dataclasses.fields(Measurement)}
 
@@ -29,6 +30,7 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
 
     Raises:
         UsageError: another suffix.
+        StorageError: the file cannot be written.
     """
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{path.name}: write to a .csv or .parquet file")
@@ -38,13 +40,14 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
         for row in database.measurements(key, errors=True)
     ]
     frame = pd.DataFrame(rows, columns=["fingerprint", *_FIELDS])
-    temporary = path.with_name(f".{path.name}.part")
-    with storage_errors(path.parent):
+
+    def build(temporary: Path) -> None:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False, float_format="%.17g")
         else:
             frame.to_parquet(temporary, index=False)
-        temporary.replace(path)
+
+    write_whole(path, build, _ADVICE)
     return len(frame)
 
 
@@ -125,24 +128,29 @@ def ship(database: LatencyDatabase, path: Path) -> str:
 
     Raises:
         DatabaseError: the database fails its hashes.
-        UsageError: the file is there already.
+        UsageError: the file exists already.
+        StorageError: the file cannot be written.
     """
-    if path.exists():
-        raise UsageError(f"{path} is there already; give another name")
+    with storage_errors(path, _ADVICE):
+        if path.exists():
+            raise UsageError(f"{path} exists already; give another name")
     problems = find_problems(database)
     if problems:
         raise DatabaseError(f"{database.address} was not shipped: {problems[0]}")
-    with storage_errors(path.parent), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        with LatencyDatabase(temporary) as copy:
-            _copy_runs(database, copy)
-        # Without its write-ahead log a database is one file.
-        with contextlib.closing(sqlite3.connect(temporary)) as raw:
-            raw.execute("PRAGMA journal_mode=DELETE")
-            raw.execute("VACUUM")
-        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        temporary.replace(path)
-    return sha256
+
+    def build(temporary: Path) -> None:
+        # A database has further files beside it while it is open.
+        with tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
+            found = Path(folder) / path.name
+            with LatencyDatabase(found) as copy:
+                _copy_runs(database, copy)
+            # Without its write-ahead log a database is one file.
+            with contextlib.closing(sqlite3.connect(found)) as raw:
+                raw.execute("PRAGMA journal_mode=DELETE")
+                raw.execute("VACUUM")
+            found.replace(temporary)
+
+    return file_sha256(write_whole(path, build, _ADVICE))
 
 
 def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:

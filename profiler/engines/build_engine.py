@@ -8,7 +8,8 @@ Needs Python 3.9 and tensorrt 8.5 or newer, nothing else; it travels in build ki
 (a list of input name → [least, usual, most] shapes), and optionally `timing_cache` (path),
 `optimization_level` and `workspace_bytes`.
 
-The last line of stdout is one JSON document: version, layers, and how many tensors have which type.
+The last line of stdout is one JSON document: version, layers, and how many tensors have which type;
+or `{"error": …}` when the build failed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -212,8 +214,18 @@ def _say(phase: str) -> None:
     sys.stdout.flush()
 
 
+def end_with_parent() -> None:
+    """Be killed when the program that waits for the engine ends (Linux); alone, go on."""
+    parent = os.environ.get("AUTOTUNE_PARENT_PID")
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG of linux/prctl.h
+        if os.getppid() != int(parent):
+            sys.exit("the program that started this one has ended")
+
+
 def main() -> None:
-    """Build as build.json says."""
+    """Build the engine that build.json describes."""
+    end_with_parent()
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("task", type=Path, help="build.json")
     options.add_argument("--output", type=Path, help="default: beside build.json")
@@ -223,7 +235,9 @@ def main() -> None:
     try:
         facts = build(task, chosen.task.parent, output)
     except (RuntimeError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        sys.stdout.write(json.dumps({"error": text}) + "\n")
+        sys.exit(text)
     sys.stdout.write(json.dumps(facts) + "\n")
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import selectors
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.core.childprocess import ChildError, ChildProcess, ChildTimeoutError
 from autotune.core.errors import EngineError
-from autotune.core.files import copy_whole, write_whole
+from autotune.core.files import copy_whole, make_folder, write_text_whole
 from autotune.core.paths import engine_cache
 from autotune.core.types import canonical_json, digest
 from autotune.devices.detect import gpu_names
@@ -25,18 +22,19 @@ SCRIPT = Path(__file__).with_name("build_engine.py")
 TASK, ENGINE = "build.json", "model.engine"
 LIMIT_S = 1800.0
 _BEAT_S = 1.0
+_CACHE_ADVICE = "set AUTOTUNE_CACHE to a folder that can be written"
 Tell = Callable[[str, float], None]
 
 
 def missing_parts() -> str | None:
-    """What building an engine lacks here, or None."""
+    """What is missing here for building engines, as a sentence, or None."""
     if not gpu_names():
         return "TensorRT needs an NVIDIA GPU, and nvidia-smi names none here"
     return missing_tensorrt()
 
 
 def content_sha256(onnx: Path) -> str:
-    """Of the ONNX file together with its external data."""
+    """The SHA-256 of an ONNX file together with its external data."""
     sha = hashlib.sha256()
     for path in (onnx, onnx.with_name(f"{onnx.name}.data")):
         if path.is_file():
@@ -56,18 +54,23 @@ def engine_key(onnx: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_engine(
-    onnx: Path, task: Mapping[str, Any], output: Path, limit_s: float = LIMIT_S,
+    onnx: Path,
+    task: Mapping[str, Any],
+    output: Path,
+    limit_s: float = LIMIT_S,
     tell: Tell = lambda phase, seconds: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Put the engine of `onnx` at `output`; it is taken from the cache if it was built before.
 
-    `task` as build_engine.py's build.json; `tell` hears the phase and the seconds so far.
+    `task` holds the fields of build_engine.py's build.json. `tell` is called about every second
+    with the phase of the build and the seconds since its start.
 
     Returns:
         What the build found (version, layers, types), and `key`, what the engine is bound to.
 
     Raises:
         EngineError: a part is missing, TensorRT refuses, or the time is over.
+        StorageError: the cache or `output` cannot be written.
     """
     lacks = missing_parts()
     if lacks:
@@ -79,61 +82,52 @@ def build_engine(
         timing = engine_cache() / f"timing-{digest([key['device'], key['tensorrt']])[:16]}.cache"
         whole = {**task, "onnx": str(onnx.resolve()), "timing_cache": str(timing)}
         found = _in_process(whole, engine, limit_s, tell)
-        write_whole(facts, lambda path: _write(path, found))
+        write_text_whole(facts, canonical_json(found), _CACHE_ADVICE)
     copy_whole(engine, output)
     return {**json.loads(facts.read_text()), "key": key}
-
-
-def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    path.write_text(canonical_json(facts))
 
 
 def _in_process(
     task: Mapping[str, Any], engine: Path, limit_s: float, tell: Tell
 ) -> dict[str, Any]:
-    engine.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+    """The facts that the building process reports.
+
+    Raises:
+        EngineError: TensorRT refuses, the process died, or the time is over.
+    """
+    make_folder(engine.parent, _CACHE_ADVICE)
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / TASK
         path.write_text(json.dumps(task))
-        process = subprocess.Popen(
-            [tensorrt_python(), str(SCRIPT), str(path), "--output", str(engine)],
-            stdout=subprocess.PIPE, stderr=log,
-        )  # fmt: skip
+        command = [tensorrt_python(), str(SCRIPT), str(path), "--output", str(engine)]
         try:
-            said = _listen(process, limit_s, tell)
-        finally:
-            process.kill()
-            code = process.wait()
-        if said is None:
-            raise EngineError(f"no engine within {limit_s:.0f} s; raise --build-limit")
-        if "engine_bytes" not in said:
-            log.seek(0)
-            lines = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
-            raise EngineError(lines[0][:2000])
-        return said
+            with ChildProcess(command) as child:
+                found = _facts(child, limit_s, tell)
+        except ChildTimeoutError as error:
+            raise EngineError(f"no engine within {limit_s:.0f} s; raise --build-limit") from error
+        except ChildError as error:
+            raise EngineError(f"building an engine failed: {error}") from error
+    if "error" in found:
+        raise EngineError(found["error"][:2000])
+    return found
 
 
-def _listen(process: subprocess.Popen[bytes], limit_s: float, tell: Tell) -> dict[str, Any] | None:
-    """The last document that the process prints; None when the time is over."""
-    assert process.stdout is not None
+def _facts(child: ChildProcess, limit_s: float, tell: Tell) -> dict[str, Any]:
+    """The last document that the process sends; `tell` gets the phase it is in every second."""
     started, phase = time.monotonic(), "start"
-    last: dict[str, Any] = {}
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while (seconds := time.monotonic() - started) < limit_s:
-            tell(phase, seconds)
-            if not selector.select(_BEAT_S):
-                continue
-            line = process.stdout.readline()
-            if not line:
-                return last
-            with contextlib.suppress(ValueError):  # a library's own words
-                last = json.loads(line)
-                phase = last.get("phase", phase)
-    return None
+    while (seconds := time.monotonic() - started) < limit_s:
+        tell(phase, seconds)
+        try:
+            message = child.receive(min(_BEAT_S, limit_s - seconds))
+        except ChildTimeoutError:
+            continue
+        if "phase" not in message:
+            return message
+        phase = message["phase"]
+    raise ChildTimeoutError(limit_s)
 
 
 def write_kit(folder: Path, onnx: Path, task: Mapping[str, Any]) -> None:
     """Beside `onnx` in `folder`: the task and the script that builds the engine elsewhere."""
-    (folder / TASK).write_text(canonical_json({**task, "onnx": onnx.name}) + "\n")
-    shutil.copyfile(SCRIPT, folder / SCRIPT.name)
+    write_text_whole(folder / TASK, canonical_json({**task, "onnx": onnx.name}) + "\n")
+    copy_whole(SCRIPT, folder / SCRIPT.name)

@@ -27,9 +27,14 @@ import tensorrt as trt
 _WARMUP_PASSES = 3
 # TensorRT 8's own table needs a NumPy before 1.24.
 _NUMPY = {
-    "FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64",
-    "BOOL": "bool", "UINT8": "uint8",
-}  # fmt: skip
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
 _NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _TO_DEVICE, _TO_HOST = 1, 2
 _CAPTURE_RELAXED = 2
@@ -109,9 +114,11 @@ class CudaRuntime:
         self._call("cudaEventSynchronize", ctypes.c_void_p(end))
         milliseconds = ctypes.c_float()
         self._call(
-            "cudaEventElapsedTime", ctypes.byref(milliseconds), ctypes.c_void_p(start),
+            "cudaEventElapsedTime",
+            ctypes.byref(milliseconds),
+            ctypes.c_void_p(start),
             ctypes.c_void_p(end),
-        )  # fmt: skip
+        )
         return milliseconds.value * 1e-3
 
     def _call(self, name: str, *arguments: Any) -> None:

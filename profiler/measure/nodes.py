@@ -7,20 +7,24 @@ busy machine, layers timed beside the network summed to 0.73 to 0.96 of it, thei
 
 from __future__ import annotations
 
-import contextlib
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.core.childprocess import (
+    ChildDiedError,
+    ChildError,
+    ChildProcess,
+    ChildTimeoutError,
+    end_with_parent,
+)
 from autotune.core.errors import MeasurementError
 from autotune.devices.lock import device_lock
 
@@ -29,7 +33,7 @@ _MAX_RUNS = 50
 _MAX_SECONDS = 6.0
 _LIMIT_S = 300.0
 _ATTEMPTS = 3
-_KILLED = "its process ended with signal"
+_COMMAND = (sys.executable, "-m", "autotune.profiler.measure.nodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +45,19 @@ class SiteProfile:
 
 
 def profile_sites(
-    artefact: Path, inputs: Path, threads: int, sites: Sequence[str],
+    artefact: Path,
+    inputs: Path,
+    threads: int,
+    sites: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> SiteProfile:  # fmt: skip
+) -> SiteProfile:
     """Time the nodes `<site>` and `<site>.down` inside the network, in a fresh process.
 
     Raises:
         MeasurementError: the process failed or took too long, or a site has no node of its own.
     """
-    request = json.dumps({"artefact": str(artefact), "inputs": str(inputs), "threads": threads})
-    nodes, why = None, ""
-    for _ in range(_ATTEMPTS):  # a process that somebody killed says nothing of the network
-        nodes, why = _in_fresh_process(request, progress)
-        if nodes is not None or not why.startswith(_KILLED):
-            break
-    if nodes is None:
-        raise MeasurementError(f"profiling {artefact} failed: {why}")
+    request = {"artefact": str(artefact), "inputs": str(inputs), "threads": threads}
+    nodes = _in_fresh_process(request, progress)
     owners: dict[str, float] = defaultdict(float)
     for name, seconds in nodes.items():
         # A node that onnxruntime fused keeps its name before a slash: `<site>/MatMulAddFusion`.
@@ -68,52 +69,45 @@ def profile_sites(
 
 
 def _in_fresh_process(
-    request: str, progress: Callable[[int, int], None]
-) -> tuple[dict[str, float] | None, str]:
-    """Seconds by node; or None, and why."""
-    with device_lock("cpu"), tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "autotune.profiler.measure.nodes"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-        late = threading.Event()
+    request: Mapping[str, Any], progress: Callable[[int, int], None]
+) -> dict[str, float]:
+    """Seconds by node. A process that was killed says nothing of the network: it is tried again.
 
-        def give_up() -> None:
-            late.set()
-            process.kill()
-
-        guard = threading.Timer(_LIMIT_S, give_up)
-        guard.start()
-        message: dict[str, Any] = {}
+    Raises:
+        MeasurementError: the process failed or took too long, or was killed every time.
+    """
+    failed = f"profiling {request['artefact']} failed"
+    for attempt in range(_ATTEMPTS):
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # killed already: its exit code says so
-                process.stdin.write(request)
-                process.stdin.close()
-            for line in process.stdout:
-                message = json.loads(line)
-                if "done" in message:
-                    progress(message["done"], _MAX_RUNS)
-        finally:
-            guard.cancel()
-            process.kill()
-            code = process.wait()
+            with device_lock("cpu"), ChildProcess(_COMMAND, threads=request["threads"]) as child:
+                child.send(request, last=True)
+                return _nodes(child, progress)
+        except ChildDiedError as error:
+            if error.death.signal is None or attempt + 1 == _ATTEMPTS:
+                raise MeasurementError(f"{failed}: {error}") from error
+        except ChildError as error:
+            raise MeasurementError(f"{failed}: {error}") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _nodes(child: ChildProcess, progress: Callable[[int, int], None]) -> dict[str, float]:
+    """The seconds that the process reports at last; its progress until then is passed on."""
+    deadline = time.monotonic() + _LIMIT_S
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ChildTimeoutError(_LIMIT_S)
+        message = child.receive(left)
         if "nodes" in message:
-            return message["nodes"], ""
-        if late.is_set():
-            return None, f"it took longer than {_LIMIT_S:.0f} s"
-        if code < 0:
-            return None, f"{_KILLED} {-code}"
-        log.seek(0)
-        said = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
-        return None, said[0][:500]
+            nodes: dict[str, float] = message["nodes"]
+            return nodes
+        progress(message["done"], _MAX_RUNS)
 
 
 def node_latencies(
-    artefact: Path, inputs: Path, threads: int, tell: Callable[[int], None] = lambda done: None
+    artefact: Path, inputs: Path, threads: int, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, float]:
-    """Median seconds per run of every node, by name; `tell` hears of every run."""
+    """Median seconds per run of every node, by name; `progress` is called after every run."""
     import onnxruntime
 
     from autotune.profiler.backends.base import load_inputs
@@ -132,7 +126,7 @@ def node_latencies(
             if done >= _MIN_RUNS and time.monotonic() >= deadline:
                 break
             session.run(None, feeds)
-            tell(done + 1)
+            progress(done + 1)
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[str, list[float]] = defaultdict(list)
     for event in events:
@@ -148,6 +142,7 @@ def _send(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     task = json.load(sys.stdin)
     paths = Path(task["artefact"]), Path(task["inputs"])
     _send({"nodes": node_latencies(*paths, task["threads"], lambda done: _send({"done": done}))})

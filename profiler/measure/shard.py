@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import selectors
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import Any
 
+from autotune.core.childprocess import ChildDiedError, ChildProcess, ChildTimeoutError
 from autotune.devices.detect import PresentDevice
 from autotune.devices.lock import device_lock
 from autotune.profiler.backends.base import Backend
-from autotune.profiler.measure.tasks import DIED, Outcome, TimingTask
+from autotune.profiler.measure.tasks import Outcome, TimingTask
 
 _START_S = 60.0
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,84 +67,42 @@ class ShardRunner:
     def _run_shard(
         self, shard: Sequence[TimingTask], progress: Callable[[float], None]
     ) -> Iterator[Outcome]:
-        with device_lock(self.device), tempfile.TemporaryFile("w+") as log:
-            process = self._start(shard, log)
-            try:
-                yield from self._collect(process, shard, log, progress)
-            finally:
-                process.kill()
-                process.wait()
-                if process.stdout is not None:
-                    process.stdout.close()
+        with device_lock(self.device), ChildProcess(self.command, threads=self.threads) as child:
+            for index, task in enumerate(shard):
+                limit_s = self._limit_s(task) + (_START_S if index == 0 else 0.0)
+                try:
+                    if index == 0:
+                        child.send(self._request(shard), limit_s=limit_s, last=True)
+                    message = _result(child, limit_s, progress)
+                except ChildTimeoutError:
+                    error = f"TimeoutError: no result within {limit_s:.0f} s"
+                    yield Outcome(index=index, error=error)
+                    return
+                except ChildDiedError as died:
+                    error = f"ProcessError: the measuring process {died.death}"
+                    yield Outcome(index=index, error=error, died=True)
+                    return
+                yield Outcome.from_json({**message, "index": index, "died": False})
 
-    def _start(self, shard: Sequence[TimingTask], log: IO[str]) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ) | {name: str(self.threads) for name in _THREAD_VARIABLES}
-        process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            env=environment,
-        )  # fmt: skip
-        request = {
+    def _request(self, shard: Sequence[TimingTask]) -> dict[str, Any]:
+        return {
             "backend": self.backend,
             "device": self.device,
             "threads": self.threads,
             "tasks": [task.to_json() for task in shard],
         }
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(request).encode())
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; the missing output says so
-        return process
 
-    def _collect(
-        self, process: subprocess.Popen[bytes], shard: Sequence[TimingTask], log: IO[str],
-        progress: Callable[[float], None],
-    ) -> Iterator[Outcome]:  # fmt: skip
-        assert process.stdout is not None
-        lines = _Lines(process.stdout)
-        for index, task in enumerate(shard):
-            cap = len(task.subjects) * task.policy.max_seconds
-            cap += len(task.subjects) * self.prepare_limit_s
-            limit = self.task_limit_s + cap + (_START_S if index == 0 else 0.0)
-            deadline = time.monotonic() + limit
-            while (line := lines.next(deadline)) and b'"progress"' in line:
-                progress(json.loads(line)["progress"])
-            if line is None:
-                yield Outcome(index=index, error=f"TimeoutError: no result within {limit:.0f} s")
-                return
-            if not line:
-                yield Outcome(index=index, error=self._death(process, log))
-                return
-            yield Outcome.from_json({**json.loads(line), "index": index})
-
-    @staticmethod
-    def _death(process: subprocess.Popen[bytes], log: IO[str]) -> str:
-        code = process.wait()
-        log.seek(0)
-        said = log.read().strip().splitlines()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{DIED}: the measuring process ended with {how}" + (
-            f": {said[-1][:500]}" if said else ""
-        )
+    def _limit_s(self, task: TimingTask) -> float:
+        """Seconds that one task may take after the process has started."""
+        per_subject_s = task.policy.max_seconds + self.prepare_limit_s
+        return self.task_limit_s + len(task.subjects) * per_subject_s
 
 
-class _Lines:
-    """Lines of a pipe with a deadline: None is a timeout, empty is the end."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._buffer = b""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(pipe, selectors.EVENT_READ)
-
-    def next(self, deadline: float) -> bytes | None:
-        while b"\n" not in self._buffer:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            chunk = os.read(self._pipe.fileno(), 65536)
-            if not chunk:
-                return b""
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+def _result(
+    child: ChildProcess, limit_s: float, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """The next result; messages about the progress until then are passed on."""
+    deadline = time.monotonic() + limit_s
+    while "progress" in (message := child.receive(max(0.0, deadline - time.monotonic()))):
+        progress(message["progress"])
+    return message

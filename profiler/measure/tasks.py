@@ -13,7 +13,8 @@ from autotune.core.types import from_mapping
 from autotune.devices.health import ClockReading
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
-DIED = "ProcessError"
+# What the error of a task began with whose process died, before `Outcome.died` was a field.
+_DIED = "ProcessError"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,17 @@ class TimingTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result of one task: a timing and the clocks around it, or the error that prevented it."""
+    """The result of one task: a timing and the clocks around it, or the error that prevented it.
+
+    `died`: the measuring process ended while it was at the task. That says nothing of the task
+    itself, so it may be tried again.
+    """
 
     index: int
     timing: PairedTiming | None = None
     clocks: tuple[ClockReading, ...] = ()
     error: str | None = None
+    died: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -68,20 +74,20 @@ class Outcome:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Outcome:
-        """Rebuild from `to_json`, or from what a measuring process says; no timing is an error."""
+        """Rebuild from `to_json`, or from the message of a measuring process.
+
+        A message of an older version has no `died`; there the error's first word carries it.
+        """
         timing = values.get("timing")
         if timing is None:
-            return Outcome(index=values["index"], error=values["error"])
+            error = values["error"]
+            died = values.get("died", error.startswith(f"{_DIED}:"))
+            return Outcome(index=values["index"], error=error, died=died)
         lists = {key: _tuples(value) for key, value in timing.items()}
         clocks = tuple(from_mapping(ClockReading, each) for each in values.get("clocks", ()))
         return Outcome(
             index=values["index"], timing=from_mapping(PairedTiming, lists), clocks=clocks
         )
-
-    @property
-    def died(self) -> bool:
-        """Whether its process ended under it, which says nothing of the task itself."""
-        return self.error is not None and self.error.startswith(DIED)
 
 
 def _tuples(value: Any) -> Any:

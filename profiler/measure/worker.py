@@ -7,24 +7,23 @@ ends with the shard, so every shard starts with fresh allocators, thread pools a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
-from autotune.devices.health import ClockReading, watch
+from autotune.core.childprocess import end_with_parent
+from autotune.devices.health import ClockReading, Watch, watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.measure.tasks import Subject, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
 
 _PROGRESS_EVERY_S = 0.5
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
@@ -43,15 +42,24 @@ def run_task(
     task: TimingTask,
     threads: int,
     progress: Callable[[float], None] = lambda fraction: None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    watching: Callable[[str], AbstractContextManager[Watch]] = watch,
 ) -> tuple[PairedTiming, tuple[ClockReading, ...]]:
-    """Time one task, latencies and ratios per layer; and the device's clocks around it."""
+    """Time one task, latencies and ratios per layer; and the device's clocks around it.
+
+    A simulated machine has a `clock` of its own, and gives its device's state by `watching`.
+    """
     prepared = [prepare(backend, subject, threads) for subject in task.subjects]
-    with watch(backend.device) as device:
+    with watching(backend.device) as device:
         before = device.read("before")
         timing = time_interleaved(
-            [runner for runner, _ in prepared], task.policy, progress=progress,
+            [runner for runner, _ in prepared],
+            task.policy,
+            clock,
+            progress=progress,
             slowed=device.slowed,
-        )  # fmt: skip
+        )
         clocks = (*before, *device.read("after"))
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
@@ -81,15 +89,6 @@ def raise_priority() -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
-
-
-def end_with_parent() -> None:
-    """Be killed when the process that wants the measurement is, however it dies.
-
-    What nobody waits for would go on measuring, beside whatever is measured next.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(source: TextIO, sink: TextIO) -> None:

@@ -41,7 +41,7 @@ def test_what_is_there_or_dense_already_is_refused(tmp_path):
     with pytest.raises(UsageError, match="dense already"):
         merge(tmp_path / "plain", tmp_path / "out")
     (tmp_path / "there").mkdir()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         merge(tmp_path / "plain", tmp_path / "there")
     with pytest.raises(ModelError, match="does not exist"):
         merge(tmp_path / "nothing", tmp_path / "out")

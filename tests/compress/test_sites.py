@@ -5,7 +5,7 @@ from torch import nn
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like, replace_modules
 from autotune.compress.metrics.base import Whitening
-from autotune.compress.sites import count_tokens, find_sites
+from autotune.compress.sites import count_tokens, find_sites, kv_cache_bytes
 from autotune.core.errors import ModelError, UsageError
 from autotune.core.types import Workload
 from tests.conftest import tiny_model, tiny_task
@@ -116,3 +116,11 @@ def test_tasks_know_better_from_worse():
             next(model.parameters()).mul_(1.5)
         model.get_submodule(find_sites(model).sites[-1].name).weight.data.mul_(0.5)
         assert task.mean_loss(model, [batch], references) > 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "element_bytes"), [("fp32", 4), ("bf16", 2), ("fp16", 2)])
+def test_a_kv_cache_takes_the_bytes_of_its_dtype(dtype, element_bytes):
+    config = tiny_model("llama").config  # 2 layers, 2 key-value heads of 16 features each
+    workload = Workload(batch_size=3, sequence_length=10, output_length=5, phase="request")
+    expected = 2 * 2 * 2 * 16 * 3 * (10 + 5) * element_bytes
+    assert kv_cache_bytes(config, workload, dtype) == expected

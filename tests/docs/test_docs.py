@@ -13,6 +13,9 @@ __all__ = ["folder"]
 PAGES = ["README.md", "docs/howto.md", "docs/predictor.md"]
 
 
+@pytest.mark.docs
+@pytest.mark.duration(330)
+@pytest.mark.timeout(1800)  # a page is one test
 @pytest.mark.parametrize("page", PAGES)
 def test_what_the_page_shows_runs(page, folder, cli):
     run_page(page, folder, cli)

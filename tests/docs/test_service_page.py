@@ -1,6 +1,10 @@
 """Every command of the service's page runs, on a server and a farm of its own."""
 
+import pytest
+
 from tests.docs.pages import folder, run_page
+
+pytestmark = [pytest.mark.docs, pytest.mark.duration(100), pytest.mark.timeout(1800)]
 
 __all__ = ["folder"]
 

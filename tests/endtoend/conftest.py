@@ -8,10 +8,25 @@ from tests.conftest import LLAMA
 
 BUDGET = "0.97x"
 SMALL = (
-    "--model", LLAMA, "--device", "cpu", "--latency-budget", BUDGET, "--batch-size", 1,
-    "--isl", 128, "--calibration-samples", 16, "--trials", 2, "--rounds", 2,
-    "--sensitivity-rounds", 0,
-)  # fmt: skip
+    "--model",
+    LLAMA,
+    "--device",
+    "cpu",
+    "--latency-budget",
+    BUDGET,
+    "--batch-size",
+    1,
+    "--isl",
+    128,
+    "--calibration-samples",
+    16,
+    "--trials",
+    2,
+    "--rounds",
+    2,
+    "--sensitivity-rounds",
+    0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +53,13 @@ def wide(home):
     torch.manual_seed(0)
     vocabulary = transformers.AutoConfig.from_pretrained(LLAMA).vocab_size
     config = transformers.LlamaConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16,
-        num_key_value_heads=4, vocab_size=vocabulary, max_position_embeddings=512,
-    )  # fmt: skip
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        vocab_size=vocabulary,
+        max_position_embeddings=512,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder

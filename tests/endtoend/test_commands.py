@@ -7,7 +7,7 @@ from pathlib import Path
 def test_bench_needs_a_finished_run(cli, tmp_path):
     done = cli("bench", tmp_path)
     assert done.returncode == 2
-    assert "no result.json" in done.stderr
+    assert "has no result.json" in done.stderr
     (tmp_path / "result.json").write_text('{"schema_version": 99}')
     done = cli("bench", tmp_path)
     assert done.returncode == 2

@@ -2,19 +2,23 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
+
+import pytest
+
+from tests.outcomes import assert_finished
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.faults, pytest.mark.duration(90)]
 
 
-def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home):
+def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, moments):
     """Killed again and again at random moments, the run ends with the same kind of result."""
     folder = home / "killed"
     lean = (*arguments, "--sensitivity-rounds", 0, "--output", folder)
     command = [sys.executable, "-m", "autotune", *map(str, lean)]
-    moments = random.Random()
     for _ in range(2):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -26,8 +30,7 @@ def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, hom
             process.wait()
         if (folder / "result.json").exists():
             json.loads((folder / "result.json").read_text())
-    done = cli(*lean)
-    assert done.returncode in (0, 1), done.stderr
+    assert_finished(cli(*lean), folder)
     assert (folder / "model" / "model.safetensors").is_file()
     assert not list(folder.rglob(".*.part"))
 
@@ -36,13 +39,13 @@ def test_ctrl_c_keeps_the_state(arguments, home):
     folder = home / "interrupted"
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A shell's background jobs ignore Ctrl-C and hand that down, to these tests too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list((folder / ".cache").glob("dense-*")):
-        time.sleep(0.2)
+    )
+    wait_for(lambda: list((folder / ".cache").glob("dense-*")), 120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -54,12 +57,25 @@ def test_ctrl_c_keeps_the_state(arguments, home):
 
 def test_torch_eager_is_a_backend_too(cli, arguments, home):
     done = cli(
-        *arguments, "--output", home / "eager", "--backend", "torch-eager", "--trials", 0,
-        "--latency-budget", "1x", "--targets", r"mlp", "--rounds", 1, "--sensitivity-rounds", 0,
-        "--format", "json",
-    )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
+        *arguments,
+        "--output",
+        home / "eager",
+        "--backend",
+        "torch-eager",
+        "--trials",
+        0,
+        "--latency-budget",
+        "1x",
+        "--targets",
+        r"mlp",
+        "--rounds",
+        1,
+        "--sensitivity-rounds",
+        0,
+        "--format",
+        "json",
+    )
+    record = assert_finished(done)
     assert record["backend"] == "torch-eager"
     assert not (home / "eager" / "model.onnx").exists()
     assert (home / "eager" / "model" / "model.safetensors").is_file()

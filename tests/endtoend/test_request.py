@@ -1,7 +1,5 @@
 """A latency budget on a request: its prefill and its decode steps."""
 
-import json
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,6 +9,9 @@ import autotune.compress.checkpoint  # noqa: F401  registers the format
 from autotune.compress.loading import load_class
 from tests.conftest import LLAMA
 from tests.endtoend.test_bad_input import refuse
+from tests.outcomes import assert_finished
+
+pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
 
 QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
 
@@ -19,11 +20,18 @@ QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "j
 def request_run(cli, arguments, home):
     """A request of 128 tokens in and 32 out, at 0.9 of the dense model's parameters too."""
     done = cli(
-        *arguments, *QUICK, "--output", home / "out", "--osl", 32, "--latency-budget", "1x",
-        "--params-budget", "0.9x",
-    )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr
-    return home / "out", json.loads(done.stdout.splitlines()[-1])
+        *arguments,
+        *QUICK,
+        "--output",
+        home / "out",
+        "--osl",
+        32,
+        "--latency-budget",
+        "1x",
+        "--params-budget",
+        "0.9x",
+    )
+    return home / "out", assert_finished(done)
 
 
 def test_the_record_adds_up(request_run):
@@ -56,9 +64,13 @@ def test_both_graphs_generate_what_the_checkpoint_does(request_run):
     ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     wanted = model.generate(
-        ids, attention_mask=mask, max_new_tokens=64, min_new_tokens=64, do_sample=False,
+        ids,
+        attention_mask=mask,
+        max_new_tokens=64,
+        min_new_tokens=64,
+        do_sample=False,
         pad_token_id=0,
-    )[:, 9:]  # fmt: skip
+    )[:, 9:]
     # Generation forbids the end token until `min_new_tokens`; so do we.
     forbidden = model.generation_config.eos_token_id
     whole = onnxruntime.InferenceSession(str(folder / "model.onnx"))
@@ -96,25 +108,41 @@ def test_the_report_tells_of_both_passes(request_run):
 def test_bench_measures_both_passes_again(request_run, cli):
     folder, _ = request_run
     done = cli("bench", folder, "--format", "json")
-    assert done.returncode in (0, 1), done.stderr
-    record = json.loads(done.stdout.splitlines()[-1])
+    record = assert_finished(done)
     assert [(one["name"], one["count"]) for one in record["passes"]] == [
-        ("prefill", 1), ("decode", 32)
-    ]  # fmt: skip
+        ("prefill", 1),
+        ("decode", 32),
+    ]
     whole = sum(one["count"] * one["latency_s"] for one in record["passes"])
     assert record["latency_s"] == pytest.approx(whole)
 
 
 def test_more_positions_than_the_model_has_are_refused(cli, tmp_path):
     done = cli(
-        "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2000, "--osl", 100, "--output",
+        "--model",
+        LLAMA,
+        "--latency-budget",
+        "0.9x",
+        "--isl",
+        2000,
+        "--osl",
+        100,
+        "--output",
         tmp_path / "out",
-    )  # fmt: skip
+    )
     refuse(done, 2, "need 2100 positions, the model has 2048")
     done = cli(
-        "--model", LLAMA, "--latency-budget", "0.9x", "--isl", 2048, "--phase", "decode",
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        "--model",
+        LLAMA,
+        "--latency-budget",
+        "0.9x",
+        "--isl",
+        2048,
+        "--phase",
+        "decode",
+        "--output",
+        tmp_path / "out",
+    )
     refuse(done, 2, "need 2049 positions")
 
 

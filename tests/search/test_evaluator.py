@@ -18,9 +18,11 @@ from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
 from autotune.search.losses import PlanLosses, SearchSubject
-from tests.autotune.farm.conftest import wait_for
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import tiny_model, tiny_task
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.duration(40)
 
 
 @pytest.fixture(scope="module")
@@ -160,18 +162,21 @@ def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
     setup, plans, _ = world
     owned = tmp_path / "owned"
     owned.mkdir()
-    judge = JudgingProcess(setup, 1, sys.stderr, owned=str(owned))
+    judge = JudgingProcess(setup, 1, owned=str(owned))
     assert judge.ask(plans[0]) is not None
     assert owned.is_dir()
-    judge.process.stdin.close()  # as when its caller was killed
-    judge.process.wait(60)
+    judge._child.close_input()  # as when its caller was killed
+    assert judge._child.wait(60) == 0
+    judge.close()
     assert not owned.exists()
+    judge.close()
 
 
 def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
     """A process that speaks of something else is as good as dead; the caller judges."""
     setup, plans, _ = world
-    talk = [sys.executable, "-c", "import sys\nfor line in sys.stdin: print('[1]', flush=True)"]
+    code = """import sys\nfor line in sys.stdin: print('{"other": 1}', flush=True)"""
+    talk = [sys.executable, "-c", code]
     monkeypatch.setattr(evaluator, "_COMMAND", talk)
     with Evaluators(setup, 2, 1) as evaluators:
         assert dict(evaluators.losses(plans)) == {}

@@ -58,28 +58,28 @@ def total(problem, allocation):
     return sum(o.loss for o in picked), np.sum([o.costs for o in picked], axis=0)
 
 
-@pytest.mark.parametrize("seed", range(67))
 @pytest.mark.parametrize("resources", [1, 2, 3])
-def test_the_exact_solver_equals_enumeration(seed, resources):
-    problem = random_problem(seed, resources)
-    allocation = solve_exact(problem, relative_gap=1e-9)
-    loss, costs = total(problem, allocation)
-    best = enumerate_best(problem)
-    assert loss == pytest.approx(best, rel=1e-6)
-    assert allocation.loss == pytest.approx(loss, rel=1e-12)
-    assert (costs <= np.array(problem.limits) * (1 + 1e-9)).all()
-    assert allocation.lower_bound <= best * (1 + 1e-6)
+def test_the_exact_solver_equals_enumeration(resources):
+    for seed in range(67):
+        problem = random_problem(seed, resources)
+        allocation = solve_exact(problem, relative_gap=1e-9)
+        loss, costs = total(problem, allocation)
+        best = enumerate_best(problem)
+        assert loss == pytest.approx(best, rel=1e-6), seed
+        assert allocation.loss == pytest.approx(loss, rel=1e-12), seed
+        assert (costs <= np.array(problem.limits) * (1 + 1e-9)).all(), seed
+        assert allocation.lower_bound <= best * (1 + 1e-6), seed
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_the_lagrangian_is_feasible_and_its_bound_holds(seed):
-    problem = random_problem(seed)
-    allocation = solve_lagrangian(problem)
-    loss, costs = total(problem, allocation)
-    best = enumerate_best(problem)
-    assert costs[0] <= problem.limits[0]
-    assert allocation.lower_bound <= best * (1 + 1e-9)
-    assert loss >= best * (1 - 1e-9)
+def test_the_lagrangian_is_feasible_and_its_bound_holds():
+    for seed in range(30):
+        problem = random_problem(seed)
+        allocation = solve_lagrangian(problem)
+        loss, costs = total(problem, allocation)
+        best = enumerate_best(problem)
+        assert costs[0] <= problem.limits[0], seed
+        assert allocation.lower_bound <= best * (1 + 1e-9), seed
+        assert loss >= best * (1 - 1e-9), seed
 
 
 def test_a_loose_budget_leaves_everything_dense():

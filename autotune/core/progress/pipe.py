@@ -1,4 +1,7 @@
-"""Progress as JSON lines on a pipe, for the program that started this one."""
+"""Progress, and the error that ends a command, as JSON lines for the program that started this one.
+
+The descriptor to write to is in `$AUTOTUNE_PROGRESS_FD`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from autotune.core.progress import Advance, Reporter
@@ -16,10 +19,9 @@ _EVERY_S = 0.25
 
 
 class PipeReporter(Reporter):
-    """Writes `{"stage": name}`, `{"done": n, "total": m}` and `{"note": text}`, one a line.
+    """Writes `{"stage": name}`, `{"done": n, "total": m}` and `{"note": text}`, one per line.
 
-    Stages and notes go to stderr too, for the log. A reader that went away does not hold up the
-    work.
+    Stages and notes go to stderr as well, for the log. A reader that went away is ignored.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -27,7 +29,7 @@ class PipeReporter(Reporter):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
-        """Its name, and then how far it is, four times a second at most."""
+        """Report the stage's name, and then its progress at most four times a second."""
         self._send(stage=name)
         sys.stderr.write(f"{name}\n")
         told = 0.0
@@ -41,10 +43,21 @@ class PipeReporter(Reporter):
         yield advance
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Report one line of text."""
         self._send(note=text)
         sys.stderr.write(f"{text}\n")
 
     def _send(self, **message: object) -> None:
-        with suppress(OSError):
-            os.write(self._descriptor, json.dumps(message).encode() + b"\n")
+        _write(self._descriptor, message)
+
+
+def report_error(kind: str, message: str, exit_code: int) -> None:
+    """Send `{"error": {"type": …, "message": …, "exit_code": …}}` if anybody listens."""
+    if VARIABLE in os.environ:
+        error = {"type": kind, "message": message, "exit_code": exit_code}
+        _write(int(os.environ[VARIABLE]), {"error": error})
+
+
+def _write(descriptor: int, message: Mapping[str, object]) -> None:
+    with suppress(OSError):
+        os.write(descriptor, json.dumps(message).encode() + b"\n")

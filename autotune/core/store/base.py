@@ -21,10 +21,20 @@ class Store(ABC):
     `what` names it in messages; where several kinds live on one PostgreSQL server, their versions
     are kept under `what` too. `schema` is the version that this program writes.
 
+    Contract (`autotune.testing.suites.store` checks it):
+    - To open a database migrates it to `schema`. Any number of programs may open an empty one at
+      the same time: one of them makes the tables, the others wait.
+    - A transaction is kept whole or not at all. Whatever begins after its end sees it.
+    - An exception takes the transaction back and reaches the caller: errors of the driver as one of
+      ours that names the address, all others unchanged.
+    - Threads may share a store; each transaction has a connection of its own. Processes may not
+      share one across a fork.
+    - `close` may be called twice, and is not final: whoever uses the store afterwards connects
+      again.
+
     Raises (any method):
         DatabaseError: not such a database, damaged, unreachable, or written by a newer version.
-        StorageError: the disk is full.
-        RunFolderError: the file cannot be opened or written.
+        StorageError: the disk is full, or the file cannot be opened or written.
     """
 
     what: str
@@ -34,8 +44,17 @@ class Store(ABC):
         self.dialect: Dialect = dialect_of(address, self.what)
         self.address = address
         self._engine = self.dialect.engine()
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
+
+    def _bring_up_to_date(self) -> None:
         with self.transaction() as connection:
             found = self.dialect.version(connection)
+            if found < self.schema:  # another program may migrate it at this moment
+                found = self.dialect.begin_migration(connection)
             if found > self.schema:
                 raise DatabaseError(
                     f"{self.dialect.shown} has schema version {found}, this program knows up to "

@@ -15,10 +15,10 @@ from autotune.core.errors import (
     AutotuneError,
     DatabaseError,
     DatabaseUnreachableError,
-    RunFolderError,
     StorageError,
     UsageError,
 )
+from autotune.core.files import make_folder
 from autotune.core.types import Address
 
 _MIGRATION_LOCK = 0x6175746F
@@ -32,6 +32,7 @@ class Dialect(ABC):
     Contract:
     - `engine()` connects; every transaction sees what was committed before it took its lock.
     - `version` and `set_version` keep the number of migrations done; 0 in an empty database.
+      `begin_migration` lets one program at a time make the next ones.
     - `translate` turns an error of the driver into one of ours, which names the address.
     """
 
@@ -50,7 +51,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def version(self, connection: sa.Connection) -> int:
-        """Migrations done; takes the lock under which the next ones are made."""
+        """Migrations done."""
+
+    @abstractmethod
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """Wait until no other program migrates; migrations done then."""
 
     @abstractmethod
     def set_version(self, connection: sa.Connection, version: int) -> None:
@@ -79,10 +84,7 @@ class SqliteFile(Dialect):
     def engine(self) -> sa.Engine:
         """Creates the folder; the file comes with the first transaction."""
         path = Path(self.address)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot create {path.parent}: {error.strerror}") from error
+        make_folder(path.parent, f"give another file for the {self.what}")
         engine = sa.create_engine(f"sqlite:///{path}", **_POOL)
         sa.event.listen(engine, "connect", _configure)
         return engine
@@ -90,6 +92,11 @@ class SqliteFile(Dialect):
     def version(self, connection: sa.Connection) -> int:
         """SQLite keeps a number for its users in the header."""
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar() or 0)
+
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """Take the file's write lock, which the driver itself would not take before a DDL."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
         """In the header, within the transaction."""
@@ -123,7 +130,7 @@ class SqliteFile(Dialect):
                 "command again, it continues where it stopped"
             )
         if "readonly" in text or "unable to open" in text:
-            return RunFolderError(
+            return StorageError(
                 f"cannot write {self.address} ({text}); give another file for the {self.what}"
             )
         return DatabaseError(
@@ -153,12 +160,16 @@ class PostgresServer(Dialect):
             ) from error
 
     def version(self, connection: sa.Connection) -> int:
-        """In a table of one row; only one process at a time makes the next version."""
+        """In a table of one row, under a lock that lasts as long as the transaction."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
         made = f"CREATE TABLE IF NOT EXISTS {self._versions} (number INTEGER)"
         connection.exec_driver_sql(made)
         found = connection.exec_driver_sql(f"SELECT max(number) FROM {self._versions}").scalar()  # noqa: S608
         return int(found or 0)
+
+    def begin_migration(self, connection: sa.Connection) -> int:
+        """`version` took the lock."""
+        return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
         """The row replaced."""

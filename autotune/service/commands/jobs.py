@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -56,5 +57,14 @@ def _line(job: dict[str, Any]) -> str:
 
 
 def _whole(job: dict[str, Any]) -> list[str]:
-    spec = {k: v for k, v in job["spec"].items() if v not in (None, [], False)}
+    spec = {k: v for k, v in _flattened(job["spec"]) if v not in (None, [], False)}
     return [_line(job), *(f"  {name}: {json.dumps(value)}" for name, value in spec.items())]
+
+
+def _flattened(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of a spec by path."""
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

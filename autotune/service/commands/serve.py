@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from autotune.cli.main import format_option
 from autotune.cli.options import database_option, threads_option
 from autotune.core.errors import UsageError
 from autotune.core.quantities import parse_quantity
@@ -63,7 +64,7 @@ from autotune.service.settings import Quotas, Settings
 )
 @click.option(
     "--heartbeat", type=click.FloatRange(0.1), default=1.0, show_default=True,
-    help="Seconds between the words of a runner; a third of --stale at most.",
+    help="Heartbeat interval of a runner, in seconds; at most a third of --stale.",
 )  # fmt: skip
 @click.option(
     "--max-queued",
@@ -88,7 +89,8 @@ from autotune.service.settings import Quotas, Settings
 @click.option(
     "--max-artefacts", default="256GiB", show_default=True, help="Size limit of one job's folder."
 )
-def command(host: str, port: int, **options: Any) -> int:
+@format_option
+def command(host: str, port: int, output_format: str, **options: Any) -> int:
     """Run the job server: submit, watch and fetch jobs from a browser, from Python or over HTTP."""
     import uvicorn
 
@@ -110,7 +112,7 @@ def command(host: str, port: int, **options: Any) -> int:
             create_app(settings, database), host=host, port=port, log_level="warning",
             timeout_graceful_shutdown=3, server_header=False, h11_max_incomplete_event_size=65536,
         )  # fmt: skip
-        server = Announced(config)
+        server = Announced(config, output_format)
         with Dispatcher(settings, database):
             server.run()
         return 0 if server.started else 1

@@ -7,10 +7,16 @@ from typing import Any
 
 import click
 
+from autotune.cli.job_options import ExportOptions
 from autotune.cli.main import emit, format_option
+from autotune.cli.options import file_format_option, split_formats
+from autotune.cli.schema import GroupedCommand, given, schema_options
+from autotune.service.client import Client
 from autotune.service.commands.follow import follow
 from autotune.service.commands.options import client_options, make_client
-from autotune.service.specs import KINDS, defaults
+from autotune.service.errors import NotFoundError
+from autotune.service.job_schema import SUCCEEDED
+from autotune.service.specs import KINDS, Kind
 
 
 class Submissions(click.Group):
@@ -24,46 +30,75 @@ class Submissions(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Made of the kind's own options."""
         del ctx
-        return _command(cmd_name) if cmd_name in KINDS else None
+        return _command(KINDS[cmd_name]) if cmd_name in KINDS else None
 
 
 @click.group(
     "submit", cls=Submissions, epilog="Example: autotune submit tune --latency-budget 0.85x --wait"
 )
 def command() -> None:
-    """Let a service do what a command does; its options are the command's own."""
+    """Submit a command to a service; options are the same."""
 
 
-def _command(name: str) -> click.Command:
-    kind = KINDS[name]
+def _command(kind: Kind) -> click.Command:
+    exports = kind.schema is ExportOptions
 
     def submit(
-        server: str, key: str | None, wait: bool, idempotency_key: str | None,
-        output_format: str, **options: Any,
-    ) -> int:  # fmt: skip
-        spec = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+        server: str,
+        key: str | None,
+        wait: bool,
+        idempotency_key: str | None,
+        output_format: str = "text",
+        run: str | None = None,
+        formats: tuple[str, ...] = (),
+        **options: Any,
+    ) -> int:
+        if exports:
+            options["form"], output_format = split_formats(formats)
+        spec = given(kind.schema, options)
         with make_client(server, key) as client:
-            job = client.submit(name, spec, idempotency_key=idempotency_key)
+            if run is not None:
+                spec["run"] = last_run(client) if run == "last" else run
+            job = client.submit(kind.name, spec, idempotency_key=idempotency_key)
             click.echo(f"job {job['id']} at {server}", err=True)
             if wait:
                 job = follow(client, job["id"])
         emit(output_format, job, [job["id"]])
         return 1 if job["state"] in ("failed", "cancelled") else 0
 
-    found = click.Command(
-        name, callback=submit, short_help=kind.command.get_short_help_str(80),
+    found = GroupedCommand(
+        kind.name,
+        callback=submit,
+        short_help=kind.summary,
         help=f"Like `autotune {' '.join(kind.path)}`, done by a service. Prints the job's id.",
-    )  # fmt: skip
+    )
     own: list[Callable[[Any], Any]] = [
         click.option("--wait", is_flag=True, help="Follow the job to its end."),
-        click.option("--idempotency-key", help="The same key again is the same job."),
-        format_option,
+        click.option(
+            "--idempotency-key", help="A further submission with the same key is the same job."
+        ),
+        file_format_option if exports else format_option,
         client_options,
+        schema_options(
+            kind.schema, leave_out=lambda e: e not in kind.options or e.option.flag == "--format"
+        ),
     ]
     if kind.of_a_run:
         own.insert(0, click.argument("run"))
     for option in own:
         found = option(found)
-    known = defaults(name)
-    found.params += [each for each in kind.command.params if each.name in known]
     return found
+
+
+def last_run(client: Client) -> str:
+    """The id of the youngest job that succeeded and made a folder.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    for job in client.jobs(limit=100, state=[SUCCEEDED])["jobs"]:
+        if KINDS[job["kind"]].writes:
+            return str(job["id"])
+    raise NotFoundError(
+        f"{client.server} has no tuning or export that succeeded among its last 100 such jobs"
+    )

@@ -69,6 +69,17 @@ def test_an_export_is_replaced_and_anything_else_is_not(llama, exported, tmp_pat
     assert list((tmp_path / "mine").iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["export", "merge"])
+@pytest.mark.parametrize("output", ["/proc/x", "file/x", "n" * 300])
+def test_an_output_that_cannot_be_written(llama, cli, tmp_path, command, output):
+    (tmp_path / "file").touch()
+    done = cli(command, llama, "--output", output, cwd=tmp_path)
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert sentence.startswith("autotune: cannot write ")
+    assert sentence.endswith("give a writable folder with --output")
+
+
 @pytest.mark.parametrize("kind", ["bert", "vit", "clip", "gpt2"])
 def test_other_architectures_in_half_precision(kind, tmp_path):
     folder = checkpoint(kind, tmp_path)
@@ -113,14 +124,14 @@ def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     found = export_onnx(llama, tmp_path / "large")
     assert set(found["files"]) == {"model.onnx", "model.onnx.data"}
-    assert verify(tmp_path / "large")["valid"]
+    assert verify(tmp_path / "large").valid
     data = tmp_path / "large" / "model.onnx.data"
     raw = bytearray(data.read_bytes())
     raw[len(raw) // 2] ^= 1
     data.write_bytes(raw)
     report = verify(tmp_path / "large")
-    assert not report["valid"]
-    assert "model.onnx.data is not what was handed out" in json.dumps(report["findings"])
+    assert not report.valid
+    assert "model.onnx.data has been changed since it was written" in json.dumps(report.to_json())
 
 
 def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypatch):
@@ -136,7 +147,7 @@ def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypat
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"cannot open .*model\.onnx"):
         onnx_runs(path)
-    assert not verify(path.parent)["valid"]
+    assert not verify(path.parent).valid
 
 
 DAMAGES = {
@@ -225,7 +236,7 @@ def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, 
     whole, one = json.loads((tmp_path / "kit" / "prefill" / "build.json").read_text())["profiles"]
     assert whole["input_ids"] == [[1, 1], [2, 16], [2, 16]]
     assert one["input_ids"] == [[1, 1], [2, 1], [2, 1]]
-    assert verify(tmp_path / "kit")["valid"]
+    assert verify(tmp_path / "kit").valid
 
 
 def test_an_engine_may_do_with_one_profile(no_tensorrt, llama, tmp_path, cli):
@@ -257,11 +268,18 @@ def test_a_process_without_tensorrt_says_so(tmp_path):
         engines.load(tmp_path / "model.engine", {"x": np.zeros(3)})
 
 
+REFUSED = '{"error": "RuntimeError: no such layer"}'
+
+
 @pytest.mark.parametrize(
     ("script", "says"),
-    [("sleep 60", "no engine within 1 s"), ("echo refused >&2; exit 3", "refused"),
-     ("echo '{\"phase\": \"build\"}'; kill -9 $$", "exit code -9")],
-)  # fmt: skip
+    [
+        ("sleep 60", "no engine within 1 s"),
+        ("echo refused >&2; exit 3", "ended with exit code 3: refused"),
+        ('echo \'{"phase": "build"}\'; kill -9 $$', "ended with signal 9"),
+        (f"echo '{REFUSED}'; exit 1", "^RuntimeError: no such layer$"),
+    ],
+)
 def test_a_build_that_hangs_or_dies_costs_only_itself(tmp_path, monkeypatch, script, says):
     stand_in = tmp_path / "python"
     stand_in.write_text(f"#!/bin/sh\n{script}\n")

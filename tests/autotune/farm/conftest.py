@@ -18,6 +18,7 @@ from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from tests.autotune.service.processes import descendants, kill
 from tests.postgres import free_port
+from tests.waiting import listens, wait_for
 
 QUICK = TimingPolicy(max_seconds=0.3)
 
@@ -40,9 +41,11 @@ class Farm:
     def start(self, *command):
         environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": self.token}
         process = subprocess.Popen(
-            [sys.executable, "-m", "autotune", *command], env=environment, start_new_session=True,
+            [sys.executable, "-m", "autotune", *command],
+            env=environment,
+            start_new_session=True,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         self.processes.append(process)
         return process
 
@@ -53,10 +56,12 @@ class Farm:
         return self.start("worker", "--join", self.address)
 
     def up(self):
-        """A head and a worker, once both are there."""
+        """A head and a worker, once the one listens and the other runs its Ray node."""
         head = self.head()
-        time.sleep(5)
-        return head, self.worker()
+        wait_for(lambda: listens(self.address), 60)
+        worker = self.worker()
+        wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()), 60)
+        return head, worker
 
     def lose_host(self):
         """kill -9 of the newest worker and all below it; another one joins."""
@@ -98,14 +103,6 @@ def kill_tree(process):
     for pid in (*descendants(process.pid), process.pid):
         kill(pid)
     process.wait()
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.3)
-    return found
 
 
 @pytest.fixture(scope="module")

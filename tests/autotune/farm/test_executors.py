@@ -19,43 +19,28 @@ from autotune.layers.profile import profile_points
 from autotune.profiler.backends import make_backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
-from tests.autotune.farm.conftest import QUICK, task, wait_for
+from autotune.testing.suites.executor import ExecutorSuite
+from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.farm, pytest.mark.duration(100)]
 
 
-def shard(*tasks, device="cpu"):
-    return Shard(device=device, backend="onnxruntime-cpu", threads=1, tasks=tasks)
+def shard(*tasks):
+    return Shard(device="cpu", backend="onnxruntime-cpu", threads=1, tasks=tasks)
 
 
-def test_every_task_has_one_outcome(executor):
-    tasks = [task(tokens=16 * (i + 1)) for i in range(10)]
-    found = list(executor.run(shard(*tasks)))
-    assert sorted(outcome.index for outcome in found) == list(range(10))
-    for outcome in found:
-        assert outcome.error is None
-        assert outcome.timing.ratios[0] == 1.0
-        assert len(outcome.timing.latencies_s) == 2
+class TestExecutors(ExecutorSuite):
+    @pytest.fixture
+    def executor(self, executor):
+        return executor
 
 
-def test_a_task_that_fails_is_an_outcome_and_costs_no_other(executor):
-    impossible = LayerShape(tokens=16, in_features=64, out_features=96, dtype="bf16")
-    from autotune.profiler.measure.tasks import layer_task
-
-    bad = layer_task(impossible, (), QUICK)
-    found = {outcome.index: outcome for outcome in executor.run(shard(task(), bad, task(32)))}
-    assert found[1].error
-    assert found[0].error is None
-    assert found[2].error is None
-
-
-def test_a_device_that_is_not_reached_is_refused_at_once(executor):
+def test_a_device_that_is_not_reached_is_no_place(executor):
     started = time.monotonic()
-    with pytest.raises(DeviceMissingError, match="h200-sxm"):
-        executor.run(shard(task(), device="h200-sxm"))
     with pytest.raises(DeviceMissingError, match="autotune worker --join"):
         place_on(executor, "h200", None, None, None)
-    with pytest.raises(UsageError, match="abacus"):
-        executor.require("abacus")
     assert time.monotonic() - started < 20
 
 
@@ -65,16 +50,6 @@ def test_the_fingerprint_is_that_of_the_place(executor):
     assert executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 0) == here
     with pytest.raises(UsageError, match="--threads 4096"):
         executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 4096)
-
-
-def test_leaving_early_frees_the_device(executor):
-    tasks = [task(tokens=16 * (i + 1)) for i in range(40)]
-    outcomes = executor.run(shard(*tasks))
-    next(iter(outcomes))
-    outcomes.close()
-    started = time.monotonic()
-    assert [outcome.error for outcome in executor.run(shard(task()))] == [None]
-    assert time.monotonic() - started < 30  # forty tasks would have taken longer
 
 
 def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):

@@ -12,8 +12,11 @@ from autotune.farm.errors import FarmUnreachableError
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.client import Client
-from tests.autotune.farm.conftest import Farm, kill_tree, wait_for
+from tests.autotune.farm.conftest import Farm, kill_tree
 from tests.autotune.service.browser import serving
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.farm, pytest.mark.faults, pytest.mark.duration(100)]
 
 WIDTHS = range(64, 64 * 14, 64)
 
@@ -37,9 +40,11 @@ def rows(path):
 
 def settings(farm):
     return {
-        **os.environ, "AUTOTUNE_FARM": farm.address, "AUTOTUNE_FARM_TOKEN": farm.token,
+        **os.environ,
+        "AUTOTUNE_FARM": farm.address,
+        "AUTOTUNE_FARM_TOKEN": farm.token,
         "AUTOTUNE_MEASURE_SECONDS": "20",
-    }  # fmt: skip
+    }
 
 
 def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
@@ -49,9 +54,11 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
     command = [sys.executable, "-m", "autotune", "profile", "--tokens", "128", "--threads", "1"]
     for _ in range(20):  # until the worker has joined
         process = subprocess.Popen(
-            [*command, *shapes, "--db", str(database)], env=settings(own_farm), text=True,
+            [*command, *shapes, "--db", str(database)],
+            env=settings(own_farm),
+            text=True,
             stderr=subprocess.PIPE,
-        )  # fmt: skip
+        )
         wait_for(lambda p=process: p.poll() is not None or rows(database) > 4, 120)
         if process.poll() is None:
             break
@@ -69,13 +76,14 @@ def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
     database = tmp_path / "latency.sqlite"
     own_farm.up()
     spec = {
-        "tokens": [128], "shapes": [f"{width}x96" for width in WIDTHS], "ranks": [8, 16],
+        "tokens": [128],
+        "shapes": [f"{width}x96" for width in WIDTHS],
+        "ranks": [8, 16],
         "threads": 1,
-    }  # fmt: skip
+    }
     environment = settings(own_farm)
     with serving(tmp_path / "data", "--db", database, environment=environment) as server:
         with Client(server.address) as client:
-            time.sleep(3)
             job = client.submit("profile", spec)
             wait_for(lambda: rows(database) > 4, 120)
             own_farm.lose_head()

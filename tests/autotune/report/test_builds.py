@@ -1,64 +1,99 @@
-"""The part of a report that is written anew when exports were measured."""
+"""The part of a report that is replaced when exports were checked."""
 
-from autotune.report.builds import END, START, Artefact, put_artefacts, render_artefacts
-from autotune.tune.verify import found_artefacts
+import pytest
 
-RECORD = {
-    "artefacts": {"prefill": {"compressed": ".cache/compressed-1/model.onnx"}},
-    "passes": [
-        {
-            "name": "prefill", "count": 1, "latency_s": 2e-3, "dense_latency_s": 2.5e-3,
-            "ratio": 0.8, "ratio_low": 0.79, "ratio_high": 0.81, "predicted_ratio": 0.82,
-        }
-    ],
-}  # fmt: skip
-TIMED = {"latency_s": 2.1e-3, "ratio": 0.805, "ratio_low": 0.8, "ratio_high": 0.81}
-FINDINGS = [
-    {"check": "ranks", "holds": True, "reason": "", "layers": 3},
-    {"check": "parity of model.onnx", "holds": True, "reason": "", "worst": 1e-6},
-    {"check": "parity of onnx-fp32/model.onnx", "holds": True, "reason": "", "worst": 2e-6},
-    {"check": "latency of onnx-fp32/model.onnx", "holds": True, "reason": "", **TIMED},
-    {"check": "parity of onnx-fp16/model.onnx", "holds": True, "reason": "", "worst": 3e-3},
-    {"check": "parity of onnx-bad/model.onnx", "holds": False, "reason": "differs"},
-    {
-        "check": "engine of tensorrt-fp16/prefill",
-        "holds": True,
-        "reason": "",
-        "worst": 1e-2,
-        "latency_s": 1e-4,
-    },
+from autotune.report.builds import END, START, BuildRow, build_rows, put_builds, render_builds
+from autotune.results.checks import (
+    Check,
+    CheckKind,
+    EngineFacts,
+    ParityFacts,
+    RankFacts,
+    TimingFacts,
+)
+from tests.records import stored_record
+
+TIMED = TimingFacts(latency_s=2.1e-3, ratio=0.805, ratio_low=0.8, ratio_high=0.81)
+
+
+def parity(subject, worst, **where):
+    facts = ParityFacts(worst=worst)
+    return Check(kind=CheckKind.PARITY, subject=subject, facts=facts, phase="prefill", **where)
+
+
+def latency(export, **more):
+    subject = f"{export}/model.onnx"
+    return Check(kind=CheckKind.LATENCY, subject=subject, export=export, phase="prefill", **more)
+
+
+CHECKS = [
+    Check(kind=CheckKind.RANKS, facts=RankFacts(layers=3)),
+    parity("model.onnx", 1e-6),
+    Check(kind=CheckKind.LATENCY),
+    Check(kind=CheckKind.HASH, subject="onnx-fp32/model.onnx", export="onnx-fp32"),
+    parity("onnx-fp32/model.onnx", 2e-6, export="onnx-fp32"),
+    latency("onnx-fp32", facts=TIMED),
+    parity("onnx-fp16/model.onnx", 3e-3, export="onnx-fp16"),
+    parity("onnx-slow/model.onnx", 2e-6, export="onnx-slow"),
+    latency("onnx-slow", facts=TIMED, holds=False, reason="slower than it was"),
+    Check(
+        kind=CheckKind.PARITY, subject="onnx-bad/model.onnx", export="onnx-bad", phase="prefill",
+        holds=False, reason="differs",
+    ),
+    Check(
+        kind=CheckKind.ENGINE, subject="tensorrt-fp16/prefill", export="tensorrt-fp16",
+        phase="prefill", facts=EngineFacts(worst=1e-2, latency_s=1e-4),
+    ),
 ]  # fmt: skip
 
 
-def test_every_artefact_has_what_was_predicted_and_measured_of_it():
-    rows = {row.name: row for row in found_artefacts(RECORD, FINDINGS)}
+def test_every_build_has_its_prediction_measurement_and_parity():
+    record = stored_record()
+    rows = {row.name: row for row in build_rows(record, CHECKS)}
     assert list(rows) == [
-        "model.onnx", "onnx-fp32/model.onnx", "onnx-fp16/model.onnx", "onnx-bad/model.onnx",
-        "tensorrt-fp16/prefill",
+        "model.onnx", "model_decode.onnx", "onnx-fp32/model.onnx", "onnx-fp16/model.onnx",
+        "onnx-slow/model.onnx", "onnx-bad/model.onnx", "tensorrt-fp16/prefill",
     ]  # fmt: skip
-    assert (rows["model.onnx"].predicted_ratio, rows["model.onnx"].ratio) == (0.82, 0.8)
+    prefill, decode = record.phases
+    own = rows["model.onnx"]
+    assert (own.predicted_ratio, own.ratio) == (prefill.predicted_ratio, prefill.ratio)
+    assert rows["model_decode.onnx"].latency_s == decode.latency_s
     again = rows["onnx-fp32/model.onnx"]
-    assert (again.predicted_ratio, again.ratio, again.parity) == (0.82, 0.805, 2e-6)
-    half = rows["onnx-fp16/model.onnx"]  # nothing was predicted of another dtype
+    assert (again.predicted_ratio, again.ratio) == (prefill.predicted_ratio, 0.805)
+    assert (again.parity, again.wrong) == (2e-6, "")
+    half = rows["onnx-fp16/model.onnx"]  # nothing was predicted for another dtype
     assert (half.predicted_ratio, half.ratio, half.parity) == (None, None, 3e-3)
-    assert rows["tensorrt-fp16/prefill"].latency_s == 1e-4
+    slow = rows["onnx-slow/model.onnx"]
+    assert (slow.ratio, slow.parity, slow.wrong) == (0.805, 2e-6, "slower than it was")
+    engine = rows["tensorrt-fp16/prefill"]
+    assert (engine.latency_s, engine.parity) == (1e-4, 1e-2)
     assert rows["onnx-bad/model.onnx"].wrong == "differs"
-    assert "does not hold</b>: differs" in render_artefacts(list(rows.values()))
+    assert "check failed</b>: differs" in render_builds(list(rows.values()))
 
 
-def test_the_part_is_replaced_and_nothing_else(tmp_path):
+def test_a_prediction_for_another_device_has_no_builds():
+    assert build_rows(stored_record("result-v3-elsewhere.json"), []) == []
+
+
+def test_only_the_marked_part_is_replaced(tmp_path):
     page = tmp_path / "report.html"
-    page.write_text(f"<p>before</p>{render_artefacts([])}<p>after</p>")
+    page.write_text(f"<p>before</p>{render_builds([])}<p>after</p>")
     for name in ("first", "second<b>"):
-        assert put_artefacts(page, [Artefact(name=name, run="prefill", ratio=0.5)])
+        assert put_builds(page, [BuildRow(name=name, phase="prefill", ratio=0.5)])
     text = page.read_text()
-    assert text.startswith("<p>before</p>") and text.endswith("<p>after</p>")
-    assert "first" not in text and "second&lt;b&gt;" in text and "0.500" in text
+    assert text.startswith("<p>before</p>")
+    assert text.endswith("<p>after</p>")
+    assert "first" not in text
+    assert "second&lt;b&gt;" in text
+    assert "0.500" in text
     assert text.count(START) == text.count(END) == 1
 
 
-def test_a_page_without_the_part_is_left_as_it_is(tmp_path):
-    assert not put_artefacts(tmp_path / "none.html", [])
-    (tmp_path / "old.html").write_text("<p>of an older version</p>")
-    assert not put_artefacts(tmp_path / "old.html", [Artefact(name="a", run="prefill")])
-    assert (tmp_path / "old.html").read_text() == "<p>of an older version</p>"
+@pytest.mark.parametrize("content", [None, "<p>a page without the part</p>"])
+def test_a_page_without_the_part_is_left_as_it_is(content, tmp_path):
+    page = tmp_path / "report.html"
+    if content is not None:
+        page.write_text(content)
+    assert not put_builds(page, [BuildRow(name="a", phase="prefill")])
+    assert page.exists() is (content is not None)
+    assert content is None or page.read_text() == content

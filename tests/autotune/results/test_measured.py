@@ -6,7 +6,7 @@ from autotune.core.errors import UsageError
 from autotune.core.types import Workload
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.tune.loop import corrected
-from tests.predictor.test_network import PLAN, prefill
+from tests.predictor.network.test_network import PLAN, prefill
 
 
 def timed(name="prefill", count=1, dense_s=0.01, ratio=0.8, half=0.02):

@@ -29,10 +29,13 @@ class Server:
         with self.log.open("ab") as log:
             start = self.log.stat().st_size
             self.process = subprocess.Popen(
-                [*command, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})}, start_new_session=True,
+                [*command, *map(str, arguments)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
                 cwd=cwd,
-            )  # fmt: skip
+            )
         self.address = self._listen(start)
 
     def _listen(self, start: int) -> str:
@@ -81,10 +84,16 @@ def chromium(folder: Path, dark: bool = False) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-background-networking", "--disable-component-update", "--no-first-run",
-        f"--user-data-dir={folder}", *(["--force-dark-mode"] if dark else []),
-    ):  # fmt: skip
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        f"--user-data-dir={folder}",
+        *(["--force-dark-mode"] if dark else []),
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(driver)

@@ -22,23 +22,30 @@ def jobs(request, tmp_path):
         yield database
 
 
-@pytest.fixture
-def roots(tmp_path):
-    """A folder of models: code-llama-3m, and its text."""
-    root = tmp_path / "models"
+def make_roots(home):
+    """A folder of models in `home`: code-llama-3m, and its text."""
+    root = home / "models"
     shutil.copytree(LLAMA, root / "code-llama-3m")
     (root / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:40_000])
     return root
 
 
 @pytest.fixture
+def roots(tmp_path):
+    return make_roots(tmp_path)
+
+
+@pytest.fixture
 def settings(tmp_path, roots):
     return Settings(
-        data=tmp_path / "data", job_database=tmp_path / "data" / "jobs.sqlite",
-        latency_database=tmp_path / "latency.sqlite", model_roots=(roots,), threads=1,
+        data=tmp_path / "data",
+        job_database=tmp_path / "data" / "jobs.sqlite",
+        latency_database=tmp_path / "latency.sqlite",
+        model_roots=(roots,),
+        threads=1,
         quotas=Quotas(body_bytes=100_000, upload_bytes=1_000_000, uploaded_bytes=1_500_000),
         hosts=(*Settings.hosts, "testserver"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -56,7 +63,16 @@ def client(settings, database):
 
 
 TUNE = {
-    "model": "code-llama-3m", "calibration": "text.txt", "latency_budget": "1x", "batch_size": 1,
-    "isl": 64, "calibration_samples": 4, "trials": 0, "rounds": 1, "sensitivity_rounds": 0,
-    "targets": ["mlp"], "allocator": "exact", "joint": False,
-}  # fmt: skip
+    "model": "code-llama-3m",
+    "calibration": "text.txt",
+    "latency_budget": "1x",
+    "batch_size": 1,
+    "isl": 64,
+    "calibration_samples": 4,
+    "trials": 0,
+    "rounds": 1,
+    "sensitivity_rounds": 0,
+    "targets": ["mlp"],
+    "allocator": "exact",
+    "joint": False,
+}

@@ -22,22 +22,14 @@ FARM_VICTIMS = ("head", "host")
 _MEASURES_WITHIN_S = 20.0
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
-    """Until it holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-
-
 def all_ended(database: JobDatabase) -> bool:
     """Whether no job waits or runs."""
     counts = database.counts()
     return counts["queued"] + counts["running"] == 0
 
 
-def pick(server: Server, victim: str) -> int | None:
-    """The process that is to die."""
+def pick(server: Server, victim: str, moments: random.Random) -> int | None:
+    """The process that is to die; None when there is no such process."""
     if victim == "server":
         return server.process.pid
     mark = "autotune.service.child" if victim == "job" else "autotune.profiler"
@@ -46,7 +38,7 @@ def pick(server: Server, victim: str) -> int | None:
         commands = descendants(server.process.pid).items()
         found = [pid for pid, command in commands if mark in command]
         if found or time.monotonic() > deadline:
-            return random.choice(found) if found else None
+            return moments.choice(sorted(found)) if found else None
         time.sleep(0.05)
 
 
@@ -61,21 +53,30 @@ class LosableFarm(Protocol):
 
 
 def kill_at_random(
-    start: Callable[[], Server], server: Server, rounds: int, longest_s: float,
+    start: Callable[[], Server],
+    server: Server,
+    *,
+    rounds: int,
+    longest_s: float,
+    moments: random.Random,
     farm: LosableFarm | None = None,
-) -> Iterator[tuple[str, Server]]:  # fmt: skip
-    """Kill something again and again; what died is started again. Yields what died."""
+) -> Iterator[tuple[str, Server]]:
+    """Kill something again and again; what died is started again. Yields what died.
+
+    `moments` draws the pause before each kill, at most `longest_s` seconds, and the process among
+    several of a kind; with the same seed the sequence is the same.
+    """
     victims = VICTIMS + (FARM_VICTIMS if farm else ())
     for number in range(rounds):
-        time.sleep(random.uniform(0.2, longest_s))
+        time.sleep(moments.uniform(0.2, longest_s))
         victim = victims[number % len(victims)]
         if farm and victim in FARM_VICTIMS:
             farm.lose_head() if victim == "head" else farm.lose_host()
             yield victim, server
             continue
-        pid = pick(server, victim)
+        pid = pick(server, victim, moments)
         if pid is None:
-            victim, pid = "job", pick(server, "job")
+            victim, pid = "job", pick(server, "job", moments)
         if pid is None:
             yield "nothing", server
             continue

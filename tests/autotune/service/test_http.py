@@ -39,7 +39,7 @@ def test_submit_look_and_cancel(client):
     job = answer.json()
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert job["state"] == "queued"
-    assert job["spec"]["isl"] == 64
+    assert job["spec"]["workload"]["sequence_length"] == 64
     assert job["spec"]["seed"] == 0  # what was not given is there as it will be
     assert client.get(f"/v1/jobs/{job['id']}").json() == job
     page = client.get("/v1/jobs", params={"state": "queued"}).json()
@@ -65,9 +65,17 @@ def test_the_same_key_is_the_same_job(client):
         ("tune", {**TUNE, "device": "abacus"}, "abacus"),
         ("tune", {**TUNE, "metric": "taste"}, "taste"),
         ("tune", {**TUNE, "device": "h200", "backend": "onnxruntime-cpu"}, "onnxruntime-cpu"),
-        ("tune", {**TUNE, "rounds": 99}, "--rounds 99"),
+        ("tune", {**TUNE, "rounds": 99}, "spec.rounds: "),
         ("tune", {**TUNE, "colour": "red"}, "colour"),
-        ("tune", {**TUNE, "isl": 0}, "0"),
+        ("tune", {**TUNE, "isl": 0}, "spec.isl: Input should be greater than or equal to 1"),
+        ("tune", {**TUNE, "workload": {"batch_size": 2}}, "two names of one option"),
+        ("tune", {"budget": {"latency": "1x"}, "search": {"rounds": 99}}, "spec.search.rounds: "),
+        ("tune", {"budget": {"latency": "20 parsec"}}, "spec.budget.latency cannot be read"),
+        ("tune", {**TUNE, "osl": 4, "phase": "prefill"}, "osl needs phase decode or request"),
+        ("tune", {**TUNE, "allocator": "exact+optuna"}, "allocator exact+optuna needs trials"),
+        ("tune", {"budget": {}}, "set at least one, such as spec.budget.latency 0.85x"),
+        ("drift", {"anchors": 0}, "spec.anchors: "),
+        ("drift", {"anchors": "x"}, "spec.anchors: "),
         ("export", {"run": NOBODY}, "no such job"),
         ("export", {}, "run"),
         ("verify", {"run": "../.."}, "no such job"),
@@ -85,7 +93,7 @@ def test_a_job_that_cannot_be_done_is_refused_at_once(client, kind, spec, said):
 def test_a_run_must_have_succeeded(client, database, settings):
     job_id = submit(client).json()["id"]
     answer = submit(client, "verify", {"run": job_id})
-    assert "that queued" in message(answer)
+    assert "in state queued" in message(answer)
     client.post(f"/v1/jobs/{job_id}/cancel")
     ended = finished(client, database, settings)
     assert submit(client, "verify", {"run": ended}).status_code == 201

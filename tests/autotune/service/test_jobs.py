@@ -11,7 +11,7 @@ from autotune.service.job_records import Ending, Lease
 from autotune.service.job_schema import JOB
 from autotune.service.jobs import JobDatabase
 
-SPEC = {"latency_budget": "0.9x", "targets": ["mlp"]}
+SPEC = {"budget": {"latency": "0.9x"}, "method": {"targets": ["mlp"]}}
 
 
 def submit(jobs, **more):
@@ -171,8 +171,8 @@ def test_a_job_that_is_tried_too_often_fails_and_says_so(jobs):
         jobs.requeue_stale(10, most_attempts=2)
     job = jobs.get(job.id)
     assert (job.state, job.attempt) == ("failed", 2)
-    assert "silent" in job.error
-    assert "tried 2 times" in job.error
+    assert "timed out" in job.error
+    assert "limit of 2 attempts" in job.error
 
 
 def test_a_silent_job_that_was_to_be_cancelled_is(jobs):

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import time
 
 import httpx2 as httpx
 import pytest
@@ -133,7 +132,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(settings, database):
 
     async def crawl():
         yield b'{"kind": '
-        await asyncio.sleep(5)
+        await asyncio.sleep(3600)
         yield b"}"
 
     async def send(method, path):
@@ -143,11 +142,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(settings, database):
             return await client.request(method, path, content=crawl(), headers=headers)
 
     for method, path in (("POST", "/v1/jobs"), ("PUT", "/v1/models/mine/config.json")):
-        started = time.monotonic()
-        answer = asyncio.run(send(method, path))
+        answer = asyncio.run(asyncio.wait_for(send(method, path), 120))
         assert answer.status_code == 408, answer.text
         assert "no data received" in message(answer)
-        assert time.monotonic() - started < 4
     assert not (settings.uploads / "mine").exists() or not list(
         (settings.uploads / "mine").iterdir()
     )

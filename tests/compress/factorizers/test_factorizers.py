@@ -1,4 +1,4 @@
-"""One suite for every factorizer, then each one's own identities (methods.md §§1, 2, 5)."""
+"""The suite for every factorizer, then each one's own identities (methods.md §§1, 2, 5)."""
 
 import itertools
 
@@ -15,7 +15,8 @@ from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics.base import Whitening
 from autotune.core.errors import UsageError
 from autotune.core.layers import Site
-from tests.compress.factorizers.test_truncated import PLAIN, activation, both_sides, output_error
+from autotune.testing.suites.factorizer import FactorizerSuite
+from tests.compress.factorizers.test_truncated import PLAIN, activation, output_error
 from tests.compress.test_statistics import text_batches
 from tests.conftest import tiny_model, tiny_task
 
@@ -39,30 +40,10 @@ def layer_of(weight, whitening, x):
     return Layer(site=site, weight=weight, whitening=whitening, output_basis=vt.T)
 
 
-@pytest.mark.parametrize("name", FACTORIZERS)
-@pytest.mark.parametrize("two_sided", [False, True])
-def test_shapes_and_exactness_at_full_rank(name, two_sided, data):
-    weight, x = data
-    whitening = both_sides(N, K) if two_sided else activation(x)
-    factorizer = make_factorizer(name)
-    layer = layer_of(weight, whitening, x)
-    up, down = factorizer.factors(layer, 12)
-    assert up.shape == (N, 12)
-    assert down.shape == (12, K)
-    again = factorizer.factors(layer, 12)
-    assert torch.allclose(up, again[0], atol=1e-9)
-    assert torch.allclose(down, again[1], atol=1e-9)
-    up, down = factorizer.factors(layer, min(N, K))
-    assert torch.linalg.norm(up @ down - weight) <= 1e-10 * torch.linalg.norm(weight)
-
-
-@pytest.mark.parametrize("name", sorted(set(FACTORIZERS) - {"svd"}))
-@pytest.mark.parametrize("rank", [6, 15])
-def test_nobody_beats_the_metrics_own_svd_in_it(name, rank, data):
-    weight, x = data
-    up, down = make_factorizer(name).factors(layer_of(weight, activation(x), x), rank)
-    best = float(factorize(weight, activation(x)).errors[rank])
-    assert output_error(weight, up @ down, x) >= best * (1 - 1e-10)
+class TestFactorizers(FactorizerSuite):
+    @pytest.fixture(params=FACTORIZERS)
+    def factorizer(self, request):
+        return make_factorizer(request.param)
 
 
 def test_als_never_rises_and_tends_to_the_svd(data):

@@ -1,4 +1,4 @@
-"""One suite for every allocator, then each rule's own identities (docs/methods)."""
+"""The suite for every allocator, then each rule's own identities (docs/methods)."""
 
 import dataclasses
 import itertools
@@ -7,127 +7,36 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.lowrank import dense_weight
-from autotune.compress.metrics import make_metric
-from autotune.compress.sites import find_sites
-from autotune.compress.statistics import collect_statistics
-from autotune.core.errors import BudgetInfeasibleError, UsageError
+from autotune.core.errors import UsageError
 from autotune.core.forms import DENSE, low_rank
-from autotune.core.layers import Site, break_even_rank
+from autotune.core.layers import Site
 from autotune.search.allocators import ALLOCATORS, make_allocator
-from autotune.search.allocators.base import Question, blocks_of
+from autotune.search.allocators.base import blocks_of
 from autotune.search.allocators.dipsvd import DipsvdHeuristic, exact_mean
 from autotune.search.allocators.dobi import Dobi, interpolate
 from autotune.search.allocators.erc_plc import ErcPlc
 from autotune.search.allocators.flar import Flar, smallest_meeting, weight_cosines
 from autotune.search.allocators.pgsvd import Pgsvd, rank_of_error
-from autotune.search.evidence import Evidence
-from autotune.search.exact import solve_exact
-from autotune.search.losses import PlanLosses, SearchSubject
-from autotune.search.problem import Option, PlanProblem
-from tests.compress.test_statistics import text_batches
-from tests.conftest import tiny_model, tiny_task
+from autotune.testing.examples import example_evidence, example_question
+from autotune.testing.suites.allocator import AllocatorSuite
 
 QUICK = {"dipsvd-bayes": "dipsvd-bayes:trials=4", "dobi": "dobi:steps=3,save_every=2"}
 
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    model = tiny_model("llama")
-    model.requires_grad_(False)
-    task, sites = tiny_task("llama"), find_sites(model).sites
-    metric = make_metric("kfac")
-    batches = text_batches(masked=False, length=24)
-    statistics = collect_statistics(model, sites, task, batches, metric.moments)
-    path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
-    build_factor_store(model, sites, path, metric=metric, statistics=statistics)
-    subject = SearchSubject(
-        model=model,
-        task=task,
-        sites=sites,
-        factors=FactorStore(path),
-        batches=text_batches(1, masked=False, seed=9),
-    )
-    return Evidence(PlanLosses(subject))
+    return example_evidence(tmp_path_factory.mktemp("factors"))
 
 
 def question(evidence, resources=("latency",), share=0.7):
-    """Budgets of `share` of dense; latency is a staircase with steps of 16 ranks."""
-    options, dense_total = [], np.zeros(len(resources))
-    for site in evidence.subject.sites:
-        k, n = site.in_features, site.out_features
-        errors = evidence.subject.factors.errors(site)
-
-        def costs(rank, k=k, n=n):
-            size = k * n if rank is None else rank * (k + n)
-            steps = k * n * 0.9 if rank is None else -(-rank // 16) * 16 * (k + n) + 0.1 * k * n
-            table = {"latency": steps * 1e-9, "parameters": float(size), "flops": 2.0 * size}
-            return tuple(table[name] for name in resources)
-
-        ranks = range(4, break_even_rank(k, n), 4)
-        choices = [Option(form=DENSE, loss=0.0, costs=costs(None))]
-        choices += [Option(form=low_rank(r), loss=float(errors[r]), costs=costs(r)) for r in ranks]
-        options.append(tuple(choices))
-        dense_total += np.array(choices[0].costs)
-    problem = PlanProblem(
-        sites=tuple(s.name for s in evidence.subject.sites),
-        options=tuple(options),
-        resources=resources,
-        limits=tuple(share * dense_total),
-    )
-
-    def latency_ratio(site, form):
-        k, n = site.in_features, site.out_features
-        return (-(-form.rank // 16) * 16 * (k + n) + 0.1 * k * n) / (0.9 * k * n)
-
-    return Question(
-        problem=problem,
-        sites=evidence.subject.sites,
-        evidence=evidence,
-        latency_ratio=latency_ratio,
-    )
+    return example_question(evidence, resources, share=share)
 
 
-@pytest.mark.parametrize("name", ALLOCATORS)
-@pytest.mark.parametrize("resources", [("latency",), ("latency", "parameters", "flops")])
-def test_every_allocator_keeps_every_budget(name, resources, evidence):
-    asked = question(evidence, resources)
-    allocation = make_allocator(QUICK.get(name, name)).allocate(asked)
-    assert asked.fits(allocation)
-    again = asked.allocation(allocation.plan, solver="check")
-    assert allocation.costs == pytest.approx(again.costs)
-    assert allocation.loss == pytest.approx(again.loss)
-    for site in evidence.subject.sites:
-        form = allocation.plan[site.name]
-        assert form == DENSE or form.rank in asked.ranks(site)
-    assert any(form != DENSE for form in allocation.plan.values())
-    # Nobody beats the exact plan on the table's own loss.
-    assert allocation.loss >= solve_exact(asked.problem, relative_gap=1e-9).loss * (1 - 1e-6)
-    repeated = make_allocator(QUICK.get(name, name)).allocate(asked)
-    assert repeated.plan == allocation.plan
-
-
-@pytest.mark.parametrize("name", ALLOCATORS)
-def test_a_loose_budget_leaves_much_and_an_impossible_one_is_refused(name, evidence):
-    loose = question(evidence, ("parameters",), share=1.0)
-    tight = question(evidence, ("parameters",), share=0.5)
-    allocator = make_allocator(QUICK.get(name, name))
-    assert allocator.allocate(loose).costs[0] >= allocator.allocate(tight).costs[0]
-    impossible = question(evidence, ("parameters",), share=1e-3)
-    with pytest.raises(BudgetInfeasibleError) as error:
-        make_allocator(QUICK.get(name, name)).allocate(impossible)
-    assert error.value.reachable["parameters"] > impossible.problem.limits[0]
-
-
-def test_the_model_is_dense_again_afterwards(evidence):
-    before = {n: p.clone() for n, p in evidence.subject.model.named_parameters()}
-    for name in ALLOCATORS:
-        make_allocator(QUICK.get(name, name)).allocate(question(evidence))
-    after = dict(evidence.subject.model.named_parameters())
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[n], after[n]) for n in before)
-    assert not any(p.requires_grad for p in after.values())
+class TestAllocators(AllocatorSuite):
+    @pytest.fixture(params=ALLOCATORS)
+    def make_allocator(self, request):
+        return lambda: make_allocator(QUICK.get(request.param, request.param))
 
 
 def test_unknown_names_and_options_are_refused():
@@ -215,7 +124,8 @@ def test_ercs_first_blocks_stay_dense_and_k_is_the_best_tried(evidence):
     with evidence.subject.applied(allocation.plan):
         from autotune.compress.checkpoint import low_rank_layers
 
-        assert all(".1." in name for name in low_rank_layers(evidence.subject.model)) or touched[0]
+        factorized = {name for name, form in allocation.plan.items() if form != DENSE}
+        assert set(low_rank_layers(evidence.subject.model)) == factorized
 
 
 def test_dipsvds_mean_is_exact_after_clipping():

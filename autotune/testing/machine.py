@@ -1,0 +1,66 @@
+"""A simulated machine: what a tuning asks for latencies, without a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.core.forms import Plan
+from autotune.testing.disturbance import CALM, Disturbance
+from autotune.testing.hardware import Hardware
+from autotune.testing.network_file import SimulatedNetwork
+from autotune.testing.runner import SimulatedRunner
+from autotune.tune.builders import Builder
+from autotune.tune.compression import Compression
+from autotune.tune.measuring import MeasuringMachine
+
+
+class SimulatedMachine(MeasuringMachine):
+    """A machine whose layers and networks take what simulated hardware says.
+
+    It measures as real machines do, in the same code, with the disturbances it is given; the
+    latency database is the SQLite file `database`. `runner` knows the truth, without noise.
+    """
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        database: Path,
+        *,
+        disturbance: Disturbance = CALM,
+        seed: int = 0,
+        dtype: str | None = None,
+        measure_seconds: float = 2.0,
+    ) -> None:
+        self.simulated = SimulatedRunner(hardware, disturbance, seed)
+        settings = hardware.settings
+        super().__init__(
+            spec=settings.spec,
+            fingerprint=self.simulated.fingerprint(dtype or settings.default_dtype),
+            backend=self.simulated.backend,
+            runner=self.simulated,
+            database=database,
+            measure_seconds=measure_seconds,
+        )
+
+
+class SimulatedBuilder(Builder):
+    """Builds descriptions of networks, which a `SimulatedMachine` times."""
+
+    def dense(self, phase: str) -> Path:
+        """The network as the model has it."""
+        return self._describe("dense", phase, {})
+
+    def compressed(self, phase: str, compression: Compression | None, plan: Plan) -> Path:
+        """The network under `plan`; no factors are needed."""
+        del compression
+        return self._describe("compressed", phase, plan)
+
+    def inputs(self, phase: str) -> Path:
+        """An empty file: nothing is computed."""
+        return self.workspace.file("inputs", phase, ".safetensors", lambda path: path.touch())
+
+    def _describe(self, name: str, phase: str, plan: Plan) -> Path:
+        network = SimulatedNetwork(
+            sites=self.model.choices_in(phase), plan=plan, phase=phase, dtype=self.machine.dtype
+        )
+        return self.workspace.file(name, network.to_json(), ".json", network.write)

@@ -1,0 +1,152 @@
+"""The command line that is derived from the schema: flags, help, completion, stored requests."""
+
+import json
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+
+from autotune.cli.main import cli as root
+from autotune.core.options import entries
+from autotune.tune.request import TuneRequest
+
+# Every flag that `autotune tune` had before options were derived; each keeps its name.
+FLAGS = [
+    "--model", "-m", "--output", "-o", "--device", "--backend", "--dtype", "--latency-budget",
+    "--params-budget", "--memory-budget", "--flops-budget", "--kv-cache-budget",
+    "--activation-budget", "--batch-size", "--isl", "--osl", "--phase", "--calibration",
+    "--evaluation", "--calibration-samples", "--metric", "--factorizer", "--allocator", "--joint",
+    "--no-joint", "--jobs", "--farm", "--token-file", "--storage", "--targets", "--ignore",
+    "--sensitivity-rounds", "--trials", "--rounds", "--measure-seconds", "--threads", "--db",
+    "--allow-extrapolation", "--seed", "--quiet", "--format",
+]  # fmt: skip
+BUDGET = ("--latency-budget", "0.9x")
+
+
+def commands(group, path=()):
+    """(words, command) of every command."""
+    for name in group.list_commands(click.Context(group)):
+        found = group.get_command(click.Context(group), name)
+        if isinstance(found, click.Group):
+            yield from commands(found, (*path, name))
+        if not isinstance(found, click.Group) or found.invoke_without_command:
+            yield (*path, name), found
+
+
+def printed(cli, *args):
+    done = cli("tune", *args, "--print-request")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_flag_of_before_is_there():
+    params = root.get_command(click.Context(root), "tune").params
+    known = {name for param in params for name in (*param.opts, *param.secondary_opts)}
+    assert set(FLAGS) <= known
+
+
+@pytest.mark.parametrize("words", [words for words, _ in commands(root)], ids=" ".join)
+def test_every_command_has_json_and_its_short_form(words):
+    command = dict(commands(root))[words]
+    names = {name for param in command.params for name in param.opts}
+    assert {"--format", "--json"} <= names
+    (choice,) = (p for p in command.params if "--format" in p.opts)
+    assert "json" in choice.type.choices
+
+
+def test_help_shows_ten_options_first_and_the_others_in_groups(cli):
+    text = cli("tune", "--help").stdout
+    first = text.index("Options that most users need:")
+    titles = ["Machine:", "Budgets:", "Workload:", "Calibration:", "Method:", "Search:", "Other"]
+    places = [text.index(f"\n{title}") for title in titles]
+    assert first < min(places)
+    head = text[first : min(places)]
+    common = [entry.option.flag for entry in entries(TuneRequest) if entry.option.common]
+    assert len(common) == 10
+    assert all(f"{flag} " in head for flag in common)
+    assert head.count("\n  -") == 10
+    for name in ("kfac-seq", "ledoit-wolf", "erc-plc", "als", "remap8", "torch-cudagraph"):
+        assert name in text
+    assert "--trials" in text[text.index("\nSearch:") :]
+    assert "_AUTOTUNE_COMPLETE=bash_source autotune" in cli("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "incomplete", "some"),
+    [
+        (["tune", "--metric"], "kf", {"kfac", "kfac-seq"}),
+        (["--metric"], "kf", {"kfac", "kfac-seq"}),
+        (["--allocator"], "er", {"erc-plc"}),
+        (["tune", "--backend"], "onnx", {"onnxruntime-cpu", "onnxruntime-cuda"}),
+        (["tune", "--phase"], "", {"prefill", "decode", "request"}),
+        (["tune", "--effort"], "q", {"quick"}),
+        (["submit", "tune", "--factorizer"], "al", {"als"}),
+        ([], "--lat", {"--latency-budget"}),
+        ([], "pro", {"profile"}),
+    ],
+)
+def test_names_are_completed(args, incomplete, some):
+    found = ShellComplete(root, {}, "autotune", "_AUTOTUNE_COMPLETE")
+    names = {item.value for item in found.get_completions(args, incomplete)}
+    assert names == some
+
+
+def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
+    path = tmp_path / "job.json"
+    first = printed(cli, *BUDGET, "--effort", "quick", "--targets", "mlp", "--rounds", 6)
+    path.write_text(json.dumps(first))
+    assert printed(cli, "--request", path) == first
+    again = printed(cli, "--request", path, "--trials", 9, "--no-joint", "--isl", 64)
+    assert again["search"] == {**first["search"], "trials": 9}
+    assert (again["method"]["joint"], again["method"]["targets"]) == (False, ["mlp"])
+    assert again["workload"]["sequence_length"] == 64
+    thorough = printed(cli, "--request", path, "--effort", "thorough")
+    assert (thorough["search"]["trials"], thorough["search"]["rounds"]) == (40, 6)
+    path.write_text('{"budget": {"latency": "0.9x"}, "search": {"trails": 1}}')
+    done = cli("tune", "--request", path)
+    assert done.returncode == 2
+    assert "unknown option 'search.trails'; known are jobs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--trials", "-1"), "--trials must be 0 to 100000, got -1"),
+        (("--measure-seconds", "nan"), "--measure-seconds must be a finite number, got nan"),
+        (("--jobs", "0"), "--jobs must be 1 to 256, got 0"),
+        (("--osl", "4", "--phase", "prefill"), "--osl needs --phase decode or request"),
+        (("--calibration-samples", "0"), "--calibration-samples must be 1 or more, got 0"),
+        (("--metric", "magic"), "--metric cannot be used: unknown metric 'magic'; known are"),
+        (("--allocator", "exact+optuna", "--trials", "0"), "--allocator exact+optuna needs --tri"),
+    ],
+)
+def test_errors_name_the_flag(cli, args, said):
+    done = cli(*BUDGET, *args)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_the_request_of_no_options_is_the_librarys(cli, monkeypatch):
+    from autotune.core.types import Budget
+    from autotune.tune.request import request_json
+
+    assert printed(cli, *BUDGET) == request_json(TuneRequest(budget=Budget(latency="0.9x")))
+
+
+@pytest.mark.parametrize("device", ["cpu", "abacus", "a100"])
+def test_an_export_for_a_device_says_which_it_can_be(cli, device, tmp_path):
+    done = cli("export", tmp_path, "--format", "tensorrt", "--device", device, "--json")
+    said = {
+        "cpu": (2, "--device must be `here` or a GPU"), "abacus": (2, "abacus"),
+        "a100": (4, "not on this machine"),
+    }  # fmt: skip
+    assert (done.returncode, said[device][1] in done.stderr) == (said[device][0], True), done.stderr
+
+
+def test_an_export_takes_file_and_output_formats_together():
+    from autotune.cli.options import split_formats
+
+    assert split_formats(()) == ("onnx", "text")
+    assert split_formats(("json",)) == ("onnx", "json")
+    assert split_formats(("tensorrt", "json")) == ("tensorrt", "json")
+    assert split_formats(("json", "tensorrt")) == ("tensorrt", "json")

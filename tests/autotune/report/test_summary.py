@@ -1,0 +1,118 @@
+"""Summary, verdict and model card in words, from real results."""
+
+from dataclasses import replace
+
+import pytest
+
+from autotune.report.card import model_card
+from autotune.report.html import write_report
+from autotune.report.summary import (
+    bench_lines,
+    miss_text,
+    outcome_text,
+    summary,
+    verdict_text,
+)
+from autotune.results.bench_record import BenchRecord
+from autotune.results.job_summary import TuneSummary
+from autotune.results.verdict import Verdict
+from tests.records import PREDICTED, stored_record
+
+INTERVAL = "0.911 to 0.932"
+
+
+def undecided():
+    """The stored result under a budget that its interval contains."""
+    record = stored_record()
+    return replace(record, budget={"latency": "0.92x"}, verdict=Verdict.UNDECIDED)
+
+
+def missed():
+    return replace(stored_record(), budget={"latency": "0.9x"}, verdict=Verdict.MISSED)
+
+
+def test_the_summary_of_a_measured_result(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "report.html").write_text("")
+    lines = summary(stored_record(), tmp_path)
+    assert lines[0].endswith("on AMD EPYC, onnxruntime-cpu, 1 × 32 tokens and 8 decode steps")
+    assert lines[1] == "budget      latency 0.97x, parameters 0.8x: met"
+    assert lines[2].startswith("latency     6.42 ms against 6.96 ms dense, ratio 0.919 (95 %")
+    assert [line.split()[0] for line in lines[3:5]] == ["prefill", "decode"]
+    assert lines[6].startswith("parameters  2.78 M of 3.48 M, 11.1 MB of 13.9 MB; ")
+    assert lines[-1] == f"written     {tmp_path}/: model/, report.html"
+
+
+def test_the_summary_of_a_prediction_names_its_sources(tmp_path):
+    text = "\n".join(summary(stored_record(PREDICTED), tmp_path))
+    assert "budget      parameters 0.8x: MISSED" in text
+    assert "PREDICTED, the device is not present: 324 us (251 us to 397 us)" in text
+    assert text.count("            from ") == 4
+
+
+def test_an_undecided_budget_names_interval_and_limit(tmp_path):
+    record = undecided()
+    line = summary(record, tmp_path)[1]
+    assert line == (
+        f"budget      latency 0.92x: undecided: the interval {INTERVAL} contains the limit 0.920"
+    )
+    for text in (miss_text(record), verdict_text(record)):
+        assert "does not decide" in text
+        assert INTERVAL in text
+        assert "limit 0.920" in text
+    assert (
+        outcome_text(TuneSummary.of_result(record.to_json())) == "0.919x of dense, budget undecided"
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "miss", "verdict"),
+    [
+        (missed(), "misses the budget (ratio 0.919", "The measured model misses the budget."),
+        (stored_record(PREDICTED), "predicted to miss", "is predicted to miss the budget."),
+    ],
+)
+def test_a_miss_is_explained(record, miss, verdict):
+    assert miss in miss_text(record)
+    assert verdict in verdict_text(record)
+
+
+def test_a_result_slower_than_dense_says_so():
+    slow = {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3}
+    record = missed()
+    record = replace(record, phases=tuple(replace(one, **slow) for one in record.phases))
+    assert "slower than the dense one (ratio 1.200)" in miss_text(record)
+    assert "slower than the dense model" in verdict_text(record)
+
+
+def test_bench_prints_its_verdict():
+    timing = stored_record().measured
+    record = BenchRecord(
+        folder="out", latency_s=timing.latency_s, dense_latency_s=timing.dense_latency_s,
+        ratio=timing.ratio, ratio_low=timing.ratio_low, ratio_high=timing.ratio_high,
+        phases=timing.passes, tuned_ratio=0.9, budget_ratio=0.92, verdict=Verdict.UNDECIDED,
+    )  # fmt: skip
+    first, last = bench_lines(record)
+    assert "when tuned 0.900" in first
+    assert last == f"budget undecided: the interval {INTERVAL} contains the limit 0.920"
+    assert BenchRecord.from_json(record.to_json()) == record
+    assert record.to_json()["within_budget"] is None
+    assert [one["name"] for one in record.to_json()["passes"]] == ["prefill", "decode"]
+
+
+@pytest.mark.parametrize("record", [stored_record(), stored_record(PREDICTED), undecided()])
+def test_card_and_report_hold_the_figures_of_the_record(record, tmp_path):
+    write_report(record, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f'class="verdict {record.verdict.value}"' in page
+    assert f"<b>{record.predicted_ratio:.3f}</b>" in page
+    assert page.count("<svg") == (5 if record.measured else 3) + len(record.staircases)
+    for site in record.sites:
+        assert f"<td>{site.form}</td>" in page
+    assert all(one.reason.replace("'", "&#39;") in page for one in record.left_out)
+    card = model_card(record)
+    layers = sum(len(site.layers) for site in record.factorized)
+    assert f"replaced {layers} of its linear layers" in card
+    assert card.count("→") == len(record.factorized)
+    assert ("latency, measured" in card) is (record.measured is not None)
+    assert all(source in card for source in record.predicted_from)

@@ -1,0 +1,59 @@
+"""Checks as records: what verify prints of each, and how failures become reasons."""
+
+import pytest
+
+from autotune.core.errors import UsageError
+from autotune.results.checks import (
+    Check,
+    CheckKind,
+    EngineFacts,
+    Finding,
+    LatencyFacts,
+    ParityFacts,
+    Verification,
+    run_check,
+)
+from autotune.results.verdict import Verdict
+
+
+def test_findings_keep_their_names_and_facts():
+    """The keys of commit 2a6778f: check, holds, reason, and the facts of each kind."""
+    facts = LatencyFacts(
+        ratio=0.9, ratio_low=0.8, ratio_high=1.0, tuned_ratio=0.9, predicted_ratio=0.91,
+        verdict=Verdict.UNDECIDED,
+    )  # fmt: skip
+    checks = (
+        Check(kind=CheckKind.HASH, subject="model/model.safetensors"),
+        Check(kind=CheckKind.PARITY, subject="model.onnx", facts=ParityFacts(worst=1e-6)),
+        Check(kind=CheckKind.LATENCY, facts=facts, holds=False, reason="slower"),
+        Check(
+            kind=CheckKind.ENGINE, subject="tensorrt-fp16/prefill",
+            facts=EngineFacts(worst=0.1, latency_s=1e-4),
+        ),
+    )  # fmt: skip
+    found = Verification(folder="out", checks=checks).to_json()
+    assert (found["folder"], found["valid"]) == ("out", False)
+    hashed, parity, latency, engine = found["findings"]
+    assert hashed["check"] == "model/model.safetensors"
+    assert (parity["check"], parity["worst"]) == ("parity of model.onnx", 1e-6)
+    assert (latency["check"], latency["holds"], latency["reason"]) == ("latency", False, "slower")
+    assert (latency["tuned_ratio"], latency["verdict"]) == (0.9, "undecided")
+    assert (engine["check"], engine["latency_s"]) == ("engine of tensorrt-fp16/prefill", 1e-4)
+    assert (engine["kind"], engine["subject"]) == ("engine", "tensorrt-fp16/prefill")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(UsageError("no such file"), "no such file"), (KeyError(), "KeyError")]
+)
+def test_an_error_is_the_reason_why_a_check_fails(error, reason):
+    def look():
+        raise error
+
+    found = run_check(look, CheckKind.QUALITY)
+    assert (found.holds, found.reason) == (False, reason)
+
+
+def test_a_finding_without_a_reason_holds():
+    found = run_check(lambda: Finding(facts=ParityFacts(worst=0.5)), CheckKind.PARITY, subject="a")
+    assert (found.holds, found.facts.worst, found.title) == (True, 0.5, "parity of a")
+    assert not run_check(lambda: Finding(reason="differs"), CheckKind.PARITY).holds

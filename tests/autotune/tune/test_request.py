@@ -1,0 +1,136 @@
+"""What a tuning is asked for: defaults, effort, and combinations that are refused."""
+
+import dataclasses
+import json
+
+import pytest
+
+from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.core.errors import UsageError
+from autotune.core.options import EFFORTS, OptionError
+from autotune.core.options_json import from_json, merged, to_json
+from autotune.core.types import Budget, Workload
+from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tune.request import TuneRequest, read_request, request_json, without_effort
+
+BUDGET = Budget(latency="0.85x")
+
+
+@pytest.fixture(autouse=True)
+def no_time_limit(monkeypatch):
+    monkeypatch.delenv("AUTOTUNE_MEASURE_SECONDS", raising=False)
+
+
+def spent(request):
+    """What an effort sets."""
+    search, machine = request.search, request.machine
+    return (
+        search.trials, search.rounds, search.sensitivity_rounds, machine.measure_seconds,
+        request.calibration.statistics_samples,
+    )  # fmt: skip
+
+
+def test_the_default_workload_is_the_same_everywhere():
+    assert (Workload().batch_size, Workload().sequence_length) == (8, 128)
+    assert TuneRequest(budget=BUDGET).workload == Workload()
+
+
+def test_normal_effort_is_what_was_the_default_before():
+    assert spent(TuneRequest(budget=BUDGET)) == (12, 3, 1, 20.0, None)
+    assert TuneRequest(budget=BUDGET).chosen_allocator == "exact+optuna"
+
+
+def test_efforts_differ_and_what_is_given_goes_before():
+    quick, thorough = (TuneRequest(budget=BUDGET, effort=e) for e in ("quick", "thorough"))
+    assert spent(quick) == (0, 2, 0, 5.0, 64)
+    assert spent(thorough) == (40, 5, 2, 60.0, 2048)
+    given = TuneRequest(
+        budget=BUDGET,
+        effort="quick",
+        search=SearchOptions(trials=7),
+        machine=MachineOptions(measure_seconds=1),
+        calibration=CalibrationPlan(statistics_samples=9),
+    )
+    assert spent(given) == (7, 2, 0, 1.0, 9)
+    longer = TuneRequest(budget=BUDGET, effort="quick", workload=Workload(sequence_length=4096))
+    assert longer.calibration.statistics_samples == 8
+
+
+def test_the_variable_of_the_time_limit_goes_before_the_effort(monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_MEASURE_SECONDS", "0.3")
+    assert TuneRequest(budget=BUDGET, effort="thorough").machine.measure_seconds == 0.3
+    monkeypatch.setenv("AUTOTUNE_MEASURE_SECONDS", "nan")
+    with pytest.raises(UsageError, match=r"AUTOTUNE_MEASURE_SECONDS must be 0.1 to 3600"):
+        TuneRequest(budget=BUDGET)
+
+
+def test_the_seed_is_the_calibrations_too_unless_it_has_its_own():
+    assert TuneRequest(budget=BUDGET, seed=5).calibration.seed == 5
+    own = TuneRequest(budget=BUDGET, seed=5, calibration=CalibrationPlan(seed=3))
+    assert own.calibration.seed == 3
+
+
+def test_the_phase_follows_from_the_output_length():
+    assert Workload().phase == "prefill"
+    assert Workload(output_length=4).phase == "request"
+    assert Workload(output_length=4, phase="decode").phase == "decode"
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_stored_request_is_the_same_and_another_effort_can_be_asked_for(effort, tmp_path):
+    request = TuneRequest(budget=BUDGET, effort=effort, method=MethodOptions(targets=("mlp",)))
+    stored = request_json(request)
+    assert "database" not in stored["machine"]
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(stored))
+    values = read_request(path)
+    assert from_json(TuneRequest, values) == request
+    for other in EFFORTS:
+        again = from_json(TuneRequest, merged(without_effort(values), {"effort": other}))
+        assert spent(again) == spent(TuneRequest(budget=BUDGET, effort=other))
+        assert again.method.targets == ("mlp",)
+
+
+def test_a_token_is_never_written_or_shown():
+    machine = MachineOptions(farm="10.0.0.1:1", farm_token="hidden-token")
+    request = TuneRequest(budget=BUDGET, machine=machine)
+    assert "hidden-token" not in f"{request!r}{json.dumps(to_json(request))}{request_json(request)}"
+    assert dataclasses.replace(request, seed=1).machine.farm_token == "hidden-token"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"), ("[]", "one JSON object"), (None, "cannot be read"),
+        ('{"type": "plan"}', "not of type 'tune-request'"), ('{"version": 2}', "version 1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_request_is_refused(text, said, tmp_path):
+    path = tmp_path / "job.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_request(path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"budget": Budget(activation_bytes="1x")}, "add budget.latency, budget.parameters"),
+        (
+            {"method": MethodOptions(factorizer="output-subspace")},
+            "method.factorizer output-subspace minimizes .* set method.metric activation",
+        ),
+        (
+            {"method": MethodOptions(allocator="exact+optuna"), "search": SearchOptions(trials=0)},
+            "method.allocator exact.optuna needs search.trials of 1 or more",
+        ),
+        ({"machine": MachineOptions(threads=9999)}, "machine.threads must be 1 to"),
+        ({"method": MethodOptions(metric="magic")}, "method.metric cannot be used: unknown metric"),
+        ({"method": MethodOptions(metric="asvd:alpha")}, "method.metric .* NAME:key=value"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(parts, said):
+    request = TuneRequest(**{"budget": BUDGET, **parts})
+    with pytest.raises(OptionError, match=said):
+        request.check()

@@ -1,0 +1,122 @@
+"""The suite for every backend, and what is particular to some."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.layers import LayerShape
+from autotune.profiler.backends import BACKENDS, make_backend, require_backend
+from autotune.profiler.backends.base import copy_count, rotation_count
+from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
+from autotune.profiler.measure.worker import run_task
+from autotune.testing.backend import SimulatedBackend
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.suites.backend import BackendSuite
+
+SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
+
+
+# Every backend on every kind of device it runs on.
+PLACES = [
+    pytest.param(
+        (name, kind), id=f"{name}-{kind}", marks=[pytest.mark.gpu] if kind == "cuda" else []
+    )
+    for name in sorted(BACKENDS)
+    for kind in make_backend(name).device_kinds
+]
+
+
+class TestBackends(BackendSuite):
+    @pytest.fixture(params=PLACES)
+    def backend(self, request):
+        return make_backend(*request.param)
+
+
+class TestSimulatedBackend(BackendSuite):
+    @pytest.fixture(params=["cpu-like", "h200-like"])
+    def backend(self, request):
+        return SimulatedBackend(simulated_hardware(request.param))
+
+    def time(self, backend, task):
+        timeline = backend.timeline
+        return run_task(backend, task, 1, clock=timeline.clock, watching=timeline.watch)[0]
+
+
+def test_the_onnx_layer_computes_the_product():
+    model = layer_model(LayerShape(**{**SHAPE.__dict__, "rank": 8}), copies=2)
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {
+        w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(model).graph.initializer
+    }
+    x = np.random.default_rng(0).standard_normal((16, 64), dtype=np.float32)
+    outputs = open_session(model, 1).run(None, {"x": x})
+    assert len(outputs) == 2
+    for copy, y in enumerate(outputs):
+        assert np.allclose(y, x @ weights[f"w_h{copy}"] @ weights[f"w_y{copy}_0"], atol=1e-4)
+    assert not np.allclose(outputs[0], outputs[1])
+
+
+def test_copies_shrink_with_size():
+    one = LayerShape(tokens=1, in_features=64, out_features=64)
+    huge = LayerShape(tokens=4096, in_features=4096, out_features=4096)
+    assert copy_count(one) == 8
+    assert copy_count(huge) == 1
+
+
+def test_copies_rotate_past_the_cache():
+    for tokens, size in ((1, 4096), (1, 768), (8192, 768), (512, 2048)):
+        shape = LayerShape(tokens=tokens, in_features=size, out_features=size, dtype="bf16")
+        copies = rotation_count(shape, 50e6)
+        moved = 2 * (size * size + 2 * tokens * size)
+        assert (copies - 1) * moved >= 50e6 or copies == 256
+        assert copies >= 2
+
+
+def test_a_backend_without_its_device_says_so():
+    lacks = make_backend("torch-cudagraph").missing()
+    assert lacks is None or "needs an NVIDIA GPU" in lacks
+
+
+def test_unknown_backends_and_wrong_devices_are_refused():
+    with pytest.raises(UsageError, match="known are onnxruntime-cpu"):
+        make_backend("tensorflow")
+    with pytest.raises(UsageError, match="runs on cpu only"):
+        require_backend("ort", "cuda")
+
+
+def test_a_backend_without_its_parts_says_what_to_install(monkeypatch):
+    backend = make_backend("onnxruntime-cpu")
+    monkeypatch.setattr(type(backend), "versions", lambda self: {})
+    assert "pip install onnxruntime" in (backend.missing() or "")
+    with pytest.raises(DeviceMissingError, match="pip install"):
+        require_backend("onnxruntime-cpu", "cpu")
+
+
+def test_threads_get_processors_of_their_own_where_they_take_all():
+    """In a process of its own: a pin stays."""
+    ask = """
+import os
+import time
+from autotune.profiler.backends import make_backend
+from autotune.core.layers import LayerShape
+before = os.sched_getaffinity(0)
+backend = make_backend("onnxruntime-cpu", "cpu")
+backend.pin(len(before) + 1)
+assert os.sched_getaffinity(0) == before  # not enough processors: left to the system
+backend.pin(len(before))
+timed = backend.layer(LayerShape(tokens=64, in_features=256, out_features=256), len(before))
+timed.run()
+for _ in range(100):  # a thread on a busy machine starts late, and pins itself when it does
+    own = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+    alone = {min(one) for one in own if len(one) == 1}
+    if alone == before:
+        break
+    time.sleep(0.1)
+assert len(before) == 1 or alone == before, own
+"""
+    subprocess.run([sys.executable, "-c", ask], check=True)

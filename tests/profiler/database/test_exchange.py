@@ -1,0 +1,119 @@
+"""Measurements move between databases, whole."""
+
+import dataclasses
+import sqlite3
+
+import pytest
+
+from autotune.core.errors import DatabaseError, UsageError
+from autotune.profiler.database.audit import find_problems
+from autotune.profiler.database.exchange import export_table, import_table, merge, ship
+from autotune.profiler.database.latency import LatencyDatabase
+from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_export_and_import_are_exact(database, tmp_path, suffix):
+    rows = [point(16), point(32, error="crash, with a comma")]
+    database.add(database.start_run(FINGERPRINT, "test"), rows)
+    path = tmp_path / f"table{suffix}"
+    assert export_table(database, path) == 2
+    with LatencyDatabase(tmp_path / "other.sqlite") as other:
+        assert import_table(other, path) == 2
+        assert other.measurements(FINGERPRINT.id, errors=True) == rows
+        assert other.fingerprints() == database.fingerprints()
+
+
+def test_export_refuses_other_formats_and_import_other_tables(database, tmp_path):
+    with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
+        export_table(database, tmp_path / "table.xlsx")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="no export"):
+        import_table(database, tmp_path / "other.csv")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UsageError, match="no readable"):
+        import_table(database, tmp_path / "broken.parquet")
+
+
+def test_merge_twice_is_merge_once(database, tmp_path):
+    other = dataclasses.replace(FINGERPRINT, device="elsewhere")
+    with LatencyDatabase(tmp_path / "b.sqlite") as source:
+        source.add(source.start_run(other, "test"), [point(16), point(32)])
+    for _ in range(2):
+        merge(database, tmp_path / "b.sqlite")
+    assert len(database.measurements(other.id)) == 2
+    assert database.measurements(FINGERPRINT.id) == []
+    assert find_problems(database) == []
+
+
+def test_merge_refuses_a_changed_source(database, tmp_path):
+    with LatencyDatabase(tmp_path / "b.sqlite") as source:
+        source.add(source.start_run(FINGERPRINT, "test"), [point(16)])
+    with sqlite3.connect(tmp_path / "b.sqlite") as raw:
+        raw.execute("UPDATE measurement SET ratio = 0.5")
+    with pytest.raises(DatabaseError, match="not merged"):
+        merge(database, tmp_path / "b.sqlite")
+    with pytest.raises(DatabaseError, match="does not exist"):
+        merge(database, tmp_path / "missing.sqlite")
+    assert database.fingerprints() == {}
+
+
+def test_a_shipped_file_is_one_and_holds_everything(database, tmp_path):
+    run = database.start_run(FINGERPRINT, "test")
+    database.add(run, [point(16), point(32, error="crash")], {point(16).shape: DETAIL}, CLOCKS)
+    path = tmp_path / "shipped" / "device.sqlite"
+    path.parent.mkdir()
+    ship(database, path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["device.sqlite"]
+    with LatencyDatabase(tmp_path / "target.sqlite") as target:
+        assert merge(target, path) == 2
+        assert target.runs() == database.runs()
+        assert target.contents(run) == database.contents(run)
+        merge(target, path)
+        assert target.contents(run) == database.contents(run)
+        assert find_problems(target) == []
+    with pytest.raises(UsageError, match="exists already"):
+        ship(database, path)
+
+
+def test_a_damaged_database_is_not_shipped(database, tmp_path):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16)])
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE measurement SET ratio = 0.5")
+    with pytest.raises(DatabaseError, match="not shipped"):
+        ship(database, tmp_path / "out.sqlite")
+    assert not (tmp_path / "out.sqlite").exists()
+
+
+def test_one_device_measured_otherwise_is_kept_apart_or_refused(database, tmp_path):
+    newer = dataclasses.replace(FINGERPRINT, versions={"onnxruntime": "99"})
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16)])
+    with LatencyDatabase(tmp_path / "b.sqlite") as source:
+        source.add(source.start_run(newer, "test"), [point(16, latency_s=9.0)])
+    with pytest.raises(DatabaseError, match=r"onnxruntime.*99.*--keep-apart"):
+        merge(database, tmp_path / "b.sqlite")
+    assert newer.id not in database.fingerprints()
+    merge(database, tmp_path / "b.sqlite", keep_apart=True)
+    assert database.measurements(newer.id) == [point(16, latency_s=9.0)]
+    assert database.measurements(FINGERPRINT.id) == [point(16)]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x.sqlite"])
+def test_new_folders_are_made_for_what_is_written(database, cli, tmp_path, name):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16)])
+    path = tmp_path / "new" / "folder" / name
+    what = "ship" if path.suffix == ".sqlite" else "export"
+    done = cli("db", what, path, "--db", database.address)
+    assert done.returncode == 0, done.stderr
+    assert [found.name for found in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["/proc/x", "/proc/new/x", "file/x", "n" * 300])
+@pytest.mark.parametrize(("what", "suffix"), [("export", ".csv"), ("ship", ".sqlite")])
+def test_what_cannot_be_written_is_one_clear_sentence(database, cli, tmp_path, what, suffix, name):
+    (tmp_path / "file").touch()
+    done = cli("db", what, name + suffix, "--db", database.address, cwd=tmp_path)
+    assert done.returncode == 2
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("autotune: cannot write ")
+    assert "give another file" in sentence

@@ -1,0 +1,22 @@
+"""Real results that commit 2a6778f wrote (tests/data/README.md), as today's records."""
+
+import json
+from pathlib import Path
+
+from autotune.results.record import TuneRecord
+from autotune.results.upgrade import upgrade
+
+DATA = Path(__file__).parent / "data"
+MEASURED, PREDICTED = "result-v3.json", "result-v3-elsewhere.json"
+
+
+def read_v3(name):
+    """The JSON of a stored result, without its schema version."""
+    values = json.loads((DATA / name).read_text())
+    assert values.pop("schema_version") == 3
+    return values
+
+
+def stored_record(name=MEASURED):
+    """A stored result as a record of the current version."""
+    return TuneRecord.from_json(upgrade(read_v3(name), 3, name), name)

@@ -1,0 +1,183 @@
+"""What `pytest` selects, in which order, and how a seed and an outcome are reported."""
+
+import importlib.util
+import io
+import json
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.outcomes import assert_finished
+from tests.seeds import VARIABLE, generator_for
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).resolve().parents[1]
+CONFTEST = """
+from tests import tiers
+from tests.seeds import moments, pytest_runtest_makereport, pytest_terminal_summary
+
+def pytest_addoption(parser):
+    tiers.add_option(parser)
+
+def pytest_configure(config):
+    for name in (*tiers.BEYOND_FAST, "duration(seconds)"):
+        config.addinivalue_line("markers", name)
+    tiers.resolve(config)
+
+def pytest_collection_modifyitems(config, items):
+    tiers.select(config, items)
+    tiers.order(items)
+"""
+
+
+@pytest.fixture
+def suite(pytester):
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        test_a="def test_quick(): pass",
+        test_b="""
+            import pytest
+            pytestmark = pytest.mark.farm
+            def test_on_a_farm(): pass
+        """,
+        test_c="""
+            import pytest
+            def test_quick(): pass
+            @pytest.mark.slow
+            @pytest.mark.duration(60)
+            def test_long(): pass
+        """,
+    )
+    return pytester
+
+
+def ran(pytester, *arguments):
+    result = pytester.runpytest_inprocess("-v", "-p", "no:cacheprovider", *arguments)
+    return [line.split(" ")[0] for line in result.outlines if " PASSED" in line]
+
+
+LONG, FARM = ["test_c.py::test_quick", "test_c.py::test_long"], ["test_b.py::test_on_a_farm"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), ["test_a.py::test_quick", "test_c.py::test_quick"]),
+        (("--tier", "all"), [*LONG, "test_a.py::test_quick", *FARM]),
+        (("test_b.py", "test_c.py"), [*LONG, *FARM]),
+        (("-m", "farm"), FARM),
+        (("test_c.py", "--tier", "fast"), LONG[:1]),
+    ],
+)
+def test_what_is_named_runs_and_a_bare_call_runs_the_fast_tier(suite, arguments, expected):
+    assert ran(suite, *arguments) == expected
+
+
+def test_every_marker_beyond_the_fast_tier_is_registered(pytestconfig):
+    from tests.tiers import BEYOND_FAST
+
+    registered = {line.split(":")[0] for line in pytestconfig.getini("markers")}
+    assert registered >= BEYOND_FAST
+
+
+def test_a_failure_shows_the_seed_that_replays_it(pytester, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "7")
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile("def test_x(moments): assert moments.random() == 2")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines([f"*{VARIABLE}=7 python -m pytest*test_x*", f"*{VARIABLE}=7"])
+
+
+def test_draws_depend_on_the_seed_and_the_test(monkeypatch):
+    def drawn(seed, name):
+        monkeypatch.setenv(VARIABLE, seed)
+        return generator_for(name).random()
+
+    assert drawn("1", "a") == drawn("1", "a") == random.Random("1:a").random()
+    assert len({drawn("1", "a"), drawn("2", "a"), drawn("1", "b")}) == 3
+
+
+def finished(code, **changes):
+    record = {
+        "budget": {"latency": "0.9x"},
+        "within_budget": True,
+        "measured_ratio": 0.85,
+        "measured_ratio_low": 0.84,
+        "measured_ratio_high": 0.86,
+        "budgets": {"parameters": {"limit": 10, "used": 10}},
+        **changes,
+    }
+    return subprocess.CompletedProcess([], code, json.dumps(record), "")
+
+
+def test_an_outcome_that_agrees_with_its_figures():
+    missed = {"measured_ratio": 0.95, "measured_ratio_high": 0.96, "within_budget": False}
+    assert assert_finished(finished(0))["measured_ratio"] == 0.85
+    assert_finished(finished(1, **missed))
+    assert_finished(finished(5, **{**missed, "within_budget": None, "verdict": "undecided"}))
+    assert_finished(finished(0, budget={"latency": "9ms"}, dense_latency_s=0.01))
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        (1, {}),  # met, but the exit code says otherwise
+        (0, {"within_budget": False}),
+        (1, {"within_budget": False}),  # missed, but all of the interval lies below the budget
+        (0, {"measured_ratio_low": 0.91, "measured_ratio_high": 0.93}),
+        (0, {"budget": {"latency": "1ms"}, "dense_latency_s": 0.01}),
+        (0, {"verdict": "missed"}),
+        (0, {"budgets": {"parameters": {"limit": 10, "used": 11}}}),
+    ],
+)
+def test_an_outcome_that_contradicts_itself_is_found(code, changes):
+    with pytest.raises(AssertionError):
+        assert_finished(finished(code, **changes))
+
+
+@pytest.fixture
+def check_tune():
+    spec = importlib.util.spec_from_file_location("check_tune", ROOT / ".ci" / "check_tune.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("within", "again", "error"),
+    [
+        (True, None, None),
+        (None, None, None),
+        (False, 0.84, None),  # a busy machine the first time
+        (False, 0.97, "missed twice"),
+    ],
+)
+def test_ci_fails_when_the_main_job_misses_its_budget_twice(
+    check_tune, tmp_path, monkeypatch, within, again, error
+):
+    record = {
+        "measured_ratio": 0.9,
+        "measured_ratio_low": 0.89,
+        "measured_ratio_high": 0.91,
+        "within_budget": within,
+        "quality": {"compressed": 0.95},
+    }
+    for name in check_tune.FILES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(record))
+    benched = {
+        "ratio": again,
+        "ratio_low": again,
+        "budget_ratio": 0.85,
+        "within_budget": error is None,
+    }
+    monkeypatch.setattr(check_tune, "bench", lambda folder: benched)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(record)))
+    monkeypatch.setattr("sys.argv", ["check_tune", str(tmp_path)])
+    if error is None:
+        check_tune.main()
+    else:
+        with pytest.raises(SystemExit, match=error):
+            check_tune.main()
