@@ -1,4 +1,4 @@
-"""What is on this machine."""
+"""Detection of the devices on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PresentDevice:
 
 @functools.cache
 def cpu_name() -> str:
-    """The processor's model name."""
+    """The model name of the processor, from /proc/cpuinfo where there is one."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -36,7 +36,7 @@ def cpu_name() -> str:
 
 
 def cpu_threads() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -44,7 +44,7 @@ def cpu_threads() -> int:
 
 @functools.cache
 def gpu_names() -> tuple[str, ...]:
-    """Names the NVIDIA driver reports; empty without one."""
+    """The names of the GPUs that the NVIDIA driver reports; empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return ()
     try:

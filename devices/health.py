@@ -101,7 +101,7 @@ class CpuReading:
 
 
 def read_cpu() -> CpuReading:
-    """The processor now."""
+    """Read the processor's state: cores, load, quota and frequency governor."""
     return CpuReading(
         name=cpu_name(), threads=cpu_threads(), load=os.getloadavg()[0],
         quota=parse_quota(_text("/sys/fs/cgroup/cpu.max")),
@@ -118,7 +118,7 @@ def parse_quota(text: str) -> float | None:
 
 
 def read_gpus() -> tuple[GpuReading, ...]:
-    """Every NVIDIA GPU now; empty without a driver."""
+    """Read the state of every NVIDIA GPU; empty without a driver."""
     import pynvml
 
     try:
