@@ -18,8 +18,16 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preload"])
 
 
-def run_command(*args, cwd=None, env=None, timeout=600, file_bytes=None):
-    """`python -m autotune` as `subprocess.run` gives it; no file may grow beyond `file_bytes`."""
+def run_command(*args, cwd=None, env=None, timeout=600, file_bytes=None, fresh=False):
+    """`python -m autotune` as `subprocess.run` gives it; no file may grow beyond `file_bytes`.
+
+    `fresh` starts a new interpreter, which reads `PYTHONPATH` again.
+    """
+    if fresh:
+        command = [sys.executable, "-m", "autotune", *map(str, args)]
+        return subprocess.run(
+            command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True, check=False
+        )
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "stdout"), Path(folder, "stderr")
         environment = dict(os.environ if env is None else env)

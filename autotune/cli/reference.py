@@ -25,13 +25,14 @@ JSON of a request, in `autotune.tune(options=…)` and in an HTTP `spec`; and th
 a keyword of `autotune.tune` and, for one release, a field of an HTTP `spec`. An error names the
 option in the spelling that was used.
 
-`autotune tune … --print-request > job.json` stores a request, and `autotune tune --request job.json`
-runs it; flags beside it win. A service stores its tunings in the same form.
+`autotune tune … --print-request > job.json` stores a request, and
+`autotune tune --request job.json` runs it; flags beside it win. A service stores its tunings in the same form.
 """
 _EFFORT = """
 ## Effort
 
-`--effort` sets these where they are not given. `$AUTOTUNE_MEASURE_SECONDS` overrides its time limit.
+`--effort` sets these where they are not given. `$AUTOTUNE_MEASURE_SECONDS` overrides its time
+limit.
 """
 
 

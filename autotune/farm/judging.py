@@ -25,7 +25,7 @@ _PREFIX = "autotune-judge-"
 
 
 class FarmEvaluators(JudgePool):
-    """A pool of judges like `Evaluators`, with one on every host of a farm; owns the executor.
+    """A pool of judges like `Evaluators`, with one on every host of a farm.
 
     Plans of a host that has no free core, or that dies, are judged by the other hosts and by the
     caller, who judges all of them if no host has joined.
@@ -42,11 +42,6 @@ class FarmEvaluators(JudgePool):
             self._files = self._executor.share(pack(self._setup))
         setup = json.dumps(self._setup.to_json())
         return FarmJudge(self._executor.hire(HostJudge, setup, self._files))
-
-    def close(self) -> None:
-        """Close all judges, then leave the farm."""
-        super().close()
-        self._executor.close()
 
 
 class FarmJudge:

@@ -16,6 +16,7 @@ from autotune.search.evidence import Evidence
 from autotune.search.judges import JudgePool
 from autotune.search.losses import PlanLosses, SearchSubject
 from autotune.tune.compression import Compression
+from autotune.tune.machine import Machine
 from autotune.tune.request import TuneRequest
 from autotune.tune.workspace import Workspace
 
@@ -23,7 +24,11 @@ _THREADS_PER_JUDGE = 4
 
 
 def make_judges(
-    request: TuneRequest, compression: Compression, data: CalibrationData, workspace: Workspace
+    request: TuneRequest,
+    machine: Machine,
+    compression: Compression,
+    data: CalibrationData,
+    workspace: Workspace,
 ) -> AbstractContextManager[JudgePool | None]:
     """Processes that judge plans side by side, where there is more than one to use.
 
@@ -44,12 +49,10 @@ def make_judges(
         storage=compression.storage,
         batches=str(_batches(compression, data, workspace)),
     )
-    if farm:
-        from autotune.farm.judging import FarmEvaluators
-        from autotune.farm.ray_executor import RayExecutor
-
+    pool = machine.judges(setup)
+    if pool is not None:
         workspace.note(f"plans are judged by the farm at {farm}")
-        return FarmEvaluators(RayExecutor(farm, request.machine.farm_token or ""), setup)
+        return pool
     return Evaluators(setup, jobs, max(1, threads // jobs))
 
 

@@ -21,6 +21,8 @@ from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.timing import PairedTiming
+from autotune.search.evaluator import EvaluatorSetup
+from autotune.search.judges import JudgePool
 
 if TYPE_CHECKING:
     from autotune.tune.builders import Builder
@@ -110,6 +112,11 @@ class Machine(ABC):
     ) -> SiteProfile | None:
         """Seconds of every site inside a running network; None where that cannot be observed."""
         del build, inputs, sites, advance
+        return None
+
+    def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
+        """Judges of plans that come with the machine; None where plans are judged on this host."""
+        del setup
         return None
 
     def sources(self) -> list[str]:

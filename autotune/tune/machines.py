@@ -121,31 +121,26 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
         DeviceMissingError: no worker has the device.
         FarmUnreachableError: the farm does not answer.
     """
-    from autotune.farm.base import FarmRunner
     from autotune.farm.ray_executor import RayExecutor
+    from autotune.tune.on_farm import FarmMachine
 
     spec = find_device(options.device)
     backend, dtype = _backend_and_dtype(spec, options)
-    with ExitStack() as stack:
+    resources = ExitStack()
+    with ExitStack() as stack:  # leaves the farm again if the machine cannot be had
         executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
-        executor.require(spec.name)
-        fingerprint = executor.fingerprint(spec.name, backend.name, dtype, options.threads or 0)
-        runner = FarmRunner(
-            executor=executor,
-            device=spec.name,
-            backend=backend.name,
-            threads=fingerprint.threads,
-        )
-        return MeasuringMachine(
+        machine = FarmMachine(
+            executor,
             spec=spec,
-            fingerprint=fingerprint,
             backend=backend,
-            runner=runner,
+            dtype=dtype,
+            threads=options.threads,
             database=options.database,
             measure_seconds=options.measure_seconds or default_measure_seconds(),
-            profile_sites=runner.profile_sites,
-            resources=stack.pop_all(),
+            resources=resources,
         )
+        resources.enter_context(stack.pop_all())
+        return machine
 
 
 def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backend, str]:

@@ -108,7 +108,9 @@ class Tuning:
                     builder.dense(phase)
             compression = compress(model, request, data, workspace)
             network = machine.network(builder)
-            judges = stack.enter_context(make_judges(request, compression, data, workspace))
+            judges = stack.enter_context(
+                make_judges(request, machine, compression, data, workspace)
+            )
             planner = Planner(
                 model=model,
                 errors=compression.error_table(machine.rank_multiple),

@@ -1,0 +1,65 @@
+"""A machine on a farm: layers and networks are timed by a worker that has the device."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from autotune.core.types import Address
+from autotune.devices.specs import DeviceSpec
+from autotune.farm.base import FarmRunner
+from autotune.farm.judging import FarmEvaluators
+from autotune.farm.ray_executor import RayExecutor
+from autotune.profiler.backends.base import Backend
+from autotune.search.evaluator import EvaluatorSetup
+from autotune.search.judges import JudgePool
+from autotune.tune.measuring import MeasuringMachine
+
+
+class FarmMachine(MeasuringMachine):
+    """A device that a worker of the farm has; this host needs neither it nor its backend.
+
+    What is measured is kept in this host's database, under the worker's fingerprint. The farm's
+    hosts judge plans as well.
+    """
+
+    def __init__(
+        self,
+        executor: RayExecutor,
+        *,
+        spec: DeviceSpec,
+        backend: Backend,
+        dtype: str,
+        threads: int | None,
+        database: Address,
+        measure_seconds: float,
+        resources: ExitStack,
+    ) -> None:
+        """Ask a worker for its fingerprint; `resources` hold the executor and close with this.
+
+        Raises:
+            DeviceMissingError: no worker has the device, or its backend is not installed there.
+            FarmUnreachableError: the farm does not answer.
+        """
+        executor.require(spec.name)
+        fingerprint = executor.fingerprint(spec.name, backend.name, dtype, threads or 0)
+        runner = FarmRunner(
+            executor=executor,
+            device=spec.name,
+            backend=backend.name,
+            threads=fingerprint.threads,
+        )
+        super().__init__(
+            spec=spec,
+            fingerprint=fingerprint,
+            backend=backend,
+            runner=runner,
+            database=database,
+            measure_seconds=measure_seconds,
+            profile_sites=runner.profile_sites,
+            resources=resources,
+        )
+        self._executor = executor
+
+    def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
+        """One judge on every host of the farm."""
+        return FarmEvaluators(self._executor, setup)
