@@ -38,7 +38,7 @@ def run(arguments: list[str], folder: Path) -> tuple[dict[str, Any], float]:
     command = [sys.executable, "-m", "autotune", *arguments, "--output", str(folder)]
     started = time.monotonic()
     done = subprocess.run([*command, "--format", "json"], stdout=subprocess.PIPE, text=True)
-    assert done.returncode in (0, 1), done.returncode
+    assert done.returncode in (0, 1, 5), done.returncode  # met, missed, undecided
     return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - started
 
 
