@@ -42,7 +42,7 @@ def refuse(done, code, *says):
         (("--latency-budget", "0.8x", "--allocator", "magic"), 2, ["unknown allocator", "erc-plc"]),
         (("--latency-budget", "0.8x", "--factorizer", "magic"), 2, ["unknown factorizer", "als"]),
         (("--activation-budget", "1x"), 2, ["alone leaves nothing to choose"]),
-        (("--latency-budget", "0.8x", "--storage", "int3"), 2, ["unknown storage", "remap8"]),
+        (("--latency-budget", "0.8x", "--storage", "int3"), 2, ["--storage", "int3", "remap8"]),
         (
             ("--latency-budget", "0.8x", "--factorizer", "output-subspace"),
             2,
@@ -51,12 +51,16 @@ def refuse(done, code, *says):
         (
             ("--latency-budget", "0.8x", "--allocator", "exact+optuna"),
             2,
-            ["leaves Optuna nothing to do"],
+            ["--allocator exact+optuna needs --trials of 1 or more"],
         ),
         (("--latency-budget", "0.8x", "--sensitivity-rounds", "9"), 2, ["0 to 3"]),
         (("--latency-budget", "0.8x", "--threads", "999"), 2, ["--threads 999"]),
-        (("--latency-budget", "0.8x", "--batch-size", "0"), 2, ["batch_size"]),
-        (("--latency-budget", "0.8x", "--trials", "-1"), 2, ["--trials -1"]),
+        (("--latency-budget", "0.8x", "--batch-size", "0"), 2, ["--batch-size must be 1 or more"]),
+        (
+            ("--latency-budget", "0.8x", "--trials", "-1"),
+            2,
+            ["--trials must be 0 to 100000, got -1"],
+        ),
         (
             ("--latency-budget", "0.8x", "--calibration", "gone.txt"),
             2,
