@@ -20,7 +20,7 @@ from autotune.core.paths import data_folder
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget, Workload
 from autotune.results.result import TuneResult
-from autotune.tune.request import TuneOptions, TuneRequest
+from autotune.tuning.request import TuneOptions, TuneRequest
 
 __all__ = ["make_request", "tune"]
 # Arguments of `tune` itself, and parts of its `budget` and `workload`.
@@ -76,7 +76,7 @@ def tune(
         flat=flat,
     )  # fmt: skip
     request.check()
-    from autotune.tune.session import tune as run
+    from autotune.tuning.session import tune as run
 
     return run(request, reporter or Reporter())
 

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.tune.target import target_here
+from autotune.tuning.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.export.dense import merge
@@ -25,7 +25,7 @@ from autotune.export.tensorrt import example_inputs
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
-from autotune.tune.measuring import measure_pass, network_policy
+from autotune.tuning.measuring import measure_pass, network_policy
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from autotune.tune.context import Context, make_context
-from autotune.tune.stages import calibrate, error_table, load_data
-from autotune.tune.target import target_here
+from autotune.tuning.context import Context, make_context
+from autotune.tuning.stages import calibrate, error_table, load_data
+from autotune.tuning.target import target_here
 
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factors import Factors
@@ -39,11 +39,11 @@ from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.search.evidence import Evidence
 from autotune.search.tables import count_resources
-from autotune.tune.loop import best_rounds, find_knobs, plan_layers, run_loop
-from autotune.tune.measuring import network_model, profile_layers
-from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
-from autotune.tune.planner import Planner
-from autotune.tune.request import TuneRequest
+from autotune.tuning.loop import best_rounds, find_knobs, plan_layers, run_loop
+from autotune.tuning.measuring import network_model, profile_layers
+from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tuning.planner import Planner
+from autotune.tuning.request import TuneRequest
 
 METHODS: dict[str, dict[str, Any]] = {
     "svd uniform": {"metric": "weight", "allocator": "uniform"},

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from autotune.tune.place import place_here
-from autotune.tune.target import Target, target_here
+from autotune.tuning.place import place_here
+from autotune.tuning.target import Target, target_here
 
 from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads

@@ -23,7 +23,7 @@ def command(folder: Path, output_format: str) -> int:
     read_result(folder)  # a wrong folder is refused before anything heavy is imported
     from autotune.cli.reporting import make_reporter
     from autotune.report.summary import bench_lines
-    from autotune.tune.bench import bench
+    from autotune.tuning.bench import bench
 
     record = bench(folder, make_reporter())
     emit(output_format, record.to_json(), bench_lines(record))

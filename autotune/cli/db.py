@@ -178,8 +178,8 @@ def drift(
     from autotune.profiler.database.latency import timestamp
     from autotune.profiler.measure.drift import measure_drift
     from autotune.profiler.measure.timing import TimingPolicy
-    from autotune.tune.machines import local_machine
-    from autotune.tune.options import MachineOptions
+    from autotune.tuning.machines import local_machine
+    from autotune.tuning.options import MachineOptions
 
     values(DriftOptions, {"anchors": anchors})
     options = MachineOptions(

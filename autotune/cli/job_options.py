@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autotune.core.options import check_options, option, same
 from autotune.core.workload import Workload
-from autotune.tune.options import MachineOptions
+from autotune.tuning.options import MachineOptions
 
 _SIZE = 2**31 - 1
 

@@ -15,7 +15,7 @@ from autotune.core.errors import UsageError
 from autotune.core.layers import LayerShape
 from autotune.core.paths import data_folder, database_address, default_database
 from autotune.core.types import Address
-from autotune.tune.options import MachineOptions
+from autotune.tuning.options import MachineOptions
 
 
 class _AddressType(click.ParamType[Address]):

@@ -55,8 +55,8 @@ def command(
     """
     from autotune.core.quantities import format_seconds
     from autotune.layers.predict import KnownLayers
-    from autotune.tune.machines import nearest_machine
-    from autotune.tune.options import MachineOptions
+    from autotune.tuning.machines import nearest_machine
+    from autotune.tuning.options import MachineOptions
 
     wanted = [form for form in chosen_forms(ranks, forms) if form != DENSE]
     options = MachineOptions(

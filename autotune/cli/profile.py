@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autotune.core.progress import Advance
     from autotune.layers.profile import Profiled
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.tune.measuring import MeasuringMachine
+    from autotune.tuning.measuring import MeasuringMachine
 
 
 @click.command(
@@ -72,8 +72,8 @@ def _check(options: Mapping[str, Any]) -> None:
 
 def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
     """Here, or on a farm."""
-    from autotune.tune.machines import farm_machine, local_machine
-    from autotune.tune.options import MachineOptions
+    from autotune.tuning.machines import farm_machine, local_machine
+    from autotune.tuning.options import MachineOptions
 
     names = ("device", "backend", "dtype", "threads", "farm")
     chosen = {name: options[name] for name in names}
@@ -117,7 +117,7 @@ def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
 def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
     """The layers that a tuning of the model under this workload would measure."""
     from autotune.core.types import Workload
-    from autotune.tune.model import model_shapes
+    from autotune.tuning.model import model_shapes
 
     phase = "request" if osl else "prefill"
     workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)

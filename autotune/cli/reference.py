@@ -12,11 +12,11 @@ import click
 from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions
 from autotune.cli.schema import default_text
 from autotune.core.options import EFFORTS, Entry, entries
-from autotune.tune.request import TuneRequest
+from autotune.tuning.request import TuneRequest
 
 _HEAD = """# Options
 
-Generated from the schemas in `autotune/tune/options.py`, `autotune/tune/request.py`,
+Generated from the schemas in `autotune/tuning/options.py`, `autotune/tuning/request.py`,
 `autotune/core/workload.py`, `autotune/compress/calibration_plan.py` and
 `autotune/cli/job_options.py`; [extending.md](extending.md) shows how to add one.
 
@@ -26,7 +26,8 @@ a keyword of `autotune.tune` and, for one release, a field of an HTTP `spec`. An
 option in the spelling that was used.
 
 `autotune tune … --print-request > job.json` stores a request, and
-`autotune tune --request job.json` runs it; flags beside it win. A service stores its tunings in the same form.
+`autotune tune --request job.json` runs it; flags beside it win. A service stores its tunings in the
+same form.
 """
 _EFFORT = """
 ## Effort

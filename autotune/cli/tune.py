@@ -13,7 +13,7 @@ from autotune.cli.main import emit, format_option
 from autotune.cli.options import token_option
 from autotune.cli.schema import GroupedCommand, given, schema_options
 from autotune.core.options_json import at, from_json, merged
-from autotune.tune.request import TuneRequest, read_request, request_json, without_effort
+from autotune.tuning.request import TuneRequest, read_request, request_json, without_effort
 
 _JSON = click.Path(path_type=Path, dir_okay=False)
 
@@ -47,7 +47,7 @@ def command(**options: Any) -> int:
     from autotune.cli.reporting import make_reporter
     from autotune.report.summary import miss_text, summary
     from autotune.results.verdict import Verdict
-    from autotune.tune.session import tune as run
+    from autotune.tuning.session import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
     record = {**result.record.to_json(), "output": str(result.folder)}

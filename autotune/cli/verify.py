@@ -22,7 +22,7 @@ def command(folder: Path, output_format: str) -> int:
     Exit code 0 if every check holds (VALID), else 1 (INVALID).
     """
     from autotune.cli.reporting import make_reporter
-    from autotune.tune.verify import verify
+    from autotune.tuning.verify import verify
 
     found = verify(folder, make_reporter())
     lines = [_line(check) for check in found.checks]

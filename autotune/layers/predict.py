@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
-from autotune.tune.machine import Machine
+from autotune.tuning.machine import Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from autotune.predictor.layers.recovery import RecoveryProcess
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import measure_points, missing_points
 from autotune.profiler.measure.timing import TimingPolicy
-from autotune.tune.measuring import MeasuringMachine
+from autotune.tuning.measuring import MeasuringMachine
 
 QUICK_LAYERS = 25
 _FIRST, _WAVE = 13, 4

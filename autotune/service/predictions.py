@@ -13,9 +13,9 @@ from autotune.layers.predict import KnownLayers, LayerPredictions
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.schema import QUARANTINE, RUN
 from autotune.service.settings import Settings
-from autotune.tune.machine import Machine
-from autotune.tune.machines import nearest_machine
-from autotune.tune.options import MachineOptions
+from autotune.tuning.machine import Machine
+from autotune.tuning.machines import nearest_machine
+from autotune.tuning.options import MachineOptions
 
 _KEPT = 16
 

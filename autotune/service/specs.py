@@ -16,7 +16,7 @@ from autotune.core.options import Entry, entries
 from autotune.core.options_json import Nested, at, from_json, nested_from_flat, to_json
 from autotune.service.schema import Spec, TakesFlatNames, pydantic_model
 from autotune.service.schema import Text as Text
-from autotune.tune.request import TuneRequest
+from autotune.tuning.request import TuneRequest
 
 _RUN = Annotated[str, Field(description="Id of the finished job whose folder it is.")]
 

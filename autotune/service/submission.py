@@ -17,7 +17,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.schema import Spec, TakesFlatNames
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS, canonical
-from autotune.tune.request import TuneRequest
+from autotune.tuning.request import TuneRequest
 
 
 def accept(
@@ -53,8 +53,8 @@ def check_submission(
         dataclasses.replace(request, machine=machine).check()
         return machine.device
     if kind in ("profile", "drift"):
-        from autotune.tune.machines import local_machine
-        from autotune.tune.options import MachineOptions
+        from autotune.tuning.machines import local_machine
+        from autotune.tuning.options import MachineOptions
 
         names = ("device", "backend", "dtype")
         local_machine(MachineOptions(**{name: found[name] for name in names})).close()

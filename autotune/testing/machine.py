@@ -9,9 +9,9 @@ from autotune.testing.disturbance import CALM, Disturbance
 from autotune.testing.hardware import Hardware
 from autotune.testing.network_file import SimulatedNetwork
 from autotune.testing.runner import SimulatedRunner
-from autotune.tune.builders import Builder
-from autotune.tune.compression import Compression
-from autotune.tune.measuring import MeasuringMachine
+from autotune.tuning.builders import Builder
+from autotune.tuning.compression import Compression
+from autotune.tuning.measuring import MeasuringMachine
 
 
 class SimulatedMachine(MeasuringMachine):

@@ -27,13 +27,13 @@ from autotune.search.allocators import make_allocator
 from autotune.search.evidence import Evidence
 from autotune.search.losses import PlanLosses, SearchSubject
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
-from autotune.tune.model import TracedModel
-from autotune.tune.options import SearchOptions
-from autotune.tune.planner import Planner, count_totals
-from autotune.tune.request import TuneRequest
-from autotune.tune.rounds import Round
-from autotune.tune.session import Tuning
-from autotune.tune.workspace import Workspace
+from autotune.tuning.model import TracedModel
+from autotune.tuning.options import SearchOptions
+from autotune.tuning.planner import Planner, count_totals
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.rounds import Round
+from autotune.tuning.session import Tuning
+from autotune.tuning.workspace import Workspace
 
 _NOWHERE = Path("/nonexistent")
 

@@ -82,7 +82,7 @@ class Backend(ABC):
         return {}
 
     def builder_for(self, dtype: str) -> str:
-        """The name of the builder (autotune/tune/builders.py) that makes what `network` opens."""
+        """The name of the builder (autotune/tuning/builders.py) that makes what `network` opens."""
         del dtype
         return "checkpoint"
 

@@ -9,8 +9,8 @@ import autotune
 from autotune.api import make_request, tune
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.options import OptionError, entries
-from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
-from autotune.tune.request import TuneOptions, TuneRequest
+from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tuning.request import TuneOptions, TuneRequest
 
 BUDGET = autotune.Budget(latency="0.85x")
 # The keywords that `tune` had before options were objects.
@@ -95,3 +95,11 @@ def test_a_calibration_plan_may_stand_for_its_file():
     request = make_request(budget=BUDGET, flat={"calibration": plan, "calibration_samples": 9})
     assert request.calibration.heldout_samples == 5
     assert request.calibration.statistics_samples == 9
+
+
+def test_the_function_is_no_package():
+    """A package named like the function would take its place once it is imported."""
+    import autotune
+    import autotune.tuning.session
+
+    assert autotune.tune is autotune.api.tune

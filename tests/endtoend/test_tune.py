@@ -201,7 +201,7 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
     import autotune
     from autotune.profiler.database.latency import LatencyDatabase
     from autotune.profiler.measure.points import plan_ranks
-    from autotune.tune import measuring
+    from autotune.tuning import measuring
 
     wanted = {None}
 

@@ -8,7 +8,7 @@ from click.shell_completion import ShellComplete
 
 from autotune.cli.main import cli as root
 from autotune.core.options import entries
-from autotune.tune.request import TuneRequest
+from autotune.tuning.request import TuneRequest
 
 # Every flag that `autotune tune` had before options were derived; each keeps its name.
 FLAGS = [
@@ -128,7 +128,7 @@ def test_errors_name_the_flag(cli, args, said):
 
 def test_the_request_of_no_options_is_the_librarys(cli, monkeypatch):
     from autotune.core.types import Budget
-    from autotune.tune.request import request_json
+    from autotune.tuning.request import request_json
 
     assert printed(cli, *BUDGET) == request_json(TuneRequest(budget=Budget(latency="0.9x")))
 

@@ -141,7 +141,7 @@ def test_nested_values_are_placed_found_and_merged():
 
 def test_every_schema_of_a_request_knows_its_place():
     from autotune.core.options import nested
-    from autotune.tune.request import TuneRequest
+    from autotune.tuning.request import TuneRequest
 
     for name, schema in nested(TuneRequest).items():
         assert name == schema.PATH

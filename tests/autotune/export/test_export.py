@@ -24,7 +24,7 @@ from autotune.export.parity import check_parity, onnx_runs
 from autotune.export.tensorrt import export_tensorrt
 from autotune.profiler.engines import builder, python
 from autotune.profiler.engines.engine_process import EngineProcess
-from autotune.tune.verify import verify
+from autotune.tuning.verify import verify
 from tests.conftest import random_layers, tiny_model
 
 

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from autotune.tune.place import place_on
+from autotune.tuning.place import place_on
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import LayerShape

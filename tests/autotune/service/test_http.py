@@ -178,7 +178,7 @@ def test_predictions_of_many_layers(client):
 
 
 def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
-    from autotune.tune.target import target_here
+    from autotune.tuning.target import target_here
 
     from autotune.devices.detect import check_threads
     from autotune.profiler.database.latency import LatencyDatabase

@@ -1,7 +1,7 @@
 """Predictions are made from what the database holds now."""
 
 import pytest
-from autotune.tune.target import target_here
+from autotune.tuning.target import target_here
 
 from autotune.core.layers import LayerShape
 from autotune.devices.detect import check_threads

@@ -24,7 +24,7 @@ from autotune.service.specs import (
     spec_model,
     upgraded,
 )
-from autotune.tune.request import TuneRequest, read_request
+from autotune.tuning.request import TuneRequest, read_request
 from tests.autotune.service.conftest import TUNE
 
 SET_BY_THE_SERVICE = {

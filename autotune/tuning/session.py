@@ -30,19 +30,19 @@ from autotune.results.verdict import Verdict
 from autotune.search.allocators import make_allocator
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
-from autotune.tune.builders import Builder, make_builder
-from autotune.tune.compression import Compression, compress
-from autotune.tune.decisions import measure_decisions
-from autotune.tune.handout import hand_out
-from autotune.tune.judging import make_evidence, make_judges
-from autotune.tune.loop import ClosedLoop
-from autotune.tune.machine import Machine
-from autotune.tune.machines import find_machine
-from autotune.tune.model import TracedModel, trace_model
-from autotune.tune.planner import Planner, count_totals
-from autotune.tune.request import TuneRequest
-from autotune.tune.rounds import Round
-from autotune.tune.workspace import Workspace
+from autotune.tuning.builders import Builder, make_builder
+from autotune.tuning.compression import Compression, compress
+from autotune.tuning.decisions import measure_decisions
+from autotune.tuning.handout import hand_out
+from autotune.tuning.judging import make_evidence, make_judges
+from autotune.tuning.loop import ClosedLoop
+from autotune.tuning.machine import Machine
+from autotune.tuning.machines import find_machine
+from autotune.tuning.model import TracedModel, trace_model
+from autotune.tuning.planner import Planner, count_totals
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.rounds import Round
+from autotune.tuning.workspace import Workspace
 
 
 def tune(

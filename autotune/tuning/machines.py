@@ -16,14 +16,14 @@ from autotune.profiler.backends import Backend, make_backend, require_backend
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.shard import ShardRunner
-from autotune.tune.machine import Machine
-from autotune.tune.measuring import MeasuringMachine
-from autotune.tune.predicted import PredictedMachine
+from autotune.tuning.machine import Machine
+from autotune.tuning.measuring import MeasuringMachine
+from autotune.tuning.predicted import PredictedMachine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.tune.options import MachineOptions
+    from autotune.tuning.options import MachineOptions
 
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
 
@@ -122,7 +122,7 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
         FarmUnreachableError: the farm does not answer.
     """
     from autotune.farm.ray_executor import RayExecutor
-    from autotune.tune.on_farm import FarmMachine
+    from autotune.tuning.on_farm import FarmMachine
 
     spec = find_device(options.device)
     backend, dtype = _backend_and_dtype(spec, options)

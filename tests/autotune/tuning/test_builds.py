@@ -9,7 +9,7 @@ from autotune.compress.lowrank import replaced
 from autotune.compress.sites import find_sites
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
-from autotune.tune import builds
+from autotune.tuning import builds
 from tests.conftest import random_layers, tiny_model
 
 

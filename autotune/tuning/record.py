@@ -28,12 +28,12 @@ from autotune.results.record import (
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import live_bytes, site_bytes
-from autotune.tune.planner import Planner
-from autotune.tune.rounds import Round
-from autotune.tune.site_records import node_latencies, site_records, staircases
+from autotune.tuning.planner import Planner
+from autotune.tuning.rounds import Round
+from autotune.tuning.site_records import node_latencies, site_records, staircases
 
 if TYPE_CHECKING:
-    from autotune.tune.session import Tuning
+    from autotune.tuning.session import Tuning
 
 
 def tune_record(

@@ -24,7 +24,7 @@ from autotune.search.tables import (
     count_resources,
     explain_infeasible,
 )
-from autotune.tune.model import TracedModel
+from autotune.tuning.model import TracedModel
 
 # What measured networks taught: a factor on the predicted saving of every phase.
 Corrections = tuple[float, ...]

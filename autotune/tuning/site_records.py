@@ -10,11 +10,11 @@ from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape, Site, chosen_sites
 from autotune.predictor.network.model import PhaseModel
 from autotune.results.record import SiteRecord, Staircase, StaircasePoint
-from autotune.tune.planner import Planner
-from autotune.tune.rounds import Round
+from autotune.tuning.planner import Planner
+from autotune.tuning.rounds import Round
 
 if TYPE_CHECKING:
-    from autotune.tune.session import Tuning
+    from autotune.tuning.session import Tuning
 
 
 def site_records(

@@ -26,11 +26,11 @@ from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
-from autotune.tune.machine import Machine
+from autotune.tuning.machine import Machine
 
 if TYPE_CHECKING:
-    from autotune.tune.builders import Builder
-    from autotune.tune.workspace import Workspace
+    from autotune.tuning.builders import Builder
+    from autotune.tuning.workspace import Workspace
 
 LOADER = "autotune.compress.checkpoint:load_for_timing"
 _ATTEMPTS = 3

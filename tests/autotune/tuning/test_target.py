@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from autotune.tune.target import find_target, target_here
+from autotune.tuning.target import find_target, target_here
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import LayerShape

@@ -21,7 +21,7 @@ from autotune.search.allocators import ALLOCATORS
 class MachineOptions:
     """Where the budget must hold, and how latencies are measured there.
 
-    `backend` and `dtype` None are the device's usual ones (autotune/tune/machines.py).
+    `backend` and `dtype` None are the device's usual ones (autotune/tuning/machines.py).
     `measure_seconds` caps one measurement of a network; the final one gets twice that.
     """
 

@@ -20,12 +20,12 @@ from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
-from autotune.tune.builders import Builder
-from autotune.tune.compression import Compression
-from autotune.tune.machine import Machine
-from autotune.tune.planner import Corrections, Planner
-from autotune.tune.rounds import Round
-from autotune.tune.workspace import Workspace
+from autotune.tuning.builders import Builder
+from autotune.tuning.compression import Compression
+from autotune.tuning.machine import Machine
+from autotune.tuning.planner import Corrections, Planner
+from autotune.tuning.rounds import Round
+from autotune.tuning.workspace import Workspace
 
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015

@@ -133,7 +133,7 @@ def _parity(graph: Path, reporter: Reporter) -> Finding:
 
 def _latency(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
     """Measure the ratio again: it may miss the budget only if it has not moved."""
-    from autotune.tune.bench import bench
+    from autotune.tuning.bench import bench
 
     now = bench(folder, reporter)
     tuned = record.measured
@@ -161,7 +161,7 @@ def _moved_text(ratio: float, tuned_ratio: float) -> str:
 
 def _quality(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
     """Compute the held-out figure of the checkpoint again, on the data of the tuning."""
-    from autotune.tune.heldout import judge_again
+    from autotune.tuning.heldout import judge_again
 
     found, expected = judge_again(folder, record, reporter), record.quality.compressed
     facts = QualityFacts(metric=record.quality.metric, value=found, tuned=expected)
@@ -194,7 +194,7 @@ def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
 
 
 def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Reporter) -> Finding:
-    from autotune.tune.bench import time_pass
+    from autotune.tuning.bench import time_pass
 
     phase = phase_of(name)
     timed = time_pass(folder.parent, record, phase, folder / name, reporter)

@@ -30,12 +30,12 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
-from autotune.tune.compression import Compression
-from autotune.tune.machine import Machine
-from autotune.tune.model import TracedModel
-from autotune.tune.workspace import Workspace
+from autotune.tuning.compression import Compression
+from autotune.tuning.machine import Machine
+from autotune.tuning.model import TracedModel
+from autotune.tuning.workspace import Workspace
 
-_HERE = "autotune.tune.builders"
+_HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",
     "autotune.builders",

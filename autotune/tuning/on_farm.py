@@ -12,7 +12,7 @@ from autotune.farm.ray_executor import RayExecutor
 from autotune.profiler.backends.base import Backend
 from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
-from autotune.tune.measuring import MeasuringMachine
+from autotune.tuning.measuring import MeasuringMachine
 
 
 class FarmMachine(MeasuringMachine):

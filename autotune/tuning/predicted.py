@@ -24,14 +24,14 @@ from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.timing import PairedTiming
-from autotune.tune.machine import Machine
+from autotune.tuning.machine import Machine
 
 if TYPE_CHECKING:
     from autotune.predictor.layers.device_table import DeviceTable
     from autotune.predictor.network.rest import RestLatency
-    from autotune.tune.builders import Builder
-    from autotune.tune.model import TracedModel
-    from autotune.tune.workspace import Workspace
+    from autotune.tuning.builders import Builder
+    from autotune.tuning.model import TracedModel
+    from autotune.tuning.workspace import Workspace
 
 
 class PredictedMachine(Machine):

@@ -15,10 +15,10 @@ from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.evidence import Evidence
 from autotune.search.judges import JudgePool
 from autotune.search.losses import PlanLosses, SearchSubject
-from autotune.tune.compression import Compression
-from autotune.tune.machine import Machine
-from autotune.tune.request import TuneRequest
-from autotune.tune.workspace import Workspace
+from autotune.tuning.compression import Compression
+from autotune.tuning.machine import Machine
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.workspace import Workspace
 
 _THREADS_PER_JUDGE = 4
 

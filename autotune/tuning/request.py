@@ -37,8 +37,8 @@ from autotune.core.registry import check_spec
 from autotune.core.types import Budget, Workload
 from autotune.devices.detect import cpu_threads
 from autotune.search.allocators import ALLOCATORS
-from autotune.tune.machines import check_machine
-from autotune.tune.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tuning.machines import check_machine
+from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
 
 _TYPE, _VERSION = "tune-request", 1
 _MIN_SEQUENCES = 8

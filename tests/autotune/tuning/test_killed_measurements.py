@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from autotune.tune.target import target_here
+from autotune.tuning.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.core.errors import MeasurementError
@@ -19,7 +19,7 @@ from autotune.profiler.measure.points import fingerprint_of, measure_points
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Subject
 from autotune.profiler.measure.timing import TimingPolicy
-from autotune.tune.measuring import time_subjects
+from autotune.tuning.measuring import time_subjects
 from tests.autotune.service.processes import descendants
 
 pytestmark = [pytest.mark.faults, pytest.mark.duration(40)]

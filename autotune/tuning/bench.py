@@ -12,8 +12,8 @@ from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
 from autotune.results.verdict import Verdict, latency_limit
-from autotune.tune.machines import local_machine
-from autotune.tune.options import MachineOptions
+from autotune.tuning.machines import local_machine
+from autotune.tuning.options import MachineOptions
 
 
 def bench(folder: Path, reporter: Reporter) -> BenchRecord:

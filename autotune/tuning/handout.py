@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from autotune.core.files import copy_whole, file_sha256
 from autotune.results.result import TuneResult, result_text
-from autotune.tune.record import tune_record
-from autotune.tune.rounds import Round
+from autotune.tuning.record import tune_record
+from autotune.tuning.rounds import Round
 
 if TYPE_CHECKING:
-    from autotune.tune.session import Tuning
+    from autotune.tuning.session import Tuning
 
 
 def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResult:

@@ -10,7 +10,7 @@ from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PassModel
-from autotune.tune.decisions import Optimistic, guessed, measure_decisions
+from autotune.tuning.decisions import Optimistic, guessed, measure_decisions
 
 RANKS = (None, 8, 16, 24, 32, 40, 48)
 SITES = [Site(name=f"s{i}", in_features=128, out_features=128 + i, tokens=64) for i in range(3)]

@@ -27,9 +27,9 @@ from autotune.core.forms import Form, Plan, low_rank, plan_to_json
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_ranks
 from autotune.search.tables import ErrorTable
-from autotune.tune.model import TracedModel
-from autotune.tune.request import TuneRequest
-from autotune.tune.workspace import Workspace
+from autotune.tuning.model import TracedModel
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.workspace import Workspace
 
 # The default metric depends on what the mean loss averages over: tokens, or whole sequences
 # (docs/methods/default.md).

@@ -25,8 +25,8 @@ from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
 
 if TYPE_CHECKING:
-    from autotune.tune.builders import Builder
-    from autotune.tune.workspace import Workspace
+    from autotune.tuning.builders import Builder
+    from autotune.tuning.workspace import Workspace
 
 
 class Machine(ABC):

@@ -11,9 +11,9 @@ from autotune.core.types import Budget
 from autotune.results.measured import Measured
 from autotune.results.result import result_text
 from autotune.results.verdict import Verdict
-from autotune.tune import bench as module
-from autotune.tune.bench import bench
-from autotune.tune.planner import Planner, Round
+from autotune.tuning import bench as module
+from autotune.tuning.bench import bench
+from autotune.tuning.planner import Planner, Round
 from tests.records import PREDICTED, stored_record
 
 # Ratio and interval of both phases, and the verdicts under a budget of 0.95x and without one.
