@@ -37,7 +37,6 @@ from autotune.core.registry import check_spec
 from autotune.core.types import Budget, Workload
 from autotune.devices.detect import cpu_threads
 from autotune.search.allocators import ALLOCATORS
-from autotune.tuning.machines import check_machine
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
 
 _TYPE, _VERSION = "tune-request", 1
@@ -143,6 +142,8 @@ class TuneRequest:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
+        from autotune.tuning.machines import check_machine
+
         check_machine(self.machine)
         cores = cpu_threads()
         if self.machine.threads is not None and self.machine.threads > cores:
