@@ -1,7 +1,6 @@
 """The same measurement has the same verdict in the tuning and in a later bench (defect D8)."""
 
-from dataclasses import asdict, replace
-from types import SimpleNamespace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -13,7 +12,9 @@ from autotune.results.result import result_text
 from autotune.results.verdict import Verdict
 from autotune.tuning import bench as module
 from autotune.tuning.bench import bench
-from autotune.tuning.planner import Planner, Round
+from autotune.tuning.loop import ClosedLoop
+from autotune.tuning.planner import Planner
+from autotune.tuning.rounds import Round
 from tests.records import PREDICTED, stored_record
 
 # Ratio and interval of both phases, and the verdicts under a budget of 0.95x and without one.
@@ -27,11 +28,12 @@ TIMINGS = [
 
 
 def verdict_of_tuning(budget, measured):
-    """What the planner decides about a round with this measurement."""
-    planner = object.__new__(Planner)
-    planner.context = SimpleNamespace(request=SimpleNamespace(budget=budget))
-    round_ = Round(allocation=None, network=None, measured=measured, artefacts={})
-    return planner.verdict(round_)
+    """What the closed loop decides about a round with this measurement; it needs nothing else."""
+    parts = dict.fromkeys(field.name for field in fields(Planner))
+    loop_parts = dict.fromkeys(field.name for field in fields(ClosedLoop))
+    planner = Planner(**{**parts, "budget": budget.limits()})
+    loop = ClosedLoop(**{**loop_parts, "planner": planner})
+    return loop.verdict(Round(allocation=None, network=None, measured=measured, builds={}))
 
 
 def verdict_of_bench(budget, measured, folder, monkeypatch):
