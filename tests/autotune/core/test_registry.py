@@ -126,6 +126,7 @@ def test_options_without_a_value_are_refused(text):
         parse_spec(text)
 
 
+@pytest.mark.slow
 def test_a_third_partys_parts_tune_and_measure(tmp_path):
     """Named on the command line, in the help, in a stored request and in the result."""
     site = install(tmp_path / "site")
