@@ -164,7 +164,7 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
     spec = flat_spec(job.kind, job.spec)
-    spec = {k: v for k, v in spec.items() if v not in (None, [], False)}
+    spec = {k: v for k, v in spec.items() if v is not None and v is not False and v != []}
     return render(
         "job.html",
         plots=record is not None,

@@ -144,11 +144,11 @@ class TuneRequest:
         """
         from autotune.tuning.machines import check_machine
 
-        check_machine(self.machine)
         cores = cpu_threads()
         if self.machine.threads is not None and self.machine.threads > cores:
             rule = f"must be 1 to {cores}, the cores that this process may use"
             raise OptionError("machine.threads", rule, self.machine.threads, schema=TuneRequest)
+        check_machine(self.machine)
         self._check_parts()
         self._check_combination()
         if is_local(self.model):

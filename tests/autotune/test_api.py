@@ -86,7 +86,9 @@ def test_errors_name_the_option_as_the_library_does():
 def test_a_farm_without_a_token_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.delenv("AUTOTUNE_FARM_TOKEN", raising=False)
-    with pytest.raises(autotune.core.errors.UsageError, match="a farm token of at least 32 characters"):
+    with pytest.raises(
+        autotune.core.errors.UsageError, match="a farm token of at least 32 characters"
+    ):
         tune(budget=BUDGET, farm="10.0.0.1:6380")
 
 

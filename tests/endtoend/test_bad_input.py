@@ -54,7 +54,7 @@ def refuse(done, code, *says):
             ["--allocator exact+optuna needs --trials of 1 or more"],
         ),
         (("--latency-budget", "0.8x", "--sensitivity-rounds", "9"), 2, ["0 to 3"]),
-        (("--latency-budget", "0.8x", "--threads", "999"), 2, ["--threads 999"]),
+        (("--latency-budget", "0.8x", "--threads", "999"), 2, ["--threads must be 1 to"]),
         (("--latency-budget", "0.8x", "--batch-size", "0"), 2, ["--batch-size must be 1 or more"]),
         (
             ("--latency-budget", "0.8x", "--trials", "-1"),

@@ -57,8 +57,8 @@ def _line(job: dict[str, Any]) -> str:
 
 
 def _whole(job: dict[str, Any]) -> list[str]:
-    spec = {k: v for k, v in _flattened(job["spec"]) if v not in (None, [], False)}
-    return [_line(job), *(f"  {name}: {json.dumps(value)}" for name, value in spec.items())]
+    shown = [(k, v) for k, v in _flattened(job["spec"]) if v not in (None, []) and v is not False]
+    return [_line(job), *(f"  {name}: {json.dumps(value)}" for name, value in shown)]
 
 
 def _flattened(spec: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

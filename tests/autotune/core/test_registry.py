@@ -126,6 +126,7 @@ def test_options_without_a_value_are_refused(text):
         parse_spec(text)
 
 
+@pytest.mark.slow
 def test_a_third_partys_parts_tune_and_measure(tmp_path):
     """Named on the command line, in the help, in a stored request and in the result."""
     site = install(tmp_path / "site")
@@ -147,12 +148,12 @@ def test_a_third_partys_parts_tune_and_measure(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = run(
-        "--model", LLAMA, "--params-budget", "0.95x", "--metric", "third:power=0.25", "--allocator",
-        "third-uniform", "--backend", "third-eager", "--batch-size", 1, "--isl", 32,
-        "--calibration", LLAMA / "heldout.txt", "--calibration-samples", 4, "--effort", "quick",
-        "--rounds", 1, "--targets", "mlp", "-o", "out", "--json",
+        "--model", LLAMA, "--params-budget", "0.95x", "--device", "h200",
+        "--metric", "third:power=0.25", "--allocator", "third-uniform",
+        "--batch-size", 1, "--isl", 32, "--calibration", LLAMA / "heldout.txt",
+        "--calibration-samples", 4, "--effort", "quick", "--targets", "mlp", "-o", "out", "--json",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr  # a small model may well be slower than dense
+    assert done.returncode in (0, 1), done.stderr  # predicted; a small model may be slower
     assert '"metric": "third' in done.stdout
     assert '"allocator": "third-uniform"' in done.stdout
     done = run("--params-budget", "0.95x", "--metric", "fourth")

@@ -268,3 +268,13 @@ def test_an_error_of_ours_tells_nothing_of_the_inside(client, database, monkeypa
     assert answer.status_code == 500
     assert "division" not in answer.text
     assert "internal server error; see error" in message(answer)
+
+
+def test_pages_show_jobs_of_either_spelling(client):
+    nested = {"budget": {"flops": "0.9x"}, "search": {"trials": 3}}
+    for spec, budget in ((TUNE, "latency 1x"), (nested, "flops 0.9x")):
+        job = submit(client, spec=spec).json()
+        assert budget in client.get("/").text
+        text = client.get(f"/jobs/{job['id']}").text
+        assert "trials" in text
+        assert "0.9x" in text or "1x" in text
