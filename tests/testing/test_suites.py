@@ -23,8 +23,10 @@ BROKEN = {
                 return Careless(simulated_hardware("cpu-like"))
         """,
     "predictor": """
-        from autotune.core.types import Estimate, LayerShape
+        from autotune.core.layers import LayerShape
+        from autotune.core.types import Estimate
         from autotune.predictor.base import LatencyPredictor
+        from autotune.testing.shapes import at_rank
         from autotune.testing.suites.predictor import PredictorSuite
 
         class Moody(LatencyPredictor):
@@ -39,7 +41,8 @@ BROKEN = {
 
         class TestMoody(PredictorSuite):
             known = tuple(
-                LayerShape(tokens=1, in_features=8, out_features=8, rank=rank) for rank in (None, 2)
+                at_rank(LayerShape(tokens=1, in_features=8, out_features=8), rank)
+                for rank in (0, 2)
             )
             unknown = LayerShape(tokens=2, in_features=8, out_features=8)
 
@@ -53,7 +56,7 @@ BROKEN = {
 
         class Greedy(Exact):
             def allocate(self, question):
-                question.evidence.model.requires_grad_(True)
+                question.evidence.subject.model.requires_grad_(True)
                 everything = {site.name: question.at_keep_ratio(site, 2) for site in question.sites}
                 return question.allocation(everything, solver="greedy")
 

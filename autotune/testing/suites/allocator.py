@@ -107,9 +107,11 @@ class AllocatorSuite:
     def test_the_model_is_left_as_it_was(
         self, make_allocator: Callable[[], Allocator], evidence: Evidence
     ) -> None:
-        """The model belongs to the caller: afterwards it is dense, frozen and without hooks."""
+        """The model is the caller's: dense, frozen and without hooks afterwards, always."""
         before = {name: value.clone() for name, value in evidence.subject.model.named_parameters()}
         make_allocator().allocate(example_question(evidence))
+        with pytest.raises(BudgetInfeasibleError):
+            make_allocator().allocate(example_question(evidence, share=1e-3))
         after = dict(evidence.subject.model.named_parameters())
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)

@@ -79,7 +79,7 @@ class FactorizerSuite:
         assert torch.allclose(first[1], second[1], atol=1e-9)
 
     def test_the_layer_is_left_as_it_was(self, factorizer: Factorizer, layer: Layer) -> None:
-        """The layer belongs to the caller: its tensors are not written to, nor handed out."""
+        """The layer belongs to the caller: its weight is not written to, nor handed out."""
         before = layer.weight.clone()
         up, down = factorizer.factors(layer, 12)
         up.zero_()
