@@ -23,6 +23,7 @@ from autotune.tune.predicted import PredictedMachine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autotune.farm.base import Executor
     from autotune.tune.options import MachineOptions
 
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
@@ -121,31 +122,41 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
         DeviceMissingError: no worker has the device.
         FarmUnreachableError: the farm does not answer.
     """
-    from autotune.farm.base import FarmRunner
     from autotune.farm.ray_executor import RayExecutor
+
+    _backend_and_dtype(find_device(options.device), options)
+    with ExitStack() as stack:
+        executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
+        return executor_machine(executor, options, resources=stack)
+
+
+def executor_machine(
+    executor: Executor, options: MachineOptions, *, resources: ExitStack | None = None
+) -> MeasuringMachine:
+    """A device that `executor` reaches; closing the machine closes `resources`.
+
+    Raises:
+        UsageError, DeviceMissingError: as `farm_machine`.
+    """
+    from autotune.farm.base import FarmRunner
 
     spec = find_device(options.device)
     backend, dtype = _backend_and_dtype(spec, options)
-    with ExitStack() as stack:
-        executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
-        executor.require(spec.name)
-        fingerprint = executor.fingerprint(spec.name, backend.name, dtype, options.threads or 0)
-        runner = FarmRunner(
-            executor=executor,
-            device=spec.name,
-            backend=backend.name,
-            threads=fingerprint.threads,
-        )
-        return MeasuringMachine(
-            spec=spec,
-            fingerprint=fingerprint,
-            backend=backend,
-            runner=runner,
-            database=options.database,
-            measure_seconds=options.measure_seconds or default_measure_seconds(),
-            profile_sites=runner.profile_sites,
-            resources=stack.pop_all(),
-        )
+    executor.require(spec.name)
+    fingerprint = executor.fingerprint(spec.name, backend.name, dtype, options.threads or 0)
+    runner = FarmRunner(
+        executor=executor, device=spec.name, backend=backend.name, threads=fingerprint.threads
+    )
+    return MeasuringMachine(
+        spec=spec,
+        fingerprint=fingerprint,
+        backend=backend,
+        runner=runner,
+        database=options.database,
+        measure_seconds=options.measure_seconds or default_measure_seconds(),
+        profile_sites=runner.profile_sites,
+        resources=resources.pop_all() if resources else None,
+    )
 
 
 def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backend, str]:

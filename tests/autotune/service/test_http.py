@@ -178,18 +178,15 @@ def test_predictions_of_many_layers(client):
 
 
 def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
-    from autotune.tune.target import target_here
-
-    from autotune.devices.detect import check_threads
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.profiler.measure.points import fingerprint_of
+    from autotune.tune.machines import local_machine
+    from autotune.tune.options import MachineOptions
     from tests.profiler.points import point
 
     body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
     first = client.post("/v1/predict", json={**body, "allow_extrapolation": True})
-    target = target_here("cpu")
+    mark = local_machine(MachineOptions(threads=settings.threads)).fingerprint
     with LatencyDatabase(settings.latency_database) as store:
-        mark = fingerprint_of(target.device, target.backend, target.dtype, check_threads(1))
         row = point(16, tokens=128, in_features=64, out_features=96)
         store.add(store.start_run(mark, "test"), [row])
     again = client.post("/v1/predict", json=body).json()

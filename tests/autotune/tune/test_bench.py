@@ -1,7 +1,6 @@
 """The same measurement has the same verdict in the tuning and in a later bench (defect D8)."""
 
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,9 @@ from autotune.results.result import result_text
 from autotune.results.verdict import Verdict
 from autotune.tune import bench as module
 from autotune.tune.bench import bench
-from autotune.tune.planner import Planner, Round
+from autotune.tune.loop import ClosedLoop
+from autotune.tune.planner import Planner
+from autotune.tune.rounds import Round
 from tests.records import PREDICTED, stored_record
 
 # Ratio and interval of both phases, and the verdicts under a budget of 0.95x and without one.
@@ -27,11 +28,16 @@ TIMINGS = [
 
 
 def verdict_of_tuning(budget, measured):
-    """What the planner decides about a round with this measurement."""
-    planner = object.__new__(Planner)
-    planner.context = SimpleNamespace(request=SimpleNamespace(budget=budget))
-    round_ = Round(allocation=None, network=None, measured=measured, artefacts={})
-    return planner.verdict(round_)
+    """What the closed loop decides about a round with this measurement."""
+    unused = dict.fromkeys(("compression", "builder", "machine", "workspace"))
+    loop = ClosedLoop(planner=planner_of(budget), rounds=1, **unused)
+    return loop.verdict(Round(allocation=None, network=None, measured=measured, builds={}))
+
+
+def planner_of(budget):
+    """Only its budget matters here."""
+    parts = ("model", "errors", "network", "totals", "allocator", "evidence", "storage", "margin")
+    return Planner(budget=budget.limits(), **dict.fromkeys(parts))
 
 
 def verdict_of_bench(budget, measured, folder, monkeypatch):
