@@ -13,6 +13,8 @@ from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome, TimingTask
+from autotune.search.evaluator import EvaluatorSetup
+from autotune.search.judges import JudgePool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,11 @@ class Executor(ABC):
             DeviceMissingError: the device is not available.
             MeasurementError: the network does not run there, or a site has no separate node.
         """
+
+    def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
+        """Judges of plans on the hosts that are reached; None where there are none."""
+        del setup
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -23,6 +23,8 @@ from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.parcels import make_parcel, paths_in
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome
+from autotune.search.evaluator import EvaluatorSetup
+from autotune.search.judges import JudgePool
 
 _TASKS_PER_SHARD = 8
 _ATTEMPTS = 2
@@ -208,6 +210,12 @@ class RayExecutor(Executor):
         ask = self._on(name, remote.profile_here)
         sent = self._sent([build, inputs])
         return remote.read_profile(self._answer(ask.remote(text, sent, self._ray.get), _PROFILE_S))
+
+    def judges(self, setup: EvaluatorSetup) -> JudgePool:
+        """One judge on every host."""
+        from autotune.farm.judging import FarmEvaluators
+
+        return FarmEvaluators(self, setup)
 
     def share(self, files: dict[str, bytes]) -> Any:
         """Put files into the cluster's object store, so that they are sent only once."""

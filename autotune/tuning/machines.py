@@ -23,6 +23,7 @@ from autotune.tuning.predicted import PredictedMachine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from autotune.farm.base import Executor
     from autotune.tuning.options import MachineOptions
 
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
@@ -122,25 +123,34 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
         FarmUnreachableError: the farm does not answer.
     """
     from autotune.farm.ray_executor import RayExecutor
+
+    _backend_and_dtype(find_device(options.device), options)
+    with ExitStack() as stack:  # leaves the farm again if the machine cannot be had
+        executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
+        machine = executor_machine(executor, options)
+        machine.own(stack.pop_all())
+        return machine
+
+
+def executor_machine(executor: Executor, options: MachineOptions) -> MeasuringMachine:
+    """A device that `executor` reaches; the executor stays the caller's.
+
+    Raises:
+        UsageError, DeviceMissingError: as `farm_machine`.
+    """
     from autotune.tuning.on_farm import FarmMachine
 
     spec = find_device(options.device)
     backend, dtype = _backend_and_dtype(spec, options)
-    resources = ExitStack()
-    with ExitStack() as stack:  # leaves the farm again if the machine cannot be had
-        executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
-        machine = FarmMachine(
-            executor,
-            spec=spec,
-            backend=backend,
-            dtype=dtype,
-            threads=options.threads,
-            database=options.database,
-            measure_seconds=options.measure_seconds or default_measure_seconds(),
-            resources=resources,
-        )
-        resources.enter_context(stack.pop_all())
-        return machine
+    return FarmMachine(
+        executor,
+        spec=spec,
+        backend=backend,
+        dtype=dtype,
+        threads=options.threads,
+        database=options.database,
+        measure_seconds=options.measure_seconds or default_measure_seconds(),
+    )
 
 
 def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backend, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +70,8 @@ class MeasuringMachine(Machine):
         database: Address,
         measure_seconds: float,
         profile_sites: SiteProfiler | None = None,
-        resources: ExitStack | None = None,
     ) -> None:
-        """`resources` are closed with the machine.
-
-        Without `profile_sites`, shares of layers are timed beside the network instead of inside it.
-        """
+        """Without `profile_sites`, shares are timed beside the network instead of inside it."""
         super().__init__(
             spec=spec,
             device_name=fingerprint.device_name,
@@ -88,7 +84,7 @@ class MeasuringMachine(Machine):
         self.database_address = database
         self._fingerprint = fingerprint
         self._profile_sites = profile_sites
-        self._resources = resources or ExitStack()
+        self._resources = ExitStack()
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -108,6 +104,10 @@ class MeasuringMachine(Machine):
     def prepare(self) -> None:
         """Open the database."""
         _ = self.database
+
+    def own(self, resource: AbstractContextManager[object]) -> None:
+        """Close `resource`, which was entered already, together with the machine."""
+        self._resources.push(resource)
 
     def close(self) -> None:
         """Close the database and leave the farm, if there is one."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from autotune.core.types import Address
 from autotune.devices.specs import DeviceSpec
-from autotune.farm.base import FarmRunner
-from autotune.farm.judging import FarmEvaluators
-from autotune.farm.ray_executor import RayExecutor
+from autotune.farm.base import Executor, FarmRunner
 from autotune.profiler.backends.base import Backend
 from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
@@ -24,7 +20,7 @@ class FarmMachine(MeasuringMachine):
 
     def __init__(
         self,
-        executor: RayExecutor,
+        executor: Executor,
         *,
         spec: DeviceSpec,
         backend: Backend,
@@ -32,9 +28,8 @@ class FarmMachine(MeasuringMachine):
         threads: int | None,
         database: Address,
         measure_seconds: float,
-        resources: ExitStack,
     ) -> None:
-        """Ask a worker for its fingerprint; `resources` hold the executor and close with this.
+        """Ask a worker for its fingerprint.
 
         Raises:
             DeviceMissingError: no worker has the device, or its backend is not installed there.
@@ -56,10 +51,9 @@ class FarmMachine(MeasuringMachine):
             database=database,
             measure_seconds=measure_seconds,
             profile_sites=runner.profile_sites,
-            resources=resources,
         )
         self._executor = executor
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
         """One judge on every host of the farm."""
-        return FarmEvaluators(self._executor, setup)
+        return self._executor.judges(setup)

@@ -29,13 +29,15 @@ from autotune.testing.runner import SimulatedRunner
 
 HARDWARE = simulated_hardware("cpu-like")
 DENSE = LayerShape(tokens=256, in_features=512, out_features=512)
-PAIR = LayerShape(tokens=256, in_features=512, out_features=512, rank=64)
+PAIR = DENSE.with_form(low_rank(64))
 TRUTH = HARDWARE.layer_latency_s(PAIR) / HARDWARE.layer_latency_s(DENSE)
 POLICY = TimingPolicy()
 
 
 def task(tokens=256):
-    return layer_task(LayerShape(tokens=tokens, in_features=512, out_features=512), (64,), POLICY)
+    return layer_task(
+        LayerShape(tokens=tokens, in_features=512, out_features=512), (low_rank(64),), POLICY
+    )
 
 
 def outcomes(disturbance, seed=0, count=1):
@@ -168,7 +170,7 @@ def test_an_error_of_the_backend_is_passed_on():
 
 def test_measuring_goes_on_after_deaths_as_on_a_real_machine(tmp_path):
     """The real loop over points tries dead ones again; one that always dies is a failed point."""
-    points = [PAIR, LayerShape(tokens=64, in_features=256, out_features=256, rank=32)]
+    points = [PAIR, LayerShape(tokens=64, in_features=256, out_features=256, form=low_rank(32))]
     runner = SimulatedRunner(HARDWARE, Disturbance(faults=(Fault(task=0),)))
     with LatencyDatabase(tmp_path / "latency.sqlite") as database:
         fingerprint = runner.fingerprint("fp32")

@@ -15,6 +15,7 @@ from autotune.testing.hardware import simulated_hardware
 from autotune.testing.replay import RecordedHardware
 from autotune.testing.runner import SimulatedRunner
 from tests.conftest import DATA
+from tests.forms import form_of
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,9 @@ def gpu():
 
 
 def h200(rank=None, tokens=2048, k=4096, n=4096):
-    return LayerShape(tokens=tokens, in_features=k, out_features=n, rank=rank, dtype="bf16")
+    return LayerShape(
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype="bf16"
+    )
 
 
 def test_what_was_recorded_is_the_truth(gpu):
@@ -46,7 +49,7 @@ def test_what_was_recorded_is_the_truth(gpu):
 def test_a_runner_measures_what_was_recorded(cpu):
     shape = next(shape for shape in cpu.shapes if shape.rank)
     runner = SimulatedRunner(cpu, CALM)
-    (found,) = runner.run([layer_task(shape.dense, (shape.rank,), TimingPolicy())])
+    (found,) = runner.run([layer_task(shape.dense, (shape.form,), TimingPolicy())])
     truth = cpu.layer_latency_s(shape) / cpu.layer_latency_s(shape.dense)
     assert found.timing.ratios[1] == pytest.approx(truth)
 
@@ -75,7 +78,9 @@ def test_unrecorded_layers_have_a_latency_too(name, request):
     hardware = request.getfixturevalue(name)
     dtype = hardware.settings.default_dtype
     for tokens, k, n, rank in ((3, 100, 7000, None), (640, 768, 3072, 96), (1, 64, 64, 7)):
-        shape = LayerShape(tokens=tokens, in_features=k, out_features=n, rank=rank, dtype=dtype)
+        shape = LayerShape(
+            tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype=dtype
+        )
         ours = hardware.layer_latency_s(shape)
         assert 0.2 < ours / hardware.settings.layer_latency_s(shape) < 5
         shared = dataclasses.replace(shape, parts=(n // 2, n - n // 2))
@@ -94,7 +99,7 @@ def test_networks_are_made_of_recorded_layers(cpu):
     assert 0.8 * linear < network < 2 * linear
     plan = {site.name: low_rank(16) for site in sites}
     ratio = cpu.network_latency_s(sites, plan) / network
-    layer = cpu.layer_latency_s(dataclasses.replace(dense, rank=16)) / cpu.layer_latency_s(dense)
+    layer = cpu.layer_latency_s(dense.with_form(low_rank(16))) / cpu.layer_latency_s(dense)
     assert layer < ratio < 1
 
 

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import pytest
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.local import LocalExecutor
@@ -25,7 +26,7 @@ QUICK = TimingPolicy(max_seconds=0.3)
 
 def task(tokens=16, rank=8, policy=QUICK):
     dense = LayerShape(tokens=tokens, in_features=64, out_features=96)
-    return layer_task(dense, (rank,), policy)
+    return layer_task(dense, (low_rank(rank),), policy)
 
 
 class Farm:

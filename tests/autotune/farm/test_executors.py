@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from autotune.tuning.place import place_on
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import LayerShape
@@ -20,6 +19,8 @@ from autotune.profiler.backends import make_backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.testing.suites.executor import ExecutorSuite
+from autotune.tuning.machines import executor_machine
+from autotune.tuning.options import MachineOptions
 from tests.autotune.farm.conftest import QUICK, task
 from tests.autotune.service.processes import descendants, mentioning
 from tests.waiting import wait_for
@@ -37,14 +38,14 @@ class TestExecutors(ExecutorSuite):
         return executor
 
 
-def test_a_device_that_is_not_reached_is_no_place(executor):
+def test_a_device_that_is_not_reached_is_no_machine(executor):
     started = time.monotonic()
     with pytest.raises(DeviceMissingError, match="autotune worker --join"):
-        place_on(executor, "h200", None, None, None)
+        executor_machine(executor, MachineOptions(device="h200"))
     assert time.monotonic() - started < 20
 
 
-def test_the_fingerprint_is_that_of_the_place(executor):
+def test_the_fingerprint_is_that_of_the_host(executor):
     backend = make_backend("onnxruntime-cpu", "cpu")
     here = fingerprint_of(require_device("cpu"), backend, "fp32", check_threads(None))
     assert executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 0) == here
@@ -54,11 +55,11 @@ def test_the_fingerprint_is_that_of_the_place(executor):
 
 def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
     dense = LayerShape(tokens=16, in_features=64, out_features=96)
-    place = place_on(executor, "cpu", None, None, 1)
+    machine = executor_machine(executor, MachineOptions(threads=1))
     with LatencyDatabase(tmp_path / "latency.sqlite") as store:
-        found = profile_points(place, store, [dense], QUICK)
+        found = profile_points(machine, store, [dense], QUICK)
         assert (found.measured, found.failed) == (1, ())
-        assert len(store.measurements(place.fingerprint.id)) == 1
+        assert len(store.measurements(machine.fingerprint.id)) == 1
 
 
 def measuring():

@@ -178,18 +178,15 @@ def test_predictions_of_many_layers(client):
 
 
 def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
-    from autotune.tuning.target import target_here
-
-    from autotune.devices.detect import check_threads
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.profiler.measure.points import fingerprint_of
+    from autotune.tuning.machines import local_machine
+    from autotune.tuning.options import MachineOptions
     from tests.profiler.points import point
 
     body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
     first = client.post("/v1/predict", json={**body, "allow_extrapolation": True})
-    target = target_here("cpu")
+    mark = local_machine(MachineOptions(threads=settings.threads)).fingerprint
     with LatencyDatabase(settings.latency_database) as store:
-        mark = fingerprint_of(target.device, target.backend, target.dtype, check_threads(1))
         row = point(16, tokens=128, in_features=64, out_features=96)
         store.add(store.start_run(mark, "test"), [row])
     again = client.post("/v1/predict", json=body).json()
@@ -268,13 +265,3 @@ def test_an_error_of_ours_tells_nothing_of_the_inside(client, database, monkeypa
     assert answer.status_code == 500
     assert "division" not in answer.text
     assert "internal server error; see error" in message(answer)
-
-
-def test_pages_show_jobs_of_either_spelling(client):
-    nested = {"budget": {"flops": "0.9x"}, "search": {"trials": 3}}
-    for spec, budget in ((TUNE, "latency 1x"), (nested, "flops 0.9x")):
-        job = submit(client, spec=spec).json()
-        assert budget in client.get("/").text
-        text = client.get(f"/jobs/{job['id']}").text
-        assert "trials" in text
-        assert "0.9x" in text or "1x" in text

@@ -1,32 +1,32 @@
 """Predictions are made from what the database holds now."""
 
 import pytest
-from autotune.tuning.target import target_here
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import check_threads
 from autotune.profiler.database.audit import Suspect, quarantine
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.points import fingerprint_of
 from autotune.service.predictions import Predictions
+from autotune.tuning.machines import local_machine
+from autotune.tuning.options import MachineOptions
 from tests.profiler.points import point
 
 ROW = point(16, tokens=128, in_features=64, out_features=96)
-SHAPE = LayerShape(tokens=128, in_features=64, out_features=96, rank=16, dtype="fp32")
+SHAPE = LayerShape(tokens=128, in_features=64, out_features=96, form=low_rank(16), dtype="fp32")
 
 
 @pytest.fixture
 def stored(settings):
     """A database with one measured point of this machine, and its fingerprint."""
-    target = target_here("cpu")
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, check_threads(1))
+    fingerprint = local_machine(MachineOptions(threads=settings.threads)).fingerprint
     with LatencyDatabase(settings.latency_database) as database:
         database.add(database.start_run(fingerprint, "test"), [ROW])
         yield database, fingerprint
 
 
-def source_of(predictions):
-    _, _, [estimate] = predictions.answer("cpu", None, None, [SHAPE], guess=True)
+def source_of(predictions, shape=SHAPE):
+    _, found = predictions.answer("cpu", None, None, [shape], allow_extrapolation=True)
+    (estimate,) = found.estimates
     return estimate.source
 
 
@@ -45,8 +45,8 @@ def test_a_failed_point_that_is_measured_later_is_predicted_from(settings, store
     run_id = database.start_run(fingerprint, "test")
     database.add(run_id, [point(16, error="out of memory", **larger)])
     predictions = Predictions(settings)
-    shape = LayerShape(**larger, rank=16, dtype="fp32")
-    _, _, [before] = predictions.answer("cpu", None, None, [shape], guess=True)
+    shape = LayerShape(**larger, form=low_rank(16), dtype="fp32")
+    before = source_of(predictions, shape)
     database.add(run_id, [point(16, **larger)])
-    _, _, [after] = predictions.answer("cpu", None, None, [shape], guess=True)
-    assert (before.source == "measured", after.source) == (False, "measured")
+    after = source_of(predictions, shape)
+    assert (before == "measured", after) == (False, "measured")

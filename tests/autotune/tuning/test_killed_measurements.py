@@ -7,25 +7,27 @@ import threading
 
 import numpy as np
 import pytest
-from autotune.tuning.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
-from autotune.profiler.measure.points import fingerprint_of, measure_points
+from autotune.profiler.measure.points import measure_points
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Subject
 from autotune.profiler.measure.timing import TimingPolicy
+from autotune.tuning.machines import local_machine
 from autotune.tuning.measuring import time_subjects
+from autotune.tuning.options import MachineOptions
 from tests.autotune.service.processes import descendants
 
 pytestmark = [pytest.mark.faults, pytest.mark.duration(40)]
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
-SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]
+SUBJECTS = [Subject(layer=SHAPE), Subject(layer=SHAPE.with_form(low_rank(8)))]
 LONG = TimingPolicy(max_seconds=3.0, target_relative_ci=1e-9)  # it is heard of in between
 
 
@@ -90,7 +92,7 @@ def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
 
 @pytest.mark.parametrize("times", [1, 99])
 def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path, times):
-    points = [dataclasses.replace(SHAPE, rank=rank) for rank in (8, 16, 24, 32, 40)]
+    points = [SHAPE.with_form(low_rank(rank)) for rank in (8, 16, 24, 32, 40)]
     stopping, killed = threading.Event(), []
 
     def kill_when_seen():
@@ -98,8 +100,7 @@ def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path
             killed.extend([1] * kill("autotune.profiler.measure.worker"))
 
     with LatencyDatabase(tmp_path / "latency.sqlite") as store:
-        target = target_here("cpu")
-        mark = fingerprint_of(target.device, target.backend, target.dtype, 1)
+        mark = local_machine(MachineOptions(threads=1)).fingerprint
         thread = threading.Thread(target=kill_when_seen)
         thread.start()
         failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
@@ -159,7 +160,8 @@ def test_layers_as_arrays_are_those_by_hand():
     """A dense layer, a pair, and three layers that share a down factor."""
     shapes = [
         shape(), shape(24),
-        LayerShape(tokens=7, in_features=96, out_features=128, rank=16, parts=(64, 32, 32)),
+        LayerShape(tokens=7, in_features=96, out_features=128, form=low_rank(16),
+                   parts=(64, 32, 32)),
     ]  # fmt: skip
     layers = LayerArrays.of(shapes)
     assert layers.pairs.tolist() == [False, True, True]

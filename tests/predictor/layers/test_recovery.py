@@ -7,6 +7,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.gaussian_process import GaussianProcessRegressor
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
@@ -92,7 +93,7 @@ def test_held_out_layers_of_recorded_measurements():
 def test_a_table_of_few_pairs_predicts_ratios_with_it():
     rows = [row for row in recorded() if row.kind == "linear"]
     table = LatencyTable(rows, ROOFLINE)
-    asked = LayerShape(tokens=1024, in_features=640, out_features=896, rank=160)
+    asked = LayerShape(tokens=1024, in_features=640, out_features=896, form=low_rank(160))
     found = table.estimate(asked)
     pairs = [row for row in rows if row.error is None and row.rank]
     near = [row for row in pairs if 0.5 <= row.tokens / 1024 <= 2]

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
@@ -22,10 +23,7 @@ KILLS = 50
 # Tasks a writer does before it waits for its end: 50 writers cannot have measured everything.
 AT_MOST = 8
 DENSE = LayerShape(tokens=128, in_features=384, out_features=384, dtype="fp32")
-WANTED = [
-    LayerShape(tokens=128, in_features=384, out_features=384, rank=rank, dtype="fp32")
-    for rank in range(1, 2001)
-]
+WANTED = [DENSE.with_form(low_rank(rank)) for rank in range(1, 2001)]
 
 
 class Reporting(SimulatedRunner):

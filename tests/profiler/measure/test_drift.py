@@ -15,6 +15,7 @@ from autotune.profiler.measure.timing import TimingPolicy
 from autotune.testing.disturbance import Disturbance, Fault, SlowSpell
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.runner import SimulatedRunner
+from tests.forms import form_of
 from tests.profiler.points import FINGERPRINT, point
 
 POLICY = TimingPolicy(max_seconds=0.5)
@@ -24,7 +25,7 @@ CHANGED = simulated_hardware("cpu-like", cliff_factor=1.5)
 
 
 def pair(rank):
-    return LayerShape(tokens=128, in_features=384, out_features=384, rank=rank)
+    return LayerShape(tokens=128, in_features=384, out_features=384, form=form_of(rank))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,57 @@
+"""A small model as a tuning has it: traced, factorized, in a run folder."""
+
+import pytest
+
+from autotune.compress.factors import FactorStore, build_factor_store
+from autotune.compress.loading import LoadedModel
+from autotune.compress.metrics import make_metric
+from autotune.compress.statistics import Statistics
+from autotune.core.progress import Reporter
+from autotune.core.runfolder import RunFolder
+from autotune.core.types import Workload
+from autotune.tuning.compression import Compression
+from autotune.tuning.model import trace_model
+from autotune.tuning.workspace import Workspace
+from tests.conftest import tiny_model
+
+WORKLOAD = Workload(batch_size=2, sequence_length=8, output_length=4, phase="request")
+
+
+def traced(kind="llama", workload=WORKLOAD, folder="/nonexistent"):
+    """A tiny decoder with its sites; its folder is only needed by who copies files from it."""
+    model = tiny_model(kind).requires_grad_(False)
+    loaded = LoadedModel(
+        name="tiny", folder=folder, task="causal-lm", model=model, tokenizer=None,
+        weights_sha256="0" * 64,
+    )  # fmt: skip
+    return trace_model(loaded, workload)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return traced()
+
+
+@pytest.fixture(scope="module")
+def factors(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
+    build_factor_store(
+        model.loaded.model,
+        model.single,
+        path,
+        metric=make_metric("weight"),
+        statistics=Statistics(moments={}, input_group={}, rows={}, rows_per_item={}),
+        joint=model.joint,
+    )
+    return FactorStore(path)
+
+
+@pytest.fixture(scope="module")
+def compression(model, factors):
+    return Compression(model=model, factors=factors, key=model.key, metric="weight", storage="fp32")
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    with RunFolder(tmp_path / "out") as folder:
+        yield Workspace(folder=folder, reporter=Reporter())

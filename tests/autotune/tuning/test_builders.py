@@ -1,0 +1,284 @@
+"""What backends run: dense and compressed builds of each phase, and a model that stays dense."""
+
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from autotune.compress.checkpoint import low_rank_layers
+from autotune.compress.decode import decode_step
+from autotune.compress.factors import Factors
+from autotune.compress.loading import load_checkpoint
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.types import Fingerprint
+from autotune.devices.specs import find_device
+from autotune.profiler.backends import make_backend
+from autotune.tuning.builders import (
+    BUILDERS,
+    CheckpointBuilder,
+    EngineOnnxBuilder,
+    OnnxBuilder,
+    TypedOnnxBuilder,
+    make_builder,
+)
+from autotune.tuning.compression import Compression
+from autotune.tuning.measuring import MeasuringMachine
+
+# Backend and dtype, and the builder that they need.
+KINDS = {
+    ("torch-eager", "fp32"): CheckpointBuilder,
+    ("torch-cudagraph", "bf16"): CheckpointBuilder,
+    ("onnxruntime-cpu", "fp32"): OnnxBuilder,
+    ("onnxruntime-cuda", "fp32"): OnnxBuilder,
+    ("onnxruntime-cuda", "fp16"): TypedOnnxBuilder,
+    ("tensorrt", "fp16"): EngineOnnxBuilder,
+    ("tensorrt", "fp32"): EngineOnnxBuilder,
+}
+Q = "model.layers.0.self_attn.q_proj"
+DOWN = "model.layers.1.mlp.down_proj"
+JOINT = "model.layers.0.mlp.gate_proj+up_proj"
+PLAN = {Q: low_rank(8), DOWN: low_rank(24), JOINT: low_rank(16)}
+RANKS = {
+    Q: 8,
+    DOWN: 24,
+    "model.layers.0.mlp.gate_proj": 16,
+    "model.layers.0.mlp.up_proj": 16,
+}
+
+
+def machine_of(backend, dtype, versions=None):
+    """A machine with that backend on which nothing is measured."""
+    runs = make_backend(backend)
+    spec = find_device("cpu" if "cpu" in runs.device_kinds else "h200")
+    fingerprint = Fingerprint(
+        device=spec.name, device_name="a test's", backend=backend, dtype=dtype, threads=1,
+        versions=versions or {},
+    )  # fmt: skip
+    return MeasuringMachine(
+        spec=spec,
+        fingerprint=fingerprint,
+        backend=runs,
+        runner=None,
+        database="unused",
+        measure_seconds=1.0,
+    )
+
+
+@pytest.fixture
+def builder_for(model, workspace):
+    return lambda *given, **more: make_builder(model, machine_of(*given, **more), workspace)
+
+
+@pytest.fixture(autouse=True)
+def the_model_stays_dense(model):
+    """Whatever is built in a test, and whatever fails in it."""
+    before = {name: tensor.clone() for name, tensor in model.loaded.model.state_dict().items()}
+    modules = dict(model.loaded.model.named_modules())
+    yield
+    after = model.loaded.model.state_dict()
+    assert dict(model.loaded.model.named_modules()) == modules
+    assert not low_rank_layers(model.loaded.model)
+    assert not hasattr(model.loaded.model.config, "quantization_config")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def outputs(model, inputs, phase):
+    """What torch computes."""
+    with torch.no_grad():
+        if phase == "decode":
+            return decode_step(model, inputs)[0]
+        return model(**inputs).logits
+
+
+def opset(graph):
+    return onnx.load(graph, load_external_data=False).opset_import[0].version
+
+
+def metadata(graph):
+    return {p.key: p.value for p in onnx.load(graph).metadata_props}
+
+
+@pytest.mark.parametrize(("backend", "dtype"), KINDS)
+def test_a_backend_names_its_builder(builder_for, backend, dtype):
+    assert type(builder_for(backend, dtype)) is KINDS[backend, dtype]
+
+
+def test_every_builder_is_one_that_a_backend_names():
+    assert {BUILDERS.load(name) for name in BUILDERS} == set(KINDS.values())
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_graphs_compute_what_the_model_computes(builder_for, model, compression, phase):
+    builder = builder_for("onnxruntime-cpu", "fp32")
+    inputs = load_file(builder.inputs(phase))
+    fed = {name: tensor.numpy() for name, tensor in inputs.items()}
+    dense = builder.dense(phase)
+    compressed = builder.compressed(phase, compression, PLAN)
+    expected = {dense: outputs(model.loaded.model, inputs, phase)}
+    with compression.applied(PLAN) as applied:
+        expected[compressed] = outputs(applied, inputs, phase)
+    assert not torch.allclose(expected[dense], expected[compressed], atol=1e-3)
+    for graph, wanted in expected.items():
+        assert graph.name == {"prefill": "model.onnx", "decode": "model_decode.onnx"}[phase]
+        session = onnxruntime.InferenceSession(str(graph))
+        found = torch.from_numpy(session.run(None, fed)[0])
+        assert torch.allclose(found, wanted, atol=2e-5)
+
+
+def test_a_graph_names_its_plan(builder_for, compression):
+    builder = builder_for("onnxruntime-cpu", "fp32")
+    facts = metadata(builder.compressed("prefill", compression, PLAN))
+    assert json.loads(facts["autotune.ranks"]) == RANKS
+    plan = {Q: "rank=8", DOWN: "rank=24", JOINT: "rank=16"}
+    assert json.loads(facts["autotune.plan"]) == plan
+    assert facts["autotune.device"] == "a test's"
+    assert facts["autotune.backend"] == "onnxruntime-cpu"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_checkpoints_are_in_the_dtype_of_the_machine(builder_for, model, compression, dtype, kind):
+    builder = builder_for("torch-eager", dtype)
+    dense = builder.dense("prefill")
+    compressed = builder.compressed("prefill", compression, PLAN)
+    inputs = load_file(builder.inputs("prefill"))
+    with compression.applied(PLAN) as applied:
+        expected = outputs(applied, inputs, "prefill")
+    for folder, ranks, wanted in (
+        (dense, {}, outputs(model.loaded.model, inputs, "prefill")),
+        (compressed, RANKS, expected),
+    ):
+        found = load_checkpoint(folder).model
+        assert {p.dtype for p in found.parameters()} == {kind}
+        assert {name: layer.rank for name, layer in low_rank_layers(found).items()} == ranks
+        assert json.loads((folder / "task.json").read_text()) == {
+            "task": "causal-lm", "dtype": dtype,
+        }  # fmt: skip
+        if dtype == "fp32":
+            assert torch.allclose(outputs(found, inputs, "prefill"), wanted, atol=1e-5)
+
+
+def test_one_checkpoint_serves_every_phase(builder_for, compression):
+    builder = builder_for("torch-eager", "fp32")
+    assert builder.dense("prefill") == builder.dense("decode")
+    one, other = (builder.compressed(phase, compression, PLAN) for phase in ("prefill", "decode"))
+    assert one == other
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize(("backend", "dtype"), [("onnxruntime-cuda", "fp16"), ("tensorrt", "fp32")])
+def test_typed_graphs_hold_the_plan_in_the_dtype(builder_for, compression, backend, dtype, phase):
+    builder = builder_for(backend, dtype)
+    kinds = {"fp16": onnx.TensorProto.FLOAT16, "fp32": onnx.TensorProto.FLOAT}
+    for graph, ranks in (
+        (builder.dense(phase), {}),
+        (builder.compressed(phase, compression, PLAN), RANKS),
+    ):
+        loaded = onnx.load(graph)
+        assert json.loads(metadata(graph)["autotune.ranks"]) == ranks
+        assert metadata(graph)["autotune.dtype"] == dtype
+        found = {w.data_type for w in loaded.graph.initializer if len(w.dims) == 2}
+        assert kinds[dtype] in found
+        assert not found & ({*kinds.values()} - {kinds[dtype]})
+        assert any("past" in v.name for v in loaded.graph.input) is (phase == "decode")
+
+
+@pytest.mark.parametrize(("tensorrt", "expected"), [("8.6.1", 17), ("10.3.0", 18)])
+def test_an_engine_gets_half_precision_at_an_opset_it_reads(builder_for, tensorrt, expected):
+    """The TensorRT of the machine counts: on a farm it is not the one installed here."""
+    builder = builder_for("tensorrt", "fp16", versions={"tensorrt": tensorrt})
+    dense = builder.dense("prefill")
+    assert opset(dense) == expected
+    weights = onnx.load(dense).graph.initializer
+    kinds = {w.data_type for w in weights if len(w.dims) == 2}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
+    assert builder.dense("prefill") == dense  # the second time from the cache
+    step = builder.dense("decode")
+    assert step.name == "model_decode.onnx"
+    assert opset(step) == expected
+    assert any("past" in value.name for value in onnx.load(step).graph.input)
+
+
+def test_pairs_stay_two_products(builder_for, model, compression):
+    builder = builder_for("tensorrt", "fp16")
+    plan = {site.name: low_rank(8) for site in model.single}
+    graph = builder.compressed("prefill", compression, plan)
+    inner = [w for w in onnx.load(graph).graph.initializer if 8 in w.dims]
+    assert len(inner) >= 2 * len(plan)
+    assert json.loads(metadata(graph)["autotune.ranks"]) == dict.fromkeys(plan, 8)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("torch-eager", "fp32"), ("onnxruntime-cpu", "fp32")]
+)
+def test_what_is_built_is_reused_and_plans_are_kept_apart(
+    builder_for, compression, workspace, backend, dtype
+):
+    builder = builder_for(backend, dtype)
+    build = builder.compressed("prefill", compression, PLAN)
+    stamp = build.stat().st_mtime_ns
+    again = builder.compressed(
+        "prefill", compression, {**PLAN, "model.layers.1.mlp.up_proj": DENSE}
+    )
+    assert again == build  # a dense site is no part of a plan
+    assert build.stat().st_mtime_ns == stamp
+    other = builder.compressed("prefill", compression, {**PLAN, Q: low_rank(16)})
+    assert builder.key(other) != builder.key(build) != builder.key(builder.dense("prefill"))
+    assert (workspace.cache / builder.key(build)).exists()
+
+
+def test_inputs_are_those_of_the_phase(builder_for, model):
+    builder = builder_for("onnxruntime-cpu", "fp32")
+    whole, step = (load_file(builder.inputs(phase)) for phase in ("prefill", "decode"))
+    workload = model.workload
+    assert whole["input_ids"].shape == (workload.batch_size, workload.sequence_length)
+    assert step["input_ids"].shape == (workload.batch_size, 1)
+    assert step["attention_mask"].shape == (workload.batch_size, workload.past_length + 1)
+    assert builder.inputs("prefill") == builder.inputs("prefill") != builder.inputs("decode")
+
+
+class AnyRank(Factors):
+    """Random factors of every rank that is asked for, as of a factorizer gone wrong."""
+
+    def errors(self, site):
+        return torch.zeros(min(site.in_features, site.out_features) + 1)
+
+    def plan(self, forms):
+        for site, form in forms.items():
+            yield (
+                site,
+                (
+                    torch.randn(site.out_features, form.rank),
+                    torch.randn(form.rank, site.in_features),
+                ),
+            )
+
+
+@pytest.mark.parametrize(("backend", "dtype"), KINDS)
+def test_a_build_that_fails_leaves_nothing_behind(
+    builder_for, model, compression, workspace, backend, dtype
+):
+    builder = builder_for(backend, dtype)
+    before = {*workspace.cache.glob("*dense*")} if backend.startswith("torch") else None
+    with pytest.raises(UsageError, match=f"{Q} cannot take the form rank=8:pivoted"):
+        builder.compressed("prefill", compression, {Q: low_rank(8, "pivoted")})
+    left = {path for path in workspace.cache.iterdir() if "compressed" in path.name}
+    assert left == set()
+    assert before is None or {*workspace.cache.glob("*dense*")} == before
+
+
+def test_a_build_that_fails_half_way_leaves_the_model_dense(builder_for, model, workspace):
+    """The layers are in place by then; `the_model_stays_dense` looks whether they still are."""
+    broken = Compression(
+        model=model, factors=AnyRank(), key={"factors": "any"}, metric="weight", storage="fp32"
+    )
+    with pytest.raises(ModelError, match="rank 64, no less than its 64 inputs"):
+        builder_for("torch-eager", "fp32").compressed("prefill", broken, {Q: low_rank(64)})
+    assert [path for path in workspace.cache.iterdir() if path.name != "lock"] == []
