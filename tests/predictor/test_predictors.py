@@ -13,6 +13,7 @@ from autotune.profiler.sources.aiconfigurator import read_tables
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.runner import SimulatedRunner
 from autotune.testing.suites.predictor import PredictorSuite
+from tests.forms import form_of
 from tests.predictor.test_extrapolated import donors
 from tests.predictor.test_prediction import ROOFLINE, recorded
 
@@ -21,7 +22,7 @@ __all__ = ["donors"]
 
 def shape(rank=None, tokens=128, k=512, n=512, dtype="fp32", parts=()):
     return LayerShape(
-        tokens=tokens, in_features=k, out_features=n, rank=rank, dtype=dtype, parts=parts
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype=dtype, parts=parts
     )
 
 

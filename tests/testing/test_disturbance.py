@@ -26,10 +26,11 @@ from autotune.testing.disturbance import (
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.network_file import SimulatedNetwork
 from autotune.testing.runner import SimulatedRunner
+from tests.forms import form_of
 
 HARDWARE = simulated_hardware("cpu-like")
 DENSE = LayerShape(tokens=256, in_features=512, out_features=512)
-PAIR = LayerShape(tokens=256, in_features=512, out_features=512, rank=64)
+PAIR = LayerShape(tokens=256, in_features=512, out_features=512, form=form_of(64))
 TRUTH = HARDWARE.layer_latency_s(PAIR) / HARDWARE.layer_latency_s(DENSE)
 POLICY = TimingPolicy()
 
@@ -168,7 +169,7 @@ def test_an_error_of_the_backend_is_passed_on():
 
 def test_measuring_goes_on_after_deaths_as_on_a_real_machine(tmp_path):
     """The real loop over points tries dead ones again; one that always dies is a failed point."""
-    points = [PAIR, LayerShape(tokens=64, in_features=256, out_features=256, rank=32)]
+    points = [PAIR, LayerShape(tokens=64, in_features=256, out_features=256, form=form_of(32))]
     runner = SimulatedRunner(HARDWARE, Disturbance(faults=(Fault(task=0),)))
     with LatencyDatabase(tmp_path / "latency.sqlite") as database:
         fingerprint = runner.fingerprint("fp32")

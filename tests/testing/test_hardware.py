@@ -16,6 +16,7 @@ from autotune.core.layers import LayerShape, Site
 from autotune.devices.roofline import Roofline
 from autotune.testing.hardware import PRESETS, simulated_hardware
 from autotune.testing.kernels import Tile, misalignment, overlapped, wave_count
+from tests.forms import form_of
 
 CPU, GPU = simulated_hardware("cpu-like"), simulated_hardware("h200-like")
 SIZES = st.integers(1, 64).map(lambda i: 64 * i)
@@ -23,7 +24,7 @@ SIZES = st.integers(1, 64).map(lambda i: 64 * i)
 
 def layer(rank=None, tokens=2048, k=4096, n=4096, dtype="bf16", parts=()):
     return LayerShape(
-        tokens=tokens, in_features=k, out_features=n, rank=rank, dtype=dtype, parts=parts
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype=dtype, parts=parts
     )
 
 
@@ -58,7 +59,7 @@ def test_the_truth_is_the_same_in_another_process():
     code = (
         "from autotune.testing.hardware import simulated_hardware\n"
         "from autotune.core.types import LayerShape\n"
-        "shape = LayerShape(tokens=77, in_features=640, out_features=384, rank=48, dtype='bf16')\n"
+        "shape = LayerShape(tokens=77, in_features=640, out_features=384, form=Form(rank=48), dtype='bf16')\n"
         "print(repr(simulated_hardware('h200-like', seed=5).layer_latency_s(shape)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -125,7 +126,7 @@ def test_few_tokens_gain_nothing_from_fewer_arithmetic_operations():
 def test_nothing_beats_the_data_sheet(preset, tokens, k, n, rank):
     hardware = simulated_hardware(preset, seed=tokens)
     shape = LayerShape(
-        tokens=tokens, in_features=k, out_features=n, rank=rank or None,
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank),
         dtype=hardware.default_dtype,
     )  # fmt: skip
     best_s = shape.flops / hardware.peak_flops[shape.dtype]
@@ -164,7 +165,7 @@ def test_the_network_is_not_what_the_predictor_adds_up(hardware, tokens, width):
     for site in sites:
         if site.name in plan:
             own = hardware.layer_latency_s(site.shape(None, dtype))
-            ours = hardware.layer_latency_s(site.shape(plan[site.name].rank, dtype))
+            ours = hardware.layer_latency_s(site.shape(plan[site.name], dtype))
             added += (ours - own) / dense_s
     assert truth != pytest.approx(added, abs=2e-3)
     assert truth == pytest.approx(added, abs=0.25)  # but it tells something

@@ -15,6 +15,7 @@ from autotune.testing.hardware import simulated_hardware
 from autotune.testing.replay import RecordedHardware
 from autotune.testing.runner import SimulatedRunner
 from tests.conftest import DATA
+from tests.forms import form_of
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,13 @@ def gpu():
 
 
 def h200(rank=None, tokens=2048, k=4096, n=4096):
-    return LayerShape(tokens=tokens, in_features=k, out_features=n, rank=rank, dtype="bf16")
+    return LayerShape(
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype="bf16"
+    )
 
 
 def test_what_was_recorded_is_the_truth(gpu):
-    rows = [row for row in shipped_tables("h200-sxm", "bf16")[0][1] if row.error is None]
+    rows = shipped_tables("h200-sxm", "bf16")[0][1]
     assert len(gpu.shapes) == len({row.shape for row in rows}) > 10_000
     dense = {row.shape: row.latency_s for row in rows if row.shape == row.shape.dense}
     for row in rows[::97]:
@@ -46,7 +49,7 @@ def test_what_was_recorded_is_the_truth(gpu):
 def test_a_runner_measures_what_was_recorded(cpu):
     shape = next(shape for shape in cpu.shapes if shape.rank)
     runner = SimulatedRunner(cpu, CALM)
-    (found,) = runner.run([layer_task(shape.dense, (shape.rank,), TimingPolicy())])
+    (found,) = runner.run([layer_task(shape.dense, (shape.form,), TimingPolicy())])
     truth = cpu.layer_latency_s(shape) / cpu.layer_latency_s(shape.dense)
     assert found.timing.ratios[1] == pytest.approx(truth)
 
@@ -63,7 +66,7 @@ def test_between_recorded_ranks_the_truth_lies_between(gpu):
 def test_points_left_out_are_near_what_was_recorded(gpu):
     """Interpolation is a truth of the same kind: held-out points come out near the recorded."""
     rows = shipped_tables("h200-sxm", "bf16")[0][1]
-    dense = [row for row in rows if row.error is None and row.rank == 0 and row.kind == "linear"]
+    dense = [row for row in rows if row.shape.is_dense and not row.shape.parts]
     held = dense[::50]
     rest = RecordedHardware(gpu.settings, [row for row in dense if row not in held])
     errors = sorted(abs(rest.layer_latency_s(row.shape) / row.latency_s - 1) for row in held)
@@ -75,7 +78,9 @@ def test_unrecorded_layers_have_a_latency_too(name, request):
     hardware = request.getfixturevalue(name)
     dtype = hardware.settings.default_dtype
     for tokens, k, n, rank in ((3, 100, 7000, None), (640, 768, 3072, 96), (1, 64, 64, 7)):
-        shape = LayerShape(tokens=tokens, in_features=k, out_features=n, rank=rank, dtype=dtype)
+        shape = LayerShape(
+            tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype=dtype
+        )
         ours = hardware.layer_latency_s(shape)
         assert 0.2 < ours / hardware.settings.layer_latency_s(shape) < 5
         shared = dataclasses.replace(shape, parts=(n // 2, n - n // 2))
@@ -94,7 +99,7 @@ def test_networks_are_made_of_recorded_layers(cpu):
     assert 0.8 * linear < network < 2 * linear
     plan = {site.name: low_rank(16) for site in sites}
     ratio = cpu.network_latency_s(sites, plan) / network
-    layer = cpu.layer_latency_s(dataclasses.replace(dense, rank=16)) / cpu.layer_latency_s(dense)
+    layer = cpu.layer_latency_s(dense.with_form(form_of(16))) / cpu.layer_latency_s(dense)
     assert layer < ratio < 1
 
 

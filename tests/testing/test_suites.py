@@ -39,7 +39,7 @@ BROKEN = {
 
         class TestMoody(PredictorSuite):
             known = tuple(
-                LayerShape(tokens=1, in_features=8, out_features=8, rank=rank) for rank in (None, 2)
+                LayerShape(tokens=1, in_features=8, out_features=8, form=form_of(rank)) for rank in (None, 2)
             )
             unknown = LayerShape(tokens=2, in_features=8, out_features=8)
 

@@ -17,6 +17,7 @@ from autotune.farm.local import LocalExecutor
 from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from tests.autotune.service.processes import descendants, kill
+from tests.forms import form_of
 from tests.postgres import free_port
 from tests.waiting import listens, wait_for
 
@@ -25,7 +26,7 @@ QUICK = TimingPolicy(max_seconds=0.3)
 
 def task(tokens=16, rank=8, policy=QUICK):
     dense = LayerShape(tokens=tokens, in_features=64, out_features=96)
-    return layer_task(dense, (rank,), policy)
+    return layer_task(dense, (form_of(rank),), policy)
 
 
 class Farm:

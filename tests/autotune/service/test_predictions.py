@@ -9,10 +9,11 @@ from autotune.profiler.database.audit import Suspect, quarantine
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.service.predictions import Predictions
+from tests.forms import form_of
 from tests.profiler.points import point
 
 ROW = point(16, tokens=128, in_features=64, out_features=96)
-SHAPE = LayerShape(tokens=128, in_features=64, out_features=96, rank=16, dtype="fp32")
+SHAPE = LayerShape(tokens=128, in_features=64, out_features=96, form=form_of(16), dtype="fp32")
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_failed_point_that_is_measured_later_is_predicted_from(settings, store
     run_id = database.start_run(fingerprint, "test")
     database.add(run_id, [point(16, error="out of memory", **larger)])
     predictions = Predictions(settings)
-    shape = LayerShape(**larger, rank=16, dtype="fp32")
+    shape = LayerShape(**larger, form=form_of(16), dtype="fp32")
     _, _, [before] = predictions.answer("cpu", None, None, [shape], guess=True)
     database.add(run_id, [point(16, **larger)])
     _, _, [after] = predictions.answer("cpu", None, None, [shape], guess=True)

@@ -11,6 +11,7 @@ from autotune.tune.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
@@ -25,7 +26,7 @@ from tests.autotune.service.processes import descendants
 pytestmark = [pytest.mark.faults, pytest.mark.duration(40)]
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
-SUBJECTS = [Subject(layer=SHAPE), Subject(layer=dataclasses.replace(SHAPE, rank=8))]
+SUBJECTS = [Subject(layer=SHAPE), Subject(layer=SHAPE.with_form(low_rank(8)))]
 LONG = TimingPolicy(max_seconds=3.0, target_relative_ci=1e-9)  # it is heard of in between
 
 
@@ -90,7 +91,7 @@ def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
 
 @pytest.mark.parametrize("times", [1, 99])
 def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path, times):
-    points = [dataclasses.replace(SHAPE, rank=rank) for rank in (8, 16, 24, 32, 40)]
+    points = [SHAPE.with_form(low_rank(rank)) for rank in (8, 16, 24, 32, 40)]
     stopping, killed = threading.Event(), []
 
     def kill_when_seen():
@@ -105,7 +106,7 @@ def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path
         failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))
         stopping.set()
         thread.join()
-        found = {row.rank for row in store.measurements(mark.id)}
+        found = {row.shape.rank for row in store.measurements(mark.id)}
     assert killed
     if times == 1:
         assert failed == []

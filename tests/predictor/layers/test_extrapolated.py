@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import MeasurementError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
@@ -32,25 +33,31 @@ def own_points(count):
     rows = np.random.default_rng(0).permutation(len(seconds))[:count]
     return [
         point(
-            tokens=int(products[i][0]), in_features=int(products[i][1]),
-            out_features=int(products[i][2]), rank=0, dtype="bf16", latency_s=float(seconds[i]),
+            rank=0,
+            tokens=int(products[i][0]),
+            in_features=int(products[i][1]),
+            out_features=int(products[i][2]),
+            dtype="bf16",
+            latency_s=float(seconds[i]),
         )
         for i in rows
-    ]  # fmt: skip
+    ]
 
 
 def test_a_pair_is_the_sum_of_its_products(donors):
     known = ExtrapolatedLatency(SPEC, "bf16", donors)
     dense = LayerShape(tokens=64, in_features=1024, out_features=4096, dtype="bf16")
-    pair = known.estimate(dataclasses.replace(dense, rank=256))
+    pair = known.estimate(dense.with_form(low_rank(256)))
     down = known.estimate(dataclasses.replace(dense, out_features=256))
     up = known.estimate(dataclasses.replace(dense, in_features=256))
     assert pair.latency_s == pytest.approx(down.latency_s + up.latency_s)
     assert pair.ratio == pytest.approx(pair.latency_s / known.estimate(dense).latency_s)
     assert {pair.source, down.source} == {"extrapolated"}
     assert pair.low_s < pair.latency_s < pair.high_s
+    with pytest.raises(MeasurementError, match="native precision"):
+        known.estimate(dense.with_form(low_rank(256, precision="int8-static")))
     with pytest.raises(MeasurementError, match="multiples of 32"):
-        known.estimate(dataclasses.replace(dense, rank=100))
+        known.estimate(dense.with_form(low_rank(100)))
 
 
 def test_own_points_correct_it_from_so_many_on(donors):

@@ -9,13 +9,14 @@ from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.profiler.sources.aiconfigurator import ImportedTable, consensus, read_tables
+from tests.forms import form_of
 
 SPEC = find_device("a100")
 
 
 def layer(rank=None, tokens=512, k=1024, n=4096, parts=()):
     return LayerShape(
-        tokens=tokens, in_features=k, out_features=n, rank=rank, dtype="bf16", parts=parts
+        tokens=tokens, in_features=k, out_features=n, form=form_of(rank), dtype="bf16", parts=parts
     )
 
 

@@ -5,13 +5,14 @@ import onnx
 import pytest
 
 from autotune.core.errors import EngineError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.engines.builder import build_engine, missing_parts
 from autotune.profiler.engines.engine_process import EngineProcess
 
 pytestmark = pytest.mark.gpu
-SHAPE = LayerShape(tokens=16, in_features=64, out_features=96, rank=16, dtype="fp16")
+SHAPE = LayerShape(tokens=16, in_features=64, out_features=96, form=low_rank(16), dtype="fp16")
 
 
 def any_rows(text):

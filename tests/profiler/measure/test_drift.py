@@ -15,6 +15,7 @@ from autotune.profiler.measure.timing import TimingPolicy
 from autotune.testing.disturbance import Disturbance, Fault, SlowSpell
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.runner import SimulatedRunner
+from tests.forms import form_of
 from tests.profiler.points import FINGERPRINT, point
 
 POLICY = TimingPolicy(max_seconds=0.5)
@@ -24,7 +25,7 @@ CHANGED = simulated_hardware("cpu-like", cliff_factor=1.5)
 
 
 def pair(rank):
-    return LayerShape(tokens=128, in_features=384, out_features=384, rank=rank)
+    return LayerShape(tokens=128, in_features=384, out_features=384, form=form_of(rank))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def drift_of(rows, hardware=AS_MEASURED, *, spells=(), faults=()):
 
 def test_anchors_are_spread_over_the_sizes(rows):
     chosen = choose_anchors(rows)
-    assert len(chosen) == len({row.rank for row in chosen}) == 20
-    assert (chosen[0].rank, chosen[-1].rank) == (16, 472)
+    assert len(chosen) == len({row.shape.rank for row in chosen}) == 20
+    assert (chosen[0].shape.rank, chosen[-1].shape.rank) == (16, 472)
     assert choose_anchors(rows[:5]) == rows[1:5]
 
 

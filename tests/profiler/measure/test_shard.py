@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Outcome, layer_task
@@ -16,7 +17,7 @@ from autotune.profiler.measure.timing import TimingPolicy
 
 QUICK = TimingPolicy(max_seconds=0.1, min_windows=1, warmup_rounds=1, rounds_per_window=2)
 SHAPES = [LayerShape(tokens=8, in_features=64, out_features=n) for n in (64, 128, 192, 256)]
-TASKS = [layer_task(shape, (16,), QUICK) for shape in SHAPES]
+TASKS = [layer_task(shape, [low_rank(16)], QUICK) for shape in SHAPES]
 
 # The real worker, with a backend that misbehaves on the layer of 128 outputs.
 SABOTAGED = """
