@@ -33,8 +33,7 @@ def info(database: Address, output_format: str) -> None:
     with LatencyDatabase(database) as store:
         checks = store.last_checks()
         for key, fingerprint in store.fingerprints().items():
-            rows = store.measurements(key, errors=True)
-            failed = sum(1 for row in rows if row.error is not None)
+            rows, failed = store.rows(key), len(store.failures(key))
             last = checks.get(key)
             entries.append(
                 {
@@ -190,7 +189,7 @@ def drift(
         fingerprint = machine.fingerprint
         rows = machine.database.measurements(fingerprint.id)
         with make_reporter().stage("time anchors again") as advance:
-            found = measure_drift(rows, machine.runner, policy, anchors, advance)
+            found = measure_drift(rows, machine.runner, policy, count=anchors, progress=advance)
         check = found.check(timestamp())
         machine.database.add_check(fingerprint, check)
     pace = math.exp(found.latency_change)

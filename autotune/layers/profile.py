@@ -53,7 +53,7 @@ def profile_points(
     failed = measure_points(database, machine.fingerprint, points, machine.runner, policy, advance)
     return Profiled(
         wanted=len(shapes), measured=len(points) - len(failed),
-        failed=tuple(str(row.error) for row in failed),
+        failed=tuple(row.error for row in failed),
     )  # fmt: skip
 
 
@@ -98,13 +98,13 @@ def _wave(
     if not layers:
         return first_layers(pool, _FIRST)
     spec = machine.spec
-    rows = [row for row in database.measurements(machine.fingerprint.id) if row.rank and row.ratio]
-    pairs = [row for row in rows if not row.shape.parts]
+    rows = database.measurements(machine.fingerprint.id)
+    pairs = [row for row in rows if not row.shape.is_dense and not row.shape.parts]
     left = [dense for dense in pool if dense not in layers]
     count = min(_WAVE, QUICK_LAYERS - len(layers))
     shapes = [row.shape for row in pairs]
     if not RecoveryProcess.enough(shapes):
         return first_layers(left, count)
     roofline = Roofline.of(spec, machine.threads)
-    process = RecoveryProcess(roofline, shapes, [row.ratio or 1.0 for row in pairs])
+    process = RecoveryProcess(roofline, shapes, [row.ratio for row in pairs])
     return next_layers(process, left, spec, count)

@@ -21,7 +21,7 @@ from autotune.core.errors import UsageError
 from autotune.core.layers import LayerShape
 from autotune.core.types import digest
 from autotune.profiler.database.exchange import read_table
-from autotune.profiler.database.records import Measurement
+from autotune.profiler.database.records import Measurement, measured_rows
 from autotune.profiler.sources.shipped import shipped_tables
 from autotune.testing.hardware import Hardware, SimulatedHardware, simulated_hardware
 from autotune.testing.kernels import Kernel
@@ -35,11 +35,11 @@ _Group = tuple[bool, bool, float]
 class RecordedHardware(Hardware):
     """Layers as recorded, on hardware that says how a network differs from their sum.
 
-    `rows` are measured points of one fingerprint; rows with an error are left out. A recorded pair
-    is its ratio times its dense layer, since the two were timed in turn.
+    `rows` are measured points of one fingerprint. A recorded pair is its ratio times its dense
+    layer, since the two were timed in turn.
 
     Raises:
-        UsageError: no row holds a latency.
+        UsageError: there is no row.
     """
 
     def __init__(self, base: SimulatedHardware, rows: Sequence[Measurement]) -> None:
@@ -55,7 +55,8 @@ class RecordedHardware(Hardware):
         Raises:
             UsageError: an unreadable file, or an unknown preset.
         """
-        rows = max((rows for _, rows in read_table(path)), key=len)
+        tables = (measured_rows(rows) for _, rows in read_table(path))
+        rows = max(tables, key=len)
         return RecordedHardware(simulated_hardware(preset, name="recorded-cpu"), rows)
 
     @staticmethod
@@ -164,13 +165,11 @@ class RecordedHardware(Hardware):
 
 
 def _recorded_seconds(rows: Sequence[Measurement]) -> dict[LayerShape, float]:
-    good = [row for row in rows if row.error is None and row.latency_s and row.ratio]
-    found = {row.shape: float(row.latency_s or 0.0) for row in good if is_dense(row.shape)}
-    for row in good:
+    found = {row.shape: row.latency_s for row in rows if is_dense(row.shape)}
+    for row in rows:
         if not is_dense(row.shape):
             dense_s = found.get(row.shape.dense)
-            paired_s = dense_s * float(row.ratio or 0.0) if dense_s else None
-            found[row.shape] = paired_s or float(row.latency_s or 0.0)
+            found[row.shape] = dense_s * row.ratio if dense_s else row.latency_s
     return found
 
 

@@ -111,7 +111,7 @@ def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> Dev
     dtype = fingerprint.dtype
     table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
-    dense = [row for row in rows if row.rank == 0 and row.latency_s and not row.shape.parts]
+    dense = [row for row in rows if row.shape.form.is_unchanged and not row.shape.parts]
     return DeviceTable(
         spec=spec,
         fingerprint=fingerprint,

@@ -29,7 +29,7 @@ class ExtrapolatedLatency(ProductSums):
     ) -> None:  # fmt: skip
         super().__init__()
         self._device = UnseenDevice(spec, dtype).fit(donors)
-        dense = [row for row in own if row.rank == 0 and row.latency_s and not row.shape.parts]
+        dense = [row for row in own if row.shape.form.is_unchanged and not row.shape.parts]
         self.own_points = 0
         if len(dense) >= LEAST_OWN:
             rows = np.random.default_rng(0).permutation(len(dense))[:_MOST_OWN]

@@ -80,6 +80,11 @@ class ProductSums(LatencyPredictor):
 
 
 def _check(shape: LayerShape) -> None:
+    if shape.form.suffix:
+        raise MeasurementError(
+            f"the form {shape.form} cannot be priced: others timed products in the native "
+            "precision only; measure it on the device itself"
+        )
     sizes = [size for _, k, n in products(shape) for size in (k, n)]
     odd = [size for size in sizes if size % MULTIPLE]
     if odd:

@@ -13,6 +13,7 @@ from autotune.devices.specs import DTYPE_BYTES, DeviceSpec, known_devices
 from autotune.profiler.database import seals
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Measurement
+from autotune.profiler.database.rows import as_row
 from autotune.profiler.database.schema import FINGERPRINT, KEY, QUARANTINE, RUN
 
 # No kernel beats its device's arithmetic; clocks above the sheet's and rounding take the rest.
@@ -62,7 +63,7 @@ def quarantine(database: LatencyDatabase, suspects: list[Suspect]) -> None:
     """Leave points out of every table of latencies from now on; nothing is deleted."""
     with database.transaction() as connection:
         for suspect in suspects:
-            key = {name: value for name, value in vars(suspect.row).items() if name in KEY}
+            key = {name: value for name, value in as_row(suspect.row).items() if name in KEY}
             row = {"fingerprint_id": suspect.fingerprint_id, **key}
             values = {**row, "reason": suspect.reason, "found_at": timestamp()}
             insert = database.dialect.insert(QUARANTINE).values(values)
@@ -71,7 +72,6 @@ def quarantine(database: LatencyDatabase, suspects: list[Suspect]) -> None:
 
 def _impossible(row: Measurement, spec: DeviceSpec | None) -> str | None:
     """Why the point cannot be right, if it cannot."""
-    assert row.latency_s and row.dense_latency_s and row.ratio
     found = row.latency_s / row.dense_latency_s / row.ratio
     if not 1 / _INCONSISTENT < found < _INCONSISTENT:
         return f"its seconds are {found:.3g} times what its ratio says"

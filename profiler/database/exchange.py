@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import sqlite3
 import tempfile
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from autotune.core.errors import DatabaseError, UsageError, storage_errors
 from autotune.core.files import file_sha256, write_whole
+from autotune.core.forms import parse_form
 from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.database.records import LINEAR, Measurement, Origin
+from autotune.profiler.database.records import Origin, Row
+from autotune.profiler.database.rows import COLUMNS, LINEAR, as_row, from_row
 
 _ADVICE = "give another file"
-_FIELDS = [field.name for field in dataclasses.fields(Measurement)]
-_TYPES = {field.name: str(field.type) for field in dataclasses.fields(Measurement)}
+# Of an export: `form` repeats what kind and rank say, in the spelling of the command line.
+_FIELDS = [name for known in COLUMNS for name in ((known, "form") if known == "rank" else (known,))]
 
 
 def export_table(database: LatencyDatabase, path: Path) -> int:
@@ -35,9 +38,13 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{path.name}: write to a .csv or .parquet file")
     rows = [
-        {"fingerprint": canonical_json(fingerprint.to_json()), **dataclasses.asdict(row)}
+        {
+            "fingerprint": canonical_json(fingerprint.to_json()),
+            **as_row(row),
+            "form": str(row.shape.form),
+        }
         for key, fingerprint in database.fingerprints().items()
-        for row in database.measurements(key, errors=True)
+        for row in database.rows(key)
     ]
     frame = pd.DataFrame(rows, columns=["fingerprint", *_FIELDS])
 
@@ -64,7 +71,7 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
     return sum(len(rows) for _, rows in tables)
 
 
-def read_table(path: Path) -> list[tuple[Fingerprint, list[Measurement]]]:
+def read_table(path: Path) -> list[tuple[Fingerprint, list[Row]]]:
     """The fingerprints of an exported file, and their points.
 
     Raises:
@@ -76,28 +83,31 @@ def read_table(path: Path) -> list[tuple[Fingerprint, list[Measurement]]]:
         raise UsageError(f"{path} is no readable .csv or .parquet file: {error}") from error
     if "kind" not in frame.columns:
         frame["kind"] = LINEAR  # exported before there were joint sites
-    expected = ["fingerprint", *_FIELDS]
-    if sorted(frame.columns) != sorted(expected):
+    expected = ["fingerprint", *COLUMNS]
+    if sorted(frame.columns.drop("form", errors="ignore")) != sorted(expected):
         missing = sorted(set(expected) - set(frame.columns))
         raise UsageError(f"{path} is no export of a latency database (missing {missing[:3]})")
     return [
         (
             from_mapping(Fingerprint, json.loads(str(record))),
-            [_measurement(row) for row in part[_FIELDS].to_dict("records")],
+            [_row(row) for row in part.to_dict("records")],
         )
         for record, part in frame.groupby("fingerprint")
     ]
 
 
-def _measurement(values: dict[object, object]) -> Measurement:
+def _row(values: dict[Hashable, Any]) -> Row:
+    """One row of a file, whose `form` (from before there were forms: none) must fit its kind."""
     clean: dict[str, int | float | str | None] = {}
-    for name, kind in _TYPES.items():
+    for name, kind in COLUMNS.items():
         value = values[name]
-        if value is None or value != value:  # a missing number reads back as NaN
-            clean[name] = None
-        else:
-            clean[name] = {"i": int, "f": float, "s": str}[kind[0]](value)
-    return from_mapping(Measurement, clean)
+        # A missing number reads back as NaN.
+        clean[name] = None if value is None or value != value else kind(value)
+    row = from_row(clean)
+    form = values.get("form")
+    if isinstance(form, str) and parse_form(form) != row.shape.form:
+        raise UsageError(f"kind {clean['kind']} and rank {clean['rank']} are not the form {form}")
+    return row
 
 
 def merge(target: LatencyDatabase, source: Path, *, keep_apart: bool = False) -> int:

@@ -7,7 +7,6 @@ measurement is a row with its error and gives way to a later success. Every run 
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import uuid
@@ -26,10 +25,14 @@ from autotune.profiler.database.records import (
     PERCENTS,
     Detail,
     DriftCheck,
+    FailedMeasurement,
     Measurement,
     Origin,
+    Row,
     RunContents,
+    measured_rows,
 )
+from autotune.profiler.database.rows import COLUMNS, as_row, from_row
 from autotune.profiler.database.schema import (
     CLOCKS,
     DRIFT,
@@ -45,7 +48,6 @@ from autotune.profiler.database.schema import (
 )
 
 SCHEMA = len(MIGRATIONS)
-_COLUMNS = [field.name for field in dataclasses.fields(Measurement)]
 
 
 def measured_here() -> Origin:
@@ -71,51 +73,79 @@ class LatencyDatabase(Store):
         run_id = uuid.uuid4().hex
         with self.transaction() as connection:
             self._put_run(
-                connection, fingerprint, run_id, timestamp(), plan, origin or measured_here()
+                connection,
+                fingerprint,
+                run_id,
+                started_at=timestamp(),
+                plan=plan,
+                origin=origin or measured_here(),
             )
         return run_id
 
     def _put_run(
-        self, connection: sa.Connection, fingerprint: Fingerprint, run_id: str, started_at: str,
-        plan: str, origin: Origin,
-    ) -> None:  # fmt: skip
+        self,
+        connection: sa.Connection,
+        fingerprint: Fingerprint,
+        run_id: str,
+        *,
+        started_at: str,
+        plan: str,
+        origin: Origin,
+    ) -> None:
         record = canonical_json(fingerprint.to_json())
         known = self.dialect.insert(FINGERPRINT).values(id=fingerprint.id, record=record)
         connection.execute(known.on_conflict_do_nothing())
         if connection.execute(sa.select(RUN.c.id).where(RUN.c.id == run_id)).first():
             return
         run = RUN.insert().values(
-            id=run_id, fingerprint_id=fingerprint.id, started_at=started_at, plan=plan,
+            id=run_id,
+            fingerprint_id=fingerprint.id,
+            started_at=started_at,
+            plan=plan,
             sha256=seals.EMPTY,
-        )  # fmt: skip
+        )
         connection.execute(run)
         row = {"run_id": run_id, **vars(origin)}
         connection.execute(SOURCE.insert().values(row))
         seals.renew(connection, SOURCE, [], [row])
 
     def add(
-        self, run_id: str, rows: Sequence[Measurement],
-        details: Mapping[LayerShape, Detail] | None = None, clocks: Sequence[ClockReading] = (),
-    ) -> None:  # fmt: skip
+        self,
+        run_id: str,
+        rows: Sequence[Row],
+        details: Mapping[LayerShape, Detail] | None = None,
+        clocks: Sequence[ClockReading] = (),
+    ) -> None:
         """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
         with self.transaction() as connection:
-            self._put_rows(connection, run_id, rows, details or {}, clocks)
+            self._put_rows(connection, run_id, rows, details=details or {}, clocks=clocks)
 
     def put_contents(self, fingerprint: Fingerprint, contents: RunContents) -> None:
         """Store a run of another database as it is; once more changes nothing."""
         with self.transaction() as connection:
             self._put_run(
-                connection, fingerprint, contents.id, contents.started_at, contents.plan,
-                contents.origin,
-            )  # fmt: skip
+                connection,
+                fingerprint,
+                contents.id,
+                started_at=contents.started_at,
+                plan=contents.plan,
+                origin=contents.origin,
+            )
             has = sa.select(CLOCKS.c.number).where(CLOCKS.c.run_id == contents.id)
             clocks = () if connection.execute(has).first() else contents.clocks
-            self._put_rows(connection, contents.id, contents.rows, contents.details, clocks)
+            self._put_rows(
+                connection, contents.id, contents.rows, details=contents.details, clocks=clocks
+            )
 
     def _put_rows(
-        self, connection: sa.Connection, run_id: str, rows: Sequence[Measurement],
-        details: Mapping[LayerShape, Detail], clocks: Sequence[ClockReading],
-    ) -> None:  # fmt: skip
+        self,
+        connection: sa.Connection,
+        run_id: str,
+        rows: Sequence[Row],
+        *,
+        details: Mapping[LayerShape, Detail],
+        clocks: Sequence[ClockReading],
+    ) -> None:
         owner = sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id).scalar_subquery()
         # A write first: it takes the lock of this fingerprint, under which all that follows is read
         # and that keeps two runs from waiting for each other.
@@ -125,35 +155,40 @@ class LatencyDatabase(Store):
         _put_clocks(connection, run_id, clocks)
         if not rows:
             return
-        before = _rows_like(connection, fingerprint_id, rows)
+        before = _rows_like(connection, fingerprint_id, [row.shape for row in rows])
         failed = MEASUREMENT.c.error.is_not(None)
         statement = self.dialect.insert(MEASUREMENT)
-        fresh = {n: statement.excluded[n] for n in (*_COLUMNS, "run_id") if n not in KEY}
+        fresh = {n: statement.excluded[n] for n in (*COLUMNS, "run_id") if n not in KEY}
         upsert = statement.on_conflict_do_update(index_elements=list(KEY), set_=fresh, where=failed)
         owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
-        connection.execute(upsert, [vars(row) | owners for row in rows])
-        after = _rows_like(connection, fingerprint_id, rows)
+        connection.execute(upsert, [as_row(row) | owners for row in rows])
+        after = _rows_like(connection, fingerprint_id, [row.shape for row in rows])
         seals.renew(connection, MEASUREMENT, before, after)
         known = {_key(row) for row in before if row["error"] is None}
         new = {_key(row) for row in after if row["error"] is None} - known
-        fresh_rows = [row for row in rows if _key(vars(row) | owners) in new]
+        fresh_rows = [row for row in rows if _key(as_row(row) | owners) in new]
         _put_details(connection, owners, fresh_rows, details)
 
-    def measurements(
-        self, fingerprint_id: str, *, errors: bool = False, quarantined: bool = False
-    ) -> list[Measurement]:
-        """All points of one fingerprint, sorted by shape; failed and impossible ones on demand."""
-        query = sa.select(*(MEASUREMENT.c[name] for name in _COLUMNS)).where(
+    def measurements(self, fingerprint_id: str, *, quarantined: bool = False) -> list[Measurement]:
+        """What was measured under one fingerprint, sorted by shape; impossible points on demand."""
+        return measured_rows(self.rows(fingerprint_id, quarantined=quarantined))
+
+    def failures(self, fingerprint_id: str) -> list[FailedMeasurement]:
+        """What could not be measured under one fingerprint, sorted by shape."""
+        rows = self.rows(fingerprint_id)
+        return [row for row in rows if isinstance(row, FailedMeasurement)]
+
+    def rows(self, fingerprint_id: str, *, quarantined: bool = False) -> list[Row]:
+        """All points of one fingerprint, failed ones too, sorted by shape."""
+        query = sa.select(*(MEASUREMENT.c[name] for name in COLUMNS)).where(
             MEASUREMENT.c.fingerprint_id == fingerprint_id
         )
-        if not errors:
-            query = query.where(MEASUREMENT.c.error.is_(None))
         if not quarantined:
             same = sa.and_(*(QUARANTINE.c[name] == MEASUREMENT.c[name] for name in KEY))
             query = query.where(~sa.exists().where(same))
         query = query.order_by(*(MEASUREMENT.c[name] for name in KEY))
         with self.transaction() as connection:
-            return [Measurement(**row._mapping) for row in connection.execute(query)]
+            return [from_row(dict(row._mapping)) for row in connection.execute(query)]
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Every fingerprint by id."""
@@ -189,7 +224,7 @@ class LatencyDatabase(Store):
                 seals.run_rows(connection, table, run_id) for table in seals.SEALED
             )
         found = {_key(row): row for row in rows}
-        points = {key: Measurement(**{n: row[n] for n in _COLUMNS}) for key, row in found.items()}
+        points = {key: from_row(row) for key, row in found.items()}
         seconds = {_key(row): tuple(json.loads(row["seconds"])) for row in samples}
         details = {
             points[_key(row)].shape: Detail(
@@ -201,13 +236,16 @@ class LatencyDatabase(Store):
         readings = sorted(clocks, key=lambda row: row["number"])
         skip = ("run_id", "number")
         return RunContents(
-            id=run_id, started_at=run.started_at, plan=run.plan,
+            id=run_id,
+            started_at=run.started_at,
+            plan=run.plan,
             origin=Origin(**{k: v for k, v in source[0].items() if k != "run_id"}),
-            rows=tuple(points.values()), details=details,
+            rows=tuple(points.values()),
+            details=details,
             clocks=tuple(
                 ClockReading(**{k: v for k, v in row.items() if k not in skip}) for row in readings
             ),
-        )  # fmt: skip
+        )
 
 
 def timestamp() -> str:
@@ -220,15 +258,17 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _put_details(
-    connection: sa.Connection, owners: dict[str, str], rows: Sequence[Measurement],
+    connection: sa.Connection,
+    owners: dict[str, str],
+    rows: Sequence[Row],
     details: Mapping[LayerShape, Detail],
-) -> None:  # fmt: skip
+) -> None:
     quantiles, samples = [], []
     for row in rows:
         detail = details.get(row.shape)
         if detail is None:
             continue
-        keys = {name: value for name, value in vars(row).items() if name in KEY} | owners
+        keys = {name: value for name, value in as_row(row).items() if name in KEY} | owners
         names = [f"p{percent:02d}_s" for percent in PERCENTS]
         quantiles.append({**keys, **dict(zip(names, detail.quantiles_s, strict=True))})
         samples.append({**keys, "seconds": canonical_json(list(detail.samples_s))})
@@ -249,10 +289,10 @@ def _put_clocks(connection: sa.Connection, run_id: str, clocks: Sequence[ClockRe
 
 
 def _rows_like(
-    connection: sa.Connection, fingerprint_id: str, rows: Sequence[Measurement]
+    connection: sa.Connection, fingerprint_id: str, shapes: Sequence[LayerShape]
 ) -> list[Any]:
-    """What is stored under the keys of `rows`, and perhaps of others with the same sizes."""
+    """What is stored of `shapes`, and perhaps of others with the same sizes."""
     query = sa.select(MEASUREMENT).where(MEASUREMENT.c.fingerprint_id == fingerprint_id)
     for name in ("tokens", "in_features", "out_features", "rank"):
-        query = query.where(MEASUREMENT.c[name].in_({getattr(row, name) for row in rows}))
+        query = query.where(MEASUREMENT.c[name].in_({getattr(shape, name) for shape in shapes}))
     return [dict(row._mapping) for row in connection.execute(query)]

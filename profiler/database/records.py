@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.core.forms import DENSE, low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.health import ClockReading
 
 # Of the seconds of single calls, what is kept of every measurement.
 PERCENTS = (5, 25, 50, 75, 95)
-LINEAR = "linear"
-
-
-def kind_of(parts: tuple[int, ...]) -> str:
-    """`linear`, or `shared:512+128+128` for layers of these widths with one input."""
-    return f"shared:{'+'.join(map(str, parts))}" if parts else LINEAR
-
-
-def parts_of(kind: str) -> tuple[int, ...]:
-    """The widths back from `kind_of`."""
-    _, _, widths = kind.partition(":")
-    return tuple(int(width) for width in widths.split("+")) if widths else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,50 +30,50 @@ class DriftCheck:
 
     @property
     def verdict(self) -> str:
-        """VALID or STALE."""
+        """VALID where the points still hold, else STALE."""
         return "VALID" if self.valid else "STALE"
 
     def to_json(self) -> dict[str, str | int | float]:
-        """Plain JSON, the verdict with it."""
+        """Plain JSON of all fields and the verdict."""
         return {**vars(self), "verdict": self.verdict}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One measured point; rank 0 is the dense layer. Either times or an error.
+    """One layer, timed in turn with its dense layer.
 
-    `ratio` is latency recovery, the median of paired rounds, with its 95 % interval.
+    `ratio` is latency recovery, the median of paired rounds, with its 95 % interval. The policy's
+    precision was reached where `converged`; `disturbed_windows` of `windows` were left out.
     """
 
-    kind: str = LINEAR
-    tokens: int
-    in_features: int
-    out_features: int
-    rank: int
-    dtype: str
-    latency_s: float | None
-    dense_latency_s: float | None
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
+    shape: LayerShape
+    latency_s: float
+    dense_latency_s: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
     rounds: int
     windows: int
     disturbed_windows: int
-    converged: int
-    error: str | None
+    converged: bool
     measured_at: str
 
-    @property
-    def shape(self) -> LayerShape:
-        """The layer this is a measurement of."""
-        return LayerShape(
-            tokens=self.tokens,
-            in_features=self.in_features,
-            out_features=self.out_features,
-            form=low_rank(self.rank) if self.rank else DENSE,
-            dtype=self.dtype,
-            parts=parts_of(self.kind),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class FailedMeasurement:
+    """A layer that could not be timed, and why: it is tried again, and gives way to a success."""
+
+    shape: LayerShape
+    error: str
+    measured_at: str
+
+
+Row = Measurement | FailedMeasurement
+
+
+def measured_rows(rows: Iterable[Row]) -> list[Measurement]:
+    """The rows that hold times, in their order."""
+    return [row for row in rows if isinstance(row, Measurement)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +104,6 @@ class RunContents:
     started_at: str
     plan: str
     origin: Origin
-    rows: Sequence[Measurement]
+    rows: Sequence[Row]
     details: Mapping[LayerShape, Detail]
     clocks: Sequence[ClockReading]

@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from autotune.profiler.database.records import LINEAR, PERCENTS
+from autotune.profiler.database.records import PERCENTS
+from autotune.profiler.database.rows import LINEAR
 
 METADATA = MetaData()
 _REAL: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
@@ -185,5 +186,9 @@ def _add_drift(connection: Connection) -> None:
 # A migration takes the database from version i to i + 1, inside one transaction; the hashes of all
 # runs are renewed after the last.
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
-    _create_all, _add_kind, _seal_by_sum, _add_details, _add_drift,
-)  # fmt: skip
+    _create_all,
+    _add_kind,
+    _seal_by_sum,
+    _add_details,
+    _add_drift,
+)

@@ -30,15 +30,13 @@ class Anchor:
     @property
     def ratio_change(self) -> float:
         """log(now / stored); 0 where the intervals overlap, as then nothing is known to change."""
-        assert self.stored.ratio and self.stored.ratio_low and self.stored.ratio_high
         if self.ratio_low <= self.stored.ratio_high and self.stored.ratio_low <= self.ratio_high:
             return 0.0
         return math.log(self.ratio / self.stored.ratio)
 
     @property
     def latency_change(self) -> float:
-        """log(now / stored)."""
-        assert self.stored.latency_s
+        """log(seconds now / stored)."""
         return math.log(self.latency_s / self.stored.latency_s)
 
 
@@ -67,17 +65,20 @@ class Drift:
     def check(self, checked_at: str) -> DriftCheck:
         """The record that the database keeps of it."""
         return DriftCheck(
-            checked_at=checked_at, anchors=len(self.anchors), moved=self.moved,
-            failed=len(self.failures), ratio_change=self.ratio_change,
+            checked_at=checked_at,
+            anchors=len(self.anchors),
+            moved=self.moved,
+            failed=len(self.failures),
+            ratio_change=self.ratio_change,
             latency_change=self.latency_change,
-        )  # fmt: skip
+        )
 
 
 def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Measurement]:
     """`count` measured pairs, spread evenly from the smallest to the largest."""
     pairs = sorted(
-        (row for row in rows if row.rank and row.error is None),
-        key=lambda row: (row.shape.flops, row.rank, row.in_features),
+        (row for row in rows if not row.shape.is_dense),
+        key=lambda row: (row.shape.flops, row.shape.form, row.shape.in_features),
     )
     if len(pairs) <= count:
         return pairs
@@ -85,9 +86,13 @@ def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Me
 
 
 def measure_drift(
-    rows: Sequence[Measurement], runner: TaskRunner, policy: TimingPolicy,
-    count: int = ANCHORS, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Drift:  # fmt: skip
+    rows: Sequence[Measurement],
+    runner: TaskRunner,
+    policy: TimingPolicy,
+    *,
+    count: int = ANCHORS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Drift:
     """Time anchors of one fingerprint's `rows` again. Nothing is stored.
 
     Raises:
@@ -106,11 +111,13 @@ def measure_drift(
             continue
         anchors.append(
             Anchor(
-                stored=chosen[outcome.index], ratio=timing.ratios[1],
-                ratio_low=timing.ratio_lows[1], ratio_high=timing.ratio_highs[1],
+                stored=chosen[outcome.index],
+                ratio=timing.ratios[1],
+                ratio_low=timing.ratio_lows[1],
+                ratio_high=timing.ratio_highs[1],
                 latency_s=timing.latencies_s[1],
             )
-        )  # fmt: skip
+        )
     if not anchors:
         raise MeasurementError(f"no anchor could be timed: {failures[0]}")
     return Drift(anchors=tuple(anchors), failures=tuple(failures))

@@ -12,7 +12,7 @@ from autotune.devices.detect import PresentDevice
 from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Detail, Measurement, kind_of
+from autotune.profiler.database.records import Detail, FailedMeasurement, Measurement, Row
 from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
@@ -59,7 +59,7 @@ def measure_points(
     runner: TaskRunner,
     policy: TimingPolicy | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Measurement]:
+) -> list[FailedMeasurement]:
     """Time `points` (dense layers come along as references) and store each result at once.
 
     Returns the failed ones; they are rows in the database too.
@@ -69,13 +69,13 @@ def measure_points(
     policy = policy or TimingPolicy()
     tasks = _tasks(points, policy)
     run_id = database.start_run(fingerprint, f"{len(points)} points")
-    failures: list[Measurement] = []
+    failures: list[FailedMeasurement] = []
     done = 0
     progress(0, len(points))
     for task, outcome in _outcomes(runner, tasks):
-        rows = _rows(task, outcome.timing, outcome.error)
+        rows = _rows(task, outcome)
         database.add(run_id, rows, _details(rows, outcome.timing), outcome.clocks)
-        failures += [row for row in rows if row.error is not None]
+        failures += [row for row in rows if isinstance(row, FailedMeasurement)]
         done += len(rows) - 1
         progress(min(done, len(points)), len(points))
     return failures
@@ -115,7 +115,7 @@ def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTas
     return tasks
 
 
-def _details(rows: Sequence[Measurement], timing: PairedTiming | None) -> dict[LayerShape, Detail]:
+def _details(rows: Sequence[Row], timing: PairedTiming | None) -> dict[LayerShape, Detail]:
     if timing is None:
         return {}
     columns = zip(timing.quantiles_s, timing.samples_s, strict=True)
@@ -125,30 +125,26 @@ def _details(rows: Sequence[Measurement], timing: PairedTiming | None) -> dict[L
     }
 
 
-def _rows(task: TimingTask, timing: PairedTiming | None, error: str | None) -> list[Measurement]:
-    rows = []
-    for i, subject in enumerate(task.subjects):
-        assert subject.layer is not None
-        shape = subject.layer
-        rows.append(
-            Measurement(
-                kind=kind_of(shape.parts),
-                tokens=shape.tokens,
-                in_features=shape.in_features,
-                out_features=shape.out_features,
-                rank=shape.rank,
-                dtype=shape.dtype,
-                latency_s=timing.latencies_s[i] if timing else None,
-                dense_latency_s=timing.latencies_s[0] if timing else None,
-                ratio=timing.ratios[i] if timing else None,
-                ratio_low=timing.ratio_lows[i] if timing else None,
-                ratio_high=timing.ratio_highs[i] if timing else None,
-                rounds=timing.rounds if timing else 0,
-                windows=timing.windows if timing else 0,
-                disturbed_windows=timing.disturbed_windows if timing else 0,
-                converged=int(timing.converged) if timing else 0,
-                error=error,
-                measured_at=timestamp(),
-            )
+def _rows(task: TimingTask, outcome: Outcome) -> list[Row]:
+    shapes = [subject.layer for subject in task.subjects if subject.layer is not None]
+    assert len(shapes) == len(task.subjects), "a task of layers"
+    now, timing = timestamp(), outcome.timing
+    if timing is None:
+        error = str(outcome.error)
+        return [FailedMeasurement(shape=s, error=error, measured_at=now) for s in shapes]
+    return [
+        Measurement(
+            shape=shape,
+            latency_s=timing.latencies_s[i],
+            dense_latency_s=timing.latencies_s[0],
+            ratio=timing.ratios[i],
+            ratio_low=timing.ratio_lows[i],
+            ratio_high=timing.ratio_highs[i],
+            rounds=timing.rounds,
+            windows=timing.windows,
+            disturbed_windows=timing.disturbed_windows,
+            converged=timing.converged,
+            measured_at=now,
         )
-    return rows
+        for i, shape in enumerate(shapes)
+    ]

@@ -18,6 +18,7 @@ import pandas as pd
 from packaging.version import Version
 
 from autotune.core.errors import UsageError
+from autotune.core.layers import LayerShape
 from autotune.core.types import Fingerprint
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Measurement, Origin
@@ -178,8 +179,20 @@ def _measurement(
     dtype: str, now: str, tokens: float, in_features: float, out_features: float, latency_s: float
 ) -> Measurement:
     return Measurement(
-        tokens=int(tokens), in_features=int(in_features), out_features=int(out_features), rank=0,
-        dtype=dtype, latency_s=float(latency_s), dense_latency_s=float(latency_s), ratio=1.0,
-        ratio_low=1.0, ratio_high=1.0, rounds=0, windows=0, disturbed_windows=0, converged=1,
-        error=None, measured_at=now,
-    )  # fmt: skip
+        shape=LayerShape(
+            tokens=int(tokens),
+            in_features=int(in_features),
+            out_features=int(out_features),
+            dtype=dtype,
+        ),
+        latency_s=float(latency_s),
+        dense_latency_s=float(latency_s),
+        ratio=1.0,
+        ratio_low=1.0,
+        ratio_high=1.0,
+        rounds=0,
+        windows=0,
+        disturbed_windows=0,
+        converged=True,
+        measured_at=now,
+    )

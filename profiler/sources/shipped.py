@@ -12,7 +12,7 @@ from pathlib import Path
 from autotune.core.types import Fingerprint
 from autotune.profiler.database.exchange import read_table
 from autotune.profiler.database.latency import LatencyDatabase, measured_here
-from autotune.profiler.database.records import Measurement
+from autotune.profiler.database.records import Measurement, measured_rows
 
 _FOLDER = files("autotune.profiler") / "data"
 
@@ -28,7 +28,11 @@ def shipped_tables(device: str, dtype: str) -> list[tuple[Fingerprint, list[Meas
     if device not in shipped_devices():
         return []
     with as_file(_FOLDER / f"{device}.parquet") as path:
-        tables = [table for table in read_table(Path(path)) if table[0].dtype == dtype]
+        tables = [
+            (fingerprint, measured_rows(rows))
+            for fingerprint, rows in read_table(Path(path))
+            if fingerprint.dtype == dtype
+        ]
     return sorted(tables, key=lambda table: -len(table[1]))
 
 

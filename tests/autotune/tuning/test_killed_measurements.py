@@ -106,7 +106,7 @@ def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path
         failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))
         stopping.set()
         thread.join()
-        found = {row.rank for row in store.measurements(mark.id)}
+        found = {row.shape.rank for row in store.measurements(mark.id)}
     assert killed
     if times == 1:
         assert failed == []

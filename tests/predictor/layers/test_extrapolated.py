@@ -33,11 +33,15 @@ def own_points(count):
     rows = np.random.default_rng(0).permutation(len(seconds))[:count]
     return [
         point(
-            tokens=int(products[i][0]), in_features=int(products[i][1]),
-            out_features=int(products[i][2]), rank=0, dtype="bf16", latency_s=float(seconds[i]),
+            rank=0,
+            tokens=int(products[i][0]),
+            in_features=int(products[i][1]),
+            out_features=int(products[i][2]),
+            dtype="bf16",
+            latency_s=float(seconds[i]),
         )
         for i in rows
-    ]  # fmt: skip
+    ]
 
 
 def test_a_pair_is_the_sum_of_its_products(donors):
@@ -50,6 +54,8 @@ def test_a_pair_is_the_sum_of_its_products(donors):
     assert pair.ratio == pytest.approx(pair.latency_s / known.estimate(dense).latency_s)
     assert {pair.source, down.source} == {"extrapolated"}
     assert pair.low_s < pair.latency_s < pair.high_s
+    with pytest.raises(MeasurementError, match="native precision"):
+        known.estimate(dense.with_form(low_rank(256, precision="int8-static")))
     with pytest.raises(MeasurementError, match="multiples of 32"):
         known.estimate(dense.with_form(low_rank(100)))
 

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from autotune.core.errors import MeasurementError
@@ -19,6 +18,7 @@ from autotune.predictor.layers.regressor import LatencyRegressor, _HalfWidths
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.products.features import LAUNCH_S
+from autotune.profiler.database.exchange import read_table
 from autotune.profiler.database.records import Measurement
 from tests.forms import form_of
 
@@ -28,20 +28,25 @@ RECORDED = Path(__file__).parents[2] / "data" / "recorded_cpu.csv"
 
 def recorded():
     """Real measurements of one 2-core CPU, onnxruntime (see tests/data/README.md)."""
-    frame = pd.read_csv(RECORDED)
-    names = [f.name for f in dataclasses.fields(Measurement) if f.name in frame]
-    rows = frame[names].astype(object).where(frame[names].notna(), None)
-    return [Measurement(**row) for row in rows.to_dict("records")]
+    ((_, rows),) = read_table(RECORDED)
+    return rows
 
 
 def row(shape, latency_s, dense_s=1e-3):
     ratio = latency_s / dense_s
     return Measurement(
-        tokens=shape.tokens, in_features=shape.in_features, out_features=shape.out_features,
-        rank=shape.rank, dtype="fp32", latency_s=latency_s, dense_latency_s=dense_s,
-        ratio=ratio, ratio_low=ratio * 0.98, ratio_high=ratio * 1.02, rounds=9, windows=3,
-        disturbed_windows=0, converged=1, error=None, measured_at="2026-01-01",
-    )  # fmt: skip
+        shape=shape,
+        latency_s=latency_s,
+        dense_latency_s=dense_s,
+        ratio=ratio,
+        ratio_low=ratio * 0.98,
+        ratio_high=ratio * 1.02,
+        rounds=9,
+        windows=3,
+        disturbed_windows=0,
+        converged=True,
+        measured_at="2026-01-01",
+    )
 
 
 def shape(rank=None, k=256, n=512, m=128):
@@ -82,14 +87,16 @@ def test_measured_points_are_exact_and_say_so():
 def test_held_out_ranks_of_recorded_measurements_are_interpolated_well():
     """Every third rank is withheld; the interval must cover about what it says."""
     rows = recorded()
-    ranked = [r for r in rows if r.rank]
+    ranked = [r for r in rows if r.shape.rank]
     inner = {
-        r.shape.dense: [x.rank for x in ranked if x.shape.dense == r.shape.dense] for r in ranked
+        r.shape.dense: [x.shape.rank for x in ranked if x.shape.dense == r.shape.dense]
+        for r in ranked
     }
     held = [
-        r for i, r in enumerate(ranked)
-        if i % 3 == 1 and min(inner[r.shape.dense]) < r.rank < max(inner[r.shape.dense])
-    ]  # fmt: skip
+        r
+        for i, r in enumerate(ranked)
+        if i % 3 == 1 and min(inner[r.shape.dense]) < r.shape.rank < max(inner[r.shape.dense])
+    ]
     table = LatencyTable([r for r in rows if r not in held], ROOFLINE)
     errors, covered = [], 0
     for item in held:
@@ -105,12 +112,14 @@ def test_held_out_ranks_of_recorded_measurements_are_interpolated_well():
 
 def test_unseen_shapes_are_predicted_and_refused_without_data():
     rows = recorded()
-    shapes = {(r.in_features, r.out_features) for r in rows}
+    shapes = {(r.shape.in_features, r.shape.out_features) for r in rows}
     assert len(shapes) >= 4
     held = max(shapes)
-    known = [r for r in rows if (r.in_features, r.out_features) != held]
+    known = [r for r in rows if (r.shape.in_features, r.shape.out_features) != held]
     table = LatencyTable(known, ROOFLINE)
-    truth = [r for r in rows if (r.in_features, r.out_features) == held and r.rank]
+    truth = [
+        r for r in rows if (r.shape.in_features, r.shape.out_features) == held and r.shape.rank
+    ]
     ratios = [table.estimate(r.shape).ratio / r.ratio for r in truth]
     assert table.estimate(truth[0].shape).source == "predicted"
     assert np.median(np.abs(np.log(ratios))) < 0.3
@@ -159,10 +168,12 @@ def test_the_regressor_learns_from_tokens_near_the_one_asked():
 def test_layers_as_arrays_are_those_by_hand():
     """A dense layer, a pair, and three layers that share a down factor."""
     shapes = [
-        shape(), shape(24),
-        LayerShape(tokens=7, in_features=96, out_features=128, form=low_rank(16),
-                   parts=(64, 32, 32)),
-    ]  # fmt: skip
+        shape(),
+        shape(24),
+        LayerShape(
+            tokens=7, in_features=96, out_features=128, form=low_rank(16), parts=(64, 32, 32)
+        ),
+    ]
     layers = LayerArrays.of(shapes)
     assert layers.pairs.tolist() == [False, True, True]
     assert layers.parts.tolist() == [0, 0, 3]

@@ -73,11 +73,11 @@ def test_groups_left_out_in_closed_form_are_groups_left_out(data):
 
 def test_held_out_layers_of_recorded_measurements():
     """Better than the roofline's own ratio on layers that it never saw, and mostly inside."""
-    pairs = [row for row in recorded() if row.error is None and row.rank and row.kind == "linear"]
-    layers = sorted({(row.in_features, row.out_features) for row in pairs})
+    pairs = [row for row in recorded() if row.shape.rank and not row.shape.parts]
+    layers = sorted({(row.shape.in_features, row.shape.out_features) for row in pairs})
     errors, plain, inside = [], [], []
     for layer in layers:
-        held = [row for row in pairs if (row.in_features, row.out_features) == layer]
+        held = [row for row in pairs if (row.shape.in_features, row.shape.out_features) == layer]
         seen = [row for row in pairs if row not in held]
         process = RecoveryProcess(ROOFLINE, [r.shape for r in seen], [r.ratio for r in seen])
         found, half_width = process.predict([row.shape for row in held])
@@ -91,12 +91,12 @@ def test_held_out_layers_of_recorded_measurements():
 
 
 def test_a_table_of_few_pairs_predicts_ratios_with_it():
-    rows = [row for row in recorded() if row.kind == "linear"]
+    rows = [row for row in recorded() if not row.shape.parts]
     table = LatencyTable(rows, ROOFLINE)
     asked = LayerShape(tokens=1024, in_features=640, out_features=896, form=low_rank(160))
     found = table.estimate(asked)
-    pairs = [row for row in rows if row.error is None and row.rank]
-    near = [row for row in pairs if 0.5 <= row.tokens / 1024 <= 2]
+    pairs = [row for row in rows if row.shape.rank]
+    near = [row for row in pairs if 0.5 <= row.shape.tokens / 1024 <= 2]
     process = RecoveryProcess(ROOFLINE, [r.shape for r in near], [r.ratio for r in near])
     assert found.source == "predicted"
     assert found.ratio == pytest.approx(float(process.predict([asked])[0][0]), rel=1e-9)
@@ -133,10 +133,11 @@ def test_the_next_layers_are_those_of_which_least_is_known():
     draw = np.random.default_rng(0)
     roofline = Roofline.of(CPU, 2)
     ratios = [
-        roofline.latency_s(pair) / roofline.latency_s(pair.dense)
+        roofline.latency_s(pair)
+        / roofline.latency_s(pair.dense)
         * math.exp(0.1 * math.log(pair.rank) + draw.normal(0, 0.02))
         for pair in pairs
-    ]  # fmt: skip
+    ]
     process = RecoveryProcess(roofline, pairs, ratios)
     left = [dense for dense in pool if dense not in small]
     chosen = next_layers(process, left, CPU, 4)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
@@ -46,7 +47,7 @@ class TestSimulatedBackend(BackendSuite):
 
 
 def test_the_onnx_layer_computes_the_product():
-    model = layer_model(LayerShape(**{**SHAPE.__dict__, "rank": 8}), copies=2)
+    model = layer_model(SHAPE.with_form(low_rank(8)), copies=2)
     import onnx
     from onnx import numpy_helper
 

@@ -3,11 +3,13 @@
 import dataclasses
 import sqlite3
 
+import pandas as pd
 import pytest
 
 from autotune.core.errors import DatabaseError, UsageError
+from autotune.core.forms import low_rank
 from autotune.profiler.database.audit import find_problems
-from autotune.profiler.database.exchange import export_table, import_table, merge, ship
+from autotune.profiler.database.exchange import export_table, import_table, merge, read_table, ship
 from autotune.profiler.database.latency import LatencyDatabase
 from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
 
@@ -20,8 +22,44 @@ def test_export_and_import_are_exact(database, tmp_path, suffix):
     assert export_table(database, path) == 2
     with LatencyDatabase(tmp_path / "other.sqlite") as other:
         assert import_table(other, path) == 2
-        assert other.measurements(FINGERPRINT.id, errors=True) == rows
+        assert other.rows(FINGERPRINT.id) == rows
         assert other.fingerprints() == database.fingerprints()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_forms_are_exported_beside_ranks(database, tmp_path, suffix):
+    rows = [point(0), point(16), point(form=low_rank(16, "pivoted", "int8-static"))]
+    database.add(database.start_run(FINGERPRINT, "test"), rows)
+    path = tmp_path / f"table{suffix}"
+    export_table(database, path)
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    frame = read(path)
+    columns = list(frame.columns)
+    assert columns[columns.index("rank") + 1] == "form"
+    found = set(zip(frame["kind"], frame["rank"], frame["form"], strict=True))
+    assert found == {
+        ("linear", 0, "dense"),
+        ("linear", 16, "rank=16"),
+        ("linear:pivoted:int8-static", 16, "rank=16:pivoted:int8-static"),
+    }
+    ((_, again),) = read_table(path)
+    assert set(again) == set(rows)
+
+
+def test_files_from_before_there_were_forms_are_imported(database, tmp_path):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(0), point(16)])
+    path = tmp_path / "table.csv"
+    export_table(database, path)
+    frame = pd.read_csv(path)
+    frame.drop(columns="form").to_csv(path, index=False)
+    ((_, rows),) = read_table(path)
+    assert rows == [point(0), point(16)]
+    frame.drop(columns=["form", "kind"]).to_csv(path, index=False)
+    ((_, rows),) = read_table(path)
+    assert rows == [point(0), point(16)]
+    frame.assign(form="rank=8").to_csv(path, index=False)
+    with pytest.raises(UsageError, match="are not the form rank=8"):
+        read_table(path)
 
 
 def test_export_refuses_other_formats_and_import_other_tables(database, tmp_path):

@@ -45,8 +45,8 @@ def drift_of(rows, hardware=AS_MEASURED, *, spells=(), faults=()):
 
 def test_anchors_are_spread_over_the_sizes(rows):
     chosen = choose_anchors(rows)
-    assert len(chosen) == len({row.rank for row in chosen}) == 20
-    assert (chosen[0].rank, chosen[-1].rank) == (16, 472)
+    assert len(chosen) == len({row.shape.rank for row in chosen}) == 20
+    assert (chosen[0].shape.rank, chosen[-1].shape.rank) == (16, 472)
     assert choose_anchors(rows[:5]) == rows[1:5]
 
 

@@ -48,8 +48,11 @@ def table(stack, seconds, device="mine"):
 
 
 def test_the_consensus_is_the_median_of_the_stacks():
-    tables = [table("a", [1e-5, 2e-5, 3e-5]), table("b", [3e-5, 2e-5, 9e-5]),
-              table("c", [2e-5, 5e-5, 1e-5])]  # fmt: skip
+    tables = [
+        table("a", [1e-5, 2e-5, 3e-5]),
+        table("b", [3e-5, 2e-5, 9e-5]),
+        table("c", [2e-5, 5e-5, 1e-5]),
+    ]
     rows = consensus(tables)
     assert rows["latency_s"].tolist() == [2e-5, 2e-5, 3e-5]
     assert rows["stacks"].tolist() == [3, 3, 3]
@@ -90,7 +93,7 @@ def test_the_database_keeps_stacks_apart(tmp_path, monkeypatch):
         assert sum(map(len, kept.values())) == count  # the second import added nothing
         assert find_problems(database) == []
     row = next(iter(kept.values()))[0]
-    assert row.rank == 0
+    assert row.shape.rank == 0
     assert row.rounds == 0
 
 

@@ -1,0 +1,282 @@
+"""Where a latency table's numbers come from: one class for each way to price a layer."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate, Source
+from autotune.devices.roofline import Roofline
+from autotune.predictor.layers.features import MANY_PRODUCTS
+from autotune.predictor.layers.interpolation import interpolate, leave_one_out_errors
+from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.profiler.database.records import Measurement
+
+if TYPE_CHECKING:
+    from autotune.predictor.layers.recovery import RecoveryProcess
+    from autotune.predictor.layers.regressor import LatencyRegressor
+
+_ROOFLINE_FACTOR = 4.0
+_NEAR = 2.0
+_NEAREST_TOKENS, _FAR = 3, math.log(16.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """The price of a layer that was not measured: its seconds, or its ratio to the dense layer.
+
+    `half_width` is that of the seconds' 90 % interval, in log. With `add_dense_error` it is the
+    ratio's alone, and the dense layer's own error comes on top where that was not measured.
+    """
+
+    latency_s: float | None = None
+    ratio: float | None = None
+    half_width: float
+    source: Source
+    add_dense_error: bool = False
+
+
+class LatencySource(ABC):
+    """One way to price layers.
+
+    Contract: `price` is asked for shapes that `knows` accepts, and gives one price each, in order.
+    A source may fit a model when it is first asked. It prices many shapes at once where that is
+    cheaper; prices do not depend on which shapes are asked together, but for rounding.
+    """
+
+    @abstractmethod
+    def knows(self, shape: LayerShape) -> bool:
+        """Whether this source can price the layer."""
+
+    @abstractmethod
+    def price(self, shapes: Sequence[LayerShape]) -> Sequence[Estimate | Guess]:
+        """The prices of known layers."""
+
+
+class MeasuredLayers(LatencySource):
+    """Layers as they were measured.
+
+    A pair's seconds are its measured ratio times the dense layer's seconds: the ratio was taken
+    from interleaved calls, so drift of the machine between two shapes cancels.
+    """
+
+    def __init__(self, rows: Sequence[Measurement]) -> None:
+        self.estimates: dict[LayerShape, Estimate] = {}
+        changed = [row for row in rows if not row.shape.form.is_unchanged]
+        for row in [row for row in rows if row.shape.form.is_unchanged] + changed:
+            dense = self.estimates.get(row.shape.dense)
+            base = dense.latency_s if dense else row.latency_s / row.ratio
+            self.estimates[row.shape] = Estimate(
+                latency_s=base * row.ratio,
+                low_s=base * min(row.ratio_low, row.ratio),
+                high_s=base * max(row.ratio_high, row.ratio),
+                ratio=row.ratio,
+                source="measured",
+            )
+
+    def knows(self, shape: LayerShape) -> bool:
+        """Whether the very shape was measured."""
+        return shape in self.estimates
+
+    def price(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
+        """What was measured, with its 95 % interval."""
+        return [self.estimates[shape] for shape in shapes]
+
+    @property
+    def learnable(self) -> list[LayerShape]:
+        """Dense layers and plain pairs in native precision: what models of layers are fitted on."""
+        return [shape for shape in self.estimates if not shape.form.suffix]
+
+
+class InterpolatedLayers(LatencySource):
+    """Between measured ranks of the same layer, in the same structure and precision."""
+
+    def __init__(self, measured: MeasuredLayers, roofline: Roofline, *, cliff: int) -> None:
+        self._roofline, self._cliff = roofline, cliff
+        self._known: dict[tuple[LayerShape, str], list[tuple[LayerShape, float]]] = {}
+        for shape, estimate in measured.estimates.items():
+            if not shape.is_dense:
+                known = self._known.setdefault(_curve(shape), [])
+                known.append((shape, estimate.latency_s))
+        for known in self._known.values():
+            known.sort(key=lambda item: item[0].rank)
+        errors = [
+            error
+            for known in self._known.values()
+            for error in leave_one_out_errors(known, roofline, cliff)
+        ]
+        self._half_width = conformal_quantile(errors, 0.9)
+        self._seconds: dict[LayerShape, float] = {}
+
+    def knows(self, shape: LayerShape) -> bool:
+        """Whether measured ranks enclose the shape's."""
+        if shape not in self._seconds and not shape.is_dense:
+            known = self._known.get(_curve(shape), [])
+            seconds = interpolate(shape, known, self._roofline, self._cliff)
+            if seconds is not None:
+                self._seconds[shape] = seconds
+        return shape in self._seconds
+
+    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
+        """Interpolated seconds; the half width is that of leaving measured ranks out."""
+        return [
+            Guess(
+                latency_s=self._seconds[shape], half_width=self._half_width, source="interpolated"
+            )
+            for shape in shapes
+        ]
+
+
+def _curve(shape: LayerShape) -> tuple[LayerShape, str]:
+    """What the ranks of one staircase have in common."""
+    return shape.dense, shape.form.suffix
+
+
+class RecoveredPairs(LatencySource):
+    """Ratios of pairs, learned by a Gaussian process from a few measured pairs.
+
+    Where there are many pairs the regressor is as good and much faster to fit.
+    """
+
+    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
+        self._measured, self._roofline = measured, roofline
+        self._fitted: dict[int, RecoveryProcess | None] = {}
+
+    def knows(self, shape: LayerShape) -> bool:
+        """Whether it is a plain pair, and few pairs but enough of them were measured."""
+        plain = not shape.is_dense and not shape.form.suffix
+        return plain and self._process(shape.tokens) is not None
+
+    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
+        """The ratios of pairs, each asked by itself."""
+        return [self._guess(shape) for shape in shapes]
+
+    def _guess(self, shape: LayerShape) -> Guess:
+        process = self._process(shape.tokens)
+        assert process is not None, "a known shape"
+        ratios, half_widths = process.predict([shape])
+        return Guess(
+            ratio=float(ratios[0]),
+            half_width=float(half_widths[0]),
+            source="predicted",
+            add_dense_error=True,
+        )
+
+    def _process(self, tokens: int) -> RecoveryProcess | None:
+        """Fitted when first asked, on the pairs of M near the one asked where they are enough."""
+        if tokens not in self._fitted:
+            self._fitted[tokens] = self._fit(tokens)
+        return self._fitted[tokens]
+
+    def _fit(self, tokens: int) -> RecoveryProcess | None:
+        from autotune.predictor.layers.recovery import MAX_PAIRS, RecoveryProcess
+
+        pairs = [s for s in self._measured.learnable if not s.is_dense and not s.parts]
+        near = [s for s in pairs if _is_near(s, tokens)]
+        chosen = near if RecoveryProcess.enough(near) else pairs
+        if len(chosen) > MAX_PAIRS or self._halves_known(tokens):
+            return None
+        if not RecoveryProcess.enough(chosen):
+            return None
+        ratios = [self._measured.estimates[s].ratio for s in chosen]
+        return RecoveryProcess(self._roofline, chosen, ratios)
+
+    def _halves_known(self, tokens: int) -> bool:
+        """Whether so many products were measured near M that kriging knows a pair's halves."""
+        near = (s for s in self._measured.learnable if _is_near(s, tokens))
+        return sum(s.is_dense and not s.parts for s in near) >= MANY_PRODUCTS
+
+
+def _is_near(shape: LayerShape, tokens: int) -> bool:
+    return 1 / _NEAR <= shape.tokens / tokens <= _NEAR
+
+
+class LearnedLayers(LatencySource):
+    """Seconds of dense layers and ratios of pairs, from a regressor of all that was measured.
+
+    Where too few pairs were measured to learn ratios from, it gives seconds of pairs too.
+    """
+
+    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
+        self._measured, self._roofline = measured, roofline
+        self._fitted: dict[int, LatencyRegressor | None] = {}
+
+    def knows(self, shape: LayerShape) -> bool:
+        """Whether it is dense or a plain pair, and enough was measured to fit on."""
+        return not shape.form.suffix and self._regressor(shape.tokens) is not None
+
+    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
+        """Seconds or ratios, all shapes of one M together."""
+        groups: dict[int, list[LayerShape]] = {}
+        for shape in shapes:
+            groups.setdefault(shape.tokens, []).append(shape)
+        found: dict[LayerShape, Guess] = {}
+        for tokens, group in groups.items():
+            found |= self._guesses(tokens, group)
+        return [found[shape] for shape in shapes]
+
+    def _guesses(self, tokens: int, shapes: Sequence[LayerShape]) -> dict[LayerShape, Guess]:
+        regressor = self._regressor(tokens)
+        assert regressor is not None, "known shapes"
+        pairs = [s for s in shapes if not s.is_dense] if regressor.knows_ratios else []
+        rest = [s for s in shapes if s.is_dense] if pairs else shapes
+        found: dict[LayerShape, Guess] = {}
+        if pairs:
+            dense_known = [self._measured.knows(s.dense) for s in pairs]
+            ratios, half_widths = regressor.predict_ratios(pairs, dense_known)
+            for shape, ratio, width in zip(
+                pairs, ratios.tolist(), half_widths.tolist(), strict=True
+            ):
+                found[shape] = Guess(ratio=ratio, half_width=width, source="predicted")
+        if rest:
+            seconds, half_widths = regressor.predict_with_half_widths(rest)
+            for shape, value, width in zip(
+                rest, seconds.tolist(), half_widths.tolist(), strict=True
+            ):
+                found[shape] = Guess(latency_s=value, half_width=width, source="predicted")
+        return found
+
+    def _regressor(self, tokens: int) -> LatencyRegressor | None:
+        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables."""
+        if tokens not in self._fitted:
+            self._fitted[tokens] = self._fit(tokens)
+        return self._fitted[tokens]
+
+    def _fit(self, tokens: int) -> LatencyRegressor | None:
+        """On the measured M nearest to the one asked, where they are enough.
+
+        A whole GPU's database takes long to fit.
+        """
+        from autotune.predictor.layers.regressor import LatencyRegressor
+
+        known = self._measured.learnable
+        far = {s.tokens: abs(math.log(s.tokens / tokens)) for s in known}
+        chosen = [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
+        near = [s for s in known if s.tokens in chosen]
+        shapes = near if LatencyRegressor.enough(near) else known
+        if not LatencyRegressor.enough(shapes):
+            return None
+        seconds = [self._measured.estimates[shape].latency_s for shape in shapes]
+        return LatencyRegressor(self._roofline).fit(shapes, seconds)
+
+
+class RooflineGuesses(LatencySource):
+    """The least that the device's sheet allows, for want of anything better."""
+
+    def __init__(self, roofline: Roofline) -> None:
+        self._roofline = roofline
+
+    def knows(self, shape: LayerShape) -> bool:
+        """Every layer has a roofline."""
+        del shape
+        return True
+
+    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
+        """The roofline's seconds, off by a factor of four either way."""
+        width = math.log(_ROOFLINE_FACTOR)
+        seconds = map(self._roofline.latency_s, shapes)
+        return [Guess(latency_s=s, half_width=width, source="roofline") for s in seconds]
