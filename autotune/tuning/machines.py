@@ -71,7 +71,8 @@ def nearest_machine(options: MachineOptions) -> Machine:
         require_device(options.device)
     except DeviceMissingError as error:
         if not _has_table(spec, options):
-            raise DeviceMissingError(f"{error}; {_advice(spec)}") from None
+            text = f"{error}, and no latencies of it are known here"
+            raise DeviceMissingError(f"{text}; {_advice(spec)}") from None
         backend, dtype = _backend_and_dtype(spec, options)
         return PredictedMachine(
             spec=spec,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import gpu_cache_bytes, gpu_names
+from autotune.devices.detect import gpu_cache_bytes, gpu_names, no_gpu
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.timing import Runner
 
@@ -65,7 +65,7 @@ class Backend(ABC):
             if package not in self.versions():
                 return f"backend {self.name} needs {package}: pip install {package}"
         if self.device == "cuda" and not gpu_names():
-            return f"backend {self.name} needs an NVIDIA GPU, and nvidia-smi names none here"
+            return no_gpu(f"backend {self.name}")
         return None
 
     def versions(self) -> dict[str, str]:

@@ -44,9 +44,9 @@ class TensorRT(Backend):
 
     def settings(self) -> dict[str, str]:
         """The driver."""
-        from autotune.devices.health import read_gpus
+        from autotune.devices.health import driver_version
 
-        return {"driver": read_gpus()[0].driver}
+        return {"driver": driver_version()}
 
     def copies(self, shape: LayerShape) -> int:
         """As other GPU backends, but no more than an engine is built of in seconds."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from autotune.core.layers import LayerShape
-from autotune.devices.health import read_gpus
+from autotune.devices.health import driver_version
 from autotune.devices.specs import TORCH_NAMES
 
 Pass = Callable[[], Any]
@@ -21,7 +21,7 @@ DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TOR
 
 def cuda_settings() -> dict[str, str]:
     """What of the GPU's software changes latency: PyTorch's CUDA and the driver."""
-    driver = read_gpus()[0].driver if torch.cuda.is_available() else ""
+    driver = driver_version() if torch.cuda.is_available() else ""
     return {"cuda": str(torch.version.cuda), "driver": driver}
 
 

@@ -25,7 +25,7 @@ def script(monkeypatch, code):
     ("arguments", "says"),
     [
         (("tune", "--no-such-option"), "No such option"),
-        (("db", "import"), "give one of both"),
+        (("db", "import"), "a file or --device NAME"),
         (("devices", "show", "abacus"), "unknown device 'abacus'"),
     ],
 )

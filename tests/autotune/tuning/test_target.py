@@ -9,6 +9,7 @@ from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import LayerShape
 from autotune.devices import detect
 from autotune.devices.roofline import Roofline
+from autotune.devices.visible import Gpu
 from autotune.predictor.layers.extrapolated import donors_of
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.sources.shipped import shipped_tables
@@ -16,7 +17,7 @@ from autotune.profiler.sources.shipped import shipped_tables
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(detect, "gpu_names", tuple)
+    monkeypatch.setattr(detect, "visible_gpus", tuple)
 
 
 def test_the_processor_is_here():
@@ -109,7 +110,8 @@ def test_a_database_of_ones_own_is_a_table(no_gpu, tmp_path):
 
 def test_a_device_that_is_here_is_never_guessed(monkeypatch):
     """Its backend lacks a part: that is said, instead of taking another's table."""
-    monkeypatch.setattr(detect, "gpu_names", lambda: ("NVIDIA H200",))
+    gpu = Gpu(index=0, uuid="GPU-0", name="NVIDIA H200")
+    monkeypatch.setattr(detect, "visible_gpus", lambda: (gpu,))
     monkeypatch.setattr(
         "autotune.profiler.backends.base.Backend.missing", lambda self: "install this"
     )
