@@ -22,7 +22,7 @@ from autotune.export.dense import merge
 from autotune.export.graphs import open_checkpoint
 from autotune.export.onnx import export_onnx
 from autotune.export.tensorrt import example_inputs
-from autotune.profiler.measure.shard import ShardRunner
+from autotune.farm.local import runner_here
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
 from autotune.tuning.measuring import measure_pass, network_policy
@@ -75,7 +75,7 @@ def latency(record: TuneRecord, scratch: Path) -> Any:
     feeds = example_inputs(loaded, "prefill", shape.batch_size, shape.sequence_length)
     save_file({k: v.numpy() for k, v in feeds.items()}, scratch / "inputs.safetensors")
     place = target_here(record.device.device, record.backend, record.dtype)
-    runner = ShardRunner.on(place.device, place.backend, record.device.threads)
+    runner = runner_here(place.device, place.backend, record.device.threads)
     both = (scratch / "plain-fp32" / "model.onnx", scratch / "tuned-fp32" / "model.onnx")
     policy = network_policy(20.0, final=True)
     return measure_pass(

@@ -6,21 +6,21 @@ import functools
 import os
 import platform
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.devices.specs import DeviceSpec, find_device
+from autotune.devices.specs import DeviceSpec, find_device, known_devices
+from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
 class PresentDevice:
-    """A device on this machine: its specification and the name it reports itself."""
+    """A device on this machine: its specification, the name it reports, and which GPU it is."""
 
     spec: DeviceSpec
     reported_name: str
+    gpu: Gpu | None = None
 
 
 @functools.cache
@@ -42,26 +42,35 @@ def cpu_threads() -> int:
     return os.cpu_count() or 1
 
 
-@functools.cache
 def gpu_names() -> tuple[str, ...]:
-    """The names of the GPUs that the NVIDIA driver reports; empty without a driver."""
-    if shutil.which("nvidia-smi") is None:
-        return ()
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
+    """The driver's names of the GPUs that CUDA shows to this process; empty without a driver."""
+    return tuple(gpu.name for gpu in visible_gpus())
+
+
+def no_gpu(what: str) -> str:
+    """Why `what`, which needs an NVIDIA GPU, cannot run here."""
+    hidden = ""
+    if physical_gpus():
+        hidden = f"; CUDA_VISIBLE_DEVICES={os.environ.get(VISIBLE, '')!r} hides those of this host"
+    return f"{what} needs an NVIDIA GPU, and there is none here{hidden}"
 
 
 def gpu_cache_bytes() -> float:
-    """The last-level cache of the GPU here, as its driver tells PyTorch."""
+    """Bytes of the last-level cache of the GPU here, as PyTorch reports it."""
     import torch
 
     return float(torch.cuda.get_device_properties(0).L2_cache_size)
+
+
+def device_identity(kind: str, gpu: Gpu | None = None) -> str:
+    """The name under which a device of this host is locked: "cpu", or the GPU's id.
+
+    `gpu` is by default the one that CUDA calls device 0 in this process.
+    """
+    if kind != "cuda":
+        return kind
+    found = (gpu,) if gpu else visible_gpus()
+    return found[0].uuid if found else kind
 
 
 def _matches(spec: DeviceSpec, reported: str) -> bool:
@@ -69,32 +78,30 @@ def _matches(spec: DeviceSpec, reported: str) -> bool:
 
 
 def present_devices() -> list[PresentDevice]:
-    """The processor, and every GPU whose name a specification matches."""
-    from autotune.devices.specs import known_devices
-
+    """The processor, and every visible GPU whose name matches a specification."""
     found = [PresentDevice(spec=find_device("cpu"), reported_name=cpu_name())]
-    for reported in gpu_names():
+    for gpu in visible_gpus():
         for spec in known_devices().values():
-            if spec.kind == "cuda" and _matches(spec, reported):
-                found.append(PresentDevice(spec=spec, reported_name=reported))
+            if spec.kind == "cuda" and _matches(spec, gpu.name):
+                found.append(PresentDevice(spec=spec, reported_name=gpu.name, gpu=gpu))
     return found
 
 
 def require_device(name: str) -> PresentDevice:
-    """The device `name` on this machine.
+    """The device `name` on this machine; of several GPUs of that name, the first.
 
     Raises:
         UsageError: no such device is known.
         DeviceMissingError: known, but not here.
     """
     spec = find_device(name)
-    for device in present_devices():
+    present = present_devices()
+    for device in present:
         if device.spec.name == spec.name:
             return device
-    here = ", ".join(f"{d.spec.name} ({d.reported_name})" for d in present_devices())
+    here = ", ".join(f"{d.spec.name} ({d.reported_name})" for d in present)
     raise DeviceMissingError(
-        f"device {spec.name} ({spec.title}) is not on this machine and no database of it is "
-        f"loaded; here: {here}"
+        f"device {spec.name} ({spec.title}) is not on this machine, which has {here}"
     )
 
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.devices.detect import cpu_name, cpu_threads
+from autotune.devices.visible import physical_gpus, visible_gpus
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow a kernel below what the clocks
 # promise; its other bits tell how the clocks were asked to be (idle, power cap, set by a user).
 SLOWDOWNS = {
-    0x08: "hardware slowdown", 0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown", 0x80: "power brake",
-}  # fmt: skip
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
 # A core's worth of other work on a small machine moves every second window.
 _BUSY_SHARE = 0.25
 _SHARED_BYTES = 1e9
@@ -103,10 +106,12 @@ class CpuReading:
 def read_cpu() -> CpuReading:
     """Read the processor's state: cores, load, quota and frequency governor."""
     return CpuReading(
-        name=cpu_name(), threads=cpu_threads(), load=os.getloadavg()[0],
+        name=cpu_name(),
+        threads=cpu_threads(),
+        load=os.getloadavg()[0],
         quota=parse_quota(_text("/sys/fs/cgroup/cpu.max")),
         governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-    )  # fmt: skip
+    )
 
 
 def parse_quota(text: str) -> float | None:
@@ -118,66 +123,86 @@ def parse_quota(text: str) -> float | None:
 
 
 def read_gpus() -> tuple[GpuReading, ...]:
-    """Read the state of every NVIDIA GPU; empty without a driver."""
+    """Every GPU that CUDA shows to this process, as it is now; empty without a driver."""
+    gpus = visible_gpus()
+    if not gpus:
+        return ()
+    with _driver():
+        return tuple(_read_gpu(gpu.index) for gpu in gpus)
+
+
+def driver_version() -> str:
+    """The version of the NVIDIA driver; empty without one."""
+    if not physical_gpus():
+        return ""
     import pynvml
 
+    with _driver():
+        return str(pynvml.nvmlSystemGetDriverVersion())
+
+
+@contextmanager
+def _driver() -> Iterator[None]:
+    """The driver's library (NVML) while it is used."""
+    import pynvml
+
+    pynvml.nvmlInit()
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        return tuple(_read_gpu(i) for i in range(pynvml.nvmlDeviceGetCount()))
+        yield
     finally:
         pynvml.nvmlShutdown()
 
 
 class Watch:
-    """Looks at a device while it is measured; of a CPU nothing is known, its windows tell."""
+    """Observes a device while it is measured; a CPU reports nothing of itself."""
 
     def slowed(self) -> str | None:
         """Why the device is slowed at the moment; None while it is not."""
         return None
 
     def read(self, moment: str) -> tuple[ClockReading, ...]:
-        """Its clocks now, one reading or none."""
+        """The clocks now, one reading or none; `moment` is "before" or "after"."""
         del moment
         return ()
 
 
 class _GpuWatch(Watch):
-    """The first GPU, by its driver."""
+    """One GPU, by its index at the driver."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
 
     def slowed(self) -> str | None:
         import pynvml
 
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(self._index)
         reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
         return ", ".join(slowdowns(reasons)) or None
 
     def read(self, moment: str) -> tuple[ClockReading, ...]:
-        gpu = _read_gpu(0)
+        gpu = _read_gpu(self._index)
         return (
             ClockReading(
-                moment=moment, sm_mhz=gpu.sm_mhz, memory_mhz=gpu.memory_mhz,
-                temperature_c=gpu.temperature_c, power_w=gpu.power_w, reasons=gpu.reasons,
+                moment=moment,
+                sm_mhz=gpu.sm_mhz,
+                memory_mhz=gpu.memory_mhz,
+                temperature_c=gpu.temperature_c,
+                power_w=gpu.power_w,
+                reasons=gpu.reasons,
                 read_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             ),
-        )  # fmt: skip
+        )
 
 
 @contextmanager
 def watch(kind: str) -> Iterator[Watch]:
-    """Look at the first device of `kind` while it is measured."""
-    if kind != "cuda":
+    """Observe the device of `kind` that this process measures on: for CUDA, its device 0."""
+    gpus = visible_gpus() if kind == "cuda" else ()
+    if not gpus:
         yield Watch()
         return
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        yield _GpuWatch()
-    finally:
-        pynvml.nvmlShutdown()
+    with _driver():
+        yield _GpuWatch(gpus[0].index)
 
 
 def slowdowns(reasons: int) -> tuple[str, ...]:

@@ -150,11 +150,12 @@ def _compare(
 def _engine(
     place: Path, graph: Path, task: Mapping[str, Any], limit_s: float | None, reporter: Reporter
 ) -> dict[str, Any]:
+    from autotune.devices.detect import device_identity
     from autotune.devices.lock import device_lock
     from autotune.profiler.engines.builder import ENGINE, LIMIT_S, build_engine
 
     limit = limit_s or LIMIT_S
-    with reporter.stage("build the engine") as advance, device_lock("cuda"):
+    with reporter.stage("build the engine") as advance, device_lock(device_identity("cuda")):
 
         def tell(phase: str, seconds: float) -> None:
             del phase
@@ -170,6 +171,7 @@ def compare_engine(
     """The engine against onnxruntime on the same graph, one row (M = 1) included; and its pace."""
     import statistics
 
+    from autotune.devices.detect import device_identity
     from autotune.devices.lock import device_lock
     from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
     from autotune.profiler.engines.builder import ENGINE
@@ -178,7 +180,7 @@ def compare_engine(
     batch, length = workload.batch_size, workload.sequence_length
     shapes = tuple(dict.fromkeys([(1, 1), (1, min(7, length)), (batch, 1), (batch, length)]))
     with reporter.stage("compare the engine with the graph") as advance:
-        with EngineProcess() as engines, device_lock("cuda"):
+        with EngineProcess() as engines, device_lock(device_identity("cuda")):
 
             def runs(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
                 return engines.outputs(engines.load(place / ENGINE, feeds))

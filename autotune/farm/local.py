@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.core.types import Fingerprint
-from autotune.devices.detect import check_threads, present_devices, require_device
+from autotune.devices.detect import PresentDevice, check_threads, present_devices, require_device
 from autotune.farm.base import Executor, FarmDevice, Shard
-from autotune.profiler.backends import make_backend, require_backend
+from autotune.farm.measuring_process import COMMAND
+from autotune.profiler.backends import Backend, make_backend, require_backend
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Outcome
+
+
+def runner_here(device: PresentDevice, backend: Backend, threads: int) -> ShardRunner:
+    """What times layers and whole networks on a device of this machine, in fresh processes."""
+    return replace(ShardRunner.on(device, backend, threads), command=COMMAND)
 
 
 class LocalExecutor(Executor):
@@ -42,7 +49,7 @@ class LocalExecutor(Executor):
         self.require(shard.device)
         present = require_device(shard.device)
         backend = make_backend(shard.backend, present.spec.kind)
-        runner = ShardRunner.on(present, backend, shard.threads)
+        runner = runner_here(present, backend, shard.threads)
         return _closing(runner.run(shard.tasks))
 
     def profile_sites(

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from autotune.core.layers import LayerShape
 from autotune.devices.health import Watch
-from autotune.profiler.backends.base import Backend, TimedLayer, copy_count, rotation_count
+from autotune.profiler.backends.base import (
+    Backend,
+    NetworkLoader,
+    TimedLayer,
+    copy_count,
+    rotation_count,
+)
 from autotune.profiler.measure.timing import Runner
 from autotune.testing.disturbance import CALM, Disturbance, Fault, FaultKind, Noise
 from autotune.testing.hardware import Hardware
@@ -146,7 +152,7 @@ class SimulatedBackend(Backend):
         )
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A pass through the network that the file describes.
 

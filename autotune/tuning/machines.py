@@ -12,10 +12,10 @@ from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance
 from autotune.devices.detect import check_threads, require_device
 from autotune.devices.specs import DeviceSpec, find_device
+from autotune.farm.local import runner_here
 from autotune.profiler.backends import Backend, make_backend, require_backend
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
-from autotune.profiler.measure.shard import ShardRunner
 from autotune.tuning.machine import Machine
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.predicted import PredictedMachine
@@ -72,7 +72,8 @@ def nearest_machine(options: MachineOptions) -> Machine:
         require_device(options.device)
     except DeviceMissingError as error:
         if not _has_table(spec, options):
-            raise DeviceMissingError(f"{error}; {_advice(spec)}") from None
+            text = f"{error}, and no latencies of it are known here"
+            raise DeviceMissingError(f"{text}; {_advice(spec)}") from None
         backend, dtype = _backend_and_dtype(spec, options)
         return PredictedMachine(
             spec=spec,
@@ -101,7 +102,7 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         spec=spec,
         fingerprint=fingerprint_of(present, backend, dtype, threads),
         backend=backend,
-        runner=ShardRunner.on(present, backend, threads),
+        runner=runner_here(present, backend, threads),
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
         profile_sites=partial(_profile_sites, threads),

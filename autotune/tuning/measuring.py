@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from autotune.tuning.builders import Builder
     from autotune.tuning.workspace import Workspace
 
-LOADER = "autotune.compress.checkpoint:load_for_timing"
 _ATTEMPTS = 3
 _WIDE = 0.02
 _SHOWN_FAILURES = 3
@@ -230,7 +229,7 @@ class MeasuringMachine(Machine):
 
 def network_subject(build: Path, inputs: Path) -> Subject:
     """A whole model as something to time."""
-    return Subject(network=str(build), inputs=str(inputs), loader=LOADER)
+    return Subject(network=str(build), inputs=str(inputs))
 
 
 def time_subjects(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import gpu_cache_bytes, gpu_names
+from autotune.devices.detect import gpu_cache_bytes, gpu_names, no_gpu
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.timing import Runner
 
@@ -30,6 +31,17 @@ class TimedLayer:
     copies: int
 
 
+class OpenNetwork(Protocol):
+    """A whole model with its inputs, on a device."""
+
+    def run(self) -> object:
+        """Run one pass."""
+
+
+# Opens a model (its path, the path of its inputs) on a device such as "cuda".
+NetworkLoader = Callable[[Path, Path, str], OpenNetwork]
+
+
 class Backend(ABC):
     """One way to execute a model on a device, "cpu" or "cuda" (default: the first it runs on).
 
@@ -39,8 +51,8 @@ class Backend(ABC):
       a rank; weights are random and distinct per copy, inputs and outputs preallocated. Calling
       `run` returns after the work is done.
     - `network(artefact, inputs, threads, loader)` prepares a whole model in the same way; `inputs`
-      is a safetensors file of its named inputs; `loader` ("module:function") opens both on a
-      device, as an object whose `run()` is one pass, where the backend cannot open them itself.
+      is a safetensors file of its named inputs; `loader` opens both on a device where the backend
+      cannot open them itself.
     - `run` returns None, or the seconds that the device itself counted where it can count them.
     - Nothing else is timed here; a backend holds no state between calls.
     """
@@ -65,7 +77,7 @@ class Backend(ABC):
             if package not in self.versions():
                 return f"backend {self.name} needs {package}: pip install {package}"
         if self.device == "cuda" and not gpu_names():
-            return f"backend {self.name} needs an NVIDIA GPU, and nvidia-smi names none here"
+            return no_gpu(f"backend {self.name}")
         return None
 
     def versions(self) -> dict[str, str]:
@@ -106,7 +118,7 @@ class Backend(ABC):
 
     @abstractmethod
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """Prepare a whole model."""
 

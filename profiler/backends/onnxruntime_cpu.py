@@ -11,7 +11,7 @@ import numpy as np
 
 from autotune.core.errors import ModelError
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
+from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer, load_inputs
 from autotune.profiler.measure.timing import Runner
 
 # Softmax under a causal mask produces denormals, which made attention 2x slower (measured:
@@ -138,7 +138,7 @@ class OnnxRuntimeCpu(Backend):
         return TimedLayer(run=_bound(session, {"x": x}, outputs, self.device), copies=copies)
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A session over the exported model; outputs are reused between runs."""
         del loader

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_names
-from autotune.profiler.backends.base import Backend, TimedLayer, load_inputs
+from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer, load_inputs
 from autotune.profiler.engines.builder import LIMIT_S, build_engine, missing_parts
 from autotune.profiler.engines.engine_process import EngineProcess
 from autotune.profiler.engines.python import tensorrt_version
@@ -44,9 +44,9 @@ class TensorRT(Backend):
 
     def settings(self) -> dict[str, str]:
         """The driver."""
-        from autotune.devices.health import read_gpus
+        from autotune.devices.health import driver_version
 
-        return {"driver": read_gpus()[0].driver}
+        return {"driver": driver_version()}
 
     def copies(self, shape: LayerShape) -> int:
         """As other GPU backends, but no more than an engine is built of in seconds."""
@@ -74,7 +74,7 @@ class TensorRT(Backend):
         return TimedLayer(run=self._runner(number), copies=copies)
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """An engine file, or the engine of an ONNX file for exactly these inputs."""
         del threads, loader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends.base import Backend, TimedLayer
+from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer
 from autotune.profiler.measure.timing import Runner
 
 _WARMUP_PASSES = 3
@@ -34,7 +34,7 @@ class TorchCudaGraph(Backend):
         return TimedLayer(run=captured(layer_pass(shape, self.device, copies)), copies=copies)
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A checkpoint folder on fixed inputs."""
         from autotune.profiler.backends.torch_layers import network_pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends.base import Backend, TimedLayer
+from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer
 from autotune.profiler.measure.timing import Runner
 
 
@@ -36,7 +36,7 @@ class TorchEager(Backend):
         return TimedLayer(run=self._runner(layer_pass(shape, self.device, copies)), copies=copies)
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: str | None = None
+        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A checkpoint folder, opened by `loader`."""
         import torch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from autotune.core.layers import LayerShape
-from autotune.devices.health import read_gpus
+from autotune.devices.health import driver_version
 from autotune.devices.specs import TORCH_NAMES
+from autotune.profiler.backends.base import NetworkLoader
 
 Pass = Callable[[], Any]
 DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TORCH_NAMES.items()}
@@ -21,7 +21,7 @@ DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TOR
 
 def cuda_settings() -> dict[str, str]:
     """What of the GPU's software changes latency: PyTorch's CUDA and the driver."""
-    driver = read_gpus()[0].driver if torch.cuda.is_available() else ""
+    driver = driver_version() if torch.cuda.is_available() else ""
     return {"cuda": str(torch.version.cuda), "driver": driver}
 
 
@@ -52,12 +52,14 @@ def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
     return run
 
 
-def network_pass(artefact: Path, inputs: Path, loader: str | None, device: str) -> Pass:
-    """One pass of what `loader` ("module:function") makes of artefact, inputs and device."""
+def network_pass(artefact: Path, inputs: Path, loader: NetworkLoader | None, device: str) -> Pass:
+    """One pass of the model that `loader` opens on `device`."""
     if loader is None:
-        raise ValueError("a torch backend needs a loader for networks")
-    module, _, function = loader.partition(":")
-    one_pass = getattr(import_module(module), function)(artefact, inputs, device).run
+        raise ValueError(
+            "a torch backend needs a loader for networks; run them in "
+            "autotune.farm.measuring_process, which has one"
+        )
+    one_pass = loader(artefact, inputs, device).run
 
     def run() -> None:
         with torch.no_grad():

@@ -15,7 +15,7 @@ from autotune.core.errors import EngineError
 from autotune.core.files import copy_whole, make_folder, write_text_whole
 from autotune.core.paths import engine_cache
 from autotune.core.types import canonical_json, digest
-from autotune.devices.detect import gpu_names
+from autotune.devices.detect import gpu_names, no_gpu
 from autotune.profiler.engines.python import missing_tensorrt, tensorrt_python, tensorrt_version
 
 SCRIPT = Path(__file__).with_name("build_engine.py")
@@ -29,7 +29,7 @@ Tell = Callable[[str, float], None]
 def missing_parts() -> str | None:
     """What is missing here for building engines, as a sentence, or None."""
     if not gpu_names():
-        return "TensorRT needs an NVIDIA GPU, and nvidia-smi names none here"
+        return no_gpu("TensorRT")
     return missing_tensorrt()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.core.childprocess import ChildDiedError, ChildProcess, ChildTimeoutError
-from autotune.devices.detect import PresentDevice
+from autotune.devices.detect import PresentDevice, device_identity
 from autotune.devices.lock import device_lock
+from autotune.devices.visible import ORDER, VISIBLE, Gpu, visible_gpus
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.tasks import Outcome, TimingTask
 
@@ -21,6 +23,7 @@ _START_S = 60.0
 class ShardRunner:
     """How shards are run: backend, threads, tasks per process, and the time limits of one task.
 
+    `device` is "cpu" or "cuda"; `gpu` the one to measure on, by default the first that is visible.
     `task_limit_s` is what a task may take beyond its measurements, `prepare_limit_s` what each of
     its subjects may beside that.
     """
@@ -28,6 +31,7 @@ class ShardRunner:
     backend: str
     threads: int
     device: str = "cpu"
+    gpu: Gpu | None = None
     tasks_per_shard: int = 8
     task_limit_s: float = 60.0
     prepare_limit_s: float = 0.0
@@ -36,11 +40,14 @@ class ShardRunner:
     @staticmethod
     def on(device: PresentDevice, backend: Backend, threads: int) -> ShardRunner:
         """As `device` and `backend` need it: a process with a GPU takes long to start."""
-        tasks = 8 if device.spec.kind == "cpu" else 64
         return ShardRunner(
-            backend=backend.name, threads=threads, device=device.spec.kind, tasks_per_shard=tasks,
+            backend=backend.name,
+            threads=threads,
+            device=device.spec.kind,
+            gpu=device.gpu,
+            tasks_per_shard=8 if device.spec.kind == "cpu" else 64,
             prepare_limit_s=backend.prepare_limit_s,
-        )  # fmt: skip
+        )
 
     def run(
         self,
@@ -67,7 +74,12 @@ class ShardRunner:
     def _run_shard(
         self, shard: Sequence[TimingTask], progress: Callable[[float], None]
     ) -> Iterator[Outcome]:
-        with device_lock(self.device), ChildProcess(self.command, threads=self.threads) as child:
+        with (
+            device_lock(device_identity(self.device, self.gpu)),
+            ChildProcess(
+                self.command, threads=self.threads, environment=self._environment
+            ) as child,
+        ):
             for index, task in enumerate(shard):
                 limit_s = self._limit_s(task) + (_START_S if index == 0 else 0.0)
                 try:
@@ -83,6 +95,16 @@ class ShardRunner:
                     yield Outcome(index=index, error=error, died=True)
                     return
                 yield Outcome.from_json({**message, "index": index, "died": False})
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """What makes the GPU that is measured the process's device 0."""
+        if self.device != "cuda":
+            return {}
+        order = {name: value for name, value in ORDER.items() if name not in os.environ}
+        # One that is alone is shown already, perhaps as an instance of it that is not named.
+        alone = self.gpu is None or len(visible_gpus()) < 2
+        return order if alone or self.gpu is None else {**order, VISIBLE: self.gpu.selector}
 
     def _request(self, shard: Sequence[TimingTask]) -> dict[str, Any]:
         return {

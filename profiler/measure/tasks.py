@@ -24,7 +24,6 @@ class Subject:
     layer: LayerShape | None = None
     network: str | None = None
     inputs: str | None = None
-    loader: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,8 @@ class TimingTask:
         for entry in values["subjects"]:
             layer = entry["layer"]
             shape = None if layer is None else LayerShape.from_json(layer)
-            subjects.append(from_mapping(Subject, {**entry, "layer": shape}))
+            known = {key: value for key, value in entry.items() if key != "loader"}  # older peers
+            subjects.append(from_mapping(Subject, {**known, "layer": shape}))
         return TimingTask(
             subjects=tuple(subjects), policy=from_mapping(TimingPolicy, values["policy"])
         )

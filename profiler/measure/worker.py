@@ -1,7 +1,9 @@
 """The measuring process: reads tasks as JSON from stdin, writes one JSON line per outcome.
 
-Run as `python -m autotune.profiler.measure.worker`. It imports no more than the backend needs, and
-ends with the shard, so every shard starts with fresh allocators, thread pools and contexts.
+Run as `python -m autotune.profiler.measure.worker` it times layers, and networks that the backend
+opens itself. A program that can open others passes its loader to `serve`. The process imports no
+more than the backend needs, and ends with the shard, so that every shard starts with fresh
+allocators, thread pools and contexts.
 """
 
 from __future__ import annotations
@@ -20,20 +22,26 @@ from typing import Any, TextIO
 from autotune.core.childprocess import end_with_parent
 from autotune.devices.health import ClockReading, Watch, watch
 from autotune.profiler.backends import Backend, make_backend
+from autotune.profiler.backends.base import NetworkLoader
 from autotune.profiler.measure.tasks import Subject, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
 
 _PROGRESS_EVERY_S = 0.5
 
 
-def prepare(backend: Backend, subject: Subject, threads: int) -> tuple[Runner, int]:
-    """A callable for the subject and how many layers one call runs."""
+def prepare(
+    backend: Backend, subject: Subject, threads: int, loader: NetworkLoader | None = None
+) -> tuple[Runner, int]:
+    """A callable for the subject, and how many layers one call of it runs.
+
+    `loader` opens networks for the backends that cannot do it themselves.
+    """
     if subject.layer is not None:
         timed = backend.layer(subject.layer, threads)
         return timed.run, timed.copies
     if subject.network is None or subject.inputs is None:
         raise ValueError("a subject is a layer, or a network with inputs")
-    network = backend.network(Path(subject.network), Path(subject.inputs), threads, subject.loader)
+    network = backend.network(Path(subject.network), Path(subject.inputs), threads, loader)
     return network, 1
 
 
@@ -43,6 +51,7 @@ def run_task(
     threads: int,
     progress: Callable[[float], None] = lambda fraction: None,
     *,
+    loader: NetworkLoader | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watching: Callable[[str], AbstractContextManager[Watch]] = watch,
 ) -> tuple[PairedTiming, tuple[ClockReading, ...]]:
@@ -50,7 +59,7 @@ def run_task(
 
     A simulated machine has a `clock` of its own, and gives its device's state by `watching`.
     """
-    prepared = [prepare(backend, subject, threads) for subject in task.subjects]
+    prepared = [prepare(backend, subject, threads, loader) for subject in task.subjects]
     with watching(backend.device) as device:
         before = device.read("before")
         timing = time_interleaved(
@@ -91,8 +100,8 @@ def raise_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
-def main(source: TextIO, sink: TextIO) -> None:
-    """Serve one shard."""
+def main(source: TextIO, sink: TextIO, loader: NetworkLoader | None = None) -> None:
+    """Serve one shard: read its tasks from `source`, write an outcome per task to `sink`."""
     request: dict[str, Any] = json.load(source)
     backend = make_backend(request["backend"], request["device"])
     backend.pin(request["threads"])
@@ -105,7 +114,8 @@ def main(source: TextIO, sink: TextIO) -> None:
         outcome: dict[str, Any] = {"index": index}
         try:
             task = TimingTask.from_json(values)
-            timing, clocks = run_task(backend, task, request["threads"], _sometimes(index, send))
+            progress = _sometimes(index, send)
+            timing, clocks = run_task(backend, task, request["threads"], progress, loader=loader)
             outcome["timing"] = dataclasses.asdict(timing)
             outcome["clocks"] = [vars(reading) for reading in clocks]
         except Exception as error:  # any failure of a backend is a result
@@ -114,21 +124,26 @@ def main(source: TextIO, sink: TextIO) -> None:
 
 
 def _sometimes(index: int, send: Callable[[dict[str, Any]], None]) -> Callable[[float], None]:
-    """Progress of one task, told rarely enough not to disturb what is measured."""
-    told = time.monotonic()
+    """Progress of one task, sent rarely enough not to disturb what is measured."""
+    sent = time.monotonic()
 
     def progress(fraction: float) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PROGRESS_EVERY_S:
-            told = time.monotonic()
+        nonlocal sent
+        if time.monotonic() - sent >= _PROGRESS_EVERY_S:
+            sent = time.monotonic()
             send({"index": index, "progress": fraction})
 
     return progress
 
 
-if __name__ == "__main__":
+def serve(loader: NetworkLoader | None = None) -> None:
+    """Be the measuring process: serve the shard on stdin, ahead of other work of the machine."""
     # Libraries that print must not corrupt the protocol.
     protocol, sys.stdout = sys.stdout, sys.stderr
     end_with_parent()
     raise_priority()
-    main(sys.stdin, protocol)
+    main(sys.stdin, protocol, loader)
+
+
+if __name__ == "__main__":
+    serve()

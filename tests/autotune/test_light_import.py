@@ -31,3 +31,15 @@ def test_every_help_is_light_and_has_an_example(args, cli):
         f"from autotune.cli.main import cli\ncli.main({[*args, '--help']!r}, standalone_mode=False)"
     )
     assert loaded_after(code) == set()
+
+
+def test_the_measuring_process_imports_what_its_backend_needs():
+    """onnxruntime is timed without torch beside it, also where checkpoints can be opened."""
+    serve = (
+        "import io, json\n"
+        "from autotune.farm.measuring_process import load_network\n"
+        "from autotune.profiler.measure.worker import main\n"
+        "request = {'backend': 'onnxruntime-cpu', 'device': 'cpu', 'threads': 1, 'tasks': []}\n"
+        "main(io.StringIO(json.dumps(request)), io.StringIO(), load_network)"
+    )
+    assert not loaded_after(serve) & {"torch", "transformers", "sklearn", "sqlalchemy"}

@@ -5,6 +5,7 @@ from autotune.core.layers import break_even_rank
 from autotune.devices import detect
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.specs import device_file, find_device, known_devices
+from autotune.devices.visible import Gpu
 
 NUMBERS = {
     "peak_flops", "bandwidth_bytes_s", "alignment_bytes", "compute_units", "cache_bytes",
@@ -78,9 +79,11 @@ def test_an_unknown_device_suggests_near_names():
 
 
 def test_a_known_device_that_is_not_here(monkeypatch):
-    monkeypatch.setattr(detect, "gpu_names", lambda: ())
-    with pytest.raises(DeviceMissingError, match="not on this machine"):
+    monkeypatch.setattr(detect, "visible_gpus", tuple)
+    with pytest.raises(DeviceMissingError, match="not on this machine") as caught:
         detect.require_device("h100")
+    assert "which has cpu" in str(caught.value)
+    assert "database" not in str(caught.value)  # no database helps a command that measures
     assert detect.require_device("cpu").spec.name == "cpu"
 
 
@@ -102,10 +105,12 @@ def test_a_known_device_that_is_not_here(monkeypatch):
     ],
 )
 def test_drivers_names_are_recognised(monkeypatch, reported, name):
-    monkeypatch.setattr(detect, "gpu_names", lambda: (reported,))
+    gpu = Gpu(index=0, uuid="GPU-0", name=reported)
+    monkeypatch.setattr(detect, "visible_gpus", lambda: (gpu,))
     found = [device.spec.name for device in detect.present_devices()]
     assert found == ["cpu", name]
     assert detect.require_device(name).reported_name == reported
+    assert detect.require_device(name).gpu is gpu
 
 
 def test_threads_are_checked():

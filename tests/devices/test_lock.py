@@ -5,7 +5,10 @@ import sys
 import textwrap
 import time
 
+from autotune.devices import visible
+from autotune.devices.detect import device_identity
 from autotune.devices.lock import device_lock, lock_file
+from autotune.devices.visible import Gpu
 
 HOLDER = """
 import sys, time
@@ -48,10 +51,20 @@ def test_a_killed_holder_holds_nobody_up():
         assert time.monotonic() - started < 20
 
 
-def test_devices_of_two_kinds_do_not_wait_for_each_other():
-    assert lock_file("cpu") != lock_file("cuda")
-    with device_lock("cpu"), device_lock("cuda"):
+def test_each_device_has_a_lock_of_its_own():
+    first, second = (Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200") for i in range(2))
+    names = [device_identity("cpu"), *(device_identity("cuda", gpu) for gpu in (first, second))]
+    assert len({lock_file(name) for name in names}) == 3
+    with device_lock(names[0]), device_lock(names[1]), device_lock(names[2]):
         pass
+
+
+def test_the_gpu_that_is_locked_is_the_one_that_cuda_shows(monkeypatch):
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200") for i in range(2))
+    monkeypatch.setattr(visible, "physical_gpus", lambda: gpus)
+    for setting, identity in (("1", "GPU-1"), ("GPU-0", "GPU-0"), ("", "cuda")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+        assert device_identity("cuda") == identity
 
 
 def test_a_user_without_a_name_may_measure_and_another_users_lock_counts(tmp_path, monkeypatch):

@@ -19,6 +19,8 @@ from tests.autotune.service.processes import descendants, kill
 
 VICTIMS = ("job", "worker", "server")
 FARM_VICTIMS = ("head", "host")
+# What times layers and networks; the process that profiles nodes lives too short to be caught.
+MEASURING = "autotune.farm.measuring_process"
 _MEASURES_WITHIN_S = 20.0
 
 
@@ -32,7 +34,7 @@ def pick(server: Server, victim: str, moments: random.Random) -> int | None:
     """The process that is to die; None when there is no such process."""
     if victim == "server":
         return server.process.pid
-    mark = "autotune.service.child" if victim == "job" else "autotune.profiler"
+    mark = "autotune.service.child" if victim == "job" else MEASURING
     deadline = time.monotonic() + (_MEASURES_WITHIN_S if victim == "worker" else 0)
     while True:
         commands = descendants(server.process.pid).items()

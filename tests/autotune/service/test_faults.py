@@ -17,7 +17,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.settings import Settings
 from tests.autotune.service.browser import Server, serving
 from tests.autotune.service.conftest import TUNE, make_roots
-from tests.autotune.service.faults import all_ended, check_everything, kill_at_random
+from tests.autotune.service.faults import MEASURING, all_ended, check_everything, kill_at_random
 from tests.autotune.service.processes import descendants, gone, kill
 from tests.waiting import wait_for
 
@@ -71,9 +71,7 @@ def test_nothing_outlives_a_server_that_was_killed(tmp_path, roots):
     data = tmp_path / "data"
     server = Server(data, *options(roots, tmp_path / "latency.sqlite"))
     submitted(server.address)
-    wait_for(
-        lambda: any("autotune.profiler" in c for c in descendants(server.process.pid).values())
-    )
+    wait_for(lambda: any(MEASURING in c for c in descendants(server.process.pid).values()))
     server.kill()
     assert gone(str(data), 10)
 
@@ -104,7 +102,7 @@ def test_cancel_ends_the_process_and_all_it_started(lasting):
     server, _ = lasting
     (job_id,) = submitted(server.address)
     pid = server.process.pid
-    wait_for(lambda: any("autotune.profiler" in c for c in descendants(pid).values()))
+    wait_for(lambda: any(MEASURING in c for c in descendants(pid).values()))
     with Client(server.address) as client:
         client.cancel(job_id)
         assert client.wait(job_id)["state"] == "cancelled"

@@ -6,11 +6,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
+from autotune.devices import visible
+from autotune.devices.visible import Gpu
 from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Outcome, layer_task
 from autotune.profiler.measure.timing import TimingPolicy
@@ -111,3 +115,36 @@ def test_an_older_workers_death_is_understood():
     assert Outcome.from_json(message).died
     assert not Outcome.from_json({**message, "died": False}).died
     assert not Outcome.from_json({"index": 0, "error": "RuntimeError: bad kernel"}).died
+
+
+MEETING = """
+import json, os, sys, time
+from pathlib import Path
+request = json.load(sys.stdin)
+here, folder = os.environ.get("CUDA_VISIBLE_DEVICES"), Path({folder!r})
+(folder / here).touch()
+deadline = time.monotonic() + 60
+while not (folder / {{"GPU-0": "GPU-1", "GPU-1": "GPU-0"}}[here]).exists():
+    if time.monotonic() > deadline:
+        sys.exit("the other GPU's measurement does not start")
+    time.sleep(0.02)
+print(json.dumps({{"error": here}}), flush=True)
+"""
+
+
+def test_gpus_of_one_host_measure_at_the_same_time(tmp_path, monkeypatch):
+    """Stand-ins for GPUs: each measurement ends only when the other one has started."""
+    gpus = [Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200") for i in range(2)]
+    gpus = [replace(gpu, selector=gpu.uuid) for gpu in gpus]
+    monkeypatch.setattr(visible, "physical_gpus", lambda: tuple(gpus))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    script = tmp_path / "worker.py"
+    script.write_text(MEETING.format(folder=str(tmp_path)))
+
+    def measure(gpu):
+        command = (sys.executable, str(script))
+        runner = ShardRunner(backend="x", threads=1, device="cuda", gpu=gpu, command=command)
+        return [outcome.error for outcome in runner.run(TASKS[:1])]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(measure, gpus)) == [["GPU-0"], ["GPU-1"]]
