@@ -129,7 +129,9 @@ def factor_store(found, metric, path):
     metric = make_metric(metric)
     batches = [{**inputs, "labels": inputs["input_ids"]}] if "labels" in inputs else [inputs]
     statistics = collect_statistics(model, sites.sites, task, batches * 2, metric.moments)
-    build_factor_store(model, sites.sites, metric, statistics, path, joint=sites.joint)
+    build_factor_store(
+        model, sites.sites, path, metric=metric, statistics=statistics, joint=sites.joint
+    )
     return FactorStore(path)
 
 

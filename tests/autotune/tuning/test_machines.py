@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from autotune.core.errors import DeviceMissingError, MeasurementError, UsageError
+from autotune.core.errors import DatabaseError, DeviceMissingError, MeasurementError, UsageError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.devices import detect
+from autotune.devices.visible import Gpu
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.extrapolated import donors_of
 from autotune.predictor.layers.table import LatencyTable
@@ -35,7 +36,7 @@ def machine(device, **given):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(detect, "gpu_names", tuple)
+    monkeypatch.setattr(detect, "visible_gpus", tuple)
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_database_of_ones_own_is_a_table(no_gpu, tmp_path):
     elsewhere = machine("rtx-4090", dtype="fp16", database=path)
     assert not elsewhere.verified
     assert elsewhere.sources()[0].startswith("the database of NVIDIA H200")
-    row = next(row for row in rows if row.rank)
+    row = next(row for row in rows if row.shape.rank)
     found = elsewhere.table.predictor.estimate(row.shape)
     assert found.source == "measured"
     assert found.latency_s == pytest.approx(row.latency_s, rel=0.01)
@@ -138,7 +139,8 @@ def test_a_database_of_ones_own_is_a_table(no_gpu, tmp_path):
 
 def test_a_device_that_is_here_is_never_guessed(monkeypatch):
     """Its backend lacks a part: that is said, instead of taking another's table."""
-    monkeypatch.setattr(detect, "gpu_names", lambda: ("NVIDIA H200",))
+    gpu = Gpu(index=0, uuid="GPU-0", name="NVIDIA H200")
+    monkeypatch.setattr(detect, "visible_gpus", lambda: (gpu,))
     monkeypatch.setattr(
         "autotune.profiler.backends.base.Backend.missing", lambda self: "install this"
     )
@@ -217,7 +219,7 @@ class TestHere:
     def test_a_database_that_cannot_be_opened_fails_before_anything_long(self, tmp_path):
         (tmp_path / "text").write_text("no database")
         with local_machine(options("cpu", database=tmp_path / "text")) as here:
-            with pytest.raises(UsageError):
+            with pytest.raises(DatabaseError, match="no latency database"):
                 here.prepare()
 
     def test_what_the_database_holds_is_known(self, tmp_path):
