@@ -7,7 +7,6 @@ import pytest
 from autotune.core.errors import UsageError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape, Site
-from autotune.profiler.database.records import measured_rows
 from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.sources.shipped import shipped_tables
@@ -36,7 +35,7 @@ def h200(rank=None, tokens=2048, k=4096, n=4096):
 
 
 def test_what_was_recorded_is_the_truth(gpu):
-    rows = measured_rows(shipped_tables("h200-sxm", "bf16")[0][1])
+    rows = shipped_tables("h200-sxm", "bf16")[0][1]
     assert len(gpu.shapes) == len({row.shape for row in rows}) > 10_000
     dense = {row.shape: row.latency_s for row in rows if row.shape == row.shape.dense}
     for row in rows[::97]:
@@ -66,7 +65,7 @@ def test_between_recorded_ranks_the_truth_lies_between(gpu):
 
 def test_points_left_out_are_near_what_was_recorded(gpu):
     """Interpolation is a truth of the same kind: held-out points come out near the recorded."""
-    rows = measured_rows(shipped_tables("h200-sxm", "bf16")[0][1])
+    rows = shipped_tables("h200-sxm", "bf16")[0][1]
     dense = [row for row in rows if row.shape.is_dense and not row.shape.parts]
     held = dense[::50]
     rest = RecordedHardware(gpu.settings, [row for row in dense if row not in held])
