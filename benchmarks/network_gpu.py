@@ -26,7 +26,7 @@ from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkAnchor, PassModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.backends.torch_cudagraph import captured
-from autotune.profiler.backends.torch_layers import DTYPES
+from autotune.profiler.backends.torch_layers import TORCH_DTYPES
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
@@ -70,7 +70,7 @@ def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(place):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[dtype])
     return model.eval().requires_grad_(False)
 
 
@@ -142,7 +142,7 @@ def low_rank_layers(model: Any, ranks: Mapping[str, int | None], dtype: str) -> 
             dense = model.get_submodule(name)
             layer = LowRankLinear(
                 dense.in_features, dense.out_features, rank, bias=False, device="cuda",
-                dtype=DTYPES[dtype],
+                dtype=TORCH_DTYPES[dtype],
             ).eval()  # fmt: skip
             for parameter in layer.parameters():
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)

@@ -26,7 +26,7 @@ from autotune.devices.specs import find_device
 from autotune.predictor.layers.device_table import DeviceTable, device_table
 from autotune.predictor.network.rest import rest_latency
 from autotune.profiler.backends.torch_cudagraph import captured
-from autotune.profiler.backends.torch_layers import DTYPES
+from autotune.profiler.backends.torch_layers import TORCH_DTYPES
 
 _LAYERS = 8
 _PRODUCTS, _ATTENTION = ("nvjet", "gemm", "splitK", "cutlass"), ("sdpa", "flash")
@@ -64,7 +64,7 @@ def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> d
     sites = sites_of(model, batch * length)
     operations = trace_operations(
         model, sites, {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
-        DTYPES[dtype], causal=True, call=_forward,
+        TORCH_DTYPES[dtype], causal=True, call=_forward,
     )  # fmt: skip
     layers_s = sum(table.predictor.estimate(s.shape(None, dtype)).latency_s for s in sites)
     parts = {kind: [o for o in operations if o.kind == kind] for kind in ("memory", "attention")}

@@ -7,7 +7,9 @@ Every error ends the command line with one sentence on stderr and the exit code 
     │   ├── QuantityError                  a size, time or ratio that does not parse
     │   ├── ModelError                     a missing, unreadable, non-finite or unsupported model
     │   ├── CalibrationError               text or tensors that cannot calibrate the model
-    │   └── RunFolderError                 an output folder that cannot be written or is in use
+    │   ├── RunFolderError                 an output folder that cannot be written or is in use
+    │   └── OptionError                    a value that its option does not admit (core.options)
+    │       └── BudgetError                a limit of a budget that does not parse (core.workload)
     ├── StorageError                   2   the disk is full, or the file system refused a write
     ├── DatabaseError                  2   a database is corrupted, newer or inconsistent
     │   └── DatabaseUnreachableError  75   it does not answer or is locked; a later call may succeed
@@ -16,6 +18,10 @@ Every error ends the command line with one sentence on stderr and the exit code 
     ├── EngineError                    4   an engine cannot be built or run here
     ├── ParityError                    1   an exported file computes something else than its model
     ├── MeasurementError               1   a measurement failed, so the budget cannot be checked
+    ├── ChildError                     1   a child process did not do its work (core.childprocess)
+    │   ├── ChildStartError                it cannot be started
+    │   ├── ChildTimeoutError              it does not answer in time
+    │   └── ChildDiedError                 it has ended; carries how
     ├── FarmUnreachableError          75   the farm does not answer (autotune.farm.errors)
     └── ServiceError                   1   the service refused a request (autotune.service.errors,
                                            whose subclasses carry an HTTP status)

@@ -21,9 +21,13 @@ ADVICE = "give a writable folder with --output"
 
 
 def export_onnx(
-    folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
-    decode: bool = False, reporter: Reporter | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    decode: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
     """Write `model.onnx`, with `decode` also `model_decode.onnx`, and a manifest into `output`.
 
     `folder` is a checkpoint or a run's folder; `output` a new folder (default: `onnx-<dtype>` in
@@ -50,8 +54,9 @@ def export_onnx(
     def build(path: Path) -> None:
         for name, graph in trace_graphs(loaded, runs, path, kind, reporter).items():
             with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-                found = check_parity(loaded, name, onnx_runs(graph), kind, graph.name,
-                                     progress=advance)  # fmt: skip
+                found = check_parity(
+                    loaded, name, onnx_runs(graph), kind, graph.name, progress=advance
+                )
             parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
         write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
 

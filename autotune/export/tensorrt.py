@@ -33,11 +33,18 @@ if TYPE_CHECKING:
 
 
 def export_tensorrt(
-    folder: str | Path, output: str | Path | None = None, *, dtype: str | None = None,
-    decode: bool = False, workload: Workload | None = None, here: bool = False,
-    tensorrt: int | None = None, one_profile: bool = False, limit_s: float | None = None,
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    dtype: str | None = None,
+    decode: bool = False,
+    workload: Workload | None = None,
+    here: bool = False,
+    tensorrt: int | None = None,
+    one_profile: bool = False,
+    limit_s: float | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Write a folder for each pass, with ONNX, build task and build script; with the engine too.
 
     The engine is built where a GPU and TensorRT are, and what prevents it is told; `here` demands
@@ -64,9 +71,12 @@ def export_tensorrt(
     target = new_folder(folder, output, f"tensorrt-{kind}")
     opset = engine_opset(tensorrt)
     facts: dict[str, Any] = {
-        "parity": {}, "engines": {}, "kit_because": lacks, "opset": opset,
+        "parity": {},
+        "engines": {},
+        "kit_because": lacks,
+        "opset": opset,
         "workload": asdict(shape),
-    }  # fmt: skip
+    }
 
     def build(path: Path) -> None:
         path.mkdir()
@@ -165,9 +175,14 @@ def _engine(
 
 
 def compare_engine(
-    loaded: LoadedModel, run: str, place: Path, graph: Path, kind: str, workload: Workload,
+    loaded: LoadedModel,
+    run: str,
+    place: Path,
+    graph: Path,
+    kind: str,
+    workload: Workload,
     reporter: Reporter,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The engine against onnxruntime on the same graph, one row (M = 1) included; and its pace."""
     import statistics
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autotune.core.errors import AutotuneError
+from autotune.core.errors import AutotuneError, ExitCode
 
 
 class FarmUnreachableError(AutotuneError):
     """The farm does not respond; the same call may succeed later."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code = ExitCode.TRY_AGAIN

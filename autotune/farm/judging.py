@@ -109,6 +109,8 @@ def unpack(setup: EvaluatorSetup, files: Mapping[str, bytes], folder: Path) -> E
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return dataclasses.replace(
-        setup, model=str(folder / "model"), factors=str(folder / "factors"),
+        setup,
+        model=str(folder / "model"),
+        factors=str(folder / "factors"),
         batches=str(folder / "batches"),
-    )  # fmt: skip
+    )

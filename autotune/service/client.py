@@ -1,10 +1,14 @@
 """A Python client of the service.
 
-with Client("http://127.0.0.1:8420", key="atk_…") as client:
-job = client.submit("tune", {"latency_budget": "0.85x"})
-for event in client.events(job["id"]):
-print(event)
-client.fetch(job["id"], "out")
+For example:
+
+    from autotune.service.client import Client
+
+    with Client("http://127.0.0.1:8420", key="atk_…") as client:
+        job = client.submit("tune", {"latency_budget": "0.85x"})
+        for event in client.events(job["id"]):
+            print(event)
+        client.fetch(job["id"], "out")
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +43,11 @@ _PATIENCE = 30
 
 
 class Client:
-    """One server; `key` where it needs one. Use as a context manager.
+    """A connection to one server, with an API key if it needs one. Use as a context manager.
 
     Raises (any method):
-        ServiceError: the server does not answer or refuses; its subclasses say why.
-        UsageError: it says that a value cannot be used.
+        ServiceError: the server does not answer, or refuses the request; see its subclasses.
+        UsageError: the server rejects a value of the request.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class Client:
         try:
             self._http = httpx.Client(base_url=server, headers=headers, timeout=timeout_s)
         except httpx.InvalidURL as error:
-            raise UsageError(f"{server!r} is no address of a server: {error}") from error
+            raise UsageError(f"{server!r} is not the address of a server: {error}") from error
         self.server = server
 
     def __enter__(self) -> Client:
@@ -64,50 +69,50 @@ class Client:
     def submit(
         self, kind: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> dict[str, Any]:
-        """Put a job in the queue; the fields of `spec` are the command's options."""
+        """Queue a job of a kind such as "tune"; the fields of `spec` are the command's options."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         body = {"kind": kind, "spec": dict(spec)}
         return self._object("POST", "/v1/jobs", json=body, headers=headers)
 
     def last(self) -> str:
-        """The id of the youngest job.
+        """The id of the latest job.
 
         Raises:
-            NotFoundError: there is none yet.
+            NotFoundError: there is no job yet.
         """
         found = self.jobs(limit=1)["jobs"]
         if not found:
-            raise NotFoundError(f"{self.server} has no jobs yet; `autotune submit` makes one")
+            raise NotFoundError(f"{self.server} has no jobs yet; submit one with `autotune submit`")
         return str(found[0]["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """One job."""
+        """The state of one job."""
         return self._object("GET", f"/v1/jobs/{_part(job_id)}")
 
     def jobs(self, *, limit: int = 50, **query: Any) -> dict[str, Any]:
-        """The youngest jobs first; `state`, `kind` and `before` narrow it."""
+        """List jobs, the latest first; `state`, `kind` and `before` select among them."""
         return self._object("GET", "/v1/jobs", params={"limit": limit, **query})
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """End a job."""
+        """Cancel a job."""
         return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
 
     def logs(self, job_id: str, offset: int = 0) -> dict[str, Any]:
-        """What its process said from byte `offset` on."""
+        """The log of a job from byte `offset` on."""
         return self._object("GET", f"/v1/jobs/{_part(job_id)}/logs", params={"offset": offset})
 
     def artefacts(self, job_id: str) -> list[dict[str, Any]]:
-        """Name and bytes of every file that it handed out."""
+        """Name and size of every file that a job has made."""
         found: list[dict[str, Any]] = self._json("GET", f"/v1/jobs/{_part(job_id)}/artefacts")
         return found
 
     def predict(self, device: str, shapes: list[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-        """The latency of layers on a device."""
+        """Predict the latency of layers on a device."""
         body = {"device": device, "shapes": [dict(shape) for shape in shapes], **more}
         return self._object("POST", "/v1/predict", json=body)
 
     def events(self, job_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
-        """Events until the job has ended; a broken connection goes on after the last one.
+        """Yield events until the job ends; after a broken connection, those that are missing.
 
         Each is a dict with `event`, `id` (None for progress) and `data`.
         """
@@ -138,25 +143,28 @@ class Client:
                     fields[name] = value.removeprefix(" ")
                 elif "data" in fields:
                     yield {
-                        "event": fields.get("event", "message"), "id": fields.get("id"),
+                        "event": fields.get("event", "message"),
+                        "id": fields.get("id"),
                         "data": json.loads(fields["data"]),
-                    }  # fmt: skip
+                    }
                     fields = {}
 
     def wait(self, job_id: str) -> dict[str, Any]:
-        """The job once it has ended."""
+        """Wait until a job has ended, and return its state."""
         for _ in self.events(job_id):
             pass
         return self.job(job_id)
 
     def fetch(self, job_id: str, folder: str | Path) -> list[Path]:
-        """Copy everything that the job handed out to `folder`; each file appears whole."""
+        """Download all files of a job to `folder`; each appears whole. Returns their paths."""
         root, found = Path(folder), []
         for entry in self.artefacts(job_id):
             target = (root / entry["name"]).resolve()
             if root.resolve() not in target.parents:
-                raise ServiceError(f"{self.server} names {entry['name']!r}, out of its folder")
-            write_whole(target, lambda path, name=entry["name"]: self._get(job_id, name, path))  # type: ignore[misc]
+                raise ServiceError(
+                    f"{self.server} names a file outside of {root}: {entry['name']!r}"
+                )
+            write_whole(target, partial(self._get, job_id, entry["name"]))
             found.append(target)
         return found
 
@@ -184,8 +192,8 @@ class Client:
 
     def _silent(self, error: Exception) -> ServiceError:
         return ServiceError(
-            f"{self.server} does not answer ({error}); check --server, and that `autotune serve` "
-            "runs there"
+            f"{self.server} does not answer ({error}); check the address (--server), and that "
+            "`autotune serve` runs there"
         )
 
     @staticmethod
@@ -203,7 +211,7 @@ class Client:
 
 
 def _part(job_id: str) -> str:
-    """An id that can be part of a path."""
+    """A job's id, checked to be safe as a part of a path."""
     if not job_id.isalnum():
-        raise UsageError(f"{job_id!r} is no job's id; `autotune jobs` lists them")
+        raise UsageError(f"{job_id!r} is not the id of a job; list them with `autotune jobs`")
     return job_id

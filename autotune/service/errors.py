@@ -1,13 +1,15 @@
-"""What the service refuses; each has the HTTP status that says it.
+"""Errors of the service, each with the HTTP status of its answers.
 
-AutotuneError
-└── ServiceError                 exit code 1
-├── NotFoundError                404
-├── ForbiddenError               401   no key, a wrong or a revoked one
-├── ConflictError                409
-├── TooLargeError                413
-├── QuotaError                   429
-└── LeaseLostError               409   a runner's job was given to another
+    AutotuneError                       (autotune.core.errors)
+    └── ServiceError              400   a refused request, or a server that does not answer
+        ├── ForbiddenError        401   no API key, or one that is wrong or revoked
+        ├── NotFoundError         404
+        ├── ConflictError         409
+        │   └── LeaseLostError    409   a runner's job was given to another runner
+        ├── TooLargeError         413
+        └── QuotaError            429
+
+On the command line they all have exit code 1.
 """
 
 from __future__ import annotations
@@ -16,40 +18,40 @@ from autotune.core.errors import AutotuneError
 
 
 class ServiceError(AutotuneError):
-    """Something that the service refuses, or a server that does not answer."""
+    """The service refuses the request, or the server does not answer."""
 
     status = 400
 
 
 class NotFoundError(ServiceError):
-    """There is no such thing."""
+    """The job, file, device or page does not exist."""
 
     status = 404
 
 
 class ForbiddenError(ServiceError):
-    """The caller has not shown a key that holds."""
+    """The request carries no valid API key."""
 
     status = 401
 
 
 class ConflictError(ServiceError):
-    """It contradicts what is there."""
+    """The request contradicts the present state, such as a file that exists already."""
 
     status = 409
 
 
 class TooLargeError(ServiceError):
-    """More bytes than are taken."""
+    """The request is larger than the limit."""
 
     status = 413
 
 
 class QuotaError(ServiceError):
-    """More of something than anybody may have at a time."""
+    """A quota is used up, such as that of queued jobs."""
 
     status = 429
 
 
 class LeaseLostError(ConflictError):
-    """The job belongs to another runner by now."""
+    """The job has been given to another runner."""

@@ -184,14 +184,14 @@ class PredictedMachine(Machine):
         from autotune.compress.decode import decode_step
         from autotune.compress.operations import fuse, trace_operations
         from autotune.predictor.network.rest import rest_latency
-        from autotune.profiler.backends.torch_layers import DTYPES
+        from autotune.profiler.backends.torch_layers import TORCH_DTYPES
 
         table = self.table
         operations = trace_operations(
             model.loaded.model,
             [site for site in model.choices_in(phase) if not site.members],
             model.example_inputs(phase),
-            DTYPES[self.dtype],
+            TORCH_DTYPES[self.dtype],
             causal=model.loaded.task == "causal-lm",
             call=decode_step if phase == "decode" else None,
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.compress.tasks.base import Batch, Quality, Task
+from autotune.compress.tasks.base import Batch, Task
 from autotune.core.errors import UsageError
 
-__all__ = ["Batch", "Quality", "Task", "make_task"]
+__all__ = ["Batch", "Task", "make_task"]
 
 
 def make_task(name: str, folder: Path) -> Task:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,15 +13,6 @@ from autotune.core.types import Workload
 
 Batch = Mapping[str, Tensor]
 MASK = "attention_mask"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """One figure of merit on held-out data, with how it was obtained."""
-
-    metric: str
-    value: float
-    protocol: str
 
 
 class Task(ABC):

@@ -16,7 +16,9 @@ from autotune.devices.specs import TORCH_NAMES
 from autotune.profiler.backends.base import NetworkLoader
 
 Pass = Callable[[], Any]
-DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in TORCH_NAMES.items()}
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    key: getattr(torch, name) for key, name in TORCH_NAMES.items()
+}
 
 
 def cuda_settings() -> dict[str, str]:
@@ -27,7 +29,7 @@ def cuda_settings() -> dict[str, str]:
 
 def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
     """One pass over `copies` instances of the layer, with weights of their own, on one input."""
-    dtype, k, rank = DTYPES[shape.dtype], shape.in_features, shape.rank
+    dtype, k, rank = TORCH_DTYPES[shape.dtype], shape.in_features, shape.rank
 
     def weight(n: int, k: int) -> Tensor:
         values: Tensor = torch.randn(n, k, dtype=dtype, device=device) / k**0.5

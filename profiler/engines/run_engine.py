@@ -71,9 +71,12 @@ class CudaRuntime:
 
     def _copy(self, target: int, source: int, size: int, kind: int) -> None:
         self._call(
-            "cudaMemcpy", ctypes.c_void_p(target), ctypes.c_void_p(source), ctypes.c_size_t(size),
+            "cudaMemcpy",
+            ctypes.c_void_p(target),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(size),
             ctypes.c_int(kind),
-        )  # fmt: skip
+        )
 
     def stream(self) -> int:
         """A new stream."""

@@ -30,7 +30,8 @@ SYSTEMS = {
     "b300-sxm": "b300_sxm", "gb200": "gb200", "gb300": "gb300", "l40s": "l40s",
     "rtx-pro-6000-server": "rtx_pro_6000_server",
 }  # fmt: skip
-DTYPES = {"bf16": ("bfloat16",), "fp16": ("float16",)}
+# The names that a dtype has in their tables.
+TABLE_DTYPES = {"bf16": ("bfloat16",), "fp16": ("float16",)}
 _TABLE = "gemm_perf.parquet"
 SHAPE = ["m", "k", "n"]
 # Serving stacks time multiples of 32 only: an unaligned rank cannot be priced from them.
@@ -84,12 +85,12 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
             f"tables of {device} come from {PACKAGE}, which is not installed (Linux, Python 3.11 "
             f"to 3.13): pip install {PACKAGE}"
         )
-    if device not in imported_devices() or dtype not in DTYPES:
+    if device not in imported_devices() or dtype not in TABLE_DTYPES:
         known = ", ".join(imported_devices())
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}; it has {known}")
     tables = []
     for file in newest_files(folder, device, "gemm", _TABLE):
-        rows = _clean(pd.read_parquet(file), DTYPES[dtype])
+        rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])
         if len(rows):
             tables.append(
                 ImportedTable(

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from autotune.profiler.sources.aiconfigurator import DTYPES, SYSTEMS, newest_files, package_folder
+from autotune.profiler.sources.aiconfigurator import (
+    SYSTEMS,
+    TABLE_DTYPES,
+    newest_files,
+    package_folder,
+)
 
 SHAPE = ["batch", "queries", "keys", "heads", "kv_heads", "head_dim", "causal"]
 # File by kind: prompts, one new token against a cache, and towers without a causal mask.
@@ -23,10 +28,10 @@ def read_attention(device: str, dtype: str = "bf16") -> pd.DataFrame:
     """
     folder = package_folder()
     found = []
-    if folder is not None and device in SYSTEMS and dtype in DTYPES:
+    if folder is not None and device in SYSTEMS and dtype in TABLE_DTYPES:
         for kind, (part, name) in _TABLES.items():
             files = newest_files(folder, device, part, name)
-            found += [_clean(pd.read_parquet(file), kind, DTYPES[dtype]) for file in files]
+            found += [_clean(pd.read_parquet(file), kind, TABLE_DTYPES[dtype]) for file in files]
     rows = pd.concat(found) if found else pd.DataFrame(columns=[*SHAPE, "latency_s"])
     medians: pd.Series = rows.groupby(SHAPE)["latency_s"].median()
     return medians.reset_index()

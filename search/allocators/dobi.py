@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autotune.compress.gates import GatedLinear
 from autotune.compress.lowrank import replaced
+from autotune.core.files import write_whole
 from autotune.core.forms import DENSE, Plan, low_rank
 from autotune.core.layers import Site, break_even_rank
 from autotune.core.types import digest
@@ -156,9 +157,7 @@ def save_state(
         tensors[f"share:{name}"] = share.detach().clone()
         for key, value in optimizer.state[share].items():
             tensors[f"{key}:{name}"] = value.detach().clone()
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part)
-    part.replace(path)
+    write_whole(path, lambda part: save_file(tensors, part))
 
 
 def load_state(path: Path, shares: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> int:

@@ -20,7 +20,7 @@ def test_wheel_holds_every_module_and_data_file(tmp_path):
         for room in ("profiler", "predictor", "search", "compress", "devices", "")
         for path in (ROOT / "autotune" / room).rglob("*")
         if path.suffix
-        in (".py", ".toml", ".txt", ".html", ".md", ".css", ".js", ".svg", ".parquet")
+        in (".py", ".typed", ".toml", ".txt", ".html", ".md", ".css", ".js", ".svg", ".parquet")
     }
     assert len(expected) > 50
     assert expected <= names
