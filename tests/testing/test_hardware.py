@@ -58,8 +58,10 @@ def test_the_same_seed_is_the_same_machine(preset, seed, tokens, k, n):
 def test_the_truth_is_the_same_in_another_process():
     code = (
         "from autotune.testing.hardware import simulated_hardware\n"
-        "from autotune.core.types import LayerShape\n"
-        "shape = LayerShape(tokens=77, in_features=640, out_features=384, form=Form(rank=48), dtype='bf16')\n"
+        "from autotune.core.forms import Form\n"
+        "from autotune.core.layers import LayerShape\n"
+        "sizes = {'tokens': 77, 'in_features': 640, 'out_features': 384}\n"
+        "shape = LayerShape(**sizes, form=Form(rank=48), dtype='bf16')\n"
         "print(repr(simulated_hardware('h200-like', seed=5).layer_latency_s(shape)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -164,7 +166,7 @@ def test_the_network_is_not_what_the_predictor_adds_up(hardware, tokens, width):
     added = 1.0
     for site in sites:
         if site.name in plan:
-            own = hardware.layer_latency_s(site.shape(None, dtype))
+            own = hardware.layer_latency_s(site.shape(DENSE, dtype))
             ours = hardware.layer_latency_s(site.shape(plan[site.name], dtype))
             added += (ours - own) / dense_s
     assert truth != pytest.approx(added, abs=2e-3)
