@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from itertools import product
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
@@ -61,7 +62,7 @@ def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:
     sites = [layers[i] for i, count in _PER_BLOCK.items() for _ in range(32 * count)]
     start = time.perf_counter()
     shapes = [
-        LayerShape(tokens=2048, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        LayerShape(tokens=2048, in_features=k, out_features=n, form=low_rank(rank), dtype="bf16")
         for (k, n), rank in product(sites, _RANKS)
     ]
     predictor.prepare(shapes)
@@ -73,7 +74,7 @@ def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:
 def _many() -> list[LayerShape]:
     sizes, tokens = range(512, 5312, 192), (512, 513, 600, 700)
     return [
-        LayerShape(tokens=m, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        LayerShape(tokens=m, in_features=k, out_features=n, form=low_rank(rank), dtype="bf16")
         for m, k, n, rank in product(tokens, sizes, sizes, range(32, 32 * 40 + 1, 32))
     ]
 
@@ -81,9 +82,9 @@ def _many() -> list[LayerShape]:
 def _predictions(shapes: list[LayerShape]) -> float:
     """Seconds of one regressor's guesses, whatever M."""
     _, rows = shipped_tables("h200-sxm", "bf16")[0]
-    near = [row for row in rows if row.latency_s and 256 <= row.shape.tokens <= 1024]
+    near = [row for row in rows if 256 <= row.shape.tokens <= 1024]
     regressor = LatencyRegressor(Roofline.of(find_device("h200"), 1))
-    regressor.fit([row.shape for row in near], [row.latency_s or 0.0 for row in near])
+    regressor.fit([row.shape for row in near], [row.latency_s for row in near])
     start = time.perf_counter()
     regressor.predict(shapes)
     return time.perf_counter() - start

@@ -64,7 +64,7 @@ def main() -> None:
             wanted = [s for dense in layers for s in (dense, *pairs_of(dense, target.spec))]
             profile_points(place_here(target, threads), store, wanted, careful)
             rows = store.measurements(fingerprint_of(target.device, target.backend, "fp32", 2).id)
-    truth = {row.shape: row.ratio for row in rows if row.rank}
+    truth = {row.shape: row.ratio for row in rows if not row.shape.is_dense}
     guesses = {shape: table.estimate(shape) for shape in truth}
     errors = np.array([abs(guesses[s].ratio / truth[s] - 1) for s in truth])
     inside = [
@@ -72,7 +72,7 @@ def main() -> None:
         for s, e in guesses.items()
     ]
     for shape in truth:
-        print(shape, round(truth[shape] or 0, 3), round(guesses[shape].ratio, 3))
+        print(shape, round(truth[shape], 3), round(guesses[shape].ratio, 3))
     row = {
         "neighbour": options.neighbour, "points": found.measured, "failed": len(found.failed),
         "seconds": seconds, "pairs": len(errors), "mape": 100 * float(errors.mean()),

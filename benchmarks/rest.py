@@ -21,6 +21,7 @@ from network_gpu import BATCHES, llama, sites_of
 from torch import nn
 
 from autotune.compress.operations import fuse, trace_operations
+from autotune.core.forms import DENSE
 from autotune.core.operation import Operation
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.device_table import DeviceTable, device_table
@@ -66,7 +67,7 @@ def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> d
         model, sites, {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
         TORCH_DTYPES[dtype], causal=True, call=_forward,
     )  # fmt: skip
-    layers_s = sum(table.predictor.estimate(s.shape(None, dtype)).latency_s for s in sites)
+    layers_s = sum(table.predictor.estimate(s.shape(DENSE, dtype)).latency_s for s in sites)
     parts = {kind: [o for o in operations if o.kind == kind] for kind in ("memory", "attention")}
     rest = rest_latency(operations, dtype, table.memory, table.attention, table.predictor)
     memory_s, attention_s = _moved(parts["memory"], table), _attention(parts["attention"], table)

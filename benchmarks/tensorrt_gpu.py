@@ -123,9 +123,12 @@ def layer_seconds(loaded: LoadedModel, tokens: int, dtype: str) -> list[tuple[fl
     pairs = []
     for layer in low_rank_layers(loaded.model).values():
         shape = LayerShape(
-            tokens=tokens, in_features=layer.in_features, out_features=layer.out_features,
-            rank=layer.rank, dtype=dtype,
-        )  # fmt: skip
+            tokens=tokens,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            form=layer.form,
+            dtype=dtype,
+        )
         if shape not in known:
             timed = {"dense": backend.layer(shape.dense, 1), "pair": backend.layer(shape, 1)}
             runs: Any = {kind: one.run for kind, one in timed.items()}

@@ -34,9 +34,14 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
 
 
 def save_checkpoint(
-    model: Any, tokenizer: Any | None, folder: Path, storage: str = "fp32", dtype: str = "fp32",
+    model: Any,
+    tokenizer: Any | None,
+    folder: Path,
+    *,
+    storage: str = "fp32",
+    dtype: str = "fp32",
     max_shard_size: str | int = "50GB",
-) -> None:  # fmt: skip
+) -> None:
     """Write config, safetensors weights in `dtype`, tokenizer and the code that loads them.
 
     Factors are packed as `storage` says; fp32 leaves them in `dtype` too.
@@ -83,7 +88,7 @@ def save_checkpoint(
 
 
 def _entries(layers: Mapping[str, LowRankLinear]) -> dict[str, dict[str, Any]]:
-    """What config.json says of every layer."""
+    """The entry of every layer in config.json."""
     names = {id(layer): name for name, layer in layers.items()}
     entries: dict[str, dict[str, Any]] = {}
     for name, layer in layers.items():
@@ -94,6 +99,7 @@ def _entries(layers: Mapping[str, LowRankLinear]) -> dict[str, dict[str, Any]]:
             )
         entries[name] = {
             "rank": layer.rank,
+            "form": str(layer.form),
             "in_features": layer.in_features,
             "out_features": layer.out_features,
             "bias": layer.bias is not None,

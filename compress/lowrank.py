@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from autotune.core.errors import ModelError
+from autotune.core.forms import Form, low_rank
 
 
 class LowRankLinear(nn.Module):
@@ -29,31 +30,42 @@ class LowRankLinear(nn.Module):
         in_features: int,
         out_features: int,
         rank: int,
+        *,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._add_up(in_features, out_features, rank, bias, device, dtype)
+        self.in_features, self.rank = in_features, rank
+        self._add_up(out_features, bias=bias, device=device, dtype=dtype)
         self.weight_down = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
 
     def _add_up(
-        self, in_features: int, out_features: int, rank: int, bias: bool,
-        device: torch.device | str | None, dtype: torch.dtype | None,
-    ) -> None:  # fmt: skip
-        """Sizes, up factor and bias: all but the down factor."""
-        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        self,
+        out_features: int,
+        *,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Up factor and bias: all but the down factor."""
+        self.out_features, rank = out_features, self.rank
         self.weight = nn.Parameter(torch.empty(out_features, rank, device=device, dtype=dtype))
         self.bias = (
             nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         )
 
+    @property
+    def form(self) -> Form:
+        """The form that a plan gives such a layer."""
+        return low_rank(self.rank)
+
     def forward(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, N)."""
+        """The layer's output (…, N) for x (…, K)."""
         return functional.linear(self.latent(x), self.weight, self.bias)
 
     def latent(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, r)."""
+        """The product with the down factor, (…, r), for x (…, K)."""
         return functional.linear(x, self.weight_down)
 
     def extra_repr(self) -> str:
@@ -75,7 +87,7 @@ class LeadingLowRankLinear(LowRankLinear):
     _left = 0
 
     def latent(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, r), kept for the followers."""
+        """The product with the down factor, (…, r), which is kept for the followers."""
         latent = functional.linear(x, self.weight_down)
         # Compilers and exporters find the common product themselves, and trace no side effects.
         if not torch.compiler.is_compiling():
@@ -108,6 +120,7 @@ class SharedLowRankLinear(LowRankLinear):
         self,
         leader: LeadingLowRankLinear,
         out_features: int,
+        *,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -116,11 +129,12 @@ class SharedLowRankLinear(LowRankLinear):
         # In a tuple, else the leader would be registered as a child.
         self._leader = (leader,)
         leader._followers += 1
-        self._add_up(leader.in_features, out_features, leader.rank, bias, device, dtype)
+        self.in_features, self.rank = leader.in_features, leader.rank
+        self._add_up(out_features, bias=bias, device=device, dtype=dtype)
 
     @property
     def weight_down(self) -> nn.Parameter:  # type: ignore[override]
-        """The leader's, whatever it is at the time."""
+        """The leader's down factor, also after that one was replaced."""
         return self._leader[0].weight_down
 
     @property
@@ -129,7 +143,7 @@ class SharedLowRankLinear(LowRankLinear):
         return self._leader[0]
 
     def latent(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, r)."""
+        """The leader's product with the down factor, (…, r), for x (…, K)."""
         return self._leader[0].latent_again(x)
 
 
@@ -163,16 +177,19 @@ def shared_low_rank_like(
     leader: LowRankLinear | None = None
     for module, up in zip(modules, ups, strict=True):
         weight, bias = dense_weight(module), module.bias
-        n, kind = weight.shape[0], weight.dtype
+        n = weight.shape[0]
+        options: dict[str, Any] = {
+            "bias": bias is not None,
+            "device": "meta",
+            "dtype": weight.dtype,
+        }
         if leader is None:
             kind_of = LowRankLinear if len(modules) == 1 else LeadingLowRankLinear
-            layer = leader = kind_of(
-                weight.shape[1], n, down.shape[0], bias is not None, "meta", kind
-            )
+            layer = leader = kind_of(weight.shape[1], n, down.shape[0], **options)
             layer.weight_down = nn.Parameter(down.to(weight).contiguous())
         else:
             assert isinstance(leader, LeadingLowRankLinear)
-            layer = SharedLowRankLinear(leader, n, bias is not None, "meta", kind)
+            layer = SharedLowRankLinear(leader, n, **options)
         layer.weight = nn.Parameter(up.to(weight).contiguous())
         if isinstance(bias, Tensor):
             layer.bias = nn.Parameter(bias.detach())

@@ -24,7 +24,8 @@ from autotune.compress.lowrank import (
 )
 from autotune.compress.precision import STORAGES
 from autotune.compress.storage import StoredLowRank
-from autotune.core.errors import ModelError
+from autotune.core.errors import ModelError, UsageError
+from autotune.core.forms import low_rank, parse_form
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"
@@ -32,15 +33,19 @@ _SIZES = ("rank", "in_features", "out_features")
 
 
 class LowRankConfig(QuantizationConfigMixin):
-    """`layers`: module name → {rank, in_features, out_features, bias}.
+    """`layers`: module name → {rank, form, in_features, out_features, bias}.
 
     Where they apply, also storage (fp32 if absent) and leader (whose down factor it shares).
+    Checkpoints from before there were forms have none: their layers are plain pairs of the rank.
     """
 
     def __init__(
-        self, layers: Mapping[str, Mapping[str, Any]], format_version: int = FORMAT_VERSION,
-        quant_method: str = METHOD, **unknown: object,
-    ) -> None:  # fmt: skip
+        self,
+        layers: Mapping[str, Mapping[str, Any]],
+        format_version: int = FORMAT_VERSION,
+        quant_method: str = METHOD,
+        **unknown: object,
+    ) -> None:
         if unknown:
             raise ModelError(f"lowrank config: unknown key {sorted(unknown)[0]!r}")
         if not isinstance(format_version, int) or format_version > FORMAT_VERSION:
@@ -52,9 +57,24 @@ class LowRankConfig(QuantizationConfigMixin):
             wrong = [key for key in _SIZES if not isinstance(layer.get(key), int)]
             if wrong:
                 raise ModelError(f"lowrank config: {name} needs a whole number as {wrong[0]!r}")
+            _check_form(name, layer)
         self.quant_method = quant_method  # type: ignore[assignment]
         self.format_version = format_version
         self.layers = {name: dict(layer) for name, layer in layers.items()}
+
+
+def _check_form(name: str, layer: Mapping[str, Any]) -> None:
+    rank = layer["rank"]
+    form = layer.get("form", f"rank={rank}")
+    try:
+        known = parse_form(form) == low_rank(rank)
+    except (UsageError, AttributeError):
+        known = False
+    if not known:
+        raise ModelError(
+            f"lowrank config: {name} has rank {rank} and the form {form!r}; this program loads "
+            "plain pairs of the same rank in native precision; upgrade lowrank-autotune"
+        )
 
 
 class LowRankQuantizer(HfQuantizer):
@@ -114,12 +134,12 @@ class LowRankQuantizer(HfQuantizer):
         return self.weights, {}
 
     def is_serializable(self) -> bool:
-        """Saved again as it is."""
+        """A loaded model may be saved again, as it is."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Both factors are ordinary parameters."""
+        """Both factors are ordinary parameters, so training works."""
         return True
 
 
@@ -158,6 +178,7 @@ def _empty(
     """The module of a config entry, on meta, for the loader to fill."""
     k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
     bias, dtype = module.bias is not None, module.weight.dtype
+    options: dict[str, Any] = {"bias": bias, "device": "meta", "dtype": dtype}
     storage = layer.get("storage", "fp32")
     if storage not in STORAGES:
         raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
@@ -165,12 +186,12 @@ def _empty(
         leader = others.get(layer["leader"])
         if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
             raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
-        return SharedLowRankLinear(leader, n, bias, "meta", dtype)
+        return SharedLowRankLinear(leader, n, **options)
     if leads:
-        return LeadingLowRankLinear(k, n, rank, bias, "meta", dtype)
+        return LeadingLowRankLinear(k, n, rank, **options)
     if storage == "fp32":
-        return LowRankLinear(k, n, rank, bias, "meta", dtype)
-    return StoredLowRank(storage, k, n, rank, bias, dtype)
+        return LowRankLinear(k, n, rank, **options)
+    return StoredLowRank(storage, in_features=k, out_features=n, rank=rank, bias=bias, dtype=dtype)
 
 
 def register() -> None:

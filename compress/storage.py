@@ -70,9 +70,15 @@ class StoredLowRank(nn.Module):
     """
 
     def __init__(
-        self, storage: str, in_features: int, out_features: int, rank: int, bias: bool,
+        self,
+        storage: str,
+        *,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        bias: bool,
         dtype: torch.dtype,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.storage = storage
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
@@ -97,11 +103,15 @@ class StoredLowRank(nn.Module):
 
     @staticmethod
     def of(layer: LowRankLinear, storage: str) -> StoredLowRank:
-        """The layer's factors, stored."""
+        """The layer with its factors packed as `storage` says."""
         stored = StoredLowRank(
-            storage, layer.in_features, layer.out_features, layer.rank,
-            layer.bias is not None, layer.weight.dtype,
-        )  # fmt: skip
+            storage,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            rank=layer.rank,
+            bias=layer.bias is not None,
+            dtype=layer.weight.dtype,
+        )
         up, down = layer.weight.detach(), layer.weight_down.detach()
         if storage == "remap8":
             packed = remap(up, down)
@@ -120,16 +130,22 @@ class StoredLowRank(nn.Module):
         return stored
 
     def widen(self, dtype: torch.dtype) -> LowRankLinear:
-        """The layer in the model's dtype."""
+        """The layer that computes, in the model's dtype."""
         layer = LowRankLinear(
-            self.in_features, self.out_features, self.rank, self.bias is not None, "meta", dtype
+            self.in_features,
+            self.out_features,
+            self.rank,
+            bias=self.bias is not None,
+            device="meta",
+            dtype=dtype,
         )
         tensors: dict[str, Tensor] = {n: p.detach() for n, p in self.named_parameters()}
         if self.storage == "remap8":
             packed = Remapped(
-                codes=tensors["weight"].unflatten(0, (2, -1)), tail=tensors["weight_tail"],
+                codes=tensors["weight"].unflatten(0, (2, -1)),
+                tail=tensors["weight_tail"],
                 scales=tensors["weight_scales"],
-            )  # fmt: skip
+            )
             up, down = unmap(packed, self.out_features, self.in_features)
         else:
             up, down = tensors["weight"], tensors["weight_down"]

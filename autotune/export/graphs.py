@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import UsageError
+from autotune.core.forms import Form, plan_to_json
 from autotune.core.progress import Reporter
 from autotune.core.version import __version__
 from autotune.results.result import RESULT, read_result
@@ -84,6 +85,7 @@ def trace_graphs(
     metadata = {
         "autotune.version": __version__,
         "autotune.ranks": ranks(loaded),
+        "autotune.forms": plan_to_json(forms(loaded)),
         "autotune.dtype": dtype,
         "autotune.weights_sha256": loaded.weights_sha256,
         "autotune.device": tuned_for(loaded),
@@ -97,10 +99,17 @@ def trace_graphs(
 
 
 def ranks(loaded: LoadedModel) -> dict[str, int]:
-    """Layer → rank."""
+    """The rank of every factorized layer, by name."""
     from autotune.compress.checkpoint import low_rank_layers
 
     return {name: layer.rank for name, layer in low_rank_layers(loaded.model).items()}
+
+
+def forms(loaded: LoadedModel) -> dict[str, Form]:
+    """The form of every factorized layer, by name."""
+    from autotune.compress.checkpoint import low_rank_layers
+
+    return {name: layer.form for name, layer in low_rank_layers(loaded.model).items()}
 
 
 def tuned_for(loaded: LoadedModel) -> str:

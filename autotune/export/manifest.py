@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autotune.core.forms import Form
 from autotune.core.types import Workload
 from autotune.results.codec import Record
 from autotune.results.versioned import read_versioned
@@ -19,7 +20,8 @@ SCHEMA_VERSION = 1
 class Manifest(Record):
     """An export. `checkpoint` is relative to its folder, as both may move together.
 
-    `parity` and `engines` have an entry for each graph and engine; `workload`, `opset` and
+    `ranks` and `forms` are those of the factorized layers, by name (exports from before there were
+    forms have none). `parity` and `engines` have an entry for each graph and engine; `workload`, `opset` and
     `kit_because` (why no engine was built) are those of a TensorRT export.
     """
 
@@ -32,6 +34,7 @@ class Manifest(Record):
     versions: Mapping[str, str]
     parity: Mapping[str, Any]
     files: Mapping[str, str]
+    forms: Mapping[str, Form] = field(default_factory=dict)
     engines: Mapping[str, Any] = field(default_factory=dict)
     kit_because: str | None = None
     opset: int | None = None

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UsageError, storage_errors
 from autotune.core.files import file_sha256, require_writable, write_whole
+from autotune.core.forms import plan_to_json
 from autotune.core.progress import Reporter
 from autotune.core.types import canonical_json
-from autotune.export.graphs import open_checkpoint, ranks, trace_graphs, tuned_for, versions
+from autotune.export.graphs import forms, open_checkpoint, ranks, trace_graphs, tuned_for, versions
 from autotune.export.manifest import MANIFEST, SCHEMA_VERSION, read_manifest_json
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def manifest(
         "weights_sha256": loaded.weights_sha256,
         "device": tuned_for(loaded),
         "ranks": ranks(loaded),
+        "forms": plan_to_json(forms(loaded)),
         "versions": versions(),
     }
 

@@ -69,8 +69,8 @@ def _write_checkpoint(tuning: Tuning, final: Round, key: str) -> None:
                 loaded.model,
                 loaded.tokenizer,
                 path,
-                tuning.compression.storage,
-                tuning.machine.dtype,
+                storage=tuning.compression.storage,
+                dtype=tuning.machine.dtype,
             )
         copy_companions(loaded.folder, path)
         (path / "autotune.json").write_text(json.dumps({"key": key}))

@@ -93,9 +93,30 @@ def test_a_changed_config_is_refused(saved, change, says):
 
 def test_wrong_ranks_are_a_size_mismatch(saved):
     folder, kind, *_ = saved
-    edit_config(folder, lambda q: next(iter(q["layers"].values())).update(rank=3))
+    edit_config(folder, lambda q: next(iter(q["layers"].values())).update(rank=3, form="rank=3"))
     with pytest.raises(Exception, match="mismatch"):
         kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
+@pytest.mark.parametrize("form", ["rank=3", "dense", "rank=8:pivoted", "rank=8:int8", "x", 8])
+def test_forms_that_no_layer_takes_are_refused(saved, form):
+    folder, kind, *_ = saved
+    edit_config(folder, lambda q: next(iter(q["layers"].values())).update(form=form))
+    with pytest.raises(Exception, match="loads plain pairs of the same rank"):
+        kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
+def test_a_config_says_every_layers_form_and_older_ones_need_not(saved):
+    folder, kind, task, inputs, expected, layers = saved
+    entries = json.loads((folder / "config.json").read_text())["quantization_config"]["layers"]
+    assert {n: e["form"] for n, e in entries.items()} == {
+        name: f"rank={layer.rank}" for name, layer in layers.items()
+    }
+    edit_config(folder, lambda q: [layer.pop("form") for layer in q["layers"].values()])
+    with torch.no_grad():
+        assert torch.equal(task.output(kind.from_pretrained(folder), inputs), expected)
 
 
 @pytest.mark.parametrize("tiny", ["llama"], indirect=True)

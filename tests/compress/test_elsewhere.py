@@ -81,7 +81,7 @@ def saved(tmp_path_factory):
         inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
         inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         storage = form if form in STORED else "fp32"
-        save_checkpoint(model, None, folder, storage, dtype)
+        save_checkpoint(model, None, folder, storage=storage, dtype=dtype)
         expected = outputs(model, inputs)
         if storage != "fp32":  # rounded by what is stored, and no further
             stored = outputs(type(dense).from_pretrained(folder).eval(), inputs)

@@ -64,7 +64,7 @@ def test_a_stored_checkpoint_loads_as_what_it_stores(kind, storage, tmp_path):
         layers[site.name] = low_rank_like(model.get_submodule(site.name), up, down)
     replace_modules(model, layers)
     model.eval()
-    save_checkpoint(model, None, tmp_path / "one", storage)
+    save_checkpoint(model, None, tmp_path / "one", storage=storage)
     assert all(isinstance(m, LowRankLinear) for m in low_rank_layers(model).values())
     ids = torch.randint(0, 101, (2, 9))
     loaded = type(model).from_pretrained(tmp_path / "one").eval()

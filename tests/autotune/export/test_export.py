@@ -56,6 +56,8 @@ def test_both_graphs_agree_with_the_checkpoint_at_every_shape(llama, exported):
     model = onnx.load(llama / "onnx-fp32" / "model.onnx")
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(facts["autotune.ranks"]) == exported["ranks"]
+    assert json.loads(facts["autotune.forms"]) == exported["forms"]
+    assert exported["forms"] == {name: f"rank={r}" for name, r in exported["ranks"].items()}
     assert set(exported["ranks"].values()) == {8}
     assert {"torch", "onnx"} <= set(json.loads(facts["autotune.versions"]))
 
@@ -152,7 +154,7 @@ def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypat
 
 DAMAGES = {
     "truncated": lambda folder: truncate(folder / "model.safetensors"),
-    "shapes": lambda folder: edit(folder, lambda layer: layer.update(rank=5)),
+    "shapes": lambda folder: edit(folder, lambda layer: layer.update(rank=5, form="rank=5")),
     "no ranks": lambda folder: edit(folder, lambda layer: layer.pop("rank")),
     "no layers": lambda folder: edit_config(folder, lambda config: config.update(layers={})),
 }

@@ -10,8 +10,8 @@ from autotune.core.layers import LayerShape
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.devices import detect
-from autotune.devices.visible import Gpu
 from autotune.devices.roofline import Roofline
+from autotune.devices.visible import Gpu
 from autotune.predictor.layers.extrapolated import donors_of
 from autotune.predictor.layers.table import LatencyTable
 from autotune.profiler.database.latency import LatencyDatabase
