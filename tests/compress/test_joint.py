@@ -158,8 +158,8 @@ def test_every_metric_gives_joint_errors_on_the_scale_of_the_members(found, name
 def test_the_layers_compute_the_factors_and_the_latent_once(found, tmp_path, monkeypatch):
     _, model, task, sites, inputs = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
-    ranks = {joint.name: 16 for joint in sites.joint}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, ranks)
+    plan = {joint.name: low_rank(16) for joint in sites.joint}
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
     dense = {
         name: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         for name, layer in layers.items()
@@ -241,8 +241,8 @@ def test_a_copy_has_its_own_leader():
 def test_a_checkpoint_comes_back_bit_equal(found, tmp_path):
     _, model, task, sites, _ = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
-    ranks = {sites.joint[0].name: 16, sites.sites[-1].name: 8}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, ranks)
+    plan = {sites.joint[0].name: low_rank(16), sites.sites[-1].name: low_rank(8)}
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
     with replaced(model, layers), torch.no_grad():
         expected = task.output(model, inputs)
@@ -264,7 +264,7 @@ def test_a_config_whose_leader_is_missing_is_refused(found, tmp_path):
 
     _, model, _, sites, _ = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
-    layers = build_layers(model, sites.joint, factors, {sites.joint[0].name: 16})
+    layers = build_layers(model, sites.joint, factors, {sites.joint[0].name: low_rank(16)})
     with replaced(model, layers):
         save_checkpoint(model, None, tmp_path / "saved")
     path = tmp_path / "saved" / "config.json"
@@ -281,8 +281,8 @@ def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
         model, task, [site.name for site in sites.sites], WORKLOAD, tmp_path / "dense.onnx"
     )
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
-    ranks = {joint.name: 16 for joint in sites.joint}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, ranks)
+    plan = {joint.name: low_rank(16) for joint in sites.joint}
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
     path = tmp_path / "low.onnx"
     rewrite_low_rank(tmp_path / "dense.onnx", layers, path, {})
     with replaced(model, layers):
