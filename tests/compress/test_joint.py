@@ -21,6 +21,7 @@ from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.core.errors import ModelError
+from autotune.core.forms import low_rank
 from autotune.core.types import Workload
 from tests.compress.test_onnx import WORKLOAD, assert_parity
 from tests.conftest import tiny_model, tiny_task
