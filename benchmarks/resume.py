@@ -25,7 +25,10 @@ from autotune.core.progress import Reporter
 from autotune.results.result import read_result
 from autotune.tuning.bench import bench
 
-_OPTIONS = ("--latency-budget", "0.95x", "--batch-size", "1", "--isl", "64", "--trials", "2")
+_OPTIONS = (
+    *("--latency-budget", "0.95x", "--batch-size", "1", "--isl", "64"),
+    *("--trials", "2", "--calibration-samples", "64"),
+)
 
 
 def main() -> None:
