@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from autotune.compress.locate import EMBEDDED_MODEL
+from autotune.core.options import EFFORTS
 from autotune.core.quantities import format_bytes, format_count, format_seconds
 from autotune.report.summary import verdict_text
 from autotune.results.record import TuneRecord
@@ -144,6 +145,8 @@ def jobs_page(
         budgets=_BUDGETS,
         numbers=[(name, label, known[name]) for name, label in _NUMBERS],
         texts=_TEXTS,
+        efforts=EFFORTS,
+        effort=known["effort"],
     )
 
 
