@@ -72,9 +72,14 @@ def tune(
         TypeError: a keyword that is not an option.
     """
     request = make_request(
-        model, budget=budget, workload=workload, effort=effort, output=output, options=options,
+        model,
+        budget=budget,
+        workload=workload,
+        effort=effort,
+        output=output,
+        options=options,
         flat=flat,
-    )  # fmt: skip
+    )
     request.check()
     from autotune.tuning.session import tune as run
 

@@ -56,11 +56,15 @@ def row(run: Path, scratch: Path) -> dict[str, Any]:
     kept = record.parameters.compressed / record.parameters.dense
     timed = latency(record, scratch)
     return {
-        "model": record.model, "parameters": kept, "sizes": sizes,
-        "measured_ratio": timed.ratio, "measured_ratio_low": timed.ratio_low,
-        "measured_ratio_high": timed.ratio_high, "tuned_ratio": record.measured_ratio,
+        "model": record.model,
+        "parameters": kept,
+        "sizes": sizes,
+        "measured_ratio": timed.ratio,
+        "measured_ratio_low": timed.ratio_low,
+        "measured_ratio_high": timed.ratio_high,
+        "tuned_ratio": record.measured_ratio,
         "predicted_ratio": record.predicted_ratio,
-    }  # fmt: skip
+    }
 
 
 def weights(folder: Path) -> int:

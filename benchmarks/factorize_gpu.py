@@ -21,10 +21,14 @@ from autotune.core.layers import Site, break_even_rank
 
 HIDDEN, KV, MLP = 4096, 1024, 14336
 SHAPES = {
-    "q_proj": (HIDDEN, HIDDEN), "k_proj": (HIDDEN, KV), "v_proj": (HIDDEN, KV),
-    "o_proj": (HIDDEN, HIDDEN), "gate_proj": (HIDDEN, MLP), "up_proj": (HIDDEN, MLP),
+    "q_proj": (HIDDEN, HIDDEN),
+    "k_proj": (HIDDEN, KV),
+    "v_proj": (HIDDEN, KV),
+    "o_proj": (HIDDEN, HIDDEN),
+    "gate_proj": (HIDDEN, MLP),
+    "up_proj": (HIDDEN, MLP),
     "down_proj": (MLP, HIDDEN),
-}  # fmt: skip
+}
 INPUT_OF = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 
@@ -50,9 +54,10 @@ def main() -> None:
             site = Site(name=f"{block}.{name}", in_features=k, out_features=n, tokens=1)
             statistics = Statistics(
                 moments={f"gram:{site.name}": grams[k], f"grad:{site.name}": grams[n]},
-                input_group={site.name: site.name}, rows={site.name: 1},
+                input_group={site.name: site.name},
+                rows={site.name: 1},
                 rows_per_item={site.name: 1.0},
-            )  # fmt: skip
+            )
             weight = torch.randn(n, k, device="cuda", dtype=torch.bfloat16) / k**0.5
             torch.cuda.synchronize()
             started = time.perf_counter()
@@ -72,10 +77,13 @@ def main() -> None:
                 worst = max(worst, abs(float(true / found.errors[rank]) - 1.0))
             del found, factors
     row = {
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__, "factorizations": count,
-        "seconds": seconds, "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "factorizations": count,
+        "seconds": seconds,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
         "worst_relative_error_of_the_table": worst,
-    }  # fmt: skip
+    }
     print(
         f"{count} factorizations in {seconds:.1f} s, {row['peak_memory_bytes'] / 1e9:.1f} GB peak"
     )

@@ -85,10 +85,14 @@ def scores(device: str, predictor: str, truth: Array, guess: Guess) -> dict[str,
     errors = np.abs(value / truth - 1) * 100
     inside = (truth >= low) & (truth <= high)
     return {
-        "device": device, "predictor": predictor, "mape": float(errors.mean()),
-        "median": float(np.median(errors)), "p90": float(np.percentile(errors, 90)),
-        "decided": None, "coverage": float(inside.mean()) if np.isfinite(low).all() else None,
-    }  # fmt: skip
+        "device": device,
+        "predictor": predictor,
+        "mape": float(errors.mean()),
+        "median": float(np.median(errors)),
+        "p90": float(np.percentile(errors, 90)),
+        "decided": None,
+        "coverage": float(inside.mean()) if np.isfinite(low).all() else None,
+    }
 
 
 def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Array, Guess]:
@@ -133,8 +137,11 @@ def by_us(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
 
 
 PREDICTORS: dict[str, Callable[..., Guess]] = {
-    "roofline": by_roofline, "boosting, raw": by_boosting, "flar": by_flar, "autotune": by_us,
-}  # fmt: skip
+    "roofline": by_roofline,
+    "boosting, raw": by_boosting,
+    "flar": by_flar,
+    "autotune": by_us,
+}
 
 
 def out_of_fold(
@@ -189,11 +196,12 @@ def recovery(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
         clear = np.abs(np.log(truth)) > 0.1
         right = (truth < 1) == (guess < 1)
         yield row | {
-            "decided": float(right.mean()), "decided_clear": float(right[clear].mean()),
+            "decided": float(right.mean()),
+            "decided_clear": float(right[clear].mean()),
             "pairs": len(truth),
             "mape_halves_unseen": float(np.abs(blind / truth - 1).mean() * 100),
             "decided_halves_unseen": float(((truth < 1) == (blind < 1)).mean()),
-        }  # fmt: skip
+        }
 
 
 def triples(products: Array) -> tuple[Array, Array, Array]:
@@ -244,8 +252,11 @@ def few_shot(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
 
 
 RUN: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
-    "held-out": held_out, "recovery": recovery, "unseen": unseen, "few-shot": few_shot,
-}  # fmt: skip
+    "held-out": held_out,
+    "recovery": recovery,
+    "unseen": unseen,
+    "few-shot": few_shot,
+}
 
 if __name__ == "__main__":
     main()

@@ -26,10 +26,21 @@ def command_lines(models: Path | None, work: Path) -> dict[str, list[str]]:
         (work / "first-half.txt").write_text(text[: len(text) // 2])
         (work / "last-quarter.txt").write_text(text[-len(text) // 4 :])
         lines["code-llama-28m"] = [
-            "--model", str(model), "--device", "cpu", "--latency-budget", "0.9x",
-            "--batch-size", "1", "--isl", "512", "--calibration", str(work / "first-half.txt"),
-            "--evaluation", str(work / "last-quarter.txt"),
-        ]  # fmt: skip
+            "--model",
+            str(model),
+            "--device",
+            "cpu",
+            "--latency-budget",
+            "0.9x",
+            "--batch-size",
+            "1",
+            "--isl",
+            "512",
+            "--calibration",
+            str(work / "first-half.txt"),
+            "--evaluation",
+            str(work / "last-quarter.txt"),
+        ]
     return lines
 
 

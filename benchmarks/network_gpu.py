@@ -63,10 +63,14 @@ def main() -> None:
 def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
     """Llama-3-8B with fewer layers, random weights."""
     config = transformers.LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
-        num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
         max_position_embeddings=8192,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     with torch.device(place):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=TORCH_DTYPES[dtype])
@@ -124,12 +128,15 @@ def compare(
         guess = network.predict(plan)
         rows.append(
             {
-                "plan": name, "dense_latency_s": latency_s, "measured_ratio": timing.ratios[1],
-                "predicted_ratio": guess.ratio, "low": guess.low_s / latency_s,
+                "plan": name,
+                "dense_latency_s": latency_s,
+                "measured_ratio": timing.ratios[1],
+                "predicted_ratio": guess.ratio,
+                "low": guess.low_s / latency_s,
                 "high": guess.high_s / latency_s,
                 "linear_share": sum(shares[site.shape(DENSE, dtype)] for site in sites),
             }
-        )  # fmt: skip
+        )
     return rows
 
 

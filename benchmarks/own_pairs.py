@@ -108,9 +108,10 @@ def report(
     groups |= {f"aligned, {m} tokens": aligned & (tokens == m) for m in np.unique(tokens)}
     for name, chosen in groups.items():
         row = {
-            "mape": float(errors[chosen].mean()), "p90": float(np.percentile(errors[chosen], 90)),
+            "mape": float(errors[chosen].mean()),
+            "p90": float(np.percentile(errors[chosen], 90)),
             "coverage": float(covered[chosen].mean()),
-        }  # fmt: skip
+        }
         found[name] = row
         print(f"{name:22s} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     found["cliffs"] = cliffs(pairs, guesses, step)

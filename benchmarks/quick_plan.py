@@ -74,11 +74,16 @@ def main() -> None:
     for shape in truth:
         print(shape, round(truth[shape], 3), round(guesses[shape].ratio, 3))
     row = {
-        "neighbour": options.neighbour, "points": found.measured, "failed": len(found.failed),
-        "seconds": seconds, "pairs": len(errors), "mape": 100 * float(errors.mean()),
-        "median": 100 * float(np.median(errors)), "p90": 100 * float(np.quantile(errors, 0.9)),
+        "neighbour": options.neighbour,
+        "points": found.measured,
+        "failed": len(found.failed),
+        "seconds": seconds,
+        "pairs": len(errors),
+        "mape": 100 * float(errors.mean()),
+        "median": 100 * float(np.median(errors)),
+        "p90": 100 * float(np.quantile(errors, 0.9)),
         "coverage": float(np.mean(inside)),
-    }  # fmt: skip
+    }
     print(
         f"{found.measured} points in {seconds:.0f} s; recovery of {len(errors)} pairs never "
         f"measured: {row['mape']:.1f} % MAPE, p90 {row['p90']:.1f} %, covered {row['coverage']:.2f}"

@@ -64,18 +64,25 @@ def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> d
     dtype = table.fingerprint.dtype
     sites = sites_of(model, batch * length)
     operations = trace_operations(
-        model, sites, {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
-        TORCH_DTYPES[dtype], causal=True, call=_forward,
-    )  # fmt: skip
+        model,
+        sites,
+        {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
+        TORCH_DTYPES[dtype],
+        causal=True,
+        call=_forward,
+    )
     layers_s = sum(table.predictor.estimate(s.shape(DENSE, dtype)).latency_s for s in sites)
     parts = {kind: [o for o in operations if o.kind == kind] for kind in ("memory", "attention")}
     rest = rest_latency(operations, dtype, table.memory, table.attention, table.predictor)
     memory_s, attention_s = _moved(parts["memory"], table), _attention(parts["attention"], table)
     return {
-        "added_up_s": layers_s + rest.latency_s, "layers_s": layers_s, "memory_s": memory_s,
-        "attention_s": attention_s, "head_s": rest.latency_s - memory_s - attention_s,
+        "added_up_s": layers_s + rest.latency_s,
+        "layers_s": layers_s,
+        "memory_s": memory_s,
+        "attention_s": attention_s,
+        "head_s": rest.latency_s - memory_s - attention_s,
         "fused_memory_s": _moved([o for o in fuse(operations) if o.kind == "memory"], table),
-    }  # fmt: skip
+    }
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:

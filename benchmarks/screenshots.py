@@ -58,11 +58,14 @@ def photograph(browser: Any, address: str, job_id: str, out: Path) -> list[str]:
         ids = [job["id"] for job in client.jobs(state="succeeded")["jobs"]][:2]
     compare = "/compare?" + "&".join(f"job={each}" for each in ids)
     for name, path, width, height, night in (
-        ("jobs", "/", 1280, 760, False), ("result", f"/jobs/{job_id}", 1280, 2250, False),
+        ("jobs", "/", 1280, 760, False),
+        ("result", f"/jobs/{job_id}", 1280, 2250, False),
         ("result-dark", f"/jobs/{job_id}", 1280, 1900, True),
-        ("device", "/devices/h200", 1280, 1100, False), ("compare", compare, 1280, 900, False),
-        ("phone", f"/jobs/{job_id}", 390, 1400, False), ("phone-form", "/", 390, 1000, False),
-    ):  # fmt: skip
+        ("device", "/devices/h200", 1280, 1100, False),
+        ("compare", compare, 1280, 900, False),
+        ("phone", f"/jobs/{job_id}", 390, 1400, False),
+        ("phone-form", "/", 390, 1000, False),
+    ):
         resize(browser, width, height)
         dark(browser, night)
         browser.get(address + path)

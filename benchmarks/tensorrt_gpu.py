@@ -57,11 +57,16 @@ def main() -> None:
             folders = {"tuned": Path(name), "dense": merge(name, Path(scratch) / Path(name).name)}
             made = {
                 kind: export_tensorrt(
-                    folder, Path(scratch) / f"{Path(name).name}-{kind}", dtype=options.dtype,
-                    decode=options.decode, workload=workload, here=True, reporter=Talk(),
+                    folder,
+                    Path(scratch) / f"{Path(name).name}-{kind}",
+                    dtype=options.dtype,
+                    decode=options.decode,
+                    workload=workload,
+                    here=True,
+                    reporter=Talk(),
                 )
                 for kind, folder in folders.items()
-            }  # fmt: skip
+            }
             loaded, _ = open_checkpoint(name, options.dtype)
             for run in made["tuned"]["engines"]:
                 rows.append(row(name, loaded, run, made, workload, options.dtype))

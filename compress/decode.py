@@ -30,9 +30,12 @@ def decode_step(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor,
         cache.update(key, value, layer)
     positions = inputs[POSITIONS] if mask is None else step_positions(mask, input_ids)
     found = model(
-        input_ids=input_ids, attention_mask=mask, position_ids=positions,
-        past_key_values=cache, use_cache=True,
-    )  # fmt: skip
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
     layers = found.past_key_values.layers
     return (found.logits, *(t for layer in layers for t in (layer.keys, layer.values)))
 

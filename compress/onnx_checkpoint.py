@@ -30,9 +30,13 @@ _TRACED = Workload(batch_size=2, sequence_length=8)
 
 
 def export_checkpoint(
-    loaded: LoadedModel, run: str, folder: Path, metadata: Mapping[str, Any],
-    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
-) -> Path:  # fmt: skip
+    loaded: LoadedModel,
+    run: str,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    opset: int = OPSET,
+) -> Path:
     """Write the graph of one pass, "prefill" (whole sequences) or "decode", into `folder`.
 
     Batch, sequence and past length are free.

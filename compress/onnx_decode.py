@@ -25,9 +25,12 @@ class _Decode(nn.Module):
 
 
 def export_decode(
-    model: nn.Module, sites: Collection[str], path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    sites: Collection[str],
+    path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    opset: int = OPSET,
+) -> None:
     """Write the dense decode graph to `path`, with dynamic batch and past length.
 
     Sites are named as in the dense graph of whole sequences, so the same plan rewrites both.

@@ -39,9 +39,14 @@ class _Exported(nn.Module):
 
 
 def export_dense(
-    model: nn.Module, task: Task, sites: Collection[str], workload: Workload, path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    task: Task,
+    sites: Collection[str],
+    workload: Workload,
+    path: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    opset: int = OPSET,
+) -> None:
     """Trace `model` with dynamic batch and sequence and write the dense graph to `path`.
 
     Raises:
@@ -97,10 +102,12 @@ def rewrite_low_rank(
             latents[owner, source] = f"{node.name}.latent"
             nodes.append(
                 onnx.helper.make_node(
-                    "MatMul", [source, f"{owner}.weight_down"], [f"{node.name}.latent"],
+                    "MatMul",
+                    [source, f"{owner}.weight_down"],
+                    [f"{node.name}.latent"],
                     name=f"{node.name}.down",
                 )
-            )  # fmt: skip
+            )
         node.input[0] = latents[owner, source]
         nodes.append(node)
     for owner in dict.fromkeys(owners.values()):
@@ -165,9 +172,12 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Write `path`; weights go to `<path>.data` beside it when they exceed protobuf's limit."""
     if weight_bytes(model) > EXTERNAL_ABOVE_BYTES:
         onnx.save(
-            model, path, save_as_external_data=True, location=f"{path.name}.data",
+            model,
+            path,
+            save_as_external_data=True,
+            location=f"{path.name}.data",
             all_tensors_to_one_file=True,
-        )  # fmt: skip
+        )
         onnx.checker.check_model(str(path))
     else:
         onnx.checker.check_model(model)

@@ -35,10 +35,14 @@ def _quiet() -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Sequence[Mapping[int, str]],
-    outputs: Sequence[str], sites: Collection[str],
-    progress: Callable[[int, int], None] = lambda done, total: None, opset: int = OPSET,
-) -> onnx.ModelProto:  # fmt: skip
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    dynamic: Sequence[Mapping[int, str]],
+    outputs: Sequence[str],
+    sites: Collection[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
     """The graph of `module(*inputs)`, its model under `module.wrapped`.
 
     `dynamic` names the dimensions of each input that may vary, by position; none of them may be 0
@@ -57,9 +61,13 @@ def trace(
             )
             progress(1, 3)
             program = torch.onnx.export(
-                traced, dynamo=True, input_names=list(inputs), output_names=list(outputs),
-                opset_version=opset, verbose=False,
-            )  # fmt: skip
+                traced,
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=opset,
+                verbose=False,
+            )
             progress(2, 3)
     except torch.onnx.errors.OnnxExporterError as error:
         why = str(error.__cause__ or error).splitlines()[0]

@@ -39,9 +39,14 @@ Call = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 
 
 def trace_operations(
-    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Tensor], dtype: torch.dtype, *,
-    causal: bool = False, call: Call | None = None,
-) -> tuple[Operation, ...]:  # fmt: skip
+    model: nn.Module,
+    sites: Sequence[Site],
+    inputs: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    *,
+    causal: bool = False,
+    call: Call | None = None,
+) -> tuple[Operation, ...]:
     """The operations of one pass on `inputs` in `dtype`, each of `sites` as one "layer".
 
     `causal`: attention of more than one query looks back only. `call(model, inputs)` runs the pass;
@@ -136,18 +141,30 @@ class _Recorder(TorchDispatchMode):
             # One new token: its heads that share a key may stand where queries do.
             heads, queries = heads * queries, 1
         self._note(
-            "attention", taken[:3], _tensors(out)[:1], batch=query.shape[0], heads=heads,
-            kv_heads=key.shape[1], queries=queries, keys=key.shape[2], head_dim=query.shape[3],
+            "attention",
+            taken[:3],
+            _tensors(out)[:1],
+            batch=query.shape[0],
+            heads=heads,
+            kv_heads=key.shape[1],
+            queries=queries,
+            keys=key.shape[2],
+            head_dim=query.shape[3],
             causal=self._causal and queries > 1,
-        )  # fmt: skip
+        )
 
     def _product(self, taken: Sequence[Tensor], out: Any) -> None:
         left, right = taken[-2], taken[-1]
         count = left.shape[0] if left.dim() == 3 else 1
         self._note(
-            "product", taken, out, batch=count, queries=left.shape[-2], keys=right.shape[-1],
+            "product",
+            taken,
+            out,
+            batch=count,
+            queries=left.shape[-2],
+            keys=right.shape[-1],
             head_dim=left.shape[-1],
-        )  # fmt: skip
+        )
 
     def _number(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()

@@ -82,9 +82,13 @@ class PostgresServer:
     def _call(self, *command: object) -> None:
         home = {"HOME": str(self.folder), "LC_ALL": "C", "PGLOG": str(self.folder / "log")}
         subprocess.run(
-            [*map(str, command)], check=True, stdout=subprocess.DEVNULL, timeout=120,
-            env={**os.environ, **home}, **self._as_user,
-        )  # fmt: skip
+            [*map(str, command)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=120,
+            env={**os.environ, **home},
+            **self._as_user,
+        )
 
 
 @pytest.fixture(scope="session")

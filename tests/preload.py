@@ -6,10 +6,15 @@ import pkgutil
 import autotune
 
 LIBRARIES = (
-    "matplotlib.backends.backend_svg", "onnxruntime", "optuna", "pytest", "sklearn.ensemble",
-    "torch.onnx._internal.exporter._core", "transformers.models.auto.modeling_auto",
+    "matplotlib.backends.backend_svg",
+    "onnxruntime",
+    "optuna",
+    "pytest",
+    "sklearn.ensemble",
+    "torch.onnx._internal.exporter._core",
+    "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
-)  # fmt: skip
+)
 
 for name in LIBRARIES:
     importlib.import_module(name)

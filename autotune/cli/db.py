@@ -37,10 +37,13 @@ def info(database: Address, output_format: str) -> None:
             last = checks.get(key)
             entries.append(
                 {
-                    "id": key, **fingerprint.to_json(), "points": len(rows), "failed": failed,
+                    "id": key,
+                    **fingerprint.to_json(),
+                    "points": len(rows),
+                    "failed": failed,
                     "drift": last.to_json() if last else None,
                 }
-            )  # fmt: skip
+            )
             lines.append(
                 f"{key}  {fingerprint.device_name}, {fingerprint.backend} {fingerprint.dtype}, "
                 f"{fingerprint.threads} threads: {len(rows)} points, {failed} failed"
@@ -165,9 +168,14 @@ def verify(database: Address, output_format: str) -> int:
 @database_option
 @format_option
 def drift(
-    anchors: int, dtype: str | None, device: str, backend: str | None, threads: int | None,
-    database: Address, output_format: str,
-) -> int:  # fmt: skip
+    anchors: int,
+    dtype: str | None,
+    device: str,
+    backend: str | None,
+    threads: int | None,
+    database: Address,
+    output_format: str,
+) -> int:
     """Time some points again, and report whether the database is still valid (exit code 1 if not).
 
     The finding is stored in the database; `autotune db info` and the service's pages show it.

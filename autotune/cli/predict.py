@@ -60,9 +60,13 @@ def command(
 
     wanted = [form for form in chosen_forms(ranks, forms) if form != DENSE]
     options = MachineOptions(
-        device=device, backend=backend, dtype=dtype, threads=threads, database=database,
+        device=device,
+        backend=backend,
+        dtype=dtype,
+        threads=threads,
+        database=database,
         allow_extrapolation=allow_extrapolation,
-    )  # fmt: skip
+    )
     dense = parse_shape(shape, tokens)
     shapes = [dense.with_form(form) for form in (DENSE, *wanted)]
     with nearest_machine(options) as machine:

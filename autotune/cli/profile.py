@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 )
 @schema_options(ProfileOptions, filled=True)
 @click.option(
-    "--farm", envvar="AUTOTUNE_FARM",
+    "--farm",
+    envvar="AUTOTUNE_FARM",
     help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
-)  # fmt: skip
+)
 @token_option
 @database_option
 @format_option

@@ -19,9 +19,10 @@ _JSON = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
-    "tune", cls=GroupedCommand,
+    "tune",
+    cls=GroupedCommand,
     epilog="Example: autotune --device cpu --latency-budget 0.85x --output out",
-)  # fmt: skip
+)
 @schema_options(TuneRequest)
 @click.option(
     "--request",

@@ -74,9 +74,13 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
 
 
 def trace_graphs(
-    loaded: LoadedModel, runs: tuple[str, ...], path: Path, dtype: str, reporter: Reporter,
+    loaded: LoadedModel,
+    runs: tuple[str, ...],
+    path: Path,
+    dtype: str,
+    reporter: Reporter,
     opset: int | None = None,
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[str, Path]:
     """The ONNX graph of every pass, in the new folder `path`."""
     from autotune.compress.onnx_checkpoint import export_checkpoint
     from autotune.compress.onnx_trace import OPSET

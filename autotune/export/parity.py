@@ -40,10 +40,15 @@ class ParityCase:
 
 @torch.no_grad()
 def check_parity(
-    loaded: LoadedModel, run: str, runs: Runs, dtype: str, what: str,
+    loaded: LoadedModel,
+    run: str,
+    runs: Runs,
+    dtype: str,
+    what: str,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
-    progress: Callable[[int, int], None] = lambda done, total: None, reference: Runs | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    reference: Runs | None = None,
+) -> list[dict[str, Any]]:
     """Every shape's error; `runs` maps named inputs to named outputs, "prefill" or "decode".
 
     Compared with the checkpoint in torch, or with what `reference` makes of the same inputs.

@@ -95,9 +95,12 @@ class RayExecutor(Executor):
         """A remote function that occupies the device, in a process that ends with the call."""
         gpus = 1 if find_device(device).kind == "cuda" else 0
         made = self._ray.remote(
-            num_cpus=0, num_gpus=gpus, resources={f"{RESOURCE}{device}": 1}, max_calls=1,
+            num_cpus=0,
+            num_gpus=gpus,
+            resources={f"{RESOURCE}{device}": 1},
+            max_calls=1,
             max_retries=0,
-        )(function)  # fmt: skip
+        )(function)
         return made.options(**options) if options else made
 
     def _answer(self, reference: Any, longest_s: float = _ANSWER_S) -> str:

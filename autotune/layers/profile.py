@@ -38,29 +38,36 @@ class Profiled:
     def __add__(self, other: Profiled) -> Profiled:
         """Both together."""
         return Profiled(
-            wanted=self.wanted + other.wanted, measured=self.measured + other.measured,
+            wanted=self.wanted + other.wanted,
+            measured=self.measured + other.measured,
             failed=self.failed + other.failed,
-        )  # fmt: skip
+        )
 
 
 def profile_points(
-    machine: MeasuringMachine, database: LatencyDatabase, wanted: Iterable[LayerShape],
-    policy: TimingPolicy, advance: Advance = lambda done, total: None,
-) -> Profiled:  # fmt: skip
+    machine: MeasuringMachine,
+    database: LatencyDatabase,
+    wanted: Iterable[LayerShape],
+    policy: TimingPolicy,
+    advance: Advance = lambda done, total: None,
+) -> Profiled:
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
     points = missing_points(database, machine.fingerprint, shapes)
     failed = measure_points(database, machine.fingerprint, points, machine.runner, policy, advance)
     return Profiled(
-        wanted=len(shapes), measured=len(points) - len(failed),
+        wanted=len(shapes),
+        measured=len(points) - len(failed),
         failed=tuple(row.error for row in failed),
-    )  # fmt: skip
+    )
 
 
 def profile_full(
-    machine: MeasuringMachine, database: LatencyDatabase, policy: TimingPolicy,
+    machine: MeasuringMachine,
+    database: LatencyDatabase,
+    policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
-) -> Profiled:  # fmt: skip
+) -> Profiled:
     """Measure the standard layers at eight ranks each."""
     pool = standard_pool(machine.spec, machine.dtype)
     wanted = [s for dense in pool for s in (dense, *pairs_of(dense, machine.spec, _FULL_SHARES))]
@@ -68,9 +75,11 @@ def profile_full(
 
 
 def profile_quick(
-    machine: MeasuringMachine, database: LatencyDatabase, policy: TimingPolicy,
+    machine: MeasuringMachine,
+    database: LatencyDatabase,
+    policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
-) -> Profiled:  # fmt: skip
+) -> Profiled:
     """Measure 25 of the standard layers at three ranks each, a hundred points, in waves.
 
     Each wave is chosen from what the ones before leave unsure; run again, it goes on from what is
@@ -91,9 +100,11 @@ def profile_quick(
 
 
 def _wave(
-    machine: MeasuringMachine, database: LatencyDatabase, pool: Sequence[LayerShape],
+    machine: MeasuringMachine,
+    database: LatencyDatabase,
+    pool: Sequence[LayerShape],
     layers: Sequence[LayerShape],
-) -> list[LayerShape]:  # fmt: skip
+) -> list[LayerShape]:
     """What to measure next."""
     if not layers:
         return first_layers(pool, _FIRST)

@@ -52,11 +52,14 @@ class Job:
     def of(row: Mapping[str, Any]) -> Job:
         """The job in a row of the job table."""
         result = row["result"]
-        return Job(**{
-            **row, "spec": upgraded(row["kind"], json.loads(row["spec"])),
-            "result": None if result is None else json.loads(result),
-            "cancel_requested": bool(row["cancel_requested"]),
-        })  # fmt: skip
+        return Job(
+            **{
+                **row,
+                "spec": upgraded(row["kind"], json.loads(row["spec"])),
+                "result": None if result is None else json.loads(result),
+                "cancel_requested": bool(row["cancel_requested"]),
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

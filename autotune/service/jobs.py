@@ -45,9 +45,15 @@ class JobDatabase(Store):
             migrate(connection)
 
     def submit(
-        self, kind: str, spec: Mapping[str, Any], *, device: str, owner: str = "",
-        idempotency_key: str | None = None, most_queued: int | None = None,
-    ) -> tuple[Job, bool]:  # fmt: skip
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        *,
+        device: str,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        most_queued: int | None = None,
+    ) -> tuple[Job, bool]:
         """Put a job in the queue; and whether it is new, or was there under the idempotency key.
 
         Raises:
@@ -56,15 +62,29 @@ class JobDatabase(Store):
         """
         now, job_id = self.dialect.now(), new_id()
         insert = self.dialect.insert(JOB).values(
-            id=job_id, kind=kind, spec=canonical_json(dict(spec)), owner=owner, device=device,
-            idempotency_key=idempotency_key, state=QUEUED, created_at=now, not_before=0.0,
-            attempt=0, cancel_requested=0, stage="", done=0, total=0, revision=0, events=0,
-        )  # fmt: skip
+            id=job_id,
+            kind=kind,
+            spec=canonical_json(dict(spec)),
+            owner=owner,
+            device=device,
+            idempotency_key=idempotency_key,
+            state=QUEUED,
+            created_at=now,
+            not_before=0.0,
+            attempt=0,
+            cancel_requested=0,
+            stage="",
+            done=0,
+            total=0,
+            revision=0,
+            events=0,
+        )
         with self.transaction() as connection:
             made = connection.execute(
-                insert.on_conflict_do_nothing(index_elements=["owner", "idempotency_key"])
-                .returning(JOB.c.id)
-            ).first()  # fmt: skip
+                insert.on_conflict_do_nothing(
+                    index_elements=["owner", "idempotency_key"]
+                ).returning(JOB.c.id)
+            ).first()
             if made is None:
                 same = sa.and_(JOB.c.owner == owner, JOB.c.idempotency_key == idempotency_key)
                 found = _one(connection, same)
@@ -94,9 +114,13 @@ class JobDatabase(Store):
             return _one(connection, JOB.c.id == job_id)
 
     def page(
-        self, *, states: Iterable[str] = (), kind: str | None = None, before: str | None = None,
+        self,
+        *,
+        states: Iterable[str] = (),
+        kind: str | None = None,
+        before: str | None = None,
         limit: int = 50,
-    ) -> list[Job]:  # fmt: skip
+    ) -> list[Job]:
         """The youngest first; `before` an id is the next page."""
         query = sa.select(JOB).order_by(JOB.c.id.desc()).limit(limit)
         if states:
@@ -133,16 +157,25 @@ class JobDatabase(Store):
         """The oldest job that may start, now `runner`'s; None when there is none."""
         now = self.dialect.now()
         oldest = (
-            sa.select(JOB.c.id).where(JOB.c.state == QUEUED, JOB.c.not_before <= now)
-            .order_by(JOB.c.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
-        )  # fmt: skip
+            sa.select(JOB.c.id)
+            .where(JOB.c.state == QUEUED, JOB.c.not_before <= now)
+            .order_by(JOB.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
         take = (
-            JOB.update().where(JOB.c.id == oldest, JOB.c.state == QUEUED)
+            JOB.update()
+            .where(JOB.c.id == oldest, JOB.c.state == QUEUED)
             .values(
-                state=RUNNING, runner=runner, attempt=JOB.c.attempt + 1, heartbeat_at=now,
+                state=RUNNING,
+                runner=runner,
+                attempt=JOB.c.attempt + 1,
+                heartbeat_at=now,
                 started_at=sa.func.coalesce(JOB.c.started_at, now),
-            ).returning(JOB.c.id)
-        )  # fmt: skip
+            )
+            .returning(JOB.c.id)
+        )
         with self.transaction() as connection:
             job_id = connection.execute(take).scalar()
             if job_id is None:
@@ -157,10 +190,17 @@ class JobDatabase(Store):
             LeaseLostError: another runner has the job.
         """
         changed = sa.or_(JOB.c.stage != stage, JOB.c.done != done, JOB.c.total != total)
-        beat = _held(lease).values(
-            heartbeat_at=self.dialect.now(), stage=stage, done=done, total=total,
-            revision=JOB.c.revision + sa.case((changed, 1), else_=0),
-        ).returning(JOB.c.cancel_requested)  # fmt: skip
+        beat = (
+            _held(lease)
+            .values(
+                heartbeat_at=self.dialect.now(),
+                stage=stage,
+                done=done,
+                total=total,
+                revision=JOB.c.revision + sa.case((changed, 1), else_=0),
+            )
+            .returning(JOB.c.cancel_requested)
+        )
         with self.transaction() as connection:
             return bool(_write(connection, beat, lease))
 
@@ -219,9 +259,13 @@ class JobDatabase(Store):
         return found
 
     def _take_back(
-        self, connection: sa.Connection, silent: sa.Update, lease: Lease, job: Job,
+        self,
+        connection: sa.Connection,
+        silent: sa.Update,
+        lease: Lease,
+        job: Job,
         most_attempts: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         why = f"runner {job.runner} timed out"
         if job.cancel_requested:
             self._end(connection, silent, lease, CANCELLED, {"exit_code": None})
@@ -249,9 +293,13 @@ class JobDatabase(Store):
             return _one(connection, JOB.c.id == job_id)
 
     def _end(
-        self, connection: sa.Connection, held: sa.Update, lease: Lease, state: str,
+        self,
+        connection: sa.Connection,
+        held: sa.Update,
+        lease: Lease,
+        state: str,
         values: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         end = held.values(state=state, finished_at=self.dialect.now(), **values)
         _write(connection, end.returning(JOB.c.id), lease)
         self._event(connection, lease.job_id, "state", state)
@@ -268,9 +316,11 @@ class JobDatabase(Store):
     def _event(self, connection: sa.Connection, job_id: str, kind: str, text: str) -> None:
         """The row of the job is locked first, so that numbers have no gap and no double."""
         counted = (
-            JOB.update().where(JOB.c.id == job_id)
-            .values(events=JOB.c.events + 1, revision=JOB.c.revision + 1).returning(JOB.c.events)
-        )  # fmt: skip
+            JOB.update()
+            .where(JOB.c.id == job_id)
+            .values(events=JOB.c.events + 1, revision=JOB.c.revision + 1)
+            .returning(JOB.c.events)
+        )
         number = connection.execute(counted).scalar_one()
         row = {"job_id": job_id, "number": number, "kind": kind, "text": text}
         connection.execute(EVENT.insert().values(at=self.dialect.now(), **row))
@@ -279,9 +329,11 @@ class JobDatabase(Store):
 def _held(lease: Lease) -> sa.Update:
     """An update of the job as long as the lease holds."""
     return JOB.update().where(
-        JOB.c.id == lease.job_id, JOB.c.state == RUNNING, JOB.c.runner == lease.runner,
+        JOB.c.id == lease.job_id,
+        JOB.c.state == RUNNING,
+        JOB.c.runner == lease.runner,
         JOB.c.attempt == lease.attempt,
-    )  # fmt: skip
+    )
 
 
 def _write(connection: sa.Connection, statement: Any, lease: Lease) -> Any:

@@ -23,25 +23,35 @@ JobId = Annotated[str, PathParameter(pattern="^[0-9a-f]{20}$", description="Id o
 _Key = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key", min_length=1, max_length=200, pattern="^[!-~]+$",
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern="^[!-~]+$",
         description="A further submission with the same key returns the first job.",
     ),
-]  # fmt: skip
+]
 _StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _KindName = Annotated[str, Query(pattern=f"^({'|'.join(KINDS)})$")]
 
 
 @router.post("", status_code=201, responses={200: {"model": JobView}})
 def submit(
-    body: Submission, response: Response, parts: Parts, caller: Caller,
+    body: Submission,
+    response: Response,
+    parts: Parts,
+    caller: Caller,
     idempotency_key: _Key = None,
-) -> JobView:  # fmt: skip
+) -> JobView:
     """Queue a job. 200 means that the idempotency key had been used for the same job."""
     device, spec = accept(parts.settings, parts.database, body.kind, body.spec)
     job, new = parts.database.submit(
-        body.kind, spec, device=device, owner=caller, idempotency_key=idempotency_key,
+        body.kind,
+        spec,
+        device=device,
+        owner=caller,
+        idempotency_key=idempotency_key,
         most_queued=parts.settings.quotas.queued_jobs,
-    )  # fmt: skip
+    )
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return JobView.of(job)
@@ -49,11 +59,13 @@ def submit(
 
 @router.get("")
 def list_jobs(
-    parts: Parts, _: Caller, state: Annotated[list[_StateName], Query()] = [],  # noqa: B006
+    parts: Parts,
+    _: Caller,
+    state: Annotated[list[_StateName], Query()] = [],  # noqa: B006
     kind: _KindName | None = None,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> JobPage:  # fmt: skip
+) -> JobPage:
     """List jobs, newest first."""
     jobs = parts.database.page(states=state, kind=kind, before=before, limit=limit)
     return JobPage(
@@ -77,9 +89,11 @@ def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
 
 @router.get("/{job_id}/logs")
 def logs(
-    job_id: JobId, parts: Parts, _: Caller,
+    job_id: JobId,
+    parts: Parts,
+    _: Caller,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
-) -> Log:  # fmt: skip
+) -> Log:
     """Get the log of a job from byte `offset` on."""
     job = parts.database.get(job_id)
     text, following = read_log(parts.settings, job_id, offset)
@@ -96,9 +110,10 @@ def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
     "/{job_id}/events", response_class=EventSourceResponse, dependencies=[Depends(watchable)]
 )
 async def events(
-    job_id: JobId, parts: Parts,
+    job_id: JobId,
+    parts: Parts,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
-) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
+) -> AsyncIterator[ServerSentEvent]:
     """Stream events after `Last-Event-ID` as they happen, until the job has ended."""
     async for event in parts.watcher.events(job_id, int(last_event_id or 0)):
         yield event

@@ -43,5 +43,6 @@ class ImageText(Embedding):
         tokens = min(workload.sequence_length, text.max_position_embeddings)
         shape = Workload(batch_size=workload.batch_size, sequence_length=tokens)
         return {
-            **text_inputs(text.vocab_size, shape), **pixel_inputs(config.vision_config, workload)
-        }  # fmt: skip
+            **text_inputs(text.vocab_size, shape),
+            **pixel_inputs(config.vision_config, workload),
+        }

@@ -58,9 +58,13 @@ class DeviceTable:
 
 
 def device_table(
-    spec: DeviceSpec, dtype: str, backend: str, *, database: Address | None = None,
+    spec: DeviceSpec,
+    dtype: str,
+    backend: str,
+    *,
+    database: Address | None = None,
     extrapolate: bool = False,
-) -> DeviceTable:  # fmt: skip
+) -> DeviceTable:
     """The table of `spec`: measured with this profiler where there is one, else by others.
 
     The user's own `database` comes first where it holds more than a few points, or nothing else is
@@ -117,16 +121,16 @@ def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> Dev
         fingerprint=fingerprint,
         predictor=table,
         memory=MemoryModel.learned(
-            spec, np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
+            spec,
+            np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
             np.array([row.latency_s for row in dense], float),
-        ) if dense else MemoryModel.of_sheet(spec),
-        sources=(
-            f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, "
-            f"{versions}",
-        ),
+        )
+        if dense
+        else MemoryModel.of_sheet(spec),
+        sources=(f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, {versions}",),
         rank_multiple=spec.rank_multiple(dtype),
         fuses=fingerprint.backend in ("torch-compile", "tensorrt"),
-    )  # fmt: skip
+    )
 
 
 def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
@@ -137,15 +141,20 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
     return DeviceTable(
         spec=spec,
         fingerprint=Fingerprint(
-            device=spec.name, device_name=spec.title, backend="imported", dtype=dtype, threads=1,
-            versions=dict(first.versions), settings={"sources": "; ".join(sources)},
+            device=spec.name,
+            device_name=spec.title,
+            backend="imported",
+            dtype=dtype,
+            threads=1,
+            versions=dict(first.versions),
+            settings={"sources": "; ".join(sources)},
         ),
         predictor=ImportedLatency(spec, tables),
         memory=MemoryModel.learned(spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], rows[:, 3]),
         sources=sources,
         rank_multiple=MULTIPLE,
         fuses=True,
-    )  # fmt: skip
+    )
 
 
 def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
@@ -163,8 +172,13 @@ def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
     return DeviceTable(
         spec=spec,
         fingerprint=Fingerprint(
-            device=spec.name, device_name=spec.title, backend="extrapolated", dtype=dtype,
-            threads=1, versions={PACKAGE: version(PACKAGE)}, settings={"donors": names},
+            device=spec.name,
+            device_name=spec.title,
+            backend="extrapolated",
+            dtype=dtype,
+            threads=1,
+            versions={PACKAGE: version(PACKAGE)},
+            settings={"donors": names},
         ),
         predictor=predictor,
         memory=MemoryModel.of_sheet(spec),
@@ -174,4 +188,4 @@ def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
         ),
         rank_multiple=MULTIPLE,
         fuses=True,
-    )  # fmt: skip
+    )

@@ -24,9 +24,12 @@ class ExtrapolatedLatency(ProductSums):
     """Seconds of layers on `spec`, learned from donors, corrected by `own` measurements if any."""
 
     def __init__(
-        self, spec: DeviceSpec, dtype: str, donors: Sequence[Donor],
+        self,
+        spec: DeviceSpec,
+        dtype: str,
+        donors: Sequence[Donor],
         own: Sequence[Measurement] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self._device = UnseenDevice(spec, dtype).fit(donors)
         dense = [row for row in own if row.shape.form.is_unchanged and not row.shape.parts]
@@ -59,9 +62,10 @@ def donors_of(spec: DeviceSpec, dtype: str, *, blind: bool = False) -> list[Dono
         rows = consensus(read_tables(name, _TIMED))
         found.append(
             Donor(
-                spec=donor, family=donor.family,
+                spec=donor,
+                family=donor.family,
                 products=rows[SHAPE].to_numpy(dtype=np.float64),
                 seconds=rows["latency_s"].to_numpy(dtype=np.float64),
             )
-        )  # fmt: skip
+        )
     return found

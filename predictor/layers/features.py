@@ -47,10 +47,11 @@ class LayerArrays:
         m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
         rank = np.where(r > 0, r, np.nan)
         return LayerArrays(
-            dense=np.column_stack([m, k, n]), parts=parts,
+            dense=np.column_stack([m, k, n]),
+            parts=parts,
             down=np.column_stack([m, k, np.where(r > 0, r, n)]),
             up=np.column_stack([np.where(r > 0, m, np.nan), rank, np.where(r > 0, n, np.nan)]),
-        )  # fmt: skip
+        )
 
     @property
     def undivided(self) -> LayerArrays:
@@ -98,10 +99,17 @@ def product_columns(products: Array, roofline: Roofline, dtype: str) -> Array:
     waste = [np.log(padding(products, roofline, tile)) for tile in _TILES]
     return np.column_stack(
         [
-            np.log(m), np.log(k), np.log(n), np.log(roofline_s(products, roofline, dtype)), *waste,
-            alignment(k), alignment(n), n % 128, n % 64,
+            np.log(m),
+            np.log(k),
+            np.log(n),
+            np.log(roofline_s(products, roofline, dtype)),
+            *waste,
+            alignment(k),
+            alignment(n),
+            n % 128,
+            n % 64,
         ]
-    )  # fmt: skip
+    )
 
 
 def distinct(rows: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

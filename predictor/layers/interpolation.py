@@ -15,9 +15,11 @@ from autotune.devices.roofline import Roofline
 
 
 def interpolate(
-    shape: LayerShape, known: Sequence[tuple[LayerShape, float]], roofline: Roofline,
+    shape: LayerShape,
+    known: Sequence[tuple[LayerShape, float]],
+    roofline: Roofline,
     cliff: int = 1,
-) -> float | None:  # fmt: skip
+) -> float | None:
     """Seconds of `shape` from `known` (shape, seconds) of the same layer, sorted by rank.
 
     None outside of the measured ranks: there is nothing to interpolate between. Ranks on different

@@ -114,6 +114,11 @@ def _described(known: KnownProducts, layers: LayerArrays) -> tuple[Array, Array]
 
 def _boosting() -> HistGradientBoostingRegressor:
     return HistGradientBoostingRegressor(
-        max_iter=60, learning_rate=0.16, max_leaf_nodes=15, min_samples_leaf=5, max_features=0.4,
-        early_stopping=False, random_state=0,
-    )  # fmt: skip
+        max_iter=60,
+        learning_rate=0.16,
+        max_leaf_nodes=15,
+        min_samples_leaf=5,
+        max_features=0.4,
+        early_stopping=False,
+        random_state=0,
+    )

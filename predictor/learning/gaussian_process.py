@@ -24,9 +24,13 @@ class Process:
     """Matérn 3/2, one scale a feature, fitted by likelihood; 25 to 500 points."""
 
     def __init__(
-        self, features: Array, values: Array, random_state: int = 0,
-        groups: NDArray[np.intp] | None = None, kernel: Kernel | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        features: Array,
+        values: Array,
+        random_state: int = 0,
+        groups: NDArray[np.intp] | None = None,
+        kernel: Kernel | None = None,
+    ) -> None:
         """`features` (n, d), `values` (n,); `groups` (n,) are left out together, else points.
 
         With a `kernel` (`shared_kernel`) no scale is fitted: too few points choose bad ones.
@@ -96,9 +100,13 @@ def shared_kernel(samples: Sequence[tuple[Array, Array]]) -> Kernel:
 
     with threadpool_limits(1):
         best = minimize(
-            loss, start.theta, jac=True, bounds=start.bounds, method="L-BFGS-B",
+            loss,
+            start.theta,
+            jac=True,
+            bounds=start.bounds,
+            method="L-BFGS-B",
             options={"maxiter": _MAX_ITERATIONS},
-        )  # fmt: skip
+        )
     found: Kernel = start.clone_with_theta(best.x)
     return found
 

@@ -71,9 +71,12 @@ class RestLatency:
 
 
 def rest_latency(
-    operations: Sequence[Operation], dtype: str, memory: MemoryModel,
-    attention: AttentionLatency, products: LatencyPredictor,
-) -> RestLatency:  # fmt: skip
+    operations: Sequence[Operation],
+    dtype: str,
+    memory: MemoryModel,
+    attention: AttentionLatency,
+    products: LatencyPredictor,
+) -> RestLatency:
     """Price every operation of a pass that is not a layer."""
     kernels = [o for o in operations if o.kind == "memory"]
     memory_s = sum(memory.latency_s(o.moved_bytes) for o in kernels)

@@ -134,9 +134,14 @@ class UnseenDevice:
             40, min_samples_leaf=20, max_features=0.4, random_state=self.random_state
         )
         boosting = HistGradientBoostingRegressor(
-            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=100,
-            max_features=0.3, early_stopping=False, random_state=self.random_state,
-        )  # fmt: skip
+            max_iter=200,
+            learning_rate=0.05,
+            max_leaf_nodes=15,
+            min_samples_leaf=100,
+            max_features=0.3,
+            early_stopping=False,
+            random_state=self.random_state,
+        )
         return [model.fit(x, y, sample_weight=w / w.mean()) for model in (trees, boosting)]
 
     def _left_out(
@@ -164,10 +169,17 @@ class UnseenDevice:
         compute_s, memory_s = product_limits_s(products, roofline, self.dtype)
         moved = memory_s * spec.bandwidth_bytes_s
         columns = [
-            np.log(compute_s / memory_s), np.log(np.maximum(compute_s, memory_s)),
-            np.log(compute_s), np.log(memory_s), np.log(k), np.log(m), np.log(n), np.log(n / k),
-            np.log(size * k * n / spec.cache_bytes), np.log(moved / spec.cache_bytes),
-        ]  # fmt: skip
+            np.log(compute_s / memory_s),
+            np.log(np.maximum(compute_s, memory_s)),
+            np.log(compute_s),
+            np.log(memory_s),
+            np.log(k),
+            np.log(m),
+            np.log(n),
+            np.log(n / k),
+            np.log(size * k * n / spec.cache_bytes),
+            np.log(moved / spec.cache_bytes),
+        ]
         for rows, width in TILES:
             waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
             columns += [np.log(waves), padding(products, roofline, (rows, width))]

@@ -39,11 +39,28 @@ def physical_features(products: Array, roofline: Roofline, dtype: str) -> Array:
     m, k, n = products.T
     compute_s, memory_s = product_limits_s(products, roofline, dtype)
     columns = [
-        np.log(m), np.log(n), np.log(k), np.log(compute_s / memory_s),
-        np.log(np.maximum(compute_s, memory_s)), np.log(compute_s), np.log(memory_s),
-        np.log(n / k), np.log(m / n), np.log(n * k), np.log(m * n), n % 128, n % 256, k % 128,
-        k % 256, m % 64, m % 128, _power_of_two(n), _power_of_two(k), n % 8, k % 8,
-    ]  # fmt: skip
+        np.log(m),
+        np.log(n),
+        np.log(k),
+        np.log(compute_s / memory_s),
+        np.log(np.maximum(compute_s, memory_s)),
+        np.log(compute_s),
+        np.log(memory_s),
+        np.log(n / k),
+        np.log(m / n),
+        np.log(n * k),
+        np.log(m * n),
+        n % 128,
+        n % 256,
+        k % 128,
+        k % 256,
+        m % 64,
+        m % 128,
+        _power_of_two(n),
+        _power_of_two(k),
+        n % 8,
+        k % 8,
+    ]
     for rows, width in TILES:
         blocks = np.ceil(m / rows) * np.ceil(n / width)
         columns += [np.log(blocks), padding(products, roofline, (rows, width))]

@@ -26,9 +26,7 @@ class ProductKriging:
         """Learn; what is said of every training product without itself."""
         tokens, points = products[:, 0], coordinates(products, self.roofline)
         smooth, rough = self._noises
-        self._krigings = [
-            SliceKriging(tokens, smooth), SliceKriging(tokens, rough, rough=True)
-        ]  # fmt: skip
+        self._krigings = [SliceKriging(tokens, smooth), SliceKriging(tokens, rough, rough=True)]
         return _answer([kriging.fit(points, values) for kriging in self._krigings])
 
     def predict(self, products: Array) -> tuple[Array, Array]:

@@ -100,16 +100,26 @@ class _Models:
         target = np.log(seconds / roofline_s(products, self.roofline, self.dtype))
         self.kriging = ProductKriging(self.roofline, _NOISES)
         base, hints = self.kriging.fit(products, target)
-        self.plain = None if settings.trees == 0 else HistGradientBoostingRegressor(
-            max_iter=settings.trees, learning_rate=60 / max(settings.trees, 400),
-            min_samples_leaf=10, max_features=0.4, early_stopping=False,
-            random_state=settings.random_state,
-        ).fit(physical, target)  # fmt: skip
+        self.plain = (
+            None
+            if settings.trees == 0
+            else HistGradientBoostingRegressor(
+                max_iter=settings.trees,
+                learning_rate=60 / max(settings.trees, 400),
+                min_samples_leaf=10,
+                max_features=0.4,
+                early_stopping=False,
+                random_state=settings.random_state,
+            ).fit(physical, target)
+        )
         self.stacked = HistGradientBoostingRegressor(
-            max_iter=settings.stacked_trees, learning_rate=20 / max(settings.stacked_trees, 200),
-            min_samples_leaf=20, max_features=0.3, early_stopping=False,
+            max_iter=settings.stacked_trees,
+            learning_rate=20 / max(settings.stacked_trees, 200),
+            min_samples_leaf=20,
+            max_features=0.3,
+            early_stopping=False,
             random_state=settings.random_state,
-        ).fit(np.column_stack([physical, hints]), target - base)  # fmt: skip
+        ).fit(np.column_stack([physical, hints]), target - base)
 
     def log_seconds(self, products: Array) -> Array:
         """log(seconds), (n,)."""

@@ -41,9 +41,11 @@ def session_options(threads: int, processors: Sequence[int] = ()) -> Any:
 
 
 def open_session(
-    model: Path | bytes, threads: int, provider: str = "CPUExecutionProvider",
+    model: Path | bytes,
+    threads: int,
+    provider: str = "CPUExecutionProvider",
     processors: Sequence[int] = (),
-) -> Any:  # fmt: skip
+) -> Any:
     """An InferenceSession on one provider."""
     import onnxruntime
 

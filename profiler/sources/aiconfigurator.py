@@ -94,10 +94,13 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
         if len(rows):
             tables.append(
                 ImportedTable(
-                    device=device, stack=file.parts[-3], stack_version=file.parts[-2],
-                    dtype=dtype, rows=rows,
+                    device=device,
+                    stack=file.parts[-3],
+                    stack_version=file.parts[-2],
+                    dtype=dtype,
+                    rows=rows,
                 )
-            )  # fmt: skip
+            )
     if not tables:
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}")
     return _agreeing(tables)

@@ -15,34 +15,59 @@ from autotune.tuning.request import TuneOptions, TuneRequest
 BUDGET = autotune.Budget(latency="0.85x")
 # The keywords that `tune` had before options were objects.
 OLD = {
-    "device": "cpu", "backend": "torch-eager", "dtype": "fp32", "calibration": Path("text.txt"),
-    "evaluation": "held.txt", "calibration_samples": 9, "metric": "kfac", "factorizer": "als",
-    "allocator": "exact", "storage": "bf16", "joint": False, "jobs": 2, "sensitivity_rounds": 2,
-    "trials": 5, "rounds": 4, "threads": 1, "targets": ("mlp",), "ignore": ["head"],
-    "database": "x.sqlite", "seed": 3,
-}  # fmt: skip
+    "device": "cpu",
+    "backend": "torch-eager",
+    "dtype": "fp32",
+    "calibration": Path("text.txt"),
+    "evaluation": "held.txt",
+    "calibration_samples": 9,
+    "metric": "kfac",
+    "factorizer": "als",
+    "allocator": "exact",
+    "storage": "bf16",
+    "joint": False,
+    "jobs": 2,
+    "sensitivity_rounds": 2,
+    "trials": 5,
+    "rounds": 4,
+    "threads": 1,
+    "targets": ("mlp",),
+    "ignore": ["head"],
+    "database": "x.sqlite",
+    "seed": 3,
+}
 
 
 def test_flat_keywords_and_option_objects_make_the_same_request():
     flat = make_request("m", budget=BUDGET, output="out", flat=OLD)
     nested = make_request(
-        "m", budget=BUDGET, output="out",
+        "m",
+        budget=BUDGET,
+        output="out",
         options=TuneOptions(
             machine=MachineOptions(
-                device="cpu", backend="torch-eager", dtype="fp32", threads=1,
+                device="cpu",
+                backend="torch-eager",
+                dtype="fp32",
+                threads=1,
                 database=Path("x.sqlite"),
             ),
             calibration=CalibrationPlan(
                 calibration="text.txt", evaluation="held.txt", statistics_samples=9
             ),
             method=MethodOptions(
-                metric="kfac", factorizer="als", allocator="exact", storage="bf16", joint=False,
-                targets=("mlp",), ignore=("head",),
+                metric="kfac",
+                factorizer="als",
+                allocator="exact",
+                storage="bf16",
+                joint=False,
+                targets=("mlp",),
+                ignore=("head",),
             ),
             search=SearchOptions(jobs=2, sensitivity_rounds=2, trials=5, rounds=4),
             seed=3,
         ),
-    )  # fmt: skip
+    )
     assert flat == nested
     assert flat.calibration.seed == 3
     assert flat.machine.database == Path("x.sqlite")
@@ -50,9 +75,11 @@ def test_flat_keywords_and_option_objects_make_the_same_request():
 
 def test_everything_that_the_command_line_offers_can_be_set():
     given = {
-        "allow_extrapolation": True, "measure_seconds": 2, "farm": "10.0.0.1:6380",
+        "allow_extrapolation": True,
+        "measure_seconds": 2,
+        "farm": "10.0.0.1:6380",
         "farm_token": "t" * 32,
-    }  # fmt: skip
+    }
     machine = make_request(budget=BUDGET, flat=given).machine
     assert (machine.allow_extrapolation, machine.measure_seconds) == (True, 2.0)
     assert (machine.farm, machine.farm_token) == ("10.0.0.1:6380", "t" * 32)

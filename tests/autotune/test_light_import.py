@@ -20,9 +20,9 @@ def test_import_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["tune"], ["devices"], ["profile"], ["predict"], ["db"], ["db", "info"],
-             ["bench"]],
-)  # fmt: skip
+    "args",
+    [[], ["tune"], ["devices"], ["profile"], ["predict"], ["db"], ["db", "info"], ["bench"]],
+)
 def test_every_help_is_light_and_has_an_example(args, cli):
     done = cli(*args, "--help")
     assert done.returncode == 0

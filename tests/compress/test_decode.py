@@ -62,9 +62,13 @@ def test_greedy_generation_goes_token_for_token(decoder):
     model, _, path = decoder
     ids = torch.randint(0, 101, (2, 6), generator=torch.Generator().manual_seed(0))
     wanted = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, min_new_tokens=12,
-        do_sample=False, pad_token_id=0,
-    )[:, 6:]  # fmt: skip
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=12,
+        min_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
+    )[:, 6:]
     session = session_of(path)
     logits, feeds = prefill(model, ids, torch.ones_like(ids))
     step = logits[:, -1].argmax(-1, keepdim=True).numpy()

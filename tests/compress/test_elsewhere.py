@@ -111,8 +111,10 @@ def stranger(saved, tmp_path, trust):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, json.dumps(trust), json.dumps(cells)],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     says = json.loads(done.stdout.splitlines()[-1])
     assert len(says) == len(CELLS)

@@ -75,9 +75,12 @@ def test_a_stored_checkpoint_loads_as_what_it_stores(kind, storage, tmp_path):
         bits = sum(
             file.get_tensor(key).numel() * file.get_tensor(key).element_size() * 8
             for key in file.keys()  # noqa: SIM118
-            if any(key.endswith(f"{name}.weight{part}") for name in layers
-                   for part in ("", "_down", "_tail", "_scales"))
-        )  # fmt: skip
+            if any(
+                key.endswith(f"{name}.weight{part}")
+                for name in layers
+                for part in ("", "_down", "_tail", "_scales")
+            )
+        )
     wanted = sum(
         stored_bits(storage, m.in_features, m.out_features, m.rank) for m in layers.values()
     )

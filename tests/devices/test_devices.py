@@ -8,9 +8,13 @@ from autotune.devices.specs import device_file, find_device, known_devices
 from autotune.devices.visible import Gpu
 
 NUMBERS = {
-    "peak_flops", "bandwidth_bytes_s", "alignment_bytes", "compute_units", "cache_bytes",
+    "peak_flops",
+    "bandwidth_bytes_s",
+    "alignment_bytes",
+    "compute_units",
+    "cache_bytes",
     "memory_bytes",
-}  # fmt: skip
+}
 
 
 def test_every_number_has_a_source():

@@ -11,9 +11,17 @@ from tests.outcomes import last_record
 QUIET = CpuReading(name="cpu", threads=4, load=0.1, quota=None, governor="performance")
 # Read on an H200 after matrix products.
 GPU = GpuReading(
-    name="NVIDIA H200", driver="580.159.04", sm_mhz=1980, sm_max_mhz=1980, memory_mhz=3201,
-    temperature_c=41, power_w=320.0, used_bytes=500_000_000, processes=0, reasons=0x04,
-)  # fmt: skip
+    name="NVIDIA H200",
+    driver="580.159.04",
+    sm_mhz=1980,
+    sm_max_mhz=1980,
+    memory_mhz=3201,
+    temperature_c=41,
+    power_w=320.0,
+    used_bytes=500_000_000,
+    processes=0,
+    reasons=0x04,
+)
 
 
 def test_a_quiet_machine_has_nothing_to_warn_of():

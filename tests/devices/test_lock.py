@@ -22,9 +22,12 @@ with device_lock("cpu"):
 
 def holder():
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", textwrap.dedent(HOLDER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_the_second_waits_for_the_first_and_says_so():

@@ -106,10 +106,13 @@ def test_the_driver_is_read(driver):
 
 @pytest.mark.parametrize(
     ("setting", "name", "slowed"),
-    [("0,1", "NVIDIA 0", None), ("1", "NVIDIA 1", "hardware thermal slowdown"),
-     ("GPU-1,GPU-0", "NVIDIA 1", "hardware thermal slowdown"),
-     ("MIG-10", "NVIDIA 1", "hardware thermal slowdown")],
-)  # fmt: skip
+    [
+        ("0,1", "NVIDIA 0", None),
+        ("1", "NVIDIA 1", "hardware thermal slowdown"),
+        ("GPU-1,GPU-0", "NVIDIA 1", "hardware thermal slowdown"),
+        ("MIG-10", "NVIDIA 1", "hardware thermal slowdown"),
+    ],
+)
 def test_clocks_and_slowdowns_are_of_the_gpu_that_is_measured(
     driver, monkeypatch, setting, name, slowed
 ):

@@ -12,8 +12,20 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import LLAMA
 
 pytestmark = pytest.mark.duration(40)
-BASE = ("--batch-size", 1, "--isl", 64, "--trials", 0, "--rounds", 1, "--calibration-samples", 8,
-        "--sensitivity-rounds", 0)  # fmt: skip
+BASE = (
+    "--batch-size",
+    1,
+    "--isl",
+    64,
+    "--trials",
+    0,
+    "--rounds",
+    1,
+    "--calibration-samples",
+    8,
+    "--sensitivity-rounds",
+    0,
+)
 
 
 def refuse(done, code, *says):
@@ -88,9 +100,16 @@ def test_nan_weights(cli, tmp_path):
 def test_calibration_text_of_one_token(cli, tmp_path):
     (tmp_path / "one.txt").write_text("x")
     done = cli(
-        "--model", LLAMA, *BASE, "--latency-budget", "0.9x", "--calibration", tmp_path / "one.txt",
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        "--model",
+        LLAMA,
+        *BASE,
+        "--latency-budget",
+        "0.9x",
+        "--calibration",
+        tmp_path / "one.txt",
+        "--output",
+        tmp_path / "out",
+    )
     refuse(done, 2, "has 1 token,", "at least 8 are needed")
 
 
@@ -104,8 +123,12 @@ def test_a_read_only_output_folder(tmp_path):
     command = [sys.executable, "-m", "autotune", "--latency-budget", "0.9x", "-o", str(folder)]
     if os.geteuid() == 0:
         # Root may write to read-only folders; give that power up.
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search",
-                   "--inh-caps=-dac_override,-dac_read_search", *command]  # fmt: skip
+        command = [
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--inh-caps=-dac_override,-dac_read_search",
+            *command,
+        ]
     done = subprocess.run(command, capture_output=True, text=True)
     refuse(done, 2, "cannot write", "--output")
 
@@ -124,8 +147,17 @@ def test_a_corrupted_or_newer_database(cli, tmp_path):
 def test_a_full_disk(cli, tmp_path):
     """The system refuses to write more than 2 MB to any file: nothing half-written stays."""
     (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
-    args = ("--model", LLAMA, *BASE, "--calibration", tmp_path / "text.txt", "-o", tmp_path / "out",
-            "--latency-budget", "0.95x")  # fmt: skip
+    args = (
+        "--model",
+        LLAMA,
+        *BASE,
+        "--calibration",
+        tmp_path / "text.txt",
+        "-o",
+        tmp_path / "out",
+        "--latency-budget",
+        "0.95x",
+    )
     done = cli(*args, file_bytes=2_000_000)
     refuse(done, 2, "no space left", "continues where it stopped")
     assert not list((tmp_path / "out").rglob(".*.part"))

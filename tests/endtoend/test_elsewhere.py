@@ -18,10 +18,25 @@ DEVICES = {"h200": "this project's database", "a100": "aiconfigurator-core"}
 @pytest.fixture(scope="module")
 def calibrated(home, wide):
     return (
-        "tune", "--model", wide, "--batch-size", 32, "--isl", 128, "--calibration-samples", 8,
-        "--trials", 0, "--sensitivity-rounds", 0, "--calibration", home / "text.txt", "--db",
-        home / "latency.sqlite", "--quiet",
-    )  # fmt: skip
+        "tune",
+        "--model",
+        wide,
+        "--batch-size",
+        32,
+        "--isl",
+        128,
+        "--calibration-samples",
+        8,
+        "--trials",
+        0,
+        "--sensitivity-rounds",
+        0,
+        "--calibration",
+        home / "text.txt",
+        "--db",
+        home / "latency.sqlite",
+        "--quiet",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +54,16 @@ def predicted(request, cli, calibrated, calibrated_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predicted") / "out"
     shutil.copytree(calibrated_run, folder)
     done = cli(
-        *calibrated, "--device", request.param, "--latency-budget", "0.85x", "--output", folder,
-        "--format", "json",
-    )  # fmt: skip
+        *calibrated,
+        "--device",
+        request.param,
+        "--latency-budget",
+        "0.85x",
+        "--output",
+        folder,
+        "--format",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     return request.param, folder, json.loads(done.stdout)
 
@@ -101,15 +123,29 @@ def test_absolute_budgets_decode_steps_and_requests(predicted, cli, calibrated, 
     shutil.copytree(folder, tmp_path / "out")
     limit_us = 1e6 * record["predicted_latency_s"] * 1.01
     done = cli(
-        *calibrated, "--device", device, "--latency-budget", f"{limit_us:.0f}us",
-        "--output", tmp_path / "out",
-    )  # fmt: skip
+        *calibrated,
+        "--device",
+        device,
+        "--latency-budget",
+        f"{limit_us:.0f}us",
+        "--output",
+        tmp_path / "out",
+    )
     assert done.returncode == 0, done.stderr
     assert "PREDICTED" in done.stdout
     done = cli(
-        *calibrated, "--device", device, "--latency-budget", "0.98x", "--osl", 4,
-        "--output", tmp_path / "out", "--format", "json",
-    )  # fmt: skip
+        *calibrated,
+        "--device",
+        device,
+        "--latency-budget",
+        "0.98x",
+        "--osl",
+        4,
+        "--output",
+        tmp_path / "out",
+        "--format",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     passes = json.loads(done.stdout)["passes"]
     assert [one["name"] for one in passes] == ["prefill", "decode"]

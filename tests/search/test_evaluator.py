@@ -54,9 +54,14 @@ def world(tmp_path_factory):
     tensors = {f"{i}:{k}": v for i, batch in enumerate(batches) for k, v in batch.items()}
     save_file(tensors, folder / "batches.safetensors")
     setup = EvaluatorSetup(
-        model=str(folder / "model"), task="causal-lm", sites=sites.sites, joint=sites.joint,
-        factors=str(path), storage="fp32", batches=str(folder / "batches.safetensors"),
-    )  # fmt: skip
+        model=str(folder / "model"),
+        task="causal-lm",
+        sites=sites.sites,
+        joint=sites.joint,
+        factors=str(path),
+        storage="fp32",
+        batches=str(folder / "batches.safetensors"),
+    )
     plans = [{site.name: low_rank(8)} for site in sites.sites[:4]]
     plans += [{sites.joint[0].name: low_rank(16)}, {}]
     subject = SearchSubject(

@@ -124,9 +124,14 @@ def test_joint_sites_are_used_where_they_are_better_and_lower_the_reachable_mini
 
 LAYERS = tuple(Site(name=n, in_features=64, out_features=64, tokens=10, block=0) for n in "qkv")
 JOINT = Site(
-    name="q+k+v", in_features=64, out_features=192, tokens=10, block=0, members=("q", "k", "v"),
+    name="q+k+v",
+    in_features=64,
+    out_features=192,
+    tokens=10,
+    block=0,
+    members=("q", "k", "v"),
     parts=(64, 64, 64),
-)  # fmt: skip
+)
 
 
 class HalfPrice(LatencyPredictor):

@@ -108,9 +108,11 @@ def test_budgets_that_conflict_only_together():
         return Option(form=low_rank(rank), loss=1.0, costs=(a, b))
 
     problem = PlanProblem(
-        sites=("s",), options=((option(8, 0.0, 1.0), option(16, 1.0, 0.0)),),
-        resources=("latency", "parameters"), limits=(0.5, 0.5),
-    )  # fmt: skip
+        sites=("s",),
+        options=((option(8, 0.0, 1.0), option(16, 1.0, 0.0)),),
+        resources=("latency", "parameters"),
+        limits=(0.5, 0.5),
+    )
     with pytest.raises(BudgetInfeasibleError, match="together"):
         solve_exact(problem)
 
@@ -130,10 +132,19 @@ def test_dominated_options_never_matter():
         problem = random_problem(seed, resources=2, sites=3)
         rng = np.random.default_rng(seed)
         worse = tuple(
-            (*site, *(Option(form=low_rank(999 + i), loss=o.loss * 1.5, costs=tuple(
-                c * rng.uniform(1, 2) for c in o.costs)) for i, o in enumerate(site)))
+            (
+                *site,
+                *(
+                    Option(
+                        form=low_rank(999 + i),
+                        loss=o.loss * 1.5,
+                        costs=tuple(c * rng.uniform(1, 2) for c in o.costs),
+                    )
+                    for i, o in enumerate(site)
+                ),
+            )
             for site in problem.options
-        )  # fmt: skip
+        )
         pruned = tuple(undominated(site) for site in worse)
         assert all(o.form.rank < 999 for site in pruned for o in site)
         reduced = PlanProblem(**{**problem.__dict__, "options": pruned})

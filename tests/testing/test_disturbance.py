@@ -55,9 +55,12 @@ def test_a_calm_machine_is_measured_exactly():
 
 def test_the_same_seed_is_the_same_measurement():
     disturbance = Disturbance(
-        noise=Noise(sigma=0.05), spells=(SlowSpell(start_s=1.0, length_s=0.5, hits=0.5),),
-        drift=Drift(rate_per_s=1e-3), death_probability=0.2, hang_probability=0.1,
-    )  # fmt: skip
+        noise=Noise(sigma=0.05),
+        spells=(SlowSpell(start_s=1.0, length_s=0.5, hits=0.5),),
+        drift=Drift(rate_per_s=1e-3),
+        death_probability=0.2,
+        hang_probability=0.1,
+    )
     one, two, other = (outcomes(disturbance, seed, 12) for seed in (7, 7, 8))
     assert one == two
     assert one != other

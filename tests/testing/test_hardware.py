@@ -36,9 +36,14 @@ def network(width, tokens, blocks=4):
             k = 4 * width if name == "down" else width
             n = 4 * width if name == "up" else width
             sites.append(
-                Site(name=f"{block}.{name}", in_features=k, out_features=n, tokens=tokens,
-                     block=block)
-            )  # fmt: skip
+                Site(
+                    name=f"{block}.{name}",
+                    in_features=k,
+                    out_features=n,
+                    tokens=tokens,
+                    block=block,
+                )
+            )
     return sites
 
 
@@ -122,15 +127,21 @@ def test_few_tokens_gain_nothing_from_fewer_arithmetic_operations():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    preset=st.sampled_from(sorted(PRESETS)), tokens=st.integers(1, 4096), k=SIZES, n=SIZES,
+    preset=st.sampled_from(sorted(PRESETS)),
+    tokens=st.integers(1, 4096),
+    k=SIZES,
+    n=SIZES,
     rank=st.integers(0, 32).map(lambda i: 16 * i),
-)  # fmt: skip
+)
 def test_nothing_beats_the_data_sheet(preset, tokens, k, n, rank):
     hardware = simulated_hardware(preset, seed=tokens)
     shape = LayerShape(
-        tokens=tokens, in_features=k, out_features=n, form=form_of(rank),
+        tokens=tokens,
+        in_features=k,
+        out_features=n,
+        form=form_of(rank),
         dtype=hardware.default_dtype,
-    )  # fmt: skip
+    )
     best_s = shape.flops / hardware.peak_flops[shape.dtype]
     assert hardware.layer_latency_s(shape) > best_s
     roofline = Roofline.of(hardware.spec, hardware.cores)
@@ -205,9 +216,14 @@ def test_a_joint_site_stands_for_its_members():
     sites = network(384, 64, blocks=1)
     members = tuple(site.name for site in sites[:3])
     joint = Site(
-        name="qkv", in_features=384, out_features=3 * 384, tokens=64, block=0, members=members,
+        name="qkv",
+        in_features=384,
+        out_features=3 * 384,
+        tokens=64,
+        block=0,
+        members=members,
         parts=(384, 384, 384),
-    )  # fmt: skip
+    )
     dense = CPU.network_latency_s(sites, {})
     assert CPU.network_latency_s([*sites, joint], {}) == dense
     assert CPU.network_latency_s([*sites, joint], {"qkv": DENSE}) == dense

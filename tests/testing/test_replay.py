@@ -90,10 +90,15 @@ def test_unrecorded_layers_have_a_latency_too(name, request):
 def test_networks_are_made_of_recorded_layers(cpu):
     dense = sorted({shape.dense for shape in cpu.shapes})[-1]
     sites = [
-        Site(name=f"b.{i}", in_features=dense.in_features, out_features=dense.out_features,
-             tokens=dense.tokens, block=i)
+        Site(
+            name=f"b.{i}",
+            in_features=dense.in_features,
+            out_features=dense.out_features,
+            tokens=dense.tokens,
+            block=i,
+        )
         for i in range(6)
-    ]  # fmt: skip
+    ]
     linear = 6 * cpu.layer_latency_s(dense)
     network = cpu.network_latency_s(sites, {})
     assert 0.8 * linear < network < 2 * linear

@@ -145,28 +145,33 @@ BROKEN = {
 FAILS = {
     "backend": {"test_copies_are_those_that_a_call_runs"},
     "predictor": {
-        "test_an_unknown_shape_is_refused", "test_asked_twice_it_answers_the_same",
+        "test_an_unknown_shape_is_refused",
+        "test_asked_twice_it_answers_the_same",
         "test_order_and_preparation_change_nothing",
     },
     "allocator": {"test_every_budget_holds", "test_the_model_is_left_as_it_was"},
     "metric": {
-        "test_roots_are_lower_triangular_and_fp64", "test_full_rank_is_exact_and_errors_fall",
+        "test_roots_are_lower_triangular_and_fp64",
+        "test_full_rank_is_exact_and_errors_fall",
         "test_the_same_statistics_give_the_same_roots",
         "test_sites_with_one_input_share_the_right_root",
     },
     "factorizer": {
-        "test_full_rank_is_exact", "test_it_is_deterministic",
+        "test_full_rank_is_exact",
+        "test_it_is_deterministic",
         "test_the_layer_is_left_as_it_was",
     },
     "store": {
-        "test_an_error_takes_the_transaction_back", "test_a_refused_row_is_one_of_our_errors",
+        "test_an_error_takes_the_transaction_back",
+        "test_a_refused_row_is_one_of_our_errors",
         "test_a_statement_that_fails_is_one_of_our_errors",
     },
     "executor": {
-        "test_every_task_has_one_outcome", "test_a_task_that_fails_costs_no_other",
+        "test_every_task_has_one_outcome",
+        "test_a_task_that_fails_costs_no_other",
         "test_a_device_that_is_not_reached_is_refused_at_once",
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +181,17 @@ def report(tmp_path_factory):
     for name, text in BROKEN.items():
         (folder / f"test_{name}.py").write_text("import pytest\n" + textwrap.dedent(text))
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rfE",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-rfE",
         "--tb=line",
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stdout
     return done.stdout

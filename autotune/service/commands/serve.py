@@ -63,9 +63,12 @@ from autotune.service.settings import Quotas, Settings
     help="Seconds without a heartbeat after which a runner loses its job.",
 )
 @click.option(
-    "--heartbeat", type=click.FloatRange(0.1), default=1.0, show_default=True,
+    "--heartbeat",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
     help="Heartbeat interval of a runner, in seconds; at most a third of --stale.",
-)  # fmt: skip
+)
 @click.option(
     "--max-queued",
     type=click.IntRange(1),
@@ -109,9 +112,14 @@ def command(host: str, port: int, output_format: str, **options: Any) -> int:
                 "create one with `autotune keys create NAME`, or leave --host at 127.0.0.1"
             )
         config = uvicorn.Config(
-            create_app(settings, database), host=host, port=port, log_level="warning",
-            timeout_graceful_shutdown=3, server_header=False, h11_max_incomplete_event_size=65536,
-        )  # fmt: skip
+            create_app(settings, database),
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=3,
+            server_header=False,
+            h11_max_incomplete_event_size=65536,
+        )
         server = Announced(config, output_format)
         with Dispatcher(settings, database):
             server.run()

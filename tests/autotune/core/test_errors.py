@@ -53,14 +53,19 @@ def test_the_tree_of_errors_is_documented_with_its_exit_codes():
 def test_the_tree_of_the_services_errors_is_documented_with_its_statuses():
     documented = tree(service_errors.__doc__)
     assert documented.pop("AutotuneError") == (None, None)
-    actual = {kind.__name__: (kind.__bases__[0].__name__, kind.status)
-              for kind in (ServiceError, *subclasses(ServiceError))}  # fmt: skip
+    actual = {
+        kind.__name__: (kind.__bases__[0].__name__, kind.status)
+        for kind in (ServiceError, *subclasses(ServiceError))
+    }
     assert documented == actual
 
 
 @pytest.mark.parametrize("module", [client])
 def test_the_example_of_a_module_is_python(module):
     lines = [line for line in module.__doc__.splitlines() if line.startswith("    ")]
-    names = {node.id for node in ast.walk(ast.parse(textwrap.dedent("\n".join(lines))))
-             if isinstance(node, ast.Name)}  # fmt: skip
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(textwrap.dedent("\n".join(lines))))
+        if isinstance(node, ast.Name)
+    }
     assert {"Client", "client", "job"} <= names

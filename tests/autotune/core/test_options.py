@@ -113,9 +113,12 @@ def test_json_leaves_out_secrets_and_on_request_what_is_local():
 
 @settings(max_examples=50, deadline=None)
 @given(
-    count=st.integers(0, 10), share=st.floats(0, 1e300), name=st.sampled_from(["a", "b", None]),
-    names=st.lists(st.text(), max_size=3), switch=st.booleans(),
-)  # fmt: skip
+    count=st.integers(0, 10),
+    share=st.floats(0, 1e300),
+    name=st.sampled_from(["a", "b", None]),
+    names=st.lists(st.text(), max_size=3),
+    switch=st.booleans(),
+)
 def test_json_and_back_is_the_same(count, share, name, names, switch):
     inner = Inner(count=count, share=share, name=name, names=tuple(names))
     made = Outer(inner=inner, switch=switch)

@@ -70,22 +70,44 @@ def test_a_name_of_two_distributions_is_refused_with_both(third, monkeypatch):
 
 class Part:
     def __init__(
-        self, whole: int = 1, number: float = 1.0, switch: bool = False, text: str = "",
-        share: Annotated[float, Bounds(ge=0, le=1)] = 0.5, least: Annotated[int, Bounds(ge=1)] = 1,
-        choice: Literal["a", "b"] = "a", maybe: int | None = None, either: int | str = 0, free=None,
-    ):  # fmt: skip
+        self,
+        whole: int = 1,
+        number: float = 1.0,
+        switch: bool = False,
+        text: str = "",
+        share: Annotated[float, Bounds(ge=0, le=1)] = 0.5,
+        least: Annotated[int, Bounds(ge=1)] = 1,
+        choice: Literal["a", "b"] = "a",
+        maybe: int | None = None,
+        either: int | str = 0,
+        free=None,
+    ):
         self.values = locals()
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("whole=-3", -3), ("number=2", 2.0), ("number=1e-3", 1e-3), ("switch=true", True),
-        ("switch=false", False), ("text=5", "5"), ("text=true", "true"), ("share=1", 1.0),
-        ("share=0", 0.0), ("least=1", 1), ("choice=b", "b"), ("maybe=4", 4), ("either=4", 4),
-        ("either=x", "x"), ("free=4", 4), ("free=1.5", 1.5), ("free=true", True), ("free=x", "x"),
+        ("whole=-3", -3),
+        ("number=2", 2.0),
+        ("number=1e-3", 1e-3),
+        ("switch=true", True),
+        ("switch=false", False),
+        ("text=5", "5"),
+        ("text=true", "true"),
+        ("share=1", 1.0),
+        ("share=0", 0.0),
+        ("least=1", 1),
+        ("choice=b", "b"),
+        ("maybe=4", 4),
+        ("either=4", 4),
+        ("either=x", "x"),
+        ("free=4", 4),
+        ("free=1.5", 1.5),
+        ("free=true", True),
+        ("free=x", "x"),
     ],
-)  # fmt: skip
+)
 def test_values_have_the_type_of_the_annotation(text, value):
     key, _, written = text.partition("=")
     found = convert_options(Part, {key: written}, "part")[key]
@@ -143,16 +165,45 @@ def test_a_third_partys_parts_tune_and_measure(tmp_path):
     for name in ("third", "third-uniform", "third-eager"):
         assert name in text
     done = run(
-        "profile", "--backend", "third-eager", "--tokens", 8, "--shape", "32x64", "--rank", 8,
+        "profile",
+        "--backend",
+        "third-eager",
+        "--tokens",
+        8,
+        "--shape",
+        "32x64",
+        "--rank",
+        8,
         "--json",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     done = run(
-        "--model", LLAMA, "--params-budget", "0.95x", "--device", "h200",
-        "--metric", "third:power=0.25", "--allocator", "third-uniform",
-        "--batch-size", 1, "--isl", 32, "--calibration", LLAMA / "heldout.txt",
-        "--calibration-samples", 4, "--effort", "quick", "--targets", "mlp", "-o", "out", "--json",
-    )  # fmt: skip
+        "--model",
+        LLAMA,
+        "--params-budget",
+        "0.95x",
+        "--device",
+        "h200",
+        "--metric",
+        "third:power=0.25",
+        "--allocator",
+        "third-uniform",
+        "--batch-size",
+        1,
+        "--isl",
+        32,
+        "--calibration",
+        LLAMA / "heldout.txt",
+        "--calibration-samples",
+        4,
+        "--effort",
+        "quick",
+        "--targets",
+        "mlp",
+        "-o",
+        "out",
+        "--json",
+    )
     assert done.returncode in (0, 1), done.stderr  # predicted; a small model may be slower
     assert '"metric": "third' in done.stdout
     assert '"allocator": "third-uniform"' in done.stdout

@@ -117,9 +117,12 @@ def test_a_graph_that_computes_something_else_is_refused(llama, exported):
         check_parity(loaded, "prefill", slightly_wrong, "fp32", "model.onnx")
     with pytest.raises(ParityError):
         check_parity(
-            loaded, "prefill", lambda feeds: {k: v * np.nan for k, v in right(feeds).items()},
-            "fp32", "model.onnx",
-        )  # fmt: skip
+            loaded,
+            "prefill",
+            lambda feeds: {k: v * np.nan for k, v in right(feeds).items()},
+            "fp32",
+            "model.onnx",
+        )
 
 
 def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
@@ -310,6 +313,10 @@ def test_an_engine_is_bound_to_all_that_it_is_made_of(tmp_path, monkeypatch):
     path.with_name("model.onnx.data").write_bytes(b"weights")
     second = builder.engine_key(path, task)
     monkeypatch.setattr(builder, "tensorrt_version", lambda: "10.1")
-    keys = [first, second, builder.engine_key(path, task),
-            builder.engine_key(path, {**task, "dtype": "fp32"})]  # fmt: skip
+    keys = [
+        first,
+        second,
+        builder.engine_key(path, task),
+        builder.engine_key(path, {**task, "dtype": "fp32"}),
+    ]
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == 4

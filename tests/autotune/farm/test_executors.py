@@ -117,9 +117,16 @@ def test_the_command_measures_on_the_farm(farm, cluster, cli, tmp_path):
 def test_a_wrong_token_opens_nothing(farm, cluster, cli, tmp_path):
     environment = {**os.environ, "AUTOTUNE_FARM_TOKEN": "0" * 64}
     done = cli(
-        "profile", "--tokens", 16, "--shape", "64x96", "--farm", farm.address, env=environment,
+        "profile",
+        "--tokens",
+        16,
+        "--shape",
+        "64x96",
+        "--farm",
+        farm.address,
+        env=environment,
         timeout=120,
-    )  # fmt: skip
+    )
     assert done.returncode == FarmUnreachableError.exit_code, done.stderr
     assert "no farm responds" in done.stderr
 

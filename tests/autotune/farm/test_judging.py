@@ -99,12 +99,38 @@ def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((LLAMA / "heldout.txt").read_text()[:40_000])
     done = cli(
-        "tune", "--model", LLAMA, "--latency-budget", "1x", "--batch-size", 1, "--isl", 64,
-        "--calibration", text, "--calibration-samples", 4, "--trials", 1, "--rounds", 1,
-        "--sensitivity-rounds", 1, "--targets", "mlp", "--no-joint", "--threads", 1,
-        "--db", tmp_path / "latency.sqlite", "--output", tmp_path / "out", "--farm", farm.address,
+        "tune",
+        "--model",
+        LLAMA,
+        "--latency-budget",
+        "1x",
+        "--batch-size",
+        1,
+        "--isl",
+        64,
+        "--calibration",
+        text,
+        "--calibration-samples",
+        4,
+        "--trials",
+        1,
+        "--rounds",
+        1,
+        "--sensitivity-rounds",
+        1,
+        "--targets",
+        "mlp",
+        "--no-joint",
+        "--threads",
+        1,
+        "--db",
+        tmp_path / "latency.sqlite",
+        "--output",
+        tmp_path / "out",
+        "--farm",
+        farm.address,
         env={**os.environ, "AUTOTUNE_FARM_TOKEN": farm.token},
-    )  # fmt: skip
+    )
     assert_finished(done, tmp_path / "out")
     assert f"plans are judged by the farm at {farm.address}" in done.stderr
     assert "died before it judged" not in done.stderr

@@ -37,23 +37,35 @@ CHECKS = [
     parity("onnx-slow/model.onnx", 2e-6, export="onnx-slow"),
     latency("onnx-slow", facts=TIMED, holds=False, reason="slower than it was"),
     Check(
-        kind=CheckKind.PARITY, subject="onnx-bad/model.onnx", export="onnx-bad", phase="prefill",
-        holds=False, reason="differs",
+        kind=CheckKind.PARITY,
+        subject="onnx-bad/model.onnx",
+        export="onnx-bad",
+        phase="prefill",
+        holds=False,
+        reason="differs",
     ),
     Check(
-        kind=CheckKind.ENGINE, subject="tensorrt-fp16/prefill", export="tensorrt-fp16",
-        phase="prefill", facts=EngineFacts(worst=1e-2, latency_s=1e-4),
+        kind=CheckKind.ENGINE,
+        subject="tensorrt-fp16/prefill",
+        export="tensorrt-fp16",
+        phase="prefill",
+        facts=EngineFacts(worst=1e-2, latency_s=1e-4),
     ),
-]  # fmt: skip
+]
 
 
 def test_every_build_has_its_prediction_measurement_and_parity():
     record = stored_record()
     rows = {row.name: row for row in build_rows(record, CHECKS)}
     assert list(rows) == [
-        "model.onnx", "model_decode.onnx", "onnx-fp32/model.onnx", "onnx-fp16/model.onnx",
-        "onnx-slow/model.onnx", "onnx-bad/model.onnx", "tensorrt-fp16/prefill",
-    ]  # fmt: skip
+        "model.onnx",
+        "model_decode.onnx",
+        "onnx-fp32/model.onnx",
+        "onnx-fp16/model.onnx",
+        "onnx-slow/model.onnx",
+        "onnx-bad/model.onnx",
+        "tensorrt-fp16/prefill",
+    ]
     prefill, decode = record.phases
     own = rows["model.onnx"]
     assert (own.predicted_ratio, own.ratio) == (prefill.predicted_ratio, prefill.ratio)

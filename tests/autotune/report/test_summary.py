@@ -88,10 +88,17 @@ def test_a_result_slower_than_dense_says_so():
 def test_bench_prints_its_verdict():
     timing = stored_record().measured
     record = BenchRecord(
-        folder="out", latency_s=timing.latency_s, dense_latency_s=timing.dense_latency_s,
-        ratio=timing.ratio, ratio_low=timing.ratio_low, ratio_high=timing.ratio_high,
-        phases=timing.passes, tuned_ratio=0.9, budget_ratio=0.92, verdict=Verdict.UNDECIDED,
-    )  # fmt: skip
+        folder="out",
+        latency_s=timing.latency_s,
+        dense_latency_s=timing.dense_latency_s,
+        ratio=timing.ratio,
+        ratio_low=timing.ratio_low,
+        ratio_high=timing.ratio_high,
+        phases=timing.passes,
+        tuned_ratio=0.9,
+        budget_ratio=0.92,
+        verdict=Verdict.UNDECIDED,
+    )
     first, last = bench_lines(record)
     assert "when tuned 0.900" in first
     assert last == f"budget undecided: the interval {INTERVAL} contains the limit 0.920"

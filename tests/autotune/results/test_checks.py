@@ -19,18 +19,23 @@ from autotune.results.verdict import Verdict
 def test_findings_keep_their_names_and_facts():
     """The keys of commit 2a6778f: check, holds, reason, and the facts of each kind."""
     facts = LatencyFacts(
-        ratio=0.9, ratio_low=0.8, ratio_high=1.0, tuned_ratio=0.9, predicted_ratio=0.91,
+        ratio=0.9,
+        ratio_low=0.8,
+        ratio_high=1.0,
+        tuned_ratio=0.9,
+        predicted_ratio=0.91,
         verdict=Verdict.UNDECIDED,
-    )  # fmt: skip
+    )
     checks = (
         Check(kind=CheckKind.HASH, subject="model/model.safetensors"),
         Check(kind=CheckKind.PARITY, subject="model.onnx", facts=ParityFacts(worst=1e-6)),
         Check(kind=CheckKind.LATENCY, facts=facts, holds=False, reason="slower"),
         Check(
-            kind=CheckKind.ENGINE, subject="tensorrt-fp16/prefill",
+            kind=CheckKind.ENGINE,
+            subject="tensorrt-fp16/prefill",
             facts=EngineFacts(worst=0.1, latency_s=1e-4),
         ),
-    )  # fmt: skip
+    )
     found = Verification(folder="out", checks=checks).to_json()
     assert (found["folder"], found["valid"]) == ("out", False)
     hashed, parity, latency, engine = found["findings"]

@@ -48,15 +48,24 @@ FORMS = st.builds(
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
 INNERS = st.builds(Inner, count=st.integers(-(2**60), 2**60), share=FLOATS)
 OUTERS = st.builds(
-    Outer, form=FORMS, verdict=st.sampled_from(list(Verdict)),
-    source=st.sampled_from(["measured", "predicted"]), maybe=st.none() | FLOATS,
-    flag=st.booleans(), inner=st.lists(INNERS, max_size=3).map(tuple),
+    Outer,
+    form=FORMS,
+    verdict=st.sampled_from(list(Verdict)),
+    source=st.sampled_from(["measured", "predicted"]),
+    maybe=st.none() | FLOATS,
+    flag=st.booleans(),
+    inner=st.lists(INNERS, max_size=3).map(tuple),
     named=st.dictionaries(st.text(max_size=5), INNERS, max_size=3),
-)  # fmt: skip
+)
 GIVEN = Outer(
-    form=Form(rank=8), verdict=Verdict.MET, source="measured", maybe=None, flag=True,
-    inner=(Inner(count=1),), named={"a": Inner(count=2)},
-)  # fmt: skip
+    form=Form(rank=8),
+    verdict=Verdict.MET,
+    source="measured",
+    maybe=None,
+    flag=True,
+    inner=(Inner(count=1),),
+    named={"a": Inner(count=2)},
+)
 
 
 @given(OUTERS)
@@ -66,10 +75,15 @@ def test_what_is_written_is_read_back(record):
 
 def test_json_has_plain_values_and_the_derived_ones():
     assert GIVEN.to_json() == {
-        "form": "rank=8", "rank": 8, "verdict": "met", "source": "measured", "maybe": None,
-        "flag": True, "parts": [{"count": 1, "share": 0.5}],
+        "form": "rank=8",
+        "rank": 8,
+        "verdict": "met",
+        "source": "measured",
+        "maybe": None,
+        "flag": True,
+        "parts": [{"count": 1, "share": 0.5}],
         "named": {"a": {"count": 2, "share": 0.5}},
-    }  # fmt: skip
+    }
 
 
 def test_a_whole_number_is_a_float_and_a_default_may_be_missing():

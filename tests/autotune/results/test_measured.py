@@ -11,9 +11,14 @@ from tests.predictor.network.test_network import PLAN, prefill
 
 def timed(name="prefill", count=1, dense_s=0.01, ratio=0.8, half=0.02):
     return MeasuredPass(
-        name=name, count=count, latency_s=ratio * dense_s, dense_latency_s=dense_s, ratio=ratio,
-        ratio_low=ratio - half, ratio_high=ratio + half,
-    )  # fmt: skip
+        name=name,
+        count=count,
+        latency_s=ratio * dense_s,
+        dense_latency_s=dense_s,
+        ratio=ratio,
+        ratio_low=ratio - half,
+        ratio_high=ratio + half,
+    )
 
 
 def test_a_single_pass_is_itself():

@@ -48,8 +48,10 @@ def test_a_prediction_is_judged_by_its_value(limit, ratio):
 
 def test_exit_codes_and_json_values():
     assert [(v.exit_code, v.within_budget, v.value) for v in (MET, MISSED, UNDECIDED)] == [
-        (0, True, "met"), (1, False, "missed"), (5, None, "undecided"),
-    ]  # fmt: skip
+        (0, True, "met"),
+        (1, False, "missed"),
+        (5, None, "undecided"),
+    ]
 
 
 def test_an_absolute_limit_becomes_a_ratio_of_the_same_measurement():

@@ -264,7 +264,7 @@ def test_limits_of_time_and_bytes_are_stated(tmp_path, roots):
     for option, value, said in (
         ("--max-runtime", 3, "exceeded the 3 s limit"),
         ("--max-artefacts", "1kB", "the limit of 1000"),
-    ):  # fmt: skip
+    ):
         data = tmp_path / option.strip("-")
         with serving(data, *options(roots, tmp_path / "latency.sqlite", option, value)) as server:
             (job_id,) = submitted(server.address)

@@ -82,7 +82,7 @@ def test_the_same_key_is_the_same_job(client):
         ("profile", {"device": "h200"}, "h200"),
         ("dance", {}, "kind"),
     ],
-)  # fmt: skip
+)
 def test_a_job_that_cannot_be_done_is_refused_at_once(client, kind, spec, said):
     answer = submit(client, kind, spec)
     assert answer.status_code == 422, answer.text
@@ -118,9 +118,21 @@ def test_artefacts_whole_and_in_parts(client, database, settings):
 
 @pytest.mark.parametrize(
     "name",
-    [".cache/x", "link", "..%2flog.txt", "%2e%2e/log.txt", "../log.txt", "%2fetc%2fpasswd", "model",
-     "..%5clog.txt", "%00", "x" * 3000, "report.html%00.png", ""],
-)  # fmt: skip
+    [
+        ".cache/x",
+        "link",
+        "..%2flog.txt",
+        "%2e%2e/log.txt",
+        "../log.txt",
+        "%2fetc%2fpasswd",
+        "model",
+        "..%5clog.txt",
+        "%00",
+        "x" * 3000,
+        "report.html%00.png",
+        "",
+    ],
+)
 def test_nothing_else_of_a_folder_can_be_fetched(client, database, settings, name):
     job_id = finished(client, database, settings, [(".cache/x", b"s"), ("report.html", b"r")])
     (settings.run_folder(job_id) / "link").symlink_to("/etc/passwd")
@@ -158,8 +170,12 @@ def test_events_go_on_after_the_last_one(client, database, settings):
     job_id = finished(client, database, settings)
     found = events(client, job_id)
     assert [(kind, number) for kind, number, _ in found] == [
-        ("state", "1"), ("state", "2"), ("stage", "3"), ("state", "4"), ("end", None),
-    ]  # fmt: skip
+        ("state", "1"),
+        ("state", "2"),
+        ("stage", "3"),
+        ("state", "4"),
+        ("end", None),
+    ]
     assert found[-1][2] == {"state": "succeeded"}
     rest = events(client, job_id, **{"Last-Event-ID": "2"})
     assert rest == found[2:]
@@ -211,11 +227,16 @@ def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
     assert (settings.uploads / "mine" / "config.json").read_bytes() == weights
     assert client.put("/v1/models/mine/config.json", content=b"{}").status_code == 409
     for name, content, status in [
-        ("tokenizer.json", b"{", 422), ("model.safetensors", b"not weights", 422),
-        ("model.safetensors", b"x" * 1_000_001, 413), ("model.bin", b"x", 422),
-        ("modeling.py", b"x", 422), ("model.safetensors.zip", b"x", 422), (".ssh", b"x", 422),
-        ("vocab.txt", b"\xff\xfe", 422), ("tokenizer.json", b"[" * 100_000, 422),
-    ]:  # fmt: skip
+        ("tokenizer.json", b"{", 422),
+        ("model.safetensors", b"not weights", 422),
+        ("model.safetensors", b"x" * 1_000_001, 413),
+        ("model.bin", b"x", 422),
+        ("modeling.py", b"x", 422),
+        ("model.safetensors.zip", b"x", 422),
+        (".ssh", b"x", 422),
+        ("vocab.txt", b"\xff\xfe", 422),
+        ("tokenizer.json", b"[" * 100_000, 422),
+    ]:
         answer = client.put(f"/v1/models/mine/{name}", content=content)
         assert answer.status_code == status, (name, answer.text)
         assert message(answer)

@@ -27,9 +27,8 @@ def age(jobs, job, seconds):
     """Let the runner's last word be older."""
     with jobs.transaction() as connection:
         connection.execute(
-            JOB.update().where(JOB.c.id == job.id)
-            .values(heartbeat_at=JOB.c.heartbeat_at - seconds)
-        )  # fmt: skip
+            JOB.update().where(JOB.c.id == job.id).values(heartbeat_at=JOB.c.heartbeat_at - seconds)
+        )
 
 
 def test_from_the_queue_to_a_result(jobs):
@@ -42,8 +41,11 @@ def test_from_the_queue_to_a_result(jobs):
     jobs.finish(lease_of(job), Ending(exit_code=0, result={"ratio": 0.5}))
     job = jobs.get(job.id)
     assert (job.state, job.result, job.error, job.exit_code) == (
-        "succeeded", {"ratio": 0.5}, None, 0,
-    )  # fmt: skip
+        "succeeded",
+        {"ratio": 0.5},
+        None,
+        0,
+    )
     assert (job.stage, job.done, job.total) == ("factorize", 1, 4)
     assert job.created_at <= job.started_at <= job.finished_at
     events = jobs.events(job.id)

@@ -20,9 +20,11 @@ def test_no_request_makes_the_server_fail(client):
 
         @hypothesis.given(case=strategy)
         @hypothesis.settings(
-            max_examples=EXAMPLES, deadline=None, database=None,
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
-        )  # fmt: skip
+        )
         def try_it(case):
             case.call_and_validate(headers={"Host": "127.0.0.1"}, checks=CHECKS)
 

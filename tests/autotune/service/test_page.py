@@ -68,8 +68,12 @@ def finished(server, browser):
     assert "No jobs yet." in browser.find_element(By.ID, "counts").text
     fill(browser, "latency", "0.9")
     browser.find_element(By.TAG_NAME, "summary").click()
-    for name, value in [("trials", "0"), ("rounds", "1"), ("sensitivity_rounds", "0"),
-                        ("calibration_samples", "8")]:  # fmt: skip
+    for name, value in [
+        ("trials", "0"),
+        ("rounds", "1"),
+        ("sensitivity_rounds", "0"),
+        ("calibration_samples", "8"),
+    ]:
         fill(browser, name, value)
     browser.find_element(By.CSS_SELECTOR, "#tune button").click()
     wait(browser, lambda b: "/jobs/" in b.current_url)

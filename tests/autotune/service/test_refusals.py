@@ -89,9 +89,11 @@ def test_a_body_may_not_be_endless(client):
 
 def test_other_sites_and_other_names_are_refused(client):
     for headers in (
-        {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
-        {"Origin": "https://evil.example"}, {"Origin": "null"},
-    ):  # fmt: skip
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
         assert submit(client, **headers).status_code == 403
     assert submit(client, Origin="http://testserver").status_code == 201
     for host in ("evil.example", "[::2]", "127.0.0.1.evil.example"):

@@ -28,23 +28,56 @@ from autotune.tuning.request import TuneRequest, read_request
 from tests.autotune.service.conftest import TUNE
 
 SET_BY_THE_SERVICE = {
-    "tune": {"output", "database", "quiet", "output_format", "farm", "token_file", "request_file",
-             "print_request"},
+    "tune": {
+        "output",
+        "database",
+        "quiet",
+        "output_format",
+        "farm",
+        "token_file",
+        "request_file",
+        "print_request",
+    },
     "profile": {"database", "output_format", "farm", "token_file"},
     "export": {"folder", "output", "formats"},
     "verify": {"folder", "output_format"},
     "drift": {"database", "output_format"},
-}  # fmt: skip
+}
 # As version 2a6778f stored it: every field, by its flat name.
 OLD = {
-    "activation_budget": None, "allocator": "exact", "allow_extrapolation": False, "backend": None,
-    "batch_size": 1, "calibration": "text.txt", "calibration_samples": 4, "device": "cpu",
-    "dtype": None, "evaluation": None, "factorizer": "svd", "flops_budget": None, "ignore": [],
-    "isl": 64, "jobs": None, "joint": False, "kv_cache_budget": None, "latency_budget": "1x",
-    "measure_seconds": None, "memory_budget": None, "metric": None, "model": "code-llama-3m",
-    "osl": 0, "params_budget": None, "phase": None, "rounds": 1, "seed": 0,
-    "sensitivity_rounds": 0, "storage": "fp32", "targets": ["mlp"], "threads": None, "trials": 0,
-}  # fmt: skip
+    "activation_budget": None,
+    "allocator": "exact",
+    "allow_extrapolation": False,
+    "backend": None,
+    "batch_size": 1,
+    "calibration": "text.txt",
+    "calibration_samples": 4,
+    "device": "cpu",
+    "dtype": None,
+    "evaluation": None,
+    "factorizer": "svd",
+    "flops_budget": None,
+    "ignore": [],
+    "isl": 64,
+    "jobs": None,
+    "joint": False,
+    "kv_cache_budget": None,
+    "latency_budget": "1x",
+    "measure_seconds": None,
+    "memory_budget": None,
+    "metric": None,
+    "model": "code-llama-3m",
+    "osl": 0,
+    "params_budget": None,
+    "phase": None,
+    "rounds": 1,
+    "seed": 0,
+    "sensitivity_rounds": 0,
+    "storage": "fp32",
+    "targets": ["mlp"],
+    "threads": None,
+    "trials": 0,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,14 +155,29 @@ def test_the_command_reads_what_the_spec_said(kind, spec):
 @pytest.mark.parametrize(
     "field",
     [
-        {"unknown": 1}, {"isl": -1}, {"isl": "x"}, {"isl": 2**40}, {"dtype": "int4"},
-        {"measure_seconds": float("nan")}, {"measure_seconds": float("inf")}, {"model": "a\x00b"},
-        {"model": "x" * 501}, {"targets": ["x"] * 65}, {"targets": "mlp"}, {"output": "/tmp"},
-        {"database": "x"}, {"farm": "10.0.0.1:1"}, {"machine": {"database": "x"}},
-        {"machine": {"farm_token": "x"}}, {"search": {"trials": -1}}, {"search": None},
-        {"search": 5, "trials": 1}, {"trials": 3, "search": {"trials": 3}}, {"budget": {"x": "1x"}},
+        {"unknown": 1},
+        {"isl": -1},
+        {"isl": "x"},
+        {"isl": 2**40},
+        {"dtype": "int4"},
+        {"measure_seconds": float("nan")},
+        {"measure_seconds": float("inf")},
+        {"model": "a\x00b"},
+        {"model": "x" * 501},
+        {"targets": ["x"] * 65},
+        {"targets": "mlp"},
+        {"output": "/tmp"},
+        {"database": "x"},
+        {"farm": "10.0.0.1:1"},
+        {"machine": {"database": "x"}},
+        {"machine": {"farm_token": "x"}},
+        {"search": {"trials": -1}},
+        {"search": None},
+        {"search": 5, "trials": 1},
+        {"trials": 3, "search": {"trials": 3}},
+        {"budget": {"x": "1x"}},
     ],
-)  # fmt: skip
+)
 def test_what_is_no_option_is_refused(field):
     with pytest.raises(ValidationError):
         spec_model("tune")(**field)
@@ -138,11 +186,14 @@ def test_what_is_no_option_is_refused(field):
 @pytest.mark.parametrize(
     ("values", "where"),
     [
-        ({"rounds": 99}, ("rounds",)), ({"search": {"rounds": 99}}, ("search", "rounds")),
-        ({"targets": ["a\x00"]}, ("targets", 0)), ({"calibration": "a\x00"}, ("calibration",)),
-        ({"calibration": {"seed": "x"}}, ("calibration", "seed")), ({"colour": 1}, ("colour",)),
+        ({"rounds": 99}, ("rounds",)),
+        ({"search": {"rounds": 99}}, ("search", "rounds")),
+        ({"targets": ["a\x00"]}, ("targets", 0)),
+        ({"calibration": "a\x00"}, ("calibration",)),
+        ({"calibration": {"seed": "x"}}, ("calibration", "seed")),
+        ({"colour": 1}, ("colour",)),
     ],
-)  # fmt: skip
+)
 def test_errors_are_at_the_name_that_was_given(values, where):
     with pytest.raises(ValidationError) as caught:
         spec_model("tune").model_validate(values)
@@ -159,9 +210,16 @@ def test_flat_and_nested_names_make_the_same_spec():
     assert specs[0]["calibration"]["calibration"] == "text.txt"
     assert specs[0]["method"]["joint"] is False
     assert set(specs[0]) == {
-        "model", "machine", "budget", "workload", "calibration", "method", "search", "seed",
+        "model",
+        "machine",
+        "budget",
+        "workload",
+        "calibration",
+        "method",
+        "search",
+        "seed",
         "effort",
-    }  # fmt: skip
+    }
     assert flat_spec("tune", specs[0])["latency_budget"] == "1x"
 
 

@@ -15,10 +15,24 @@ from tests.autotune.service.test_http import finished, message, submit
 from tests.records import DATA, MEASURED, PREDICTED, read_v3, stored_record
 
 OLD_SUMMARY = (
-    "model", "backend", "dtype", "budget", "workload", "within_budget", "measured_ratio",
-    "measured_ratio_low", "measured_ratio_high", "predicted_ratio", "measured_latency_s",
-    "predicted_latency_s", "dense_latency_s", "quality", "parameters", "stored_bytes", "cost",
-)  # fmt: skip
+    "model",
+    "backend",
+    "dtype",
+    "budget",
+    "workload",
+    "within_budget",
+    "measured_ratio",
+    "measured_ratio_low",
+    "measured_ratio_high",
+    "predicted_ratio",
+    "measured_latency_s",
+    "predicted_latency_s",
+    "dense_latency_s",
+    "quality",
+    "parameters",
+    "stored_bytes",
+    "cost",
+)
 HTML = {"Accept": "text/html"}
 
 

@@ -21,9 +21,13 @@ def traced(kind="llama", workload=WORKLOAD, folder="/nonexistent"):
     """A tiny decoder with its sites; its folder is only needed by who copies files from it."""
     model = tiny_model(kind).requires_grad_(False)
     loaded = LoadedModel(
-        name="tiny", folder=folder, task="causal-lm", model=model, tokenizer=None,
+        name="tiny",
+        folder=folder,
+        task="causal-lm",
+        model=model,
+        tokenizer=None,
         weights_sha256="0" * 64,
-    )  # fmt: skip
+    )
     return trace_model(loaded, workload)
 
 

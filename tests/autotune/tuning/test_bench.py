@@ -67,11 +67,16 @@ def test_tune_and_bench_agree(timing, relative, without, tmp_path, monkeypatch):
     ratio, low, high = timing
     measured = Measured(
         passes=tuple(
-            replace(one.timing, ratio=ratio, ratio_low=low, ratio_high=high,
-                    latency_s=ratio * one.dense_latency_s)
+            replace(
+                one.timing,
+                ratio=ratio,
+                ratio_low=low,
+                ratio_high=high,
+                latency_s=ratio * one.dense_latency_s,
+            )
             for one in stored_record().phases
         )
-    )  # fmt: skip
+    )
     absolute = f"{0.95 * measured.dense_latency_s * 1e6:.4f}us"
     for i, (budget, expected) in enumerate(
         [

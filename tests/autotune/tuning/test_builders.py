@@ -55,9 +55,13 @@ def machine_of(backend, dtype, versions=None):
     runs = make_backend(backend)
     spec = find_device("cpu" if "cpu" in runs.device_kinds else "h200")
     fingerprint = Fingerprint(
-        device=spec.name, device_name="a test's", backend=backend, dtype=dtype, threads=1,
+        device=spec.name,
+        device_name="a test's",
+        backend=backend,
+        dtype=dtype,
+        threads=1,
         versions=versions or {},
-    )  # fmt: skip
+    )
     return MeasuringMachine(
         spec=spec,
         fingerprint=fingerprint,
@@ -158,8 +162,9 @@ def test_checkpoints_are_in_the_dtype_of_the_machine(builder_for, model, compres
         assert {p.dtype for p in found.parameters()} == {kind}
         assert {name: layer.rank for name, layer in low_rank_layers(found).items()} == ranks
         assert json.loads((folder / "task.json").read_text()) == {
-            "task": "causal-lm", "dtype": dtype,
-        }  # fmt: skip
+            "task": "causal-lm",
+            "dtype": dtype,
+        }
         if dtype == "fp32":
             assert torch.allclose(outputs(found, inputs, "prefill"), wanted, atol=1e-5)
 

@@ -36,9 +36,12 @@ class Guesses(LatencyPredictor):
         else:
             ratio, half, source = self.guess[shape], 0.1, "interpolated"
         return Estimate(
-            latency_s=ratio, low_s=ratio * np.exp(-half), high_s=ratio * np.exp(half),
-            ratio=ratio, source=source,
-        )  # fmt: skip
+            latency_s=ratio,
+            low_s=ratio * np.exp(-half),
+            high_s=ratio * np.exp(half),
+            ratio=ratio,
+            source=source,
+        )
 
     def measure(self, shapes):
         self.asked.append(shapes)

@@ -25,9 +25,12 @@ def spent(request):
     """What an effort sets."""
     search, machine = request.search, request.machine
     return (
-        search.trials, search.rounds, search.sensitivity_rounds, machine.measure_seconds,
+        search.trials,
+        search.rounds,
+        search.sensitivity_rounds,
+        machine.measure_seconds,
         request.calibration.statistics_samples,
-    )  # fmt: skip
+    )
 
 
 def test_the_default_workload_is_the_same_everywhere():
@@ -101,10 +104,13 @@ def test_a_token_is_never_written_or_shown():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "cannot be read"), ("[]", "one JSON object"), (None, "cannot be read"),
-        ('{"type": "plan"}', "not of type 'tune-request'"), ('{"version": 2}', "version 1"),
+        ("{", "cannot be read"),
+        ("[]", "one JSON object"),
+        (None, "cannot be read"),
+        ('{"type": "plan"}', "not of type 'tune-request'"),
+        ('{"version": 2}', "version 1"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_holds_no_request_is_refused(text, said, tmp_path):
     path = tmp_path / "job.json"
     if text is not None:

@@ -68,10 +68,15 @@ def test_stacks_that_differ_widen_the_interval():
 
     def of(*factors):
         tables = [
-            ImportedTable(device="a100-sxm", stack=str(i), stack_version="1", dtype="bf16",
-                          rows=rows.assign(latency_s=seconds * factor))
+            ImportedTable(
+                device="a100-sxm",
+                stack=str(i),
+                stack_version="1",
+                dtype="bf16",
+                rows=rows.assign(latency_s=seconds * factor),
+            )
             for i, factor in enumerate(factors)
-        ]  # fmt: skip
+        ]
         found = ImportedLatency(SPEC, tables).estimate(layer(tokens=1, k=64, n=96))
         return found.high_s / found.latency_s
 

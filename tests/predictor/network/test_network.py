@@ -26,9 +26,11 @@ def prefill(correction=1.0):
     rows = [row(shape(), 1e-3), *(row(shape(r), r * 5e-6) for r in (16, 64, 160))]
     anchor = NetworkAnchor(latency_s=0.01, layer_shares={shape(): 0.1})
     return PhaseModel(
-        anchor=anchor, predictor=LatencyTable(rows, ROOFLINE), sites=sites(128),
+        anchor=anchor,
+        predictor=LatencyTable(rows, ROOFLINE),
+        sites=sites(128),
         correction=correction,
-    )  # fmt: skip
+    )
 
 
 def decode(count=100):
@@ -40,9 +42,12 @@ def decode(count=100):
         rows.append(row(pair, 1e-4 * (0.2 + rank / 400), 1e-4))
     anchor = NetworkAnchor(latency_s=0.001, layer_shares={dense: 0.2})
     return PhaseModel(
-        name="decode", count=count, anchor=anchor, predictor=LatencyTable(rows, ROOFLINE),
+        name="decode",
+        count=count,
+        anchor=anchor,
+        predictor=LatencyTable(rows, ROOFLINE),
         sites=sites(1),
-    )  # fmt: skip
+    )
 
 
 def one(**options):

@@ -99,9 +99,10 @@ def test_a_full_database_loses_no_committed_row(database):
     from sqlalchemy import event
 
     event.listen(
-        full._engine, "connect",
+        full._engine,
+        "connect",
         lambda c, _r: c.execute(f"PRAGMA max_page_count = {pages}"),
-    )  # fmt: skip
+    )
     full._engine.dispose()
     with pytest.raises(StorageError, match="no space left"):
         for i in range(100):

@@ -83,11 +83,23 @@ def mended(line):
 def errors(stubs, *scripts):
     """What mypy says of our files; the stubs themselves are as they are."""
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", os.devnull, "--check-untyped-defs",
-         "--no-site-packages", "--ignore-missing-imports",
-         "--cache-dir", str(stubs.parent / "cache"), *map(str, scripts)],
-        env={**os.environ, "MYPYPATH": str(stubs)}, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            os.devnull,
+            "--check-untyped-defs",
+            "--no-site-packages",
+            "--ignore-missing-imports",
+            "--cache-dir",
+            str(stubs.parent / "cache"),
+            *map(str, scripts),
+        ],
+        env={**os.environ, "MYPYPATH": str(stubs)},
+        capture_output=True,
+        text=True,
+    )
     assert "checked" in done.stdout, done.stdout
     return [line for line in done.stdout.splitlines() if "engine.py" in line and "error" in line]
 

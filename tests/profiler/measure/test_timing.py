@@ -66,9 +66,11 @@ def test_windows_of_a_slowed_device_are_done_again():
     """A hot GPU is as regular as a cool one: only its driver tells."""
     machine = Machine(slow=lambda now: 3.0 if now < 0.1 else 1.0)
     timing = time_interleaved(
-        [machine.work(2e-3), machine.work(1e-3)], TimingPolicy(), machine.clock,
+        [machine.work(2e-3), machine.work(1e-3)],
+        TimingPolicy(),
+        machine.clock,
         slowed=lambda: "thermal slowdown" if machine.now < 0.1 else None,
-    )  # fmt: skip
+    )
     assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
     assert timing.disturbed_windows >= 1
     assert timing.windows > timing.disturbed_windows
