@@ -19,13 +19,14 @@ from autotune.compress.factorizers.truncated import (
     factorize,
     factorize_together,
 )
-from autotune.compress.lowrank import LowRankLinear, dense_weight, shared_low_rank_like
+from autotune.compress.lowrank import dense_like, dense_weight, shared_low_rank_like
 from autotune.compress.metrics.base import Metric, Whitening
+from autotune.compress.precisions import make_precision, require_native
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
 from autotune.core.errors import ModelError, UsageError
-from autotune.core.forms import Form, Plan
+from autotune.core.forms import PLAIN, Form, Plan
 from autotune.core.layers import Site, break_even_rank, chosen_sites
 
 Pair = tuple[Tensor, Tensor]
@@ -36,7 +37,7 @@ class Factors(ABC):
 
     Contract: errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever
     the factorizer. `plan` yields (up (N, r), down (r, K)) for each site of `forms`, which are plain
-    pairs in native precision: no other form can be factorized yet.
+    pairs. Factors are not rounded to a form's precision; `build_layers` does that.
     """
 
     @abstractmethod
@@ -55,26 +56,33 @@ class Factors(ABC):
 
 def build_layers(
     model: nn.Module, sites: Sequence[Site], factors: Factors, plan: Plan
-) -> dict[str, LowRankLinear]:
-    """The low-rank layers of a plan, by layer name; layers that stay dense have none.
+) -> dict[str, nn.Module]:
+    """The layers that a plan changes, by layer name: low-rank ones, and dense ones that it rounds.
 
     `sites` are single and joint sites; a joint site's first layer leads: it owns the shared factor.
+    Weights are those that the form's precision computes with, in the model's dtype.
 
     Raises:
-        UsageError: a form that no layer of this package can take.
+        UsageError: an unknown precision (the known ones are listed), or a form that no layer of
+            this package can take.
     """
     chosen = {site: form for site, form in chosen_sites(sites, plan) if not form.is_unchanged}
+    precisions = {site: make_precision(form.precision) for site, form in chosen.items()}
     for site, form in chosen.items():
-        if form.suffix:
+        if form.structure != PLAIN:
             raise UsageError(
-                f"{site.name} cannot take the form {form}: layers are dense or plain pairs, in "
-                "native precision"
+                f"{site.name} cannot take the form {form}: layers are dense or plain pairs"
             )
-    layers: dict[str, LowRankLinear] = {}
-    for site, (up, down) in factors.plan(chosen):
+    layers: dict[str, nn.Module] = {}
+    for site in (site for site, form in chosen.items() if form.is_dense):
+        module = model.get_submodule(site.name)
+        layers[site.name] = dense_like(module, precisions[site].rounded(dense_weight(module)))
+    pairs = {site: form for site, form in chosen.items() if not form.is_dense}
+    for site, (up, down) in factors.plan(pairs):
         modules = [model.get_submodule(name) for name in site.layers]
-        ups = up.split(site.parts or [len(up)])
-        layers |= zip(site.layers, shared_low_rank_like(modules, ups, down), strict=True)
+        rounded = precisions[site].rounded
+        ups = [rounded(part) for part in up.split(site.parts or [len(up)])]
+        layers |= zip(site.layers, shared_low_rank_like(modules, ups, rounded(down)), strict=True)
     return layers
 
 
@@ -122,7 +130,7 @@ class Refactored(Factors):
         self.task = task
         self.batches = batches
         self._load_statistics = statistics
-        self._kept: dict[tuple[Site, Form], Pair] = {}
+        self._kept: dict[tuple[Site, int], Pair] = {}
 
     def errors(self, site: Site) -> Tensor:
         """Errors of the metric's own SVD, whatever the factorizer."""
@@ -134,20 +142,21 @@ class Refactored(Factors):
 
     def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
         """The plan's factors; those of the last plan are not computed again."""
-        missing = {s: form for s, form in forms.items() if (s, form) not in self._kept}
-        self._kept = {key: self._kept[key] for key in forms.items() if key in self._kept}
+        ranks = {site: form.rank for site, form in forms.items()}
+        missing = {s: rank for s, rank in ranks.items() if (s, rank) not in self._kept}
+        self._kept = {key: self._kept[key] for key in ranks.items() if key in self._kept}
         if missing:
             self._factorize(missing)
-        for site, form in forms.items():
-            yield site, self._kept[site, form]
+        for site, rank in ranks.items():
+            yield site, self._kept[site, rank]
 
-    def _factorize(self, forms: Mapping[Site, Form]) -> None:
+    def _factorize(self, ranks: Mapping[Site, int]) -> None:
         statistics = self._load_statistics()
         bases: Mapping[str, Tensor] = {}
         if self.factorizer.needs_output_basis:
-            ranks = {site.name: form.rank for site, form in forms.items()}
-            bases = output_bases(self.model, self.task, self.batches, ranks)
-        for site, form in forms.items():
+            by_name = {site.name: rank for site, rank in ranks.items()}
+            bases = output_bases(self.model, self.task, self.batches, by_name)
+        for site, rank in ranks.items():
             weight = dense_weight(self.model.get_submodule(site.name))
             layer = Layer(
                 site=site,
@@ -155,8 +164,8 @@ class Refactored(Factors):
                 output_basis=bases.get(site.name),
                 whitening=self.metric.whitening(site, statistics),
             )
-            up, down = self.factorizer.factors(layer, form.rank)
-            self._kept[site, form] = (_finite(up, site, weight), _finite(down, site, weight))
+            up, down = self.factorizer.factors(layer, rank)
+            self._kept[site, rank] = (_finite(up, site, weight), _finite(down, site, weight))
 
 
 class Stored(Factors):
@@ -175,7 +184,13 @@ class Stored(Factors):
         return self.inner.least_rank(site)
 
     def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
-        """The inner factors, packed and unpacked."""
+        """The inner factors, packed and unpacked.
+
+        Raises:
+            UsageError: a form in another precision than native.
+        """
+        for site, form in forms.items():
+            require_native(site, form, self.storage)
         for site, (up, down) in self.inner.plan(forms):
             yield site, round_trip(self.storage, up, down)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,6 +163,16 @@ def dense_weight(module: nn.Module) -> Tensor:
     if isinstance(module, Conv1D):
         return module.weight.detach().T
     raise ModelError(f"{type(module).__name__} is not a linear layer")
+
+
+def dense_like(module: nn.Module, weight: Tensor) -> nn.Module:
+    """A copy of a linear layer with another weight (N, K); all else is the layer's own."""
+    layer: Any = copy.copy(module)
+    layer._parameters = dict(module._parameters)
+    own = weight.T if isinstance(module, Conv1D) else weight
+    layer.weight = nn.Parameter(own.contiguous(), requires_grad=layer.weight.requires_grad)
+    copied: nn.Module = layer
+    return copied
 
 
 def low_rank_like(module: nn.Module, up: Tensor, down: Tensor) -> LowRankLinear:

@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear
+from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_weight
 from autotune.compress.onnx_trace import OPSET, trace
 from autotune.compress.tasks.base import Task
 from autotune.core.errors import ModelError
@@ -73,9 +73,11 @@ def typed_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def rewrite_low_rank(
-    dense: Path, layers: Mapping[str, LowRankLinear], path: Path, metadata: Mapping[str, Any]
+    dense: Path, changed: Mapping[str, nn.Module], path: Path, metadata: Mapping[str, Any]
 ) -> None:
-    """Write to `path` the dense graph with `layers` factorized, and check it.
+    """Write to `path` the dense graph with the `changed` layers, and check it.
+
+    A low-rank layer becomes two products; a linear one puts its weight in the place of the old.
 
     Raises:
         ModelError: a layer is not in the graph, or the result lacks one of the two products.
@@ -83,19 +85,24 @@ def rewrite_low_rank(
     model = onnx.load(dense)
     graph = model.graph
     weights = {w.name: w for w in graph.initializer}
+    layers = only_low_rank(changed)
     owners = _owners(layers)
     latents: dict[tuple[str, str], str] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        layer = layers.get(node.name)
+        layer = changed.get(node.name)
         if layer is None:
             nodes.append(node)
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        up = layer.weight.detach()
-        old = weights[f"{node.name}.weight"]
-        up_array = (up if transposed else up.T).contiguous().numpy()
-        old.CopyFrom(numpy_helper.from_array(up_array, f"{node.name}.weight"))
+        low_rank = isinstance(layer, LowRankLinear)
+        weight = layer.weight.detach() if low_rank else dense_weight(layer)
+        array = (weight if transposed else weight.T).contiguous().numpy()
+        name = f"{node.name}.weight"
+        weights[name].CopyFrom(numpy_helper.from_array(array, name))
+        if not low_rank:
+            nodes.append(node)
+            continue
         # Layers that share a down factor share its product, when their input has one name.
         owner, source = owners[node.name], node.input[0]
         if (owner, source) not in latents:
@@ -122,6 +129,11 @@ def rewrite_low_rank(
         )
     check_low_rank(model, layers)
     save_onnx(model, path)
+
+
+def only_low_rank(layers: Mapping[str, nn.Module]) -> dict[str, LowRankLinear]:
+    """The low-rank layers among `layers`."""
+    return {name: layer for name, layer in layers.items() if isinstance(layer, LowRankLinear)}
 
 
 def _owners(layers: Mapping[str, LowRankLinear]) -> dict[str, str]:

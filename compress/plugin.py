@@ -22,8 +22,8 @@ from autotune.compress.lowrank import (
     dense_weight,
     replace_modules,
 )
-from autotune.compress.precision import STORAGES
 from autotune.compress.storage import StoredLowRank
+from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import ModelError, UsageError
 from autotune.core.forms import low_rank, parse_form
 

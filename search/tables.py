@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.compress.precision import stored_bits
+from autotune.compress.precisions import make_precision, require_native
+from autotune.compress.storage_layouts import stored_bits
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import DENSE, Form
 from autotune.core.layers import Site
@@ -70,10 +71,18 @@ def count_resources(
 
 
 def site_bytes(site: Site, form: Form, *, dtype: str, storage: str) -> float:
-    """Stored bytes of the site's weight, or of its factors in `storage` (fp32: the model's)."""
-    if form.is_dense or storage == "fp32":
-        return float(site.shape(form, dtype).parameters * DTYPE_BYTES[dtype])
-    return stored_bits(storage, site.in_features, site.out_features, form.rank) / 8
+    """Stored bytes of the site's weight or factors in the form's precision.
+
+    Factors in native precision are packed as `storage` says (fp32: not packed).
+
+    Raises:
+        UsageError: an unknown precision or storage (the known ones are listed), or packed factors
+            in another precision than native.
+    """
+    if storage != "fp32" and not form.is_dense:
+        require_native(site, form, storage)
+        return stored_bits(storage, site.in_features, site.out_features, form.rank) / 8
+    return make_precision(form.precision).layer_bytes(site.shape(form, dtype))
 
 
 def site_costs(

@@ -73,6 +73,18 @@ class LayerShape:
         return rank * (k + n if self.form.structure == PLAIN else k + n - rank)
 
     @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of every stored weight: one (N, K) for each width, or V and each U.
+
+        V is (r, K), or (r, K − r) beside the identity of a pivoted pair; a U is (N, r).
+        """
+        k, rank = self.in_features, self.form.rank
+        if not rank:
+            return tuple((n, k) for n in self.widths)
+        down = (rank, k if self.form.structure == PLAIN else k - rank)
+        return (down, *((n, rank) for n in self.widths))
+
+    @property
     def flops(self) -> int:
         """Multiplications and additions of one call: 2·M·parameters."""
         return 2 * self.tokens * self.parameters

@@ -17,8 +17,9 @@ from torch import nn
 
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import export_dense, rewrite_low_rank
+from autotune.compress.onnx_export import export_dense, only_low_rank, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
+from autotune.compress.precisions import check_precisions
 from autotune.core.forms import Plan, plan_to_json
 from autotune.core.registry import Registry
 from autotune.core.types import canonical_json
@@ -76,6 +77,7 @@ class Builder(ABC):
         """The model with `plan` applied, as the backend runs it in `phase`.
 
         Raises:
+            UsageError: the plan has a precision that the backend lacks.
             ModelError: the model cannot be exported.
         """
 
@@ -116,6 +118,7 @@ class CheckpointBuilder(Builder):
     def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
         """The same folder serves every phase."""
         del phase
+        check_precisions(plan, self.machine.backend.name)
         return self._save("compressed", compression.plan_key(plan), compression.applied(plan))
 
     def _save(
@@ -158,12 +161,13 @@ class OnnxBuilder(Builder):
 
     def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
         """The dense graph with a pair of products in the place of every factorized layer."""
+        check_precisions(plan, self.machine.backend.name)
         dense = self.dense(phase)
 
         def build(path: Path) -> None:
             layers = compression.layers(plan)
             metadata = {
-                "autotune.ranks": {name: layer.rank for name, layer in layers.items()},
+                "autotune.ranks": {n: each.rank for n, each in only_low_rank(layers).items()},
                 "autotune.plan": plan_to_json(plan),
                 "autotune.device": self.machine.device_name,
                 "autotune.backend": self.machine.backend.name,

@@ -20,7 +20,7 @@ from autotune.compress.factors import (
     build_factor_store,
     build_layers,
 )
-from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.compress.lowrank import replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
 from autotune.core.forms import Form, Plan, low_rank, plan_to_json
@@ -73,8 +73,8 @@ class Compression:
             table[site.name] = {low_rank(r): float(errors[r]) for r in ranks if r >= least}
         return table
 
-    def layers(self, plan: Plan) -> dict[str, LowRankLinear]:
-        """The low-rank layers of a plan, by layer name."""
+    def layers(self, plan: Plan) -> dict[str, nn.Module]:
+        """The layers that a plan changes, by layer name."""
         return build_layers(self.model.loaded.model, self.model.choices, self.factors, plan)
 
     @contextmanager

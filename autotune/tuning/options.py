@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
-from autotune.compress.precision import STORAGES
+from autotune.compress.storage_layouts import STORAGES
 from autotune.core.options import check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
 from autotune.core.types import Address

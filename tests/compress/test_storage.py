@@ -6,9 +6,9 @@ from safetensors import safe_open
 
 from autotune.compress.checkpoint import low_rank_layers, save_checkpoint
 from autotune.compress.lowrank import LowRankLinear, dense_weight, low_rank_like, replace_modules
-from autotune.compress.precision import STORAGES, stored_bits
 from autotune.compress.sites import find_sites
 from autotune.compress.storage import remap, round_trip, unmap
+from autotune.compress.storage_layouts import STORAGES, stored_bits
 from autotune.core.errors import UsageError
 from tests.conftest import tiny_model
 

@@ -57,7 +57,7 @@ def test_links_lead_somewhere(page):
 def test_every_part_has_its_place_on_a_method_card():
     from autotune.compress.factorizers import FACTORIZERS
     from autotune.compress.metrics import METRICS
-    from autotune.compress.precision import STORAGES
+    from autotune.compress.storage_layouts import STORAGES
     from autotune.search.allocators import ALLOCATORS
 
     cards = {path.name: path.read_text() for path in (ROOT / "docs" / "methods").glob("*.md")}
