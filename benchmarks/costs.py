@@ -27,13 +27,15 @@ from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks import make_task
+from autotune.core.forms import DENSE, low_rank
 from autotune.core.layers import break_even_rank
 from autotune.core.types import Workload
 from autotune.search.allocators import make_allocator
 from autotune.search.allocators.base import Question
 from autotune.search.evidence import Evidence
 from autotune.search.exact import solve_exact
-from autotune.search.problem import Option, RankProblem
+from autotune.search.losses import PlanLosses, SearchSubject
+from autotune.search.problem import Option, PlanProblem
 
 
 def main() -> None:
@@ -61,10 +63,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "factors.safetensors"
         started = time.perf_counter()
-        build_factor_store(loaded.model, sites, metric, found, path, joint=found_sites.joint)
+        build_factor_store(
+            loaded.model, sites, path, metric=metric, statistics=found, joint=found_sites.joint
+        )
         row["factorize_seconds"] = time.perf_counter() - started
-        evidence = Evidence(loaded.model, task, sites, FactorStore(path), data.search)
-        row |= dobi(evidence, options.dobi_steps)
+        subject = SearchSubject(
+            model=loaded.model,
+            task=task,
+            sites=sites,
+            factors=FactorStore(path),
+            batches=data.search,
+        )
+        row |= dobi(Evidence(PlanLosses(subject)), options.dobi_steps)
     row |= allocation()
     for key, value in row.items():
         print(f"{key:32s} {value}")
@@ -106,14 +116,16 @@ def allocation() -> dict[str, float]:
             losses = 10 ** rng.uniform(-6, -2) * np.sort(rng.exponential(size=64))[::-1]
             costs = np.sort(rng.uniform(0.1, 1.0, (64, 2)), axis=0)
             site = [
-                Option(rank=8 * (i + 1), loss=float(losses[i]), costs=tuple(costs[i]))
+                Option(form=low_rank(8 * (i + 1)), loss=float(losses[i]), costs=tuple(costs[i]))
                 for i in range(64)
             ]
-            options.append((Option(rank=None, loss=0.0, costs=(1.1, 1.1)), *site))
-        problem = RankProblem(
-            sites=tuple(f"s{i}" for i in range(224)), options=tuple(options),
-            resources=("latency", "parameters"), limits=(123.0, 123.0),
-        )  # fmt: skip
+            options.append((Option(form=DENSE, loss=0.0, costs=(1.1, 1.1)), *site))
+        problem = PlanProblem(
+            sites=tuple(f"s{i}" for i in range(224)),
+            options=tuple(options),
+            resources=("latency", "parameters"),
+            limits=(123.0, 123.0),
+        )
         started = time.perf_counter()
         gaps.append(solve_exact(problem, relative_gap=1e-3).gap)
         seconds.append(time.perf_counter() - started)
@@ -127,20 +139,25 @@ def allocation() -> dict[str, float]:
 def dobi(evidence: Evidence, steps: int) -> dict[str, float]:
     """Seconds of a training of the gates under a parameter budget of 0.8."""
     options = []
-    for site in evidence.sites:
+    sites = tuple(evidence.subject.sites)
+    for site in sites:
         k, n = site.in_features, site.out_features
         ranks = range(16, break_even_rank(k, n), 16)
-        low = [Option(rank=r, loss=0.0, costs=(float(r * (k + n)),)) for r in ranks]
-        options.append((Option(rank=None, loss=0.0, costs=(float(k * n),)), *low))
-    total = sum(site.in_features * site.out_features for site in evidence.sites)
-    problem = RankProblem(
-        sites=tuple(s.name for s in evidence.sites), options=tuple(options),
-        resources=("parameters",), limits=(0.8 * total,),
-    )  # fmt: skip
+        low = [Option(form=low_rank(r), loss=0.0, costs=(float(r * (k + n)),)) for r in ranks]
+        options.append((Option(form=DENSE, loss=0.0, costs=(float(k * n),)), *low))
+    total = sum(site.in_features * site.out_features for site in sites)
+    problem = PlanProblem(
+        sites=tuple(site.name for site in sites),
+        options=tuple(options),
+        resources=("parameters",),
+        limits=(0.8 * total,),
+    )
     question = Question(
-        problem=problem, sites=evidence.sites, evidence=evidence,
-        latency_ratio=lambda site, rank: 0.0,
-    )  # fmt: skip
+        problem=problem,
+        sites=sites,
+        evidence=evidence,
+        latency_ratio=lambda site, form: 0.0,
+    )
     started = time.perf_counter()
     make_allocator(f"dobi:steps={steps}").allocate(question)
     return {"dobi_steps": steps, "dobi_seconds": time.perf_counter() - started}

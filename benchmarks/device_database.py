@@ -9,11 +9,11 @@ cliffs a predictor must know. It continues where it was stopped.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import time
 from pathlib import Path
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice, require_device
@@ -81,8 +81,9 @@ def main() -> None:
             failed = measure_points(database, fingerprint, chosen, runner, policy)
             print(
                 f"{time.monotonic() - started:6.0f} s  {i + 16} of {len(groups)} layers, "
-                f"{len(failed)} points failed {failed[0].error if failed else ''}", flush=True,
-            )  # fmt: skip
+                f"{len(failed)} points failed {failed[0].error if failed else ''}",
+                flush=True,
+            )
 
 
 def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
@@ -121,7 +122,7 @@ def singles(tokens: int, dtype: str) -> list[LayerShape]:
 
 def with_ranks(dense: LayerShape, ranks: list[int]) -> list[LayerShape]:
     """The pairs of one layer."""
-    return [dataclasses.replace(dense, rank=rank) for rank in sorted(set(ranks))]
+    return [dense.with_form(low_rank(rank)) for rank in sorted(set(ranks))]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
@@ -37,6 +38,7 @@ TASKS = ("held-out", "recovery", "unseen", "few-shot")
 FEW = 100
 FEW_SEEDS = 4
 Guess = tuple[Array, Array, Array]
+Index = NDArray[np.int64]
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def table_of(device: str, dtype: str) -> tuple[Array, Array]:
     return rows[["m", "k", "n"]].to_numpy(dtype=np.float64), rows["latency_s"].to_numpy()
 
 
-def folds_of(products: Array, count: int = 5) -> Array:
+def folds_of(products: Array, count: int = 5) -> Index:
     """Fold of every product: whole (N, K) groups, seed 0."""
     groups, index = np.unique(products[:, [2, 1]], axis=0, return_inverse=True)
     return (np.random.default_rng(0).permutation(len(groups)) % count)[index.ravel()]
@@ -85,13 +87,17 @@ def scores(device: str, predictor: str, truth: Array, guess: Guess) -> dict[str,
     errors = np.abs(value / truth - 1) * 100
     inside = (truth >= low) & (truth <= high)
     return {
-        "device": device, "predictor": predictor, "mape": float(errors.mean()),
-        "median": float(np.median(errors)), "p90": float(np.percentile(errors, 90)),
-        "decided": None, "coverage": float(inside.mean()) if np.isfinite(low).all() else None,
-    }  # fmt: skip
+        "device": device,
+        "predictor": predictor,
+        "mape": float(errors.mean()),
+        "median": float(np.median(errors)),
+        "p90": float(np.percentile(errors, 90)),
+        "decided": None,
+        "coverage": float(inside.mean()) if np.isfinite(low).all() else None,
+    }
 
 
-def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Array, Guess]:
+def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Index, Guess]:
     """Indices of a fold and what a predictor that did not see it says."""
     products, seconds = table_of(device, dtype)
     held = folds_of(products) == fold
@@ -133,8 +139,11 @@ def by_us(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
 
 
 PREDICTORS: dict[str, Callable[..., Guess]] = {
-    "roofline": by_roofline, "boosting, raw": by_boosting, "flar": by_flar, "autotune": by_us,
-}  # fmt: skip
+    "roofline": by_roofline,
+    "boosting, raw": by_boosting,
+    "flar": by_flar,
+    "autotune": by_us,
+}
 
 
 def out_of_fold(
@@ -189,14 +198,15 @@ def recovery(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
         clear = np.abs(np.log(truth)) > 0.1
         right = (truth < 1) == (guess < 1)
         yield row | {
-            "decided": float(right.mean()), "decided_clear": float(right[clear].mean()),
+            "decided": float(right.mean()),
+            "decided_clear": float(right[clear].mean()),
             "pairs": len(truth),
             "mape_halves_unseen": float(np.abs(blind / truth - 1).mean() * 100),
             "decided_halves_unseen": float(((truth < 1) == (blind < 1)).mean()),
-        }  # fmt: skip
+        }
 
 
-def triples(products: Array) -> tuple[Array, Array, Array]:
+def triples(products: Array) -> tuple[Index, Index, Index]:
     """Indices of (M, K, r), (M, r, N) and (M, K, N) for ranks r below break-even."""
     frame = pd.DataFrame(products, columns=["m", "k", "n"]).reset_index()
     down = frame.rename(columns={"n": "r", "index": "down"})
@@ -244,8 +254,11 @@ def few_shot(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
 
 
 RUN: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
-    "held-out": held_out, "recovery": recovery, "unseen": unseen, "few-shot": few_shot,
-}  # fmt: skip
+    "held-out": held_out,
+    "recovery": recovery,
+    "unseen": unseen,
+    "few-shot": few_shot,
+}
 
 if __name__ == "__main__":
     main()

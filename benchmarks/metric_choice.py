@@ -16,15 +16,16 @@ from autotune.compress.calibration import load_calibration
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.loading import load_model
-from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
+from autotune.compress.lowrank import dense_weight, low_rank_like, replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks import make_task
+from autotune.core.forms import DENSE, low_rank
 from autotune.core.layers import break_even_rank
 from autotune.core.types import Workload
 from autotune.search.exact import solve_exact
-from autotune.search.problem import Option, RankProblem
+from autotune.search.problem import Option, PlanProblem
 
 METRICS = ("weight", "activation", "kfac", "kfac-seq")
 
@@ -63,22 +64,26 @@ def main() -> None:
                 errors = found[site.name].errors
                 width = site.in_features + site.out_features
                 ranks = range(16, limit + 1, 16)
-                low = [Option(rank=r, loss=float(errors[r]), costs=(r * width,)) for r in ranks]
+                low = [
+                    Option(form=low_rank(r), loss=float(errors[r]), costs=(r * width,))
+                    for r in ranks
+                ]
                 size = site.in_features * site.out_features
-                choices.append((*low, Option(rank=None, loss=0.0, costs=(size,))))
-            problem = RankProblem(
-                sites=tuple(s.name for s in sites), options=tuple(choices),
-                resources=("parameters",), limits=(keep * total,),
-            )  # fmt: skip
-            plan = solve_exact(problem)
+                choices.append((*low, Option(form=DENSE, loss=0.0, costs=(size,))))
+            problem = PlanProblem(
+                sites=tuple(s.name for s in sites),
+                options=tuple(choices),
+                resources=("parameters",),
+                limits=(keep * total,),
+            )
+            plan = solve_exact(problem).plan
             layers = {
-                n: low_rank_like(loaded.model.get_submodule(n), *found[n].factors(r))
-                for n, r in plan.ranks.items()
-                if r is not None
+                n: low_rank_like(loaded.model.get_submodule(n), *found[n].factors(form.rank))
+                for n, form in plan.items()
+                if not form.is_dense
             }
-            replaced = replace_modules(loaded.model, layers)
-            figure = task.figure(task.mean_loss(loaded.model, data.heldout, references))
-            replace_modules(loaded.model, replaced)
+            with replaced(loaded.model, layers):
+                figure = task.figure(task.mean_loss(loaded.model, data.heldout, references))
             row = {"metric": name, "keep_ratio": keep, task.metric: figure, "dense": dense}
             rows.append(row)
             print(f"{name:12s} keep {keep:.2f}  {task.metric} {figure:.4f} (dense {dense:.4f})")

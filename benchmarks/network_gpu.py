@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import torch
 import transformers
 
 from autotune.compress.lowrank import LowRankLinear, replaced
+from autotune.core.forms import DENSE, Form, Plan, low_rank
 from autotune.core.layers import Site
 from autotune.devices.detect import require_device
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, PassModel
+from autotune.predictor.network.model import NetworkAnchor, PhaseModel
 from autotune.profiler.backends import require_backend
 from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.backends.torch_layers import DTYPES
@@ -32,7 +32,6 @@ from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
 
 BATCHES = ((1, 1), (1, 128), (1, 512), (4, 2048))
-Ranks = dict[str, int | None]
 
 
 def main() -> None:
@@ -64,10 +63,14 @@ def main() -> None:
 def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
     """Llama-3-8B with fewer layers, random weights."""
     config = transformers.LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=layers,
-        num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128256,
         max_position_embeddings=8192,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     with torch.device(place):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
@@ -83,19 +86,19 @@ def sites_of(model: Any, tokens: int) -> list[Site]:
     ]
 
 
-def plans(sites: list[Site]) -> dict[str, Ranks]:
+def plans(sites: list[Site]) -> dict[str, Plan]:
     """Uniform ones, and one of mixed ranks as a solver makes them."""
     draw = random.Random(0)
 
-    def rank(site: Site, keep: float) -> int:
+    def form(site: Site, keep: float) -> Form:
         wanted = keep * site.in_features * site.out_features
-        return max(64, 64 * round(wanted / (site.in_features + site.out_features) / 64))
+        return low_rank(64 * max(1, round(wanted / (site.in_features + site.out_features) / 64)))
 
-    mixed = {s.name: rank(s, draw.choice([0.2, 0.35, 0.5, 0.7])) for s in sites}
-    mixed = {name: r if draw.random() < 0.75 else None for name, r in mixed.items()}
+    mixed = {s.name: form(s, draw.choice([0.2, 0.35, 0.5, 0.7])) for s in sites}
+    mixed = {name: one if draw.random() < 0.75 else DENSE for name, one in mixed.items()}
     return {
-        "keep 0.8": {s.name: rank(s, 0.8) for s in sites},
-        "keep 0.5": {s.name: rank(s, 0.5) for s in sites},
+        "keep 0.8": {s.name: form(s, 0.8) for s in sites},
+        "keep 0.5": {s.name: form(s, 0.5) for s in sites},
         "mixed": mixed,
     }
 
@@ -113,37 +116,44 @@ def compare(
     rows = []
     policy = TimingPolicy(max_seconds=6.0, target_relative_ci=0.005, rounds_per_window=3)
     dense = captured(run)
-    for name, ranks in plans(sites).items():
-        with replaced(model, low_rank_layers(model, ranks, dtype)):
+    for name, plan in plans(sites).items():
+        with replaced(model, low_rank_layers(model, plan, dtype)):
             compressed = captured(run)
         timing = time_interleaved([dense, compressed], policy)
         latency_s = timing.latencies_s[0]
-        shapes = {site.shape(None, dtype) for site in sites}
+        shapes = {site.shape(DENSE, dtype) for site in sites}
         shares = {shape: table.estimate(shape).latency_s / latency_s for shape in shapes}
         anchor = NetworkAnchor(latency_s=latency_s, layer_shares=shares)
-        network = PassModel(anchor=anchor, predictor=table, units=sites, dtype=dtype)
-        guess = network.predict(ranks)
+        network = PhaseModel(anchor=anchor, predictor=table, sites=sites, dtype=dtype)
+        guess = network.predict(plan)
         rows.append(
             {
-                "plan": name, "dense_latency_s": latency_s, "measured_ratio": timing.ratios[1],
-                "predicted_ratio": guess.ratio, "low": guess.low_s / latency_s,
+                "plan": name,
+                "dense_latency_s": latency_s,
+                "measured_ratio": timing.ratios[1],
+                "predicted_ratio": guess.ratio,
+                "low": guess.low_s / latency_s,
                 "high": guess.high_s / latency_s,
-                "linear_share": sum(shares[site.shape(None, dtype)] for site in sites),
+                "linear_share": sum(shares[site.shape(DENSE, dtype)] for site in sites),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
-def low_rank_layers(model: Any, ranks: Mapping[str, int | None], dtype: str) -> dict[str, Any]:
+def low_rank_layers(model: Any, plan: Plan, dtype: str) -> dict[str, Any]:
     """Random factors at the chosen ranks."""
     layers = {}
-    for name, rank in ranks.items():
-        if rank is not None:
+    for name, form in plan.items():
+        if not form.is_dense:
             dense = model.get_submodule(name)
             layer = LowRankLinear(
-                dense.in_features, dense.out_features, rank, bias=False, device="cuda",
+                dense.in_features,
+                dense.out_features,
+                form.rank,
+                bias=False,
+                device="cuda",
                 dtype=DTYPES[dtype],
-            ).eval()  # fmt: skip
+            ).eval()
             for parameter in layer.parameters():
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             layers[name] = layer.requires_grad_(False)

@@ -12,7 +12,6 @@ cliff is slower than its aligned neighbours. The last line is one JSON document.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec, find_device
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     spec = find_device(options.device)
     rows = [row for row in read(spec, options.dtype, options.database) if not row.shape.parts]
-    pairs = [row for row in rows if row.shape.rank is not None]
+    pairs = [row for row in rows if row.rank]
     folds = folds_of([row.shape for row in pairs])
     guesses, covered = np.empty(len(pairs)), np.empty(len(pairs), dtype=bool)
     for fold in range(_FOLDS):
@@ -86,9 +86,10 @@ def blind_table(
 ) -> LatencyTable:
     """A table without the shapes of `held`, or without their pairs only."""
     known = [
-        row for row in rows
-        if size_of(row.shape) not in held or (dense_known and row.shape.rank is None)
-    ]  # fmt: skip
+        row
+        for row in rows
+        if size_of(row.shape) not in held or (dense_known and row.shape.is_dense)
+    ]
     cliff = spec.cliff(known[0].shape.dtype)
     return LatencyTable(known, Roofline.of(spec, 1), cliff=cliff)
 
@@ -113,9 +114,10 @@ def report(
     groups |= {f"aligned, {m} tokens": aligned & (tokens == m) for m in np.unique(tokens)}
     for name, chosen in groups.items():
         row = {
-            "mape": float(errors[chosen].mean()), "p90": float(np.percentile(errors[chosen], 90)),
+            "mape": float(errors[chosen].mean()),
+            "p90": float(np.percentile(errors[chosen], 90)),
             "coverage": float(covered[chosen].mean()),
-        }  # fmt: skip
+        }
         found[name] = row
         print(f"{name:22s} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     found["cliffs"] = cliffs(pairs, guesses, step)
@@ -128,8 +130,8 @@ def cliffs(pairs: list[Measurement], guesses: Array, step: int) -> dict[str, int
     known = {row.shape: (guess, row.ratio) for row, guess in zip(pairs, guesses, strict=True)}
     counts = {"ranks": 0, "guessed": 0, "measured": 0}
     for shape, (guess, ratio) in known.items():
-        rank = shape.rank or 0
-        near = dataclasses.replace(shape, rank=step * round(rank / step))
+        rank = shape.rank
+        near = shape.with_form(low_rank(max(1, round(rank / step)) * step))
         if rank % step and near in known:
             counts["ranks"] += 1
             counts["guessed"] += bool(guess > known[near][0])

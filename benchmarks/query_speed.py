@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from itertools import product
 
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
@@ -61,7 +62,7 @@ def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:
     sites = [layers[i] for i, count in _PER_BLOCK.items() for _ in range(32 * count)]
     start = time.perf_counter()
     shapes = [
-        LayerShape(tokens=2048, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        LayerShape(tokens=2048, in_features=k, out_features=n, form=low_rank(rank), dtype="bf16")
         for (k, n), rank in product(sites, _RANKS)
     ]
     predictor.prepare(shapes)
@@ -73,7 +74,7 @@ def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:
 def _many() -> list[LayerShape]:
     sizes, tokens = range(512, 5312, 192), (512, 513, 600, 700)
     return [
-        LayerShape(tokens=m, in_features=k, out_features=n, rank=rank, dtype="bf16")
+        LayerShape(tokens=m, in_features=k, out_features=n, form=low_rank(rank), dtype="bf16")
         for m, k, n, rank in product(tokens, sizes, sizes, range(32, 32 * 40 + 1, 32))
     ]
 

@@ -21,6 +21,7 @@ from network_gpu import BATCHES, llama, sites_of
 from torch import nn
 
 from autotune.compress.operations import fuse, trace_operations
+from autotune.core.forms import DENSE
 from autotune.core.operation import Operation
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.device_table import DeviceTable, device_table
@@ -43,9 +44,13 @@ def main() -> None:
     table = device_table(find_device(options.device), options.dtype, "torch-cudagraph")
     # Shapes are enough to trace: the memory is never written.
     model = llama(_LAYERS, options.dtype, "meta").to_empty(device="cpu")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch, length in BATCHES:
-        row = {"batch": batch, "length": length, **added_up(model, table, batch, length)}
+        row: dict[str, Any] = {
+            "batch": batch,
+            "length": length,
+            **added_up(model, table, batch, length),
+        }
         if options.measured:
             row["measured_s"] = _logged(options.measured, batch, length)
         rows.append(row)
@@ -63,18 +68,25 @@ def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> d
     dtype = table.fingerprint.dtype
     sites = sites_of(model, batch * length)
     operations = trace_operations(
-        model, sites, {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
-        DTYPES[dtype], causal=True, call=_forward,
-    )  # fmt: skip
-    layers_s = sum(table.predictor.estimate(s.shape(None, dtype)).latency_s for s in sites)
+        model,
+        sites,
+        {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
+        DTYPES[dtype],
+        causal=True,
+        call=_forward,
+    )
+    layers_s = sum(table.predictor.estimate(s.shape(DENSE, dtype)).latency_s for s in sites)
     parts = {kind: [o for o in operations if o.kind == kind] for kind in ("memory", "attention")}
     rest = rest_latency(operations, dtype, table.memory, table.attention, table.predictor)
     memory_s, attention_s = _moved(parts["memory"], table), _attention(parts["attention"], table)
     return {
-        "added_up_s": layers_s + rest.latency_s, "layers_s": layers_s, "memory_s": memory_s,
-        "attention_s": attention_s, "head_s": rest.latency_s - memory_s - attention_s,
+        "added_up_s": layers_s + rest.latency_s,
+        "layers_s": layers_s,
+        "memory_s": memory_s,
+        "attention_s": attention_s,
+        "head_s": rest.latency_s - memory_s - attention_s,
         "fused_memory_s": _moved([o for o in fuse(operations) if o.kind == "memory"], table),
-    }  # fmt: skip
+    }
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:
@@ -98,7 +110,8 @@ def measured(model: nn.Module, batch: int, length: int) -> dict[str, float]:
             _forward(model, inputs)
 
     graph = captured(run)
-    row = {"measured_s": statistics.median(graph() for _ in range(60))}
+    replays = [graph() for _ in range(60)]
+    row = {"measured_s": statistics.median(seconds for seconds in replays if seconds)}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(5):
             run()
@@ -118,7 +131,7 @@ def _kind(kernel: str) -> str:
 def _logged(path: Path, batch: int, length: int) -> float:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
     found = [row for row in lines if (row["batch"], row["length"]) == (batch, length)]
-    return statistics.median(row["dense_latency_s"] for row in found)
+    return float(statistics.median(row["dense_latency_s"] for row in found))
 
 
 def _text(value: float) -> str:

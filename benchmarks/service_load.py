@@ -75,9 +75,12 @@ def figures(seconds: list[float], errors: int = 0) -> dict[str, float]:
     """Count and quantiles."""
     ordered = sorted(seconds)
     return {
-        "count": len(ordered), "errors": errors, "p50_s": statistics.median(ordered),
-        "p99_s": ordered[int(0.99 * (len(ordered) - 1))], "max_s": ordered[-1],
-    }  # fmt: skip
+        "count": len(ordered),
+        "errors": errors,
+        "p50_s": statistics.median(ordered),
+        "p99_s": ordered[int(0.99 * (len(ordered) - 1))],
+        "max_s": ordered[-1],
+    }
 
 
 def submit_all(address: str, count: int) -> tuple[list[str], dict[str, float]]:
@@ -181,8 +184,10 @@ async def load(
         stream.cancel()
     await asyncio.gather(*streams, return_exceptions=True)
     return {
-        "get": figures(seconds, errors[0]), "stream_events": events[0], "stream_errors": errors[1]
-    }  # fmt: skip
+        "get": figures(seconds, errors[0]),
+        "stream_events": events[0],
+        "stream_errors": errors[1],
+    }
 
 
 def predict(address: str) -> dict[str, float]:
@@ -194,10 +199,13 @@ def predict(address: str) -> dict[str, float]:
     with httpx.Client(base_url=address, timeout=120) as client:
         for repeat in range(12):
             shapes = [
-                {**SHAPE, "rank": 8 * (1 + i % 250),
-                 "out_features": 1024 * (1 + i // 250) + 64 * repeat}
+                {
+                    **SHAPE,
+                    "rank": 8 * (1 + i % 250),
+                    "out_features": 1024 * (1 + i // 250) + 64 * repeat,
+                }
                 for i in range(1000)
-            ]  # fmt: skip
+            ]
             started = time.perf_counter()
             answer = client.post("/v1/predict", json={"device": "h200", "shapes": shapes})
             seconds.append(time.perf_counter() - started)

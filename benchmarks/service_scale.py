@@ -96,21 +96,35 @@ class Simulation:
         calls = {name: len(times) for name, times in self.spent.items()}
         total = sum(sum(times) for times in self.spent.values())
         return {
-            "devices": self.options.devices, "jobs_a_day": self.options.jobs_a_day,
-            "heartbeat_s": self.heartbeat_s, "seconds": self.options.seconds, "calls": calls,
+            "devices": self.options.devices,
+            "jobs_a_day": self.options.jobs_a_day,
+            "heartbeat_s": self.heartbeat_s,
+            "seconds": self.options.seconds,
+            "calls": calls,
             "calls_a_second": sum(calls.values()) / self.options.seconds,
             "share": total / self.options.seconds,
             "seconds_a_call": {k: sum(v) / len(v) for k, v in self.spent.items()},
             "slowest_call_s": max(max(times) for times in self.spent.values()),
-        }  # fmt: skip
+        }
 
     def fill(self) -> None:
         """A day's ended jobs, and a queue."""
         base = {
-            "kind": "tune", "spec": canonical_json(_SPEC), "owner": "", "device": "cpu",
-            "created_at": 0.0, "not_before": 0.0, "attempt": 1, "cancel_requested": 0, "stage": "",
-            "done": 0, "total": 0, "revision": 1, "events": 0, "state": "succeeded",
-        }  # fmt: skip
+            "kind": "tune",
+            "spec": canonical_json(_SPEC),
+            "owner": "",
+            "device": "cpu",
+            "created_at": 0.0,
+            "not_before": 0.0,
+            "attempt": 1,
+            "cancel_requested": 0,
+            "stage": "",
+            "done": 0,
+            "total": 0,
+            "revision": 1,
+            "events": 0,
+            "state": "succeeded",
+        }
         for start in range(0, self.options.history, 10_000):
             rows = [{**base, "id": f"0{new_id()[1:12]}{start + i:08x}"} for i in range(10_000)]
             with self.database.transaction() as connection:

@@ -20,6 +20,7 @@ from typing import Any
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Reporter
 from autotune.core.types import Workload
@@ -57,11 +58,16 @@ def main() -> None:
             folders = {"tuned": Path(name), "dense": merge(name, Path(scratch) / Path(name).name)}
             made = {
                 kind: export_tensorrt(
-                    folder, Path(scratch) / f"{Path(name).name}-{kind}", dtype=options.dtype,
-                    decode=options.decode, workload=workload, here=True, reporter=Talk(),
+                    folder,
+                    Path(scratch) / f"{Path(name).name}-{kind}",
+                    dtype=options.dtype,
+                    decode=options.decode,
+                    workload=workload,
+                    here=True,
+                    reporter=Talk(),
                 )
                 for kind, folder in folders.items()
-            }  # fmt: skip
+            }
             loaded, _ = open_checkpoint(name, options.dtype)
             for run in made["tuned"]["engines"]:
                 rows.append(row(name, loaded, run, made, workload, options.dtype))
@@ -123,9 +129,12 @@ def layer_seconds(loaded: LoadedModel, tokens: int, dtype: str) -> list[tuple[fl
     pairs = []
     for layer in low_rank_layers(loaded.model).values():
         shape = LayerShape(
-            tokens=tokens, in_features=layer.in_features, out_features=layer.out_features,
-            rank=layer.rank, dtype=dtype,
-        )  # fmt: skip
+            tokens=tokens,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            form=low_rank(layer.rank),
+            dtype=dtype,
+        )
         if shape not in known:
             timed = {"dense": backend.layer(shape.dense, 1), "pair": backend.layer(shape, 1)}
             runs: Any = {kind: one.run for kind, one in timed.items()}
