@@ -186,9 +186,14 @@ def compare(
 
 
 def measure_layers(request: TuneRequest) -> None:
-    """Measure the model's layers as long as a user's tuning does: one table prices all rows."""
+    """Measure the model's layers as long as a user's tuning does: one table prices all rows.
+
+    The weight metric needs no gradients, and the exact allocator offers joint sites, so that their
+    layers are measured as well.
+    """
     machine = replace(request.machine, measure_seconds=default_measure_seconds())
-    with Tuning.open(replace(request, machine=machine), Stopwatch()):
+    cheap = _exact("weight").applied(replace(request, machine=machine))
+    with Tuning.open(cheap, Stopwatch()):
         pass
 
 
@@ -216,6 +221,7 @@ class Stopwatch(Reporter):
     def stage(self, name: str) -> Iterator[Advance]:
         """Time a stage."""
         started = time.monotonic()
+        print(f"  {name} …", file=sys.stderr, flush=True)
         yield lambda done, total: None
         seconds = time.monotonic() - started
         self.seconds[name] += seconds
