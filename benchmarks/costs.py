@@ -64,12 +64,7 @@ def main() -> None:
         path = Path(folder) / "factors.safetensors"
         started = time.perf_counter()
         build_factor_store(
-            loaded.model,
-            sites,
-            path,
-            metric=metric,
-            statistics=found,
-            joint=found_sites.joint,
+            loaded.model, sites, path, metric=metric, statistics=found, joint=found_sites.joint
         )
         row["factorize_seconds"] = time.perf_counter() - started
         subject = SearchSubject(
@@ -79,8 +74,7 @@ def main() -> None:
             factors=FactorStore(path),
             batches=data.search,
         )
-        evidence = Evidence(PlanLosses(subject))
-        row |= dobi(evidence, options.dobi_steps)
+        row |= dobi(Evidence(PlanLosses(subject)), options.dobi_steps)
     row |= allocation()
     for key, value in row.items():
         print(f"{key:32s} {value}")
@@ -144,7 +138,8 @@ def allocation() -> dict[str, float]:
 
 def dobi(evidence: Evidence, steps: int) -> dict[str, float]:
     """Seconds of a training of the gates under a parameter budget of 0.8."""
-    options, sites = [], tuple(evidence.subject.sites)
+    options = []
+    sites = tuple(evidence.subject.sites)
     for site in sites:
         k, n = site.in_features, site.out_features
         ranks = range(16, break_even_rank(k, n), 16)
@@ -158,7 +153,10 @@ def dobi(evidence: Evidence, steps: int) -> dict[str, float]:
         limits=(0.8 * total,),
     )
     question = Question(
-        problem=problem, sites=sites, evidence=evidence, latency_ratio=lambda site, form: 0.0
+        problem=problem,
+        sites=sites,
+        evidence=evidence,
+        latency_ratio=lambda site, form: 0.0,
     )
     started = time.perf_counter()
     make_allocator(f"dobi:steps={steps}").allocate(question)

@@ -15,17 +15,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autotune.tuning.target import target_here
 from safetensors.numpy import save_file
 
 from autotune.export.dense import merge
 from autotune.export.graphs import open_checkpoint
 from autotune.export.onnx import export_onnx
 from autotune.export.tensorrt import example_inputs
-from autotune.farm.local import runner_here
+from autotune.results.measured import MeasuredPass
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result
-from autotune.tuning.measuring import measure_pass, network_policy
+from autotune.tuning.machines import local_machine
+from autotune.tuning.options import MachineOptions
 
 
 def main() -> None:
@@ -72,19 +72,25 @@ def weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def latency(record: TuneRecord, scratch: Path) -> Any:
+def latency(record: TuneRecord, scratch: Path) -> MeasuredPass:
     """The exported fp32 graphs in turn, on the workload of the tuning."""
     loaded, _ = open_checkpoint(scratch / "dense", "fp32")
     shape = record.workload
     feeds = example_inputs(loaded, "prefill", shape.batch_size, shape.sequence_length)
     save_file({k: v.numpy() for k, v in feeds.items()}, scratch / "inputs.safetensors")
-    place = target_here(record.device.device, record.backend, record.dtype)
-    runner = runner_here(place.device, place.backend, record.device.threads)
     both = (scratch / "plain-fp32" / "model.onnx", scratch / "tuned-fp32" / "model.onnx")
-    policy = network_policy(20.0, final=True)
-    return measure_pass(
-        runner, "prefill", both, scratch / "inputs.safetensors", policy, lambda done, total: None
+    options = MachineOptions(
+        device=record.device.device,
+        backend=record.backend,
+        dtype=record.dtype,
+        threads=record.device.threads,
+        measure_seconds=20.0,
     )
+    with local_machine(options) as machine:
+        timing = machine.compare(
+            both, scratch / "inputs.safetensors", final=True, advance=lambda done, total: None
+        )
+    return MeasuredPass.of("prefill", timing)
 
 
 def line(found: dict[str, Any]) -> str:

@@ -21,14 +21,10 @@ from autotune.core.layers import Site, break_even_rank
 
 HIDDEN, KV, MLP = 4096, 1024, 14336
 SHAPES = {
-    "q_proj": (HIDDEN, HIDDEN),
-    "k_proj": (HIDDEN, KV),
-    "v_proj": (HIDDEN, KV),
-    "o_proj": (HIDDEN, HIDDEN),
-    "gate_proj": (HIDDEN, MLP),
-    "up_proj": (HIDDEN, MLP),
+    "q_proj": (HIDDEN, HIDDEN), "k_proj": (HIDDEN, KV), "v_proj": (HIDDEN, KV),
+    "o_proj": (HIDDEN, HIDDEN), "gate_proj": (HIDDEN, MLP), "up_proj": (HIDDEN, MLP),
     "down_proj": (MLP, HIDDEN),
-}
+}  # fmt: skip
 INPUT_OF = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 
 
@@ -76,17 +72,16 @@ def main() -> None:
                 )
                 worst = max(worst, abs(float(true / found.errors[rank]) - 1.0))
             del found, factors
+    peak = torch.cuda.max_memory_allocated()
     row = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "factorizations": count,
         "seconds": seconds,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(),
+        "peak_memory_bytes": peak,
         "worst_relative_error_of_the_table": worst,
     }
-    print(
-        f"{count} factorizations in {seconds:.1f} s, {row['peak_memory_bytes'] / 1e9:.1f} GB peak"
-    )
+    print(f"{count} factorizations in {seconds:.1f} s, {peak / 1e9:.1f} GB peak")
     print(json.dumps(row))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
@@ -37,6 +38,7 @@ TASKS = ("held-out", "recovery", "unseen", "few-shot")
 FEW = 100
 FEW_SEEDS = 4
 Guess = tuple[Array, Array, Array]
+Index = NDArray[np.int64]
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def table_of(device: str, dtype: str) -> tuple[Array, Array]:
     return rows[["m", "k", "n"]].to_numpy(dtype=np.float64), rows["latency_s"].to_numpy()
 
 
-def folds_of(products: Array, count: int = 5) -> Array:
+def folds_of(products: Array, count: int = 5) -> Index:
     """Fold of every product: whole (N, K) groups, seed 0."""
     groups, index = np.unique(products[:, [2, 1]], axis=0, return_inverse=True)
     return (np.random.default_rng(0).permutation(len(groups)) % count)[index.ravel()]
@@ -95,7 +97,7 @@ def scores(device: str, predictor: str, truth: Array, guess: Guess) -> dict[str,
     }
 
 
-def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Array, Guess]:
+def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Index, Guess]:
     """Indices of a fold and what a predictor that did not see it says."""
     products, seconds = table_of(device, dtype)
     held = folds_of(products) == fold
@@ -204,7 +206,7 @@ def recovery(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
         }
 
 
-def triples(products: Array) -> tuple[Array, Array, Array]:
+def triples(products: Array) -> tuple[Index, Index, Index]:
     """Indices of (M, K, r), (M, r, N) and (M, K, N) for ranks r below break-even."""
     frame = pd.DataFrame(products, columns=["m", "k", "n"]).reset_index()
     down = frame.rename(columns={"n": "r", "index": "down"})

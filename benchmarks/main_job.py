@@ -16,6 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autotune.results.codec import encode
+from autotune.results.record import TuneRecord
+from autotune.results.result import read_result
+
 
 def command_lines(models: Path | None, work: Path) -> dict[str, list[str]]:
     """The tuning command of each model."""
@@ -44,13 +48,13 @@ def command_lines(models: Path | None, work: Path) -> dict[str, list[str]]:
     return lines
 
 
-def run(arguments: list[str], folder: Path) -> tuple[dict[str, Any], float]:
-    """The JSON of one run and its seconds."""
+def run(arguments: list[str], folder: Path) -> tuple[TuneRecord, float]:
+    """The record of one tuning and its seconds."""
     command = [sys.executable, "-m", "autotune", *arguments, "--output", str(folder)]
     started = time.monotonic()
-    done = subprocess.run([*command, "--format", "json"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL)
     assert done.returncode in (0, 1, 5), done.returncode  # met, missed, undecided
-    return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - started
+    return read_result(folder), time.monotonic() - started
 
 
 def main() -> None:
@@ -68,40 +72,45 @@ def main() -> None:
         folder = options.output / name
         record, seconds = run(arguments, folder)
         _, cached_s = run(arguments, folder)
-        rows.append(
-            {
-                "model": name,
-                "arguments": " ".join(arguments),
-                "device": record["device"]["device_name"],
-                "threads": record["device"]["threads"],
-                "within_budget": record["within_budget"],
-                "ratio": record["measured_ratio"],
-                "ratio_low": record["measured_ratio_low"],
-                "ratio_high": record["measured_ratio_high"],
-                "latency_s": record["measured_latency_s"],
-                "dense_latency_s": record["dense_latency_s"],
-                "predicted_ratio": record["predicted_ratio"],
-                "prediction_error": record["predicted_ratio"] / record["measured_ratio"] - 1,
-                "latency_error": record["predicted_latency_s"] / record["measured_latency_s"] - 1,
-                "quality": record["quality"],
-                "parameters": record["parameters"],
-                "seconds": seconds,
-                "cached_seconds": cached_s,
-                "peak_memory_bytes": record["cost"]["peak_memory_bytes"],
-                "rounds": record["rounds"],
-                "knobs": record["knobs"],
-                "certified_gap": record["solver"]["certified_gap"],
-            }
-        )
-    for row in rows:
+        rows.append(row(name, arguments, record, seconds) | {"cached_seconds": cached_s})
+    for one in rows:
         print(
-            f"{row['model']:16s} ratio {row['ratio']:.3f} ({row['ratio_low']:.3f} to "
-            f"{row['ratio_high']:.3f}) predicted {row['predicted_ratio']:.3f}; "
-            f"{row['quality']['metric']} {row['quality']['compressed']:.4f} (dense "
-            f"{row['quality']['dense']:.4f}); {row['seconds']:.0f} s, again "
-            f"{row['cached_seconds']:.0f} s, {row['peak_memory_bytes'] / 1e9:.2f} GB"
+            f"{one['model']:16s} ratio {one['ratio']:.3f} ({one['ratio_low']:.3f} to "
+            f"{one['ratio_high']:.3f}) predicted {one['predicted_ratio']:.3f}; "
+            f"{one['quality']['metric']} {one['quality']['compressed']:.4f} (dense "
+            f"{one['quality']['dense']:.4f}); {one['seconds']:.0f} s, again "
+            f"{one['cached_seconds']:.0f} s, {one['peak_memory_bytes'] / 1e9:.2f} GB"
         )
     print(json.dumps(rows))
+
+
+def row(name: str, arguments: list[str], record: TuneRecord, seconds: float) -> dict[str, Any]:
+    """One row of the table."""
+    measured, predicted_s = record.measured, record.predicted_latency_s
+    assert measured is not None, "the main job runs on this CPU"
+    return {
+        "model": name,
+        "arguments": " ".join(arguments),
+        "device": record.device.device_name,
+        "threads": record.device.threads,
+        "within_budget": record.within_budget,
+        "verdict": record.verdict.value,
+        "ratio": measured.ratio,
+        "ratio_low": measured.ratio_low,
+        "ratio_high": measured.ratio_high,
+        "latency_s": measured.latency_s,
+        "dense_latency_s": record.dense_latency_s,
+        "predicted_ratio": record.predicted_ratio,
+        "prediction_error": record.predicted_ratio / measured.ratio - 1,
+        "latency_error": predicted_s / measured.latency_s - 1,
+        "quality": encode(record.quality),
+        "parameters": encode(record.parameters),
+        "seconds": seconds,
+        "peak_memory_bytes": record.cost.peak_memory_bytes,
+        "rounds": encode(record.rounds),
+        "knobs": encode(record.knobs),
+        "certified_gap": record.solver.certified_gap,
+    }
 
 
 if __name__ == "__main__":

@@ -2,67 +2,102 @@
 
     python benchmarks/methods.py --model DIR [--methods a,b] [--keep 0.8,0.6] [--latency 0.7x]
 
-Needs heldout.txt beside the weights: its first half calibrates, the first 20,000 tokens of
-the last quarter judge. keep_ratio is of the factorizable layers. Prints one table; the last line is
-one JSON document, a list of rows. With --output it continues where it was stopped.
+Every row is a tuning of its own, as `autotune tune` runs it, with the method's options; all rows
+share one run folder and one latency database. Needs heldout.txt beside the weights: its first half
+calibrates, the first 20,000 tokens of the last quarter judge. keep_ratio is of the factorizable
+layers. Prints one table; the last line is one JSON document, a list of rows. With --output it
+continues where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from autotune.tuning.context import Context, make_context
-from autotune.tuning.stages import calibrate, error_table, load_data
-from autotune.tuning.target import target_here
-
 from autotune.compress.calibration_plan import CalibrationPlan
-from autotune.compress.factors import Factors
-from autotune.compress.loading import load_model
-from autotune.compress.lowrank import dense_weight, replaced
-from autotune.compress.statistics import Statistics, collect_statistics
+from autotune.compress.lowrank import LowRankLinear, dense_weight
+from autotune.compress.statistics import (
+    Statistics,
+    collect_statistics,
+    load_statistics,
+    save_statistics,
+)
+from autotune.compress.tasks.base import Batch
 from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.layers import chosen_sites
 from autotune.core.paths import default_measure_seconds
-from autotune.core.progress import Reporter
-from autotune.core.runfolder import RunFolder
-from autotune.core.types import Budget, Workload, digest
-from autotune.devices.detect import check_threads
-from autotune.predictor.network.model import NetworkModel
-from autotune.profiler.database.latency import LatencyDatabase
-from autotune.search.evidence import Evidence
-from autotune.search.tables import count_resources
-from autotune.tuning.loop import best_rounds, find_knobs, plan_layers, run_loop
-from autotune.tuning.measuring import network_model, profile_layers
+from autotune.core.progress import Advance, Reporter
+from autotune.core.types import Budget, Workload
+from autotune.results.record import Quality
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
-from autotune.tuning.planner import Planner
 from autotune.tuning.request import TuneRequest
+from autotune.tuning.rounds import Round
+from autotune.tuning.session import Tuning
 
-METHODS: dict[str, dict[str, Any]] = {
-    "svd uniform": {"metric": "weight", "allocator": "uniform"},
-    "svd-llm": {"metric": "activation", "allocator": "uniform"},
-    "asvd": {"metric": "asvd", "allocator": "uniform"},
-    "pgsvd": {"metric": "activation", "factorizer": "als", "allocator": "pgsvd"},
-    "dobi": {"metric": "activation", "factorizer": "output-subspace", "allocator": "dobi"},
-    "dipsvd heuristic": {"metric": "dipsvd", "allocator": "dipsvd-heuristic"},
-    "dipsvd bayes": {"metric": "dipsvd", "allocator": "dipsvd-bayes:trials=60"},
-    "flar": {"metric": "ledoit-wolf", "allocator": "flar"},
-    "erc": {"metric": "activation", "factorizer": "residual", "allocator": "erc-plc"},
-    "exact on activation": {"metric": "activation", "allocator": "exact", "sensitivity_rounds": 0},
-    "exact on kfac": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 0},
-    "exact on kfac-seq": {"metric": "kfac-seq", "allocator": "exact", "sensitivity_rounds": 0},
-    "exact sensitivity": {"metric": "kfac", "allocator": "exact", "sensitivity_rounds": 1},
-    "default not joint": {"metric": None, "allocator": "exact+optuna", "joint": False},
-    "default": {"metric": None, "allocator": "exact+optuna"},
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The options of one row: those of the method, and of the search where they differ."""
+
+    metric: str | None = None
+    factorizer: str = "svd"
+    allocator: str | None = None
+    storage: str = "fp32"
+    joint: bool = True
+    sensitivity_rounds: int | None = None
+    trials: int | None = None
+
+    def applied(self, request: TuneRequest) -> TuneRequest:
+        """The request with these options."""
+        method = MethodOptions(
+            metric=self.metric,
+            factorizer=self.factorizer,
+            allocator=self.allocator,
+            storage=self.storage,
+            joint=self.joint,
+        )
+        given = {"sensitivity_rounds": self.sensitivity_rounds, "trials": self.trials}
+        search = {name: value for name, value in given.items() if value is not None}
+        return replace(request, method=method, search=replace(request.search, **search))
+
+
+def _exact(metric: str, sensitivity_rounds: int = 0) -> Method:
+    return Method(metric=metric, allocator="exact", sensitivity_rounds=sensitivity_rounds)
+
+
+METHODS: dict[str, Method] = {
+    "svd uniform": Method(metric="weight", allocator="uniform"),
+    "svd-llm": Method(metric="activation", allocator="uniform"),
+    "asvd": Method(metric="asvd", allocator="uniform"),
+    "pgsvd": Method(metric="activation", factorizer="als", allocator="pgsvd"),
+    "dobi": Method(metric="activation", factorizer="output-subspace", allocator="dobi"),
+    "dipsvd heuristic": Method(metric="dipsvd", allocator="dipsvd-heuristic"),
+    "dipsvd bayes": Method(metric="dipsvd", allocator="dipsvd-bayes:trials=60"),
+    "flar": Method(metric="ledoit-wolf", allocator="flar"),
+    "erc": Method(metric="activation", factorizer="residual", allocator="erc-plc"),
+    "exact on activation": _exact("activation"),
+    "exact on kfac": _exact("kfac"),
+    "exact on kfac-seq": _exact("kfac-seq"),
+    "exact sensitivity": _exact("kfac", sensitivity_rounds=1),
+    "default not joint": Method(joint=False),
+    "default": Method(),
 }
 _HELDOUT_TOKENS = 20_000
+# Stages of a tuning in which a plan is looked for; the last of them always runs.
+_SEARCHES = ("sensitivity of every layer", "search the outer knobs")
+_SOLVES = "choose the plan"
 
 
 def main() -> None:
@@ -76,23 +111,23 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--calibration-samples", type=int)
     parser.add_argument("--measure-seconds", type=float, default=4.0, help="Of a whole network.")
-    parser.add_argument("--threads", type=int, help="Of the runtime that is timed.")
+    parser.add_argument("--threads", type=int, help="Of torch and of the runtime that is timed.")
     parser.add_argument("--output", help="Folder for caches (default: a temporary one).")
     options = parser.parse_args()
-    torch.set_num_threads(check_threads(None))
-    columns = [{"flops": f"{float(k):g}x"} for k in options.keep.split(",") if k]
-    columns += [{"latency": text} for text in options.latency.split(",") if text]
+    columns = [Budget(flops=f"{float(k):g}x") for k in options.keep.split(",") if k]
+    columns += [Budget(latency=text) for text in options.latency.split(",") if text]
+    methods = [name.strip() for name in options.methods.split(",")]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.output or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for row in compare(options, columns, folder):
+        for row in compare(request_of(options, folder), methods, columns, folder / "rows.jsonl"):
             rows.append(row)
             print(line(row), flush=True)
     print(json.dumps(rows))
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: Row) -> str:
     """One row of the table."""
     if "infeasible" in row:
         return f"{row['method']:20s} {row['budget']:14s} infeasible: {row['infeasible']}"
@@ -106,13 +141,15 @@ def line(row: dict[str, Any]) -> str:
 
 
 def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
-    """What all cells share."""
+    """What all rows share; the budget and the method are the row's."""
     text = (Path(options.model) / "heldout.txt").read_text()
     parts = {"first-half.txt": text[: len(text) // 2], "last-quarter.txt": text[-len(text) // 4 :]}
     for name, part in parts.items():
         (folder / name).write_text(part)
     return TuneRequest(
-        model=options.model, output=folder / "run", budget=Budget(latency="1x"),
+        model=options.model,
+        output=folder / "run",
+        budget=Budget(latency="1x"),
         workload=Workload(batch_size=1, sequence_length=options.isl),
         calibration=CalibrationPlan(
             calibration=str(folder / "first-half.txt"),
@@ -122,147 +159,165 @@ def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
         ),
         search=SearchOptions(trials=options.trials),
         machine=MachineOptions(
-            measure_seconds=options.measure_seconds, database=folder / "latency.sqlite"
+            measure_seconds=options.measure_seconds,
+            threads=options.threads,
+            database=folder / "latency.sqlite",
         ),
-    )  # fmt: skip
+    )
 
 
 def compare(
-    options: argparse.Namespace, columns: list[dict[str, str]], folder: Path
-) -> Iterator[dict[str, Any]]:
-    """One row per method and column."""
-    request = request_of(options, folder)
-    loaded = load_model(request.model)
-    with RunFolder(request.output) as run, LatencyDatabase(request.machine.database) as database:
-        threads = check_threads(options.threads)
-        target = target_here("cpu", request.machine.backend)
-        context = make_context(request, run, Reporter(), loaded, target, threads)
-        # One table prices all rows, so it is measured as long as a user's.
-        long = dataclasses.replace(request.machine, measure_seconds=default_measure_seconds())
-        whole = dataclasses.replace(request, machine=long)
-        careful = dataclasses.replace(context, request=whole)
-        table = profile_layers(careful, database)
-        network = network_model(careful, table)
-        judge = Judge(context)
-        for method in options.methods.split(","):
-            for column in columns:
-                chosen = dataclasses.replace(
-                    request,
-                    budget=Budget(**column),
-                    method=MethodOptions(**METHODS[method.strip()]),
-                )
-                here = dataclasses.replace(context, request=chosen)
-                row = {"method": method, "budget": " ".join(next(iter(column.items())))}
-                yield kept(folder / "rows.jsonl", row) or keep(
-                    folder / "rows.jsonl", row | cell(here, network, judge)
-                )
+    request: TuneRequest, methods: list[str], columns: list[Budget], finished: Path
+) -> Iterator[Row]:
+    """One row per method and column; rows that `finished` holds are not computed again."""
+    prepared = False
+    for method in methods:
+        for budget in columns:
+            name, limit = next(iter(budget.limits().items()))
+            row = {"method": method, "budget": f"{name} {limit.text}"}
+            found = kept(finished, row)
+            if found is None:
+                if not prepared:
+                    measure_layers(request)
+                    prepared = True
+                chosen = METHODS[method].applied(replace(request, budget=budget))
+                found = keep(finished, row | tuned_row(chosen))
+            yield found
 
 
-def kept(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
+def measure_layers(request: TuneRequest) -> None:
+    """Measure the model's layers as long as a user's tuning does: one table prices all rows.
+
+    The weight metric needs no gradients, and the exact allocator offers joint sites, so that their
+    layers are measured as well.
+    """
+    machine = replace(request.machine, measure_seconds=default_measure_seconds())
+    cheap = _exact("weight").applied(replace(request, machine=machine))
+    with Tuning.open(cheap, Stopwatch()):
+        pass
+
+
+def kept(path: Path, row: Row) -> Row | None:
     """The finished row of an earlier run."""
     lines = path.read_text().splitlines() if path.is_file() else []
-    found = [one for one in map(json.loads, lines) if row.items() <= one.items()]
+    found: list[Row] = [one for one in map(json.loads, lines) if row.items() <= one.items()]
     return found[0] if found else None
 
 
-def keep(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+def keep(path: Path, row: Row) -> Row:
     """Write a finished row down."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
     return row
 
 
-def cell(context: Context, network: NetworkModel, judge: Judge) -> dict[str, Any]:
-    """Solve, judge and measure one plan."""
+@dataclass
+class Stopwatch(Reporter):
+    """Adds up the seconds of every stage, and logs them."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Advance]:
+        """Time a stage."""
+        started = time.monotonic()
+        print(f"  {name} …", file=sys.stderr, flush=True)
+        yield lambda done, total: None
+        seconds = time.monotonic() - started
+        self.seconds[name] += seconds
+        print(f"  {seconds:7.1f} s  {name}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Log a line."""
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def tuned_row(request: TuneRequest) -> Row:
+    """Tune once; what the product's own steps report, and the activation losses of the plan."""
     reset_peak_memory()
-    data = load_data(context)
-    factors, key = calibrate(context, data)
-    parameters = list(context.loaded.model.parameters())
-    totals = count_resources(
-        context.sites.sites, sum(p.numel() for p in parameters),
-        sum(p.numel() * p.element_size() for p in parameters), network,
-    )  # fmt: skip
-    evidence = Evidence(
-        context.loaded.model, context.task, context.sites.sites, factors, data.search,
-        context.request.seed, context.folder.cache, digest([key, len(data.search)]),
-        context.joint,
-    )  # fmt: skip
-    planner = Planner(context, error_table(context, factors), network, totals, evidence)
+    watch = Stopwatch()
     started = time.monotonic()
     try:
-        if context.request.sensitivity_turns:
-            planner.rescale(context.request.sensitivity_turns, lambda done, total: None)
-        knobs = find_knobs(context, planner, key)
-        planner.solve(knobs, margin=0.0)
+        with Tuning.open(request, watch) as tuning:
+            tuning.require_feasible()
+            rounds = tuning.close_loop(tuning.search())
+            final = tuning.confirm(rounds)
+            row = figures(tuning, final, tuning.judge(final))
+            peak = peak_memory_bytes()
+            row |= activation_losses(tuning, final.allocation.plan)
     except BudgetInfeasibleError as error:
         return {"infeasible": str(error)}
-    search_seconds = time.monotonic() - started
-    # The closed loop of `tune`: every method's plan is corrected until its measured latency is
-    # within the budget without waste, so that rows compare at equal measured latency.
-    rounds = run_loop(context, planner, factors, key, knobs)
-    outcome = best_rounds(planner, rounds)[0]
-    allocation, measured = outcome.allocation, outcome.judged
-    limit = context.request.budget
-    return {
-        "keep_ratio": limit.flops and float(limit.flops[:-1]),
-        "latency_budget": limit.latency,
-        **judge(factors, allocation.ranks),
-        "parameters": allocation_parameters(context, allocation.ranks),
+    searched = sum(watch.seconds.get(stage, 0.0) for stage in _SEARCHES)
+    return row | {
         "rounds": len(rounds),
-        "predicted_ratio": planner.network.predict(allocation.ranks).ratio,
-        "measured_ratio": measured.ratio,
-        "measured_ratio_low": measured.ratio_low,
-        "measured_ratio_high": measured.ratio_high,
-        "gap": allocation.gap if allocation.lower_bound else None,
-        "search_seconds": search_seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "ranks": dict(allocation.ranks),
+        "search_seconds": searched + watch.seconds[_SOLVES],
+        "peak_memory_bytes": peak,
+        "seconds": time.monotonic() - started,
     }
 
 
-def allocation_parameters(context: Context, ranks: Any) -> float:
+def figures(tuning: Tuning, final: Round, quality: Quality) -> Row:
+    """Quality, size and latency of what would be handed out."""
+    budget, allocation = tuning.request.budget, final.allocation
+    return {
+        "keep_ratio": budget.flops and float(budget.flops[:-1]),
+        "latency_budget": budget.latency,
+        "perplexity": quality.compressed,
+        "dense_perplexity": quality.dense,
+        "protocol": quality.protocol,
+        "parameters": layer_parameters(tuning, allocation.plan),
+        "predicted_ratio": tuning.planner.network.predict(allocation.plan).ratio,
+        "measured_ratio": final.judged.ratio,
+        "measured_ratio_low": final.judged.ratio_low,
+        "measured_ratio_high": final.judged.ratio_high,
+        "verdict": str(tuning.verdict(final).value),
+        "gap": allocation.gap if allocation.lower_bound else None,
+        "ranks": {name: form.rank or None for name, form in allocation.plan.items()},
+        "plan": plan_to_json(allocation.plan),
+    }
+
+
+def layer_parameters(tuning: Tuning, plan: Plan) -> float:
     """Parameters of the factorizable layers / their dense ones."""
-    kept = sum(unit.shape(rank).parameters for unit, rank in chosen_sites(context.units, ranks))
-    return kept / sum(site.shape().parameters for site in context.sites.sites)
+    left = sum(
+        site.shape(form).parameters for site, form in chosen_sites(tuning.model.choices, plan)
+    )
+    return left / sum(site.shape().parameters for site in tuning.model.single)
 
 
-class Judge:
-    """Held-out perplexity and activation losses of a plan."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        data = load_data(context)
-        self.data = data
-        model, task = context.loaded.model, context.task
-        self.dense = task.figure(task.mean_loss(model, data.heldout, [None] * len(data.heldout)))
-        kinds = frozenset({"gram"})
-        self.grams = {
-            name: collect_statistics(model, context.sites.sites, task, batches, kinds)
-            for name, batches in (("calibration", data.statistics), ("heldout", data.heldout))
-        }
-
-    def __call__(self, factors: Factors, ranks: Any) -> dict[str, Any]:
-        """The quality columns."""
-        context, task, model = self.context, self.context.task, self.context.loaded.model
-        layers = plan_layers(context, factors, ranks)
-        found = {
-            f"{name}_activation_loss": activation_loss(context, layers, statistics)
-            for name, statistics in self.grams.items()
-        }
-        with replaced(context.loaded.model, layers):
-            loss = task.mean_loss(model, self.data.heldout, [None] * len(self.data.heldout))
-        protocol = task.protocol(self.data.heldout)
-        return {
-            "perplexity": task.figure(loss), "dense_perplexity": self.dense,
-            "protocol": protocol, **found,
-        }  # fmt: skip
+def activation_losses(tuning: Tuning, plan: Plan) -> Row:
+    """Relative squared errors of the layers' outputs, on calibration and on held-out inputs."""
+    layers = tuning.compression.layers(plan)
+    parts = {"calibration": tuning.data.statistics, "heldout": tuning.data.heldout}
+    return {
+        f"{name}_activation_loss": activation_loss(tuning, layers, grams(tuning, name, batches))
+        for name, batches in parts.items()
+    }
 
 
-def activation_loss(context: Context, layers: Any, statistics: Statistics) -> float:
+def grams(tuning: Tuning, part: str, batches: tuple[Batch, ...]) -> Statistics:
+    """Second moments of the layers' inputs in the dense model, kept in the run folder."""
+    model = tuning.model
+
+    def build(path: Path) -> None:
+        moments = frozenset({"gram"})
+        with tuning.workspace.stage(f"collect {part} inputs") as advance:
+            found = collect_statistics(
+                model.loaded.model, model.single, model.task, batches, moments, progress=advance
+            )
+        save_statistics(found, path)
+
+    key = {**model.key, "data": tuning.data.sha256, "part": part}
+    return load_statistics(tuning.workspace.file("grams", key, ".safetensors", build))
+
+
+def activation_loss(
+    tuning: Tuning, layers: Mapping[str, LowRankLinear], statistics: Statistics
+) -> float:
     """Σ ‖(W − Ŵ)X‖² / Σ ‖WX‖² over all factorizable layers, X of the dense model."""
     wrong = whole = 0.0
-    for site in context.sites.sites:
-        weight = dense_weight(context.loaded.model.get_submodule(site.name)).double()
+    for site in tuning.model.single:
+        weight = dense_weight(tuning.model.loaded.model.get_submodule(site.name)).double()
         gram = statistics.moment("gram", site)
         whole += float((weight @ gram * weight).sum())
         if site.name in layers:

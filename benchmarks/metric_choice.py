@@ -16,7 +16,7 @@ from autotune.compress.calibration import load_calibration
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.loading import load_model
-from autotune.compress.lowrank import dense_weight, low_rank_like, replace_modules
+from autotune.compress.lowrank import dense_weight, low_rank_like, replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
@@ -76,15 +76,14 @@ def main() -> None:
                 resources=("parameters",),
                 limits=(keep * total,),
             )
-            plan = solve_exact(problem)
+            plan = solve_exact(problem).plan
             layers = {
                 n: low_rank_like(loaded.model.get_submodule(n), *found[n].factors(form.rank))
-                for n, form in plan.plan.items()
+                for n, form in plan.items()
                 if not form.is_dense
             }
-            replaced = replace_modules(loaded.model, layers)
-            figure = task.figure(task.mean_loss(loaded.model, data.heldout, references))
-            replace_modules(loaded.model, replaced)
+            with replaced(loaded.model, layers):
+                figure = task.figure(task.mean_loss(loaded.model, data.heldout, references))
             row = {"metric": name, "keep_ratio": keep, task.metric: figure, "dense": dense}
             rows.append(row)
             print(f"{name:12s} keep {keep:.2f}  {task.metric} {figure:.4f} (dense {dense:.4f})")

@@ -90,15 +90,15 @@ def plans(sites: list[Site]) -> dict[str, Plan]:
     """Uniform ones, and one of mixed ranks as a solver makes them."""
     draw = random.Random(0)
 
-    def pair(site: Site, keep: float) -> Form:
+    def form(site: Site, keep: float) -> Form:
         wanted = keep * site.in_features * site.out_features
-        return low_rank(max(64, 64 * round(wanted / (site.in_features + site.out_features) / 64)))
+        return low_rank(64 * max(1, round(wanted / (site.in_features + site.out_features) / 64)))
 
-    mixed = {s.name: pair(s, draw.choice([0.2, 0.35, 0.5, 0.7])) for s in sites}
-    mixed = {name: f if draw.random() < 0.75 else DENSE for name, f in mixed.items()}
+    mixed = {s.name: form(s, draw.choice([0.2, 0.35, 0.5, 0.7])) for s in sites}
+    mixed = {name: one if draw.random() < 0.75 else DENSE for name, one in mixed.items()}
     return {
-        "keep 0.8": {s.name: pair(s, 0.8) for s in sites},
-        "keep 0.5": {s.name: pair(s, 0.5) for s in sites},
+        "keep 0.8": {s.name: form(s, 0.8) for s in sites},
+        "keep 0.5": {s.name: form(s, 0.5) for s in sites},
         "mixed": mixed,
     }
 
@@ -141,7 +141,7 @@ def compare(
 
 
 def low_rank_layers(model: Any, plan: Plan, dtype: str) -> dict[str, Any]:
-    """Random factors of every layer that the plan factorizes."""
+    """Random factors at the chosen ranks."""
     layers = {}
     for name, form in plan.items():
         if not form.is_dense:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.forms import Form
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec, find_device
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     spec = find_device(options.device)
     rows = [row for row in read(spec, options.dtype, options.database) if not row.shape.parts]
-    pairs = [row for row in rows if not row.shape.is_dense]
+    pairs = [row for row in rows if row.rank]
     folds = folds_of([row.shape for row in pairs])
     guesses, covered = np.empty(len(pairs)), np.empty(len(pairs), dtype=bool)
     for fold in range(_FOLDS):
@@ -55,7 +55,7 @@ def main() -> None:
         for i, shape in zip(held, asked, strict=True):
             found = table.estimate(shape)
             guesses[i] = found.ratio
-            covered[i] = found.low_s <= pairs[i].latency_s <= found.high_s
+            covered[i] = found.low_s <= seconds(pairs[i]) <= found.high_s
     report(spec, options.dtype, pairs, guesses, covered)
 
 
@@ -66,7 +66,7 @@ def read(spec: DeviceSpec, dtype: str, database: Path | None) -> list[Measuremen
     with LatencyDatabase(database) as opened:
         tables = [(opened.measurements(k), f) for k, f in opened.fingerprints().items()]
     same = [rows for rows, found in tables if found.dtype == dtype]
-    return max(same, key=len)
+    return [row for row in max(same, key=len) if row.error is None]
 
 
 def size_of(shape: LayerShape) -> tuple[int, int]:
@@ -92,6 +92,12 @@ def blind_table(
     ]
     cliff = spec.cliff(known[0].shape.dtype)
     return LatencyTable(known, Roofline.of(spec, 1), cliff=cliff)
+
+
+def seconds(row: Measurement) -> float:
+    """Measured."""
+    assert row.latency_s
+    return row.latency_s
 
 
 def report(
@@ -124,11 +130,12 @@ def cliffs(pairs: list[Measurement], guesses: Array, step: int) -> dict[str, int
     known = {row.shape: (guess, row.ratio) for row, guess in zip(pairs, guesses, strict=True)}
     counts = {"ranks": 0, "guessed": 0, "measured": 0}
     for shape, (guess, ratio) in known.items():
-        near = shape.with_form(Form(rank=step * round(shape.rank / step)))
-        if shape.rank % step and near in known:
+        rank = shape.rank
+        near = shape.with_form(low_rank(max(1, round(rank / step)) * step))
+        if rank % step and near in known:
             counts["ranks"] += 1
             counts["guessed"] += bool(guess > known[near][0])
-            counts["measured"] += bool(ratio > known[near][1])
+            counts["measured"] += bool((ratio or 0) > (known[near][1] or 0))
     return counts
 
 

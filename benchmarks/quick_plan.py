@@ -19,18 +19,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-from autotune.tuning.place import place_here
-from autotune.tuning.target import Target, target_here
 
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import check_threads
 from autotune.devices.roofline import Roofline
 from autotune.layers.profile import profile_points, profile_quick
 from autotune.predictor.layers.measuring_plan import pairs_of
 from autotune.predictor.layers.table import LatencyTable
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.points import fingerprint_of
 from autotune.profiler.measure.timing import TimingPolicy
+from autotune.tuning.machines import local_machine
+from autotune.tuning.measuring import MeasuringMachine
+from autotune.tuning.options import MachineOptions
 
 # Between those of the standard pool.
 TOKENS = (8, 32, 100, 128, 200, 512, 800)
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    target, threads = target_here("cpu"), check_threads(None)
+    machine = local_machine(MachineOptions(device="cpu"))
     policy = TimingPolicy(max_seconds=2.0)
     with tempfile.TemporaryDirectory() as folder:
         with LatencyDatabase(Path(folder) / "quick.sqlite") as store:
@@ -53,18 +52,18 @@ def main() -> None:
             if options.neighbour:
                 busy.start()
             started = time.monotonic()
-            found = profile_quick(place_here(target, threads), store, policy)
+            found = profile_quick(machine, store, policy)
             seconds = time.monotonic() - started
             if options.neighbour:
                 busy.kill()
-            table = table_of(store, target, threads)
+            table = table_of(store, machine)
         with LatencyDatabase(Path(folder) / "truth.sqlite") as store:
             careful = TimingPolicy(max_seconds=4.0, target_relative_ci=0.01, min_windows=5)
             layers = unseen_layers(options.layers, options.seed)
-            wanted = [s for dense in layers for s in (dense, *pairs_of(dense, target.spec))]
-            profile_points(place_here(target, threads), store, wanted, careful)
-            rows = store.measurements(fingerprint_of(target.device, target.backend, "fp32", 2).id)
-    truth = {row.shape: row.ratio for row in rows if not row.shape.is_dense}
+            wanted = [s for dense in layers for s in (dense, *pairs_of(dense, machine.spec))]
+            profile_points(machine, store, wanted, careful)
+            rows = store.measurements(machine.fingerprint.id)
+    truth = {row.shape: row.ratio for row in rows if row.rank and row.ratio}
     guesses = {shape: table.estimate(shape) for shape in truth}
     errors = np.array([abs(guesses[s].ratio / truth[s] - 1) for s in truth])
     inside = [
@@ -91,11 +90,11 @@ def main() -> None:
     print(json.dumps(row))
 
 
-def table_of(store: LatencyDatabase, target: Target, threads: int) -> LatencyTable:
+def table_of(store: LatencyDatabase, machine: MeasuringMachine) -> LatencyTable:
     """The table that a tuning would use."""
-    fingerprint = fingerprint_of(target.device, target.backend, target.dtype, threads)
-    rows = store.measurements(fingerprint.id)
-    return LatencyTable(rows, Roofline.of(target.spec, threads), allow_extrapolation=True)
+    rows = store.measurements(machine.fingerprint.id)
+    roofline = Roofline.of(machine.spec, machine.threads)
+    return LatencyTable(rows, roofline, allow_extrapolation=True)
 
 
 def unseen_layers(count: int, seed: int) -> list[LayerShape]:

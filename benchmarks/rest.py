@@ -44,9 +44,13 @@ def main() -> None:
     table = device_table(find_device(options.device), options.dtype, "torch-cudagraph")
     # Shapes are enough to trace: the memory is never written.
     model = llama(_LAYERS, options.dtype, "meta").to_empty(device="cpu")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch, length in BATCHES:
-        row = {"batch": batch, "length": length, **added_up(model, table, batch, length)}
+        row: dict[str, Any] = {
+            "batch": batch,
+            "length": length,
+            **added_up(model, table, batch, length),
+        }
         if options.measured:
             row["measured_s"] = _logged(options.measured, batch, length)
         rows.append(row)
@@ -106,7 +110,8 @@ def measured(model: nn.Module, batch: int, length: int) -> dict[str, float]:
             _forward(model, inputs)
 
     graph = captured(run)
-    row = {"measured_s": statistics.median(graph() for _ in range(60))}
+    replays = [graph() for _ in range(60)]
+    row = {"measured_s": statistics.median(seconds for seconds in replays if seconds)}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(5):
             run()
@@ -126,7 +131,7 @@ def _kind(kernel: str) -> str:
 def _logged(path: Path, batch: int, length: int) -> float:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
     found = [row for row in lines if (row["batch"], row["length"]) == (batch, length)]
-    return statistics.median(row["dense_latency_s"] for row in found)
+    return float(statistics.median(row["dense_latency_s"] for row in found))
 
 
 def _text(value: float) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import presence_of_element_located
 from selenium.webdriver.support.ui import WebDriverWait
 
 from autotune.service.client import Client
@@ -71,8 +72,8 @@ def photograph(browser: Any, address: str, job_id: str, out: Path) -> list[str]:
         browser.get(address + path)
         if name == "device":
             browser.find_element("css selector", "#predict button").click()
-            drawn = (By.CSS_SELECTOR, "#curve svg.main-svg")
-            WebDriverWait(browser, 60).until(lambda b, d=drawn: b.find_elements(*d))
+            drawn = presence_of_element_located((By.CSS_SELECTOR, "#curve svg.main-svg"))
+            WebDriverWait(browser, 60).until(drawn)
         time.sleep(3)
         target = out / f"page-{name}.png"
         browser.save_screenshot(str(target))

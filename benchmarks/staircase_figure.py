@@ -1,7 +1,11 @@
-"""Draw docs/staircase.svg from docs/staircase.csv: latency ratio against rank on one H200."""
+"""Draw docs/staircase.svg from docs/staircase.csv: latency ratio against rank on one H200.
+
+python benchmarks/staircase_figure.py
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 from pathlib import Path
 
@@ -12,6 +16,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def main() -> None:
     """Write the figure."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with (DOCS / "staircase.csv").open() as stream:
         rows = [(int(r["rank"]), float(r["ratio"])) for r in csv.DictReader(stream)]
     figure = Figure(figsize=(7, 2.6), layout="constrained")

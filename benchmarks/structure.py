@@ -6,8 +6,8 @@ its last line, one JSON document. The measures are those of the review of commit
 - Levels: longest chain of imports between the modules and packages directly in `autotune/`
   (the linked rooms among them); imports inside functions and those for types count as well.
 - Parameters: `self` and `cls` are not counted, nor are `*args` and `**kwargs`.
-- Subscripts of results: string literals in brackets behind a `record`, `result`, `site` or `quality`
-  (every level of `record["sizes"]["dense"]` counts), outside `autotune/results`.
+- Subscripts of results: string literals in brackets behind a `record`, `result`, `site` or
+  `quality` (every level of `record["sizes"]["dense"]` counts), outside `autotune/results`.
 - Public: functions, methods, classes and modules no part of whose name starts with an underscore.
 - A docstring's words are those of its first paragraph.
 """

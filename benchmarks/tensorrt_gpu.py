@@ -20,6 +20,7 @@ from typing import Any
 
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
+from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Reporter
 from autotune.core.types import Workload
@@ -131,7 +132,7 @@ def layer_seconds(loaded: LoadedModel, tokens: int, dtype: str) -> list[tuple[fl
             tokens=tokens,
             in_features=layer.in_features,
             out_features=layer.out_features,
-            form=layer.form,
+            form=low_rank(layer.rank),
             dtype=dtype,
         )
         if shape not in known:

@@ -95,12 +95,14 @@ def rewrite_low_rank(
             nodes.append(node)
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        low_rank = isinstance(layer, LowRankLinear)
-        weight = layer.weight.detach() if low_rank else dense_weight(layer)
+        if isinstance(layer, LowRankLinear):
+            factorized, weight = True, layer.weight.detach()
+        else:
+            factorized, weight = False, dense_weight(layer)
         array = (weight if transposed else weight.T).contiguous().numpy()
         name = f"{node.name}.weight"
         weights[name].CopyFrom(numpy_helper.from_array(array, name))
-        if not low_rank:
+        if not factorized:
             nodes.append(node)
             continue
         # Layers that share a down factor share its product, when their input has one name.
