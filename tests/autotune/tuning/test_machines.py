@@ -4,11 +4,9 @@ import dataclasses
 
 import pytest
 
-from autotune.core.errors import DeviceMissingError, MeasurementError, UsageError
+from autotune.core.errors import DatabaseError, DeviceMissingError, MeasurementError, UsageError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
-from autotune.core.progress import Reporter
-from autotune.core.runfolder import RunFolder
 from autotune.devices import detect
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.extrapolated import donors_of
@@ -19,7 +17,6 @@ from autotune.tuning.machines import check_machine, find_machine, local_machine,
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.options import MachineOptions
 from autotune.tuning.predicted import PredictedMachine
-from autotune.tuning.workspace import Workspace
 from tests.profiler.points import point
 
 SHAPE = LayerShape(tokens=128, in_features=384, out_features=384)
@@ -36,12 +33,6 @@ def machine(device, **given):
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(detect, "gpu_names", tuple)
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with RunFolder(tmp_path / "out") as folder:
-        yield Workspace(folder=folder, reporter=Reporter())
 
 
 def test_the_processor_is_here():
@@ -217,7 +208,7 @@ class TestHere:
     def test_a_database_that_cannot_be_opened_fails_before_anything_long(self, tmp_path):
         (tmp_path / "text").write_text("no database")
         with local_machine(options("cpu", database=tmp_path / "text")) as here:
-            with pytest.raises(UsageError):
+            with pytest.raises(DatabaseError, match="no latency database"):
                 here.prepare()
 
     def test_what_the_database_holds_is_known(self, tmp_path):
