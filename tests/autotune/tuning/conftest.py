@@ -1,5 +1,7 @@
 """A small model as a tuning has it: traced, factorized, in a run folder."""
 
+from pathlib import Path
+
 import pytest
 
 from autotune.compress.factors import FactorStore, build_factor_store
@@ -15,18 +17,20 @@ from autotune.tuning.workspace import Workspace
 from tests.conftest import tiny_model
 
 WORKLOAD = Workload(batch_size=2, sequence_length=8, output_length=4, phase="request")
+Q = "model.layers.0.self_attn.q_proj"
 
 
-def traced(kind="llama", workload=WORKLOAD, folder="/nonexistent"):
-    """A tiny decoder with its sites; its folder is only needed by who copies files from it."""
-    model = tiny_model(kind).requires_grad_(False)
+def traced(
+    kind="llama", workload=WORKLOAD, folder="/nonexistent", seed=0, weights_sha256="0" * 64
+):
+    """A tiny decoder with its sites and joint sites."""
     loaded = LoadedModel(
         name="tiny",
-        folder=folder,
+        folder=Path(folder),
         task="causal-lm",
-        model=model,
+        model=tiny_model(kind, seed).requires_grad_(False),
         tokenizer=None,
-        weights_sha256="0" * 64,
+        weights_sha256=weights_sha256,
     )
     return trace_model(loaded, workload)
 

@@ -7,8 +7,6 @@ import pytest
 from autotune.core.errors import DatabaseError, DeviceMissingError, MeasurementError, UsageError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
-from autotune.core.progress import Reporter
-from autotune.core.runfolder import RunFolder
 from autotune.devices import detect
 from autotune.devices.roofline import Roofline
 from autotune.devices.visible import Gpu
@@ -20,7 +18,6 @@ from autotune.tuning.machines import check_machine, find_machine, local_machine,
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.options import MachineOptions
 from autotune.tuning.predicted import PredictedMachine
-from autotune.tuning.workspace import Workspace
 from tests.profiler.points import point
 
 SHAPE = LayerShape(tokens=128, in_features=384, out_features=384)
@@ -37,12 +34,6 @@ def machine(device, **given):
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(detect, "visible_gpus", tuple)
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with RunFolder(tmp_path / "out") as folder:
-        yield Workspace(folder=folder, reporter=Reporter())
 
 
 def test_the_processor_is_here():

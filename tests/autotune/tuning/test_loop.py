@@ -1,0 +1,192 @@
+"""The closed loop: what is measured again, what is learned, and which round is handed out.
+
+Networks are timed by a machine that answers from a script; everything else is real.
+"""
+
+import dataclasses
+
+import pytest
+
+from autotune.core.forms import low_rank
+from autotune.core.workload import Budget, Workload
+from autotune.profiler.measure.timing import PairedTiming
+from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.verdict import Verdict
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.machine import SimulatedMachine
+from autotune.testing.tuning import example_errors, example_sites, simulated_tuning
+from autotune.tuning.loop import corrected, surprise
+from autotune.tuning.rounds import Round, predicted_as_measured
+
+WORKLOAD = Workload(batch_size=1, sequence_length=256)
+LIMIT = 0.8
+MET, UNDECIDED, MISSED = (0.78, 0.77, 0.79), (0.8, 0.78, 0.82), (0.85, 0.84, 0.86)
+
+
+class ScriptedMachine(SimulatedMachine):
+    """Times compressed networks by `script`: (ratio, low, high), or the truth where it is empty."""
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.script = []
+        self.compared = []
+
+    def compare(self, builds, inputs, *, final, advance):
+        self.compared.append((builds[1].name, final))
+        if not self.script:
+            return super().compare(builds, inputs, final=final, advance=advance)
+        ratio, low, high = self.script.pop(0)
+        return PairedTiming(
+            latencies_s=(1.0, ratio), ratios=(1.0, ratio), ratio_lows=(1.0, low),
+            ratio_highs=(1.0, high), rounds=9, windows=3, disturbed_windows=0, converged=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    sites = example_sites(WORKLOAD)
+    machine = ScriptedMachine(simulated_hardware("cpu-like"), tmp_path / "latency.sqlite")
+    with simulated_tuning(
+        machine, tmp_path / "out", budget=Budget(latency=f"{LIMIT}x"), sites=sites,
+        errors=example_errors(sites, machine.rank_multiple), workload=WORKLOAD,
+    ) as found:  # fmt: skip
+        yield found
+
+
+def rounds_of(tuning, *limits):
+    """A measured round for the plan of each limit, all with the predicted ratio as measured."""
+    loop = tuning._loop
+    found = []
+    for limit in limits:
+        budget = Budget(latency=f"{limit}x").limits()
+        planner = dataclasses.replace(tuning.planner, budget=budget)
+        allocation = planner.solve({}, margin=0.0)
+        build = tuning.builder.compressed("prefill", None, allocation.plan)
+        found.append(
+            Round(
+                allocation=allocation,
+                network=loop.planner.network,
+                measured=predicted_as_measured(loop.planner.network, allocation.plan),
+                builds={"prefill": build},
+            )
+        )
+    return found
+
+
+def measured(ratio, low, high):
+    timed = MeasuredPass(
+        name="prefill", count=1, latency_s=ratio, dense_latency_s=1.0, ratio=ratio, ratio_low=low,
+        ratio_high=high,
+    )  # fmt: skip
+    return Measured(passes=(timed,))
+
+
+class TestConfirm:
+    """What is handed out was measured afresh."""
+
+    @pytest.mark.parametrize(
+        ("script", "looks", "ratio", "verdict"),
+        [
+            ([MET], 1, 0.78, Verdict.MET),
+            ([UNDECIDED, MET], 2, 0.78, Verdict.MET),
+            ([UNDECIDED, UNDECIDED, MET], 3, 0.78, Verdict.MET),
+            ([UNDECIDED, MISSED], 2, 0.85, Verdict.MISSED),
+            # None decides: the narrowest counts, and there is no fourth.
+            ([(0.8, 0.77, 0.83), (0.801, 0.79, 0.81), UNDECIDED], 3, 0.801, Verdict.UNDECIDED),
+        ],
+    )
+    def test_a_measurement_is_repeated_until_it_decides(
+        self, tuning, script, looks, ratio, verdict
+    ):
+        rounds = rounds_of(tuning, 0.75)
+        tuning.machine.script = list(script)
+        final = tuning.confirm(rounds)
+        assert [final for _, final in tuning.machine.compared] == [True] * looks
+        assert tuning.machine.script == []
+        assert final.judged.ratio == ratio
+        assert tuning.verdict(final) is verdict
+        assert final.allocation == rounds[0].allocation
+
+    def test_a_measurement_that_decided_is_not_made_again(self, tuning):
+        rounds = rounds_of(tuning, 0.75)
+        tuning.machine.script = [UNDECIDED, MET]
+        final = tuning.confirm(rounds)
+        tuning.machine.script = [MISSED]
+        assert tuning.confirm(rounds).measured == final.measured
+        assert len(tuning.machine.compared) == 2
+
+    def test_the_next_round_is_looked_at_when_the_first_misses(self, tuning):
+        """Rounds that held are tried by their loss."""
+        worse, better = rounds_of(tuning, 0.6, 0.75)
+        assert better.allocation.loss < worse.allocation.loss
+        tuning.machine.script = [MISSED, MET]
+        final = tuning.confirm([worse, better])
+        assert [name for name, _ in tuning.machine.compared] == [
+            better.builds["prefill"].name, worse.builds["prefill"].name,
+        ]  # fmt: skip
+        assert final.allocation == worse.allocation
+        assert tuning.verdict(final) is Verdict.MET
+
+    def test_the_fastest_is_handed_out_when_all_miss(self, tuning):
+        rounds = rounds_of(tuning, 0.6, 0.75)
+        tuning.machine.script = [(0.84, 0.83, 0.85), MISSED]
+        final = tuning.confirm(rounds)
+        assert final.judged.ratio == 0.84
+        assert tuning.verdict(final) is Verdict.MISSED
+
+
+class TestRun:
+    """Rounds until the budget holds without waste."""
+
+    def test_a_surprise_is_measured_again_and_the_nearer_is_learned_from(self, tuning):
+        tuning.machine.script = [(1.6, 1.59, 1.61), (0.795, 0.79, 0.798)]
+        (only,) = tuning._loop.run({})
+        assert only.judged.ratio == 0.795
+        assert surprise(only) < 0.05
+
+    def test_waste_is_corrected_at_most_by_a_step(self, tuning):
+        first, second = (0.762, 0.76, 0.764), (0.79, 0.788, 0.795)
+        tuning.machine.script = [first, second]
+        rounds = tuning._loop.run({})
+        assert [each.judged.ratio for each in rounds] == [0.762, 0.79]
+        assert rounds[0].corrections == (1.0,)
+        assert 1.0 < rounds[1].corrections[0] <= 1.25
+        assert rounds[1].allocation.loss < rounds[0].allocation.loss
+
+    def test_it_ends_after_its_rounds(self, tuning):
+        loop = dataclasses.replace(tuning._loop, rounds=2)
+        tuning.machine.script = [(0.83, 0.829, 0.831), (0.82, 0.819, 0.821), MISSED]
+        assert len(loop.run({})) == 2
+
+
+class TestCorrected:
+    """What a measurement proves of a phase's predicted saving."""
+
+    @pytest.fixture
+    def phase(self, tuning):
+        (phase,) = tuning.planner.network.phases
+        return phase
+
+    @pytest.fixture
+    def plan(self, tuning):
+        return {site.name: low_rank(64) for site in tuning.model.single}
+
+    def test_a_prediction_within_the_interval_stands(self, phase, plan):
+        ratio = phase.predict(plan).ratio
+        (timed,) = measured(ratio + 0.01, ratio - 0.01, ratio + 0.03).passes
+        assert corrected(phase, plan, timed) == 1.0
+
+    def test_beyond_it_counts_to_the_near_end(self, phase, plan):
+        ratio = phase.predict(plan).ratio
+        (slower,) = measured(ratio + 0.05, ratio + 0.02, ratio + 0.08).passes
+        factor = corrected(phase, plan, slower)
+        assert factor == pytest.approx((1 - ratio - 0.02) / (1 - ratio))
+        again = dataclasses.replace(phase, correction=factor)
+        assert again.predict(plan).ratio == pytest.approx(ratio + 0.02)
+
+    @pytest.mark.parametrize(("wild", "step"), [(1.5, 1 / 1.25), (0.01, 1.25)])
+    def test_a_wild_one_moves_it_by_one_step(self, phase, plan, wild, step):
+        (timed,) = measured(wild, wild, wild).passes
+        assert corrected(phase, plan, timed) == pytest.approx(step)
+        moved = dataclasses.replace(phase, correction=2.0)
+        assert corrected(moved, plan, timed) == pytest.approx(2.0 * step, rel=0.3)

@@ -1,0 +1,119 @@
+"""Plans from tables; a planner is a value, and the sensitivity pass makes another of it."""
+
+import dataclasses
+
+import pytest
+
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.workload import Budget
+from autotune.search.allocators import make_allocator
+from autotune.search.evidence import Evidence
+from autotune.search.losses import PlanLosses, SearchSubject
+from autotune.testing.examples import example_batches
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
+from autotune.tuning.planner import Planner, count_totals
+from tests.autotune.tuning.conftest import Q
+
+
+@pytest.fixture
+def planner(model, compression, workspace, tmp_path):
+    """Of a real small model, on a simulated machine."""
+    subject = SearchSubject(
+        model=model.loaded.model, task=model.task, sites=model.single, joint=model.joint,
+        factors=compression.factors, batches=example_batches(2),
+    )  # fmt: skip
+    hardware = simulated_hardware("cpu-like")
+    with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
+        network = machine.network(SimulatedBuilder(model, machine, workspace))
+        yield Planner(
+            model=model,
+            errors=compression.error_table(8),
+            network=network,
+            totals=count_totals(model, network, machine.dtype),
+            budget=Budget(parameters="0.8x").limits(),
+            allocator=make_allocator("exact"),
+            evidence=Evidence(PlanLosses(subject)),
+            storage="fp32",
+            margin=0.01,
+        )
+
+
+def within(planner, plan):
+    saved = sum(
+        site.shape().parameters - site.shape(plan[site.name]).parameters
+        for site in planner.model.choices
+        if site.name in plan
+    )
+    return planner.model.parameters - saved <= planner.limits["parameters"] * (1 + 1e-9)
+
+
+def test_a_plan_holds_the_budget(planner):
+    allocation = planner.solve({})
+    assert within(planner, allocation.plan)
+    assert any(not form.is_dense for form in allocation.plan.values())
+    assert planner.table_loss(allocation.plan) == pytest.approx(allocation.loss)
+
+
+def test_the_sensitivity_pass_leaves_the_planner_alone(planner):
+    plan = planner.solve({}).plan
+    before = planner.table_loss(plan)
+    seen = []
+    # Whatever comes of the rescaling is taken, so that there is something to see.
+    planner.evidence.losses.surely_better = lambda plan, other: True
+    other = planner.rescaled(1, lambda done, total: seen.append((done, total)))
+    assert planner.scales == {}
+    assert planner.table_loss(plan) == before
+    assert planner.solve({}).plan == plan
+    assert other.scales != dict.fromkeys(other.scales, 1.0)
+    assert other.scales.keys() == {site.name for site in planner.model.single}
+    assert other.table_loss(plan) != before
+    assert dataclasses.replace(other, scales={}) == planner
+    assert seen[0][0] == 0
+    assert seen[-1][0] == seen[-1][1] > 1
+
+
+def test_scales_rescale_the_errors_of_a_site(planner):
+    plan = {Q: low_rank(8)}
+    other = dataclasses.replace(planner, scales={Q: 3.0})
+    assert other.table_loss(plan) == pytest.approx(3 * planner.table_loss(plan))
+    site = next(site for site in planner.model.single if site.name == Q)
+    assert (planner.scale(site), other.scale(site)) == (1.0, 3.0)
+
+
+def test_the_margin_is_given_up_before_a_budget_is_refused(planner):
+    """The least that can be reached has no room for a margin."""
+    least = dataclasses.replace(planner, budget=Budget(latency="0.01x").limits())
+    with pytest.raises(BudgetInfeasibleError) as caught:
+        least.solve({})
+    assert "x" in str(caught.value)
+    fastest = min(
+        planner.network.predict({site.name: form for site in planner.model.single}).ratio
+        for form in (DENSE, low_rank(8))
+    )
+    close = dataclasses.replace(planner, budget=Budget(latency=f"{fastest * 1.001:.6f}x").limits())
+    ratio = close.network.predict(close.solve({}, margin=0.05).plan).ratio
+    assert ratio <= fastest * 1.0011
+
+
+def test_a_budget_that_no_plan_meets_is_refused_whatever_the_allocator(planner):
+    for name in ("exact", "uniform"):
+        refused = dataclasses.replace(
+            planner,
+            budget=Budget(parameters="0.01x").limits(),
+            allocator=make_allocator(name),
+        )
+        with pytest.raises(BudgetInfeasibleError):
+            refused.require_feasible()
+    planner.require_feasible()
+
+
+def test_limits_are_resolved_by_what_the_dense_model_uses(planner):
+    assert planner.limits == {"parameters": pytest.approx(0.8 * planner.model.parameters)}
+    assert not planner.limits_latency
+    assert planner.limit_ratio(1.0) is None
+    both = dataclasses.replace(planner, budget=Budget(latency="3ms").limits())
+    assert both.limits == {"latency": pytest.approx(3e-3)}
+    assert both.limits_latency
+    assert both.limit_ratio(4e-3) == pytest.approx(0.75)
