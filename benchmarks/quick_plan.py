@@ -53,7 +53,7 @@ def main() -> None:
             if options.neighbour:
                 busy.start()
             started = time.monotonic()
-            found = profile_quick(place_here(target, threads), store, policy)
+            found = profile_quick(place_here(target, threads), store, policy=policy)
             seconds = time.monotonic() - started
             if options.neighbour:
                 busy.kill()
@@ -62,7 +62,7 @@ def main() -> None:
             careful = TimingPolicy(max_seconds=4.0, target_relative_ci=0.01, min_windows=5)
             layers = unseen_layers(options.layers, options.seed)
             wanted = [s for dense in layers for s in (dense, *pairs_of(dense, target.spec))]
-            profile_points(place_here(target, threads), store, wanted, careful)
+            profile_points(place_here(target, threads), store, wanted, policy=careful)
             rows = store.measurements(fingerprint_of(target.device, target.backend, "fp32", 2).id)
     truth = {row.shape: row.ratio for row in rows if not row.shape.is_dense}
     guesses = {shape: table.estimate(shape) for shape in truth}

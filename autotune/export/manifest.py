@@ -21,8 +21,8 @@ class Manifest(Record):
     """An export. `checkpoint` is relative to its folder, as both may move together.
 
     `ranks` and `forms` are those of the factorized layers, by name (exports from before there were
-    forms have none). `parity` and `engines` have an entry for each graph and engine; `workload`, `opset` and
-    `kit_because` (why no engine was built) are those of a TensorRT export.
+    forms have none). `parity` and `engines` have an entry for each graph and engine; `workload`,
+    `opset` and `kit_because` (why no engine was built) are those of a TensorRT export.
     """
 
     format: str
