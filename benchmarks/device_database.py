@@ -133,7 +133,7 @@ def main() -> None:
             if time.monotonic() - started > options.seconds:
                 break
             chosen = [point for point in points if point.dense in groups[i : i + 16]]
-            failed = measure_points(database, fingerprint, chosen, runner, policy)
+            failed = measure_points(database, fingerprint, chosen, runner=runner, policy=policy)
             print(
                 f"{time.monotonic() - started:6.0f} s  {i + 16} of {len(groups)} layers, "
                 f"{len(failed)} points failed {failed[0].error if failed else ''}",

@@ -52,7 +52,7 @@ def main() -> None:
             if options.neighbour:
                 busy.start()
             started = time.monotonic()
-            found = profile_quick(machine, store, policy)
+            found = profile_quick(machine, store, policy=policy)
             seconds = time.monotonic() - started
             if options.neighbour:
                 busy.kill()
@@ -61,9 +61,9 @@ def main() -> None:
             careful = TimingPolicy(max_seconds=4.0, target_relative_ci=0.01, min_windows=5)
             layers = unseen_layers(options.layers, options.seed)
             wanted = [s for dense in layers for s in (dense, *pairs_of(dense, machine.spec))]
-            profile_points(machine, store, wanted, careful)
+            profile_points(machine, store, wanted, policy=careful)
             rows = store.measurements(machine.fingerprint.id)
-    truth = {row.shape: row.ratio for row in rows if row.rank and row.ratio}
+    truth = {row.shape: row.ratio for row in rows if not row.shape.is_dense}
     guesses = {shape: table.estimate(shape) for shape in truth}
     errors = np.array([abs(guesses[s].ratio / truth[s] - 1) for s in truth])
     inside = [

@@ -77,7 +77,9 @@ def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> d
     )
     layers_s = sum(table.predictor.estimate(s.shape(DENSE, dtype)).latency_s for s in sites)
     parts = {kind: [o for o in operations if o.kind == kind] for kind in ("memory", "attention")}
-    rest = rest_latency(operations, dtype, table.memory, table.attention, table.predictor)
+    rest = rest_latency(
+        operations, dtype, memory=table.memory, attention=table.attention, products=table.predictor
+    )
     memory_s, attention_s = _moved(parts["memory"], table), _attention(parts["attention"], table)
     return {
         "added_up_s": layers_s + rest.latency_s,

@@ -7,9 +7,8 @@ its last line, one JSON document. The measures are those of the review of commit
   (the linked rooms among them); imports inside functions and those for types count as well.
 - Parameters: `self` and `cls` are not counted, nor are `*args` and `**kwargs`.
 - Subscripts of results: string literals in brackets behind a `record`, `result`, `site` or
-  `quality` (every level of `record["sizes"]["dense"]` counts), outside `autotune/results`.
+  `quality`, every level of `record["sizes"]["dense"]` by itself, outside `autotune/results`.
 - Public: functions, methods, classes and modules no part of whose name starts with an underscore.
-- A docstring's words are those of its first paragraph.
 """
 
 from __future__ import annotations
@@ -194,12 +193,12 @@ def docstring_measures(sources: list[Source]) -> dict[str, object]:
                 public += 1
                 documented += text is not None
             if text is not None:
-                words.append(len(text.split("\n\n")[0].split()))
+                words.append(len(text.split()))
                 short += words[-1] <= 4
     return {
         "public functions and classes documented, %": round(100 * documented / public, 1),
         "docstrings of <= 4 words": short,
-        "docstrings, median words of the first paragraph": statistics.median(words),
+        "docstrings, median words": statistics.median(words),
     }
 
 

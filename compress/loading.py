@@ -98,7 +98,7 @@ def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedMo
     if getattr(config, "quantization_config", None):
         raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
     label = EMBEDDED_MODEL if name is None else str(name)
-    return _loaded(label, folder, config, dtype, sha)
+    return _loaded(label, folder, config=config, dtype=dtype, sha=sha)
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedModel:
@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
     found = folder / "model" if (folder / "model" / "config.json").is_file() else folder
     found = model_folder(str(found))
     sha = check_weights(found)
-    return _loaded(str(folder), found, _config(found), dtype, sha)
+    return _loaded(str(folder), found, config=_config(found), dtype=dtype, sha=sha)
 
 
 def checkpoint_dtype(folder: Path) -> str:
@@ -126,7 +126,7 @@ def checkpoint_dtype(folder: Path) -> str:
 
 
 def _loaded(
-    label: str, folder: Path, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
+    label: str, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:
     task = detect_task(config)
     model = load_class(task, folder, dtype)

@@ -31,8 +31,9 @@ _TRACED = Workload(batch_size=2, sequence_length=8)
 
 def export_checkpoint(
     loaded: LoadedModel,
-    run: str,
+    phase: str,
     folder: Path,
+    *,
     metadata: Mapping[str, Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
     opset: int = OPSET,
@@ -45,14 +46,22 @@ def export_checkpoint(
         ModelError: the model does not trace, or a pair is not two products in the graph.
     """
     layers = low_rank_layers(loaded.model)
-    path = folder / GRAPHS[run]
+    path = folder / GRAPHS[phase]
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _dense_places(loaded.model) as names:
-        dense = Path(scratch) / GRAPHS[run]
-        if run == "decode":
-            export_decode(loaded.model, names, dense, progress, opset)
+        dense = Path(scratch) / GRAPHS[phase]
+        if phase == "decode":
+            export_decode(loaded.model, names, dense, progress=progress, opset=opset)
         else:
             task = make_task(loaded.task, loaded.folder)
-            export_dense(loaded.model, task, names, _TRACED, dense, progress, opset)
+            export_dense(
+                loaded.model,
+                task,
+                sites=names,
+                workload=_TRACED,
+                path=dense,
+                progress=progress,
+                opset=opset,
+            )
         rewrite_low_rank(dense, layers, path, metadata)
     onnx.checker.check_model(str(path), full_check=True)
     return path

@@ -28,6 +28,7 @@ def export_decode(
     model: nn.Module,
     sites: Collection[str],
     path: Path,
+    *,
     progress: Callable[[int, int], None] = lambda done, total: None,
     opset: int = OPSET,
 ) -> None:
@@ -43,5 +44,13 @@ def export_decode(
     dynamic = [{0: "batch"}, {0: "batch", 1: "total_length"}]
     dynamic += [{0: "batch", 2: "past_length"} for _ in past]
     outputs = ["logits", *(name.replace(PAST, "present") for name in past)]
-    graph = trace(_Decode(model, list(inputs)), inputs, dynamic, outputs, sites, progress, opset)
+    graph = trace(
+        _Decode(model, list(inputs)),
+        inputs,
+        dynamic=dynamic,
+        outputs=outputs,
+        sites=sites,
+        progress=progress,
+        opset=opset,
+    )
     save_onnx(graph, path)

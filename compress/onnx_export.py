@@ -41,6 +41,7 @@ class _Exported(nn.Module):
 def export_dense(
     model: nn.Module,
     task: Task,
+    *,
     sites: Collection[str],
     workload: Workload,
     path: Path,
@@ -62,7 +63,15 @@ def export_dense(
         for value in inputs.values()
     ]
     module = _Exported(model, task, list(inputs))
-    graph = trace(module, inputs, dynamic, [task.output_name], sites, progress, opset)
+    graph = trace(
+        module,
+        inputs,
+        dynamic=dynamic,
+        outputs=[task.output_name],
+        sites=sites,
+        progress=progress,
+        opset=opset,
+    )
     save_onnx(graph, path)
 
 

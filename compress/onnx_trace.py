@@ -37,6 +37,7 @@ def _quiet() -> Iterator[None]:
 def trace(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
+    *,
     dynamic: Sequence[Mapping[int, str]],
     outputs: Sequence[str],
     sites: Collection[str],

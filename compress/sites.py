@@ -61,6 +61,7 @@ def _group(name: str) -> str:
 def _reason(
     name: str,
     weight: Tensor,
+    *,
     shared: bool,
     targets: list[re.Pattern[str]],
     ignore: list[re.Pattern[str]],
@@ -99,7 +100,9 @@ def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[s
         if not isinstance(module, nn.Linear | Conv1D):
             continue
         weight = dense_weight(module)
-        reason = _reason(name, weight, owners[id(module.weight)] > 1, wanted, unwanted)
+        reason = _reason(
+            name, weight, shared=owners[id(module.weight)] > 1, targets=wanted, ignore=unwanted
+        )
         if reason:
             left_out[name] = reason
             continue

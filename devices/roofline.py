@@ -38,11 +38,22 @@ class Roofline:
 
     def _product_s(self, m: int, k: int, n: int, dtype: str) -> float:
         size, peak = DTYPE_BYTES[dtype], self.peak(dtype)
-        return float(max(limits_s(m, k, n, size, peak, self.bandwidth_bytes_s)))
+        return float(
+            max(
+                limits_s(
+                    m,
+                    k,
+                    n,
+                    element_bytes=size,
+                    peak_flops=peak,
+                    bandwidth_bytes_s=self.bandwidth_bytes_s,
+                )
+            )
+        )
 
 
 def limits_s(
-    m: Any, k: Any, n: Any, element_bytes: Any, peak_flops: Any, bandwidth_bytes_s: float
+    m: Any, k: Any, n: Any, *, element_bytes: Any, peak_flops: Any, bandwidth_bytes_s: float
 ) -> tuple[Any, Any]:
     """Arithmetic and memory seconds of (M × K)·(K × N); of one product, or of arrays of them."""
     moved = element_bytes * (m * k + k * n + m * n)

@@ -168,6 +168,7 @@ def verify(database: Address, output_format: str) -> int:
 @database_option
 @format_option
 def drift(
+    *,
     anchors: int,
     dtype: str | None,
     device: str,

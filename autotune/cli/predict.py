@@ -36,6 +36,7 @@ from autotune.core.types import Address
 @extrapolation_option
 @format_option
 def command(
+    *,
     tokens: int,
     shape: str,
     ranks: tuple[int, ...],

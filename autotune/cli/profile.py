@@ -97,25 +97,25 @@ def _profile(
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     if options["plan"]:
         whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
-        return whole(machine, store, policy, advance)
+        return whole(machine, store, policy=policy, advance=advance)
     wanted = []
     for shape in _dense(options, machine.dtype):
         forms = chosen_forms(options["ranks"], options["forms"]) or plan_forms(
             machine.spec, shape, machine.backend.ranks_per_shape
         )
         wanted += [shape, *map(shape.with_form, forms)]
-    return profile_points(machine, store, wanted, policy, advance)
+    return profile_points(machine, store, wanted, policy=policy, advance=advance)
 
 
 def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:
     if options["model"]:
-        sizes = (options["batch_size"], options["isl"], options["osl"])
-        return _layers_of(options["model"], *sizes, dtype)
+        sizes = {name: options[name] for name in ("batch_size", "isl", "osl")}
+        return _layers_of(options["model"], **sizes, dtype=dtype)
     found = [parse_shape(shape, m) for shape in options["shapes"] for m in options["tokens"]]
     return [dataclasses.replace(shape, dtype=dtype) for shape in found]
 
 
-def _layers_of(model: str, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
+def _layers_of(model: str, *, batch_size: int, isl: int, osl: int, dtype: str) -> list[LayerShape]:
     """The layers that a tuning of the model under this workload would measure."""
     from autotune.core.types import Workload
     from autotune.tuning.model import model_shapes

@@ -75,7 +75,7 @@ def phase_of(graph: str) -> str:
 
 def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporter) -> Finding:
     from autotune.export.graphs import open_checkpoint
-    from autotune.export.parity import check_parity, largest_error, onnx_runs
+    from autotune.export.parity import check_parity, largest_error, onnx_network
 
     graph, phase = folder / name, phase_of(name)
     if not phase:
@@ -86,8 +86,8 @@ def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporte
             reason=f"the weights of {manifest.checkpoint} have been changed since the export"
         )
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        runs = onnx_runs(graph)
-        cases = check_parity(loaded, phase, runs, dtype, graph.name, progress=advance)
+        network = onnx_network(graph)
+        cases = check_parity(loaded, phase, network, dtype=dtype, what=graph.name, progress=advance)
     return Finding(facts=ParityFacts(worst=largest_error(cases)))
 
 
@@ -101,7 +101,15 @@ def _engine(folder: Path, phase: str, manifest: Manifest, reporter: Reporter) ->
 
     loaded, dtype = open_checkpoint(folder / manifest.checkpoint, manifest.dtype)
     place, workload = folder / phase, manifest.workload or Workload()
-    found = compare_engine(loaded, phase, place, place / GRAPHS[phase], dtype, workload, reporter)
+    found = compare_engine(
+        loaded,
+        phase,
+        place=place,
+        graph=place / GRAPHS[phase],
+        kind=dtype,
+        workload=workload,
+        reporter=reporter,
+    )
     return Finding(
         facts=EngineFacts(worst=largest_error(found["cases"]), latency_s=found["latency_s"])
     )

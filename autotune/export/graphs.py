@@ -75,7 +75,8 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
 
 def trace_graphs(
     loaded: LoadedModel,
-    runs: tuple[str, ...],
+    phases: tuple[str, ...],
+    *,
     path: Path,
     dtype: str,
     reporter: Reporter,
@@ -96,9 +97,11 @@ def trace_graphs(
         "autotune.versions": versions(),
     }
     graphs = {}
-    for run in runs:
-        with reporter.stage(f"export {run}") as advance:
-            graphs[run] = export_checkpoint(loaded, run, path, metadata, advance, opset or OPSET)
+    for phase in phases:
+        with reporter.stage(f"export {phase}") as advance:
+            graphs[phase] = export_checkpoint(
+                loaded, phase, path, metadata=metadata, progress=advance, opset=opset or OPSET
+            )
     return graphs
 
 

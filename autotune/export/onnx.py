@@ -1,4 +1,4 @@
-"""Export the checkpoint of a run or any other to ONNX, and compare the graphs with it."""
+"""Export the checkpoint of a tuning or any other to ONNX, and compare the graphs with it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write `model.onnx`, with `decode` also `model_decode.onnx`, and a manifest into `output`.
 
-    `folder` is a checkpoint or a run's folder; `output` a new folder (default: `onnx-<dtype>` in
-    it); `dtype` fp32 or fp16, by default fp16 for weights in fp16 and else fp32. Every graph is
-    compared with the checkpoint in onnxruntime at shapes that it was not traced at.
+    `folder` is a checkpoint or the folder of a tuning; `output` a new folder (default:
+    `onnx-<dtype>` in it); `dtype` fp32 or fp16, by default fp16 for weights in fp16 and else fp32.
+    Every graph is compared with the checkpoint in onnxruntime at shapes that it was not traced at.
 
     Returns:
         The manifest: files with their sha256, parity, versions, ranks.
@@ -44,28 +44,33 @@ def export_onnx(
         ParityError: a graph computes something else.
         StorageError: the disk is full; nothing half-written stays.
     """
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
 
     reporter = reporter or Reporter()
     loaded, kind = open_checkpoint(folder, dtype)
-    runs = passes(loaded, decode)
+    phases = exported_phases(loaded, decode)
     target = new_folder(folder, output, f"onnx-{kind}")
     parity: dict[str, Any] = {}
 
     def build(path: Path) -> None:
-        for name, graph in trace_graphs(loaded, runs, path, kind, reporter).items():
+        for name, graph in trace_graphs(
+            loaded, phases, path=path, dtype=kind, reporter=reporter
+        ).items():
             with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
                 found = check_parity(
-                    loaded, name, onnx_runs(graph), kind, graph.name, progress=advance
+                    loaded, name, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
                 )
             parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
-        write_manifest(path, manifest(loaded, folder, target, "onnx", kind) | {"parity": parity})
+        write_manifest(
+            path,
+            manifest(loaded, folder, target=target, form="onnx", dtype=kind) | {"parity": parity},
+        )
 
     write_whole(target, build, ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
 
 
-def passes(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
+def exported_phases(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
     """What is exported: whole sequences, and with `decode` one step of a decoder too.
 
     Raises:
@@ -93,7 +98,7 @@ def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path
 
 
 def manifest(
-    loaded: LoadedModel, folder: str | Path, target: Path, form: str, dtype: str
+    loaded: LoadedModel, folder: str | Path, *, target: Path, form: str, dtype: str
 ) -> dict[str, Any]:
     """What every export says of itself; where its checkpoint is seen from it, as both may move."""
     return {

@@ -23,7 +23,7 @@ from autotune.core.types import Workload
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 SHAPES = ((1, 1), (1, 7), (3, 1), (3, 7), (1, 513), (3, 513))
 Arrays = Mapping[str, Any]
-Runs = Callable[[Arrays], Arrays]
+Network = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,16 @@ class ParityCase:
 @torch.no_grad()
 def check_parity(
     loaded: LoadedModel,
-    run: str,
-    runs: Runs,
+    phase: str,
+    network: Network,
+    *,
     dtype: str,
     what: str,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    reference: Runs | None = None,
+    reference: Network | None = None,
 ) -> list[dict[str, Any]]:
-    """Every shape's error; `runs` maps named inputs to named outputs, "prefill" or "decode".
+    """Every shape's error; `network` maps named inputs to named outputs, "prefill" or "decode".
 
     Compared with the checkpoint in torch, or with what `reference` makes of the same inputs.
 
@@ -57,10 +58,10 @@ def check_parity(
         ParityError: one of them is beyond the dtype's tolerance, or not finite.
     """
     cases = []
-    for index, (batch, length, inputs, expected) in enumerate(references(loaded, run, shapes)):
+    for index, (batch, length, inputs, expected) in enumerate(references(loaded, phase, shapes)):
         progress(index, len(shapes))
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-        found = runs(feeds)
+        found = network(feeds)
         wanted = reference(feeds) if reference else expected
         error = max(
             apart(found[name], wanted[name].astype(np.float32), value != 0)
@@ -81,14 +82,14 @@ def largest_error(cases: Sequence[Mapping[str, Any]]) -> float:
 
 
 def references(
-    loaded: LoadedModel, run: str, shapes: tuple[tuple[int, int], ...]
+    loaded: LoadedModel, phase: str, shapes: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[int, int, dict[str, Tensor], dict[str, Any]]]:
     """Batch, length, inputs and what the checkpoint makes of them; half of them are padded."""
     limit = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
     task: Any = make_task(loaded.task, loaded.folder)
     for batch, wanted in shapes:
-        length = min(wanted, (limit or wanted) - (run == "decode"))
-        if run == "decode":
+        length = min(wanted, (limit or wanted) - (phase == "decode"))
+        if phase == "decode":
             inputs = decode_inputs(loaded.model, batch, length)
             logits, *_ = decode_step(loaded.model, inputs)
             yield batch, length, inputs, {"logits": logits.float().numpy()}
@@ -110,8 +111,8 @@ def apart(found: Any, expected: Any, where: Any) -> float:
     return float(difference.max(initial=0.0) / max(np.abs(expected[where]).max(initial=0), 1e-12))
 
 
-def onnx_runs(path: Path, threads: int = 1) -> Runs:
-    """Runs an ONNX file on the CPU.
+def onnx_network(path: Path, threads: int = 1) -> Network:
+    """Open an ONNX file as a function that computes its named outputs on the CPU.
 
     Raises:
         ModelError: it is no model that onnxruntime opens.

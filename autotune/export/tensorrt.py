@@ -21,9 +21,9 @@ from autotune.export.graphs import (
 from autotune.export.manifest import read_manifest_json
 from autotune.export.onnx import (
     ADVICE,
+    exported_phases,
     manifest,
     new_folder,
-    passes,
     write_manifest,
 )
 from autotune.results.result import RESULT, read_result
@@ -48,7 +48,7 @@ def export_tensorrt(
     """Write a folder for each pass, with ONNX, build task and build script; with the engine too.
 
     The engine is built where a GPU and TensorRT are, and what prevents it is told; `here` demands
-    it. Shapes up to `workload`'s (that of the run, else 1 × 128 tokens) are admitted, and one token
+    it. Shapes up to `workload`'s (that of the tuning, else 1 × 128) are admitted, and one token
     a sequence has a profile of its own unless `one_profile`. `tensorrt`: the major version that the
     ONNX is for, 8 or 10 (and later); that of what is installed, else 10.
 
@@ -66,7 +66,7 @@ def export_tensorrt(
     lacks = missing_parts()
     if here and lacks:
         raise EngineError(lacks)
-    runs = passes(loaded, decode)
+    phases = exported_phases(loaded, decode)
     shape = workload or _workload(loaded)
     target = new_folder(folder, output, f"tensorrt-{kind}")
     opset = engine_opset(tensorrt)
@@ -80,28 +80,45 @@ def export_tensorrt(
 
     def build(path: Path) -> None:
         path.mkdir()
-        for run in runs:
-            place = path / run
-            graphs = trace_graphs(loaded, (run,), place, kind, reporter, traced_opset(opset))
-            graph = lowered(graphs[run], opset)
+        for phase in phases:
+            place = path / phase
+            graphs = trace_graphs(
+                loaded,
+                (phase,),
+                path=place,
+                dtype=kind,
+                reporter=reporter,
+                opset=traced_opset(opset),
+            )
+            graph = lowered(graphs[phase], opset)
             task = {
                 "dtype": kind,
-                "profiles": profiles(loaded, run, shape)[: 1 if one_profile else None],
+                "profiles": profiles(loaded, phase, shape)[: 1 if one_profile else None],
             }
             write_kit(place, graph, task)
-            _compare(loaded, run, graph, kind, facts, reporter)
+            _compare(loaded, phase, graph=graph, kind=kind, facts=facts, reporter=reporter)
             if lacks:
                 continue
             try:
-                engine = _engine(place, graph, task, limit_s, reporter)
+                engine = _engine(place, graph, task=task, limit_s=limit_s, reporter=reporter)
             except EngineError as error:
                 if here:
                     raise
                 facts["kit_because"] = str(error)
                 continue
-            cases = compare_engine(loaded, run, place, graph, kind, shape, reporter)
-            facts["engines"][run] = {**engine, **cases}
-        write_manifest(path, manifest(loaded, folder, target, "tensorrt", kind) | facts)
+            cases = compare_engine(
+                loaded,
+                phase,
+                place=place,
+                graph=graph,
+                kind=kind,
+                workload=shape,
+                reporter=reporter,
+            )
+            facts["engines"][phase] = {**engine, **cases}
+        write_manifest(
+            path, manifest(loaded, folder, target=target, form="tensorrt", dtype=kind) | facts
+        )
 
     write_whole(target, build, ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
@@ -115,32 +132,32 @@ def _workload(loaded: LoadedModel) -> Workload:
     return Workload(batch_size=1, sequence_length=128)
 
 
-def profiles(loaded: LoadedModel, run: str, workload: Workload) -> list[dict[str, Any]]:
+def profiles(loaded: LoadedModel, phase: str, workload: Workload) -> list[dict[str, Any]]:
     """Least, usual and most shapes of every input: whole sequences, then one token a sequence."""
     batch, length = workload.batch_size, workload.sequence_length
 
     def shapes(rows: int, columns: int) -> dict[str, list[int]]:
-        found = example_inputs(loaded, run, rows, columns)
+        found = example_inputs(loaded, phase, rows, columns)
         return {name: list(tensor.shape) for name, tensor in found.items()}
 
     def between(columns_least: int, columns: int) -> dict[str, Any]:
         least, most = shapes(1, columns_least), shapes(batch, columns)
         return {name: [least[name], most[name], most[name]] for name in most}
 
-    if run == "decode":
+    if phase == "decode":
         return [between(1, length + (workload.output_length or 1))]
     whole = between(1, length)
     one = between(1, 1)
     return [whole] if one == whole else [whole, one]  # pictures have no length
 
 
-def example_inputs(loaded: LoadedModel, run: str, batch: int, length: int) -> dict[str, Any]:
+def example_inputs(loaded: LoadedModel, phase: str, batch: int, length: int) -> dict[str, Any]:
     """Random inputs of one pass."""
     from autotune.compress.decode import decode_inputs
     from autotune.compress.onnx_export import typed_inputs
     from autotune.compress.tasks import make_task
 
-    if run == "decode":
+    if phase == "decode":
         return decode_inputs(loaded.model, batch, length)
     task = make_task(loaded.task, loaded.folder)
     workload = Workload(batch_size=batch, sequence_length=length)
@@ -148,17 +165,25 @@ def example_inputs(loaded: LoadedModel, run: str, batch: int, length: int) -> di
 
 
 def _compare(
-    loaded: LoadedModel, run: str, graph: Path, kind: str, facts: dict[str, Any], reporter: Reporter
+    loaded: LoadedModel,
+    phase: str,
+    *,
+    graph: Path,
+    kind: str,
+    facts: dict[str, Any],
+    reporter: Reporter,
 ) -> None:
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        cases = check_parity(loaded, run, onnx_runs(graph), kind, graph.name, progress=advance)
-    facts["parity"][f"{run}/{graph.name}"] = {"tolerance": TOLERANCES[kind], "cases": cases}
+        cases = check_parity(
+            loaded, phase, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
+        )
+    facts["parity"][f"{phase}/{graph.name}"] = {"tolerance": TOLERANCES[kind], "cases": cases}
 
 
 def _engine(
-    place: Path, graph: Path, task: Mapping[str, Any], limit_s: float | None, reporter: Reporter
+    place: Path, graph: Path, *, task: Mapping[str, Any], limit_s: float | None, reporter: Reporter
 ) -> dict[str, Any]:
     from autotune.devices.detect import device_identity
     from autotune.devices.lock import device_lock
@@ -171,12 +196,13 @@ def _engine(
             del phase
             advance(int(seconds), int(limit))
 
-        return build_engine(graph, task, place / ENGINE, limit, tell)
+        return build_engine(graph, task, place / ENGINE, limit_s=limit, tell=tell)
 
 
 def compare_engine(
     loaded: LoadedModel,
-    run: str,
+    phase: str,
+    *,
     place: Path,
     graph: Path,
     kind: str,
@@ -188,7 +214,7 @@ def compare_engine(
 
     from autotune.devices.detect import device_identity
     from autotune.devices.lock import device_lock
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_runs
+    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
     from autotune.profiler.engines.builder import ENGINE
     from autotune.profiler.engines.engine_process import EngineProcess
 
@@ -197,13 +223,20 @@ def compare_engine(
     with reporter.stage("compare the engine with the graph") as advance:
         with EngineProcess() as engines, device_lock(device_identity("cuda")):
 
-            def runs(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+            def network(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
                 return engines.outputs(engines.load(place / ENGINE, feeds))
 
             cases = check_parity(
-                loaded, run, runs, kind, f"the engine of {run}", shapes, advance, onnx_runs(graph)
+                loaded,
+                phase,
+                network,
+                dtype=kind,
+                what=f"the engine of {phase}",
+                shapes=shapes,
+                progress=advance,
+                reference=onnx_network(graph),
             )
-            feeds = {k: v.numpy() for k, v in example_inputs(loaded, run, batch, length).items()}
+            feeds = {k: v.numpy() for k, v in example_inputs(loaded, phase, batch, length).items()}
             number = engines.load(place / ENGINE, feeds)
             latency_s = statistics.median(engines.seconds(number) for _ in range(50))
     return {"tolerance": TOLERANCES[kind], "cases": cases, "latency_s": latency_s}

@@ -69,7 +69,7 @@ class Executor(ABC):
 
     @abstractmethod
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """The latency of every site inside a running ONNX network, on a device of the executor.
 
@@ -136,4 +136,6 @@ class FarmRunner:
     ) -> SiteProfile:
         """Profile the sites of a network; see `Executor.profile_sites`."""
         del progress
-        return self.executor.profile_sites(self.device, build, inputs, self.threads, sites)
+        return self.executor.profile_sites(
+            self.device, build, inputs, threads=self.threads, sites=sites
+        )

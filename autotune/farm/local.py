@@ -53,11 +53,11 @@ class LocalExecutor(Executor):
         return _closing(runner.run(shard.tasks))
 
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """In a fresh process on this machine."""
         self.require(device)
-        return profile_sites(build, inputs, threads, sites)
+        return profile_sites(build, inputs, threads=threads, sites=sites)
 
     def close(self) -> None:
         """Do nothing: the executor holds no resources."""

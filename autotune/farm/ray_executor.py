@@ -205,7 +205,7 @@ class RayExecutor(Executor):
         return {str(path): self._parcels[path] for path in paths}
 
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """Asked of a worker that has the device."""
         name = self.require(device).name

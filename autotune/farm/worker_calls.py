@@ -50,7 +50,8 @@ def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -
     """Profile the sites of a network on the worker's host; `text` is from `profile_text`."""
     values, places = json.loads(text), _places(sent, fetch)
     build, inputs = Path(places[values["build"]]), Path(places[values["inputs"]])
-    return json.dumps(vars(profile_sites(build, inputs, values["threads"], values["sites"])))
+    profile = profile_sites(build, inputs, threads=values["threads"], sites=values["sites"])
+    return json.dumps(vars(profile))
 
 
 def profile_text(build: Path, inputs: Path, threads: int, sites: Sequence[str]) -> str:

@@ -48,13 +48,21 @@ def profile_points(
     machine: MeasuringMachine,
     database: LatencyDatabase,
     wanted: Iterable[LayerShape],
+    *,
     policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
     points = missing_points(database, machine.fingerprint, shapes)
-    failed = measure_points(database, machine.fingerprint, points, machine.runner, policy, advance)
+    failed = measure_points(
+        database,
+        machine.fingerprint,
+        points,
+        runner=machine.runner,
+        policy=policy,
+        progress=advance,
+    )
     return Profiled(
         wanted=len(shapes),
         measured=len(points) - len(failed),
@@ -65,18 +73,20 @@ def profile_points(
 def profile_full(
     machine: MeasuringMachine,
     database: LatencyDatabase,
+    *,
     policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:
     """Measure the standard layers at eight ranks each."""
     pool = standard_pool(machine.spec, machine.dtype)
     wanted = [s for dense in pool for s in (dense, *pairs_of(dense, machine.spec, _FULL_SHARES))]
-    return profile_points(machine, database, wanted, policy, advance)
+    return profile_points(machine, database, wanted, policy=policy, advance=advance)
 
 
 def profile_quick(
     machine: MeasuringMachine,
     database: LatencyDatabase,
+    *,
     policy: TimingPolicy,
     advance: Advance = lambda done, total: None,
 ) -> Profiled:
@@ -94,7 +104,7 @@ def profile_quick(
         wave = _wave(machine, database, pool, layers)
         layers += wave
         wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
-        found += profile_points(machine, database, wanted, policy)
+        found += profile_points(machine, database, wanted, policy=policy)
         advance(len(layers), QUICK_LAYERS)
     return found
 

@@ -228,7 +228,7 @@ class JobDatabase(Store):
             "result": None if ending.result is None else canonical_json(dict(ending.result)),
         }
         with self.transaction() as connection:
-            self._end(connection, _held(lease), lease, state, values)
+            self._end(connection, _held(lease), lease=lease, state=state, values=values)
 
     def requeue(self, lease: Lease, why: str, delay_s: float) -> None:
         """Put a running job back in the queue, to start again after `delay_s`.
@@ -237,7 +237,7 @@ class JobDatabase(Store):
             LeaseLostError: another runner has the job.
         """
         with self.transaction() as connection:
-            self._back(connection, _held(lease), lease, why, delay_s)
+            self._back(connection, _held(lease), lease=lease, why=why, delay_s=delay_s)
 
     def requeue_stale(self, older_than_s: float, most_attempts: int) -> list[str]:
         """Requeue the jobs of runners that timed out; those at the limit of attempts fail."""
@@ -252,7 +252,9 @@ class JobDatabase(Store):
             silent = _held(lease).where(JOB.c.heartbeat_at == job.heartbeat_at)
             try:
                 with self.transaction() as connection:
-                    self._take_back(connection, silent, lease, job, most_attempts)
+                    self._take_back(
+                        connection, silent, lease=lease, job=job, most_attempts=most_attempts
+                    )
                     found.append(job.id)
             except LeaseLostError:
                 continue  # it spoke meanwhile, or another server was quicker
@@ -262,18 +264,19 @@ class JobDatabase(Store):
         self,
         connection: sa.Connection,
         silent: sa.Update,
+        *,
         lease: Lease,
         job: Job,
         most_attempts: int,
     ) -> None:
         why = f"runner {job.runner} timed out"
         if job.cancel_requested:
-            self._end(connection, silent, lease, CANCELLED, {"exit_code": None})
+            self._end(connection, silent, lease=lease, state=CANCELLED, values={"exit_code": None})
         elif job.attempt >= most_attempts:
             error = f"{why}; limit of {job.attempt} attempts reached"
-            self._end(connection, silent, lease, FAILED, {"error": error})
+            self._end(connection, silent, lease=lease, state=FAILED, values={"error": error})
         else:
-            self._back(connection, silent, lease, why, 0.0)
+            self._back(connection, silent, lease=lease, why=why, delay_s=0.0)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: a queued one now, a running one with the next heartbeat.
@@ -296,6 +299,7 @@ class JobDatabase(Store):
         self,
         connection: sa.Connection,
         held: sa.Update,
+        *,
         lease: Lease,
         state: str,
         values: Mapping[str, Any],
@@ -305,7 +309,7 @@ class JobDatabase(Store):
         self._event(connection, lease.job_id, "state", state)
 
     def _back(
-        self, connection: sa.Connection, held: sa.Update, lease: Lease, why: str, delay_s: float
+        self, connection: sa.Connection, held: sa.Update, *, lease: Lease, why: str, delay_s: float
     ) -> None:
         back = held.values(
             state=QUEUED, runner=None, heartbeat_at=None, not_before=self.dialect.now() + delay_s

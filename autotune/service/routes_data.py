@@ -69,7 +69,7 @@ def models(parts: Parts, _: Caller) -> list[dict[str, Any]]:
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
 )
 async def upload(
-    name: _Name, file: _Name, request: Request, parts: Parts, _: Caller
+    name: _Name, file: _Name, *, request: Request, parts: Parts, _: Caller
 ) -> dict[str, Any]:
     """Upload one file of a model: safetensors, configuration or tokenizer."""
     return await receive(parts.settings, name, file, request.stream())

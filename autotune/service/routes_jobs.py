@@ -37,6 +37,7 @@ _KindName = Annotated[str, Query(pattern=f"^({'|'.join(KINDS)})$")]
 @router.post("", status_code=201, responses={200: {"model": JobView}})
 def submit(
     body: Submission,
+    *,
     response: Response,
     parts: Parts,
     caller: Caller,
@@ -61,6 +62,7 @@ def submit(
 def list_jobs(
     parts: Parts,
     _: Caller,
+    *,
     state: Annotated[list[_StateName], Query()] = [],  # noqa: B006
     kind: _KindName | None = None,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,

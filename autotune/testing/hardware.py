@@ -209,7 +209,7 @@ class SimulatedHardware(Hardware):
     ) -> Kernel:
         peak, size = self._peak(dtype), DTYPE_BYTES[dtype]
         compute, memory = self._character
-        best = min(self.tiles, key=lambda tile: self._compute_s(m, k, n, tile, peak))
+        best = min(self.tiles, key=lambda tile: self._compute_s(m, k, n, tile=tile, peak=peak))
         drawing = min(1.0, 2.0 * tile_count(m, n, best) * max(1, k // 256) / self.cores)
         rate = self.bandwidth_bytes_s * memory * (0.25 + 0.75 * drawing)
         weight_bytes = float(size * k * n)
@@ -220,14 +220,14 @@ class SimulatedHardware(Hardware):
         # Misaligned reads waste less than misaligned arithmetic does.
         return Kernel(
             ideal_s=2.0 * m * k * n / peak,
-            compute_s=self._compute_s(m, k, n, best, peak) / compute * slow,
+            compute_s=self._compute_s(m, k, n, tile=best, peak=peak) / compute * slow,
             memory_s=(weight_bytes + moved) / rate * math.sqrt(slow),
             weight_s=weight_bytes / rate * math.sqrt(slow),
             weight_bytes=weight_bytes,
             overhead_s=self.overhead_s,
         )
 
-    def _compute_s(self, m: int, k: int, n: int, tile: Tile, peak: float) -> float:
+    def _compute_s(self, m: int, k: int, n: int, *, tile: Tile, peak: float) -> float:
         return compute_seconds(
             m, k, n, tile=tile, cores=self.cores, peak_flops=peak, fill=self.fill
         )

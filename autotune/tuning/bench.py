@@ -35,7 +35,7 @@ def bench(folder: Path, reporter: Reporter) -> BenchRecord:
     phases = []
     for name, count in record.workload.passes.items():
         compressed = folder / record.builds[name].compressed
-        timed = time_pass(folder, record, name, compressed, reporter)
+        timed = time_pass(folder, record, name, compressed=compressed, reporter=reporter)
         phases.append(dataclasses.replace(timed, count=count))
     measured = Measured(passes=tuple(phases))
     limit = latency_limit(record.budget.get("latency"), measured.dense_latency_s)
@@ -64,7 +64,7 @@ def _require_builds(folder: Path, record: TuneRecord) -> None:
 
 
 def time_pass(
-    folder: Path, record: TuneRecord, phase: str, compressed: Path, reporter: Reporter
+    folder: Path, record: TuneRecord, phase: str, *, compressed: Path, reporter: Reporter
 ) -> MeasuredPass:
     """Time the model `compressed` in one phase, in turn with the dense model of the tuning.
 

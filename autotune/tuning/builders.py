@@ -150,10 +150,17 @@ class OnnxBuilder(Builder):
             with self.workspace.stage(f"export the dense model, {phase}") as advance:
                 graph = path / GRAPHS[phase]
                 if phase == "decode":
-                    export_decode(loaded.model, sites, graph, advance)
+                    export_decode(loaded.model, sites, graph, progress=advance)
                     return
                 workload = self.model.workload
-                export_dense(loaded.model, self.model.task, sites, workload, graph, advance)
+                export_dense(
+                    loaded.model,
+                    self.model.task,
+                    sites=sites,
+                    workload=workload,
+                    path=graph,
+                    progress=advance,
+                )
 
         key = {**self.model.key, "opset": OPSET, "onnx": onnx.__version__}
         name = "dense" if phase == "prefill" else f"dense-{phase}"
@@ -200,7 +207,14 @@ class TypedOnnxBuilder(CheckpointBuilder):
         def build(path: Path) -> None:
             loaded, dtype = open_checkpoint(checkpoint, self.machine.dtype)
             reporter = self.workspace.reporter
-            graphs = trace_graphs(loaded, (phase,), path, dtype, reporter, traced_opset(opset))
+            graphs = trace_graphs(
+                loaded,
+                (phase,),
+                path=path,
+                dtype=dtype,
+                reporter=reporter,
+                opset=traced_opset(opset),
+            )
             lowered(graphs[phase], opset)
 
         key = {

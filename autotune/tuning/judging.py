@@ -26,6 +26,7 @@ _THREADS_PER_JUDGE = 4
 def make_judges(
     request: TuneRequest,
     machine: Machine,
+    *,
     compression: Compression,
     data: CalibrationData,
     workspace: Workspace,

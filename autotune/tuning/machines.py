@@ -105,14 +105,14 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         runner=runner_here(present, backend, threads),
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
-        profile_sites=partial(_profile_sites, threads),
+        profile_sites=partial(_profile_sites, threads=threads),
     )
 
 
 def _profile_sites(
-    threads: int, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+    build: Path, inputs: Path, sites: Sequence[str], advance: Advance, *, threads: int
 ) -> SiteProfile:
-    return profile_sites(build, inputs, threads, sites, advance)
+    return profile_sites(build, inputs, threads=threads, sites=sites, progress=advance)
 
 
 def farm_machine(options: MachineOptions) -> MeasuringMachine:

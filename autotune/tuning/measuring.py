@@ -134,7 +134,12 @@ class MeasuringMachine(Machine):
             policy = layer_policy(self.measure_seconds)
             with workspace.stage(stage) as advance:
                 failed = measure_points(
-                    self.database, self.fingerprint, points, self.runner, policy, advance
+                    self.database,
+                    self.fingerprint,
+                    points,
+                    runner=self.runner,
+                    policy=policy,
+                    progress=advance,
                 )
             for row in failed[:_SHOWN_FAILURES]:
                 workspace.note(f"failed: {row.shape}: {row.error}")

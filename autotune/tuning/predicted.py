@@ -196,4 +196,10 @@ class PredictedMachine(Machine):
             call=decode_step if phase == "decode" else None,
         )
         kernels = fuse(operations) if table.fuses else operations
-        return rest_latency(kernels, self.dtype, table.memory, table.attention, table.predictor)
+        return rest_latency(
+            kernels,
+            self.dtype,
+            memory=table.memory,
+            attention=table.attention,
+            products=table.predictor,
+        )

@@ -109,7 +109,9 @@ class Tuning:
             compression = compress(model, request, data, workspace)
             network = machine.network(builder)
             judges = stack.enter_context(
-                make_judges(request, machine, compression, data, workspace)
+                make_judges(
+                    request, machine, compression=compression, data=data, workspace=workspace
+                )
             )
             planner = Planner(
                 model=model,

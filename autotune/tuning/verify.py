@@ -122,12 +122,14 @@ def _load(folder: Path) -> LoadedModel:
 
 
 def _parity(graph: Path, reporter: Reporter) -> Finding:
-    from autotune.export.parity import check_parity, largest_error, onnx_runs
+    from autotune.export.parity import check_parity, largest_error, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        runs, loaded = onnx_runs(graph), _load(graph.parent)
+        network, loaded = onnx_network(graph), _load(graph.parent)
         phase = phase_of(graph.name)
-        cases = check_parity(loaded, phase, runs, "fp32", graph.name, progress=advance)
+        cases = check_parity(
+            loaded, phase, network, dtype="fp32", what=graph.name, progress=advance
+        )
     return Finding(facts=ParityFacts(worst=largest_error(cases)))
 
 
@@ -197,7 +199,7 @@ def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Repor
     from autotune.tuning.bench import time_pass
 
     phase = phase_of(name)
-    timed = time_pass(folder.parent, record, phase, folder / name, reporter)
+    timed = time_pass(folder.parent, record, phase, compressed=folder / name, reporter=reporter)
     tuned = record.phase(phase)
     facts = TimingFacts(
         latency_s=timed.latency_s,

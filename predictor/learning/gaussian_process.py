@@ -27,6 +27,7 @@ class Process:
         self,
         features: Array,
         values: Array,
+        *,
         random_state: int = 0,
         groups: NDArray[np.intp] | None = None,
         kernel: Kernel | None = None,

@@ -73,6 +73,7 @@ class RestLatency:
 def rest_latency(
     operations: Sequence[Operation],
     dtype: str,
+    *,
     memory: MemoryModel,
     attention: AttentionLatency,
     products: LatencyPredictor,

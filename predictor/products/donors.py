@@ -79,7 +79,7 @@ class UnseenDevice:
         with threadpool_limits(1):
             features, log_seconds = self._few_features(products), np.log(seconds)
             self._corrections = [
-                Process(features, log_seconds - base, self.random_state, kernel=kernel)
+                Process(features, log_seconds - base, random_state=self.random_state, kernel=kernel)
                 for base, kernel in zip(self._bases(products), self._kernels, strict=True)
             ]
         return self

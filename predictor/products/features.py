@@ -31,7 +31,14 @@ def product_limits_s(products: Array, roofline: Roofline, dtype: str) -> tuple[A
     """Arithmetic and memory seconds, (n,) each."""
     m, k, n = products.T
     peak = roofline.peak(dtype)
-    return limits_s(m, k, n, DTYPE_BYTES[dtype], peak, roofline.bandwidth_bytes_s)
+    return limits_s(
+        m,
+        k,
+        n,
+        element_bytes=DTYPE_BYTES[dtype],
+        peak_flops=peak,
+        bandwidth_bytes_s=roofline.bandwidth_bytes_s,
+    )
 
 
 def physical_features(products: Array, roofline: Roofline, dtype: str) -> Array:

@@ -57,6 +57,7 @@ def build_engine(
     onnx: Path,
     task: Mapping[str, Any],
     output: Path,
+    *,
     limit_s: float = LIMIT_S,
     tell: Tell = lambda phase, seconds: None,
 ) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class SiteProfile:
 def profile_sites(
     artefact: Path,
     inputs: Path,
+    *,
     threads: int,
     sites: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -56,6 +56,7 @@ def measure_points(
     database: LatencyDatabase,
     fingerprint: Fingerprint,
     points: Sequence[LayerShape],
+    *,
     runner: TaskRunner,
     policy: TimingPolicy | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -140,6 +140,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
 def time_interleaved(
     runners: Sequence[Runner],
     policy: TimingPolicy,
+    *,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda fraction: None,
     slowed: Callable[[], str | None] = lambda: None,

@@ -65,7 +65,7 @@ def run_task(
         timing = time_interleaved(
             [runner for runner, _ in prepared],
             task.policy,
-            clock,
+            clock=clock,
             progress=progress,
             slowed=device.slowed,
         )

@@ -8,7 +8,7 @@ keeps its own fingerprint; what the stacks agree on is their median, shape by sh
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -160,8 +160,8 @@ def import_gemms(database: LatencyDatabase, device: str, dtype: str = "bf16") ->
     for table in read_tables(device, dtype):
         origin = Origin(kind="package", name=f"{PACKAGE}: {table.stack}", version=version(PACKAGE))
         run = database.start_run(fingerprint_of_table(table), table.source, origin)
-        now = timestamp()
-        database.add(run, [_measurement(dtype, now, *row) for row in table.rows.to_numpy()])
+        rows, now = table.rows.to_numpy(), timestamp()
+        database.add(run, [_measurement(row, dtype=dtype, now=now) for row in rows])
         count += len(table.rows)
     return count
 
@@ -179,9 +179,9 @@ def fingerprint_of_table(table: ImportedTable) -> Fingerprint:
     )
 
 
-def _measurement(
-    dtype: str, now: str, tokens: float, in_features: float, out_features: float, latency_s: float
-) -> Measurement:
+def _measurement(row: Iterable[float], *, dtype: str, now: str) -> Measurement:
+    """One row of a table: M, K, N and seconds."""
+    tokens, in_features, out_features, latency_s = row
     return Measurement(
         shape=LayerShape(
             tokens=int(tokens),

@@ -32,6 +32,7 @@ class Dobi(Allocator):
 
     def __init__(
         self,
+        *,
         steps: int = 40,
         learning_rate: float = 0.03,
         penalty: float = 20.0,

@@ -279,7 +279,11 @@ def test_a_config_whose_leader_is_missing_is_refused(found, tmp_path):
 def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     kind, model, task, sites, _ = found
     export_dense(
-        model, task, [site.name for site in sites.sites], WORKLOAD, tmp_path / "dense.onnx"
+        model,
+        task,
+        sites=[site.name for site in sites.sites],
+        workload=WORKLOAD,
+        path=tmp_path / "dense.onnx",
     )
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
     plan = {joint.name: low_rank(16) for joint in sites.joint}

@@ -23,7 +23,13 @@ def exported(request, tmp_path_factory):
     model.requires_grad_(False)
     tmp_path = tmp_path_factory.mktemp(kind)
     sites = count_tokens(model, find_sites(model), task.example_inputs(model, WORKLOAD)).sites
-    export_dense(model, task, [site.name for site in sites], WORKLOAD, tmp_path / "dense.onnx")
+    export_dense(
+        model,
+        task,
+        sites=[site.name for site in sites],
+        workload=WORKLOAD,
+        path=tmp_path / "dense.onnx",
+    )
     return kind, model, task, sites, tmp_path / "dense.onnx"
 
 

@@ -177,13 +177,13 @@ def test_measuring_goes_on_after_deaths_as_on_a_real_machine(tmp_path):
     runner = SimulatedRunner(HARDWARE, Disturbance(faults=(Fault(task=0),)))
     with LatencyDatabase(tmp_path / "latency.sqlite") as database:
         fingerprint = runner.fingerprint("fp32")
-        assert measure_points(database, fingerprint, points, runner) == []
+        assert measure_points(database, fingerprint, points, runner=runner) == []
         rows = database.measurements(fingerprint.id)
     assert {row.shape for row in rows} == {shape for p in points for shape in (p, p.dense)}
     assert runner.tasks_begun == 3
     always = SimulatedRunner(HARDWARE, Disturbance(death_probability=1.0))
     with LatencyDatabase(tmp_path / "other.sqlite") as database:
-        failed = measure_points(database, fingerprint, points, always)
+        failed = measure_points(database, fingerprint, points, runner=always)
     assert len(failed) == 4
     assert always.tasks_begun == 6
 

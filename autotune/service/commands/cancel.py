@@ -13,7 +13,7 @@ from autotune.service.commands.options import client_options, job_argument, make
 @click.option("--wait", is_flag=True, help="Wait until the job has ended.")
 @client_options
 @format_option
-def command(job_id: str, wait: bool, server: str, key: str | None, output_format: str) -> None:
+def command(*, job_id: str, wait: bool, server: str, key: str | None, output_format: str) -> None:
     """Cancel a job: immediately if it is queued, within seconds if it is running."""
     with make_client(server, key) as client:
         job_id = job_argument(client, job_id)

@@ -21,7 +21,7 @@ from autotune.service.commands.options import client_options, job_argument, make
 @client_options
 @format_option
 def command(
-    job_id: str, output: Path | None, server: str, key: str | None, output_format: str
+    *, job_id: str, output: Path | None, server: str, key: str | None, output_format: str
 ) -> None:
     """Download a job's results: checkpoint, graphs, report and result.json."""
     with make_client(server, key) as client:

@@ -30,6 +30,7 @@ from autotune.service.summary import outcome
 @client_options
 @format_option
 def command(
+    *,
     job_id: str | None,
     states: tuple[str, ...],
     limit: int,

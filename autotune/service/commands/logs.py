@@ -17,7 +17,7 @@ _EVERY_S = 0.5
 @click.option("--follow", "-f", is_flag=True, help="Keep printing until the job has ended.")
 @client_options
 @format_option
-def command(job_id: str, follow: bool, server: str, key: str | None, output_format: str) -> None:
+def command(*, job_id: str, follow: bool, server: str, key: str | None, output_format: str) -> None:
     """Print the log of a job."""
     offset, found = 0, []
     with make_client(server, key) as client:

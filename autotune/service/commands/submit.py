@@ -44,6 +44,7 @@ def _command(kind: Kind) -> click.Command:
     exports = kind.schema is ExportOptions
 
     def submit(
+        *,
         server: str,
         key: str | None,
         wait: bool,

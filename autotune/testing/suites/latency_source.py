@@ -39,7 +39,7 @@ class LatencySourceSuite:
     def test_every_known_shape_has_one_price(
         self, make_source: Callable[[], LatencySource]
     ) -> None:
-        """`price` gives one each, in order: an estimate, or seconds or a ratio with a half width."""
+        """`price` gives one each, in order: an estimate, or a value with its half width."""
         prices = self.prices(make_source(), self.known)
         assert len(prices) == len(self.known)
         for found in prices:

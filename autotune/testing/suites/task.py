@@ -96,7 +96,7 @@ class TaskSuite:
         summed, _ = task.loss(output, reference, batch)
         (slope,) = torch.autograd.grad(summed, output, create_graph=True)
         (bent,) = torch.autograd.grad((slope * direction).sum(), output)
-        squares = []
+        squares: list[float] = []
         while len(squares) < _DRAWS:
             for signal in task.curvature_signals(output, batch, generator):
                 (gradient,) = torch.autograd.grad(signal, output, retain_graph=True)
@@ -150,14 +150,15 @@ class TaskSuite:
     def test_references_are_the_dense_models_own(
         self, task: Task, model: nn.Module, batches: Sequence[Batch]
     ) -> None:
-        """One reference for each batch, None where none is needed; against it dense loses nothing."""
+        """One reference per batch, None where none is needed; against it dense loses nothing."""
         references = task.references(model, batches)
         assert len(references) == len(batches)
         assert all((found is not None) == task.needs_reference for found in references)
         found = task.losses(model, batches, references)
         for (ours, count), batch in zip(found, batches, strict=True):
             own, expected = self._own_loss(task, model, batch)
-            assert (ours, count) == (pytest.approx(own, abs=1e-4), expected)
+            assert ours == pytest.approx(own, abs=1e-4)
+            assert count == expected
             if task.needs_reference:
                 assert ours == pytest.approx(0.0, abs=1e-4 * count)
 

@@ -20,7 +20,7 @@ from autotune.compress.sites import find_sites
 from autotune.core.errors import EngineError, ModelError, ParityError, UsageError
 from autotune.core.types import Workload
 from autotune.export.onnx import export_onnx
-from autotune.export.parity import check_parity, onnx_runs
+from autotune.export.parity import check_parity, onnx_network
 from autotune.export.tensorrt import export_tensorrt
 from autotune.profiler.engines import builder, python
 from autotune.profiler.engines.engine_process import EngineProcess
@@ -108,20 +108,20 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
 
 def test_a_graph_that_computes_something_else_is_refused(llama, exported):
     loaded = load_checkpoint(llama)
-    right = onnx_runs(llama / "onnx-fp32" / "model.onnx")
+    right = onnx_network(llama / "onnx-fp32" / "model.onnx")
 
     def slightly_wrong(feeds):
         return {name: value * 1.001 for name, value in right(feeds).items()}
 
     with pytest.raises(ParityError, match="differs from the checkpoint"):
-        check_parity(loaded, "prefill", slightly_wrong, "fp32", "model.onnx")
+        check_parity(loaded, "prefill", slightly_wrong, dtype="fp32", what="model.onnx")
     with pytest.raises(ParityError):
         check_parity(
             loaded,
             "prefill",
             lambda feeds: {k: v * np.nan for k, v in right(feeds).items()},
-            "fp32",
-            "model.onnx",
+            dtype="fp32",
+            what="model.onnx",
         )
 
 
@@ -151,7 +151,7 @@ def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypat
                 entry.value = "../secret"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"cannot open .*model\.onnx"):
-        onnx_runs(path)
+        onnx_network(path)
     assert not verify(path.parent).valid
 
 

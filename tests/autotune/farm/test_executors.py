@@ -57,7 +57,7 @@ def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
     dense = LayerShape(tokens=16, in_features=64, out_features=96)
     machine = executor_machine(executor, MachineOptions(threads=1))
     with LatencyDatabase(tmp_path / "latency.sqlite") as store:
-        found = profile_points(machine, store, [dense], QUICK)
+        found = profile_points(machine, store, [dense], policy=QUICK)
         assert (found.measured, found.failed) == (1, ())
         assert len(store.measurements(machine.fingerprint.id)) == 1
 

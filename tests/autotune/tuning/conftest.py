@@ -20,9 +20,7 @@ WORKLOAD = Workload(batch_size=2, sequence_length=8, output_length=4, phase="req
 Q = "model.layers.0.self_attn.q_proj"
 
 
-def traced(
-    kind="llama", workload=WORKLOAD, folder="/nonexistent", seed=0, weights_sha256="0" * 64
-):
+def traced(kind="llama", workload=WORKLOAD, folder="/nonexistent", seed=0, weights_sha256="0" * 64):
     """A tiny decoder with its sites and joint sites."""
     loaded = LoadedModel(
         name="tiny",

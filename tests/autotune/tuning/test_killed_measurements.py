@@ -86,7 +86,7 @@ def test_a_profile_of_a_network_is_tried_again(tmp_path, times):
     # The graph's nodes bear no site's name, which is said once its profile is there.
     said = "signal 9" if times > 1 else "has no node somewhere"
     with pytest.raises(MeasurementError, match=said):
-        profile_sites(graph, inputs, 1, ["somewhere"], progress)
+        profile_sites(graph, inputs, threads=1, sites=["somewhere"], progress=progress)
     assert killed == (3 if times > 1 else 1)
 
 
@@ -103,7 +103,9 @@ def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path
         mark = local_machine(MachineOptions(threads=1)).fingerprint
         thread = threading.Thread(target=kill_when_seen)
         thread.start()
-        failed = measure_points(store, mark, points, runner, TimingPolicy(max_seconds=0.3))
+        failed = measure_points(
+            store, mark, points, runner=runner, policy=TimingPolicy(max_seconds=0.3)
+        )
         stopping.set()
         thread.join()
         found = {row.shape.rank for row in store.measurements(mark.id)}

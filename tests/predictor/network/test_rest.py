@@ -61,13 +61,13 @@ def test_the_rest_is_the_sum_of_its_kernels():
         attend(),
         Operation(kind="product", queries=7, head_dim=64, keys=101),
     ]
-    found = rest_latency(operations, "bf16", memory, attention, products)
+    found = rest_latency(operations, "bf16", memory=memory, attention=attention, products=products)
     parts = (3e-6, float(attention.seconds([attend()])[0]), 10e-6)
     assert found.latency_s == pytest.approx(sum(parts))
     # Nobody timed a width of 101: the next multiple of 32 is taken.
     assert products.asked == [LayerShape(tokens=7, in_features=64, out_features=128, dtype="bf16")]
     assert 0 < found.half_width < math.log(2)
-    nothing = rest_latency([], "bf16", memory, attention, products)
+    nothing = rest_latency([], "bf16", memory=memory, attention=attention, products=products)
     assert (nothing.latency_s, nothing.half_width) == (0.0, 0.0)
 
 

@@ -48,7 +48,7 @@ def write_missing(address, wanted, heard=None, at_most=None):
     """What `autotune profile` does: measure what is missing, and keep it as it comes."""
     with LatencyDatabase(address) as store:
         points = missing_points(store, FINGERPRINT, wanted)
-        measure_points(store, FINGERPRINT, points, Reporting(heard, at_most))
+        measure_points(store, FINGERPRINT, points, runner=Reporting(heard, at_most))
 
 
 def received(pipe):
@@ -120,5 +120,5 @@ def test_no_nonsense_is_kept_by_the_way(database, value):
                 yield Outcome(index=outcome.index, timing=PairedTiming(**broken))
 
     with pytest.raises(DatabaseError, match="refuses"):
-        measure_points(database, FINGERPRINT, WANTED[:4], Broken())
+        measure_points(database, FINGERPRINT, WANTED[:4], runner=Broken())
     assert database.measurements(FINGERPRINT.id, errors=True) == []

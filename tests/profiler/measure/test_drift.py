@@ -34,7 +34,7 @@ def rows(tmp_path_factory):
     runner = SimulatedRunner(AS_MEASURED)
     with LatencyDatabase(tmp_path_factory.mktemp("db") / "latency.sqlite") as database:
         points = [pair(rank) for rank in range(16, 480, 8)]
-        assert measure_points(database, FINGERPRINT, points, runner, POLICY) == []
+        assert measure_points(database, FINGERPRINT, points, runner=runner, policy=POLICY) == []
         return database.measurements(FINGERPRINT.id)
 
 

@@ -35,7 +35,7 @@ class Machine:
 def test_a_calm_machine_is_measured_exactly_and_briefly():
     machine = Machine()
     timing = time_interleaved(
-        [machine.work(2e-3), machine.work(1e-3)], TimingPolicy(), machine.clock
+        [machine.work(2e-3), machine.work(1e-3)], TimingPolicy(), clock=machine.clock
     )
     assert timing.converged
     assert timing.disturbed_windows == 0
@@ -47,7 +47,7 @@ def test_a_calm_machine_is_measured_exactly_and_briefly():
 def test_short_calls_are_repeated_until_they_can_be_timed():
     machine = Machine()
     policy = TimingPolicy(min_call_s=1e-3)
-    timing = time_interleaved([machine.work(1e-5), machine.work(2e-5)], policy, machine.clock)
+    timing = time_interleaved([machine.work(1e-5), machine.work(2e-5)], policy, clock=machine.clock)
     assert machine.calls > 100 * timing.rounds
     assert timing.ratios[1] == pytest.approx(2.0)
 
@@ -56,7 +56,7 @@ def test_slow_windows_are_set_aside_and_done_again():
     # Ten times slower for 0.8 s of every 2 s: a mean would be far off.
     machine = Machine(slow=lambda now: 10.0 if 0.2 < (now % 2.0) < 1.0 else 1.0)
     policy = TimingPolicy(min_windows=60, max_seconds=10.0)
-    timing = time_interleaved([machine.work(4e-3), machine.work(3e-3)], policy, machine.clock)
+    timing = time_interleaved([machine.work(4e-3), machine.work(3e-3)], policy, clock=machine.clock)
     assert timing.disturbed_windows > 0
     assert timing.latencies_s == pytest.approx((4e-3, 3e-3), rel=1e-6)
     assert timing.rounds == (timing.windows - timing.disturbed_windows) * policy.rounds_per_window
@@ -68,7 +68,7 @@ def test_windows_of_a_slowed_device_are_done_again():
     timing = time_interleaved(
         [machine.work(2e-3), machine.work(1e-3)],
         TimingPolicy(),
-        machine.clock,
+        clock=machine.clock,
         slowed=lambda: "thermal slowdown" if machine.now < 0.1 else None,
     )
     assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
@@ -80,21 +80,24 @@ def test_a_device_that_stays_slowed_is_no_measurement():
     machine = Machine()
     with pytest.raises(MeasurementError, match="thermal slowdown"):
         time_interleaved(
-            [machine.work(2e-3)], TimingPolicy(), machine.clock, slowed=lambda: "thermal slowdown"
+            [machine.work(2e-3)],
+            TimingPolicy(),
+            clock=machine.clock,
+            slowed=lambda: "thermal slowdown",
         )
 
 
 def test_drift_cancels_in_the_ratio():
     machine = Machine(slow=lambda now: 1.0 + 0.05 * now)
     policy = TimingPolicy(max_seconds=2.0, target_relative_ci=1e-9, disturbed_above=9.0)
-    timing = time_interleaved([machine.work(4e-3), machine.work(2e-3)], policy, machine.clock)
+    timing = time_interleaved([machine.work(4e-3), machine.work(2e-3)], policy, clock=machine.clock)
     assert timing.ratios[1] == pytest.approx(0.5, rel=1e-3)
 
 
 def test_the_time_cap_is_kept_and_admitted():
     machine = Machine(noise=0.5)
     policy = TimingPolicy(max_seconds=1.0, target_relative_ci=1e-6)
-    timing = time_interleaved([machine.work(5e-3), machine.work(5e-3)], policy, machine.clock)
+    timing = time_interleaved([machine.work(5e-3), machine.work(5e-3)], policy, clock=machine.clock)
     assert not timing.converged
     assert machine.now < 1.5
 
@@ -104,7 +107,9 @@ def test_the_stated_interval_covers_the_truth():
     for seed in range(60):
         machine = Machine(noise=0.1, seed=seed)
         policy = TimingPolicy(max_seconds=1.0, disturbed_above=9.0)
-        timing = time_interleaved([machine.work(5e-3), machine.work(4e-3)], policy, machine.clock)
+        timing = time_interleaved(
+            [machine.work(5e-3), machine.work(4e-3)], policy, clock=machine.clock
+        )
         hits += timing.ratio_lows[1] <= 0.8 <= timing.ratio_highs[1]
     # Stopping as soon as the interval is narrow costs a little of the nominal 95 %.
     assert hits >= 51
