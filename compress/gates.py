@@ -80,7 +80,7 @@ class SoftTruncate(Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, k: Tensor, beta: float, form: str) -> Tensor:
-        """U diag(σ g) Vᵀ."""
+        """U diag(σ g) Vᵀ, the matrix with its singular values gated."""
         u, sigma, vt = torch.linalg.svd(a, full_matrices=False)
         g = gate(k.to(a.dtype), sigma.shape[-1], beta)
         ctx.save_for_backward(u, sigma, vt, g, k)
@@ -121,7 +121,7 @@ class GatedLinear(nn.Module):
 
     @property
     def rank(self) -> Tensor:
-        """K in singular values."""
+        """The trained k, as a number of singular values."""
         return self.share * self.limit
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class LoadedModel:
 
     @property
     def config(self) -> PretrainedConfig:
-        """The transformers configuration."""
+        """The model's configuration, as transformers read it."""
         config: PretrainedConfig = self.model.config  # type: ignore[assignment]
         return config
 

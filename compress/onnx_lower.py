@@ -176,7 +176,7 @@ def _reshape(node: NodeProto, constants: Constants, types: Types) -> Iterator[No
 
 
 def _is_nan(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
-    """What differs from itself."""
+    """IsNaN as `x != x`: NaN alone differs from itself."""
     del constants, types
     (x,), (result,) = node.input, node.output
     yield helper.make_node("Equal", [x, x], [f"{result}.same"], name=f"{result}.equal")

@@ -217,7 +217,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote."""
+    """Read the statistics that `save_statistics` wrote."""
     with safe_open(path, framework="pt") as file:
         maps = json.loads(file.metadata()["maps"])
         moments = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

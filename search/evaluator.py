@@ -44,12 +44,12 @@ class EvaluatorSetup:
     batches: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The set-up as plain JSON, for the judging process."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> EvaluatorSetup:
-        """Rebuild from `to_json`."""
+        """The set-up that `to_json` wrote."""
         lists = {key: _sites(values[key]) for key in ("sites", "joint")}
         return from_mapping(EvaluatorSetup, {**values, **lists})
 
@@ -84,7 +84,7 @@ class JudgingProcess:
             self._child.send(message)
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process that judges plans."""
         self._child.close()
 
 
@@ -96,7 +96,7 @@ class Evaluators(JudgePool):
         self._setup, self._threads = setup, threads
 
     def hire(self) -> JudgingProcess:
-        """Start one more process."""
+        """Start one more judging process on this machine."""
         return JudgingProcess(self._setup, self._threads)
 
 

@@ -56,12 +56,12 @@ class LazyGroup(click.Group):
     """Imports a command when it is run or asked for help; options without a command mean `tune`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The known names."""
+        """Names of the commands, none of which is imported for it."""
         del ctx
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
+        """Import the command's module and return the command."""
         del ctx
         if cmd_name not in _COMMANDS:
             return None
@@ -140,7 +140,7 @@ def format_option(command: Any) -> Any:
 
 
 def wants_json(ctx: click.Context) -> bool:
-    """Whether `--json` was given."""
+    """Whether `--json`, the alias of `--format json`, was given."""
     return bool(ctx.meta.get(_JSON))
 
 

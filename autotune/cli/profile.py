@@ -1,4 +1,4 @@
-"""`autotune profile`."""
+"""The command `autotune profile`: time layers and store them in the latency database."""
 
 from __future__ import annotations
 

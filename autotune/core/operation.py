@@ -28,5 +28,5 @@ class Operation:
 
     @property
     def moved_bytes(self) -> int:
-        """Read and written."""
+        """Bytes that the operation reads and writes."""
         return sum(size for _, size in (*self.reads, *self.writes))

@@ -99,7 +99,7 @@ class Workload:
 
     @property
     def text(self) -> str:
-        """In words."""
+        """The workload in words, for people to read."""
         sequences = f"{self.batch_size} × {self.sequence_length} tokens"
         return {
             "prefill": sequences,

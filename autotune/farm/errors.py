@@ -1,4 +1,4 @@
-"""Errors of a farm."""
+"""Errors that only a farm of devices raises."""
 
 from __future__ import annotations
 

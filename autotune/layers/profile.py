@@ -36,7 +36,7 @@ class Profiled:
     failed: tuple[str, ...]
 
     def __add__(self, other: Profiled) -> Profiled:
-        """Both together."""
+        """The counts of both added up, failures of both in their order."""
         return Profiled(
             wanted=self.wanted + other.wanted,
             measured=self.measured + other.measured,
@@ -115,7 +115,7 @@ def _wave(
     pool: Sequence[LayerShape],
     layers: Sequence[LayerShape],
 ) -> list[LayerShape]:
-    """What to measure next."""
+    """The layers that the next wave of `profile_quick` measures."""
     if not layers:
         return first_layers(pool, _FIRST)
     spec = machine.spec

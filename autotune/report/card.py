@@ -17,7 +17,7 @@ _AUTO = {
 
 
 def model_card(record: TuneRecord) -> str:
-    """The card as Markdown."""
+    """The model card of a tuning, as Markdown with its YAML header."""
     environment = Environment(
         loader=PackageLoader("autotune.report"),
         autoescape=False,  # noqa: S701 (Markdown)

@@ -34,7 +34,7 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
 
 
 def bench_lines(record: BenchRecord) -> list[str]:
-    """What `bench` prints."""
+    """The lines that `autotune bench` prints of its record."""
     state = _state(record.verdict, record.budget_ratio, record.ratio_low, record.ratio_high)
     return [
         f"latency {format_seconds(record.latency_s)} against "

@@ -14,7 +14,7 @@ from autotune.results.verdict import Verdict
 
 
 class CheckKind(enum.StrEnum):
-    """What a check compares."""
+    """The kinds of checks, named for what they compare."""
 
     HASH = "hash"
     RANKS = "ranks"
@@ -114,7 +114,7 @@ class Check:
         return f"{self.kind} of {self.subject}" if self.subject else str(self.kind)
 
     def facts_json(self) -> dict[str, Any]:
-        """The facts by name."""
+        """The numbers and names that the check found, as JSON."""
         return encode(self.facts)  # type: ignore[no-any-return]
 
     def to_json(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Verification:
 
     @property
     def valid(self) -> bool:
-        """Whether every check holds."""
+        """Whether every check of the verification holds."""
         return all(check.holds for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:

@@ -250,5 +250,5 @@ class LeftOut(Record):
 
     @property
     def rank(self) -> None:
-        """Left-out layers stay dense."""
+        """Always None, as layers that are left out stay dense."""
         return

@@ -94,7 +94,7 @@ class Client:
         return self._object("GET", "/v1/jobs", params={"limit": limit, **query})
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job."""
+        """Ask the service to cancel a job, and return the job."""
         return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
 
     def logs(self, job_id: str, offset: int = 0) -> dict[str, Any]:

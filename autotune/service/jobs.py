@@ -133,7 +133,7 @@ class JobDatabase(Store):
             return [Job.of(dict(row._mapping)) for row in connection.execute(query)]
 
     def counts(self) -> dict[str, int]:
-        """Jobs of every state."""
+        """The number of jobs in every state that occurs."""
         query = sa.select(JOB.c.state, sa.func.count().label("jobs")).group_by(JOB.c.state)
         with self.transaction() as connection:
             found = {row.state: row.jobs for row in connection.execute(query)}

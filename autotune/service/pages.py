@@ -234,7 +234,7 @@ class Login(BaseModel):
 def login_page(
     target: Annotated[str, Query(alias="next", max_length=500)] = "/",
 ) -> HTMLResponse:
-    """The sign-in page."""
+    """The page on which a browser signs in with an API key."""
     inside = target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
     return render("login.html", next=inside)
 

@@ -79,7 +79,7 @@ def list_jobs(
 
 @router.get("/{job_id}")
 def get_job(job_id: JobId, parts: Parts, _: Caller) -> JobView:
-    """Get a job."""
+    """Get a job by its id."""
     return JobView.of(parts.database.get(job_id))
 
 

@@ -42,7 +42,7 @@ class SimulatedClock:
         return self.now_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock on by some seconds."""
         self.now_s += seconds
 
 
@@ -130,7 +130,7 @@ class SimulatedBackend(Backend):
         self.timeline = timeline or Timeline(hardware)
 
     def missing(self) -> str | None:
-        """Nothing is needed."""
+        """Always None: a simulation needs no other package."""
         return None
 
     def settings(self) -> dict[str, str]:

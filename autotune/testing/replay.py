@@ -74,7 +74,7 @@ class RecordedHardware(Hardware):
 
     @property
     def shapes(self) -> tuple[LayerShape, ...]:
-        """The recorded layers, sorted."""
+        """The layers that were recorded, sorted by shape."""
         return tuple(sorted(self._recorded, key=_sort_key))
 
     @functools.cached_property

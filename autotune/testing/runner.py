@@ -37,7 +37,7 @@ class SimulatedRunner:
 
     @property
     def now_s(self) -> float:
-        """The simulated clock."""
+        """The time on the simulated clock, in seconds."""
         return self.timeline.clock.now_s
 
     @property

@@ -51,13 +51,13 @@ class SimulatedModel(TracedModel):
         return own + self.other_parameters
 
     def kv_cache_bytes(self, dtype: str) -> int:
-        """Nothing is cached."""
+        """Always 0: the simulated model keeps no cache."""
         del dtype
         return 0
 
     @property
     def key(self) -> dict[str, Any]:
-        """The sites."""
+        """The sites, which are all that the model consists of."""
         return {"sites": [vars(site) for site in self.single]}
 
 

@@ -27,7 +27,7 @@ class Optimistic(LatencyPredictor):
         self._predictor = predictor
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Handed on."""
+        """Prepare the predictor whose estimates are lowered."""
         self._predictor.prepare(shapes)
 
     def estimate(self, shape: LayerShape) -> Estimate:

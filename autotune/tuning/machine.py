@@ -127,7 +127,7 @@ class Machine(ABC):
         """Fail now, before anything long, if what the machine needs cannot be had."""
 
     def close(self) -> None:  # noqa: B027 (most open nothing)
-        """Close what was opened."""
+        """Close the connections and processes that the machine opened."""
 
     def __enter__(self) -> Self:
         return self

@@ -101,7 +101,7 @@ class MeasuringMachine(Machine):
         return self._resources.enter_context(LatencyDatabase(self.database_address))
 
     def prepare(self) -> None:
-        """Open the database."""
+        """Open the latency database, so that a bad address fails early."""
         _ = self.database
 
     def own(self, resource: AbstractContextManager[object]) -> None:

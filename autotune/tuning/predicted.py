@@ -80,7 +80,7 @@ class PredictedMachine(Machine):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the table."""
+        """The fingerprint of the table that predictions come from."""
         return self.table.fingerprint
 
     @property
@@ -89,7 +89,7 @@ class PredictedMachine(Machine):
         return max(self.spec.rank_multiple(self.dtype), self.table.rank_multiple)
 
     def prepare(self) -> None:
-        """Read the table."""
+        """Read the device's table, so that a missing one fails early."""
         _ = self.table
 
     def sources(self) -> list[str]:
@@ -98,7 +98,7 @@ class PredictedMachine(Machine):
         return [*self.table.sources, rest]
 
     def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
-        """The table's predictor."""
+        """The table's predictor, and no notes."""
         del allow_extrapolation
         return self.table.predictor, list(self.table.sources)
 

@@ -33,7 +33,7 @@ class Workspace:
         return self.reporter.stage(title)
 
     def note(self, text: str) -> None:
-        """Report one line."""
+        """Report one line to whoever follows the tuning."""
         self.reporter.note(text)
 
     def file(self, name: str, key: Any, suffix: str, build: Callable[[Path], None]) -> Path:

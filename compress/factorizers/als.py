@@ -30,7 +30,7 @@ class Als(Factorizer):
         self.tolerance = tolerance
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """The last iterate."""
+        """The factors of the last iterate of alternating least squares."""
         last = float("inf")
         for up, down, objective in self.iterates(layer, rank):  # noqa: B007
             if objective > last * (1 - self.tolerance):

@@ -31,7 +31,7 @@ class Residual(Factorizer):
         self.plain = plain or tuple(i % 2 == 1 for i in range(stages))
 
     def residual_rank(self, site: Site) -> int:
-        """r_r, at least 1."""
+        """The rank r_r that the residual gets, at least 1."""
         k, n = site.in_features, site.out_features
         return max(1, int(self.beta * n * k / (n + k)))
 

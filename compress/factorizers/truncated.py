@@ -74,7 +74,7 @@ def _decompose(matrix: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor, Te
 
 
 def _by_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U√Σ, σ descending, √ΣVᵀ."""
+    """U√Σ (N, r), the singular values σ in descending order, and √ΣVᵀ (r, K)."""
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     split = s.sqrt()
     return u * split, s, split[:, None] * vt

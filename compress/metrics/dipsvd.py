@@ -35,7 +35,7 @@ class DipSvd(Metric):
         self.amplify = amplify
 
     def weighted(self, gram: Tensor) -> Tensor:
-        """D G D."""
+        """D G D, the Gram matrix with its channels weighted."""
         d = channel_weights(gram, self.top, self.amplify)
         return d[:, None] * gram * d
 

@@ -8,11 +8,11 @@ from autotune.core.layers import Site
 
 
 class Weight(Metric):
-    """No statistics at all."""
+    """The plain error of the weight: no statistics are needed."""
 
     name = "weight"
 
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:
-        """Identity on both sides."""
+        """The identity on both sides of the weight."""
         del site, statistics
         return Whitening(left=None, right=None, scale=1.0)

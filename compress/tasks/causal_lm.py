@@ -23,7 +23,7 @@ class CausalLM(Task):
     needs_reference = False
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits, (batch, sequence, vocabulary)."""
+        """The logits, (batch, sequence, vocabulary)."""
         inputs = dict(batch)
         if "position_ids" in inspect.signature(model.forward).parameters:
             # One row of positions per sequence: the exported RotaryEmbedding does not broadcast.
@@ -42,7 +42,7 @@ class CausalLM(Task):
         yield functional.cross_entropy(rows, labels, reduction="sum")
 
     def items(self, output: Tensor, batch: Batch) -> int:
-        """Tokens."""
+        """The number of tokens that are predicted."""
         del output
         return int(batch[MASK].sum())
 
@@ -55,7 +55,7 @@ class CausalLM(Task):
         return functional.cross_entropy(rows, labels, reduction="sum"), labels.numel()
 
     def figure(self, mean_loss: float) -> float:
-        """Perplexity."""
+        """The perplexity of a mean loss; infinite where it would overflow."""
         return math.exp(mean_loss) if mean_loss < 700 else math.inf
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class CausalLM(Task):
         return model_inputs(model, workload)
 
     def protocol(self, batches: Sequence[Batch]) -> str:
-        """Window, stride and tokens."""
+        """The window, the stride and the tokens that were judged, in words."""
         window = batches[0]["input_ids"].shape[1]
         tokens = sum(int(batch[MASK][:, 1:].sum()) for batch in batches)
         return f"perplexity, non-overlapping windows of {window} tokens, {tokens} tokens predicted"

@@ -24,7 +24,7 @@ class Classification(Task):
     higher_is_better = True
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits, (batch, classes)."""
+        """The logits, (batch, classes)."""
         logits: Tensor = model(**batch).logits
         return logits
 
@@ -46,7 +46,7 @@ class Classification(Task):
         return divergence, output.shape[0]
 
     def figure(self, mean_loss: float) -> float:
-        """exp(−KL)."""
+        """exp(−KL), 1 where both models agree."""
         return float(torch.tensor(-mean_loss).exp())
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:

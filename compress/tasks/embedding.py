@@ -65,7 +65,7 @@ class Embedding(Task):
         return (1.0 - cosine).sum(), cosine.numel()
 
     def figure(self, mean_loss: float) -> float:
-        """Mean cosine."""
+        """The mean cosine between both models' embeddings."""
         return 1.0 - mean_loss
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class LayerArrays:
 
     @staticmethod
     def of(shapes: Sequence[LayerShape]) -> LayerArrays:
-        """From layers, (n)."""
+        """The arrays (n, …) of a sequence of n layers."""
         sizes = [(s.tokens, s.in_features, s.out_features, s.rank, len(s.parts)) for s in shapes]
         m, k, n, r, parts = np.array(sizes, dtype=np.float64).reshape(-1, 5).T
         rank = np.where(r > 0, r, np.nan)
@@ -67,7 +67,7 @@ class LayerArrays:
 
     @property
     def pairs(self) -> NDArray[np.bool_]:
-        """(n,): which are factorized."""
+        """Which layers are factorized, (n,)."""
         return np.isfinite(self.up[:, 1])
 
     @property

@@ -27,7 +27,7 @@ class FlarForest(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Array) -> Array:  # noqa: N803
-        """Seconds, (n,)."""
+        """Predict the latency in seconds, (n,), of rows X (n, d)."""
         check_is_fitted(self, "forest_")
         seconds: Array = self.forest_.predict(check_array(X, dtype=np.float64))
         return seconds

@@ -57,7 +57,7 @@ class KnownProducts:
 
 
 class SecondsModel:
-    """log(seconds) of layers, fitted."""
+    """A fitted model of log(seconds) of layers."""
 
     def __init__(self, known: KnownProducts, layers: LayerArrays, log_seconds: Array) -> None:
         self._known = known
@@ -69,7 +69,7 @@ class SecondsModel:
         self._boosting = _boosting().fit(columns, log_seconds - base)
 
     def predict(self, layers: LayerArrays) -> Array:
-        """log(seconds), (n,)."""
+        """Predict log(seconds), (n,), of n layers."""
         columns, base = _described(self._known, layers)
         log_seconds: Array = self._boosting.predict(columns) + base
         return log_seconds
@@ -87,7 +87,7 @@ class RatioModel:
         self._boosting = _boosting().fit(columns, log_ratios - base)
 
     def predict(self, pairs: LayerArrays) -> Array:
-        """log(pair / dense), (n,)."""
+        """Predict log(seconds of the pair / of the dense layer), (n,)."""
         columns, base = self._columns(pairs)
         log_ratios: Array = self._boosting.predict(columns) + base
         return log_ratios

@@ -80,7 +80,7 @@ class LatencyRegressor:
         return self._models.ratios is not None
 
     def predict(self, shapes: Sequence[LayerShape]) -> Array:
-        """Seconds, (len(shapes))."""
+        """Predict the latency in seconds, (len(shapes),)."""
         return self.predict_with_half_widths(shapes)[0]
 
     def predict_with_half_widths(self, shapes: Sequence[LayerShape]) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Split-conformal quantiles."""
+"""Split-conformal quantiles of errors, for intervals with a stated coverage."""
 
 from __future__ import annotations
 

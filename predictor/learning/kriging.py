@@ -89,7 +89,7 @@ class SliceKriging:
         return values, variances
 
     def values(self, tokens: Array, points: Array) -> Array:
-        """Values at (M, point)."""
+        """Interpolated values (n,) at n pairs of M and a point."""
         values = np.full(len(tokens), self._fallback)
         for here, low, high, weight in self._between(tokens):
             below = low.values(points[here])

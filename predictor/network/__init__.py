@@ -1,1 +1,1 @@
-"""Latency of whole networks."""
+"""Latency of whole networks: layers, attention and all the rest."""

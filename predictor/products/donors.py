@@ -55,7 +55,7 @@ class UnseenDevice:
         self._corrections: list[Process] = []
 
     def fit(self, donors: Sequence[Donor]) -> UnseenDevice:
-        """Learn from other devices."""
+        """Learn from the points of other devices, and calibrate on each left out in turn."""
         with threadpool_limits(1):
             self._models = self._train(self.spec, donors)
             left_out = [self._left_out(family, donors) for family in _families(donors)]
@@ -85,7 +85,7 @@ class UnseenDevice:
         return self
 
     def predict(self, products: Array) -> Array:
-        """Seconds, (n,)."""
+        """Predict the latency in seconds, (n,), of products (n, 3)."""
         return self._both(products)[0]
 
     def predict_interval(self, products: Array) -> tuple[Array, Array]:

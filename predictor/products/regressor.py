@@ -76,7 +76,7 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Array) -> Array:  # noqa: N803
-        """Seconds, (n,)."""
+        """Predict the latency in seconds, (n,), of products X (n, 3)."""
         check_is_fitted(self, "models_")
         products = check_array(X, dtype=np.float64)
         unique, inverse = np.unique(products, axis=0, return_inverse=True)
@@ -92,7 +92,7 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
 
 
 class _Models:
-    """Both models, fitted."""
+    """The two fitted models: of physical features, and of what it leaves over."""
 
     def __init__(self, settings: ProductRegressor, products: Array, seconds: Array) -> None:
         self.roofline, self.dtype = Roofline.of(settings.spec, 1), settings.dtype
@@ -122,7 +122,7 @@ class _Models:
         ).fit(np.column_stack([physical, hints]), target - base)
 
     def log_seconds(self, products: Array) -> Array:
-        """log(seconds), (n,)."""
+        """Predict log(seconds), (n,), of products (n, 3)."""
         physical = physical_features(products, self.roofline, self.dtype)
         base, hints = self.kriging.predict(products)
         stacked = self.stacked.predict(np.column_stack([physical, hints])) + base

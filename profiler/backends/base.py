@@ -35,7 +35,7 @@ class OpenNetwork(Protocol):
     """A whole model with its inputs, on a device."""
 
     def run(self) -> object:
-        """Run one pass."""
+        """Run the network once on the inputs it was opened with."""
 
 
 # Opens a model (its path, the path of its inputs) on a device such as "cuda".
@@ -114,13 +114,13 @@ class Backend(ABC):
 
     @abstractmethod
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
-        """Prepare one layer."""
+        """Prepare one layer, dense or factorized, to be run again and again."""
 
     @abstractmethod
     def network(
         self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
-        """Prepare a whole model."""
+        """Prepare a whole network, to be run on the inputs in a file."""
 
 
 def copy_count(shape: LayerShape) -> int:

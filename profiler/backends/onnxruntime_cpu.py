@@ -125,7 +125,7 @@ class OnnxRuntimeCpu(Backend):
             self._processors = tuple(available[1:])
 
     def settings(self) -> dict[str, str]:
-        """Session options."""
+        """The session's options, which a fingerprint records."""
         return dict(SESSION_CONFIG)
 
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:

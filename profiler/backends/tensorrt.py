@@ -43,7 +43,7 @@ class TensorRT(Backend):
         return {"tensorrt": found} if found else {}
 
     def settings(self) -> dict[str, str]:
-        """The driver."""
+        """The version of the NVIDIA driver."""
         from autotune.devices.health import driver_version
 
         return {"driver": driver_version()}

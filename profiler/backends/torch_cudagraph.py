@@ -20,7 +20,7 @@ class TorchCudaGraph(Backend):
     device_kinds = ("cuda",)
 
     def settings(self) -> dict[str, str]:
-        """CUDA and driver versions."""
+        """The versions of CUDA and of the NVIDIA driver."""
         from autotune.profiler.backends.torch_layers import cuda_settings
 
         return cuda_settings()

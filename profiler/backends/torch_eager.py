@@ -18,7 +18,7 @@ class TorchEager(Backend):
     device_kinds = ("cpu", "cuda")
 
     def settings(self) -> dict[str, str]:
-        """CUDA and driver versions."""
+        """The versions of CUDA and of the driver; nothing on a CPU."""
         if self.device == "cpu":
             return {}
         from autotune.profiler.backends.torch_layers import cuda_settings
@@ -26,7 +26,7 @@ class TorchEager(Backend):
         return cuda_settings()
 
     def layer(self, shape: LayerShape, threads: int) -> TimedLayer:
-        """Copies used in turn."""
+        """The layer in several copies that run in turn, so that caches do not keep weights."""
         import torch
 
         from autotune.profiler.backends.torch_layers import layer_pass

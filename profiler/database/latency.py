@@ -191,7 +191,7 @@ class LatencyDatabase(Store):
             return [from_row(dict(row._mapping)) for row in connection.execute(query)]
 
     def fingerprints(self) -> dict[str, Fingerprint]:
-        """Every fingerprint by id."""
+        """Every fingerprint of the database, by its id."""
         with self.transaction() as connection:
             rows = connection.execute(sa.select(FINGERPRINT)).all()
         return {row.id: from_mapping(Fingerprint, json.loads(row.record)) for row in rows}
@@ -217,7 +217,7 @@ class LatencyDatabase(Store):
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def contents(self, run_id: str) -> RunContents:
-        """Everything of one run."""
+        """A run with its fingerprint and every row that it wrote."""
         with self.transaction() as connection:
             run = connection.execute(sa.select(RUN).where(RUN.c.id == run_id)).one()
             rows, quantiles, samples, clocks, source = (

@@ -202,7 +202,7 @@ class _Logger(trt.ILogger):  # type: ignore[misc]
         self.last = "no reason given"
 
     def log(self, severity: Any, msg: str) -> None:
-        """Called by TensorRT."""
+        """Keep the last error that TensorRT reports."""
         if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
             self.last = msg
         if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):

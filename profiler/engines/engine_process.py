@@ -39,7 +39,7 @@ class EngineProcess:
         self.close()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process that holds the engines."""
         self._child.close()
         self._folder.cleanup()
 

@@ -79,11 +79,11 @@ class CudaRuntime:
         )
 
     def stream(self) -> int:
-        """A new stream."""
+        """The handle of a new CUDA stream."""
         return self._handle("cudaStreamCreate")
 
     def event(self) -> int:
-        """A new event."""
+        """The handle of a new CUDA event."""
         return self._handle("cudaEventCreate")
 
     def _handle(self, create: str) -> int:

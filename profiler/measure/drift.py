@@ -36,7 +36,7 @@ class Anchor:
 
     @property
     def latency_change(self) -> float:
-        """log(seconds now / stored)."""
+        """The natural logarithm of seconds now over seconds stored."""
         return math.log(self.latency_s / self.stored.latency_s)
 
 

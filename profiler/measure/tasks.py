@@ -34,7 +34,7 @@ class TimingTask:
     policy: TimingPolicy
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The task as plain JSON, for the measuring process."""
         subjects = [
             {**vars(each), "layer": each.layer and each.layer.to_json()} for each in self.subjects
         ]
@@ -42,7 +42,7 @@ class TimingTask:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> TimingTask:
-        """Rebuild from `to_json`."""
+        """The task that `to_json` wrote."""
         subjects = []
         for entry in values["subjects"]:
             layer = entry["layer"]
@@ -69,7 +69,7 @@ class Outcome:
     died: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The outcome as plain JSON, for the process that asked."""
         return dataclasses.asdict(self)
 
     @staticmethod
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples."""
+    """JSON's lists as tuples, at every depth."""
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 

@@ -65,7 +65,7 @@ class Question:
         return make_allocation(self.problem, chosen, lower_bound=lower_bound, solver=solver)
 
     def fits(self, allocation: Allocation) -> bool:
-        """Whether every budget holds."""
+        """Whether an allocation holds every budget, up to rounding."""
         return all(
             cost <= limit + _FIT * abs(limit)
             for cost, limit in zip(allocation.costs, self.problem.limits, strict=True)

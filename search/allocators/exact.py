@@ -13,5 +13,5 @@ class Exact(Allocator):
     name = "exact"
 
     def allocate(self, question: Question) -> Allocation:
-        """Solve the multiple-choice knapsack."""
+        """Solve the multiple-choice knapsack problem to its optimum."""
         return solve_exact(question.problem)

@@ -50,5 +50,5 @@ class TerminalReporter(Reporter):
             bars.update(task, completed=total, total=total)
 
     def note(self, text: str) -> None:
-        """One line."""
+        """Print one line above the progress bars."""
         self.console.print(text, highlight=False)

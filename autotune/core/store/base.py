@@ -75,7 +75,7 @@ class Store(ABC):
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to the database."""
         self._engine.dispose()
 
     @contextmanager

@@ -47,11 +47,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def engine(self) -> sa.Engine:
-        """A new engine."""
+        """A new SQLAlchemy engine for the address."""
 
     @abstractmethod
     def version(self, connection: sa.Connection) -> int:
-        """Migrations done."""
+        """How many migrations the database has had."""
 
     @abstractmethod
     def begin_migration(self, connection: sa.Connection) -> int:
@@ -103,11 +103,11 @@ class SqliteFile(Dialect):
         connection.exec_driver_sql(f"PRAGMA user_version={version}")
 
     def insert(self, table: sa.Table) -> sqlite.Insert:
-        """SQLite's own."""
+        """An INSERT that knows SQLite's `ON CONFLICT` clauses."""
         return sqlite.insert(table)
 
     def now(self) -> sa.ColumnElement[float]:
-        """From the Julian day."""
+        """Seconds since 1970 by the clock of the database, from the Julian day."""
         return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double())
 
     def problems(self, connection: sa.Connection) -> list[str]:
@@ -168,11 +168,11 @@ class PostgresServer(Dialect):
         return int(found or 0)
 
     def begin_migration(self, connection: sa.Connection) -> int:
-        """`version` took the lock."""
+        """The version; reading it took the lock already."""
         return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
-        """The row replaced."""
+        """Replace the only row of the table of versions."""
         connection.exec_driver_sql(f"DELETE FROM {self._versions}")  # noqa: S608
         insert = sa.text(f"INSERT INTO {self._versions} VALUES (:number)")  # noqa: S608
         connection.execute(insert, {"number": version})
@@ -184,7 +184,7 @@ class PostgresServer(Dialect):
         return "schema_version" if first else f"{self.what.replace(' ', '_')}_version"
 
     def insert(self, table: sa.Table) -> postgresql.Insert:
-        """PostgreSQL's own."""
+        """An INSERT that knows PostgreSQL's `ON CONFLICT` clauses."""
         return postgresql.insert(table)
 
     def now(self) -> sa.ColumnElement[float]:

@@ -53,7 +53,7 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
 @jobs_db_option
 @format_option
 def revoke(key_id: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
-    """Revoke a key."""
+    """Revoke a key: requests with it are refused from now on."""
     with job_database(data, jobs_db) as database:
         revoke_key(database, key_id)
     emit(output_format, {"id": key_id, "revoked": True}, [])

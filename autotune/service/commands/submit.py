@@ -23,7 +23,7 @@ class Submissions(click.Group):
     """One command a kind, with the options of the command that does it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The kinds."""
+        """Names of the kinds of jobs."""
         del ctx
         return list(KINDS)
 

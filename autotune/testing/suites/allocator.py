@@ -1,4 +1,4 @@
-"""The contract of `autotune.search.allocators.base.Allocator`."""
+"""Tests of the contract of `autotune.search.allocators.base.Allocator`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of `autotune.profiler.backends.base.Backend`."""
+"""Tests of the contract of `autotune.profiler.backends.base.Backend`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BackendSuite:
 
     @pytest.fixture
     def backend(self) -> Backend:
-        """The backend under test."""
+        """The backend under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named backend")
 
     @pytest.fixture

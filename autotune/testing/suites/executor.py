@@ -1,4 +1,4 @@
-"""The contract of `autotune.farm.base.Executor`."""
+"""Tests of the contract of `autotune.farm.base.Executor`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ExecutorSuite:
 
     @pytest.fixture
     def executor(self) -> Executor:
-        """The executor under test."""
+        """The executor under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named executor")
 
     def task(self, tokens: int = 16, dtype: str | None = None) -> TimingTask:

@@ -1,4 +1,4 @@
-"""The contract of `autotune.compress.factorizers.base.Factorizer`."""
+"""Tests of the contract of `autotune.compress.factorizers.base.Factorizer`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FactorizerSuite:
 
     @pytest.fixture
     def factorizer(self) -> Factorizer:
-        """The factorizer under test."""
+        """The factorizer under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named factorizer")
 
     @pytest.fixture(params=["inputs", "both sides"])

@@ -1,4 +1,4 @@
-"""The contract of `autotune.compress.metrics.base.Metric`."""
+"""Tests of the contract of `autotune.compress.metrics.base.Metric`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MetricSuite:
 
     @pytest.fixture
     def metric(self) -> Metric:
-        """The metric under test."""
+        """The metric under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named metric")
 
     @pytest.fixture(scope="class")

@@ -1,4 +1,4 @@
-"""The contract of `autotune.predictor.base.LatencyPredictor`."""
+"""Tests of the contract of `autotune.predictor.base.LatencyPredictor`."""
 
 from __future__ import annotations
 

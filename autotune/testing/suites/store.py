@@ -1,4 +1,4 @@
-"""The contract of `autotune.core.store.base.Store`."""
+"""Tests of the contract of `autotune.core.store.base.Store`."""
 
 from __future__ import annotations
 
