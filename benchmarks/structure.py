@@ -13,11 +13,11 @@ its last line, one JSON document. The measures are those of the review of commit
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
 import statistics
-import sys
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -274,7 +274,11 @@ def measure(root: Path) -> dict[str, object]:
 
 def main() -> None:
     """Measure both trees and print them side by side."""
-    before, after = (measure(Path(argument)) for argument in sys.argv[1:3])
+    parser = argparse.ArgumentParser(description="Measures of two trees, side by side.")
+    parser.add_argument("before", type=Path, help="Root folder of the older tree.")
+    parser.add_argument("after", type=Path, help="Root folder of the newer tree.")
+    options = parser.parse_args()
+    before, after = measure(options.before), measure(options.after)
     print("| | before | after |\n|---|---|---|")
     for name, value in before.items():
         print(f"| {name} | {value} | {after[name]} |")
