@@ -20,7 +20,8 @@ class Als(Factorizer):
     The B-update has no M because W M cancels it: min_B ‖(W − AB)R‖ has that solution for every
     invertible R. In whitened coordinates (W' = leftᵀ W right, A' = leftᵀ A, B' = B right) both are
     ordinary least squares, so a metric with an output side works alike. The objective never rises
-    and tends to the truncated SVD's in the same metric (methods.md §0.1): `tolerance` stops early.
+    and tends to the truncated SVD's in the same metric (docs/methods/svd.md); `tolerance` stops
+    early.
     """
 
     name = "als"

@@ -1,4 +1,7 @@
-"""ERC's residual compensation: a rank split between two metrics (ERC-SVD, §3.2; methods.md §5)."""
+"""ERC's residual compensation: a rank split between two metrics (ERC-SVD, §3.2).
+
+See docs/methods/erc.md.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def factorize(weight: Tensor, whitening: Whitening, max_rank: int | None = None)
     """Best factors of `weight` (N, K) in the metric, for every rank up to `max_rank`.
 
     Ŵ_r = left⁻ᵀ [leftᵀ W right]_r right⁻¹ minimises scale·‖leftᵀ(W−Ŵ)right‖²_F over rank r, with
-    value scale·Σ_{i>r} σ_i² (Eckart–Young in the whitened space; methods.md §0.1).
+    value scale·Σ_{i>r} σ_i² (Eckart–Young in the whitened space; docs/methods/svd.md).
     """
     up, down, tail = _decompose(whitening.whiten(weight.double()), max_rank)
     return Factorization(
@@ -50,7 +50,7 @@ def factorize_together(
 
     Minimises Σ_i scale_i·‖left_iᵀ(W_i − U_i V)right‖²_F over rank-r V, right the same for all: the
     truncated SVD of the stacked √scale_i·left_iᵀ W_i right (Eckart–Young; the joint form of
-    methods.md §0.1, no paper's).
+    docs/methods/svd.md, no paper's).
     """
     most = max(whitening.scale for whitening in whitenings)
     # A layer that costs nothing still needs factors of its own weight.

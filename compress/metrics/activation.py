@@ -1,4 +1,4 @@
-"""Activation metric: E‖(W − Ŵ)x‖² on the calibration data (SVD-LLM, methods.md §0.1)."""
+"""Activation metric: E‖(W − Ŵ)x‖² on the calibration data (SVD-LLM, docs/methods/svd.md)."""
 
 from __future__ import annotations
 

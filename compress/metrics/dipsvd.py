@@ -1,4 +1,4 @@
-"""DipSVD's local importance: the channels that matter most are weighted up (methods.md §3)."""
+"""DipSVD's local importance: channels that matter most are weighted up (docs/methods/dipsvd.md)."""
 
 from __future__ import annotations
 

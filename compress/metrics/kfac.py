@@ -1,4 +1,4 @@
-"""KFAC metric: the rise of the task's loss, ½ tr(H ΔW G ΔWᵀ) (methods.md §0.4)."""
+"""KFAC metric: the rise of the task's loss, ½ tr(H ΔW G ΔWᵀ) (docs/methods/default.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activation metric with a Ledoit–Wolf shrunk Gram (FLAR's wish, methods.md §4).
+"""Activation metric with a Ledoit–Wolf shrunk Gram (FLAR's wish, docs/methods/flar.md).
 
 The note's shrinkage is identically zero and the published code multiplies rounding noise; this is
 the estimator of Ledoit and Wolf (2004) for uncentred data, from streamed moments alone.

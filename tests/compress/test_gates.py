@@ -1,4 +1,4 @@
-"""The soft truncation's gradient against finite differences, ties included (methods.md §2)."""
+"""The soft truncation: its gradient against finite differences, ties too (docs/methods/dobi.md)."""
 
 import pytest
 import torch

@@ -65,7 +65,7 @@ def test_a_layer_that_runs_twice_or_never_is_left_out():
 
 @torch.no_grad()
 def test_every_architecture_is_exact_at_full_rank(tiny):
-    """All sites factorized at full rank, in fp64: the same outputs to 1e-10 (methods.md §7)."""
+    """All sites factorized at full rank, in fp64: the same outputs to 1e-10."""
     _, model, task = tiny
     model.double()
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))

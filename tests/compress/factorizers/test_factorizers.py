@@ -1,4 +1,4 @@
-"""The suite for every factorizer, then each one's own identities (methods.md §§1, 2, 5)."""
+"""The suite for every factorizer, then each one's own identities (docs/methods)."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Identities of methods.md §0 in fp64, against the data itself rather than against our formulas."""
+"""Identities of docs/methods/svd.md in fp64, against the data itself and not our formulas."""
 
 import pytest
 import torch
