@@ -9,6 +9,15 @@ from __future__ import annotations
 
 import pytest
 
-_SUITES = ("allocator", "backend", "executor", "factorizer", "metric", "predictor", "store")
+_SUITES = (
+    "allocator",
+    "backend",
+    "executor",
+    "factorizer",
+    "metric",
+    "precision",
+    "predictor",
+    "store",
+)
 # Plain assertions then show what they compared, as they do in test modules.
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in _SUITES))
