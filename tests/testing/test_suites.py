@@ -100,6 +100,26 @@ BROKEN = {
             def factorizer(self):
                 return Careless()
         """,
+    "precision": """
+        import torch
+        from autotune.compress.precisions.base import Precision
+        from autotune.testing.suites.precision import PrecisionSuite
+
+        class Dithered(Precision):
+            name = "Dithered"
+
+            def weight_bytes(self, rows, columns, dtype):
+                return rows * columns / 2
+
+            def rounded(self, weight):
+                scale = weight.abs().amax(1, keepdim=True) / 7
+                return ((weight / scale + torch.rand_like(weight)).floor() * scale).float()
+
+        class TestDithered(PrecisionSuite):
+            @pytest.fixture
+            def precision(self):
+                return Dithered()
+        """,
     "store": """
         from contextlib import contextmanager
         from autotune.core.store.base import Store
@@ -160,6 +180,11 @@ FAILS = {
         "test_full_rank_is_exact",
         "test_it_is_deterministic",
         "test_the_layer_is_left_as_it_was",
+    },
+    "precision": {
+        "test_forms_spell_its_name",
+        "test_rounding_keeps_shape_dtype_and_weight",
+        "test_rounding_twice_changes_nothing_more",
     },
     "store": {
         "test_an_error_takes_the_transaction_back",

@@ -15,6 +15,7 @@ SUITES = {
     "autotune.compress.factors.Factors": "factors.FactorsSuite",
     "autotune.compress.metrics.base.Metric": "metric.MetricSuite",
     "autotune.compress.tasks.base.Task": "task.TaskSuite",
+    "autotune.compress.precisions.base.Precision": "precision.PrecisionSuite",
     "autotune.core.store.base.Store": "store.StoreSuite",
     "autotune.farm.base.Executor": "executor.ExecutorSuite",
     "autotune.predictor.base.LatencyPredictor": "predictor.PredictorSuite",

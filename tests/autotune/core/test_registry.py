@@ -1,7 +1,6 @@
 """Parts of other distributions, through entry points, and the options of parts."""
 
 import os
-import subprocess
 import sys
 from typing import Annotated, Literal
 
@@ -13,8 +12,7 @@ from autotune.core.plugin_options import Bounds, convert_options
 from autotune.core.registry import Registry, check_spec, make, parse_spec
 from autotune.profiler.backends import BACKENDS, make_backend
 from autotune.search.allocators import ALLOCATORS, make_allocator
-from tests.autotune.core.thirdparty import install
-from tests.conftest import LLAMA
+from tests.autotune.thirdparty.distribution import install
 
 
 @pytest.fixture
@@ -27,23 +25,23 @@ def third(tmp_path, monkeypatch):
 
 
 def test_parts_of_another_distribution_are_listed_and_made(third):
-    assert list(METRICS)[-3:] == ["broken", "fails", "third"]
-    assert METRICS.distribution("third") == "third-party"
+    assert list(METRICS)[-3:] == ["broken", "depth-weighted", "fails"]
+    assert METRICS.distribution("depth-weighted") == "third-party"
     assert METRICS.distribution("weight") is None
     assert "third_party" not in sys.modules  # listed, and nothing imported
-    metric = make_metric("third:power=0.25,steps=3,quick=true,mode=mean,label=x,limit=2")
-    assert (metric.power, metric.steps, metric.quick) == (0.25, 3, True)
-    assert (metric.mode, metric.label, metric.limit) == ("mean", "x", 2)
-    assert make_allocator("third-uniform").name == "third-uniform"
-    assert make_backend("third-eager", "cpu").name == "third-eager"
-    assert {"third-uniform"} <= set(ALLOCATORS)
-    assert {"third-eager"} <= set(BACKENDS)
+    metric = make_metric("depth-weighted:emphasis=0.25,end=last")
+    assert (metric.emphasis, metric.end) == (0.25, "last")
+    assert make_allocator("tapered").name == "tapered"
+    assert make_backend("exported-program", "cpu").name == "exported-program"
+    assert {"tapered"} <= set(ALLOCATORS)
+    assert {"exported-program"} <= set(BACKENDS)
 
 
 def test_without_the_distribution_nothing_of_it_is_known():
-    assert "third" not in METRICS
-    with pytest.raises(UsageError, match="unknown metric 'third'; known are kfac-seq, "):
-        make_metric("third")
+    assert "depth-weighted" not in METRICS
+    said = "unknown metric 'depth-weighted'; known are kfac-seq, "
+    with pytest.raises(UsageError, match=said):
+        make_metric("depth-weighted")
 
 
 def test_an_own_name_cannot_be_replaced(third):
@@ -62,10 +60,10 @@ def test_what_goes_wrong_in_a_distribution_is_reported_with_its_name(third):
 
 
 def test_a_name_of_two_distributions_is_refused_with_both(third, monkeypatch):
-    points = "[autotune.metrics]\nthird = third_party.parts:Third\n"
+    points = {"autotune.metrics": {"depth-weighted": "third_party.metric:DepthWeighted"}}
     monkeypatch.syspath_prepend(install(third.parent / "more", "fourth-party", points))
     with pytest.raises(UsageError, match="fourth-party and third-party; uninstall all but one"):
-        make_metric("third")
+        make_metric("depth-weighted")
 
 
 class Part:
@@ -148,65 +146,12 @@ def test_options_without_a_value_are_refused(text):
         parse_spec(text)
 
 
-@pytest.mark.slow
-def test_a_third_partys_parts_tune_and_measure(tmp_path):
-    """Named on the command line, in the help, in a stored request and in the result."""
-    site = install(tmp_path / "site")
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+def test_names_of_another_distribution_are_in_help_and_messages(third, cli):
+    path = os.pathsep.join(filter(None, [str(third), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-
-    def run(*args):
-        command = [sys.executable, "-m", "autotune", *map(str, args)]
-        return subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-
-    text = run("tune", "--help").stdout
-    for name in ("third", "third-uniform", "third-eager"):
+    text = cli("tune", "--help", env=environment, fresh=True).stdout
+    for name in ("depth-weighted", "tapered", "exported-program"):
         assert name in text
-    done = run(
-        "profile",
-        "--backend",
-        "third-eager",
-        "--tokens",
-        8,
-        "--shape",
-        "32x64",
-        "--rank",
-        8,
-        "--json",
-    )
-    assert done.returncode == 0, done.stderr
-    done = run(
-        "--model",
-        LLAMA,
-        "--params-budget",
-        "0.95x",
-        "--device",
-        "h200",
-        "--metric",
-        "third:power=0.25",
-        "--allocator",
-        "third-uniform",
-        "--batch-size",
-        1,
-        "--isl",
-        32,
-        "--calibration",
-        LLAMA / "heldout.txt",
-        "--calibration-samples",
-        4,
-        "--effort",
-        "quick",
-        "--targets",
-        "mlp",
-        "-o",
-        "out",
-        "--json",
-    )
-    assert done.returncode in (0, 1), done.stderr  # predicted; a small model may be slower
-    assert '"metric": "third' in done.stdout
-    assert '"allocator": "third-uniform"' in done.stdout
-    done = run("--params-budget", "0.95x", "--metric", "fourth")
+    done = cli("--params-budget", "0.95x", "--metric", "fourth", env=environment, fresh=True)
     assert done.returncode == 2
-    assert "weight, broken, fails, third" in done.stderr
+    assert "weight, broken, depth-weighted, fails" in done.stderr
