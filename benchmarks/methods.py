@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.lowrank import LowRankLinear, dense_weight
 from autotune.compress.statistics import (
@@ -312,7 +314,7 @@ def grams(tuning: Tuning, part: str, batches: tuple[Batch, ...]) -> Statistics:
 
 
 def activation_loss(
-    tuning: Tuning, layers: Mapping[str, LowRankLinear], statistics: Statistics
+    tuning: Tuning, layers: Mapping[str, nn.Module], statistics: Statistics
 ) -> float:
     """Σ ‖(W − Ŵ)X‖² / Σ ‖WX‖² over all factorizable layers, X of the dense model."""
     wrong = whole = 0.0
@@ -321,10 +323,16 @@ def activation_loss(
         gram = statistics.moment("gram", site)
         whole += float((weight @ gram * weight).sum())
         if site.name in layers:
-            layer = layers[site.name]
-            delta = weight - layer.weight.detach().double() @ layer.weight_down.detach().double()
+            delta = weight - weight_of(layers[site.name])
             wrong += float((delta @ gram * delta).sum())
     return wrong / whole
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight (N, K) that a layer of a plan multiplies by, fp64."""
+    if isinstance(layer, LowRankLinear):
+        return layer.weight.detach().double() @ layer.weight_down.detach().double()
+    return dense_weight(layer).double()
 
 
 def reset_peak_memory() -> None:

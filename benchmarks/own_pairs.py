@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     spec = find_device(options.device)
     rows = [row for row in read(spec, options.dtype, options.database) if not row.shape.parts]
-    pairs = [row for row in rows if row.rank]
+    pairs = [row for row in rows if row.shape.rank]
     folds = folds_of([row.shape for row in pairs])
     guesses, covered = np.empty(len(pairs)), np.empty(len(pairs), dtype=bool)
     for fold in range(_FOLDS):
@@ -66,7 +66,7 @@ def read(spec: DeviceSpec, dtype: str, database: Path | None) -> list[Measuremen
     with LatencyDatabase(database) as opened:
         tables = [(opened.measurements(k), f) for k, f in opened.fingerprints().items()]
     same = [rows for rows, found in tables if found.dtype == dtype]
-    return [row for row in max(same, key=len) if row.error is None]
+    return max(same, key=len)
 
 
 def size_of(shape: LayerShape) -> tuple[int, int]:

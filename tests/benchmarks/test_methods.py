@@ -46,7 +46,7 @@ def test_a_finished_row_is_found_again(methods, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.duration(40)
+@pytest.mark.duration(60)
 def test_rows_are_tuned_and_kept(methods, tmp_path, monkeypatch, capsys):
     arguments = ("--model", str(LLAMA), "--output", str(tmp_path), "--latency", "", *QUICK)
     chosen = ("--methods", "svd uniform,exact on activation", "--keep", "0.8")
