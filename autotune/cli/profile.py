@@ -17,8 +17,10 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import Address
 
 if TYPE_CHECKING:
+    from autotune.core.forms import Form
     from autotune.core.progress import Advance
     from autotune.layers.profile import Profiled
+    from autotune.profiler.backends.base import Backend
     from autotune.profiler.database.latency import LatencyDatabase
     from autotune.tuning.measuring import MeasuringMachine
 
@@ -98,13 +100,25 @@ def _profile(
     if options["plan"]:
         whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
         return whole(machine, store, policy=policy, advance=advance)
-    wanted = []
+    chosen, wanted = _forms(options, machine.backend), []
     for shape in _dense(options, machine.dtype):
-        forms = chosen_forms(options["ranks"], options["forms"]) or plan_forms(
-            machine.spec, shape, machine.backend.ranks_per_shape
-        )
+        forms = chosen or plan_forms(machine.spec, shape, machine.backend.ranks_per_shape)
         wanted += [shape, *map(shape.with_form, forms)]
     return profile_points(machine, store, wanted, policy=policy, advance=advance)
+
+
+def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
+    """The forms asked for, which the backend must be able to run."""
+    from autotune.core.errors import UsageError
+
+    forms = chosen_forms(options["ranks"], options["forms"])
+    for form in forms:
+        if not backend.implements(form):
+            raise UsageError(
+                f"--form {form}: {backend.name} has no implementation of it; measure plain pairs "
+                "in native precision, such as rank=96, or choose another --backend"
+            )
+    return forms
 
 
 def _dense(options: Mapping[str, Any], dtype: str) -> list[LayerShape]:

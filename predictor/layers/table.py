@@ -109,8 +109,9 @@ def _unknown(shape: LayerShape) -> MeasurementError:
     m, k, n = shape.tokens, shape.in_features, shape.out_features
     form = shape.form
     what = f"rank {form.rank or 'dense'}" if not form.suffix else str(form)
+    how = f" --form {form}" if form.suffix else ""
     return MeasurementError(
         f"nothing measured is near {m} tokens, {k}x{n}, {what}; measure it with "
-        f"`autotune profile --tokens {m} --shape {k}x{n}`, or allow a roofline guess with "
+        f"`autotune profile --tokens {m} --shape {k}x{n}{how}`, or allow a roofline guess with "
         "--allow-extrapolation"
     )

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+from autotune.core.forms import Form
 from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_cache_bytes, gpu_names, no_gpu
 from autotune.devices.specs import DTYPE_BYTES
@@ -105,6 +106,10 @@ class Backend(ABC):
         threads where the system puts them.
         """
         del threads
+
+    def implements(self, form: Form) -> bool:
+        """Whether `layer` runs layers of this form; by default those of products in one dtype."""
+        return not form.suffix
 
     def copies(self, shape: LayerShape) -> int:
         """Instances of a layer that one call runs, with weights of their own."""

@@ -37,6 +37,9 @@ def prepare(
     `loader` opens networks for the backends that cannot do it themselves.
     """
     if subject.layer is not None:
+        # Timed as what it is not, a layer would stay in the database under a false name.
+        if not backend.implements(subject.layer.form):
+            raise ValueError(f"{backend.name} has no implementation of {subject.layer.form}")
         timed = backend.layer(subject.layer, threads)
         return timed.run, timed.copies
     if subject.network is None or subject.inputs is None:

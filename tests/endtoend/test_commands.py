@@ -31,6 +31,15 @@ def test_the_small_commands(cli, tmp_path):
     done = cli("predict", *shape, "--rank", 16, *database, "--format", "json")
     answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
     assert [a["source"] for a in answers] == ["measured", "measured"]
+    assert [(a["rank"], a["form"]) for a in answers] == [(None, "dense"), (16, "rank=16")]
+    done = cli("predict", *shape, "--form", "rank=16", *database, "--format", "json")
+    assert json.loads(done.stdout.splitlines()[-1])["estimates"] == answers
+    done = cli("profile", *shape, "--form", "rank=16:pivoted", *database)
+    assert done.returncode == 2
+    assert "onnxruntime-cpu has no implementation of it" in done.stderr
+    done = cli("predict", *shape, "--form", "16", *database)
+    assert done.returncode == 2
+    assert "is not a form" in done.stderr
     done = cli("devices", "--format", "json")
     found = json.loads(done.stdout.splitlines()[-1])
     assert "cpu" in found["here"]

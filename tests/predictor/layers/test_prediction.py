@@ -247,3 +247,24 @@ def test_asked_together_or_one_by_one_is_the_same():
         left, right = (dataclasses.astuple(t.estimate(one)) for t in (together, alone))
         assert left[:-1] == pytest.approx(right[:-1], rel=1e-9)  # sums of other order
         assert left[-1] == right[-1]
+
+
+def test_forms_are_predicted_from_points_of_their_own_only():
+    """A pivoted pair between two measured ones is interpolated; plain ones say nothing of it."""
+    pivoted = [shape().with_form(low_rank(rank, "pivoted")) for rank in (16, 64, 160)]
+    rows = [*recorded(), row(shape(), 1e-3)]
+    plain = LatencyTable(rows, ROOFLINE)
+    assert plain.estimate(shape(64)).source == "predicted"
+    with pytest.raises(MeasurementError, match=r"rank=64:pivoted; .* --form rank=64:pivoted"):
+        plain.estimate(pivoted[1])
+    assert (
+        LatencyTable(rows, ROOFLINE, allow_extrapolation=True).estimate(pivoted[1]).source
+        == "roofline"
+    )
+    both = LatencyTable([*rows, row(pivoted[0], 1e-4), row(pivoted[2], 8e-4)], ROOFLINE)
+    between = both.estimate(pivoted[1])
+    assert between.source == "interpolated"
+    assert 1e-4 < between.latency_s < 8e-4
+    assert between.ratio == pytest.approx(between.latency_s / 1e-3)
+    assert both.estimate(pivoted[0]).source == "measured"
+    assert both.estimate(shape(64)) == plain.estimate(shape(64))

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from autotune.core.errors import DeviceMissingError, UsageError
-from autotune.core.forms import low_rank
+from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
+from autotune.profiler.measure.tasks import layer_task
+from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
 from autotune.testing.backend import SimulatedBackend
 from autotune.testing.hardware import simulated_hardware
@@ -44,6 +46,14 @@ class TestSimulatedBackend(BackendSuite):
     def time(self, backend, task):
         timeline = backend.timeline
         return run_task(backend, task, 1, clock=timeline.clock, watching=timeline.watch)[0]
+
+
+@pytest.mark.parametrize("form", ["rank=8:pivoted", "rank=8:int8-static", "dense:int8-static"])
+def test_a_form_without_an_implementation_is_never_timed_as_another(form):
+    backend = SimulatedBackend(simulated_hardware("cpu-like"))
+    task = layer_task(SHAPE, [parse_form(form)], TimingPolicy())
+    with pytest.raises(ValueError, match=f"has no implementation of {form}"):
+        run_task(backend, task, 1)
 
 
 def test_the_onnx_layer_computes_the_product():
