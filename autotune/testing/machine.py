@@ -61,6 +61,9 @@ class SimulatedBuilder(Builder):
 
     def _describe(self, name: str, phase: str, plan: Plan) -> Path:
         network = SimulatedNetwork(
-            sites=self.model.choices_in(phase), plan=plan, phase=phase, dtype=self.machine.dtype
+            sites=self.model.choices_in(phase),
+            plan={name: form for name, form in plan.items() if not form.is_unchanged},
+            phase=phase,
+            dtype=self.machine.dtype,
         )
         return self.workspace.file(name, network.to_json(), ".json", network.write)

@@ -29,8 +29,9 @@ _NEAREST_TOKENS, _FAR = 3, math.log(16.0)
 class Guess:
     """The price of a layer that was not measured: its seconds, or its ratio to the dense layer.
 
-    `half_width` is that of the seconds' 90 % interval, in log. With `add_dense_error` it is the
-    ratio's alone, and the dense layer's own error comes on top where that was not measured.
+    `half_width` is that of the seconds' 90 % interval, in log; infinite where too little was
+    measured to know it. With `add_dense_error` it is the ratio's alone, and the dense layer's own
+    error comes on top where that was not measured.
     """
 
     latency_s: float | None = None

@@ -34,11 +34,11 @@ class TestEvaluators(WorldSuite):
 
 
 class HereJudge:
-    def __init__(self, losses):
-        self.losses, self.closed = losses, False
+    def __init__(self, answer):
+        self.answer, self.closed = answer, False
 
     def ask(self, plan):
-        return None if self.closed else self.losses(plan)
+        return None if self.closed else self.answer(plan)
 
     def close(self):
         self.closed = True
@@ -47,12 +47,12 @@ class HereJudge:
 class HerePool(JudgePool):
     """Judges that are objects of this process: nothing but the pool itself is under test."""
 
-    def __init__(self, places, losses):
+    def __init__(self, places, answer):
         super().__init__(places)
-        self.losses = losses
+        self.answer = answer
 
     def hire(self):
-        return HereJudge(self.losses)
+        return HereJudge(self.answer)
 
 
 class TestJudgesInThisProcess(WorldSuite):

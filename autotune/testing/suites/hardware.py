@@ -44,9 +44,9 @@ class HardwareSuite:
     def sites(self) -> tuple[Site, ...]:
         """Two blocks of two layers."""
         return tuple(
-            Site(name=f"{b}.{n}", in_features=1024, out_features=n, tokens=64, block=b)
+            Site(name=f"{b}.{n}", in_features=4096, out_features=n, tokens=2048, block=b)
             for b in range(2)
-            for n in (1024, 4096)
+            for n in (4096, 8192)
         )
 
     def test_kernels_take_time(self, hardware: Hardware) -> None:
@@ -80,7 +80,7 @@ class HardwareSuite:
             hardware.kernels(shape)
 
     def test_less_work_makes_a_faster_network(self, hardware: Hardware) -> None:
-        """Networks have positive seconds, fewer where every layer is a small pair."""
+        """Networks have positive seconds, fewer where every large layer is a small pair."""
         sites = self.sites()
         small: Plan = {site.name: low_rank(64) for site in sites}
         dense_s = hardware.network_latency_s(sites, {})
