@@ -35,9 +35,14 @@ Pair = tuple[Tensor, Tensor]
 class Factors(ABC):
     """Errors of every rank, and factors of a whole plan.
 
-    Contract: errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever
-    the factorizer. `plan` yields (up (N, r), down (r, K)) for each site of `forms`, which are plain
-    pairs. Factors are not rounded to a form's precision; `build_layers` does that.
+    Contract (`autotune.testing.suites.factors` checks it):
+    - Errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever the
+      factorizer. They do not increase with the rank, and vanish at full rank.
+    - `plan` yields (up (N, r), down (r, K)) once for each site of `forms`, which are plain pairs of
+      at least `least_rank`, in the dtype of the model. The same plan has the same factors.
+    - Factors are not rounded to a form's precision; `build_layers` does that.
+    - Yielded tensors may be kept by both sides: neither writes to them. The model is left as it is.
+    - One thread at a time may ask.
     """
 
     @abstractmethod

@@ -20,20 +20,29 @@ _ATTEMPTS = 2
 
 
 class Judge(Protocol):
-    """Computes the losses of plans; one thread asks at a time."""
+    """Computes the losses of plans; one thread asks at a time, and any thread may close it."""
 
     def ask(self, plan: Plan) -> Losses | None:
-        """The plan's (sum, count) of every batch; None when the judge is not there any more."""
+        """The plan's (sum, count) of every batch; None when the judge died or was closed.
+
+        An error that is no death of the judge is raised, and reaches whoever asked the pool.
+        """
 
     def close(self) -> None:
-        """Release the judge and whatever runs it."""
+        """Release the judge and whatever runs it; it may be called again."""
 
 
 class JudgePool(ABC):
     """`places` judges, hired when first needed. Use as a context manager.
 
-    Several threads may ask at once: each waits for judges that are free. A judge that dies without
-    one answer takes its place along, so that nobody waits for such again and again.
+    Contract (`autotune.testing.suites.judge_pool` checks it):
+    - Every plan has at most one answer. The plan of a judge that dies goes to another one; it has
+      no answer only when no judge is left, and the caller then judges it.
+    - Several threads may ask at once: each waits for judges that are free. There are never more
+      judges than `places`, and the pool closes those that it hired.
+    - A judge that dies without one answer takes its place along, so that nobody waits for such
+      again and again.
+    - `hire` may be called by several threads at once. What it raises reaches whoever asked.
     """
 
     def __init__(self, places: int) -> None:

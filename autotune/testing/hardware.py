@@ -28,7 +28,7 @@ _SOURCE = "simulated (autotune/testing/hardware.py)"
 class Hardware(ABC):
     """What truly takes how long on one simulated device.
 
-    Contract:
+    Contract (`autotune.testing.suites.hardware` checks it):
     - Latencies are deterministic: the same settings give the same seconds, in every process.
     - `kernels` prices the products of one layer; everything else follows from them.
     - Nothing here is noisy. `autotune.testing.disturbance` adds what disturbs a measurement.

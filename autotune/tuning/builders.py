@@ -52,7 +52,7 @@ BUILDERS = Registry(
 class Builder(ABC):
     """Builds one model for one machine.
 
-    Contract:
+    Contract (`autotune.testing.suites.builder` checks it):
     - `dense` and `compressed` return what the backend opens in a phase; built once, then reused.
     - A compressed build applies the plan itself and leaves the model dense: no build is made of
       "the model as it stands in memory".

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 class Machine(ABC):
     """A device with the backend, the dtype and the threads that a model runs with there.
 
-    Contract:
-    - All latencies of a machine belong to its `fingerprint`.
+    Contract (`autotune.testing.suites.machine` checks it):
+    - All latencies of a machine belong to its `fingerprint`, which stays the same while it is open.
+    - What `measure_layers` measured is kept: `known_layers` has it afterwards, also of a machine
+      that is made anew on the same database, and nothing is measured twice.
     - A `verified` machine measures: `compare` times networks on the device. One that is not
-      verified prices everything from tables; `compare` is never asked of it, and what is handed
-      out for it is a prediction.
+      verified prices everything from tables: its `compare` raises MeasurementError, and what is
+      handed out for it is a prediction.
     - A machine is used by one thread. As a context manager it closes what it opened.
     """
 
@@ -124,10 +126,14 @@ class Machine(ABC):
         return []
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Fail now, before anything long, if what the machine needs cannot be had."""
+        """Fail now, before anything long, if what the machine needs cannot be had.
+
+        Raises:
+            AutotuneError: what is missing; a UsageError where other options would help.
+        """
 
     def close(self) -> None:  # noqa: B027 (most open nothing)
-        """Close the connections and processes that the machine opened."""
+        """Close the connections and processes that the machine opened; it may be called again."""
 
     def __enter__(self) -> Self:
         return self

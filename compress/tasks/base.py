@@ -18,11 +18,16 @@ MASK = "attention_mask"
 class Task(ABC):
     """One kind of model.
 
-    Contract: `output` is the tensor that is exported and compared, (batch, …); it must be
-    differentiable. `curvature_signals` yields scalars whose gradients g at a site's output
-    satisfy E[g gᵀ] = Gauss–Newton (Fisher) block of `loss` summed over the batch. `loss` returns
-    (sum, count): the mean over data is what the error table predicts the rise of, and what the
-    search minimises. `quality` is what a person reads; higher_is_better says which way.
+    Contract (`autotune.testing.suites.task` checks it):
+    - `output` is the tensor that is exported and compared, (batch, …); it is differentiable.
+    - `curvature_signals` yields scalars whose gradients g at a site's output satisfy
+      E[g gᵀ] = Gauss–Newton (Fisher) block of `loss` summed over the batch.
+    - `loss` returns (sum, count), which add over the rows of a batch: the mean over data is what
+      the error table predicts the rise of, and what the search minimises. Padding counts for
+      nothing.
+    - `figure` is what a person reads: monotone in the mean loss, in the direction of
+      `higher_is_better`.
+    - A task leaves the model as it is and holds no state between calls.
     """
 
     output_name: str

@@ -44,9 +44,11 @@ class Guess:
 class LatencySource(ABC):
     """One way to price layers.
 
-    Contract: `price` is asked for shapes that `knows` accepts, and gives one price each, in order.
-    A source may fit a model when it is first asked. It prices many shapes at once where that is
-    cheaper; prices do not depend on which shapes are asked together, but for rounding.
+    Contract (`autotune.testing.suites.latency_source` checks it):
+    - `price` is asked for shapes that `knows` accepts, and gives one price each, in order.
+    - A source may fit a model when it is first asked, so one thread at a time may ask.
+    - It prices many shapes at once where that is cheaper; prices do not depend on which shapes are
+      asked together, but for rounding.
     """
 
     @abstractmethod

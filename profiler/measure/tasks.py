@@ -96,7 +96,11 @@ def _tuples(value: Any) -> Any:
 
 
 class TaskRunner(Protocol):
-    """Times tasks somewhere: exactly one outcome a task, with its index, as each is known."""
+    """Times tasks somewhere: exactly one outcome a task, with its index, as each is known.
+
+    A task that fails is an outcome with its error. Closing the iterator ends what runs; the runner
+    may be used again. One thread at a time (`autotune.testing.suites.task_runner` checks it).
+    """
 
     def run(
         self, tasks: Sequence[TimingTask], progress: Callable[[float], None] = lambda fraction: None

@@ -9,6 +9,7 @@ import pytest
 from autotune.farm.judging import FarmEvaluators, pack, sweep, unpack
 from autotune.search.evaluator import Evaluators
 from autotune.search.judges import JudgePool
+from autotune.testing.suites.judge_pool import JudgePoolSuite
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import LLAMA
 from tests.outcomes import assert_finished
@@ -66,6 +67,20 @@ def pool(world, farm, cluster):
     assert folders() - before
     JudgePool.close(made)  # the cluster stays for the other tests
     wait_for(lambda: not judges(farm) and not folders() - before, 20)
+
+
+class TestFarmEvaluators(JudgePoolSuite):
+    @pytest.fixture
+    def plans(self, world):
+        return world[1]
+
+    @pytest.fixture
+    def expected(self, plans, expected):
+        return [expected[index] for index in range(len(plans))]
+
+    @pytest.fixture
+    def make_pool(self, world, cluster):
+        return lambda: FarmEvaluators(cluster, world[0])
 
 
 def test_workers_find_the_same_losses(world, expected, farm, pool):

@@ -42,6 +42,7 @@ class GraphSuite(RealBuilderSuite):
     """Builds are ONNX graphs, which onnxruntime runs."""
 
     def outputs(self, build, inputs, phase):
+        assert build.name == {"prefill": "model.onnx", "decode": "model_decode.onnx"}[phase]
         session = onnxruntime.InferenceSession(str(build))
         fed = {name: tensor.numpy() for name, tensor in load_file(inputs).items()}
         kinds = {each.name: each.type for each in session.get_inputs()}

@@ -13,7 +13,7 @@ from autotune.tuning.options import MachineOptions
 
 def options(device, tmp_path, **given):
     database = tmp_path / "latency.sqlite"
-    return MachineOptions(device=device, database=database, measure_seconds=1.0, **given)
+    return MachineOptions(device=device, database=database, measure_seconds=0.3, **given)
 
 
 @pytest.mark.slow

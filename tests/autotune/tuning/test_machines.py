@@ -11,7 +11,6 @@ from autotune.devices import detect
 from autotune.devices.roofline import Roofline
 from autotune.devices.visible import Gpu
 from autotune.predictor.layers.extrapolated import donors_of
-from autotune.predictor.layers.table import LatencyTable
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.sources.shipped import shipped_tables
 from autotune.tuning.machines import check_machine, find_machine, local_machine, nearest_machine
@@ -228,27 +227,9 @@ class TestHere:
             assert here.fingerprint.id in source
             assert str(path) in source
 
-    def test_only_what_is_missing_is_measured(self, tmp_path, workspace):
-        pair = LayerShape(tokens=16, in_features=64, out_features=96, form=low_rank(16))
-        given = options("cpu", threads=1, database=tmp_path / "latency.sqlite", measure_seconds=2.0)
-        with local_machine(given) as here:
-            table = here.measure_layers([pair, pair.dense], workspace, "measure layers")
-            assert isinstance(table, LatencyTable)
-            assert table.estimate(pair).source == table.estimate(pair.dense).source == "measured"
-            here.runner = None  # whatever would be measured again fails
-            again = here.measure_layers([pair, pair.dense], workspace, "measure layers")
-            assert again.estimate(pair) == table.estimate(pair)
-
 
 class TestElsewhere:
     """A machine that is known by tables: it answers from them and times nothing."""
-
-    def test_nothing_can_be_timed_on_it(self, no_gpu, tmp_path):
-        with pytest.raises(MeasurementError, match="not on this machine"):
-            machine("a100").compare(
-                [tmp_path, tmp_path], tmp_path, final=True, advance=lambda done, total: None
-            )
-        assert machine("a100").site_latencies(tmp_path, tmp_path, [], lambda *_: None) is None
 
     def test_layers_are_those_of_the_table(self, no_gpu, workspace):
         elsewhere = machine("h200")
