@@ -121,7 +121,7 @@ def test_metric_and_allocator_tune(tmp_path):
 @pytest.mark.slow
 def test_backend_and_builder_tune(tmp_path):
     record = tuned(tmp_path, "--device", "cpu", "--backend", BACKEND, "--threads", "1")
-    assert record.fingerprint.backend == BACKEND
+    assert record.backend == record.device.backend == BACKEND
     assert record.measured is not None
     assert list((tmp_path / "out" / ".cache").glob("program-compressed*.pt2"))
     assert any(not form.is_dense for form in record.plan.values())
