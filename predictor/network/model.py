@@ -32,10 +32,12 @@ class NetworkAnchor:
 class PhaseModel:
     """One phase of the network: rest + sites; only what the sites change is predicted.
 
-    latency(plan) = dense · (1 + c · Σ_i share_i · (ratio_i(form_i) − 1)), with c the correction
-    learned from measured compressed networks (1 before any was measured). `sites` are the sites on
-    this phase's tokens, and joint sites of them that may stand in for their members. One workload
-    runs the phase `count` times.
+    latency(plan) = dense · (1 + c · Σ_i (share_i · ratio_i(form_i) − dense_i)), with c the
+    correction learned from measured compressed networks (1 before any was measured), share_i of
+    one dense layer of the site's shape, and dense_i of what the site replaces: the layer itself,
+    or the members of a joint site, which run one by one in the dense network. `sites` are the sites
+    on this phase's tokens, and joint sites of them that may stand in for their members. One
+    workload runs the phase `count` times.
     """
 
     name: str = "prefill"
@@ -50,16 +52,31 @@ class PhaseModel:
     def _shapes(self) -> dict[str, LayerShape]:
         return {site.name: site.shape(DENSE, self.dtype) for site in self.sites}
 
+    @functools.cached_property
+    def _dense_shares(self) -> dict[str, float]:
+        """Share of the dense network of the layers that each site stands for."""
+        shares = self.anchor.layer_shares
+        return {
+            site.name: sum(shares[self._shapes[name]] for name in site.layers)
+            for site in self.sites
+        }
+
     def shape(self, name: str, form: Form) -> LayerShape:
         """The shape of the site `name` in this phase."""
         return self._shapes[name].with_form(form)
 
     def site_latency_s(self, name: str, form: Form) -> float:
         """Seconds that the site adds to the phase in `form`, at the anchor's conditions."""
-        shape = self.shape(name, form)
-        dense_s = self.anchor.latency_s * self.anchor.layer_shares[shape.dense]
-        ratio = 1.0 if form.is_unchanged else self.predictor.estimate(shape).ratio
-        return dense_s * (1.0 + self.correction * (ratio - 1.0))
+        added = 0.0 if form.is_unchanged else self._added(name, self._estimate(name, form))
+        return self.anchor.latency_s * (self._dense_shares[name] + added)
+
+    def _estimate(self, name: str, form: Form) -> Estimate:
+        return self.predictor.estimate(self.shape(name, form))
+
+    def _added(self, name: str, estimate: Estimate) -> float:
+        """Share of the dense network that the site adds in the estimated form; saved: below 0."""
+        share = self.anchor.layer_shares[self._shapes[name]] * estimate.ratio
+        return self.correction * (share - self._dense_shares[name])
 
     def predict(self, plan: Plan) -> Estimate:
         """Seconds of the phase under `plan`, and their 90 % interval."""
@@ -83,12 +100,12 @@ class PhaseModel:
         for site, form in chosen_sites(self.sites, plan):
             if form.is_unchanged:
                 continue
-            shape = self.shape(site.name, form)
-            estimate = self.predictor.estimate(shape)
-            share = self.correction * self.anchor.layer_shares[shape.dense]
-            saved += share * (1.0 - estimate.ratio)
+            estimate = self._estimate(site.name, form)
+            saved -= self._added(site.name, estimate)
+            dense = self._shapes[site.name]
+            share = self.correction * self.anchor.layer_shares[dense] * estimate.ratio
             relative = (estimate.high_s - estimate.low_s) / (2 * estimate.latency_s)
-            spread[shape.dense] = spread.get(shape.dense, 0.0) + share * estimate.ratio * relative
+            spread[dense] = spread.get(dense, 0.0) + share * relative
         share_error = saved * self.anchor.relative_error
         half = math.sqrt(sum(value**2 for value in (*spread.values(), share_error)))
         return 1.0 - saved, half

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import DENSE, low_rank, plan_to_json
-from autotune.core.layers import Site
+from autotune.core.layers import Site, chosen_sites
 from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
@@ -142,10 +142,12 @@ class HalfPrice(LatencyPredictor):
         return Estimate(latency_s=ratio, low_s=ratio, high_s=ratio, ratio=ratio, source="measured")
 
 
-def network():
-    shares = {LAYERS[0].shape(): 0.2, JOINT.shape(): 0.6}
+def network(*, joint_share=0.6, correction=1.0):
+    shares = {LAYERS[0].shape(): 0.2, JOINT.shape(): joint_share}
     anchor = NetworkAnchor(latency_s=1.0, layer_shares=shares)
-    one = PhaseModel(anchor=anchor, predictor=HalfPrice(), sites=(*LAYERS, JOINT))
+    one = PhaseModel(
+        anchor=anchor, predictor=HalfPrice(), sites=(*LAYERS, JOINT), correction=correction
+    )
     return NetworkModel(phases=(one,))
 
 
@@ -155,6 +157,26 @@ def test_the_network_counts_a_joint_site_instead_of_its_members():
     assert model.predict({"q+k+v": low_rank(32)}).ratio == pytest.approx(0.4 + 0.6 * 0.375)
     apart = {"q": low_rank(32), "k": DENSE}
     assert model.predict(apart).ratio == pytest.approx(0.4 + 0.2 * 0.5 + 0.4)
+
+
+def test_a_joint_site_replaces_its_members_and_not_one_wide_layer():
+    """Three narrow layers may take longer than one as wide as them all."""
+    model = network(joint_share=0.3)
+    assert model.predict({"q+k+v": low_rank(32)}).ratio == pytest.approx(0.4 + 0.3 * 0.375)
+    assert model.site_latency_s(JOINT, DENSE) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("correction", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("joint_share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    "plan", [{}, {"q": low_rank(16)}, {"q+k+v": low_rank(32)}, {"q+k+v": low_rank(48)}]
+)
+def test_the_solver_counts_what_the_network_model_predicts(plan, joint_share, correction):
+    model = network(joint_share=joint_share, correction=correction)
+    counted = model.rest_s + sum(
+        model.site_latency_s(site, form) for site, form in chosen_sites((*LAYERS, JOINT), plan)
+    )
+    assert model.predict(plan).latency_s == pytest.approx(counted)
 
 
 def test_the_problem_prices_a_joint_site_by_its_own_shape():

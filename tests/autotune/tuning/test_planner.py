@@ -94,6 +94,8 @@ def test_the_margin_is_given_up_before_a_budget_is_refused(planner):
     allocation = close.solve({}, margin=0.05)
     used = allocation.costs[0] + planner.totals.rest["latency"]
     assert used <= 1.0011 * caught.value.reachable["latency"]
+    assert close.network.predict(allocation.plan).latency_s == pytest.approx(used)
+    assert close.network.predict(allocation.plan).ratio <= fastest * 1.0011
 
 
 def test_a_budget_that_no_plan_meets_is_refused_whatever_the_allocator(planner):
