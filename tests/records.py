@@ -8,6 +8,12 @@ from autotune.results.upgrade import upgrade
 
 DATA = Path(__file__).parent / "data"
 MEASURED, PREDICTED = "result-v3.json", "result-v3-elsewhere.json"
+# What a finished job of that commit keeps of its result.
+SUMMARY_KEYS = (
+    "model", "backend", "dtype", "budget", "workload", "within_budget", "measured_ratio",
+    "measured_ratio_low", "measured_ratio_high", "predicted_ratio", "measured_latency_s",
+    "predicted_latency_s", "dense_latency_s", "quality", "parameters", "stored_bytes", "cost",
+)  # fmt: skip
 
 
 def read_v3(name):

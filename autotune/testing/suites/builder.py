@@ -17,10 +17,9 @@ from autotune.core.forms import DENSE, Form, Plan, low_rank
 from autotune.core.layers import Site
 from autotune.testing.example_tuning import (
     EXAMPLE_PLAN,
-    example_compression,
-    example_traced,
     example_workspace,
 )
+from autotune.testing.suites.example_fixtures import ExampleFixtures
 from autotune.tuning.builders import Builder
 from autotune.tuning.compression import Compression
 from autotune.tuning.model import TracedModel
@@ -30,7 +29,7 @@ MakeBuilder = Callable[[Workspace], Builder]
 _PHASES = ("prefill", "decode")
 
 
-class BuilderSuite:
+class BuilderSuite(ExampleFixtures):
     """Give the fixture `make_builder`: a function that makes the builder of `model` in a workspace.
 
     Override `outputs` with what runs a build, if this host can; `tolerance` is how far it may be
@@ -44,20 +43,6 @@ class BuilderSuite:
     def make_builder(self, model: TracedModel) -> MakeBuilder:
         """A function that makes the builder under test."""
         raise NotImplementedError("give a fixture named make_builder")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> TracedModel:
-        """The example model, which is built."""
-        return example_traced()
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def compression(
-        cls, model: TracedModel, tmp_path_factory: pytest.TempPathFactory
-    ) -> Compression:
-        """Its factors."""
-        return example_compression(model, tmp_path_factory.mktemp("factors"))
 
     @pytest.fixture
     def builder(self, make_builder: MakeBuilder, workspace: Workspace) -> Builder:

@@ -15,11 +15,10 @@ from autotune.testing.example_tuning import (
     EXAMPLE_PLAN,
     EXAMPLE_WORKLOAD,
     RecordingReporter,
-    example_compression,
-    example_traced,
     example_workspace,
 )
 from autotune.testing.shapes import at_rank
+from autotune.testing.suites.example_fixtures import ExampleFixtures
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression
 from autotune.tuning.machine import Machine
@@ -30,7 +29,7 @@ MakeMachine = Callable[[], Machine]
 _TITLE = "measure layers"
 
 
-class MachineSuite:
+class MachineSuite(ExampleFixtures):
     """Give the fixture `make_machine`: each call makes the machine anew, on the same database.
 
     Override `builder` if the machine's backend does not open what `make_builder` builds, and
@@ -49,20 +48,6 @@ class MachineSuite:
         """The machine under test, which is closed in the end."""
         with make_machine() as machine:
             yield machine
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> TracedModel:
-        """The example model."""
-        return example_traced()
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def compression(
-        cls, model: TracedModel, tmp_path_factory: pytest.TempPathFactory
-    ) -> Compression:
-        """Its factors."""
-        return example_compression(model, tmp_path_factory.mktemp("factors"))
 
     @pytest.fixture
     def work(self, tmp_path: Path) -> Iterator[tuple[Workspace, RecordingReporter]]:

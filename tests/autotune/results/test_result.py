@@ -12,7 +12,7 @@ from autotune.results.record import TuneRecord
 from autotune.results.result import TuneResult, read_result, result_text
 from autotune.results.upgrade import SCHEMA_VERSION, upgrade
 from autotune.results.verdict import Verdict
-from tests.records import DATA, MEASURED, PREDICTED, read_v3, stored_record
+from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stored_record
 
 NEW_IN_4 = {"verdict", "plan"}
 
@@ -132,28 +132,9 @@ def test_a_jobs_summary_is_that_of_the_record():
 
 def test_summaries_of_older_jobs_get_their_verdict():
     """Job databases of commit 2a6778f hold these keys of a version-3 result."""
-    kept = (
-        "model",
-        "backend",
-        "dtype",
-        "budget",
-        "workload",
-        "within_budget",
-        "measured_ratio",
-        "measured_ratio_low",
-        "measured_ratio_high",
-        "predicted_ratio",
-        "measured_latency_s",
-        "predicted_latency_s",
-        "dense_latency_s",
-        "quality",
-        "parameters",
-        "stored_bytes",
-        "cost",
-    )
     for name, verdict in ((MEASURED, Verdict.MET), (PREDICTED, Verdict.MISSED)):
         values = read_v3(name)
-        assert TuneSummary.of_job({key: values[key] for key in kept}).verdict is verdict
+        assert TuneSummary.of_job({key: values[key] for key in SUMMARY_KEYS}).verdict is verdict
     assert TuneSummary.of_job({"measured": 3}) is None
 
 

@@ -12,27 +12,8 @@ from autotune.service.job_process import JobProcess
 from autotune.service.job_records import Ending
 from autotune.service.summary import outcome, summarise
 from tests.autotune.service.test_http import finished, message, submit
-from tests.records import DATA, MEASURED, PREDICTED, read_v3, stored_record
+from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stored_record
 
-OLD_SUMMARY = (
-    "model",
-    "backend",
-    "dtype",
-    "budget",
-    "workload",
-    "within_budget",
-    "measured_ratio",
-    "measured_ratio_low",
-    "measured_ratio_high",
-    "predicted_ratio",
-    "measured_latency_s",
-    "predicted_latency_s",
-    "dense_latency_s",
-    "quality",
-    "parameters",
-    "stored_bytes",
-    "cost",
-)
 HTML = {"Accept": "text/html"}
 
 
@@ -107,7 +88,7 @@ def test_the_list_shows_jobs_of_commit_2a6778f(client, database, name, said):
     job = database.claim("r")
     from autotune.service.job_records import Lease
 
-    kept = {key: values[key] for key in OLD_SUMMARY}
+    kept = {key: values[key] for key in SUMMARY_KEYS}
     lease = Lease(job_id=job.id, runner="r", attempt=1)
     database.finish(lease, Ending(exit_code=0, result=kept))
     assert said in client.get("/", headers=HTML).text
@@ -117,7 +98,7 @@ def test_the_list_shows_jobs_of_commit_2a6778f(client, database, name, said):
 def test_a_summary_is_kept_with_its_verdict():
     printed = {**stored_record().to_json(), "output": "/runs/1"}
     kept = summarise("tune", printed)
-    assert set(kept) == {*OLD_SUMMARY, "verdict"}
+    assert set(kept) == {*SUMMARY_KEYS, "verdict"}
     assert all(kept[key] == printed[key] for key in kept)
     assert summarise("verify", {"valid": True}) == {"valid": True}
     assert outcome({"valid": True}) == outcome(None) == ""
