@@ -10,6 +10,7 @@ from autotune.devices.detect import gpu_names
 
 pytestmark = [
     pytest.mark.skipif(bool(gpu_names()), reason="there is a GPU here"),
+    pytest.mark.slow,
     pytest.mark.duration(90),
 ]
 DEVICES = {"h200": "this project's database", "a100": "aiconfigurator-core"}
@@ -49,7 +50,7 @@ def calibrated_run(cli, calibrated, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["a100", pytest.param("h200", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["a100", "h200"])
 def predicted(request, cli, calibrated, calibrated_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predicted") / "out"
     shutil.copytree(calibrated_run, folder)

@@ -67,6 +67,7 @@ class TestOnnx(GraphSuite):
     backend = "onnxruntime-cpu"
 
 
+@pytest.mark.slow
 class TestTypedOnnx(GraphSuite):
     kind = TypedOnnxBuilder
     backend = "onnxruntime-cuda"
@@ -74,6 +75,7 @@ class TestTypedOnnx(GraphSuite):
     tolerance = 5e-3
 
 
+@pytest.mark.slow
 class TestEngineOnnx(GraphSuite):
     kind = EngineOnnxBuilder
     backend = "tensorrt"
