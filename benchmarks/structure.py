@@ -159,17 +159,13 @@ def is_result_subscript(node: ast.AST) -> bool:
         return False
     if not isinstance(node.slice.value, str):
         return False
-    names: set[str] = set()
     value: ast.expr = node.value
-    while isinstance(value, (ast.Subscript, ast.Attribute)):
-        if isinstance(value, ast.Attribute):
-            names.add(value.attr)
+    while isinstance(value, ast.Subscript):
         value = value.value
-    if isinstance(value, ast.Name):
-        names.add(value.id)
-    elif isinstance(value, ast.Call):
-        names |= {"record"} if ast.unparse(value.func) == "read_result" else set()
-    return bool(names & RESULT_NAMES)
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func) == "read_result"
+    name = getattr(value, "id", getattr(value, "attr", None))  # of a variable, or a field
+    return name in RESULT_NAMES
 
 
 def result_subscripts(sources: list[Source]) -> Counter[str]:
