@@ -70,6 +70,8 @@ def test_the_machine_of_its_backend_is_this_host(private_database):
         find_machine(MachineOptions(device="cpu", backend=BACKEND, dtype="bf16"))
 
 
+# Of torch.export.save, where weights share their storage.
+@pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
 def test_its_builder_makes_what_its_backend_runs(model, compression, workspace):
     machine = machine_of(BACKEND, "fp32")
     builder = make_builder(model, machine, workspace)
