@@ -1,4 +1,4 @@
-"""The contract of `autotune.tuning.machine.Machine`."""
+"""Tests of the contract of `autotune.tuning.machine.Machine`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MachineSuite:
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls) -> TracedModel:
-        """The example model."""
+        """The example model, opened for the tests."""
         return example_traced()
 
     @pytest.fixture(scope="class")
@@ -61,7 +61,7 @@ class MachineSuite:
     def compression(
         cls, model: TracedModel, tmp_path_factory: pytest.TempPathFactory
     ) -> Compression:
-        """Its factors."""
+        """The factors of the example model, which plans choose from."""
         return example_compression(model, tmp_path_factory.mktemp("factors"))
 
     @pytest.fixture

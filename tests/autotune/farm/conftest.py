@@ -70,7 +70,7 @@ class Farm:
         self.worker()
 
     def lose_coordinator(self):
-        """kill -9 of the coordinator, and of the worker that is nothing without it; both come anew."""
+        """kill -9 of the coordinator and of the worker that needs it; both are started again."""
         for process in self.processes[-2:]:
             kill_tree(process)
         self.processes.clear()
