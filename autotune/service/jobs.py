@@ -94,7 +94,7 @@ class JobDatabase(JobQueries):
                 return found, False
             queued = sa.select(sa.func.count()).where(JOB.c.state == QUEUED)
             if most_queued is not None:
-                count = connection.execute(queued).scalarone_job()
+                count = connection.execute(queued).scalar_one()
                 if count > most_queued:
                     raise QuotaError(
                         f"limit reached: {most_queued} jobs are queued; wait for some to end"
@@ -274,7 +274,7 @@ class JobDatabase(JobQueries):
             .values(events=JOB.c.events + 1, revision=JOB.c.revision + 1)
             .returning(JOB.c.events)
         )
-        number = connection.execute(counted).scalarone_job()
+        number = connection.execute(counted).scalar_one()
         row = {"job_id": job_id, "number": number, "kind": kind, "text": text}
         connection.execute(EVENT.insert().values(at=self.dialect.now(), **row))
 
