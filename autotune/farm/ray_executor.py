@@ -94,9 +94,10 @@ class RayExecutor(Executor):
     def _on(self, device: str, function: Any, **options: Any) -> Any:
         """A remote function that occupies the device, in a process that ends with the call."""
         gpus = 1 if find_device(device).kind == "cuda" else 0
-        once = {"num_cpus": 0, "max_calls": 1, "max_retries": 0}
-        needed = {f"{RESOURCE}{device}": 1}
-        made = self._ray.remote(num_gpus=gpus, resources=needed, **once)(function)
+        needed: dict[str, float] = {f"{RESOURCE}{device}": 1}
+        made: Any = self._ray.remote(
+            num_cpus=0, num_gpus=gpus, resources=needed, max_calls=1, max_retries=0
+        )(function)
         return made.options(**options) if options else made
 
     def _answer(self, reference: Any, longest_s: float = _ANSWER_S) -> str:
