@@ -64,7 +64,7 @@ def stay(arguments, folder, environment, staying):
         return server.address
     if importlib.util.find_spec("ray") is None:
         pytest.skip("the farm needs Ray")
-    log = (folder / f"{arguments[0]}.log").open("wb")
+    log = staying.enter_context((folder / f"{arguments[0]}.log").open("wb"))
     process = subprocess.Popen(
         [sys.executable, "-m", "autotune", *arguments],
         cwd=folder,

@@ -130,7 +130,7 @@ def test_more_positions_than_the_model_has_are_refused(cli, tmp_path):
         "--output",
         tmp_path / "out",
     )
-    refuse(done, 2, "need 2100 positions, the model has 2048")
+    refuse(done, 2, "need 2100 positions; the model has 2048")
     done = cli(
         "--model",
         LLAMA,

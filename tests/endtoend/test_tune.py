@@ -200,17 +200,17 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
     """A table of each layer's least and greatest rank leaves most of the plan to guesses."""
     import autotune
     from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.profiler.measure.points import plan_ranks
+    from autotune.profiler.measure.points import plan_forms
     from autotune.tuning import measuring
 
-    wanted = {None}
+    wanted = {0}
 
-    def ends(device, shape, points):
-        ranks = plan_ranks(device, shape, points)
-        wanted.update({ranks[0], ranks[-1]})
-        return (ranks[0], ranks[-1])
+    def ends(spec, shape, points):
+        forms = plan_forms(spec, shape, points)
+        wanted.update({forms[0].rank, forms[-1].rank})
+        return [forms[0], forms[-1]]
 
-    monkeypatch.setattr(measuring, "plan_ranks", ends)
+    monkeypatch.setattr(measuring, "plan_forms", ends)
     autotune.tune(
         LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
         workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,

@@ -98,6 +98,7 @@ class Farm:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def kill_tree(process):

@@ -78,16 +78,20 @@ def test_kill_9_at_50_moments_loses_no_committed_row(database, moments):
         writer.kill()
         writer.join()
         told |= set(received(here))
-        stored = [row.rank for row in database.measurements(FINGERPRINT.id)]
+        stored = [row.shape.rank for row in database.measurements(FINGERPRINT.id)]
         assert len(stored) == len(set(stored))
         assert told <= set(stored)
         assert find_problems(database) == []
-    done = {row.rank: row.measured_at for row in database.measurements(FINGERPRINT.id) if row.rank}
+    done = {
+        row.shape.rank: row.measured_at
+        for row in database.measurements(FINGERPRINT.id)
+        if row.shape.rank
+    }
     assert told <= set(done)
     points = missing_points(database, FINGERPRINT, WANTED)
     assert {point.rank for point in points} == {shape.rank for shape in WANTED} - set(done)
     write_missing(database.address, points[:40])
-    after = {row.rank: row.measured_at for row in database.measurements(FINGERPRINT.id)}
+    after = {row.shape.rank: row.measured_at for row in database.measurements(FINGERPRINT.id)}
     assert all(after[rank] == at for rank, at in done.items())
     assert {point.rank for point in points[:40]} <= set(after)
     assert find_problems(database) == []
@@ -104,7 +108,7 @@ def test_eight_writers_at_once(database):
         writer.join(timeout=300)
         assert writer.exitcode == 0
     rows = database.measurements(FINGERPRINT.id)
-    assert [row.rank for row in rows] == [0, *range(1, 241)]
+    assert [row.shape.rank for row in rows] == [0, *range(1, 241)]
     assert find_problems(database) == []
 
 
@@ -121,4 +125,4 @@ def test_no_nonsense_is_kept_by_the_way(database, value):
 
     with pytest.raises(DatabaseError, match="refuses"):
         measure_points(database, FINGERPRINT, WANTED[:4], runner=Broken())
-    assert database.measurements(FINGERPRINT.id, errors=True) == []
+    assert database.rows(FINGERPRINT.id) == []
