@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.core.childprocess import ChildError, ChildProcess, ChildTimeoutError
+from autotune.core.child_errors import ChildError, ChildTimeoutError
+from autotune.core.childprocess import ChildProcess
 from autotune.core.forms import Plan, plan_from_json, plan_to_json
 from autotune.core.layers import Site
 from autotune.core.types import from_mapping

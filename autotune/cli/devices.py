@@ -12,9 +12,9 @@ from autotune.cli.main import emit, format_option
 @click.group("devices", invoke_without_command=True, epilog="Example: autotune devices show a100")
 @format_option
 @click.pass_context
-def command(context: click.Context, output_format: str) -> None:
+def command(ctx: click.Context, output_format: str) -> None:
     """List the known devices: which are on this machine, and what the others are predicted from."""
-    if context.invoked_subcommand is not None:
+    if ctx.invoked_subcommand is not None:
         return
     from autotune.devices.detect import cpu_threads, present_devices
     from autotune.devices.specs import known_devices

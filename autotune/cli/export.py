@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from autotune.cli.main import emit
 from autotune.cli.options import file_format_option, split_formats
 from autotune.cli.schema import schema_options, values
 from autotune.core.options import OptionError
+
+if TYPE_CHECKING:
+    from autotune.export.manifest import Manifest
 
 
 @click.command("export", epilog="Example: autotune export out --format onnx --dtype fp16")
@@ -28,11 +31,13 @@ def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:
     elsewhere; `--device here`, or the name of the GPU, makes that an error (exit code 4).
     """
     from autotune.cli.reporting import make_reporter
+    from autotune.export.manifest import open_manifest
 
     form, output_format = split_formats(formats)
     chosen = values(ExportOptions, {**options, "form": form})
-    record = _export(folder, chosen, options["output"], make_reporter())
-    emit(output_format, record, _lines(record))
+    written = _export(folder, chosen, options["output"], make_reporter())
+    lines = _lines(open_manifest(Path(written["output"])))
+    emit(output_format, written, [*lines, f"written     {written['output']}/"])
     return 0
 
 
@@ -91,26 +96,26 @@ def _demands_engine(device: str | None) -> bool:
     return True
 
 
-def _lines(record: dict[str, Any]) -> list[str]:
+def _lines(manifest: Manifest) -> list[str]:
     from autotune.core.quantities import format_seconds
 
     lines = []
-    for name, found in record["parity"].items():
+    for name, found in manifest.parity.items():
         worst = max(case["error"] for case in found["cases"])
         lines.append(
             f"{name}: differs from the checkpoint by at most {worst:.1e} (tolerance "
             f"{found['tolerance']:.0e}) at {len(found['cases'])} shapes"
         )
-    for name, engine in record.get("engines", {}).items():
+    for name, engine in manifest.engines.items():
         worst = max(case["error"] for case in engine["cases"])
         lines.append(
             f"engine for {name}: TensorRT {engine['tensorrt']}, "
             f"{format_seconds(engine['latency_s'])}, differs from the graph by at most "
             f"{worst:.1e}, tensors {engine['output_types']}"
         )
-    if record.get("kit_because"):
+    if manifest.kit_because:
         lines.append(
-            f"no engine was built ({record['kit_because']}); to build it on another machine, run "
+            f"no engine was built ({manifest.kit_because}); to build it on another machine, run "
             "`python build_engine.py build.json` in a copy of the folder"
         )
-    return [*lines, f"written     {record['output']}/"]
+    return lines

@@ -23,11 +23,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from autotune.core.errors import AutotuneError
+from autotune.core.child_errors import (
+    ChildDiedError,
+    ChildStartError,
+    ChildTimeoutError,
+    Death,
+)
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -40,58 +44,6 @@ _LOOK_S = 0.5  # a helper of a dead child may keep its output open, so the child
 _END_S = 10.0
 _LOG_BYTES = 20_000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass(frozen=True, kw_only=True)
-class Death:
-    """How a child ended: by a signal, or with an exit code; neither if it had to be killed.
-
-    `last_words` is the last line that it wrote to stderr, at most 500 characters.
-    """
-
-    exit_code: int | None = None
-    signal: int | None = None
-    last_words: str = ""
-
-    @staticmethod
-    def of(returncode: int, last_words: str = "") -> Death:
-        """From the return code of `subprocess`, which is negative for a signal."""
-        if returncode < 0:
-            return Death(signal=-returncode, last_words=last_words)
-        return Death(exit_code=returncode, last_words=last_words)
-
-    def __str__(self) -> str:
-        """Such as "ended with signal 9: out of memory"."""
-        how = "closed its output without ending"
-        if self.signal is not None:
-            how = f"ended with signal {self.signal}"
-        elif self.exit_code is not None:
-            how = f"ended with exit code {self.exit_code}"
-        return f"{how}: {self.last_words}" if self.last_words else how
-
-
-class ChildError(AutotuneError):
-    """A child process did not do what was asked of it."""
-
-
-class ChildStartError(ChildError):
-    """The program cannot be started."""
-
-
-class ChildTimeoutError(ChildError):
-    """The child sent or took no message within `limit_s` seconds."""
-
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"no answer within {limit_s:.0f} s")
-        self.limit_s = limit_s
-
-
-class ChildDiedError(ChildError):
-    """The child has ended, and `death` says how."""
-
-    def __init__(self, death: Death) -> None:
-        super().__init__(f"the process {death}")
-        self.death = death
 
 
 class MessageReader:

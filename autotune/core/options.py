@@ -27,13 +27,7 @@ Style = Literal["api", "cli", "http", "flat"]
 EFFORTS = ("quick", "normal", "thorough")
 _KEY = "autotune.option"
 _IN_RANGE = 1_000_000
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    tuple: "a list",
-}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from autotune.search.evaluator import EvaluatorSetup, JudgingProcess
 from autotune.search.judges import JudgePool, Losses
 
 if TYPE_CHECKING:
-    from autotune.farm.ray_executor import Hired, RayExecutor
+    from autotune.farm.hired import Hired
+    from autotune.farm.ray_executor import RayExecutor
 
 _FOLDERS = ("model",)
 _FILES = ("factors", "batches")

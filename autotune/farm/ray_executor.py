@@ -20,6 +20,7 @@ from autotune.farm import worker_calls as remote
 from autotune.farm.address import split_address
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError
+from autotune.farm.hired import Hired
 from autotune.farm.parcels import make_parcel, paths_in
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome
@@ -33,7 +34,6 @@ _PROFILE_S = 600.0
 _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
-_PLACE_S = 60.0
 RESOURCE = "device:"
 _LOG = logging.getLogger(__name__)
 
@@ -94,12 +94,9 @@ class RayExecutor(Executor):
     def _on(self, device: str, function: Any, **options: Any) -> Any:
         """A remote function that occupies the device, in a process that ends with the call."""
         gpus = 1 if find_device(device).kind == "cuda" else 0
-        made = self._ray.remote(
-            num_cpus=0,
-            num_gpus=gpus,
-            resources={f"{RESOURCE}{device}": 1},
-            max_calls=1,
-            max_retries=0,
+        needed: dict[str, float] = {f"{RESOURCE}{device}": 1}
+        made: Any = self._ray.remote(
+            num_cpus=0, num_gpus=gpus, resources=needed, max_calls=1, max_retries=0
         )(function)
         return made.options(**options) if options else made
 
@@ -291,28 +288,6 @@ class RayExecutor(Executor):
         self._cancel_all()
         if not self._coordinator_gone:
             self._ray.shutdown()
-
-
-class Hired:
-    """A handle on an object on a worker; use it from one thread at a time."""
-
-    def __init__(self, executor: RayExecutor, actor: Any) -> None:
-        self._executor, self._actor = executor, actor
-        self._started = False
-
-    def ask(self, text: str) -> str | None:
-        """The object's answer; None if no worker had a free core, or its worker died."""
-        if not self._started:
-            ready = self._actor.__ray_ready__.remote()
-            self._started = self._executor.wait(ready, _PLACE_S) is not None
-        if not self._started:
-            return None
-        answer = self._executor.wait(self._actor.ask.remote(text))
-        return None if answer is None else str(answer)
-
-    def close(self) -> None:
-        """Close the object and release its worker."""
-        self._executor.dismiss(self._actor, self._started)
 
 
 def _has_device(node: Mapping[str, Any]) -> bool:

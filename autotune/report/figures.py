@@ -80,7 +80,7 @@ def _budget(record: TuneRecord, axis: Literal["x", "y"]) -> list[Rule]:
     limit = record.limit_ratio
     if limit is None:
         return []
-    return [Rule(axis=axis, at=limit, name=f"budget {record.budget['latency']}")]
+    return [Rule(axis=axis, at=limit, name=f"budget {record.latency_budget}")]
 
 
 def staircase(curve: Staircase) -> Chart:

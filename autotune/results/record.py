@@ -140,9 +140,14 @@ class TuneRecord(Record):
         return self.predicted_latency_s if measured is None else measured
 
     @property
+    def latency_budget(self) -> str | None:
+        """The latency budget as it was given, such as 0.85x; None without one."""
+        return self.budget.get("latency")
+
+    @property
     def limit_ratio(self) -> float | None:
         """The largest ratio that the latency budget allows; None without such a budget."""
-        return latency_limit(self.budget.get("latency"), self.dense_latency_s)
+        return latency_limit(self.latency_budget, self.dense_latency_s)
 
     def phase(self, name: str) -> PhaseRecord:
         """The phase of that name.

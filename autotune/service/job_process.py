@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autotune.core.childprocess import Death, MessageReader, kill_session, last_line
+from autotune.core.child_errors import Death
+from autotune.core.childprocess import MessageReader, kill_session, last_line
 from autotune.core.errors import ExitCode
 from autotune.core.progress.pipe import VARIABLE
 from autotune.results.verdict import Verdict

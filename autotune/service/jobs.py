@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
 
-from autotune.core.store.base import Store
 from autotune.core.types import canonical_json
-from autotune.service.errors import ConflictError, LeaseLostError, NotFoundError, QuotaError
-from autotune.service.job_records import Ending, Event, Job, Lease
+from autotune.service.errors import ConflictError, LeaseLostError, QuotaError
+from autotune.service.job_queries import JobQueries, one_job
+from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.job_schema import (
     CANCELLED,
     EVENT,
@@ -22,7 +21,6 @@ from autotune.service.job_schema import (
     MIGRATIONS,
     QUEUED,
     RUNNING,
-    STATES,
     SUCCEEDED,
 )
 from autotune.service.specs import upgraded
@@ -33,7 +31,7 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(4).hex()}"
 
 
-class JobDatabase(Store):
+class JobDatabase(JobQueries):
     """Jobs, their events and the API keys; `Store` says how it is opened and what may be raised."""
 
     what = "job database"
@@ -87,7 +85,7 @@ class JobDatabase(Store):
             ).first()
             if made is None:
                 same = sa.and_(JOB.c.owner == owner, JOB.c.idempotency_key == idempotency_key)
-                found = _one(connection, same)
+                found = one_job(connection, same)
                 if found.kind != kind or found.spec != upgraded(kind, dict(spec)):
                     raise ConflictError(
                         f"idempotency key {idempotency_key!r} belongs to job {found.id}, which "
@@ -102,56 +100,7 @@ class JobDatabase(Store):
                         f"limit reached: {most_queued} jobs are queued; wait for some to end"
                     )
             self._event(connection, job_id, "state", QUEUED)
-            return _one(connection, JOB.c.id == job_id), True
-
-    def get(self, job_id: str) -> Job:
-        """One job.
-
-        Raises:
-            NotFoundError: no such job.
-        """
-        with self.transaction() as connection:
-            return _one(connection, JOB.c.id == job_id)
-
-    def page(
-        self,
-        *,
-        states: Iterable[str] = (),
-        kind: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
-    ) -> list[Job]:
-        """The youngest first; `before` an id is the next page."""
-        query = sa.select(JOB).order_by(JOB.c.id.desc()).limit(limit)
-        if states:
-            query = query.where(JOB.c.state.in_(list(states)))
-        if kind:
-            query = query.where(JOB.c.kind == kind)
-        if before:
-            query = query.where(JOB.c.id < before)
-        with self.transaction() as connection:
-            return [Job.of(dict(row._mapping)) for row in connection.execute(query)]
-
-    def counts(self) -> dict[str, int]:
-        """The number of jobs in every state that occurs."""
-        query = sa.select(JOB.c.state, sa.func.count().label("jobs")).group_by(JOB.c.state)
-        with self.transaction() as connection:
-            found = {row.state: row.jobs for row in connection.execute(query)}
-        return {state: int(found.get(state, 0)) for state in STATES}
-
-    def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
-        """Of those jobs that are there."""
-        query = sa.select(JOB.c.id, JOB.c.revision).where(JOB.c.id.in_(list(job_ids)))
-        with self.transaction() as connection:
-            return {row.id: row.revision for row in connection.execute(query)}
-
-    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
-        """What happened after event number `after`."""
-        query = sa.select(EVENT.c.number, EVENT.c.at, EVENT.c.kind, EVENT.c.text)
-        query = query.where(EVENT.c.job_id == job_id, EVENT.c.number > after)
-        query = query.order_by(EVENT.c.number).limit(limit)
-        with self.transaction() as connection:
-            return [Event(**row._mapping) for row in connection.execute(query)]
+            return one_job(connection, JOB.c.id == job_id), True
 
     def claim(self, runner: str) -> Job | None:
         """The oldest job that may start, now `runner`'s; None when there is none."""
@@ -181,7 +130,7 @@ class JobDatabase(Store):
             if job_id is None:
                 return None
             self._event(connection, job_id, "state", RUNNING)
-            return _one(connection, JOB.c.id == job_id)
+            return one_job(connection, JOB.c.id == job_id)
 
     def beat(self, lease: Lease, stage: str, done: int, total: int) -> bool:
         """Record a heartbeat and the progress; returns whether the job is to be cancelled.
@@ -293,7 +242,7 @@ class JobDatabase(Store):
                 self._event(connection, job_id, "cancel", "asked for")
             if connection.execute(waiting.values(state=CANCELLED, finished_at=now)).rowcount:
                 self._event(connection, job_id, "state", CANCELLED)
-            return _one(connection, JOB.c.id == job_id)
+            return one_job(connection, JOB.c.id == job_id)
 
     def _end(
         self,
@@ -345,10 +294,3 @@ def _write(connection: sa.Connection, statement: Any, lease: Lease) -> Any:
     if row is None:
         raise LeaseLostError(f"job {lease.job_id} is no longer of runner {lease.runner}")
     return row[0]
-
-
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job:
-    try:
-        return Job.of(dict(connection.execute(sa.select(JOB).where(condition)).one()._mapping))
-    except exc.NoResultFound:
-        raise NotFoundError("no such job; `autotune jobs` lists them") from None

@@ -37,12 +37,12 @@ class RecordingReporter(Reporter):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
-        """Keep the name."""
+        """Keep the stage's name, to be compared with what was expected."""
         self.stages.append(name)
         yield lambda done, total: None
 
     def note(self, text: str) -> None:
-        """Keep the text."""
+        """Keep the line, to be compared with what was expected."""
         self.notes.append(text)
 
 

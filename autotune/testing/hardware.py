@@ -20,6 +20,7 @@ from autotune.devices.detect import PresentDevice
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.testing.kernels import Kernel, Tile, cliff, compute_seconds, tile_count
 from autotune.testing.networks import network_seconds
+from autotune.testing.presets import PRESETS
 from autotune.testing.shapes import chosen_forms, is_dense, rank_of, shape_in
 
 _SOURCE = "simulated (autotune/testing/hardware.py)"
@@ -247,48 +248,6 @@ class SimulatedHardware(Hardware):
     def _deviation(self, m: int, k: int, n: int) -> float:
         """Between -1 and 1, drawn once for every product."""
         return 2.0 * random.Random(f"{self.name}:{self.seed}:{m}:{k}:{n}").random() - 1.0
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "cpu-like": {
-        "kind": "cpu",
-        "peak_flops": {"fp32": 230e9},
-        "bandwidth_bytes_s": 24e9,
-        "cores": 2,
-        "cache_bytes": 32e6,
-        "overhead_s": 6e-6,
-        "hidden_start": 0.05,
-        "tiles": (
-            Tile(rows=8, columns=16, depth=4, efficiency=0.8),
-            Tile(rows=48, columns=64, depth=8, efficiency=1.0),
-        ),
-        "fill": 12,
-        "cliff_multiple": 16,
-        "cliff_factor": 1.3,
-        "overlap": 0.15,
-    },
-    "h200-like": {
-        "kind": "cuda",
-        "peak_flops": {"bf16": 989e12, "fp16": 989e12, "fp32": 67e12},
-        "bandwidth_bytes_s": 4.8e12,
-        "cores": 132,
-        "cache_bytes": 50e6,
-        "cache_speedup": 3.0,
-        "overhead_s": 3e-6,
-        "hidden_start": 0.2,
-        "tiles": (
-            Tile(rows=64, columns=64, depth=64, efficiency=0.6),
-            Tile(rows=128, columns=128, depth=64, efficiency=0.85),
-            Tile(rows=128, columns=256, depth=64, efficiency=1.0),
-        ),
-        "fill": 192,
-        "cliff_multiple": 8,
-        "cliff_factor": 8.0,
-        "overlap": 0.4,
-        "rest_share": {"prefill": 0.15, "decode": 0.25},
-        "noise": 0.004,
-    },
-}
 
 
 def simulated_hardware(preset: str, *, seed: int = 0, **changes: Any) -> SimulatedHardware:

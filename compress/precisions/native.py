@@ -1,4 +1,4 @@
-"""The model's own dtype."""
+"""The precision `native`: factors stay in the model's own dtype."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class Native(Precision):
         return float(rows * columns * DTYPE_BYTES[dtype])
 
     def rounded(self, weight: Tensor) -> Tensor:
-        """The weight itself."""
+        """The weight itself, as nothing is rounded."""
         return weight

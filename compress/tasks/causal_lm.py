@@ -42,7 +42,7 @@ class CausalLM(Task):
         yield functional.cross_entropy(rows, labels, reduction="sum")
 
     def items(self, output: Tensor, batch: Batch) -> int:
-        """The number of tokens that are predicted."""
+        """The number of tokens, without padding."""
         del output
         return int(batch[MASK].sum())
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.core.childprocess import ChildError, ChildProcess, ChildTimeoutError
+from autotune.core.child_errors import ChildError, ChildTimeoutError
+from autotune.core.childprocess import ChildProcess
 from autotune.core.errors import EngineError
 from autotune.core.files import copy_whole, make_folder, write_text_whole
 from autotune.core.paths import engine_cache

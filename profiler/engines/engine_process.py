@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from autotune.core.childprocess import ChildError, ChildProcess, ChildStartError
+from autotune.core.child_errors import ChildError, ChildStartError
+from autotune.core.childprocess import ChildProcess
 from autotune.core.errors import EngineError
 from autotune.profiler.engines.python import tensorrt_python
 

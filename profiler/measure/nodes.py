@@ -18,13 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.core.childprocess import (
-    ChildDiedError,
-    ChildError,
-    ChildProcess,
-    ChildTimeoutError,
-    end_with_parent,
-)
+from autotune.core.child_errors import ChildDiedError, ChildError, ChildTimeoutError
+from autotune.core.childprocess import ChildProcess, end_with_parent
 from autotune.core.errors import MeasurementError
 from autotune.devices.lock import device_lock
 

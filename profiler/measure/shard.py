@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.core.childprocess import ChildDiedError, ChildProcess, ChildTimeoutError
+from autotune.core.child_errors import ChildDiedError, ChildTimeoutError
+from autotune.core.childprocess import ChildProcess
 from autotune.devices.detect import PresentDevice, device_identity
 from autotune.devices.lock import device_lock
 from autotune.devices.visible import ORDER, VISIBLE, Gpu, visible_gpus

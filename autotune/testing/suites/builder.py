@@ -1,4 +1,4 @@
-"""The contract of `autotune.tuning.builders.Builder`."""
+"""Tests of the contract of `autotune.tuning.builders.Builder`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class BuilderSuite(ExampleFixtures):
 
     @pytest.fixture
     def builder(self, make_builder: MakeBuilder, workspace: Workspace) -> Builder:
-        """The builder under test."""
+        """The builder under test, which a subclass provides."""
         return make_builder(workspace)
 
     @pytest.fixture
     def workspace(self, tmp_path: Path) -> Iterator[Workspace]:
-        """An empty run folder."""
+        """An empty run folder, with a reporter that keeps what it is given."""
         with example_workspace(tmp_path / "out") as (workspace, _):
             yield workspace
 

@@ -1,4 +1,4 @@
-"""The contract of `autotune.compress.factors.Factors`."""
+"""Tests of the contract of `autotune.compress.factors.Factors`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FactorsSuite:
 
     @pytest.fixture
     def factors(self, example: ExampleModel) -> Factors:
-        """The factors under test."""
+        """The factors under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named factors")
 
     @pytest.fixture
@@ -116,7 +116,7 @@ class FactorsSuite:
                 assert torch.allclose(one, other, atol=1e-5)
 
     def test_an_empty_plan_has_none(self, factors: Factors) -> None:
-        """`plan({})` yields nothing."""
+        """`plan({})` yields no factors and raises nothing."""
         assert list(factors.plan({})) == []
 
     def test_the_model_is_left_as_it_was(

@@ -1,4 +1,4 @@
-"""The contract of `autotune.testing.hardware.Hardware`."""
+"""Tests of the contract of `autotune.testing.hardware.Hardware`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HardwareSuite:
 
     @pytest.fixture
     def hardware(self, make_hardware: Callable[[], Hardware]) -> Hardware:
-        """The hardware under test."""
+        """The hardware under test, which a subclass provides."""
         return make_hardware()
 
     def shapes(self, hardware: Hardware) -> list[LayerShape]:

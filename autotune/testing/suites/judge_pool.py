@@ -28,7 +28,7 @@ class Mortal:
         return self.judge.ask(plan)
 
     def close(self) -> None:
-        """Close the judge."""
+        """Close the judge that is wrapped."""
         self.judge.close()
 
 

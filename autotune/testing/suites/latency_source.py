@@ -1,4 +1,4 @@
-"""The contract of `autotune.predictor.layers.sources.LatencySource`."""
+"""Tests of the contract of `autotune.predictor.layers.sources.LatencySource`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LatencySourceSuite:
                     assert ours == (theirs and pytest.approx(theirs, rel=1e-6))
 
     def test_nothing_costs_nothing(self, make_source: Callable[[], LatencySource]) -> None:
-        """No shapes, no prices."""
+        """An empty list of shapes has an empty list of prices."""
         assert list(make_source().price([])) == []
 
     def prices(

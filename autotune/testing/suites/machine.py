@@ -1,4 +1,4 @@
-"""The contract of `autotune.tuning.machine.Machine`."""
+"""Tests of the contract of `autotune.tuning.machine.Machine`."""
 
 from __future__ import annotations
 

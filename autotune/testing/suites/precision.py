@@ -1,4 +1,4 @@
-"""The contract of `autotune.compress.precisions.base.Precision`."""
+"""Tests of the contract of `autotune.compress.precisions.base.Precision`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PrecisionSuite:
 
     @pytest.fixture
     def precision(self) -> Precision:
-        """The precision under test."""
+        """The precision under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named precision")
 
     @pytest.fixture(params=sorted(_DTYPES))

@@ -1,4 +1,4 @@
-"""The contract of `autotune.compress.tasks.base.Task`."""
+"""Tests of the contract of `autotune.compress.tasks.base.Task`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TaskSuite:
 
     @pytest.fixture
     def task(self) -> Task:
-        """The task under test."""
+        """The task under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named task")
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""The contract of `autotune.profiler.measure.tasks.TaskRunner`."""
+"""Tests of the contract of `autotune.profiler.measure.tasks.TaskRunner`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TaskRunnerSuite:
 
     @pytest.fixture
     def runner(self) -> TaskRunner:
-        """The runner under test."""
+        """The runner under test, which a subclass provides."""
         raise NotImplementedError("give a fixture named runner")
 
     def task(self, tokens: int = 16) -> TimingTask:

@@ -9,15 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.core.childprocess import (
-    THREAD_VARIABLES,
-    ChildDiedError,
-    ChildProcess,
-    ChildStartError,
-    ChildTimeoutError,
-    Death,
-    kill_session,
-)
+from autotune.core.child_errors import ChildDiedError, ChildStartError, ChildTimeoutError, Death
+from autotune.core.childprocess import THREAD_VARIABLES, ChildProcess, kill_session
 
 ECHO = """
 import json, os, sys

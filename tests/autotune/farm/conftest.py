@@ -1,4 +1,4 @@
-"""A farm on this machine: a head and a worker, as the commands start them."""
+"""A farm on this machine: a coordinator and a worker, as the commands start them."""
 
 import importlib.util
 import os
@@ -50,34 +50,34 @@ class Farm:
         self.processes.append(process)
         return process
 
-    def head(self):
+    def coordinator(self):
         return self.start("farm", "--address", self.address)
 
     def worker(self):
         return self.start("worker", "--join", self.address)
 
     def up(self):
-        """A head and a worker, once the one listens and the other runs its Ray node."""
-        head = self.head()
+        """A coordinator and a worker, once the one listens and the other runs its Ray node."""
+        coordinator = self.coordinator()
         wait_for(lambda: listens(self.address), 60)
         worker = self.worker()
         wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()), 60)
-        return head, worker
+        return coordinator, worker
 
     def lose_host(self):
         """kill -9 of the newest worker and all below it; another one joins."""
         kill_tree(self.processes[-1])
         self.worker()
 
-    def lose_head(self):
-        """kill -9 of the head, and of the worker that is nothing without it; both come anew."""
+    def lose_coordinator(self):
+        """kill -9 of the coordinator and of the worker that needs it; both are started again."""
         for process in self.processes[-2:]:
             kill_tree(process)
         self.processes.clear()
         self.up()
 
     def executor(self, seconds=60):
-        """Connected, as soon as the head answers."""
+        """Connected, as soon as the coordinator answers."""
         from autotune.farm.ray_executor import RayExecutor
 
         deadline = time.monotonic() + seconds
@@ -112,7 +112,7 @@ def farm(tmp_path_factory):
     if importlib.util.find_spec("ray") is None:  # not imported: it reads its token mode then
         pytest.skip("needs Ray: pip install 'lowrank-autotune[farm]'")
     found = Farm(tmp_path_factory.mktemp("farm"))
-    found.head()
+    found.coordinator()
     try:
         yield found
     finally:

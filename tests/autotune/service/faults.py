@@ -47,7 +47,7 @@ def pick(server: Server, victim: str, moments: random.Random) -> int | None:
 class LosableFarm(Protocol):
     """A farm of which parts can be killed; what died comes anew."""
 
-    def lose_head(self) -> None:
+    def lose_coordinator(self) -> None:
         """With what hangs on it."""
 
     def lose_host(self) -> None:
@@ -73,7 +73,7 @@ def kill_at_random(
         time.sleep(moments.uniform(0.2, longest_s))
         victim = victims[number % len(victims)]
         if farm and victim in FARM_VICTIMS:
-            farm.lose_head() if victim == "head" else farm.lose_host()
+            farm.lose_coordinator() if victim == "head" else farm.lose_host()
             yield victim, server
             continue
         pid = pick(server, victim, moments)

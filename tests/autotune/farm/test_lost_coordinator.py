@@ -1,4 +1,4 @@
-"""The head of a farm dies: what was measured is kept, and a job goes on when it is back."""
+"""The coordinator of a farm dies: what was measured is kept, and a job goes on when it is back."""
 
 import importlib.util
 import os
@@ -49,7 +49,7 @@ def settings(farm):
 
 def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
     database = tmp_path / "latency.sqlite"
-    head, _ = own_farm.up()
+    coordinator, _ = own_farm.up()
     shapes = [text for width in WIDTHS for text in ("--shape", f"{width}x96")]
     command = [sys.executable, "-m", "autotune", "profile", "--tokens", "128", "--threads", "1"]
     for _ in range(20):  # until the worker has joined
@@ -63,7 +63,7 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
         if process.poll() is None:
             break
         time.sleep(1)
-    kill_tree(head)
+    kill_tree(coordinator)
     _, said = process.communicate(timeout=120)
     assert process.returncode == FarmUnreachableError.exit_code, said
     assert "lost the connection to the farm" in said
@@ -86,7 +86,7 @@ def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
         with Client(server.address) as client:
             job = client.submit("profile", spec)
             wait_for(lambda: rows(database) > 4, 120)
-            own_farm.lose_head()
+            own_farm.lose_coordinator()
             job = client.wait(job["id"])
     assert job["state"] == "succeeded", job["error"]
     assert job["attempt"] > 1
