@@ -98,6 +98,7 @@ def test_what_is_handed_out_holds_the_budget(tmp_path, preset):
     assert max(over, default=0.0) <= ALLOWED_EXCESS
 
 
+@pytest.mark.slow
 def test_recorded_layers_are_tuned_like_simulated_ones(tmp_path):
     """The truth of the layers is a recording of a real processor, not a formula of this package."""
     hardware = RecordedHardware.from_export(DATA / "recorded_cpu.csv")

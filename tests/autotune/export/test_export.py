@@ -27,6 +27,8 @@ from autotune.profiler.engines.engine_process import EngineProcess
 from autotune.tuning.verify import verify
 from tests.conftest import random_layers, tiny_model
 
+pytestmark = pytest.mark.duration(60)
+
 
 def checkpoint(kind, path):
     model = tiny_model(kind)
@@ -197,6 +199,7 @@ def test_a_damaged_checkpoint_is_one_clear_error_and_nothing_is_written(damage, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+@pytest.mark.faults
 def test_a_full_disk_leaves_nothing_half_written(llama, tmp_path):
     code = (
         "import resource, signal\n"
@@ -219,7 +222,9 @@ def no_tensorrt(monkeypatch):
     monkeypatch.setenv(python.VARIABLE, "/nonexistent/python")
 
 
-@pytest.mark.parametrize(("version", "opset"), [(8, 17), (None, 18)])
+@pytest.mark.parametrize(
+    ("version", "opset"), [pytest.param(8, 17, marks=pytest.mark.slow), (None, 18)]
+)
 def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, opset):
     workload = Workload(batch_size=2, sequence_length=16)
     found = export_tensorrt(
