@@ -143,7 +143,7 @@ def _config(folder: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(
-            f"{folder}/config.json is no transformers configuration: {error}"
+            f"{folder}/config.json is not a transformers configuration: {error}"
         ) from error
     return config
 

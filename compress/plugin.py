@@ -96,8 +96,8 @@ class LowRankQuantizer(HfQuantizer):
             n, k = dense_weight(module).shape
             if (layer["in_features"], layer["out_features"]) != (k, n):
                 raise ModelError(
-                    f"lowrank config says {name} is {layer['in_features']}x"
-                    f"{layer['out_features']}, the model says {k}x{n}"
+                    f"{name} is {layer['in_features']}x{layer['out_features']} in the low-rank "
+                    f"configuration and {k}x{n} in the model"
                 )
             empty[name] = _empty(layer, module, empty, leads=name in leaders)
         self._shapes = {
@@ -113,7 +113,7 @@ class LowRankQuantizer(HfQuantizer):
             found = tuple(model.get_parameter(name).shape)
             if found != shape:
                 raise ModelError(
-                    f"size mismatch for {name}: {found} stored, the config says {shape}"
+                    f"size mismatch for {name}: {found} stored, {shape} in the configuration"
                 )
         for name, module in list(model.named_modules()):
             if isinstance(module, StoredLowRank):

@@ -114,7 +114,9 @@ def _read(text: str) -> DeviceSpec:
     numbers = ("bandwidth_bytes_s", "compute_units", "cache_bytes", "memory_bytes", "peak_flops")
     for name in numbers:
         if name not in spec.sources:
-            raise UsageError(f"{name} has no source; say in [sources] where the number is from")
+            raise UsageError(
+                f"{name} has no source; state in [sources] where the number comes from"
+            )
         value = getattr(spec, name)
         rates = value.values() if isinstance(value, Mapping) else [value]
         if not rates or not all(isinstance(r, int | float) and 0 < r < 1e18 for r in rates):

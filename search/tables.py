@@ -193,7 +193,7 @@ def explain_infeasible(
     }
     over = [name for name in problem.resources if reachable[name] > limits[name]]
     parts = [
-        f"{name} {_FORMATS[name](limits[name])} was asked, "
+        f"{name} {_FORMATS[name](limits[name])} requested, "
         f"{_amount(name, reachable[name], totals)} is the least any plan reaches"
         for name in over or problem.resources
     ]

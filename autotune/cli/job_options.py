@@ -31,9 +31,9 @@ class ProfileOptions:
     model: str | None = option(
         flag="--for", flat="model", metavar="FOLDER|ID", help="Profile the layers of this model."
     )
-    batch_size: int = same(Workload, "batch_size", note="With --for: ")
-    isl: int = same(Workload, "sequence_length", note="With --for: ")
-    osl: int = same(Workload, "output_length", note="With --for: ")
+    batch_size: int = same(Workload, "batch_size", note="With --for only: ")
+    isl: int = same(Workload, "sequence_length", note="With --for only: ")
+    osl: int = same(Workload, "output_length", note="With --for only: ")
     ranks: tuple[int, ...] = option(
         (),
         flag="--rank",

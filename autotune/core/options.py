@@ -257,7 +257,7 @@ def _broken_rule(entry: Entry, value: Any) -> str:
     """The rule that a converted value breaks, if any; None is a value of the wrong type."""
     option = entry.option
     if value is None:
-        return f"must be {_KINDS.get(entry.kind, 'a text')}"
+        return f"must be {_KINDS.get(entry.kind, 'text')}"
     if type(value) is int and option.le is not None and value > option.le >= _IN_RANGE:
         return f"must be at most {option.le:,}"
     for one in value if isinstance(value, tuple) else (value,):

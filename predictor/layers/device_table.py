@@ -183,8 +183,8 @@ def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
         predictor=predictor,
         memory=MemoryModel.of_sheet(spec),
         sources=(
-            f"EXTRAPOLATED, nobody measured {spec.title}: its specification sheet, tables of "
-            f"{names} ({PACKAGE} {version(PACKAGE)}){points}",
+            f"EXTRAPOLATED, without measurements of {spec.title}: from its specification sheet and "
+            f"tables of {names} ({PACKAGE} {version(PACKAGE)}){points}",
         ),
         rank_multiple=MULTIPLE,
         fuses=True,

@@ -82,13 +82,14 @@ class ProductSums(LatencyPredictor):
 def _check(shape: LayerShape) -> None:
     if shape.form.suffix:
         raise MeasurementError(
-            f"the form {shape.form} cannot be priced: others timed products in the native "
-            "precision only; measure it on the device itself"
+            f"the form {shape.form} cannot be priced: the third-party tables hold products in "
+            "the native precision only; measure it on the device itself"
         )
     sizes = [size for _, k, n in products(shape) for size in (k, n)]
     odd = [size for size in sizes if size % MULTIPLE]
     if odd:
         raise MeasurementError(
-            f"a size of {odd[0]} cannot be priced: others timed multiples of {MULTIPLE} only, and "
-            "beside them latency may jump; choose such a multiple, or measure on the device itself"
+            f"a size of {odd[0]} cannot be priced: the third-party tables hold multiples of "
+            f"{MULTIPLE} only, and latency may jump between them; choose a multiple, or measure on "
+            "the device itself"
         )

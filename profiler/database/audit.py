@@ -74,7 +74,7 @@ def _impossible(row: Measurement, spec: DeviceSpec | None) -> str | None:
     """Why the point cannot be right, if it cannot."""
     found = row.latency_s / row.dense_latency_s / row.ratio
     if not 1 / _INCONSISTENT < found < _INCONSISTENT:
-        return f"its seconds are {found:.3g} times what its ratio says"
+        return f"its latency is {found:.3g} times the one that its ratio implies"
     # A CPU's sheet stands for all CPUs, so it bounds nothing.
     if spec is None or spec.kind == "cpu":
         return None

@@ -1,5 +1,6 @@
-"""Help texts, pages and templates avoid the words that docs/terms.md replaces."""
+"""Help texts, messages, pages and templates avoid the words that docs/terms.md replaces."""
 
+import ast
 import re
 from collections.abc import Iterator
 
@@ -18,6 +19,14 @@ TEMPLATES = sorted(
     for path in (ROOT / "autotune" / package / folder).glob("*")
     if path.suffix in (".html", ".md", ".js") and path.is_file()
 )
+
+SOURCES = sorted(
+    path
+    for room in ("autotune", "profiler", "predictor", "search", "compress", "devices")
+    for path in (ROOT / room).rglob("*.py")
+)
+# Methods whose texts are shown to a person.
+SAYING = {"note", "stage", "info", "warning", "error", "exception", "echo"}
 
 
 def banned() -> dict[re.Pattern[str], str]:
@@ -61,6 +70,23 @@ def helps() -> list[tuple[str, str]]:
     return [(path, found.get_help(context)) for path, found, context in commands(cli_group, root)]
 
 
+def messages(source: str) -> list[str]:
+    """Texts of errors that are raised, and of what is logged or printed."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            found += texts(node.exc)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in SAYING:
+            found += [text for argument in node.args for text in texts(argument)]
+    return found
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def mistakes(text: str) -> list[str]:
     return [
         f"{match.group()!r}: write {instead}"
@@ -98,6 +124,22 @@ def test_pages(page):
 def test_templates(path):
     text = path.read_text()
     assert not mistakes(script(text) if path.suffix == ".js" else shown(text))
+
+
+def test_the_texts_of_errors_are_found():
+    source = 'raise UsageError(f"{a} has no head, " "say so")\nreporter.note("pass it on")\nx = "b"'
+    assert messages(source) == [" has no head, say so", "pass it on"]
+
+
+def test_messages():
+    assert len(SOURCES) > 300
+    wrong = {
+        f"{path.relative_to(ROOT)}: {text!r}": found
+        for path in SOURCES
+        for text in messages(path.read_text())
+        if " " in text and (found := mistakes(text))
+    }
+    assert not wrong
 
 
 def test_readme_and_structure_link_to_the_glossary():

@@ -57,7 +57,7 @@ class Outer:
         ({"share": -math.inf}, "inner.share must be 0 or more, got -inf"),
         ({"share": False}, "inner.share must be a number, got False"),
         ({"name": "c"}, "inner.name must be one of a, b, got 'c'"),
-        ({"name": 1}, "inner.name must be a text, got 1"),
+        ({"name": 1}, "inner.name must be text, got 1"),
         ({"names": "x"}, "inner.names must be a list, got 'x'"),
         ({"names": [1]}, "inner.names must be a list, got [1]"),
     ],

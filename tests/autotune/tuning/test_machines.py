@@ -84,7 +84,7 @@ def test_one_that_nobody_measured_is_extrapolated_when_asked_to(no_gpu, monkeypa
     assert not elsewhere.verified
     assert elsewhere.dtype == "fp16"  # Turing has no bf16
     assert elsewhere.rank_multiple == 32
-    assert "EXTRAPOLATED, nobody measured NVIDIA T4" in elsewhere.sources()[0]
+    assert "EXTRAPOLATED, without measurements of NVIDIA T4" in elsewhere.sources()[0]
     layer = LayerShape(tokens=512, in_features=4096, out_features=4096, dtype="fp16")
     dense = elsewhere.table.predictor.estimate(layer)
     assert dense.source == "extrapolated"
