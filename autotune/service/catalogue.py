@@ -8,28 +8,24 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.devices.detect import present_devices
-from autotune.devices.specs import device_file, find_device, known_devices
+from autotune.devices.specs import device_file, find_device
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.schema import MEASUREMENT
-from autotune.profiler.sources.aiconfigurator import imported_devices
-from autotune.profiler.sources.shipped import shipped_devices
+from autotune.profiler.sources.known import list_devices
 from autotune.service.settings import Settings
 
 
 def describe_devices() -> list[dict[str, Any]]:
     """Every device: name, title, kind, whether it is on this machine, and what predicts it."""
-    here = {device.spec.name: device.reported_name for device in present_devices()}
-    tables = dict.fromkeys(imported_devices(), "third-party measurements")
-    tables |= dict.fromkeys(shipped_devices(), "this project's database")
     return [
         {
-            "name": spec.name,
-            "title": spec.title,
-            "kind": spec.kind,
-            "here": here.get(spec.name),
-            "predicted_from": tables.get(spec.name),
+            "name": known.spec.name,
+            "title": known.spec.title,
+            "kind": known.spec.kind,
+            "here": known.here,
+            "predicted_from": known.predicted_from,
         }
-        for spec in known_devices().values()
+        for known in list_devices()
     ]
 
 

@@ -174,12 +174,9 @@ def _has_table(spec: DeviceSpec, options: MachineOptions) -> bool:
     if options.allow_extrapolation and spec.kind == "cuda":
         return True
     from autotune.predictor.layers.device_table import own_tables
-    from autotune.profiler.sources.aiconfigurator import imported_devices
-    from autotune.profiler.sources.shipped import shipped_devices
+    from autotune.profiler.sources.known import table_owners
 
-    if spec.name in (*shipped_devices(), *imported_devices()):
-        return True
-    return bool(own_tables(spec, options.database))
+    return spec.name in table_owners() or bool(own_tables(spec, options.database))
 
 
 def _advice(spec: DeviceSpec) -> str:
