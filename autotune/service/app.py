@@ -28,6 +28,7 @@ from autotune.service import pages, routes_data, routes_jobs, routes_system, tun
 from autotune.service.errors import ForbiddenError, NotFoundError, ServiceError
 from autotune.service.guard import Guard, error_body
 from autotune.service.jobs import JobDatabase
+from autotune.service.latencies import Latencies
 from autotune.service.metrics import Timed
 from autotune.service.predictions import Predictions
 from autotune.service.settings import Settings
@@ -48,11 +49,13 @@ _STATUS = (
 def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     """The application on top of a job database; a `Dispatcher`, in any process, runs the jobs."""
     watcher = Watcher(database, settings.quotas.streams)
+    latencies = Latencies(settings.latency_database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with watcher.running():
-            yield
+        with latencies:
+            async with watcher.running():
+                yield
 
     app = FastAPI(
         title="lowrank-autotune",
@@ -68,7 +71,8 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         settings=settings,
         database=database,
         counts=Counts(database),
-        predictions=Predictions(settings),
+        latencies=latencies,
+        predictions=Predictions(settings, latencies),
         watcher=watcher,
     )
     for each in (routes_jobs, tunings, routes_data, routes_system, pages):

@@ -26,13 +26,13 @@ def devices(_: Caller) -> list[dict[str, Any]]:
 @router.get("/devices/{name}")
 def device(name: _Name, parts: Parts, _: Caller) -> dict[str, Any]:
     """Return a device's specification with its sources, and its coverage in the database."""
-    return describe_device(parts.settings, name)
+    return describe_device(parts.latencies, name)
 
 
 @router.get("/databases")
 def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
     """Describe the latency database, with one entry per fingerprint."""
-    return describe_database(parts.settings)
+    return describe_database(parts.latencies)
 
 
 @router.post("/predict")
