@@ -101,3 +101,14 @@ def test_the_service_closes_what_it_kept_open(settings, database, monkeypatch):
     assert closed == [store]
     monkeypatch.undo()
     store.close()
+
+
+def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
+    body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
+    first = client.post("/v1/predict", json={**body, "allow_extrapolation": True})
+    mark = local_machine(MachineOptions(threads=settings.threads)).fingerprint
+    with LatencyDatabase(settings.latency_database) as store:
+        store.add(store.start_run(mark, "test"), [ROW])
+    again = client.post("/v1/predict", json=body).json()
+    assert again["estimates"][0]["source"] == "measured"
+    assert first.status_code in (200, 422)
