@@ -31,6 +31,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.latencies import Latencies
 from autotune.service.metrics import Timed
 from autotune.service.predictions import Predictions
+from autotune.service.refusals import refusal
 from autotune.service.settings import Settings
 from autotune.service.state import Counts, State
 from autotune.service.streams import Watcher
@@ -130,14 +131,10 @@ def _page(request: Request, error: Exception) -> Response | None:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Report field and message but not the input: it may be a secret, or NaN (not valid JSON)."""
+    """Every field that is wrong, and the first of them as the message."""
     assert isinstance(error, RequestValidationError)
-    fields = [
-        {"where": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()
-    ]
-    first = fields[0]
-    message = f"{first['where']}: {first['message']}"
-    return JSONResponse(error_body("UsageError", message, fields=fields), 422)
+    fields = [refusal(one) for one in error.errors()]
+    return JSONResponse(error_body("UsageError", fields[0]["message"], fields=fields), 422)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
