@@ -189,7 +189,7 @@ def drift(
     from autotune.tuning.machines import local_machine
     from autotune.tuning.options import MachineOptions
 
-    values(DriftOptions, {"anchors": anchors})
+    values(DriftOptions, {"anchors": anchors, "threads": threads}).check()
     options = MachineOptions(
         device=device, backend=backend, dtype=dtype, threads=threads, database=database
     )

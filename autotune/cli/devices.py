@@ -16,24 +16,20 @@ def command(ctx: click.Context, output_format: str) -> None:
     """List the known devices: which are on this machine, and what the others are predicted from."""
     if ctx.invoked_subcommand is not None:
         return
-    from autotune.devices.detect import cpu_threads, present_devices
-    from autotune.devices.specs import known_devices
-    from autotune.profiler.sources.aiconfigurator import imported_devices
-    from autotune.profiler.sources.shipped import shipped_devices
+    from autotune.devices.detect import cpu_threads
+    from autotune.profiler.sources.known import list_devices
 
-    tables = dict.fromkeys(imported_devices(), "third-party measurements")
-    tables |= dict.fromkeys(shipped_devices(), "this project's database")
-    here = {device.spec.name: device.reported_name for device in present_devices()}
+    found = list_devices()
     record = {
-        "known": [dataclasses.asdict(spec) for spec in known_devices().values()],
-        "here": here,
-        "predicted_from": tables,
+        "known": [dataclasses.asdict(known.spec) for known in found],
+        "here": {known.spec.name: known.here for known in found if known.here},
+        "predicted_from": {k.spec.name: k.predicted_from for k in found if k.predicted_from},
         "cpu_threads": cpu_threads(),
     }
     lines = []
-    for spec in known_devices().values():
-        known = f"predicted from {tables[spec.name]}" if spec.name in tables else ""
-        mark = f"here: {here[spec.name]}" if spec.name in here else known
+    for known in found:
+        spec, tables = known.spec, known.predicted_from
+        mark = f"here: {known.here}" if known.here else f"predicted from {tables}" if tables else ""
         aliases = f" ({', '.join(spec.aliases)})" if spec.aliases else ""
         lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {mark}".rstrip())
     emit(output_format, record, lines)

@@ -35,6 +35,7 @@ def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:
 
     form, output_format = split_formats(formats)
     chosen = values(ExportOptions, {**options, "form": form})
+    chosen.check()
     written = _export(folder, chosen, options["output"], make_reporter())
     lines = _lines(open_manifest(Path(written["output"])))
     emit(output_format, written, [*lines, f"written     {written['output']}/"])
@@ -54,13 +55,7 @@ def _export(
         "reporter": reporter,
     }
     if options.form == "onnx":
-        other = ("device", "batch_size", "isl", "osl", "tensorrt", "one_profile", "build_limit")
-        given = [name for name in other if getattr(options, name)]
-        if given:
-            raise OptionError(given[0], "needs {form} tensorrt", schema=ExportOptions)
         return export_onnx(folder, output, **common)
-    if bool(options.batch_size) != bool(options.isl):
-        raise OptionError("batch_size", "and {isl} must be set together", schema=ExportOptions)
     workload = None
     if options.batch_size and options.isl:
         workload = Workload(

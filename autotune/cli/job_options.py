@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from autotune.core.options import check_options, option, same
+from autotune.core.errors import UsageError
+from autotune.core.options import OptionError, check_options, option, same
 from autotune.core.workload import Workload
-from autotune.tuning.options import MachineOptions
+from autotune.tuning.options import MachineOptions, check_cores
+
+if TYPE_CHECKING:
+    from autotune.core.forms import Form
+    from autotune.profiler.backends.base import Backend
 
 _SIZE = 2**31 - 1
 
@@ -57,6 +64,44 @@ class ProfileOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def check(self) -> None:
+        """Refuse what is no layer and no form, and layers that are said twice or not at all.
+
+        Raises:
+            OptionError: one that cannot be used.
+        """
+        from autotune.cli.forms import chosen_forms
+        from autotune.cli.options import parse_shape
+
+        ways = (self.model, self.plan, self.tokens and self.shapes)
+        if sum(map(bool, ways)) != 1:
+            rule = "give {tokens} and {shapes}, or {model} MODEL, or {plan} quick"
+            raise OptionError("", rule, schema=ProfileOptions)
+        for shape in self.shapes:
+            try:
+                parse_shape(shape, max(self.tokens, default=1))
+            except UsageError as error:
+                raise OptionError("shapes", f"{error}", schema=ProfileOptions) from error
+        try:
+            chosen_forms(self.ranks, self.forms)
+        except UsageError as error:
+            raise OptionError("forms", f"{error}", schema=ProfileOptions) from error
+
+
+def check_forms(forms: Iterable[Form], backend: Backend) -> None:
+    """Refuse forms of layers that the backend cannot run.
+
+    Raises:
+        OptionError: one that it has no implementation of.
+    """
+    for form in forms:
+        if not backend.implements(form):
+            rule = (
+                f"{form}: {backend.name} has no implementation of it; measure plain pairs in "
+                "native precision, such as rank=96, or choose another {backend}"
+            )
+            raise OptionError("forms", rule, schema=ProfileOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +167,19 @@ class ExportOptions:
     def __post_init__(self) -> None:
         check_options(self)
 
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            OptionError: one that is TensorRT's, or half of a workload.
+        """
+        other = ("device", "batch_size", "isl", "osl", "tensorrt", "one_profile", "build_limit")
+        given = [name for name in other if getattr(self, name)]
+        if self.form == "onnx" and given:
+            raise OptionError(given[0], "needs {form} tensorrt", schema=ExportOptions)
+        if bool(self.batch_size) != bool(self.isl):
+            raise OptionError("batch_size", "and {isl} must be set together", schema=ExportOptions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
@@ -140,3 +198,11 @@ class DriftOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    def check(self) -> None:
+        """Refuse more threads than there are.
+
+        Raises:
+            OptionError: that option.
+        """
+        check_cores(self.threads, "threads", schema=DriftOptions)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.forms import chosen_forms
-from autotune.cli.job_options import ProfileOptions
+from autotune.cli.job_options import ProfileOptions, check_forms
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import database_option, parse_shape, token_option
 from autotune.cli.schema import schema_options, values
@@ -42,7 +42,7 @@ def command(database: Address, output_format: str, **options: Any) -> int:
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 
-    _check(options)
+    values(ProfileOptions, options).check()  # refused before anything is measured
     with (
         _machine(options, database) as machine,
         LatencyDatabase(database) as store,
@@ -61,16 +61,6 @@ def command(database: Address, output_format: str, **options: Any) -> int:
     ]
     emit(output_format, record, [*lines, *found.failed[:5]])
     return 1 if found.failed else 0
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    from autotune.core.errors import UsageError
-
-    given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
-    if sum(map(bool, given)) != 1:
-        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
-    values(ProfileOptions, options)
-    chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
 
 def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
@@ -109,15 +99,8 @@ def _profile(
 
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
     """The forms asked for, which the backend must be able to run."""
-    from autotune.core.errors import UsageError
-
     forms = chosen_forms(options["ranks"], options["forms"])
-    for form in forms:
-        if not backend.implements(form):
-            raise UsageError(
-                f"--form {form}: {backend.name} has no implementation of it; measure plain pairs "
-                "in native precision, such as rank=96, or choose another --backend"
-            )
+    check_forms(forms, backend)
     return forms
 
 

@@ -151,12 +151,18 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
 
 
 def check_spec(text: str, registry: Registry) -> None:
-    """Refuse a name that is not registered, without importing anything.
+    """Refuse a name that is not registered, or options that what it names does not take.
+
+    Nothing is imported for a name without options.
 
     Raises:
-        UsageError: an unknown name (the known ones are listed) or a malformed option.
+        UsageError: an unknown name (the known ones are listed); an option that is malformed or
+            unknown, or a value that it cannot have.
     """
-    registry.check(parse_spec(text)[0])
+    name, options = parse_spec(text)
+    registry.check(name)
+    if options:
+        make(text, registry)
 
 
 def make(text: str, registry: Registry) -> Any:

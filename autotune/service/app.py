@@ -28,8 +28,10 @@ from autotune.service import pages, routes_data, routes_jobs, routes_system, tun
 from autotune.service.errors import ForbiddenError, NotFoundError, ServiceError
 from autotune.service.guard import Guard, error_body
 from autotune.service.jobs import JobDatabase
+from autotune.service.latencies import Latencies
 from autotune.service.metrics import Timed
 from autotune.service.predictions import Predictions
+from autotune.service.refusals import refusal
 from autotune.service.settings import Settings
 from autotune.service.state import Counts, State
 from autotune.service.streams import Watcher
@@ -48,11 +50,13 @@ _STATUS = (
 def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     """The application on top of a job database; a `Dispatcher`, in any process, runs the jobs."""
     watcher = Watcher(database, settings.quotas.streams)
+    latencies = Latencies(settings.latency_database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with watcher.running():
-            yield
+        with latencies:
+            async with watcher.running():
+                yield
 
     app = FastAPI(
         title="lowrank-autotune",
@@ -68,7 +72,8 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         settings=settings,
         database=database,
         counts=Counts(database),
-        predictions=Predictions(settings),
+        latencies=latencies,
+        predictions=Predictions(settings, latencies),
         watcher=watcher,
     )
     for each in (routes_jobs, tunings, routes_data, routes_system, pages):
@@ -126,14 +131,10 @@ def _page(request: Request, error: Exception) -> Response | None:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Report field and message but not the input: it may be a secret, or NaN (not valid JSON)."""
+    """Every field that is wrong, and the first of them as the message."""
     assert isinstance(error, RequestValidationError)
-    fields = [
-        {"where": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in error.errors()
-    ]
-    first = fields[0]
-    message = f"{first['where']}: {first['message']}"
-    return JSONResponse(error_body("UsageError", message, fields=fields), 422)
+    fields = [refusal(one) for one in error.errors()]
+    return JSONResponse(error_body("UsageError", fields[0]["message"], fields=fields), 422)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:

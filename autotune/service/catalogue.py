@@ -8,32 +8,27 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.devices.detect import present_devices
-from autotune.devices.specs import device_file, find_device, known_devices
-from autotune.profiler.database.latency import LatencyDatabase
+from autotune.devices.specs import device_file, find_device
 from autotune.profiler.database.schema import MEASUREMENT
-from autotune.profiler.sources.aiconfigurator import imported_devices
-from autotune.profiler.sources.shipped import shipped_devices
-from autotune.service.settings import Settings
+from autotune.profiler.sources.known import list_devices
+from autotune.service.latencies import Latencies
 
 
 def describe_devices() -> list[dict[str, Any]]:
     """Every device: name, title, kind, whether it is on this machine, and what predicts it."""
-    here = {device.spec.name: device.reported_name for device in present_devices()}
-    tables = dict.fromkeys(imported_devices(), "third-party measurements")
-    tables |= dict.fromkeys(shipped_devices(), "this project's database")
     return [
         {
-            "name": spec.name,
-            "title": spec.title,
-            "kind": spec.kind,
-            "here": here.get(spec.name),
-            "predicted_from": tables.get(spec.name),
+            "name": known.spec.name,
+            "title": known.spec.title,
+            "kind": known.spec.kind,
+            "here": known.here,
+            "predicted_from": known.predicted_from,
         }
-        for spec in known_devices().values()
+        for known in list_devices()
     ]
 
 
-def describe_device(settings: Settings, name: str) -> dict[str, Any]:
+def describe_device(latencies: Latencies, name: str) -> dict[str, Any]:
     """A device's specification, its TOML file with sources, and its database coverage.
 
     Raises:
@@ -43,11 +38,11 @@ def describe_device(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "spec": dataclasses.asdict(spec),
         "sheet": device_file(spec.name),
-        "measured": [row for row in describe_database(settings) if row["device"] == spec.name],
+        "measured": [row for row in describe_database(latencies) if row["device"] == spec.name],
     }
 
 
-def describe_database(settings: Settings) -> list[dict[str, Any]]:
+def describe_database(latencies: Latencies) -> list[dict[str, Any]]:
     """One entry for each fingerprint: points, sizes, dates, quality and the last drift check."""
     m = MEASUREMENT.c
     failed = sa.func.count(m.error)
@@ -63,10 +58,10 @@ def describe_database(settings: Settings) -> list[dict[str, Any]]:
         sa.func.min(m.measured_at).label("first_at"),
         sa.func.max(m.measured_at).label("last_at"),
     ).group_by(m.fingerprint_id)
-    with LatencyDatabase(settings.latency_database) as store:
-        fingerprints, checks = store.fingerprints(), store.last_checks()
-        with store.transaction() as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]
+    store = latencies.store()
+    fingerprints, checks = store.fingerprints(), store.last_checks()
+    with store.transaction() as connection:
+        rows = [dict(row._mapping) for row in connection.execute(query)]
     # A shared database also covers other machines' processors, which cannot be checked here.
     here = {device.reported_name for device in present_devices()}
     found = []

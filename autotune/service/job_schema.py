@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 from sqlalchemy import (
     CheckConstraint,
@@ -18,14 +19,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
-    "queued",
-    "running",
-    "succeeded",
-    "failed",
-    "cancelled",
-)
-STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED)
+StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+STATES: tuple[StateName, ...] = get_args(StateName)
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = STATES
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 
 METADATA = MetaData()

@@ -186,7 +186,7 @@ def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
 def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
     """The page that lists all known devices."""
     points: dict[str, int] = {}
-    for row in describe_database(parts.settings):
+    for row in describe_database(parts.latencies):
         points[row["device"]] = points.get(row["device"], 0) + row["points"]
     return render("devices.html", here="devices", devices=describe_devices(), points=points)
 
@@ -194,7 +194,7 @@ def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
 @router.get("/devices/{name}")
 def device_page(name: str, parts: Parts, _: Caller) -> HTMLResponse:
     """The page of one device: specification, measurements, and a form to predict a layer."""
-    found = describe_device(parts.settings, name)
+    found = describe_device(parts.latencies, name)
     return render("device.html", plots=True, here="devices", sizes=_SIZES, **found)
 
 

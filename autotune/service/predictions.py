@@ -6,12 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from autotune.core.layers import LayerShape
 from autotune.layers.predict import KnownLayers, LayerPredictions
-from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.database.schema import QUARANTINE, RUN
+from autotune.service.latencies import Latencies
 from autotune.service.settings import Settings
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import nearest_machine
@@ -23,8 +20,8 @@ _KEPT = 16
 class Predictions:
     """A cache of latency tables by device, backend, dtype and extrapolation. Thread-safe."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, latencies: Latencies) -> None:
+        self.settings, self.latencies = settings, latencies
         self._lock = threading.Lock()
         self._tables: dict[MachineOptions, tuple[Machine, KnownLayers]] = {}
         self._stamp: Any = None
@@ -51,28 +48,18 @@ class Predictions:
             database=self.settings.latency_database,
             allow_extrapolation=allow_extrapolation,
         )
+        stamp = self.latencies.stamp()  # before the lock: nobody waits for another's database
         with self._lock:  # predictors fit as they are asked
-            machine, layers = self._known(options)
+            machine, layers = self._known(options, stamp)
             return machine, layers.predict(shapes)
 
-    def _known(self, options: MachineOptions) -> tuple[Machine, KnownLayers]:
-        stamp = self._database_stamp()
-        if stamp != self._stamp or len(self._tables) >= _KEPT:
+    def _known(self, options: MachineOptions, stamp: object) -> tuple[Machine, KnownLayers]:
+        """The table of the options; one that was made at `stamp` or later."""
+        full = options not in self._tables and len(self._tables) >= _KEPT
+        if stamp != self._stamp or full:
             self._stamp, self._tables = stamp, {}
         if options not in self._tables:
             with nearest_machine(options) as machine:
                 layers = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
                 self._tables[options] = machine, layers
         return self._tables[options]
-
-    def _database_stamp(self) -> object:
-        """A value that changes with every point that is added, replaced or put into quarantine.
-
-        Each run carries a seal of its rows that is renewed with them, so the seals stand for all
-        points. Only a quarantine leaves them as they are.
-        """
-        with LatencyDatabase(self.settings.latency_database) as store:
-            with store.transaction() as connection:
-                seals = connection.execute(sa.select(RUN.c.id, RUN.c.sha256)).all()
-                count = sa.select(sa.func.count()).select_from(QUARANTINE)
-                return frozenset(map(tuple, seals)), connection.execute(count).scalar_one()

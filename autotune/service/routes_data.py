@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.state import Caller, Parts
 from autotune.service.uploads import list_uploads, receive
-from autotune.service.views import Answer, EstimateView, Question
+from autotune.service.views import Answer, EstimateView, PredictionRequest
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 _Name = Annotated[str, PathParameter(max_length=100)]
@@ -26,17 +26,17 @@ def devices(_: Caller) -> list[dict[str, Any]]:
 @router.get("/devices/{name}")
 def device(name: _Name, parts: Parts, _: Caller) -> dict[str, Any]:
     """Return a device's specification with its sources, and its coverage in the database."""
-    return describe_device(parts.settings, name)
+    return describe_device(parts.latencies, name)
 
 
 @router.get("/databases")
 def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
     """Describe the latency database, with one entry per fingerprint."""
-    return describe_database(parts.settings)
+    return describe_database(parts.latencies)
 
 
 @router.post("/predict")
-def predict(question: Question, parts: Parts, _: Caller) -> Answer:
+def predict(question: PredictionRequest, parts: Parts, _: Caller) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     shapes = [shape.layer() for shape in question.shapes]
     machine, found = parts.predictions.answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi import Path as PathParameter
@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from autotune.service.job_files import artefact_path, artefacts_of, read_log
+from autotune.service.job_schema import StateName
 from autotune.service.specs import KINDS
 from autotune.service.state import Caller, Parts
 from autotune.service.submission import accept
@@ -30,7 +31,6 @@ _Key = Annotated[
         description="A further submission with the same key returns the first job.",
     ),
 ]
-_StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _KindName = Annotated[str, Query(pattern=f"^({'|'.join(KINDS)})$")]
 
 
@@ -63,7 +63,7 @@ def list_jobs(
     parts: Parts,
     _: Caller,
     *,
-    state: Annotated[list[_StateName], Query()] = [],  # noqa: B006
+    state: Annotated[list[StateName], Query()] = [],  # noqa: B006
     kind: _KindName | None = None,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,

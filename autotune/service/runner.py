@@ -165,5 +165,14 @@ def command_of(settings: Settings, job: Job) -> list[str]:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """What a job's process finds in its environment: an address with a password is no argument."""
-    return {"AUTOTUNE_DB": str(settings.latency_database), "PYTHONUNBUFFERED": "1"}
+    """What a job's process finds in its environment: passwords and tokens are no arguments."""
+    found = {
+        "AUTOTUNE_DB": str(settings.latency_database),
+        "AUTOTUNE_FARM": settings.farm or "",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.farm_token:
+        from autotune.farm.processes import TOKEN_VARIABLE
+
+        found[TOKEN_VARIABLE] = settings.farm_token
+    return found

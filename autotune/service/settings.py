@@ -36,7 +36,8 @@ class Settings:
 
     `data` is the folder for jobs and uploads; servers that share a job database share it too.
     `model_roots` are the folders of models and calibration files that jobs may read, `hub_ids` the
-    hub models that they may download. `slots` is the number of jobs that run at a time. A runner
+    hub models that they may download. `farm` is the farm that tunings and profiles use, with its
+    token. `slots` is the number of jobs that run at a time. A runner
     without a heartbeat for `stale_s` seconds loses its job; a job is tried up to `attempts` times.
     """
 
@@ -48,6 +49,8 @@ class Settings:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     slots: int = 1
     threads: int | None = None
+    farm: str | None = None
+    farm_token: str | None = field(default=None, repr=False)
     heartbeat_s: float = 1.0
     stale_s: float = 15.0
     attempts: int = 5

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from autotune.service.guard import check_access, token_of
 from autotune.service.jobs import JobDatabase
+from autotune.service.latencies import Latencies
 from autotune.service.predictions import Predictions
 from autotune.service.settings import Settings
 from autotune.service.streams import Watcher
@@ -43,6 +44,7 @@ class State:
     settings: Settings
     database: JobDatabase
     counts: Counts
+    latencies: Latencies
     predictions: Predictions
     watcher: Watcher
 

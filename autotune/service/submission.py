@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.cli.forms import chosen_forms
+from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, check_forms
 from autotune.core.errors import UsageError
 from autotune.core.options import OptionError
 from autotune.core.options_json import from_json
@@ -17,6 +19,8 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.schema import Spec, TakesFlatNames
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS, canonical
+from autotune.tuning.machines import check_measurable, local_machine
+from autotune.tuning.options import MachineOptions, check_cores
 from autotune.tuning.request import TuneRequest
 
 
@@ -47,20 +51,42 @@ def check_submission(
         UsageError, DeviceMissingError: a value that cannot be used.
     """
     found = resolve(settings, kind, spec)
+    run = found.pop("run", None)
     if kind == "tune":
         request = from_json(TuneRequest, {**found, "output": str(Path("out"))})
-        machine = dataclasses.replace(request.machine, database=settings.latency_database)
+        machine = _as_run(settings, request.machine)
         dataclasses.replace(request, machine=machine).check()
         return machine.device
-    if kind in ("profile", "drift"):
-        from autotune.tuning.machines import local_machine
-        from autotune.tuning.options import MachineOptions
+    options: object = from_json(KINDS[kind].schema, found)
+    if isinstance(options, ProfileOptions | DriftOptions):
+        _check_measuring(settings, options)
+        return options.device
+    if isinstance(options, ExportOptions):
+        options.check()
+    return _device_of_run(database, str(run))
 
-        names = ("device", "backend", "dtype")
-        local_machine(MachineOptions(**{name: found[name] for name in names})).close()
-    if KINDS[kind].of_a_run:
-        return _device_of_run(database, str(spec["run"]))
-    return str(found["device"])
+
+def _check_measuring(settings: Settings, options: ProfileOptions | DriftOptions) -> None:
+    options.check()
+    names = ("device", "backend", "dtype", "threads")
+    machine = MachineOptions(**{name: getattr(options, name) for name in names})
+    if isinstance(options, DriftOptions):  # checks the server's own devices only
+        local_machine(machine).close()
+        return
+    if not settings.farm:
+        check_cores(options.threads, "threads", schema=ProfileOptions)
+    backend = check_measurable(_as_run(settings, machine))
+    check_forms(chosen_forms(options.ranks, options.forms), backend)
+
+
+def _as_run(settings: Settings, options: MachineOptions) -> MachineOptions:
+    """The options with what the job's process will find in its environment."""
+    return dataclasses.replace(
+        options,
+        database=settings.latency_database,
+        farm=settings.farm,
+        farm_token=settings.farm_token,
+    )
 
 
 def _device_of_run(database: JobDatabase, run: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from autotune.core.forms import Form, parse_form
 from autotune.core.layers import LayerShape
 from autotune.service.job_records import Job
+from autotune.service.job_schema import StateName
 from autotune.service.specs import KINDS, Text, spec_model
 
 _Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -34,7 +35,7 @@ class JobView(BaseModel):
     kind: str
     spec: dict[str, Any]
     device: str
-    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    state: StateName
     cancel_requested: bool
     created_at: float
     started_at: float | None
@@ -97,7 +98,7 @@ class Shape(BaseModel):
         )
 
 
-class Question(BaseModel):
+class PredictionRequest(BaseModel):
     """Layers whose latency on a device is to be predicted."""
 
     model_config = ConfigDict(extra="forbid")

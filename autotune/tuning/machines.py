@@ -61,6 +61,19 @@ def check_machine(options: MachineOptions) -> None:
     nearest_machine(options).close()
 
 
+def check_measurable(options: MachineOptions) -> Backend:
+    """Check as `check_machine`, and that layers would be measured; the backend that measures them.
+
+    Raises:
+        UsageError, DeviceMissingError: as `local_machine`, or what a farm cannot be asked for.
+    """
+    if options.farm:
+        check_machine(options)
+        return _backend_and_dtype(find_device(options.device), options)[0]
+    with local_machine(options) as machine:
+        return machine.backend
+
+
 def nearest_machine(options: MachineOptions) -> Machine:
     """The device on this host if it is here, else as its table predicts it.
 
@@ -174,12 +187,9 @@ def _has_table(spec: DeviceSpec, options: MachineOptions) -> bool:
     if options.allow_extrapolation and spec.kind == "cuda":
         return True
     from autotune.predictor.layers.device_table import own_tables
-    from autotune.profiler.sources.aiconfigurator import imported_devices
-    from autotune.profiler.sources.shipped import shipped_devices
+    from autotune.profiler.sources.known import table_owners
 
-    if spec.name in (*shipped_devices(), *imported_devices()):
-        return True
-    return bool(own_tables(spec, options.database))
+    return spec.name in table_owners() or bool(own_tables(spec, options.database))
 
 
 def _advice(spec: DeviceSpec) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
 from autotune.compress.storage_layouts import STORAGES
-from autotune.core.options import check_options, option
+from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
 from autotune.core.types import Address
+from autotune.devices.detect import cpu_threads
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.backends import BACKENDS
 from autotune.search.allocators import ALLOCATORS
@@ -175,6 +177,29 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for name in ("targets", "ignore"):
+            for pattern in getattr(self, name):
+                _check_pattern(f"method.{name}", pattern)
+
+
+def _check_pattern(path: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        rule = f"must be a regular expression ({error})"
+        raise OptionError(path, rule, pattern, schema=MethodOptions) from None
+
+
+def check_cores(threads: int | None, path: str, *, schema: type) -> None:
+    """Refuse more threads than this process may use; None is all of them.
+
+    Raises:
+        OptionError: of the option at `path` in `schema`.
+    """
+    cores = cpu_threads()
+    if threads is not None and threads > cores:
+        rule = f"must be 1 to {cores}, the cores that this process may use"
+        raise OptionError(path, rule, threads, schema=schema)
 
 
 @dataclass(frozen=True, kw_only=True)

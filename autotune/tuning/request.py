@@ -35,9 +35,8 @@ from autotune.core.paths import (
 )
 from autotune.core.registry import check_spec
 from autotune.core.types import Budget, Workload
-from autotune.devices.detect import cpu_threads
 from autotune.search.allocators import ALLOCATORS
-from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions, check_cores
 
 _TYPE, _VERSION = "tune-request", 1
 _MIN_SEQUENCES = 8
@@ -144,10 +143,7 @@ class TuneRequest:
         """
         from autotune.tuning.machines import check_machine
 
-        cores = cpu_threads()
-        if self.machine.threads is not None and self.machine.threads > cores:
-            rule = f"must be 1 to {cores}, the cores that this process may use"
-            raise OptionError("machine.threads", rule, self.machine.threads, schema=TuneRequest)
+        check_cores(self.machine.threads, "machine.threads", schema=TuneRequest)
         check_machine(self.machine)
         self._check_parts()
         self._check_combination()
@@ -161,7 +157,10 @@ class TuneRequest:
                 )
 
     def _check_parts(self) -> None:
-        """Refuse names that no registry knows."""
+        """Refuse names that no registry knows, and options that a part does not take.
+
+        A part is imported only where options of it are given.
+        """
         for registry in (METRICS, FACTORIZERS, ALLOCATORS):
             spec = getattr(self.method, registry.what)
             if spec is None:

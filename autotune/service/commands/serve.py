@@ -12,11 +12,13 @@ from typing import Any
 import click
 
 from autotune.cli.main import format_option
-from autotune.cli.options import database_option, threads_option
+from autotune.cli.options import database_option, threads_option, token_option
+from autotune.cli.schema import single
 from autotune.core.errors import UsageError
 from autotune.core.quantities import parse_quantity
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
 from autotune.service.settings import Quotas, Settings
+from autotune.tuning.options import MachineOptions
 
 
 @click.command("serve", epilog="Example: autotune serve --models ~/models")
@@ -55,6 +57,8 @@ from autotune.service.settings import Quotas, Settings
     help="Jobs to run at a time.",
 )
 @threads_option
+@single(MachineOptions, "machine.farm")
+@token_option
 @click.option(
     "--stale",
     type=click.FloatRange(1),
@@ -127,7 +131,11 @@ def command(host: str, port: int, output_format: str, **options: Any) -> int:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
-    """The settings that the command's options describe."""
+    """The settings that the command's options describe.
+
+    Raises:
+        UsageError: a size or the farm's address is not one, or the farm's token is missing.
+    """
     data: Path = options["data"]
     return Settings(
         data=data.resolve(),
@@ -140,6 +148,8 @@ def settings_of(options: dict[str, Any]) -> Settings:
         stale_s=options["stale"],
         heartbeat_s=min(options["heartbeat"], options["stale"] / 3),
         threads=options["threads"],
+        farm=options["farm"],
+        farm_token=_farm_token(options["farm"], options["token_file"]),
         quotas=Quotas(
             queued_jobs=options["max_queued"],
             runtime_s=options["max_runtime"],
@@ -148,6 +158,17 @@ def settings_of(options: dict[str, Any]) -> Settings:
             artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
         ),
     )
+
+
+def _farm_token(farm: str | None, file: Path) -> str | None:
+    """The token, so that a server without it does not start instead of failing every job."""
+    if not farm:
+        return None
+    from autotune.farm.address import split_address
+    from autotune.farm.processes import read_token
+
+    split_address(farm)
+    return read_token(file)
 
 
 def _bytes(option: str, text: str) -> int:

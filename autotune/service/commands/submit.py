@@ -15,7 +15,7 @@ from autotune.service.client import Client
 from autotune.service.commands.follow import follow
 from autotune.service.commands.options import client_options, make_client
 from autotune.service.errors import NotFoundError
-from autotune.service.job_schema import SUCCEEDED
+from autotune.service.job_schema import CANCELLED, FAILED, SUCCEEDED
 from autotune.service.specs import KINDS, Kind
 
 
@@ -65,7 +65,7 @@ def _command(kind: Kind) -> click.Command:
             if wait:
                 job = follow(client, job["id"])
         emit(output_format, job, [job["id"]])
-        return 1 if job["state"] in ("failed", "cancelled") else 0
+        return 1 if job["state"] in (FAILED, CANCELLED) else 0
 
     found = GroupedCommand(
         kind.name,

@@ -8,6 +8,7 @@ from autotune.service.job_records import Ending, Lease
 from tests.autotune.service.conftest import TUNE
 
 NOBODY = "0" * 20
+LAYER = {"tokens": [128], "shapes": ["64x96"]}
 
 
 def submit(client, kind="tune", spec=TUNE, **headers):
@@ -65,22 +66,37 @@ def test_the_same_key_is_the_same_job(client):
         ("tune", {**TUNE, "device": "abacus"}, "abacus"),
         ("tune", {**TUNE, "metric": "taste"}, "taste"),
         ("tune", {**TUNE, "device": "h200", "backend": "onnxruntime-cpu"}, "onnxruntime-cpu"),
-        ("tune", {**TUNE, "rounds": 99}, "spec.rounds: "),
+        ("tune", {**TUNE, "rounds": 99}, "rounds must be 1 to 10, got 99"),
         ("tune", {**TUNE, "colour": "red"}, "colour"),
-        ("tune", {**TUNE, "isl": 0}, "spec.isl: Input should be greater than or equal to 1"),
+        ("tune", {**TUNE, "isl": 0}, "isl must be 1 or more, got 0"),
         ("tune", {**TUNE, "workload": {"batch_size": 2}}, "two names of one option"),
-        ("tune", {"budget": {"latency": "1x"}, "search": {"rounds": 99}}, "spec.search.rounds: "),
+        ("tune", {**TUNE, "metric": "kfac:foo=2"}, "metric cannot be used: metric kfac: unknown"),
+        ("tune", {**TUNE, "metric": "kfac:damping=x"}, "option damping must be a"),
+        ("tune", {**TUNE, "targets": ["("]}, "targets must be a regular expression"),
+        (
+            "tune",
+            {"budget": {"latency": "1x"}, "search": {"rounds": 99}},
+            "spec.search.rounds must be 1 to 10, got 99",
+        ),
         ("tune", {"budget": {"latency": "20 parsec"}}, "spec.budget.latency cannot be read"),
         ("tune", {**TUNE, "osl": 4, "phase": "prefill"}, "osl needs phase decode or request"),
         ("tune", {**TUNE, "allocator": "exact+optuna"}, "allocator exact+optuna needs trials"),
         ("tune", {"budget": {}}, "set at least one, such as spec.budget.latency 0.85x"),
-        ("drift", {"anchors": 0}, "spec.anchors: "),
-        ("drift", {"anchors": "x"}, "spec.anchors: "),
+        ("drift", {"anchors": 0}, "spec.anchors must be 1 to 1000, got 0"),
+        ("drift", {"anchors": "x"}, "spec.anchors must be a whole number"),
         ("export", {"run": NOBODY}, "no such job"),
         ("export", {}, "run"),
         ("verify", {"run": "../.."}, "no such job"),
-        ("profile", {"device": "h200"}, "h200"),
-        ("dance", {}, "kind"),
+        ("drift", {"threads": 9999}, "spec.threads must be 1 to"),
+        ("drift", {"device": "h200"}, "h200"),
+        ("export", {"run": NOBODY, "batch_size": 1}, "spec.batch_size needs spec.form tensorrt"),
+        ("profile", {}, "give spec.tokens and spec.shapes, or spec.model MODEL"),
+        ("profile", {**LAYER, "shapes": ["abc"]}, "spec.shapes 'abc' on 128 tokens is no layer"),
+        ("profile", {**LAYER, "forms": ["x"]}, "spec.forms 'x' is not a form"),
+        ("profile", {**LAYER, "forms": ["rank=8:pivoted"]}, "has no implementation of it"),
+        ("profile", {**LAYER, "threads": 9999}, "spec.threads must be 1 to"),
+        ("profile", {**LAYER, "device": "h200"}, "h200"),
+        ("dance", {}, "kind must be one of tune, profile"),
     ],
 )
 def test_a_job_that_cannot_be_done_is_refused_at_once(client, kind, spec, said):
@@ -191,23 +207,6 @@ def test_predictions_of_many_layers(client):
     assert dense["ratio"] == 1.0
     assert aligned["ratio"] < 1 < unaligned["ratio"]
     assert aligned["low_s"] <= aligned["latency_s"] <= aligned["high_s"]
-
-
-def test_a_table_is_read_again_when_its_database_has_grown(client, settings):
-    from autotune.profiler.database.latency import LatencyDatabase
-    from autotune.tuning.machines import local_machine
-    from autotune.tuning.options import MachineOptions
-    from tests.profiler.points import point
-
-    body = {"shapes": [{"tokens": 128, "in_features": 64, "out_features": 96, "rank": 16}]}
-    first = client.post("/v1/predict", json={**body, "allow_extrapolation": True})
-    mark = local_machine(MachineOptions(threads=settings.threads)).fingerprint
-    with LatencyDatabase(settings.latency_database) as store:
-        row = point(16, tokens=128, in_features=64, out_features=96)
-        store.add(store.start_run(mark, "test"), [row])
-    again = client.post("/v1/predict", json=body).json()
-    assert again["estimates"][0]["source"] == "measured"
-    assert first.status_code in (200, 422)
 
 
 def test_devices_and_databases(client):

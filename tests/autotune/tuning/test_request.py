@@ -133,6 +133,8 @@ def test_a_file_that_holds_no_request_is_refused(text, said, tmp_path):
         ),
         ({"machine": MachineOptions(threads=9999)}, "machine.threads must be 1 to"),
         ({"method": MethodOptions(metric="magic")}, "method.metric cannot be used: unknown metric"),
+        ({"method": MethodOptions(metric="kfac:foo=2")}, "metric kfac: unknown option 'foo'"),
+        ({"method": MethodOptions(allocator="exact:foo=2")}, "allocator exact: unknown option"),
         ({"method": MethodOptions(metric="asvd:alpha")}, "method.metric .* NAME:key=value"),
     ],
 )
@@ -140,3 +142,9 @@ def test_parts_that_contradict_each_other_are_refused(parts, said):
     request = TuneRequest(**{"budget": BUDGET, **parts})
     with pytest.raises(OptionError, match=said):
         request.check()
+
+
+@pytest.mark.parametrize("name", ["targets", "ignore"])
+def test_what_is_no_regular_expression_is_refused_at_once(name):
+    with pytest.raises(OptionError, match=rf"method.{name} must be a regular expression .*'\('"):
+        MethodOptions(**{name: ("mlp", "(")})
