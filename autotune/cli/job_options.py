@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from autotune.core.options import check_options, option, same
 from autotune.core.workload import Workload
 from autotune.tuning.options import MachineOptions
+from autotune.tuning.request import TuneRequest
 
 _SIZE = 2**31 - 1
 
@@ -140,3 +141,7 @@ class DriftOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+
+# Every schema of a command; where two spell an option differently, the first counts.
+SCHEMAS = (TuneRequest, ProfileOptions, ExportOptions, DriftOptions)

@@ -14,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 from autotune import __version__
 from autotune.core.errors import AutotuneError, ExitCode, UsageError
-from autotune.core.options import OptionError
 from autotune.core.progress.pipe import report_error
 
 _COMMANDS = {
@@ -167,12 +166,20 @@ def main() -> None:
         code = error.exit_code
         report_error(type(error).__name__, error.format_message(), code)
     except AutotuneError as error:
-        if isinstance(error, OptionError):
-            error.spell("cli")
-        code = _failed(type(error).__name__, str(error), error.exit_code)
+        code = _refused(error)
     except BrokenPipeError:
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: AutotuneError) -> int:
+    """Show an error with options as flags; the program that started this one spells them itself."""
+    from autotune.cli.job_options import SCHEMAS
+    from autotune.core.option_names import spell
+
+    click.echo(f"autotune: {spell(error, 'cli', *SCHEMAS)}", err=True)
+    report_error(type(error).__name__, error.template, error.exit_code)
+    return error.exit_code
 
 
 def _failed(kind: str, message: str, exit_code: int) -> int:

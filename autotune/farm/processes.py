@@ -35,7 +35,8 @@ def read_token(file: Path | None) -> str:
     if len(token) < _LEAST_TOKEN:
         raise UsageError(
             f"a farm token of at least {_LEAST_TOKEN} characters is required: set "
-            f"{TOKEN_VARIABLE}, or give --token-file with the file that `autotune farm` wrote"
+            f"{TOKEN_VARIABLE} to that in the file which `autotune farm` wrote (on the command "
+            "line, --token-file names the file)"
         )
     return token
 
