@@ -11,9 +11,11 @@ import click
 from autotune.cli.forms import chosen_forms
 from autotune.cli.job_options import ProfileOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import database_option, parse_shape, token_option
+from autotune.cli.options import parse_shape, token_option
 from autotune.cli.schema import schema_options, values
+from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
+from autotune.core.options import OptionError
 from autotune.core.types import Address
 
 if TYPE_CHECKING:
@@ -29,13 +31,7 @@ if TYPE_CHECKING:
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
 @schema_options(ProfileOptions, filled=True)
-@click.option(
-    "--farm",
-    envvar="AUTOTUNE_FARM",
-    help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
-)
 @token_option
-@database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
     """Measure layers, dense and low-rank, and keep what was measured in the database."""
@@ -64,11 +60,10 @@ def command(database: Address, output_format: str, **options: Any) -> int:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    from autotune.core.errors import UsageError
-
     given = (options["model"], options["plan"], options["tokens"] and options["shapes"])
     if sum(map(bool, given)) != 1:
-        raise UsageError("give --tokens and --shape, or --for MODEL, or --plan quick")
+        rule = "give {tokens} and {shapes}, or {model}, or {plan} quick"
+        raise OptionError("", rule, schema=ProfileOptions)
     values(ProfileOptions, options)
     chosen_forms(options["ranks"], options["forms"])  # refused before anything is measured
 
@@ -109,14 +104,13 @@ def _profile(
 
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
     """The forms asked for, which the backend must be able to run."""
-    from autotune.core.errors import UsageError
-
     forms = chosen_forms(options["ranks"], options["forms"])
     for form in forms:
         if not backend.implements(form):
             raise UsageError(
-                f"--form {form}: {backend.name} has no implementation of it; measure plain pairs "
-                "in native precision, such as rank=96, or choose another --backend"
+                f"{option_name('form')} {form}: {backend.name} has no implementation of it; "
+                "measure plain pairs in native precision, such as rank=96, or set "
+                f"{option_name('machine.backend')} to another one"
             )
     return forms
 
