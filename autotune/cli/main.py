@@ -88,6 +88,18 @@ class LazyGroup(click.Group):
         tune = self.get_command(ctx, "tune") if incomplete.startswith("-") else None
         return found if tune is None else [*found, *tune.shell_complete(ctx, incomplete)]
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of `tune` that most users need, as a bare `autotune` takes them; its own."""
+        from autotune.cli.schema import COMMON, SchemaOption
+
+        tune = self.get_command(ctx, "tune")
+        params = tune.get_params(ctx) if tune else []
+        common = [p for p in params if isinstance(p, SchemaOption) and p.entry.option.common]
+        records = [record for each in common if (record := each.get_help_record(ctx))]
+        with formatter.section(f"{COMMON} (`autotune tune --help` lists all)"):
+            formatter.write_dl(records)
+        super().format_options(ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line each, without importing them."""
         del ctx
@@ -111,8 +123,7 @@ Shell completion of commands, options and names:
 def cli() -> None:
     """Make a transformers model fit a latency budget on a given device.
 
-    Without a command, `autotune --device cpu --latency-budget 0.85x …` tunes; see
-    `autotune tune --help` for its options.
+    Without a command, `autotune --device cpu --latency-budget 0.85x …` tunes.
     """
 
 
