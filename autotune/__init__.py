@@ -13,16 +13,35 @@ from autotune.core.version import __version__
 
 if TYPE_CHECKING:
     from autotune.api import tune
+    from autotune.compress.calibration_plan import CalibrationPlan
     from autotune.core.types import Budget, Workload
     from autotune.results.result import TuneResult
+    from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
+    from autotune.tuning.request import TuneOptions
 
-__all__ = ["Budget", "TuneResult", "Workload", "__version__", "tune"]
+__all__ = [
+    "Budget",
+    "CalibrationPlan",
+    "MachineOptions",
+    "MethodOptions",
+    "SearchOptions",
+    "TuneOptions",
+    "TuneResult",
+    "Workload",
+    "__version__",
+    "tune",
+]
 
 _HOMES = {
     "tune": "autotune.api",
     "TuneResult": "autotune.results.result",
     "Budget": "autotune.core.types",
     "Workload": "autotune.core.types",
+    "TuneOptions": "autotune.tuning.request",
+    "MachineOptions": "autotune.tuning.options",
+    "MethodOptions": "autotune.tuning.options",
+    "SearchOptions": "autotune.tuning.options",
+    "CalibrationPlan": "autotune.compress.calibration_plan",
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.core.errors import AutotuneError
+from autotune.core.option_names import option_names
 from autotune.core.options import EFFORTS
 from autotune.core.options_json import (
     at,
@@ -23,14 +26,14 @@ from autotune.results.result import TuneResult
 from autotune.tuning.request import TuneOptions, TuneRequest
 
 __all__ = ["make_request", "tune"]
-# Arguments of `tune` itself, and parts of its `budget` and `workload`.
+# Arguments of `tune` itself.
 _NOT_FLAT = ("model", "output", "effort")
 
 
 def tune(
     model: str | Path | None = None,
     *,
-    budget: Budget,
+    budget: Budget | None = None,
     workload: Workload | None = None,
     effort: str = "normal",
     output: str | Path | None = None,
@@ -40,15 +43,17 @@ def tune(
 ) -> TuneResult:
     """Choose ranks under a budget, factorize, export, and measure that the budget holds.
 
-    Every option of the command line can be set, in one of two spellings: as a field of `options`,
-    such as ``TuneOptions(search=SearchOptions(trials=30))``, or as a keyword of the option's flat
-    name, such as ``trials=30``; `docs/options.md` lists both. A keyword goes before a field.
+    Every option of the command line can be set, in one of two spellings: as a field of `budget`,
+    `workload` or `options`, such as ``TuneOptions(search=SearchOptions(trials=30))``, or as a
+    keyword of the option's flat name, such as ``trials=30``; `docs/options.md` lists both. A
+    keyword goes before a field, and errors name an option in the spelling that was used.
 
     Args:
         model: A transformers folder or hub id; None is the embedded default model.
         budget: Limits, such as ``Budget(latency="0.85x")``: latency in seconds of one run of the
             workload's phase, sizes in bytes, parameters and FLOPs as counts, each with a unit, or
-            relative to the dense model with an ``x``.
+            relative to the dense model with an ``x``. At least one, here or as a keyword such as
+            ``latency_budget="0.85x"``.
         workload: Batch size (sequences), sequence length and output length (tokens), and the phase
             whose latency is limited; a prefill of 8 sequences of 128 tokens unless given.
         effort: "quick", "normal" or "thorough": how much time to spend. It sets trials, rounds,
@@ -58,7 +63,8 @@ def tune(
         options: Machine, calibration, method, search and seed.
         reporter: Receives progress.
         **flat: Options by their flat names: ``device="h200"``, ``calibration="text.txt"``,
-            ``measure_seconds=5.0`` (seconds), ``allow_extrapolation=True``, ``farm="IP:PORT"`` …
+            ``measure_seconds=5.0`` (seconds), ``allow_extrapolation=True``, ``farm="IP:PORT"``,
+            ``batch_size=8``, ``isl=128`` (tokens) …
 
     Returns:
         The result; `result.verdict` tells whether the measured model meets the budget.
@@ -80,16 +86,18 @@ def tune(
         options=options,
         flat=flat,
     )
-    request.check()
-    from autotune.tuning.session import tune as run
+    given = {"budget": budget, "workload": workload, "options": options}
+    with _named_as_written(flat, {name for name, part in given.items() if part is not None}):
+        request.check()
+        from autotune.tuning.session import tune as run
 
-    return run(request, reporter or Reporter())
+        return run(request, reporter or Reporter())
 
 
 def make_request(
     model: str | Path | None = None,
     *,
-    budget: Budget,
+    budget: Budget | None = None,
     workload: Workload | None = None,
     effort: str = EFFORTS[1],
     output: str | Path | None = None,
@@ -102,6 +110,7 @@ def make_request(
         OptionError: a value that cannot be used.
         TypeError: a keyword that is not an option.
     """
+    flat, given = flat or {}, {"budget": budget, "workload": workload, "options": options}
     options = options or TuneOptions()
     values: dict[str, Any] = {
         "machine": to_json(options.machine),
@@ -109,30 +118,57 @@ def make_request(
         "method": to_json(options.method),
         "search": to_json(options.search),
         "seed": options.seed,
-        "budget": to_json(budget),
-        "workload": to_json(workload or Workload()),
+        "budget": to_json(budget) if budget else {},
+        "workload": _sizes(workload, flat) if workload else {},
         "effort": effort,
         "model": None if model is None else str(model),
         "output": None if output is None else str(output),
     }
-    values = merged(values, _nested(flat or {}))
-    token = at(values, "machine.farm_token", options.machine.farm_token)
-    if at(values, "machine.farm") and token is None:
-        from autotune.farm.processes import read_token
+    with _named_as_written(flat, {name for name, part in given.items() if part is not None}):
+        values = merged(values, _nested(flat))
+        token = at(values, "machine.farm_token", options.machine.farm_token)
+        if at(values, "machine.farm") and token is None:
+            from autotune.farm.processes import read_token
 
-        token = read_token(data_folder() / "farm-token")
-    values["machine"]["farm_token"] = token
-    return from_json(TuneRequest, values)
+            token = read_token(data_folder() / "farm-token")
+        values["machine"]["farm_token"] = token
+        return from_json(TuneRequest, values)
+
+
+def _sizes(workload: Workload, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A workload's JSON; its phase follows the keyword of an output length unless it was chosen."""
+    found = to_json(workload)
+    usual = "request" if workload.output_length else "prefill"
+    if flat.get("osl") is not None and workload.phase == usual:
+        del found["phase"]
+    return found
+
+
+@contextmanager
+def _named_as_written(flat: Mapping[str, Any], objects: Collection[str]) -> Iterator[None]:
+    """Errors name an option as the caller wrote it.
+
+    That is by its keyword where the keyword was given; by its path, such as `search.trials`, where
+    the object that it is a field of was given; and else by the keyword that would set it.
+    """
+    keyword = option_names("flat", TuneRequest)
+
+    def spelled(path: str) -> str:
+        part = path.partition(".")[0]
+        own = part if part in ("budget", "workload") else "options"
+        by_path = "." in path and own in objects and keyword(path) not in flat
+        return path if by_path else keyword(path)
+
+    try:
+        yield
+    except AutotuneError as error:
+        error.name_options(spelled)
+        raise
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Nested JSON of keywords by flat name; a whole CalibrationPlan may stand for its file."""
-    parts = ("workload", "budget")
-    allowed = {
-        name
-        for name, entry in flat_entries(TuneRequest).items()
-        if name not in _NOT_FLAT and entry.path.partition(".")[0] not in parts
-    } | {"farm_token"}
+    allowed = {name for name in flat_entries(TuneRequest) if name not in _NOT_FLAT} | {"farm_token"}
     for name in flat:
         if name not in allowed:
             raise TypeError(

@@ -22,7 +22,7 @@ from torch import Tensor
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.loading import LoadedModel
 from autotune.compress.tasks.base import MASK, Batch
-from autotune.core.errors import CalibrationError
+from autotune.core.errors import CalibrationError, option_name
 from autotune.core.types import Workload
 
 _MIN_SEQUENCES = 8
@@ -68,8 +68,9 @@ def load_calibration(
         return _pack(plan, tensors, others, shuffle=True)
     if loaded.tokenizer is None:
         raise CalibrationError(
-            f"{loaded.name} has no tokenizer, so text cannot calibrate it; give --calibration "
-            "FILE.safetensors with its input tensors (first dimension = samples)"
+            f"{loaded.name} has no tokenizer, so text cannot calibrate it; set "
+            f"{option_name('calibration.calibration')} to a .safetensors file of its input tensors "
+            "(first dimension = samples)"
         )
     rows = _text_rows(loaded, plan.calibration, workload)
     held = _text_rows(loaded, plan.evaluation, workload) if plan.evaluation else None

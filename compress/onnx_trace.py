@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from autotune.core.errors import ModelError
+from autotune.core.errors import ModelError, option_name
 
 OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
 # The attribute of a traced module that holds the model.
@@ -96,8 +96,8 @@ def _name_sites(model: onnx.ModelProto, sites: Collection[str]) -> None:
     missing = sorted(names - set(found))
     if missing:
         raise ModelError(
-            f"{missing[0]} is not a matrix product in the exported graph; leave it out with "
-            f"--ignore '{missing[0]}'"
+            f"{missing[0]} is not a matrix product in the exported graph; leave it dense with "
+            f"{option_name('method.ignore')} '{missing[0]}'"
         )
     uses = [name for node in model.graph.node for name in node.input]
     for site, node in found.items():

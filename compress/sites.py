@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autotune.compress.lowrank import dense_weight
-from autotune.core.errors import ModelError, UsageError
+from autotune.core.errors import ModelError, UsageError, option_name
 from autotune.core.layers import Site
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
@@ -69,9 +69,9 @@ def _reason(
     if shared:
         return "its weight is tied to another module's"
     if any(p.search(name) for p in ignore):
-        return "ignored by --ignore"
+        return "matches an ignore pattern"
     if targets:
-        return None if any(p.search(name) for p in targets) else "not among --targets"
+        return None if any(p.search(name) for p in targets) else "matches no target pattern"
     if _HEADS.search(name):
         return "a head"
     if min(weight.shape) < _MIN_FEATURES:
@@ -119,7 +119,10 @@ def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[s
             )
         )
     if not sites and targets:
-        raise UsageError(f"--targets {' '.join(targets)} matches no linear layer of the model")
+        raise UsageError(
+            f"{option_name('method.targets')} {' '.join(targets)} matches no linear layer of the "
+            "model"
+        )
     if not sites:
         raise ModelError("the model has no linear layer that may be factorized")
     return Sites(sites=tuple(sites), left_out=left_out)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.errors import DeviceMissingError, UsageError, option_name
 from autotune.devices.specs import DeviceSpec, find_device, known_devices
 from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
@@ -115,5 +115,8 @@ def check_threads(threads: int | None) -> int:
     if threads is None:
         return available
     if not 1 <= threads <= available:
-        raise UsageError(f"--threads {threads}: this process may use 1 to {available}")
+        raise UsageError(
+            f"{option_name('machine.threads')} must be 1 to {available}, the cores that this "
+            f"process may use, got {threads}"
+        )
     return threads

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import database_option
+from autotune.cli.options import DEVICE, database_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.types import Address
 
@@ -70,7 +71,10 @@ def export(path: Path, database: Address, output_format: str) -> None:
 @command.command("import", epilog="Example: autotune db import latencies.parquet")
 @click.argument("path", type=_PATH, required=False)
 @click.option(
-    "--device", help="Import the points shipped for this device, or third-party GEMM measurements."
+    "--device",
+    type=DEVICE,
+    metavar="NAME",
+    help="Import the points shipped for this device, or third-party GEMM measurements.",
 )
 @database_option
 @format_option
@@ -81,6 +85,7 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
     measurements from the installed aiconfigurator-core package.
     """
     from autotune.core.errors import UsageError
+    from autotune.core.option_names import about
     from autotune.devices.specs import find_device
     from autotune.profiler.database.exchange import import_table
     from autotune.profiler.database.latency import LatencyDatabase
@@ -93,7 +98,8 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
         if path is not None:
             count, origin = import_table(store, path), str(path)
         else:
-            name = find_device(str(device)).name
+            with about("machine.device"):
+                name = find_device(str(device)).name
             if name in shipped_devices():
                 count, origin = load_shipped(store, name), f"the database of {name} in this package"
             else:
@@ -165,18 +171,8 @@ def verify(database: Address, output_format: str) -> int:
 
 @command.command("drift", epilog="Example: autotune db drift")
 @schema_options(DriftOptions, filled=True)
-@database_option
 @format_option
-def drift(
-    *,
-    anchors: int,
-    dtype: str | None,
-    device: str,
-    backend: str | None,
-    threads: int | None,
-    database: Address,
-    output_format: str,
-) -> int:
+def drift(output_format: str, **options: Any) -> int:
     """Time some points again, and report whether the database is still valid (exit code 1 if not).
 
     The finding is stored in the database; `autotune db info` and the service's pages show it.
@@ -189,16 +185,19 @@ def drift(
     from autotune.tuning.machines import local_machine
     from autotune.tuning.options import MachineOptions
 
-    values(DriftOptions, {"anchors": anchors, "threads": threads}).check()
-    options = MachineOptions(
-        device=device, backend=backend, dtype=dtype, threads=threads, database=database
+    chosen: DriftOptions = values(DriftOptions, options)
+    chosen.check()
+    machine_options = MachineOptions(
+        **{name: options[name] for name in ("device", "backend", "dtype", "threads", "database")}
     )
     policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
-    with local_machine(options) as machine:
+    with local_machine(machine_options) as machine:
         fingerprint = machine.fingerprint
         rows = machine.database.measurements(fingerprint.id)
         with make_reporter().stage("time anchors again") as advance:
-            found = measure_drift(rows, machine.runner, policy, count=anchors, progress=advance)
+            found = measure_drift(
+                rows, machine.runner, policy, count=chosen.anchors, progress=advance
+            )
         check = found.check(timestamp())
         machine.database.add_check(fingerprint, check)
     pace = math.exp(found.latency_change)

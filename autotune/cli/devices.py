@@ -7,6 +7,7 @@ import dataclasses
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.cli.options import DEVICE
 
 
 @click.group("devices", invoke_without_command=True, epilog="Example: autotune devices show a100")
@@ -36,7 +37,7 @@ def command(ctx: click.Context, output_format: str) -> None:
 
 
 @command.command("show", epilog="Example: autotune devices show h200")
-@click.argument("name")
+@click.argument("name", type=DEVICE)
 @format_option
 def show(name: str, output_format: str) -> None:
     """Print a device's specification sheet with the source of each number."""

@@ -82,10 +82,13 @@ def _demands_engine(device: str | None) -> bool:
     """
     if device in (None, "here"):
         return device is not None
+    from autotune.core.option_names import about
     from autotune.devices.detect import require_device
     from autotune.devices.specs import find_device
 
-    if find_device(str(device)).kind != "cuda":
+    with about("device"):
+        spec = find_device(str(device))
+    if spec.kind != "cuda":
         raise OptionError("device", "must be `here` or a GPU", device, schema=ExportOptions)
     require_device(str(device))  # an engine runs on the kind of GPU that it was built on
     return True

@@ -1,4 +1,4 @@
-"""Schemas of the commands, besides `tune`, that a service runs as jobs."""
+"""Schemas of the commands, besides `tune`, that a service runs as jobs or answers itself."""
 
 from __future__ import annotations
 
@@ -6,29 +6,87 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotune.core.errors import UsageError
+from autotune.core.forms import Form, parse_form
+from autotune.core.layers import LayerShape
 from autotune.core.options import OptionError, check_options, option, same
+from autotune.core.types import Address
 from autotune.core.workload import Workload
 from autotune.tuning.options import MachineOptions, check_cores
+from autotune.tuning.request import TuneRequest
 
 if TYPE_CHECKING:
-    from autotune.core.forms import Form
     from autotune.profiler.backends.base import Backend
 
 _SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """A linear layer on `tokens` rows: dense, factorized at rank `rank`, or in a `form`."""
+
+    tokens: int = option(
+        flag="--tokens", required=True, ge=1, le=_SIZE, metavar="M", help="Rows of the input, M."
+    )
+    in_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the input, K.")
+    out_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the output, N.")
+    rank: int | None = option(
+        flag="--rank",
+        ge=1,
+        le=_SIZE,
+        metavar="R",
+        default_text="dense only",
+        help="Rank of the factors.",
+    )
+    form: str | None = option(
+        flag="--form",
+        metavar="FORM",
+        help="Form, such as rank=96 or rank=96:pivoted:int8-static.",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def layer(self) -> LayerShape:
+        """The layer in the form asked for; `form` goes before `rank`."""
+        return LayerShape(
+            tokens=self.tokens,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            form=parse_form(self.form) if self.form else Form(rank=self.rank or 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Predict the latency of a layer."""
+
+    tokens: int = same(LayerOptions, "tokens")
+    shape: str = option(
+        flag="--shape",
+        required=True,
+        metavar="KxN",
+        help="IN_FEATURESxOUT_FEATURES of a layer.",
+    )
+    ranks: tuple[int, ...] = same(LayerOptions, "rank", default=(), flat="ranks")
+    forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
+    device: str = same(MachineOptions, "device")
+    backend: str | None = same(MachineOptions, "backend")
+    dtype: str | None = same(MachineOptions, "dtype")
+    threads: int | None = same(MachineOptions, "threads")
+    database: Address = same(MachineOptions, "database")
+    allow_extrapolation: bool = same(MachineOptions, "allow_extrapolation")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
     """Measure layers into the latency database."""
 
-    tokens: tuple[int, ...] = option((), flag="--tokens", ge=1, le=_SIZE, help="Rows M.")
-    shapes: tuple[str, ...] = option(
-        (),
-        flag="--shape",
-        flat="shapes",
-        metavar="KxN",
-        help="IN_FEATURESxOUT_FEATURES of a layer.",
+    tokens: tuple[int, ...] = same(LayerOptions, "tokens", default=(), required=False)
+    shapes: tuple[str, ...] = same(
+        PredictOptions, "shape", default=(), required=False, flat="shapes"
     )
     plan: str | None = option(
         flag="--plan",
@@ -41,52 +99,36 @@ class ProfileOptions:
     batch_size: int = same(Workload, "batch_size", note="With --for only: ")
     isl: int = same(Workload, "sequence_length", note="With --for only: ")
     osl: int = same(Workload, "output_length", note="With --for only: ")
-    ranks: tuple[int, ...] = option(
-        (),
-        flag="--rank",
-        flat="ranks",
-        ge=1,
-        le=_SIZE,
-        default_text="the aligned grid",
-        help="Rank to measure.",
+    ranks: tuple[int, ...] = same(
+        LayerOptions, "rank", default=(), flat="ranks", default_text="the aligned grid"
     )
-    forms: tuple[str, ...] = option(
-        (),
-        flag="--form",
-        flat="forms",
-        metavar="FORM",
-        help="Form to measure, such as rank=96 or rank=96:pivoted:int8-static.",
-    )
+    forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
     device: str = same(MachineOptions, "device")
     backend: str | None = same(MachineOptions, "backend")
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
+    farm: str | None = same(MachineOptions, "farm")
+    database: Address = same(MachineOptions, "database")
 
     def __post_init__(self) -> None:
         check_options(self)
 
     def check(self) -> None:
-        """Refuse what is no layer and no form, and layers that are said twice or not at all.
+        """Refuse what is no layer and no form, and layers that are given twice or not at all.
 
         Raises:
-            OptionError: one that cannot be used.
+            UsageError: one that cannot be used, under its name.
         """
         from autotune.cli.forms import chosen_forms
         from autotune.cli.options import parse_shape
 
         ways = (self.model, self.plan, self.tokens and self.shapes)
         if sum(map(bool, ways)) != 1:
-            rule = "give {tokens} and {shapes}, or {model} MODEL, or {plan} quick"
+            rule = "give {tokens} and {shapes}, or {model}, or {plan} quick"
             raise OptionError("", rule, schema=ProfileOptions)
         for shape in self.shapes:
-            try:
-                parse_shape(shape, max(self.tokens, default=1))
-            except UsageError as error:
-                raise OptionError("shapes", f"{error}", schema=ProfileOptions) from error
-        try:
-            chosen_forms(self.ranks, self.forms)
-        except UsageError as error:
-            raise OptionError("forms", f"{error}", schema=ProfileOptions) from error
+            parse_shape(shape, max(self.tokens, default=1))
+        chosen_forms(self.ranks, self.forms)
 
 
 def check_forms(forms: Iterable[Form], backend: Backend) -> None:
@@ -195,6 +237,7 @@ class DriftOptions:
     backend: str | None = same(MachineOptions, "backend")
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
+    database: Address = same(MachineOptions, "database")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -206,3 +249,7 @@ class DriftOptions:
             OptionError: that option.
         """
         check_cores(self.threads, "threads", schema=DriftOptions)
+
+
+# Every schema of a command; where two spell an option differently, the first counts.
+SCHEMAS = (TuneRequest, ProfileOptions, PredictOptions, ExportOptions, DriftOptions)

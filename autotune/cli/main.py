@@ -14,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 from autotune import __version__
 from autotune.core.errors import AutotuneError, ExitCode, UsageError
-from autotune.core.options import OptionError
 from autotune.core.progress.pipe import report_error
 
 _COMMANDS = {
@@ -89,6 +88,18 @@ class LazyGroup(click.Group):
         tune = self.get_command(ctx, "tune") if incomplete.startswith("-") else None
         return found if tune is None else [*found, *tune.shell_complete(ctx, incomplete)]
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of `tune` that most users need, as a bare `autotune` takes them; its own."""
+        from autotune.cli.schema import COMMON, SchemaOption
+
+        tune = self.get_command(ctx, "tune")
+        params = tune.get_params(ctx) if tune else []
+        common = [p for p in params if isinstance(p, SchemaOption) and p.entry.option.common]
+        records = [record for each in common if (record := each.get_help_record(ctx))]
+        with formatter.section(f"{COMMON} (`autotune tune --help` lists all)"):
+            formatter.write_dl(records)
+        super().format_options(ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line each, without importing them."""
         del ctx
@@ -112,8 +123,7 @@ Shell completion of commands, options and names:
 def cli() -> None:
     """Make a transformers model fit a latency budget on a given device.
 
-    Without a command, `autotune --device cpu --latency-budget 0.85x …` tunes; see
-    `autotune tune --help` for its options.
+    Without a command, `autotune --device cpu --latency-budget 0.85x …` tunes.
     """
 
 
@@ -167,12 +177,20 @@ def main() -> None:
         code = error.exit_code
         report_error(type(error).__name__, error.format_message(), code)
     except AutotuneError as error:
-        if isinstance(error, OptionError):
-            error.spell("cli")
-        code = _failed(type(error).__name__, str(error), error.exit_code)
+        code = _refused(error)
     except BrokenPipeError:
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refused(error: AutotuneError) -> int:
+    """Show an error with options as flags; the program that started this one spells them itself."""
+    from autotune.cli.job_options import SCHEMAS
+    from autotune.core.option_names import spell
+
+    click.echo(f"autotune: {spell(error, 'cli', *SCHEMAS)}", err=True)
+    report_error(type(error).__name__, error.template, error.exit_code)
+    return error.exit_code
 
 
 def _failed(kind: str, message: str, exit_code: int) -> int:

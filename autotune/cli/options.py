@@ -10,35 +10,16 @@ from typing import Any
 import click
 
 from autotune.cli.main import json_flag, wants_json
-from autotune.cli.schema import single
-from autotune.core.errors import UsageError
+from autotune.cli.schema import Suggested, single
+from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
-from autotune.core.paths import data_folder, database_address, default_database
-from autotune.core.types import Address
+from autotune.core.paths import data_folder
+from autotune.devices.specs import known_devices
 from autotune.tuning.options import MachineOptions
 
-
-class _AddressType(click.ParamType[Address]):
-    name = "path or url"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
-        return database_address(str(value))
-
-
-database_option = click.option(
-    "--db",
-    "database",
-    type=_AddressType(),
-    default=lambda: str(default_database()),
-    help="Latency database: a SQLite file or postgresql://… (default: $AUTOTUNE_DB or the user's).",
-)
-device_option = single(MachineOptions, "machine.device")
-backend_option = single(MachineOptions, "machine.backend")
-dtype_option = single(MachineOptions, "machine.dtype")
-extrapolation_option = single(MachineOptions, "machine.allow_extrapolation")
+database_option = single(MachineOptions, "machine.database")
 threads_option = single(MachineOptions, "machine.threads")
+DEVICE = Suggested(known_devices)
 token_option = click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -83,10 +64,10 @@ def parse_shape(text: str, tokens: int) -> LayerShape:
         UsageError: another form, or a size of zero.
     """
     match = _SHAPE.fullmatch(text)
-    if match is None or "0" in match.groups() or tokens < 1:
+    if match is None or not all(map(int, match.groups())):
         raise UsageError(
-            f"{text!r} on {tokens} tokens is no layer; write IN_FEATURESxOUT_FEATURES such as "
-            "384x1536, and at least 1 token"
+            f"{option_name('shape')} must be IN_FEATURESxOUT_FEATURES, such as 384x1536, "
+            f"got {text!r}"
         )
     return LayerShape(
         tokens=tokens, in_features=int(match.group(1)), out_features=int(match.group(2))

@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import click
 
-from autotune.cli.forms import chosen_forms, form_option
+from autotune.cli.forms import chosen_forms
+from autotune.cli.job_options import PredictOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import (
-    backend_option,
-    database_option,
-    device_option,
-    dtype_option,
-    extrapolation_option,
-    parse_shape,
-    threads_option,
-)
+from autotune.cli.options import parse_shape
+from autotune.cli.schema import schema_options, values
 from autotune.core.forms import DENSE
-from autotune.core.types import Address
 
 
 @click.command(
     "predict", epilog="Example: autotune predict --tokens 128 --shape 384x1536 --rank 96"
 )
-@click.option("--tokens", type=int, required=True, help="Rows of the input, M.")
-@click.option("--shape", required=True, help="Layer, as IN_FEATURESxOUT_FEATURES.")
-@click.option("--rank", "ranks", type=int, multiple=True, help="Ranks (default: dense only).")
-@form_option
-@dtype_option
-@device_option
-@backend_option
-@threads_option
-@database_option
-@extrapolation_option
+@schema_options(PredictOptions, filled=True)
 @format_option
-def command(
-    *,
-    tokens: int,
-    shape: str,
-    ranks: tuple[int, ...],
-    forms: tuple[str, ...],
-    dtype: str | None,
-    device: str,
-    backend: str | None,
-    threads: int | None,
-    database: Address,
-    allow_extrapolation: bool,
-    output_format: str,
-) -> None:
+def command(output_format: str, **options: Any) -> None:
     """Predict a layer's latency, dense and in the given forms, with its interval and source.
 
     For a device that is not on this machine, predictions come from the database that ships with
@@ -59,25 +31,20 @@ def command(
     from autotune.tuning.machines import nearest_machine
     from autotune.tuning.options import MachineOptions
 
-    wanted = [form for form in chosen_forms(ranks, forms) if form != DENSE]
-    options = MachineOptions(
-        device=device,
-        backend=backend,
-        dtype=dtype,
-        threads=threads,
-        database=database,
-        allow_extrapolation=allow_extrapolation,
-    )
-    dense = parse_shape(shape, tokens)
+    chosen: PredictOptions = values(PredictOptions, options)
+    wanted = [form for form in chosen_forms(chosen.ranks, chosen.forms) if form != DENSE]
+    names = ("device", "backend", "dtype", "threads", "database", "allow_extrapolation")
+    dense = parse_shape(chosen.shape, chosen.tokens)
     shapes = [dense.with_form(form) for form in (DENSE, *wanted)]
-    with nearest_machine(options) as machine:
-        found = KnownLayers(machine, allow_extrapolation=allow_extrapolation).predict(shapes)
+    with nearest_machine(MachineOptions(**{n: getattr(chosen, n) for n in names})) as machine:
+        layers = KnownLayers(machine, allow_extrapolation=chosen.allow_extrapolation)
+        found = layers.predict(shapes)
         name, dtype = machine.spec.name, machine.dtype
     answers, lines = [], []
     for one, estimate in zip(found.shapes, found.estimates, strict=True):
         form = one.form
-        names = {"rank": form.rank or None, "form": str(form)}
-        answers.append({**names, **dataclasses.asdict(estimate)})
+        asked = {"rank": form.rank or None, "form": str(form)}
+        answers.append({**asked, **dataclasses.asdict(estimate)})
         name_of = str(form) if form.suffix or form.is_dense else f"rank {form.rank}"
         lines.append(
             f"{name_of:10s} "

@@ -11,7 +11,7 @@ import click
 from autotune.cli.forms import chosen_forms
 from autotune.cli.job_options import ProfileOptions, check_forms
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import database_option, parse_shape, token_option
+from autotune.cli.options import parse_shape, token_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.layers import LayerShape
 from autotune.core.types import Address
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
     "profile", epilog="Example: autotune profile --tokens 128 --shape 384x1536 --rank 96"
 )
 @schema_options(ProfileOptions, filled=True)
-@click.option(
-    "--farm",
-    envvar="AUTOTUNE_FARM",
-    help="Measure on the workers of the farm at IP:PORT (default: $AUTOTUNE_FARM, else here).",
-)
 @token_option
-@database_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
     """Measure layers, dense and low-rank, and keep what was measured in the database."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions
+from autotune.cli.job_options import DriftOptions, ExportOptions, PredictOptions, ProfileOptions
 from autotune.cli.schema import default_text
 from autotune.core.options import EFFORTS, Entry, entries
 from autotune.tuning.request import TuneRequest
@@ -51,6 +51,7 @@ def page() -> str:
     lines += [_EFFORT.rstrip(), "", *_efforts(), ""]
     for command, schema in (
         ("autotune profile", ProfileOptions),
+        ("autotune predict", PredictOptions),
         ("autotune export", ExportOptions),
         ("autotune db drift", DriftOptions),
     ):
@@ -67,7 +68,8 @@ def _table(found: list[Entry]) -> Iterator[str]:
         option = entry.option
         flags = " / ".join(f"`{each}`" for each in (option.short, option.flag, option.off) if each)
         flat = f"`{option.flat}`" if option.flat else ""
-        default = default_text(entry) or ("off" if entry.kind is bool else "none")
+        unset = "required" if option.required else "off" if entry.kind is bool else "none"
+        default = default_text(entry) or unset
         cells = (flags, f"`{entry.path}`", flat, _values(entry), default, option.help)
         yield f"| {' | '.join(each.replace('|', chr(92) + '|') for each in cells)} |"
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from autotune.core.errors import AutotuneError
 from autotune.core.options import Entry, entries
 from autotune.core.options_json import Nested, from_json, nested_from_flat
 
-_COMMON = "Options that most users need"
+COMMON = "Options that most users need"
 _LAST = "Other options"
 
 
@@ -36,6 +38,38 @@ class PartName(click.ParamType[str]):
         return [CompletionItem(n) for n in self._entry.option.names() if n.startswith(incomplete)]
 
 
+class Suggested(click.ParamType[str]):
+    """A text for which the shell offers some values; they are listed when they are needed."""
+
+    name = "text"
+
+    def __init__(self, values: Callable[[], Iterable[str]]) -> None:
+        self._values = values
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The values that begin with what is there; none if they cannot be listed."""
+        del ctx, param
+        with contextlib.suppress(AutotuneError):
+            return [CompletionItem(each) for each in self._values() if each.startswith(incomplete)]
+        return []
+
+
+class Parsed(click.ParamType[Any]):
+    """The value that an option's own function makes of the text."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As the option's schema converts it."""
+        del param, ctx
+        return self._parse(str(value))
+
+
 class SchemaOption(click.Option):
     """A click option made from an entry of a schema."""
 
@@ -56,7 +90,8 @@ def described(entry: Entry) -> str:
     if option.part is not None:
         more = "; NAME:key=value sets its options" if option.configurable else ""
         text += f" One of {', '.join(option.names())}{more}."
-    notes = [option.bounds] if option.bounds else []
+    notes = ["required"] if option.required else []
+    notes += [option.bounds] if option.bounds else []
     if entry.kind is tuple:
         notes.append("repeatable")
     default = default_text(entry)
@@ -99,6 +134,7 @@ def click_option(entry: Entry, *, filled: bool = False) -> SchemaOption:
     """
     option = entry.option
     more: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "envvar": option.env}
+    more["required"] = option.required
     if entry.kind is bool:
         more |= {"is_flag": True, "metavar": None, "type": bool}
     elif entry.kind is tuple:
@@ -117,6 +153,10 @@ def _click_type(entry: Entry) -> Any:
         return PartName(entry)
     if option.choices:
         return click.Choice(option.names())
+    if option.complete is not None:
+        return Suggested(option.complete)
+    if option.parse is not None:
+        return Parsed(option.parse)
     if entry.kind in (int, float):
         return entry.kind
     return click.Path() if option.metavar in ("FILE", "FOLDER") else str
@@ -159,7 +199,7 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One definition list a group, in the order in which the groups are declared."""
-        groups: dict[str, list[tuple[str, str]]] = {_COMMON: []}
+        groups: dict[str, list[tuple[str, str]]] = {COMMON: []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
@@ -174,7 +214,7 @@ class GroupedCommand(click.Command):
 def _group(param: click.Parameter) -> str:
     if not isinstance(param, SchemaOption):
         return _LAST
-    return _COMMON if param.entry.option.common else param.entry.option.group or _LAST
+    return COMMON if param.entry.option.common else param.entry.option.group or _LAST
 
 
 def single(schema: type, path: str) -> Callable[[Any], Any]:

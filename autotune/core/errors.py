@@ -30,17 +30,22 @@ A command that ends without an error exits with 0; with 1 where a measured or pr
 misses the budget, or a check failed; and with 5 where the measurement does not decide whether the
 budget is met.
 
-Each message states what was given, what is allowed, and what to do next.
+Each message states what was given, what is allowed, and what to do next. It names an option by
+`option_name("search.trials")`, at any level of the program; whoever hands the error to its caller
+has the name spelled as that caller writes it (`autotune.core.option_names`).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+from typing import Self
 
+_NAME = re.compile(r"\{option:([a-z_.]+)\}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (
     errno.EACCES,
@@ -66,6 +71,16 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
+def option_name(path: str) -> str:
+    """What stands for the option at `path`, such as `search.trials`, in the message of an error."""
+    return f"{{option:{path}}}"
+
+
+def fill_names(template: str, names: Callable[[str], str] = str) -> str:
+    """A message in which `names` spells every option by its path; unless given, it is the path."""
+    return _NAME.sub(lambda found: names(found[1]), template)
+
+
 class AutotuneError(Exception):
     """Base of every error that this package raises on purpose.
 
@@ -73,6 +88,20 @@ class AutotuneError(Exception):
     """
 
     exit_code: int = ExitCode.FAILED
+    _names: Callable[[str], str] | None = None
+
+    @property
+    def template(self) -> str:
+        """The message with `option_name(path)` for every option."""
+        return super().__str__()
+
+    def name_options(self, names: Callable[[str], str]) -> Self:
+        """The same error, its options spelled by `names` instead of by their paths."""
+        self._names = names
+        return self
+
+    def __str__(self) -> str:
+        return fill_names(self.template, self._names or str)
 
 
 class UsageError(AutotuneError, ValueError):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 
 Style = Literal["api", "cli", "http", "flat"]
 EFFORTS = ("quick", "normal", "thorough")
@@ -41,7 +41,9 @@ class Option:
     names that are known when it is asked, and `configurable` says that `NAME:key=value` sets the
     part's own options. `by_effort` are the defaults at each of `EFFORTS`. A `local` option
     belongs to the machine that runs the tuning, so a service sets it itself; a `secret` one is
-    never written down.
+    never written down; a `required` one has no default. `complete` lists values for the shell to
+    offer where others are possible. `origin` is the path of the option that this one is the `same`
+    as.
     """
 
     flag: str
@@ -63,6 +65,9 @@ class Option:
     common: bool = False
     local: bool = False
     secret: bool = False
+    required: bool = False
+    complete: Callable[[], Iterable[str]] | None = None
+    origin: str = ""
 
     def names(self) -> tuple[str, ...]:
         """The allowed values, or the names of parts that are known now."""
@@ -134,30 +139,17 @@ class OptionError(UsageError):
         field: Path of the option in its schema, such as `search.trials`.
         rule: What must hold, such as `must be 0 or more`.
         value: What was given; `...` where the rule is not about one value.
-        style: How options are spelled in the message; see `Entry.spelled`.
+        schema: The schema that the option is of.
 
     In `rule`, `{search.trials}` stands for an option by its path.
     """
 
     def __init__(self, field: str, rule: str, value: Any = ..., *, schema: type) -> None:
-        self.field, self.rule, self.value = field, rule, value
-        self.style: Style = "api"
-        self._entries = {entry.path: entry for entry in entries(schema)}
-        super().__init__(self._text())
-
-    def spell(self, style: Style) -> OptionError:
-        """The same error with its options spelled as the caller wrote them."""
-        self.style = style
-        return self
-
-    def __str__(self) -> str:
-        return self._text()
-
-    def _text(self) -> str:
-        text = f"{{{self.field}}} {self.rule}" if self.field else self.rule
-        for path, entry in self._entries.items():
-            text = text.replace(f"{{{path}}}", entry.spelled(self.style))
-        return text if self.value is ... else f"{text}, got {_shown(self.value)}"
+        self.field, self.rule, self.value, self.schema = field, rule, value, schema
+        text = f"{{{field}}} {rule}" if field else rule
+        for entry in entries(schema):
+            text = text.replace(f"{{{entry.path}}}", option_name(entry.path))
+        super().__init__(text if value is ... else f"{text}, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
@@ -211,15 +203,20 @@ def _plain(hint: Any) -> tuple[type, type, bool]:
     return kind, item, len(some) < len(inner)
 
 
-def same(schema: type, name: str, *, note: str = "") -> Any:
+def same(schema: type, name: str, *, note: str = "", default: Any = ..., **changed: Any) -> Any:
     """A field like that of another schema, for commands that share an option.
 
-    `note` is put before its help.
+    `note` is put before its help; `default` and `changed`, attributes of `Option`, differ.
     """
     field = next(each for each in dataclasses.fields(schema) if each.name == name)
     found: Option = field.metadata[_KEY]
-    metadata = {_KEY: dataclasses.replace(found, help=f"{note}{found.help}", common=False)}
-    return dataclasses.field(default=field.default, metadata=metadata)
+    origin = found.origin or f"{getattr(schema, 'PATH', '')}.{name}".lstrip(".")
+    more = {"help": f"{note}{found.help}", "common": False, "origin": origin, **changed}
+    metadata = {_KEY: dataclasses.replace(found, **more)}
+    if default is ... and field.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=field.default_factory, metadata=metadata)
+    default = field.default if default is ... else default
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_options(record: Any) -> None:
@@ -244,6 +241,8 @@ def check_value(entry: Entry, value: Any, *, schema: type) -> Any:
     Raises:
         OptionError: it has another type, is outside the bounds or not among the choices.
     """
+    if value is None and entry.option.required:
+        raise OptionError(entry.path, "must be given", schema=schema)
     if value is None and (entry.optional or entry.default is None):
         return None
     found = None if value is None else _converted(entry, value)

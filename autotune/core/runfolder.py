@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from autotune.core.errors import RunFolderError, refused_write
+from autotune.core.errors import RunFolderError, option_name, refused_write
 from autotune.core.files import remove, write_whole
 from autotune.core.types import canonical_json, digest
 
-_ADVICE = "give a writable folder with --output"
+_ADVICE = f"set {option_name('output')} to a writable folder"
 
 
 class RunFolder:
@@ -42,8 +42,8 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.close()
             raise RunFolderError(
-                f"{self.path} is in use by another autotune process; wait until it ends, or give "
-                "another folder with --output"
+                f"{self.path} is in use by another autotune process; wait until it ends, or set "
+                f"{option_name('output')} to another folder"
             ) from error
         for leftover in self.path.glob(".*.part"):
             remove(leftover)

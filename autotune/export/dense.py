@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autotune.core.errors import UsageError, storage_errors
+from autotune.core.errors import UsageError, option_name, storage_errors
 from autotune.core.files import require_writable, write_whole
 
-_ADVICE = "give a writable folder with --output"
+_ADVICE = f"set {option_name('output')} to a writable folder"
 
 
 def merge(folder: str | Path, output: str | Path | None = None) -> Path:
@@ -29,7 +29,9 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
     target = Path(output) if output else loaded.folder.parent / "dense"
     with storage_errors(target, _ADVICE):
         if target.exists():
-            raise UsageError(f"{target} exists already; give another folder with --output")
+            raise UsageError(
+                f"{target} exists already; set {option_name('output')} to another folder"
+            )
     require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=_ADVICE)
     if not low_rank_layers(loaded.model):
         raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")

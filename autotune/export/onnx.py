@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.errors import UsageError, storage_errors
+from autotune.core.errors import UsageError, option_name, storage_errors
 from autotune.core.files import file_sha256, require_writable, write_whole
 from autotune.core.forms import plan_to_json
 from autotune.core.progress import Reporter
@@ -18,7 +18,7 @@ from autotune.export.manifest import MANIFEST, SCHEMA_VERSION, read_manifest_jso
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
 
-ADVICE = "give a writable folder with --output"
+ADVICE = f"set {option_name('output')} to a writable folder"
 
 
 def export_onnx(
@@ -77,7 +77,10 @@ def exported_phases(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
         UsageError: the model is no decoder.
     """
     if decode and loaded.task != "causal-lm":
-        raise UsageError(f"--decode: a {loaded.task} model has no decode step; leave it out")
+        raise UsageError(
+            f"{option_name('decode')} cannot be used: a model of the task {loaded.task} has no "
+            "decode step; leave it out"
+        )
     return ("prefill", "decode") if decode else ("prefill",)
 
 
@@ -92,7 +95,9 @@ def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path
     with storage_errors(target, ADVICE):
         exists = target.exists()
     if exists and not (target / MANIFEST).is_file():
-        raise UsageError(f"{target} exists and is no export; give another folder with --output")
+        raise UsageError(
+            f"{target} exists and is no export; set {option_name('output')} to another folder"
+        )
     require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=ADVICE)
     return target
 

@@ -33,9 +33,10 @@ def read_token(file: Path | None) -> str:
     if not token and file is not None and file.is_file():
         token = file.read_text().strip()
     if len(token) < _LEAST_TOKEN:
+        place = f", or put that file at {file}" if file is not None else ""
         raise UsageError(
-            f"a farm token of at least {_LEAST_TOKEN} characters is required: set "
-            f"{TOKEN_VARIABLE}, or give --token-file with the file that `autotune farm` wrote"
+            f"a farm token of at least {_LEAST_TOKEN} characters is required: set {TOKEN_VARIABLE} "
+            f"to that in the file which `autotune farm` wrote{place}"
         )
     return token
 

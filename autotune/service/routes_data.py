@@ -8,10 +8,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 
+from autotune.cli.job_options import PredictOptions
+from autotune.core.errors import AutotuneError
+from autotune.core.option_names import spell
+from autotune.layers.predict import LayerPredictions
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
-from autotune.service.state import Caller, Parts
+from autotune.service.state import Caller, Parts, State
 from autotune.service.uploads import list_uploads, receive
-from autotune.service.views import Answer, EstimateView, PredictionRequest
+from autotune.service.views import Answer, EstimateView, PredictionRequest, layer_of
+from autotune.tuning.machine import Machine
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 _Name = Annotated[str, PathParameter(max_length=100)]
@@ -38,20 +43,26 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 @router.post("/predict")
 def predict(question: PredictionRequest, parts: Parts, _: Caller) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
-    shapes = [shape.layer() for shape in question.shapes]
-    machine, found = parts.predictions.answer(
-        question.device,
-        question.backend,
-        question.dtype,
-        shapes,
-        allow_extrapolation=question.allow_extrapolation,
-    )
+    try:
+        machine, found = _predicted(question, parts)
+    except AutotuneError as error:
+        raise spell(error, "api", PredictOptions) from None
     return Answer(
         device=machine.spec.name,
         backend=machine.backend.name,
         dtype=machine.dtype,
         sources=list(found.sources),
         estimates=[EstimateView(**dataclasses.asdict(one)) for one in found.estimates],
+    )
+
+
+def _predicted(question: Any, parts: State) -> tuple[Machine, LayerPredictions]:
+    return parts.predictions.answer(
+        question.device,
+        question.backend,
+        question.dtype,
+        [layer_of(shape) for shape in question.shapes],
+        allow_extrapolation=question.allow_extrapolation,
     )
 
 

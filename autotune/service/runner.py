@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -10,8 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autotune.core.errors import AutotuneError, DatabaseUnreachableError, StorageError
+from autotune.core.errors import (
+    AutotuneError,
+    DatabaseUnreachableError,
+    StorageError,
+    fill_names,
+)
 from autotune.core.files import write_whole
+from autotune.core.option_names import option_names
 from autotune.core.options_json import at, merged
 from autotune.service.errors import LeaseLostError
 from autotune.service.inputs import resolve
@@ -59,7 +66,7 @@ class Runner:
         except (AutotuneError, OSError) as error:
             return Ending(exit_code=getattr(error, "exit_code", 2), error=str(error))
         with process:
-            return self._watch(process, lease)
+            return _named(self._watch(process, lease), job.kind)
 
     def _watch(self, process: JobProcess, lease: Lease) -> Ending | None:
         quotas, started, beaten, looked = self.settings.quotas, time.monotonic(), 0.0, 0.0
@@ -132,6 +139,14 @@ class Runner:
                 LOG.warning("%s", error)
                 if self.stopping.wait(_PAUSE_S):
                     return  # the job is found silent and taken over
+
+
+def _named(ending: Ending | None, kind: str) -> Ending | None:
+    """The ending, its error naming options as the job's specification does."""
+    if ending is None or ending.error is None:
+        return ending
+    names = option_names("http", KINDS[kind].schema)
+    return dataclasses.replace(ending, error=fill_names(ending.error, names))
 
 
 def command_of(settings: Settings, job: Job) -> list[str]:

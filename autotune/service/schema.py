@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import GenericAlias
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -108,10 +108,18 @@ def _renamed(error: ValidationError, names: Mapping[str, str]) -> ValidationErro
     return ValidationError.from_exception_data(error.title, lines)
 
 
-def pydantic_model(schema: type, name: str, *, base: type[Spec] = Spec, **more: Any) -> type[Spec]:
+def pydantic_model(
+    schema: type,
+    name: str,
+    *,
+    base: type[Spec] = Spec,
+    leave_out: Collection[str] = (),
+    **more: Any,
+) -> type[Spec]:
     """The model of a schema: its options, less those that belong to the machine that runs them.
 
-    Sub-schemas become models of their own; `more` are further fields.
+    Sub-schemas become models of their own; `leave_out` are fields that the model lacks,
+    and `more` are further ones.
     """
     fields: dict[str, Any] = {}
     parts = nested(schema)
@@ -123,7 +131,7 @@ def pydantic_model(schema: type, name: str, *, base: type[Spec] = Spec, **more: 
             fields[field.name] = (below, Field(default_factory=below))
             continue
         entry = by_path[f"{prefix}.{field.name}".lstrip(".")]
-        if not (entry.option.local or entry.option.secret):
+        if not (entry.option.local or entry.option.secret or field.name in leave_out):
             fields[field.name] = _field(entry)
     doc = str(schema.__doc__).partition("\n")[0]
     made = create_model(name, __base__=base, __doc__=doc, **fields, **more)
@@ -138,9 +146,9 @@ def _field(entry: Entry) -> Any:
     kind = _type(entry)
     if entry.kind is tuple:
         kind = Annotated[GenericAlias(list, (kind,)), Field(max_length=64)]
-    elif default is None:
+    elif default is None and not entry.option.required:
         kind = kind | None
-    return kind, Field(default, description=_text(entry))
+    return kind, Field(... if entry.option.required else default, description=_text(entry))
 
 
 def _text(entry: Entry) -> str:

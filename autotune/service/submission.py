@@ -9,8 +9,8 @@ from typing import Any
 
 from autotune.cli.forms import chosen_forms
 from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, check_forms
-from autotune.core.errors import UsageError
-from autotune.core.options import OptionError
+from autotune.core.errors import AutotuneError, UsageError
+from autotune.core.option_names import spell
 from autotune.core.options_json import from_json
 from autotune.service.errors import NotFoundError
 from autotune.service.inputs import resolve
@@ -36,10 +36,9 @@ def accept(
     try:
         spec = canonical(kind, body.model_dump(exclude_unset=True))
         return check_submission(settings, database, kind, spec), spec
-    except OptionError as error:
-        raise error.spell(
-            "flat" if isinstance(body, TakesFlatNames) and body.flat else "http"
-        ) from None
+    except AutotuneError as error:
+        flat = isinstance(body, TakesFlatNames) and body.flat
+        raise spell(error, "flat" if flat else "http", KINDS[kind].schema) from None
 
 
 def check_submission(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
+from fastapi import Body
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from autotune.core.forms import Form, parse_form
+from autotune.cli.job_options import LayerOptions, PredictOptions
 from autotune.core.layers import LayerShape
+from autotune.core.options_json import from_json
 from autotune.service.job_records import Job
 from autotune.service.job_schema import StateName
-from autotune.service.specs import KINDS, Text, spec_model
-
-_Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+from autotune.service.schema import Spec, pydantic_model
+from autotune.service.specs import KINDS, spec_model
 
 
 def _submission(kind: str) -> type[BaseModel]:
@@ -77,36 +79,21 @@ class ArtefactView(BaseModel):
     bytes: int
 
 
-class Shape(BaseModel):
-    """A linear layer on `tokens` rows: dense, factorized at rank `rank`, or in a `form`."""
-
-    model_config = ConfigDict(extra="forbid")
-    tokens: _Size
-    in_features: _Size
-    out_features: _Size
-    rank: _Size | None = None
-    form: Text | None = None
-
-    def layer(self) -> LayerShape:
-        """The layer in the form asked for; `form` goes before `rank`."""
-        form = parse_form(self.form) if self.form else Form(rank=self.rank or 0)
-        return LayerShape(
-            tokens=self.tokens,
-            in_features=self.in_features,
-            out_features=self.out_features,
-            form=form,
-        )
+# Layers whose latency on a device is to be predicted: `autotune predict` of many layers at once.
+_ONE_LAYER = ("tokens", "shape", "ranks", "forms", "threads")
+_shape: Any = pydantic_model(LayerOptions, "Shape")
+_shapes: Any = Annotated[
+    GenericAlias(list, (_shape,)), Field(min_length=1, max_length=1000, description="The layers.")
+]
+_prediction: Any = pydantic_model(
+    PredictOptions, "PredictionRequest", leave_out=_ONE_LAYER, shapes=(_shapes, ...)
+)
+PredictionRequest = Annotated[_prediction, Body()]
 
 
-class PredictionRequest(BaseModel):
-    """Layers whose latency on a device is to be predicted."""
-
-    model_config = ConfigDict(extra="forbid")
-    device: Text = "cpu"
-    backend: Text | None = None
-    dtype: Literal["fp32", "fp16", "bf16"] | None = None
-    allow_extrapolation: bool = False
-    shapes: Annotated[list[Shape], Field(min_length=1, max_length=1000)]
+def layer_of(shape: Spec) -> LayerShape:
+    """The layer that a `Shape` describes."""
+    return from_json(LayerOptions, shape.model_dump()).layer()
 
 
 class EstimateView(BaseModel):

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.errors import DeviceMissingError, UsageError, option_name
+from autotune.core.option_names import about
 from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance
 from autotune.devices.detect import check_threads, require_device
@@ -53,10 +54,7 @@ def check_machine(options: MachineOptions) -> None:
         UsageError, DeviceMissingError: as `find_machine`.
     """
     if options.farm:
-        from autotune.farm.address import split_address
-
-        split_address(options.farm)
-        _backend_and_dtype(find_device(options.device), options)
+        _check_farm(options)
         return
     nearest_machine(options).close()
 
@@ -80,7 +78,7 @@ def nearest_machine(options: MachineOptions) -> Machine:
     Raises:
         UsageError, DeviceMissingError: as `find_machine`.
     """
-    spec = find_device(options.device)
+    spec = _device(options)
     try:
         require_device(options.device)
     except DeviceMissingError as error:
@@ -106,9 +104,11 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         UsageError: an unknown device or backend, ones that do not go together, or too many threads.
         DeviceMissingError: the device is not here, or its backend is not installed.
     """
-    present = require_device(options.device)
+    with about("machine.device"):
+        present = require_device(options.device)
     spec = present.spec
-    require_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+    with about("machine.backend"):
+        require_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
     backend, dtype = _backend_and_dtype(spec, options)
     threads = check_threads(options.threads)
     return MeasuringMachine(
@@ -138,7 +138,7 @@ def farm_machine(options: MachineOptions) -> MeasuringMachine:
     """
     from autotune.farm.ray_executor import RayExecutor
 
-    _backend_and_dtype(find_device(options.device), options)
+    _check_farm(options)
     with ExitStack() as stack:  # leaves the farm again if the machine cannot be had
         executor = stack.enter_context(RayExecutor(options.farm or "", options.farm_token or ""))
         machine = executor_machine(executor, options)
@@ -154,7 +154,7 @@ def executor_machine(executor: Executor, options: MachineOptions) -> MeasuringMa
     """
     from autotune.tuning.on_farm import FarmMachine
 
-    spec = find_device(options.device)
+    spec = _device(options)
     backend, dtype = _backend_and_dtype(spec, options)
     return FarmMachine(
         executor,
@@ -167,19 +167,38 @@ def executor_machine(executor: Executor, options: MachineOptions) -> MeasuringMa
     )
 
 
+def _device(options: MachineOptions) -> DeviceSpec:
+    with about("machine.device"):
+        return find_device(options.device)
+
+
+def _check_farm(options: MachineOptions) -> None:
+    """Refuse an address, device, backend or dtype that no farm can have; none is asked."""
+    from autotune.farm.address import split_address
+
+    with about("machine.farm"):
+        split_address(options.farm or "")
+    _backend_and_dtype(_device(options), options)
+
+
 def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backend, str]:
     """The backend and dtype asked for, or the usual ones of the device.
 
     Raises:
         UsageError: they do not go together.
     """
-    backend = make_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
-    if spec.kind not in backend.device_kinds:
-        raise UsageError(f"backend {backend.name} runs on {'/'.join(backend.device_kinds)} only")
+    with about("machine.backend"):
+        backend = make_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+        if spec.kind not in backend.device_kinds:
+            kinds = "/".join(backend.device_kinds)
+            raise UsageError(f"backend {backend.name} runs on {kinds} only")
     usual = spec.default_dtype if spec.default_dtype in backend.dtypes else backend.dtypes[0]
     dtype = options.dtype or usual
     if dtype not in backend.dtypes:
-        raise UsageError(f"backend {backend.name} runs {'/'.join(backend.dtypes)}, not {dtype}")
+        raise UsageError(
+            f"{option_name('machine.dtype')}: backend {backend.name} runs "
+            f"{'/'.join(backend.dtypes)}, not {dtype}"
+        )
     return backend, dtype
 
 
@@ -196,4 +215,5 @@ def _advice(spec: DeviceSpec) -> str:
     profile = "run `autotune profile` there and `autotune db merge` its database here"
     if spec.kind != "cuda":
         return profile
-    return f"{profile}, or let --allow-extrapolation predict it from its sheet and other devices"
+    name = option_name("machine.allow_extrapolation")
+    return f"{profile}, or set {name} to predict it from its sheet and other devices"

@@ -13,7 +13,7 @@ from autotune.compress.decode import decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Workload
@@ -151,8 +151,8 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
     """
     if workload.phase != "prefill" and loaded.task != "causal-lm":
         raise UsageError(
-            f"--phase {workload.phase} asks for decode steps, but a {loaded.task} model has none; "
-            "leave the option out"
+            f"{option_name('workload.phase')} {workload.phase} asks for decode steps, which a "
+            f"model of the task {loaded.task} does not have; use phase prefill and no output length"
         )
     # A decode step adds a token whatever the length of the output.
     steps = workload.output_length or int(workload.phase == "decode")
@@ -160,6 +160,7 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
     limit = getattr(loaded.config, "max_position_embeddings", None)
     if limit is not None and length > limit:
         raise UsageError(
-            f"--isl {workload.sequence_length} and {steps} decode steps (--osl) need {length} "
-            f"positions; the model has {limit}"
+            f"{option_name('workload.sequence_length')} {workload.sequence_length} and {steps} "
+            f"decode steps ({option_name('workload.output_length')}) need {length} positions; the "
+            f"model has {limit}"
         )

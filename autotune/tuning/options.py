@@ -14,7 +14,7 @@ from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
 from autotune.core.types import Address
 from autotune.devices.detect import cpu_threads
-from autotune.devices.specs import DTYPE_BYTES
+from autotune.devices.specs import DTYPE_BYTES, known_devices
 from autotune.profiler.backends import BACKENDS
 from autotune.search.allocators import ALLOCATORS
 
@@ -35,6 +35,7 @@ class MachineOptions:
         common=True,
         group="Machine",
         metavar="NAME",
+        complete=known_devices,
         help="Target device; `autotune devices` lists them.",
     )
     backend: str | None = option(
@@ -94,6 +95,7 @@ class MachineOptions:
         metavar="IP:PORT",
         env="AUTOTUNE_FARM",
         local=True,
+        default_text="$AUTOTUNE_FARM, else none",
         help="Address of a farm whose workers take part.",
     )
     farm_token: str | None = option(local=True, secret=True, help="Token of the farm.")

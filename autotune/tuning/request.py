@@ -18,7 +18,8 @@ from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
-from autotune.core.errors import CalibrationError, UsageError
+from autotune.core.errors import CalibrationError, UsageError, option_name
+from autotune.core.option_names import about
 from autotune.core.options import (
     EFFORTS,
     OptionError,
@@ -148,12 +149,15 @@ class TuneRequest:
         self._check_parts()
         self._check_combination()
         if is_local(self.model):
-            model_folder(self.model)
-        for path in (self.calibration.calibration, self.calibration.evaluation):
+            with about("model"):
+                model_folder(self.model)
+        for name in ("calibration", "evaluation"):
+            path = getattr(self.calibration, name)
             if path is not None and not Path(path).expanduser().is_file():
                 raise CalibrationError(
-                    f"calibration file {path} cannot be read: No such file; give a text file with "
-                    "one document a line, or a .safetensors file of input tensors"
+                    f"{option_name(f'calibration.{name}')} {path} cannot be read: No such file; "
+                    "give a text file with one document a line, or a .safetensors file of input "
+                    "tensors"
                 )
 
     def _check_parts(self) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.core.errors import MeasurementError
+from autotune.core.errors import MeasurementError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
@@ -113,5 +113,5 @@ def _unknown(shape: LayerShape) -> MeasurementError:
     return MeasurementError(
         f"nothing measured is near {m} tokens, {k}x{n}, {what}; measure it with "
         f"`autotune profile --tokens {m} --shape {k}x{n}{how}`, or allow a roofline guess with "
-        "--allow-extrapolation"
+        f"{option_name('machine.allow_extrapolation')}"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.core.errors import DatabaseError, UsageError, storage_errors
+from autotune.core.errors import DatabaseError, UsageError, option_name, storage_errors
 from autotune.core.files import file_sha256, write_whole
 from autotune.core.forms import parse_form
 from autotune.core.types import Fingerprint, canonical_json, from_mapping
@@ -189,5 +189,6 @@ def _refuse_namesakes(target: LatencyDatabase, other: LatencyDatabase, source: P
         differs = ", ".join(f"{f} {a!r} and {b!r}" for f, a, b in pairs if a != b)
         raise DatabaseError(
             f"{source} has {' '.join(name(fingerprint))} as {key}, here it is {own_key}: "
-            f"{differs}; such measurements must not mix, --keep-apart stores them beside each other"
+            f"{differs}; such measurements must not mix, {option_name('keep_apart')} stores them "
+            "beside each other"
         )

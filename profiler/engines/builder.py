@@ -12,7 +12,7 @@ from typing import Any
 
 from autotune.core.child_errors import ChildError, ChildTimeoutError
 from autotune.core.childprocess import ChildProcess
-from autotune.core.errors import EngineError
+from autotune.core.errors import EngineError, option_name
 from autotune.core.files import copy_whole, make_folder, write_text_whole
 from autotune.core.paths import engine_cache
 from autotune.core.types import canonical_json, digest
@@ -106,7 +106,8 @@ def _in_process(
             with ChildProcess(command) as child:
                 found = _facts(child, limit_s, tell)
         except ChildTimeoutError as error:
-            raise EngineError(f"no engine within {limit_s:.0f} s; raise --build-limit") from error
+            text = f"no engine within {limit_s:.0f} s; raise {option_name('build_limit')}"
+            raise EngineError(text) from error
         except ChildError as error:
             raise EngineError(f"building an engine failed: {error}") from error
     if "error" in found:

@@ -85,10 +85,10 @@ def test_everything_that_the_command_line_offers_can_be_set():
     assert (machine.farm, machine.farm_token) == ("10.0.0.1:6380", "t" * 32)
     own = set(inspect.signature(tune).parameters)
     for entry in entries(TuneRequest):
-        part, _, name = entry.path.rpartition(".")
-        if entry.option.flag and part not in ("budget", "workload") and name not in own:
-            value = entry.option.names()[:1] if entry.option.choices else None
-            make_request(budget=BUDGET, flat={entry.option.flat: value[0] if value else None})
+        name = entry.path.rpartition(".")[2]
+        if entry.option.flag and name not in own:
+            value = entry.option.names()[0] if entry.option.choices else None
+            make_request(budget=BUDGET, flat={entry.option.flat: value})
 
 
 def test_a_keyword_goes_before_an_object_and_effort_fills_the_rest(monkeypatch):
@@ -99,15 +99,58 @@ def test_a_keyword_goes_before_an_object_and_effort_fills_the_rest(monkeypatch):
     assert request.machine.measure_seconds == 5.0
 
 
-def test_errors_name_the_option_as_the_library_does():
-    with pytest.raises(OptionError, match=r"^search.trials must be 0 to 100000, got -1$"):
-        tune(budget=BUDGET, trials=-1)
-    with pytest.raises(OptionError, match=r"^method.metric cannot be used: unknown metric"):
-        tune(budget=BUDGET, metric="magic")
+def test_a_budget_and_a_workload_may_be_keywords():
+    flat = {"latency_budget": "0.9x", "batch_size": 2, "isl": 64, "osl": 8}
+    request = make_request(flat=flat)
+    workload = autotune.Workload(batch_size=2, sequence_length=64, output_length=8)
+    assert request.budget == autotune.Budget(latency="0.9x")
+    assert (request.workload, workload.phase) == (workload, "request")
+    given = autotune.Workload(batch_size=2)
+    more = {"osl": 8, "params_budget": "0.5x"}
+    request = make_request(budget=BUDGET, workload=given, flat=more)
+    assert request.budget == autotune.Budget(latency="0.85x", parameters="0.5x")
+    assert (request.workload.batch_size, request.workload.phase) == (2, "request")
+    with pytest.raises(OptionError, match=r"no budget given; .* such as latency_budget 0.85x$"):
+        tune()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"trials": -1}, "trials must be 0 to 100000, got -1"),
+        ({"metric": "magic"}, "metric cannot be used: unknown metric"),
+        ({"backend": "magic"}, "backend: unknown backend 'magic'"),
+        ({"device": "abacus"}, "device: unknown device 'abacus'"),
+        ({"threads": 10_000}, "threads must be 1 to"),
+        ({"model": "./nowhere"}, "model: model './nowhere' does not exist"),
+        ({"calibration": "/nope"}, "calibration /nope cannot be read"),
+        ({"evaluation": "/nope"}, "evaluation /nope cannot be read"),
+        ({"farm": "x", "farm_token": "t" * 32}, "farm: 'x' is not a valid address"),
+        ({"isl": 0}, "isl must be 1 or more, got 0"),
+        ({"osl": 4, "phase": "prefill"}, "osl needs phase decode or request"),
+        (
+            {"workload": autotune.Workload(output_length=4), "phase": "prefill"},
+            "workload.output_length needs phase decode or request",
+        ),
+        (
+            {"options": TuneOptions(search=SearchOptions(trials=0)), "allocator": "exact+optuna"},
+            "allocator exact+optuna needs search.trials of 1 or more",
+        ),
+        (
+            {"options": TuneOptions(machine=MachineOptions(backend="magic"))},
+            "machine.backend: unknown backend 'magic'",
+        ),
+    ],
+)
+def test_errors_name_the_option_as_it_was_written(given, said):
+    with pytest.raises(autotune.core.errors.UsageError) as caught:
+        tune(**{"budget": BUDGET, **given})
+    assert str(caught.value).startswith(said)
+
+
+def test_an_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'; options are"):
         tune(budget=BUDGET, colour="red")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'isl'"):
-        tune(budget=BUDGET, isl=4)  # a part of `workload`
 
 
 def test_a_farm_without_a_token_is_refused(monkeypatch, tmp_path):
@@ -132,3 +175,12 @@ def test_the_function_is_no_package():
     import autotune.tuning.session
 
     assert autotune.tune is autotune.api.tune
+
+
+def test_what_a_call_takes_is_exported():
+    for name in ("TuneOptions", "MachineOptions", "MethodOptions", "SearchOptions"):
+        assert name in autotune.__all__
+    plan = autotune.CalibrationPlan(calibration="a.txt")
+    options = autotune.TuneOptions(machine=autotune.MachineOptions(threads=1), calibration=plan)
+    request = make_request(budget=BUDGET, options=options)
+    assert (request.machine.threads, request.calibration.calibration) == (1, "a.txt")

@@ -34,7 +34,7 @@ def test_targets_and_ignore():
     model = tiny_model("llama")
     only = find_sites(model, targets=[r"q_proj$"])
     assert len(only.sites) == 2
-    assert "not among --targets" in only.left_out["model.layers.0.mlp.up_proj"]
+    assert "matches no target pattern" in only.left_out["model.layers.0.mlp.up_proj"]
     rest = find_sites(model, ignore=[r"layers\.0\."])
     assert {site.block for site in rest.sites} == {1}
     with pytest.raises(UsageError, match="matches no linear layer"):

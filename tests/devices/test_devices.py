@@ -120,7 +120,7 @@ def test_drivers_names_are_recognised(monkeypatch, reported, name):
 def test_threads_are_checked():
     assert detect.check_threads(None) == detect.cpu_threads()
     for wrong in (0, -1, detect.cpu_threads() + 1):
-        with pytest.raises(UsageError, match="--threads"):
+        with pytest.raises(UsageError, match=r"machine\.threads must be 1 to"):
             detect.check_threads(wrong)
 
 

@@ -52,7 +52,10 @@ class PipeReporter(Reporter):
 
 
 def report_error(kind: str, message: str, exit_code: int) -> None:
-    """Send `{"error": {"type": …, "message": …, "exit_code": …}}` if anybody listens."""
+    """Send `{"error": {"type": …, "message": …, "exit_code": …}}` if anybody listens.
+
+    The listener spells the options that the message names (`autotune.core.errors.fill_names`).
+    """
     if VARIABLE in os.environ:
         error = {"type": kind, "message": message, "exit_code": exit_code}
         _write(int(os.environ[VARIABLE]), {"error": error})

@@ -7,6 +7,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from autotune.cli.main import cli as root
+from autotune.cli.schema import SchemaOption
 from autotune.core.options import entries
 from autotune.tuning.request import TuneRequest
 
@@ -83,6 +84,11 @@ def test_help_shows_ten_options_first_and_the_others_in_groups(cli):
         (["submit", "tune", "--factorizer"], "al", {"als"}),
         ([], "--lat", {"--latency-budget"}),
         ([], "pro", {"profile"}),
+        (["tune", "--device"], "h2", {"h200-sxm"}),
+        (["submit", "tune", "--device"], "cp", {"cpu"}),
+        (["devices", "show"], "cp", {"cpu"}),
+        (["db", "import", "--device"], "cp", {"cpu"}),
+        (["predict", "--device"], "cp", {"cpu"}),
     ],
 )
 def test_names_are_completed(args, incomplete, some):
@@ -118,12 +124,73 @@ def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
         (("--calibration-samples", "0"), "--calibration-samples must be 1 or more, got 0"),
         (("--metric", "magic"), "--metric cannot be used: unknown metric 'magic'; known are"),
         (("--allocator", "exact+optuna", "--trials", "0"), "--allocator exact+optuna needs --tri"),
+        (("--backend", "nope"), "--backend: unknown backend 'nope'; known are"),
+        (("--device", "nope"), "--device: unknown device 'nope'"),
+        (("--model", "./nope"), "--model: model './nope' does not exist"),
+        (("--calibration", "/nope"), "--calibration /nope cannot be read"),
+        (("--evaluation", "/nope"), "--evaluation /nope cannot be read"),
+        (("--threads", "9999"), "--threads must be 1 to"),
     ],
 )
 def test_errors_name_the_flag(cli, args, said):
     done = cli(*BUDGET, *args)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("predict", "--tokens", 0, "--shape", "8x8"), "--tokens must be 1 or more, got 0"),
+        (("predict", "--tokens", 1, "--shape", "8"), "--shape must be IN_FEATURESxOUT_FEATURES"),
+        (("predict", "--tokens", 1, "--shape", "0x8"), "--shape must be IN_FEATURESxOUT_FEATURES"),
+        (("predict", "--tokens", 1, "--shape", "8x8", "--rank", 0), "--rank must be 1 or more"),
+        (("predict", "--tokens", 1, "--shape", "8x8", "--form", "x"), "--form: "),
+        (("predict", "--tokens", 1, "--shape", "8x8", "--device", "x"), "--device: unknown device"),
+        (("profile", "--tokens", 1), "give --tokens and --shape, or --for, or --plan quick"),
+        (("profile", "--tokens", 1, "--shape", "8x8", "--rank", 0), "--rank must be 1 or more"),
+        (("profile", "--plan", "quick", "--backend", "x"), "--backend: unknown backend 'x'"),
+        (("profile", "--plan", "quick", "--threads", 9999), "--threads must be 1 to"),
+        (("db", "import", "--device", "x"), "--device: unknown device 'x'"),
+    ],
+)
+def test_errors_of_other_commands_name_the_flag(cli, args, said):
+    done = cli(*args)
+    assert done.returncode == 2
+    assert f"autotune: {said}" in done.stderr
+
+
+def test_a_farm_that_is_no_address_is_refused_by_its_flag(cli, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_FARM_TOKEN", "t" * 32)
+    for args in ((*BUDGET,), ("profile", "--plan", "quick")):
+        assert "autotune: --farm: 'x' is not a valid address" in cli(*args, "--farm", "x").stderr
+
+
+def test_an_option_has_one_declaration_in_all_commands():
+    """Its text is that of the request; a note in front and what it defaults to may differ."""
+    declared = {e.option.flag: e.option for e in entries(TuneRequest) if e.option.flag}
+    own = {("submit", "export"), ("export",)}  # say what TensorRT makes of them
+    seen = set()
+    for words, command in commands(root):
+        for param in command.params:
+            flag = next((f for f in param.opts if f in declared), None)
+            if flag is None or words in own or flag in ("--output", "--model"):
+                continue
+            if words == ("db", "import"):
+                continue  # its device is a source of points
+            seen.add((words, flag))
+            assert isinstance(param, SchemaOption), (words, flag)
+            assert param.entry.option.help.endswith(declared[flag].help), (words, flag)
+    assert {(("predict",), "--db"), (("profile",), "--farm"), (("serve",), "--db")} <= seen
+
+
+def test_the_bare_help_shows_the_ten_options_and_where_the_others_are(cli):
+    text = cli("--help").stdout
+    head = text[text.index("Options that most users need") : text.index("\nCommands:")]
+    common = [entry.option.flag for entry in entries(TuneRequest) if entry.option.common]
+    assert all(f"{flag} " in head for flag in common)
+    assert "`autotune tune --help` lists all" in head
+    assert text.index("--latency-budget") < text.index("Commands:")
 
 
 def test_the_request_of_no_options_is_the_librarys(cli, monkeypatch):

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.core.errors import QuantityError, UsageError
-from autotune.core.options import OptionError, check_options, entries, option
+from autotune.core.errors import (
+    CalibrationError,
+    MeasurementError,
+    QuantityError,
+    UsageError,
+    fill_names,
+    option_name,
+)
+from autotune.core.option_names import about, option_names, spell
+from autotune.core.options import OptionError, check_options, entries, option, same
 from autotune.core.options_json import (
     at,
     from_json,
@@ -75,12 +83,12 @@ def test_names_are_spelled_as_the_caller_wrote_them():
     with pytest.raises(OptionError) as caught:
         Inner(count=-1)
     error = caught.value
-    assert str(error.spell("cli")) == "--count must be 0 to 10, got -1"
-    assert str(error.spell("http")) == "spec.inner.count must be 0 to 10, got -1"
-    assert str(error.spell("flat")) == "count must be 0 to 10, got -1"
-    assert str(error.spell("api")) == "inner.count must be 0 to 10, got -1"
+    assert str(spell(error, "cli")) == "--count must be 0 to 10, got -1"
+    assert str(spell(error, "http")) == "spec.inner.count must be 0 to 10, got -1"
+    assert str(spell(error, "flat")) == "count must be 0 to 10, got -1"
+    assert str(spell(error, "api")) == "inner.count must be 0 to 10, got -1"
     several = OptionError("", "{inner.count} and {switch} exclude each other", schema=Outer)
-    assert str(several.spell("cli")) == "--count and --switch exclude each other"
+    assert str(spell(several, "cli")) == "--count and --switch exclude each other"
 
 
 def test_values_are_converted_to_their_types():
@@ -163,4 +171,54 @@ def test_a_limit_that_does_not_parse_names_the_option_and_stays_a_quantity_error
     with pytest.raises(QuantityError) as caught:
         Budget(flops="20 parsec")
     assert isinstance(caught.value, OptionError)
-    assert str(caught.value.spell("cli")).startswith("--flops-budget cannot be read: '20 parsec'")
+    assert str(spell(caught.value, "cli")).startswith("--flops-budget cannot be read: '20 parsec'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alone:
+    """A command of its own that shares an option under another name."""
+
+    several: tuple[int, ...] = same(Inner, "count", default=(), flat="several")
+    needed: int = option(flag="--needed", required=True, ge=1, help="Needed.")
+
+    def __post_init__(self):
+        check_options(self)
+
+
+def test_an_error_of_any_kind_names_options_by_their_path_until_it_is_spelled():
+    error = MeasurementError(f"raise {option_name('inner.count')} or {option_name('keep_apart')}")
+    assert str(error) == "raise inner.count or keep_apart"
+    assert str(spell(error, "cli", Outer)) == "raise --count or --keep-apart"
+    assert str(spell(error, "flat", Outer)) == "raise count or keep_apart"
+    assert str(spell(error, "http", Outer)) == "raise spec.inner.count or keep_apart"
+    assert str(spell(error, "http", Alone)) == "raise spec.several or keep_apart"
+    assert fill_names(error.template, option_names("cli", Alone)) == str(spell(error, "cli", Outer))
+
+
+def test_what_a_value_holds_is_not_taken_for_an_option():
+    error = UsageError("model '{inner.count}' does not exist")
+    assert str(spell(error, "cli", Outer)) == "model '{inner.count}' does not exist"
+
+
+def test_a_part_is_spelled_as_the_command_has_it_and_a_command_as_itself():
+    with pytest.raises(OptionError) as caught:
+        Inner(count=-1)
+    assert str(spell(caught.value, "http", Alone)) == "spec.several must be 0 to 10, got -1"
+    with pytest.raises(OptionError) as caught:
+        Alone(several=(-1,), needed=1)
+    assert str(spell(caught.value, "http", Outer)) == "spec.several must be 0 to 10, got (-1,)"
+
+
+def test_a_refusal_that_names_no_option_gets_its_name_in_front_once():
+    with pytest.raises(CalibrationError) as caught, about("inner.name"):
+        raise CalibrationError("unknown name 'x'")
+    assert str(spell(caught.value, "cli", Outer)) == "--name: unknown name 'x'"
+    with pytest.raises(UsageError) as named, about("inner.name"):
+        raise UsageError(f"{option_name('switch')} must be off")
+    assert str(named.value) == "switch must be off"
+
+
+@pytest.mark.parametrize("values", [{}, {"needed": None}])
+def test_a_required_option_must_be_given(values):
+    with pytest.raises(OptionError, match=r"^needed must be given$"):
+        from_json(Alone, values)

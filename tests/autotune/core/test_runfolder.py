@@ -60,7 +60,7 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "out").write_text("x")
-    with pytest.raises(RunFolderError, match="--output"):
+    with pytest.raises(RunFolderError, match="set output to a writable"):
         RunFolder(tmp_path / "out").__enter__()
 
 

@@ -81,7 +81,7 @@ def test_an_output_that_cannot_be_written(llama, cli, tmp_path, command, output)
     assert done.returncode == 2
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith("autotune: cannot write ")
-    assert sentence.endswith("give a writable folder with --output")
+    assert sentence.endswith("set --output to a writable folder")
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit", "clip", "gpt2"])

@@ -65,7 +65,7 @@ def test_the_backend_that_was_measured_is_taken(no_gpu):
 
 
 def test_a_gpu_that_nobody_measured(no_gpu):
-    with pytest.raises(DeviceMissingError, match=r"db merge.*--allow-extrapolation"):
+    with pytest.raises(DeviceMissingError, match=r"db merge.*machine.allow_extrapolation"):
         machine("t4")
 
 

@@ -128,7 +128,7 @@ def test_one_device_measured_otherwise_is_kept_apart_or_refused(database, tmp_pa
     database.add(database.start_run(FINGERPRINT, "test"), [point(16)])
     with LatencyDatabase(tmp_path / "b.sqlite") as source:
         source.add(source.start_run(newer, "test"), [point(16, latency_s=9.0)])
-    with pytest.raises(DatabaseError, match=r"onnxruntime.*99.*--keep-apart"):
+    with pytest.raises(DatabaseError, match=r"onnxruntime.*99.*keep_apart"):
         merge(database, tmp_path / "b.sqlite")
     assert newer.id not in database.fingerprints()
     merge(database, tmp_path / "b.sqlite", keep_apart=True)
