@@ -14,7 +14,7 @@ from autotune.results.verdict import Verdict
 
 
 class CheckKind(enum.StrEnum):
-    """The kinds of checks, named for what they compare."""
+    """The kinds of checks, named for what they compare (`ranks`: whole forms)."""
 
     HASH = "hash"
     RANKS = "ranks"
@@ -30,8 +30,8 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankFacts(Facts):
-    """Number of factorized layers in the checkpoint."""
+class FormFacts(Facts):
+    """Number of layers that are not as the dense model has them."""
 
     layers: int
 
