@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from autotune.results.verdict import Verdict
 from tests.conftest import LLAMA
 from tests.endtoend.conftest import BUDGET
 from tests.endtoend.test_bad_input import refuse
@@ -162,7 +163,10 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     assert rows.count("not measured") == 1  # fp16 is not what this run was tuned in
     record = json.loads((copied / "result.json").read_text())
     assert found["quality"]["value"] == pytest.approx(record["quality"]["compressed"], rel=1e-3)
-    assert done.returncode == (0 if report["valid"] else 1)
+    verdict = Verdict(report["verdict"])
+    assert verdict.value == found["latency"]["verdict"]
+    assert report["within_budget"] is verdict.within_budget
+    assert done.returncode == (verdict.exit_code if report["valid"] else 1)
     weights = copied / "model" / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-3] ^= 64
