@@ -274,7 +274,7 @@ def figures(tuning: Tuning, final: Round, quality: Quality) -> Row:
         "measured_ratio_high": final.judged.ratio_high,
         "verdict": str(tuning.verdict(final).value),
         "gap": allocation.gap if allocation.lower_bound else None,
-        "ranks": {name: form.rank or None for name, form in allocation.plan.items()},
+        "ranks": {name: form.rank_or_none for name, form in allocation.plan.items()},
         "plan": plan_to_json(allocation.plan),
     }
 

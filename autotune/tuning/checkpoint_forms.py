@@ -27,12 +27,7 @@ def compare_forms(model: nn.Module, record: TuneRecord) -> Finding:
     Raises:
         UsageError: the plan names a precision that is not known here.
     """
-    expected = {
-        name: site.form
-        for site in record.sites
-        if not site.form.is_unchanged
-        for name in site.layers
-    }
+    expected = {name: site.form for site in record.changed for name in site.layers}
     found = checkpoint_forms(model, expected, dtype=record.dtype)
     for name in sorted({*expected, *found}):
         wanted, has = expected.get(name, DENSE), found.get(name, DENSE)

@@ -86,9 +86,12 @@ def test_flars_binary_search_against_the_whole_grid(evidence):
         pairs = [(fast.plan[n], slow.plan[n]) for n in fast.plan]
         assert sum(a == b for a, b in pairs) >= len(pairs) * 0.8
     wavy = [5.0, 1.0, 3.0, 0.5]
-    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=True) == 2
-    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=False) == 4
-    assert smallest_meeting([1, 2], lambda r: False, whole_grid=False) is None
+    for whole_grid, rank in ((True, 2), (False, 4)):
+        found = smallest_meeting(
+            [1, 2, 3, 4], lambda rank: wavy[rank - 1] <= 1, whole_grid=whole_grid
+        )
+        assert found == low_rank(rank)
+    assert smallest_meeting([1, 2], lambda r: False, whole_grid=False) == DENSE
 
 
 def test_flars_cosines_are_the_weights(evidence):
