@@ -114,15 +114,15 @@ def _load(folder: Path) -> LoadedModel:
 
 
 def _parity(graph: Path, reporter: Reporter) -> Finding:
-    from autotune.export.parity import check_parity, largest_error, onnx_network
+    from autotune.export.parity import check_parity, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
         network, loaded = onnx_network(graph), _load(graph.parent)
         phase = phase_of(graph.name)
-        cases = check_parity(
+        found = check_parity(
             loaded, phase, network, dtype="fp32", what=graph.name, progress=advance
         )
-    return Finding(facts=ParityFacts(worst=largest_error(cases)))
+    return Finding(facts=ParityFacts(worst=found.worst))
 
 
 def _latency(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
