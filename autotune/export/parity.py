@@ -16,6 +16,7 @@ from autotune.compress.onnx_export import typed_inputs
 from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
 from autotune.core.errors import ParityError
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Workload
 from autotune.export.manifest import ParityCase, ParityRecord
 
@@ -35,7 +36,7 @@ def check_parity(
     dtype: str,
     what: str,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     reference: Network | None = None,
 ) -> ParityRecord:
     """Every shape's error; `network` maps named inputs to named outputs, "prefill" or "decode".

@@ -118,3 +118,13 @@ def test_limits_are_resolved_by_what_the_dense_model_uses(planner):
     assert both.limits == {"latency": pytest.approx(3e-3)}
     assert both.limits_latency
     assert both.limit_ratio(4e-3) == pytest.approx(0.75)
+
+
+def test_the_progress_of_a_rule_goes_to_whoever_asked(planner):
+    """It is an argument: a later solve without it tells nobody."""
+    slow = dataclasses.replace(planner, allocator=make_allocator("dipsvd-bayes:trials=2"))
+    heard = []
+    slow.solve({}, progress=lambda done, total: heard.append((done, total)))
+    assert heard == [(0, 2), (1, 2)]
+    slow.solve({})
+    assert len(heard) == 2

@@ -183,15 +183,12 @@ def test_dobis_state_survives_and_goes_on(evidence, tmp_path):
             if next(stopped_steps) == 2:
                 raise KeyboardInterrupt
 
-        evidence.progress = kill
         with pytest.raises(KeyboardInterrupt):
-            stopped.train(asked)
-        evidence.progress = lambda done, total: None
+            stopped.train(dataclasses.replace(asked, progress=kill))
         assert state.exists()
         assert Dobi(steps=4, save_every=2).train(asked) == pytest.approx(whole, rel=1e-5)
     finally:
         evidence.folder = None
-        evidence.progress = lambda done, total: None
 
 
 def test_dobis_cost_is_linear_between_candidates():
