@@ -77,7 +77,7 @@ def exported_phases(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
     Raises:
         UsageError: the model is no decoder.
     """
-    if decode and loaded.task != "causal-lm":
+    if decode and not loaded.kind.has_decode:
         raise UsageError(f"--decode: a {loaded.task} model has no decode step; leave it out")
     return ("prefill", "decode") if decode else ("prefill",)
 
