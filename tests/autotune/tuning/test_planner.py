@@ -21,9 +21,13 @@ from tests.autotune.tuning.conftest import Q
 def planner(model, compression, workspace, tmp_path):
     """Of a real small model, on a simulated machine."""
     subject = SearchSubject(
-        model=model.loaded.model, task=model.task, sites=model.single, joint=model.joint,
-        factors=compression.factors, batches=example_batches(2),
-    )  # fmt: skip
+        model=model.loaded.model,
+        task=model.task,
+        sites=model.single,
+        joint=model.joint,
+        factors=compression.factors,
+        batches=example_batches(2),
+    )
     hardware = simulated_hardware("cpu-like")
     with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
         network = machine.network(SimulatedBuilder(model, machine, workspace))
