@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
+from autotune.core.progress import no_progress
 from autotune.export.dense import merge
 from autotune.export.graphs import open_checkpoint
 from autotune.export.onnx import export_onnx
@@ -88,7 +89,7 @@ def latency(record: TuneRecord, scratch: Path) -> MeasuredPass:
     )
     with local_machine(options) as machine:
         timing = machine.compare(
-            both, scratch / "inputs.safetensors", final=True, advance=lambda done, total: None
+            both, scratch / "inputs.safetensors", final=True, advance=no_progress
         )
     return MeasuredPass.of("prefill", timing)
 

@@ -38,7 +38,7 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan, plan_to_json
 from autotune.core.layers import chosen_sites
 from autotune.core.paths import default_measure_seconds
-from autotune.core.progress import Advance, Reporter
+from autotune.core.progress import Advance, Reporter, no_progress
 from autotune.core.types import Budget, Workload
 from autotune.results.record import Quality
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
@@ -224,7 +224,7 @@ class Stopwatch(Reporter):
         """Time a stage."""
         started = time.monotonic()
         print(f"  {name} …", file=sys.stderr, flush=True)
-        yield lambda done, total: None
+        yield no_progress
         seconds = time.monotonic() - started
         self.seconds[name] += seconds
         print(f"  {seconds:7.1f} s  {name}", file=sys.stderr, flush=True)
@@ -274,7 +274,7 @@ def figures(tuning: Tuning, final: Round, quality: Quality) -> Row:
         "measured_ratio_high": final.judged.ratio_high,
         "verdict": str(tuning.verdict(final).value),
         "gap": allocation.gap if allocation.lower_bound else None,
-        "ranks": {name: form.rank or None for name, form in allocation.plan.items()},
+        "ranks": {name: form.rank_or_none for name, form in allocation.plan.items()},
         "plan": plan_to_json(allocation.plan),
     }
 

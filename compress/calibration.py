@@ -53,7 +53,7 @@ def load_calibration(
         CalibrationError: no such file, wrong kind, or too little data.
     """
     sizes: tuple[int, ...] = _DEFAULT_SEQUENCES
-    if loaded.task == "causal-lm":
+    if loaded.kind.reads_windows:
         length = workload.sequence_length
         sizes = tuple(max(_MIN_SEQUENCES, tokens // length) for tokens in _DEFAULT_TOKENS)
     plan = replace(
@@ -74,7 +74,7 @@ def load_calibration(
         )
     rows = _text_rows(loaded, plan.calibration, workload)
     held = _text_rows(loaded, plan.evaluation, workload) if plan.evaluation else None
-    return _pack(plan, rows, held, shuffle=loaded.task != "causal-lm")
+    return _pack(plan, rows, held, shuffle=not loaded.kind.reads_windows)
 
 
 def _read_text(path: str | None) -> str:
@@ -94,7 +94,7 @@ def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> lis
     text = _read_text(path)
     tokenizer: Any = loaded.tokenizer
     length = workload.sequence_length
-    if loaded.task == "causal-lm":
+    if loaded.kind.reads_windows:
         ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
         rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
         found = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
@@ -108,7 +108,7 @@ def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> lis
         rows = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
         found = f"{sum(map(len, rows))} tokens in {len(rows)} documents"
     if len(rows) < _MIN_SEQUENCES:
-        kind = f"windows of {length} tokens" if loaded.task == "causal-lm" else "documents"
+        kind = f"windows of {length} tokens" if loaded.kind.reads_windows else "documents"
         raise CalibrationError(
             f"calibration text {path or '(default)'} has {found}, which is {len(rows)} {kind}; "
             f"at least {_MIN_SEQUENCES} are needed: give more text or a shorter sequence"

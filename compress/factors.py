@@ -28,6 +28,7 @@ from autotune.compress.tasks.base import Batch, Task
 from autotune.core.errors import ModelError, UsageError
 from autotune.core.forms import PLAIN, Form, Plan
 from autotune.core.layers import Site, break_even_rank, chosen_sites
+from autotune.core.progress import Advance, no_progress
 
 Pair = tuple[Tensor, Tensor]
 
@@ -215,7 +216,7 @@ def build_factor_store(
     metric: Metric,
     statistics: Statistics,
     joint: Sequence[Site] = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> None:
     """Factorize every site and every joint site and write the store to `path`.
 

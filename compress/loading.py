@@ -11,18 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
-from transformers.models.auto import modeling_auto as auto
 
 from autotune.compress.locate import EMBEDDED_MODEL, model_folder, weight_files
+from autotune.compress.tasks import Task, detect_task, task_class
 from autotune.core.errors import ModelError
-
-_CLASSES = {
-    "causal-lm": "AutoModelForCausalLM",
-    "classification": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
-    "embedding": "AutoModel",
-    "image-text": "AutoModel",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +27,11 @@ class LoadedModel:
     model: nn.Module
     tokenizer: Any | None
     weights_sha256: str
+
+    @property
+    def kind(self) -> type[Task]:
+        """The class of the task."""
+        return task_class(self.task)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -66,24 +63,6 @@ def check_weights(folder: Path) -> str:
         except SafetensorError as error:
             raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
     return sha.hexdigest()
-
-
-def detect_task(config: PretrainedConfig) -> str:
-    """What the model is for, from its architectures, else from the auto-class tables."""
-    names = config.architectures or []
-    for name in names:
-        if name.endswith(("ForCausalLM", "LMHeadModel")):
-            return "causal-lm"
-        if name.endswith("ForSequenceClassification"):
-            return "classification"
-        if name.endswith("ForImageClassification"):
-            return "image-classification"
-    kind = config.model_type
-    if kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        return "image-text"
-    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return "causal-lm" if causal and not masked and not names else "embedding"
 
 
 def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -152,11 +131,12 @@ def load_class(task: str, folder: Path, dtype: torch.dtype | None) -> nn.Module:
     """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
     Raises:
+        UsageError: an unknown task.
         ModelError: transformers refuses the folder.
     """
     import transformers
 
-    kind: type[AutoModel] = getattr(transformers, _CLASSES[task])
+    kind: type[AutoModel] = getattr(transformers, task_class(task).auto_class)
     try:
         model, report = kind.from_pretrained(
             folder, dtype=dtype or "auto", output_loading_info=True

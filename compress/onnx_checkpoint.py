@@ -7,7 +7,7 @@ graph afterwards: the tracer's optimiser never sees two products that it could m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
 from autotune.compress.tasks import make_task
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Workload
 
 GRAPHS = {"prefill": "model.onnx", "decode": "model_decode.onnx"}
@@ -35,7 +36,7 @@ def export_checkpoint(
     folder: Path,
     *,
     metadata: Mapping[str, Any],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     opset: int = OPSET,
 ) -> Path:
     """Write the graph of one pass, "prefill" (whole sequences) or "decode", into `folder`.

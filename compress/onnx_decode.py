@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autotune.compress.decode import PAST, decode_inputs, decode_step
 from autotune.compress.onnx_export import save_onnx
 from autotune.compress.onnx_trace import OPSET, trace
+from autotune.core.progress import Advance, no_progress
 
 
 class _Decode(nn.Module):
@@ -29,7 +30,7 @@ def export_decode(
     sites: Collection[str],
     path: Path,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     opset: int = OPSET,
 ) -> None:
     """Write the dense decode graph to `path`, with dynamic batch and past length.

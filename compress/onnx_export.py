@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_
 from autotune.compress.onnx_trace import OPSET, trace
 from autotune.compress.tasks.base import Task
 from autotune.core.errors import ModelError
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Workload
 
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
@@ -45,7 +46,7 @@ def export_dense(
     sites: Collection[str],
     workload: Workload,
     path: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     opset: int = OPSET,
 ) -> None:
     """Trace `model` with dynamic batch and sequence and write the dense graph to `path`.

@@ -7,13 +7,14 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from autotune.core.errors import ModelError, option_name
+from autotune.core.progress import Advance, no_progress
 
 OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
 # The attribute of a traced module that holds the model.
@@ -41,7 +42,7 @@ def trace(
     dynamic: Sequence[Mapping[int, str]],
     outputs: Sequence[str],
     sites: Collection[str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
     """The graph of `module(*inputs)`, its model under `module.wrapped`.

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from autotune.compress.tasks.base import MASK, Batch, Task
 from autotune.core.errors import ModelError
 from autotune.core.layers import Site
+from autotune.core.progress import Advance, no_progress
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
 INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})
@@ -164,7 +165,7 @@ def collect_statistics(
     kinds: frozenset[str],
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> Statistics:
     """Stream `batches` through the model once and return the moments `kinds`.
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from autotune.compress.lowrank import dense_weight
 from autotune.core.forms import Plan
 from autotune.core.layers import Site
-from autotune.search.losses import PlanLosses, Progress, SearchSubject
+from autotune.search.losses import PlanLosses, SearchSubject
 
 
 class Evidence:
     """Spectra, features and sensitivities of the model that `losses` judges plans of.
 
     `folder` is where a long training may keep its state, under a name that depends on `key` (what
-    the model and its factors were made from). `progress` takes (done, total) of such a training.
+    the model and its factors were made from).
     """
 
     def __init__(
@@ -32,13 +32,11 @@ class Evidence:
         seed: int = 0,
         folder: Path | None = None,
         key: str = "",
-        progress: Progress = lambda done, total: None,
     ) -> None:
         self.losses = losses
         self.seed = seed
         self.folder = folder
         self.key = key
-        self.progress = progress
         self._spectra: dict[tuple[str, str], Tensor] = {}
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
 from autotune.core.forms import Plan
+from autotune.core.progress import Advance
 
 Losses = list[list[float]]
 # A judge that died since it was last asked is replaced, in the same call.
@@ -30,6 +31,19 @@ class Judge(Protocol):
 
     def close(self) -> None:
         """Release the judge and whatever runs it; it may be called again."""
+
+
+class PlanJudge(Protocol):
+    """What a pass over many plans asks about them (`search.losses.PlanLosses`)."""
+
+    def true_loss(self, plan: Plan) -> float:
+        """Mean loss of the compressed model."""
+
+    def judge(self, plans: Sequence[Plan], progress: Advance) -> None:
+        """Find the losses of many plans at once."""
+
+    def surely_better(self, plan: Plan, other: Plan) -> bool:
+        """Whether a loss is lower than another by more than its noise."""
 
 
 class JudgePool(ABC):

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,9 @@ from autotune.compress.lowrank import replaced
 from autotune.compress.tasks.base import Batch, Task
 from autotune.core.forms import Plan, plan_to_json
 from autotune.core.layers import Site
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import digest
 from autotune.search.judges import JudgePool, Losses
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class PlanLosses:
     def judge(
         self,
         plans: Sequence[Plan],
-        progress: Progress = lambda done, total: None,
+        progress: Advance = no_progress,
         *,
         least: int = 2,
     ) -> None:

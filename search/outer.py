@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from autotune.core.layers import Site
+from autotune.core.progress import Advance, no_progress
 from autotune.search.problem import Allocation
 
 Knobs = Mapping[str, float]
@@ -60,7 +61,7 @@ def search_knobs(
     name: str,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> Knobs:
     """The knobs with the least true loss; the unscaled table is the first trial.
 

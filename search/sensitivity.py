@@ -10,29 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
-from autotune.core.forms import Form, Plan
+from autotune.core.forms import Form
 from autotune.core.layers import Site, chosen_sites
+from autotune.core.progress import Advance, no_progress
+from autotune.search.judges import PlanJudge
 from autotune.search.problem import Allocation
 from autotune.search.tables import ErrorTable
 
 Scales = Mapping[str, float]
-
-
-class Judge(Protocol):
-    """What the pass asks about plans (`search.losses.PlanLosses`)."""
-
-    def true_loss(self, plan: Plan) -> float:
-        """Mean loss of the compressed model."""
-
-    def judge(self, plans: Sequence[Plan], progress: Callable[[int, int], None]) -> None:
-        """Find the losses of many plans at once."""
-
-    def surely_better(self, plan: Plan, other: Plan) -> bool:
-        """Whether a loss is lower than another by more than its noise."""
-
-
 _CLIP = 4.0
 _DAMPING = 0.5
 
@@ -64,8 +50,8 @@ def rescaled(
     *,
     errors: ErrorTable,
     scales: Scales,
-    judge: Judge,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    judge: PlanJudge,
+    progress: Advance = no_progress,
 ) -> Scales:
     """New scales of layers from one perturbation of each chosen site around a plan.
 
@@ -100,9 +86,9 @@ def sensitivity_pass(
     *,
     errors: ErrorTable,
     solve: Callable[[Scales], Allocation],
-    judge: Judge,
+    judge: PlanJudge,
     rounds: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> Scales:
     """The scales whose plan has the least true loss: the plain table's, or a rescaling's.
 

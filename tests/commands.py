@@ -18,6 +18,12 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.preload"])
 
 
+def flags(**options):
+    """Options as the command takes them: `batch_size=1` is `--batch-size 1`."""
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in options.items())
+    return [each for pair in pairs for each in pair]
+
+
 def run_command(*args, cwd=None, env=None, timeout=600, file_bytes=None, fresh=False):
     """`python -m autotune` as `subprocess.run` gives it; no file may grow beyond `file_bytes`.
 

@@ -99,17 +99,15 @@ def _lines(manifest: Manifest) -> list[str]:
 
     lines = []
     for name, found in manifest.parity.items():
-        worst = max(case["error"] for case in found["cases"])
         lines.append(
-            f"{name}: differs from the checkpoint by at most {worst:.1e} (tolerance "
-            f"{found['tolerance']:.0e}) at {len(found['cases'])} shapes"
+            f"{name}: differs from the checkpoint by at most {found.worst:.1e} (tolerance "
+            f"{found.tolerance:.0e}) at {len(found.cases)} shapes"
         )
     for name, engine in manifest.engines.items():
-        worst = max(case["error"] for case in engine["cases"])
         lines.append(
-            f"engine for {name}: TensorRT {engine['tensorrt']}, "
-            f"{format_seconds(engine['latency_s'])}, differs from the graph by at most "
-            f"{worst:.1e}, tensors {engine['output_types']}"
+            f"engine for {name}: TensorRT {engine.tensorrt}, "
+            f"{format_seconds(engine.latency_s)}, differs from the graph by at most "
+            f"{engine.worst:.1e}, tensors {dict(engine.output_types)}"
         )
     if manifest.kit_because:
         lines.append(

@@ -27,7 +27,7 @@ _COMMANDS = {
         "Report hardware and what would disturb a measurement.",
     ),
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
-    "verify": ("autotune.cli.verify", "Check a result: files, ranks, parity, latency, quality."),
+    "verify": ("autotune.cli.verify", "Check a result: files, forms, parity, latency, quality."),
     "export": (
         "autotune.cli.export",
         "Export a checkpoint to ONNX or TensorRT and check it.",

@@ -10,26 +10,32 @@ import click
 from autotune.cli.main import emit, format_option
 
 if TYPE_CHECKING:
-    from autotune.results.checks import Check
+    from autotune.results.checks import Check, Verification
 
 
 @click.command("verify", epilog="Example: autotune verify out")
 @click.argument("folder", type=click.Path(path_type=Path))
 @format_option
 def command(folder: Path, output_format: str) -> int:
-    """Check a finished tuning or an export: files, ranks, parity, latency and quality.
+    """Check a finished tuning or an export: files, forms, parity, latency and quality.
 
-    Exit code 0 if every check holds (VALID), else 1 (INVALID).
+    Exit code 0 if every check holds (VALID) and the budget is met, 1 if a check fails (INVALID) or
+    the budget is missed, and 5 if only the interval of the latency does not decide.
     """
     from autotune.cli.reporting import make_reporter
     from autotune.tuning.verify import verify
 
     found = verify(folder, make_reporter())
-    lines = [_line(check) for check in found.checks]
-    failed = sum(not check.holds for check in found.checks)
-    lines.append(f"INVALID: {failed} of {len(found.checks)} checks failed" if failed else "VALID")
+    lines = [*map(_line, found.checks), _last_line(found)]
     emit(output_format, found.to_json(), lines)
-    return 0 if found.valid else 1
+    return found.exit_code
+
+
+def _last_line(found: Verification) -> str:
+    failed = sum(not check.holds for check in found.checks)
+    if failed:
+        return f"INVALID: {failed} of {len(found.checks)} checks failed"
+    return f"VALID, budget {found.verdict}" if found.verdict else "VALID"
 
 
 def _line(check: Check) -> str:

@@ -59,6 +59,11 @@ class Form:
         return self == DENSE
 
     @property
+    def rank_or_none(self) -> int | None:
+        """The rank, None where dense: the values that were stored before there were forms."""
+        return self.rank or None
+
+    @property
     def suffix(self) -> str:
         """`:structure:precision`, without what is plain or native."""
         structure = "" if self.structure == PLAIN else f":{self.structure}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from autotune.core.errors import RunFolderError, option_name, refused_write
-from autotune.core.files import remove, write_whole
+from autotune.core.files import remove, write_text_whole, write_whole
 from autotune.core.types import canonical_json, digest
 
 _ADVICE = f"set {option_name('output')} to a writable folder"
@@ -58,6 +58,10 @@ class RunFolder:
     def write(self, path: Path, build: Callable[[Path], None]) -> Path:
         """Let `build` write a file or folder under a temporary name, then put it at `path`."""
         return write_whole(path, build, _ADVICE)
+
+    def write_text(self, path: Path, text: str) -> Path:
+        """Put a file with this text at `path`; see `write`."""
+        return write_text_whole(path, text, _ADVICE)
 
     def stage(
         self, name: str, inputs: Any, suffix: str, build: Callable[[Path], None]

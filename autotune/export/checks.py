@@ -75,7 +75,7 @@ def phase_of(graph: str) -> str:
 
 def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporter) -> Finding:
     from autotune.export.graphs import open_checkpoint
-    from autotune.export.parity import check_parity, largest_error, onnx_network
+    from autotune.export.parity import check_parity, onnx_network
 
     graph, phase = folder / name, phase_of(name)
     if not phase:
@@ -87,8 +87,8 @@ def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporte
         )
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
         network = onnx_network(graph)
-        cases = check_parity(loaded, phase, network, dtype=dtype, what=graph.name, progress=advance)
-    return Finding(facts=ParityFacts(worst=largest_error(cases)))
+        found = check_parity(loaded, phase, network, dtype=dtype, what=graph.name, progress=advance)
+    return Finding(facts=ParityFacts(worst=found.worst))
 
 
 def _engine(folder: Path, phase: str, manifest: Manifest, reporter: Reporter) -> Finding:
@@ -96,7 +96,6 @@ def _engine(folder: Path, phase: str, manifest: Manifest, reporter: Reporter) ->
     from autotune.compress.onnx_checkpoint import GRAPHS
     from autotune.core.types import Workload
     from autotune.export.graphs import open_checkpoint
-    from autotune.export.parity import largest_error
     from autotune.export.tensorrt import compare_engine
 
     loaded, dtype = open_checkpoint(folder / manifest.checkpoint, manifest.dtype)
@@ -110,6 +109,4 @@ def _engine(folder: Path, phase: str, manifest: Manifest, reporter: Reporter) ->
         workload=workload,
         reporter=reporter,
     )
-    return Finding(
-        facts=EngineFacts(worst=largest_error(found["cases"]), latency_s=found["latency_s"])
-    )
+    return Finding(facts=EngineFacts(worst=found.worst, latency_s=found.latency_s))

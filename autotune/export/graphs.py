@@ -87,10 +87,11 @@ def trace_graphs(
     from autotune.compress.onnx_trace import OPSET
 
     path.mkdir(exist_ok=True)
+    plan = forms(loaded)
     metadata = {
         "autotune.version": __version__,
-        "autotune.ranks": ranks(loaded),
-        "autotune.forms": plan_to_json(forms(loaded)),
+        "autotune.ranks": {name: form.rank for name, form in plan.items()},
+        "autotune.forms": plan_to_json(plan),
         "autotune.dtype": dtype,
         "autotune.weights_sha256": loaded.weights_sha256,
         "autotune.device": tuned_for(loaded),
@@ -103,13 +104,6 @@ def trace_graphs(
                 loaded, phase, path, metadata=metadata, progress=advance, opset=opset or OPSET
             )
     return graphs
-
-
-def ranks(loaded: LoadedModel) -> dict[str, int]:
-    """The rank of every factorized layer, by name."""
-    from autotune.compress.checkpoint import low_rank_layers
-
-    return {name: layer.rank for name, layer in low_rank_layers(loaded.model).items()}
 
 
 def forms(loaded: LoadedModel) -> dict[str, Form]:

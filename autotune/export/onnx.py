@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UsageError, option_name, storage_errors
-from autotune.core.files import file_sha256, require_writable, write_whole
-from autotune.core.forms import plan_to_json
+from autotune.core.files import require_writable, write_whole
 from autotune.core.progress import Reporter
-from autotune.core.types import canonical_json
-from autotune.export.graphs import forms, open_checkpoint, ranks, trace_graphs, tuned_for, versions
-from autotune.export.manifest import MANIFEST, SCHEMA_VERSION, read_manifest_json
+from autotune.export.graphs import forms, open_checkpoint, trace_graphs, tuned_for, versions
+from autotune.export.manifest import (
+    MANIFEST,
+    Manifest,
+    ParityRecord,
+    read_manifest_json,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
@@ -36,7 +40,7 @@ def export_onnx(
     Every graph is compared with the checkpoint in onnxruntime at shapes that it was not traced at.
 
     Returns:
-        The manifest: files with their sha256, parity, versions, ranks.
+        The manifest: files with their sha256, parity, versions, forms.
 
     Raises:
         UsageError: no checkpoint there, an unknown dtype, or no decoder where one is asked for.
@@ -44,27 +48,24 @@ def export_onnx(
         ParityError: a graph computes something else.
         StorageError: the disk is full; nothing half-written stays.
     """
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
+    from autotune.export.parity import check_parity, onnx_network
 
     reporter = reporter or Reporter()
     loaded, kind = open_checkpoint(folder, dtype)
     phases = exported_phases(loaded, decode)
     target = new_folder(folder, output, f"onnx-{kind}")
-    parity: dict[str, Any] = {}
+    parity: dict[str, ParityRecord] = {}
 
     def build(path: Path) -> None:
         for name, graph in trace_graphs(
             loaded, phases, path=path, dtype=kind, reporter=reporter
         ).items():
             with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-                found = check_parity(
+                parity[graph.name] = check_parity(
                     loaded, name, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
                 )
-            parity[graph.name] = {"tolerance": TOLERANCES[kind], "cases": found}
-        write_manifest(
-            path,
-            manifest(loaded, folder, target=target, form="onnx", dtype=kind) | {"parity": parity},
-        )
+        facts = base_manifest(loaded, folder, target=target, form="onnx", dtype=kind)
+        write_manifest(path, replace(facts, parity=parity))
 
     write_whole(target, build, ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
@@ -76,7 +77,7 @@ def exported_phases(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
     Raises:
         UsageError: the model is no decoder.
     """
-    if decode and loaded.task != "causal-lm":
+    if decode and not loaded.kind.has_decode:
         raise UsageError(
             f"{option_name('decode')} cannot be used: a model of the task {loaded.task} has no "
             "decode step; leave it out"
@@ -102,25 +103,16 @@ def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path
     return target
 
 
-def manifest(
+def base_manifest(
     loaded: LoadedModel, folder: str | Path, *, target: Path, form: str, dtype: str
-) -> dict[str, Any]:
+) -> Manifest:
     """What every export says of itself; where its checkpoint is seen from it, as both may move."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "format": form,
-        "dtype": dtype,
-        "checkpoint": os.path.relpath(folder, target),
-        "weights_sha256": loaded.weights_sha256,
-        "device": tuned_for(loaded),
-        "ranks": ranks(loaded),
-        "forms": plan_to_json(forms(loaded)),
-        "versions": versions(),
-    }
-
-
-def write_manifest(path: Path, facts: Mapping[str, Any]) -> None:
-    """`export.json`, with the sha256 of every file beside it."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
-    hashes = {str(file.relative_to(path)): file_sha256(file) for file in files}
-    (path / MANIFEST).write_text(canonical_json({**facts, "files": hashes}) + "\n")
+    return Manifest(
+        format=form,
+        dtype=dtype,
+        checkpoint=os.path.relpath(folder, target),
+        weights_sha256=loaded.weights_sha256,
+        device=tuned_for(loaded),
+        forms=forms(loaded),
+        versions=versions(),
+    )

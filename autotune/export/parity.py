@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,15 @@ from autotune.compress.onnx_export import typed_inputs
 from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
 from autotune.core.errors import ParityError
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Workload
+from autotune.export.manifest import ParityCase, ParityRecord
 
 # Largest difference over the largest value: rounding of a whole network in the dtype.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 SHAPES = ((1, 1), (1, 7), (3, 1), (3, 7), (1, 513), (3, 513))
 Arrays = Mapping[str, Any]
 Network = Callable[[Arrays], Arrays]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityCase:
-    """One shape: batch and length (of the sequence, or of the past), and how far apart the two are.
-
-    `error` is the largest difference divided by the largest value.
-    """
-
-    batch_size: int
-    length: int
-    error: float
 
 
 @torch.no_grad()
@@ -47,9 +36,9 @@ def check_parity(
     dtype: str,
     what: str,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
     reference: Network | None = None,
-) -> list[dict[str, Any]]:
+) -> ParityRecord:
     """Every shape's error; `network` maps named inputs to named outputs, "prefill" or "decode".
 
     Compared with the checkpoint in torch, or with what `reference` makes of the same inputs.
@@ -67,18 +56,13 @@ def check_parity(
             apart(found[name], wanted[name].astype(np.float32), value != 0)
             for name, value in expected.items()
         )
-        cases.append(asdict(ParityCase(batch_size=batch, length=length, error=error)))
+        cases.append(ParityCase(batch_size=batch, length=length, error=error))
         if not error <= TOLERANCES[dtype]:
             raise ParityError(
                 f"{what} differs from the checkpoint by {error:.1e} of its largest value at batch "
                 f"{batch}, length {length}; {TOLERANCES[dtype]:.0e} is allowed in {dtype}"
             )
-    return cases
-
-
-def largest_error(cases: Sequence[Mapping[str, Any]]) -> float:
-    """The largest difference over the cases that `check_parity` returned."""
-    return max(float(case["error"]) for case in cases)
+    return ParityRecord(tolerance=TOLERANCES[dtype], cases=tuple(cases))
 
 
 def references(

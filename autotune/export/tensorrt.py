@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,14 @@ from autotune.export.graphs import (
     trace_graphs,
     traced_opset,
 )
-from autotune.export.manifest import read_manifest_json
-from autotune.export.onnx import (
-    ADVICE,
-    exported_phases,
-    manifest,
-    new_folder,
+from autotune.export.manifest import (
+    EngineParity,
+    EngineRecord,
+    ParityRecord,
+    read_manifest_json,
     write_manifest,
 )
+from autotune.export.onnx import ADVICE, base_manifest, exported_phases, new_folder
 from autotune.results.result import RESULT, read_result
 
 if TYPE_CHECKING:
@@ -70,16 +70,12 @@ def export_tensorrt(
     shape = workload or _workload(loaded)
     target = new_folder(folder, output, f"tensorrt-{kind}")
     opset = engine_opset(tensorrt)
-    facts: dict[str, Any] = {
-        "parity": {},
-        "engines": {},
-        "kit_because": lacks,
-        "opset": opset,
-        "workload": asdict(shape),
-    }
 
     def build(path: Path) -> None:
         path.mkdir()
+        parity: dict[str, ParityRecord] = {}
+        engines: dict[str, EngineRecord] = {}
+        because = lacks
         for phase in phases:
             place = path / phase
             graphs = trace_graphs(
@@ -96,17 +92,19 @@ def export_tensorrt(
                 "profiles": profiles(loaded, phase, shape)[: 1 if one_profile else None],
             }
             write_kit(place, graph, task)
-            _compare(loaded, phase, graph=graph, kind=kind, facts=facts, reporter=reporter)
+            parity[f"{phase}/{graph.name}"] = _compare(
+                loaded, phase, graph=graph, kind=kind, reporter=reporter
+            )
             if lacks:
                 continue
             try:
-                engine = _engine(place, graph, task=task, limit_s=limit_s, reporter=reporter)
+                built = _engine(place, graph, task=task, limit_s=limit_s, reporter=reporter)
             except EngineError as error:
                 if here:
                     raise
-                facts["kit_because"] = str(error)
+                because = str(error)
                 continue
-            cases = compare_engine(
+            checked = compare_engine(
                 loaded,
                 phase,
                 place=place,
@@ -115,9 +113,18 @@ def export_tensorrt(
                 workload=shape,
                 reporter=reporter,
             )
-            facts["engines"][phase] = {**engine, **cases}
+            engines[phase] = EngineRecord.of(built, checked)
+        base = base_manifest(loaded, folder, target=target, form="tensorrt", dtype=kind)
         write_manifest(
-            path, manifest(loaded, folder, target=target, form="tensorrt", dtype=kind) | facts
+            path,
+            replace(
+                base,
+                parity=parity,
+                engines=engines,
+                kit_because=because,
+                opset=opset,
+                workload=shape,
+            ),
         )
 
     write_whole(target, build, ADVICE)
@@ -165,21 +172,14 @@ def example_inputs(loaded: LoadedModel, phase: str, batch: int, length: int) -> 
 
 
 def _compare(
-    loaded: LoadedModel,
-    phase: str,
-    *,
-    graph: Path,
-    kind: str,
-    facts: dict[str, Any],
-    reporter: Reporter,
-) -> None:
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
+    loaded: LoadedModel, phase: str, *, graph: Path, kind: str, reporter: Reporter
+) -> ParityRecord:
+    from autotune.export.parity import check_parity, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        cases = check_parity(
+        return check_parity(
             loaded, phase, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
         )
-    facts["parity"][f"{phase}/{graph.name}"] = {"tolerance": TOLERANCES[kind], "cases": cases}
 
 
 def _engine(
@@ -208,13 +208,13 @@ def compare_engine(
     kind: str,
     workload: Workload,
     reporter: Reporter,
-) -> dict[str, Any]:
+) -> EngineParity:
     """The engine against onnxruntime on the same graph, one row (M = 1) included; and its pace."""
     import statistics
 
     from autotune.devices.detect import device_identity
     from autotune.devices.lock import device_lock
-    from autotune.export.parity import TOLERANCES, check_parity, onnx_network
+    from autotune.export.parity import check_parity, onnx_network
     from autotune.profiler.engines.builder import ENGINE
     from autotune.profiler.engines.engine_process import EngineProcess
 
@@ -226,7 +226,7 @@ def compare_engine(
             def network(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
                 return engines.outputs(engines.load(place / ENGINE, feeds))
 
-            cases = check_parity(
+            found = check_parity(
                 loaded,
                 phase,
                 network,
@@ -239,4 +239,4 @@ def compare_engine(
             feeds = {k: v.numpy() for k, v in example_inputs(loaded, phase, batch, length).items()}
             number = engines.load(place / ENGINE, feeds)
             latency_s = statistics.median(engines.seconds(number) for _ in range(50))
-    return {"tolerance": TOLERANCES[kind], "cases": cases, "latency_s": latency_s}
+    return EngineParity(tolerance=found.tolerance, cases=found.cases, latency_s=latency_s)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from autotune.core.errors import DeviceMissingError
+from autotune.core.progress import Advance
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.profiler.measure.nodes import SiteProfile
@@ -132,7 +133,7 @@ class FarmRunner:
         return self.executor.run(shard)
 
     def profile_sites(
-        self, build: Path, inputs: Path, sites: Sequence[str], progress: Callable[[int, int], None]
+        self, build: Path, inputs: Path, sites: Sequence[str], progress: Advance
     ) -> SiteProfile:
         """Profile the sites of a network; see `Executor.profile_sites`."""
         del progress

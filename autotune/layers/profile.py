@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.core.layers import LayerShape
-from autotune.core.progress import Advance
+from autotune.core.progress import Advance, no_progress
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.measuring_plan import (
     first_layers,
@@ -50,7 +50,7 @@ def profile_points(
     wanted: Iterable[LayerShape],
     *,
     policy: TimingPolicy,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = no_progress,
 ) -> Profiled:
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
@@ -75,7 +75,7 @@ def profile_full(
     database: LatencyDatabase,
     *,
     policy: TimingPolicy,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = no_progress,
 ) -> Profiled:
     """Measure the standard layers at eight ranks each."""
     pool = standard_pool(machine.spec, machine.dtype)
@@ -88,7 +88,7 @@ def profile_quick(
     database: LatencyDatabase,
     *,
     policy: TimingPolicy,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = no_progress,
 ) -> Profiled:
     """Measure 25 of the standard layers at three ranks each, a hundred points, in waves.
 

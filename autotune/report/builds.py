@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.core.files import write_whole
+from autotune.core.files import write_text_whole
 from autotune.results.checks import Check, CheckKind, EngineFacts, ParityFacts, TimingFacts
 from autotune.results.record import TuneRecord
 
@@ -101,9 +101,5 @@ def put_builds(page: Path, rows: Sequence[BuildRow]) -> bool:
     if not start or not end:
         return False
     whole = before + render_builds(rows).rstrip("\n") + after
-    write_whole(page, lambda path: _write(path, whole))
+    write_text_whole(page, whole)
     return True
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -5,15 +5,10 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from autotune.compress.remote_code import AUTO_MAP_FILE
+from autotune.compress.tasks import task_class
 from autotune.core.quantities import format_seconds
 from autotune.core.version import __version__
 from autotune.results.record import TuneRecord
-
-_AUTO = {
-    "causal-lm": "AutoModelForCausalLM",
-    "classification": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
-}
 
 
 def model_card(record: TuneRecord) -> str:
@@ -31,6 +26,6 @@ def model_card(record: TuneRecord) -> str:
         record=record,
         version=__version__,
         code=AUTO_MAP_FILE,
-        auto=_AUTO.get(record.task, "AutoModel"),
+        auto=task_class(record.task).auto_class,
     )
     return f"{text}\n"

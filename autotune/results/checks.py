@@ -14,7 +14,7 @@ from autotune.results.verdict import Verdict
 
 
 class CheckKind(enum.StrEnum):
-    """The kinds of checks, named for what they compare."""
+    """The kinds of checks, named for what they compare (`ranks`: whole forms)."""
 
     HASH = "hash"
     RANKS = "ranks"
@@ -30,8 +30,8 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankFacts(Facts):
-    """Number of factorized layers in the checkpoint."""
+class FormFacts(Facts):
+    """Number of layers that are not as the dense model has them."""
 
     layers: int
 
@@ -141,11 +141,31 @@ class Verification:
         """Whether every check of the verification holds."""
         return all(check.holds for check in self.checks)
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the budget is met by the latency now; None where nothing was timed for it."""
+        found = (check.facts for check in self.checks)
+        return next((facts.verdict for facts in found if isinstance(facts, LatencyFacts)), None)
+
+    @property
+    def within_budget(self) -> bool | None:
+        """True, False, or None where the latency does not decide or was not timed."""
+        return None if self.verdict is None else self.verdict.within_budget
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a check fails or the budget is missed, 5 where only that is undecided, else 0."""
+        if not self.valid:
+            return Verdict.MISSED.exit_code
+        return (self.verdict or Verdict.MET).exit_code
+
     def to_json(self) -> dict[str, Any]:
         """What `verify --format json` prints."""
         return {
             "folder": self.folder,
             "valid": self.valid,
+            "verdict": encode(self.verdict),
+            "within_budget": self.within_budget,
             "findings": [check.to_json() for check in self.checks],
         }
 

@@ -157,8 +157,8 @@ class StaircasePoint(Record):
 
     @property
     def rank(self) -> int | None:
-        """Rank of the form; None where it is dense."""
-        return self.form.rank or None
+        """Rank of `form`, None where it is dense; derived, for readers that know no forms."""
+        return self.form.rank_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +236,8 @@ class SiteRecord(Record):
 
     @property
     def rank(self) -> int | None:
-        """Rank of the chosen form; None where it is dense."""
-        return self.form.rank or None
+        """Rank of `form`, None where it is dense; derived, for readers that know no forms."""
+        return self.form.rank_or_none
 
 
 @dataclass(frozen=True, kw_only=True)

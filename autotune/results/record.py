@@ -122,6 +122,11 @@ class TuneRecord(Record):
         return tuple(site for site in self.sites if not site.form.is_dense)
 
     @property
+    def changed(self) -> tuple[SiteRecord, ...]:
+        """The sites and joint sites that are not as the dense model has them."""
+        return tuple(site for site in self.sites if not site.form.is_unchanged)
+
+    @property
     def measured(self) -> Measured | None:
         """What the final measurement found; None where the device was not present."""
         if self.measured_ratio is None:

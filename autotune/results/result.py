@@ -36,8 +36,11 @@ class TuneResult:
 
     @property
     def ranks(self) -> Mapping[str, int | None]:
-        """The rank of every site of the plan; None where it is dense."""
-        return {site.name: site.rank for site in self.record.sites}
+        """The rank of every form in `plan`, None where it is dense; derived from the plan.
+
+        Structure and precision are in the plan only.
+        """
+        return {name: form.rank_or_none for name, form in self.plan.items()}
 
     @property
     def measured(self) -> Measured | None:

@@ -109,7 +109,7 @@ def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
     )
     found = answer.estimates
     points = [
-        {"rank": shape.rank or None, "form": str(shape.form), **dataclasses.asdict(one)}
+        {"rank": shape.form.rank_or_none, "form": str(shape.form), **dataclasses.asdict(one)}
         for shape, one in zip(shapes, found, strict=True)
     ]
     figure = staircase(

@@ -12,7 +12,7 @@ from autotune.compress.loading import LoadedModel
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import Statistics
 from autotune.core.forms import Plan, low_rank
-from autotune.core.progress import Advance, Reporter
+from autotune.core.progress import Advance, Reporter, no_progress
 from autotune.core.runfolder import RunFolder
 from autotune.core.workload import Workload
 from autotune.testing.examples import example_model
@@ -39,7 +39,7 @@ class RecordingReporter(Reporter):
     def stage(self, name: str) -> Iterator[Advance]:
         """Keep the stage's name, to be compared with what was expected."""
         self.stages.append(name)
-        yield lambda done, total: None
+        yield no_progress
 
     def note(self, text: str) -> None:
         """Keep the line, to be compared with what was expected."""

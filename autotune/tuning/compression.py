@@ -23,6 +23,7 @@ from autotune.compress.factors import (
 from autotune.compress.lowrank import replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.compress.tasks import task_class
 from autotune.core.forms import Form, Plan, low_rank, plan_to_json
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_ranks
@@ -31,15 +32,10 @@ from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
 
-# The default metric depends on what the mean loss averages over: tokens, or whole sequences
-# (docs/methods/default.md).
-_DEFAULT_METRIC = {"causal-lm": "kfac"}
-_FALLBACK_METRIC = "kfac-seq"
-
 
 def chosen_metric(request: TuneRequest, task: str) -> str:
     """The metric asked for, or the default of the task."""
-    return request.method.metric or _DEFAULT_METRIC.get(task, _FALLBACK_METRIC)
+    return request.method.metric or task_class(task).default_metric
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,7 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
     with tuning.workspace.stage("write the result") as advance:
         advance(0, 4)
         _write_checkpoint(tuning, final, tuning.builder.key(whole))
-        card = model_card(record)
-        folder.write(folder.path / "model" / "README.md", lambda path: _write_text(path, card))
+        folder.write_text(folder.path / "model" / "README.md", model_card(record))
         advance(1, 4)
         for graph in graphs.values():
             if graph.suffix == ".onnx":
@@ -47,8 +46,7 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
         folder.write(folder.path / "report.html", lambda path: write_report(record, path))
         advance(3, 4)
         record = replace(record, files=_hashes(folder.path))
-        text = result_text(record)
-        folder.write(folder.path / "result.json", lambda path: _write_text(path, text))
+        folder.write_text(folder.path / "result.json", result_text(record))
         advance(4, 4)
     return TuneResult(folder=folder.path, record=record)
 
@@ -90,7 +88,3 @@ def _copy_graph(graph: Path, folder: Path) -> None:
     for source in (data, graph):
         if source.is_file():
             copy_whole(source, folder / source.name)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -69,7 +69,7 @@ class TracedModel:
 
     def kv_cache_bytes(self, dtype: str) -> int:
         """Bytes of keys and values in `dtype` for the workload's tokens; 0 without a decoder."""
-        if self.loaded.task != "causal-lm":
+        if not self.task.has_decode:
             return 0
         return kv_cache_bytes(self.loaded.config, self.workload, dtype)
 
@@ -149,7 +149,7 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
     Raises:
         UsageError: it has no decode phase, or too few positions.
     """
-    if workload.phase != "prefill" and loaded.task != "causal-lm":
+    if workload.phase != "prefill" and not loaded.kind.has_decode:
         raise UsageError(
             f"{option_name('workload.phase')} {workload.phase} asks for decode steps, which a "
             f"model of the task {loaded.task} does not have; use phase prefill and no output length"

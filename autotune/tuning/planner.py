@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import DENSE, Form, Plan
 from autotune.core.layers import Site, chosen_sites
+from autotune.core.progress import Advance, no_progress
 from autotune.core.quantities import Quantity
 from autotune.predictor.network.model import NetworkModel
 from autotune.results.verdict import latency_limit
@@ -28,7 +29,6 @@ from autotune.tuning.model import TracedModel
 
 # What measured networks taught: a factor on the predicted saving of every phase.
 Corrections = tuple[float, ...]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Planner:
         corrections: Corrections | None = None,
         *,
         margin: float | None = None,
-        progress: Progress = lambda done, total: None,
+        progress: Advance = no_progress,
     ) -> Allocation:
         """The allocator's plan, aiming `margin` below the latency limit (None: the planner's).
 
@@ -108,13 +108,13 @@ class Planner:
             BudgetInfeasibleError: no plan meets the budgets; names the reachable minimum.
         """
         wanted = self.margin if margin is None else margin
-        self.evidence.progress = progress
         try:
-            return self._allocate(self.problem(knobs, corrections, margin=wanted), corrections)
+            problem = self.problem(knobs, corrections, margin=wanted)
+            return self._allocate(problem, corrections, progress)
         except BudgetInfeasibleError:
             # The margin is ours, not the user's: give it up before refusing.
             try:
-                return self._allocate(self.problem(knobs, corrections), corrections)
+                return self._allocate(self.problem(knobs, corrections), corrections, progress)
             except BudgetInfeasibleError:
                 # Where some plan exists, it is the rule that reaches none, and its message stands.
                 self.require_feasible(corrections)
@@ -144,7 +144,7 @@ class Planner:
             if not form.is_unchanged
         )
 
-    def rescaled(self, rounds: int, progress: Progress) -> Planner:
+    def rescaled(self, rounds: int, progress: Advance) -> Planner:
         """The planner after `rounds` of the sensitivity pass (search/sensitivity.py)."""
         scales = sensitivity_pass(
             self.model.choices,
@@ -156,7 +156,9 @@ class Planner:
         )
         return replace(self, scales=scales)
 
-    def _allocate(self, problem: PlanProblem, corrections: Corrections | None) -> Allocation:
+    def _allocate(
+        self, problem: PlanProblem, corrections: Corrections | None, progress: Advance
+    ) -> Allocation:
         network = self.network.corrected(corrections or self.uncorrected)
 
         def latency_ratio(site: Site, form: Form) -> float:
@@ -168,6 +170,7 @@ class Planner:
                 sites=self.model.single,
                 evidence=self.evidence,
                 latency_ratio=latency_ratio,
+                progress=progress,
             )
         )
 

@@ -192,7 +192,7 @@ class PredictedMachine(Machine):
             [site for site in model.choices_in(phase) if not site.members],
             model.example_inputs(phase),
             TORCH_DTYPES[self.dtype],
-            causal=model.loaded.task == "causal-lm",
+            causal=model.task.has_decode,
             call=decode_step if phase == "decode" else None,
         )
         kernels = fuse(operations) if table.fuses else operations

@@ -10,6 +10,7 @@ from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.progress import Reporter
 from autotune.export.checks import check_export, check_hash, phase_of
 from autotune.export.manifest import MANIFEST, Manifest, open_manifest
+from autotune.profiler.backends import make_backend
 from autotune.report.builds import build_rows, put_builds
 from autotune.results.checks import (
     Check,
@@ -18,7 +19,6 @@ from autotune.results.checks import (
     LatencyFacts,
     ParityFacts,
     QualityFacts,
-    RankFacts,
     TimingFacts,
     Verification,
     run_check,
@@ -38,7 +38,7 @@ _QUALITY_MOVED = 0.01
 def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification:
     """Check the folder of a tuning, or of an export, and everything in it.
 
-    Of a tuning: the hashes of its files, the ranks in the checkpoint, the ONNX graphs against the
+    Of a tuning: the hashes of its files, the forms in the checkpoint, the ONNX graphs against the
     checkpoint, the latency in turn with the dense model, the quality on the same held-out data, and
     every export inside the folder; `report.html` then lists those exports too. Of an export: its
     hashes, and parity with its checkpoint.
@@ -82,7 +82,7 @@ def _check_tuning(folder: Path, record: TuneRecord, reporter: Reporter) -> list[
     if not record.files:
         reason = f"{RESULT} lists no files: an older version wrote it; run the tuning again"
         checks.append(Check(kind=CheckKind.HASH, subject="hashes", holds=False, reason=reason))
-    checks.append(run_check(partial(_ranks, folder, record), CheckKind.RANKS))
+    checks.append(run_check(partial(_forms, folder, record), CheckKind.RANKS))
     checks += [
         run_check(
             partial(_parity, folder / name, reporter),
@@ -99,18 +99,10 @@ def _check_tuning(folder: Path, record: TuneRecord, reporter: Reporter) -> list[
     return checks
 
 
-def _ranks(folder: Path, record: TuneRecord) -> Finding:
-    from autotune.export.graphs import ranks
+def _forms(folder: Path, record: TuneRecord) -> Finding:
+    from autotune.tuning.checkpoint_forms import compare_forms
 
-    expected = {name: site.form.rank for site in record.factorized for name in site.layers}
-    found = ranks(_load(folder))
-    if found != expected:
-        name, rank = min(set(found.items()) ^ set(expected.items()))
-        return Finding(
-            reason=f"the ranks in the checkpoint differ from {RESULT}: the first is {name} with "
-            f"rank {rank} in one of them"
-        )
-    return Finding(facts=RankFacts(layers=len(found)))
+    return compare_forms(_load(folder).model, record)
 
 
 def _load(folder: Path) -> LoadedModel:
@@ -122,15 +114,15 @@ def _load(folder: Path) -> LoadedModel:
 
 
 def _parity(graph: Path, reporter: Reporter) -> Finding:
-    from autotune.export.parity import check_parity, largest_error, onnx_network
+    from autotune.export.parity import check_parity, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
         network, loaded = onnx_network(graph), _load(graph.parent)
         phase = phase_of(graph.name)
-        cases = check_parity(
+        found = check_parity(
             loaded, phase, network, dtype="fp32", what=graph.name, progress=advance
         )
-    return Finding(facts=ParityFacts(worst=largest_error(cases)))
+    return Finding(facts=ParityFacts(worst=found.worst))
 
 
 def _latency(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
@@ -191,8 +183,9 @@ def _time_export(folder: Path, record: TuneRecord, reporter: Reporter) -> list[C
 
 
 def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
-    runs_onnx = record.backend.startswith("onnxruntime") and manifest.format == "onnx"
-    return runs_onnx and manifest.dtype == record.dtype
+    if manifest.format != "onnx" or manifest.dtype != record.dtype:
+        return False
+    return make_backend(record.backend).opens_onnx
 
 
 def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Reporter) -> Finding:

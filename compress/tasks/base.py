@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,33 @@ class Task(ABC):
     - A task leaves the model as it is and holds no state between calls.
     """
 
+    name: str
     output_name: str
     metric: str
     higher_is_better: bool
+    # The class of transformers that loads such models.
+    auto_class: str = "AutoModel"
+    # How the architectures end that config.json names for such models.
+    architectures: tuple[str, ...] = ()
+    # Whether the model generates: it has decode steps, a KV cache and causal attention.
+    has_decode: bool = False
+    # Whether text is one stream, cut into windows; else every line is a document.
+    reads_windows: bool = False
+    # The metric where none is asked for: by what the mean loss averages over, tokens or whole
+    # sequences (docs/methods/default.md).
+    default_metric: str = "kfac-seq"
+
+    @classmethod
+    def has_type(cls, config: Any) -> bool:
+        """Whether models of this type are such models where no known architecture says so."""
+        del config
+        return False
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """The task as the model's folder has it set up."""
+        del folder
+        return cls()
 
     @abstractmethod
     def output(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.auto import modeling_auto as auto
 
 from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
 from autotune.core.types import Workload
@@ -17,10 +19,24 @@ from autotune.core.types import Workload
 class CausalLM(Task):
     """Loss: next-token cross-entropy in nats. Quality: perplexity on held-out text."""
 
+    name = "causal-lm"
+    auto_class = "AutoModelForCausalLM"
+    architectures = ("ForCausalLM", "LMHeadModel")
+    has_decode = True
+    reads_windows = True
+    default_metric = "kfac"
     output_name = "logits"
     metric = "perplexity"
     higher_is_better = False
     needs_reference = False
+
+    @classmethod
+    def has_type(cls, config: Any) -> bool:
+        """Types that have a causal and no masked head, where no architecture is named."""
+        kind = config.model_type
+        causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        return causal and not masked and not config.architectures
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """The logits, (batch, sequence, vocabulary)."""

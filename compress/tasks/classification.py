@@ -19,6 +19,9 @@ class Classification(Task):
     Fisher with labels sampled from the model.
     """
 
+    name = "classification"
+    auto_class = "AutoModelForSequenceClassification"
+    architectures = ("ForSequenceClassification",)
     output_name = "logits"
     metric = "exp(-KL to dense)"
     higher_is_better = True
@@ -52,3 +55,11 @@ class Classification(Task):
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids and mask, or pixels."""
         return model_inputs(model, workload)
+
+
+class ImageClassification(Classification):
+    """The same of images."""
+
+    name = "image-classification"
+    auto_class = "AutoModelForImageClassification"
+    architectures = ("ForImageClassification",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Embedding(Task):
     of many sequences serves better than several of few (0.964 against 0.954 at equal cost).
     """
 
+    name = "embedding"
     output_name = "last_hidden_state"
     metric = "cosine"
     higher_is_better = True
@@ -29,6 +31,17 @@ class Embedding(Task):
     def __init__(self, pooling: str = "mean", projections: int = 1) -> None:
         self.pooling = pooling
         self.projections = projections
+
+    @classmethod
+    def has_type(cls, config: Any) -> bool:
+        """Whatever nothing else is known of."""
+        del config
+        return True
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """With the pooling that the folder says."""
+        return cls(folder_pooling(folder))
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hidden states, (batch, sequence, features)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.auto import modeling_auto as auto
 
 from autotune.compress.tasks.base import Batch, pixel_inputs, text_inputs
 from autotune.compress.tasks.embedding import Embedding
@@ -19,7 +21,19 @@ class ImageText(Embedding):
     Calibrated on tensors of pairs: `input_ids`, `attention_mask` and `pixel_values`.
     """
 
+    name = "image-text"
     output_name = "embeddings"
+
+    @classmethod
+    def has_type(cls, config: Any) -> bool:
+        """Types that compare a text with an image."""
+        return config.model_type in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """Both towers pool by themselves."""
+        del folder
+        return cls()
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, 2, features): the text's embedding, then the image's."""

@@ -68,6 +68,8 @@ class Backend(ABC):
     ranks_per_shape = 24
     # Whether a running network tells what each of its layers takes (profiler/measure/nodes.py).
     profiles_nodes: bool = False
+    # Whether `network` opens the ONNX graphs of `autotune export`.
+    opens_onnx: bool = False
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device or self.device_kinds[0]

@@ -106,6 +106,7 @@ class OnnxRuntimeCpu(Backend):
     dtypes: tuple[str, ...] = ("fp32",)
     device_kinds = ("cpu",)
     profiles_nodes = True
+    opens_onnx = True
     provider = "CPUExecutionProvider"
     _processors: tuple[int, ...] = ()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.core.errors import MeasurementError
+from autotune.core.progress import Advance, no_progress
 from autotune.profiler.database.records import DriftCheck, Measurement
 from autotune.profiler.measure.tasks import TaskRunner, layer_task
 from autotune.profiler.measure.timing import TimingPolicy
@@ -91,7 +92,7 @@ def measure_drift(
     policy: TimingPolicy,
     *,
     count: int = ANCHORS,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> Drift:
     """Time anchors of one fingerprint's `rows` again. Nothing is stored.
 

@@ -21,6 +21,7 @@ from typing import Any
 from autotune.core.child_errors import ChildDiedError, ChildError, ChildTimeoutError
 from autotune.core.childprocess import ChildProcess, end_with_parent
 from autotune.core.errors import MeasurementError
+from autotune.core.progress import Advance, no_progress
 from autotune.devices.lock import device_lock
 
 _MIN_RUNS = 8
@@ -45,7 +46,7 @@ def profile_sites(
     *,
     threads: int,
     sites: Sequence[str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> SiteProfile:
     """Time the nodes `<site>` and `<site>.down` inside the network, in a fresh process.
 
@@ -64,9 +65,7 @@ def profile_sites(
     return SiteProfile(total_s=sum(nodes.values()), sites_s={site: owners[site] for site in sites})
 
 
-def _in_fresh_process(
-    request: Mapping[str, Any], progress: Callable[[int, int], None]
-) -> dict[str, float]:
+def _in_fresh_process(request: Mapping[str, Any], progress: Advance) -> dict[str, float]:
     """Seconds by node. A process that was killed says nothing of the network: it is tried again.
 
     Raises:
@@ -86,7 +85,7 @@ def _in_fresh_process(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _nodes(child: ChildProcess, progress: Callable[[int, int], None]) -> dict[str, float]:
+def _nodes(child: ChildProcess, progress: Advance) -> dict[str, float]:
     """The seconds that the process reports at last; its progress until then is passed on."""
     deadline = time.monotonic() + _LIMIT_S
     while True:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from autotune.core.forms import Form, low_rank
 from autotune.core.layers import LayerShape
+from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Fingerprint
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
@@ -59,7 +60,7 @@ def measure_points(
     *,
     runner: TaskRunner,
     policy: TimingPolicy | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Advance = no_progress,
 ) -> list[FailedMeasurement]:
     """Time `points` (dense layers come along as references) and store each result at once.
 

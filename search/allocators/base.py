@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import DENSE, Form, Plan, low_rank
 from autotune.core.layers import Site
+from autotune.core.progress import Advance, no_progress
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation, Option, PlanProblem, make_allocation
 
@@ -22,13 +23,14 @@ class Question:
 
     The papers' rules choose ranks of plain pairs in native precision; other forms of the problem
     are for the exact solver. `latency_ratio(site, form)` is latency recovery from the table: above
-    1 is slower than dense.
+    1 is slower than dense. `progress` takes (done, total) of a long search or training.
     """
 
     problem: PlanProblem
     sites: tuple[Site, ...]
     evidence: Evidence
     latency_ratio: Callable[[Site, Form], float]
+    progress: Advance = no_progress
 
     def options(self, site: Site) -> tuple[Option, ...]:
         """What the problem offers for a site."""

@@ -108,7 +108,7 @@ class DipsvdBayes(Allocator):
             plans[trial.number] = question.largest_fitting(
                 _plan(question, blocks, weights), solver=self.name
             )
-            question.evidence.progress(trial.number, self.trials)
+            question.progress(trial.number, self.trials)
             return question.evidence.losses.true_loss(plans[trial.number].plan)
 
         study.optimize(objective, n_trials=self.trials)

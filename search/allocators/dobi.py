@@ -106,7 +106,7 @@ class Dobi(Allocator):
                     share.data.clamp_(0.02, 1.0)
                 if state and step % self.save_every == 0:
                     save_state(state, shares, optimizer, step)
-                evidence.progress(step, self.steps)
+                question.progress(step, self.steps)
         return {name: float(share.detach()) for name, share in shares.items()}
 
     def _state_file(self, question: Question) -> Path | None:

@@ -14,20 +14,18 @@ from autotune.search.allocators.base import Allocator, Question
 from autotune.search.problem import Allocation
 
 
-def smallest_meeting(
-    ranks: list[int], meets: Callable[[int], bool], *, whole_grid: bool
-) -> int | None:
-    """The smallest of ascending `ranks` that meets the criterion; None when none does.
+def smallest_meeting(ranks: list[int], meets: Callable[[int], bool], *, whole_grid: bool) -> Form:
+    """The form of the smallest of ascending `ranks` that meets the criterion, dense if none does.
 
     Bisection assumes that whatever is above a good rank is good; the whole grid assumes nothing.
     """
     if whole_grid:
-        return next((rank for rank in ranks if meets(rank)), None)
+        return next((low_rank(rank) for rank in ranks if meets(rank)), DENSE)
     low, high = 0, len(ranks)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(ranks[middle]) else (middle + 1, high)
-    return ranks[low] if low < len(ranks) else None
+    return low_rank(ranks[low]) if low < len(ranks) else DENSE
 
 
 class Flar(Allocator):
@@ -63,12 +61,11 @@ class Flar(Allocator):
             for rank in question.ranks(site)
             if question.latency_ratio(site, low_rank(rank)) <= 1.0
         ]
-        rank = smallest_meeting(
+        return smallest_meeting(
             fast,
             lambda rank: self.error(question, site, rank) <= threshold,
             whole_grid=self.whole_grid,
         )
-        return DENSE if rank is None else low_rank(rank)
 
     def error(self, question: Question, site: Site, rank: int) -> float:
         """The criterion's error of one layer at `rank`, all others dense."""

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autotune.compress.loading import check_weights, detect_task, load_model
+from autotune.compress.loading import check_weights, load_model
 from autotune.compress.locate import model_folder
+from autotune.compress.tasks import detect_task
 from autotune.core.errors import ModelError
 from tests.conftest import LLAMA, tiny_model
 

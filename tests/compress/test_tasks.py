@@ -1,14 +1,28 @@
 """The suite for every task, on tiny models of each kind that it serves."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import transformers as t
 
+from autotune.compress.loading import LoadedModel
+from autotune.compress.tasks import TASKS, detect_task, make_task
 from autotune.compress.tasks.causal_lm import CausalLM
 from autotune.compress.tasks.classification import Classification
 from autotune.compress.tasks.embedding import Embedding
 from autotune.compress.tasks.image_text import ImageText
+from autotune.core.errors import UsageError
+from autotune.core.types import Budget, Workload
+from autotune.export.onnx import exported_phases
+from autotune.report.card import model_card
 from autotune.testing.suites.task import TaskSuite
+from autotune.tuning.compression import chosen_metric
+from autotune.tuning.model import check_workload
+from autotune.tuning.request import TuneRequest
 from tests.conftest import tiny_model
+from tests.records import stored_record
 
 SIZES = {
     "hidden_size": 64,
@@ -70,3 +84,73 @@ class TestClassification(TaskSuite):
             if name.startswith("classifier"):
                 parameter.data.mul_(20)  # classes that differ, as a trained model's do
         return frozen(model)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "kind", "expected"),
+    [
+        (["LlamaForCausalLM"], "llama", "causal-lm"),
+        (["GPT2LMHeadModel"], "gpt2", "causal-lm"),
+        (None, "llama", "causal-lm"),
+        (["LlamaModel"], "llama", "embedding"),
+        (None, "bert", "embedding"),
+        (["BertForSequenceClassification"], "bert", "classification"),
+        (["ViTForImageClassification"], "vit", "image-classification"),
+        (["CLIPForImageClassification"], "clip", "image-classification"),
+        (["CLIPModel"], "clip", "image-text"),
+        (None, "unheard-of", "embedding"),
+    ],
+)
+def test_a_model_is_recognised_by_its_architectures_or_its_type(architectures, kind, expected):
+    config = SimpleNamespace(architectures=architectures, model_type=kind)
+    assert detect_task(config) == expected
+
+
+def test_every_task_says_what_the_rest_needs_to_know():
+    assert {name: (kind.auto_class, kind.default_metric) for name, kind in TASKS.items()} == {
+        "image-text": ("AutoModel", "kfac-seq"),
+        "causal-lm": ("AutoModelForCausalLM", "kfac"),
+        "classification": ("AutoModelForSequenceClassification", "kfac-seq"),
+        "image-classification": ("AutoModelForImageClassification", "kfac-seq"),
+        "embedding": ("AutoModel", "kfac-seq"),
+    }
+    assert [name for name, kind in TASKS.items() if kind.has_decode] == ["causal-lm"]
+    assert [name for name, kind in TASKS.items() if kind.reads_windows] == ["causal-lm"]
+
+
+def test_a_task_is_made_from_what_its_folder_says(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert make_task("embedding", tmp_path).pooling == "cls"
+    assert make_task("image-text", tmp_path).pooling == "mean"
+    with pytest.raises(UsageError, match="unknown task 'x'; known are image-text, causal-lm, "):
+        make_task("x", tmp_path)
+
+
+def test_a_new_task_is_a_class_and_an_entry(monkeypatch):
+    """Detection, loading, the default metric and the refusal of decode steps ask the class."""
+
+    class Seq2Seq(CausalLM):
+        name = "seq2seq"
+        auto_class = "AutoModelForSeq2SeqLM"
+        architectures = ("ForConditionalGeneration",)
+        has_decode = False
+
+    monkeypatch.setitem(TASKS, Seq2Seq.name, Seq2Seq)
+    config = SimpleNamespace(architectures=["T5ForConditionalGeneration"], model_type="t5")
+    assert detect_task(config) == "seq2seq"
+    loaded = LoadedModel(
+        name="new",
+        folder=Path("/nonexistent"),
+        task="seq2seq",
+        model=tiny_model("llama"),
+        tokenizer=None,
+        weights_sha256="",
+    )
+    with pytest.raises(UsageError, match="a seq2seq model has none"):
+        check_workload(Workload(batch_size=1, sequence_length=4, phase="decode"), loaded)
+    with pytest.raises(UsageError, match="a seq2seq model has no decode step"):
+        exported_phases(loaded, decode=True)
+    request = TuneRequest(budget=Budget(latency="0.9x"))
+    assert chosen_metric(request, "seq2seq") == "kfac"
+    assert "AutoModelForSeq2SeqLM" in model_card(replace(stored_record(), task="seq2seq"))

@@ -8,6 +8,8 @@ import onnxruntime
 import pytest
 import torch
 
+from autotune.results.verdict import Verdict
+from tests.commands import flags
 from tests.conftest import LLAMA
 from tests.endtoend.conftest import BUDGET
 from tests.endtoend.test_bad_input import refuse
@@ -117,8 +119,9 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
 
 @pytest.mark.slow
 def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments):
-    done = cli(*arguments, "--output", copied, "--latency-budget", "0.95x", "--trials", 0,
-               "--sensitivity-rounds", 0)  # fmt: skip
+    done = cli(
+        *arguments, *flags(output=copied, latency_budget="0.95x", trials=0, sensitivity_rounds=0)
+    )
     assert_finished(done, copied)
     for stage in ("statistics", "factorize", "export", "measure layers", "dense network"):
         assert stage not in done.stderr
@@ -127,9 +130,11 @@ def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments
 
 def test_a_models_profile_is_what_its_tuning_needs(tuned, cli, home):
     done = cli(
-        "profile", "--for", LLAMA, "--batch-size", 1, "--isl", 128, "--db", home / "latency.sqlite",
-        "--format", "json",
-    )  # fmt: skip
+        "profile",
+        "--for",
+        LLAMA,
+        *flags(batch_size=1, isl=128, db=home / "latency.sqlite", format="json"),
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["measured"] == 0
@@ -153,8 +158,9 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     found = {finding["check"]: finding for finding in report["findings"]}
     others = {k: f for k, f in found.items() if not k.startswith("latency")}  # too short to judge
     assert all(finding["holds"] for finding in others.values()), others
-    assert {"ranks", "latency", "quality", "parity of model.onnx", "model/model.safetensors",
-            "onnx-fp16/model.onnx", "parity of onnx-fp16/model.onnx"} <= set(found)  # fmt: skip
+    named = {"ranks", "latency", "quality", "parity of model.onnx", "model/model.safetensors"}
+    named |= {"onnx-fp16/model.onnx", "parity of onnx-fp16/model.onnx"}
+    assert named <= set(found)
     _, rows = (copied / "report.html").read_text().split("<h2>Builds</h2>")
     assert rows.rstrip().endswith("</html>")
     rows = rows.partition("</table>")[0]
@@ -162,7 +168,10 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     assert rows.count("not measured") == 1  # fp16 is not what this run was tuned in
     record = json.loads((copied / "result.json").read_text())
     assert found["quality"]["value"] == pytest.approx(record["quality"]["compressed"], rel=1e-3)
-    assert done.returncode == (0 if report["valid"] else 1)
+    verdict = Verdict(report["verdict"])
+    assert verdict.value == found["latency"]["verdict"]
+    assert report["within_budget"] is verdict.within_budget
+    assert done.returncode == (verdict.exit_code if report["valid"] else 1)
     weights = copied / "model" / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-3] ^= 64
@@ -178,12 +187,18 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
 
     _, record = tuned
     result = autotune.tune(
-        LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
-        workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,
-        calibration=home / "text.txt", calibration_samples=16, trials=2, rounds=2,
+        LLAMA,
+        device="cpu",
+        budget=autotune.Budget(latency=BUDGET),
+        workload=autotune.Workload(batch_size=1, sequence_length=128),
+        output=copied,
+        calibration=home / "text.txt",
+        calibration_samples=16,
+        trials=2,
+        rounds=2,
         sensitivity_rounds=0,
         database=home / "latency.sqlite",
-    )  # fmt: skip
+    )
     assert isinstance(result, autotune.TuneResult)
     found = result.record.to_json()
     for key in set(record) - {"cost", "output"}:
@@ -212,11 +227,18 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
 
     monkeypatch.setattr(measuring, "plan_forms", ends)
     autotune.tune(
-        LLAMA, device="cpu", budget=autotune.Budget(latency=BUDGET),
-        workload=autotune.Workload(batch_size=1, sequence_length=128), output=copied,
-        calibration=home / "text.txt", calibration_samples=16, trials=0, rounds=1,
-        sensitivity_rounds=0, database=tmp_path / "few.sqlite",
-    )  # fmt: skip
+        LLAMA,
+        device="cpu",
+        budget=autotune.Budget(latency=BUDGET),
+        workload=autotune.Workload(batch_size=1, sequence_length=128),
+        output=copied,
+        calibration=home / "text.txt",
+        calibration_samples=16,
+        trials=0,
+        rounds=1,
+        sensitivity_rounds=0,
+        database=tmp_path / "few.sqlite",
+    )
     with LatencyDatabase(tmp_path / "few.sqlite") as database:
         (fingerprint_id,) = database.fingerprints()
         ranks = {row.shape.rank for row in database.measurements(fingerprint_id)}
@@ -235,10 +257,17 @@ def test_an_impossible_budget_names_the_reachable_minimum(cli, arguments, copied
 @pytest.mark.slow
 def test_several_budgets_hold_together(cli, arguments, copied):
     done = cli(
-        *arguments, "--output", copied, "--trials", 0, "--sensitivity-rounds", 0,
-        "--params-budget", "0.85x",
-        "--memory-budget", "0.9x", "--flops-budget", "0.9x", "--format", "json",
-    )  # fmt: skip
+        *arguments,
+        *flags(
+            output=copied,
+            trials=0,
+            sensitivity_rounds=0,
+            params_budget="0.85x",
+            memory_budget="0.9x",
+            flops_budget="0.9x",
+            format="json",
+        ),
+    )
     record = assert_finished(done)
     assert record["parameters"]["compressed"] <= 0.85 * record["parameters"]["dense"]
     assert record["flops"]["compressed"] <= 0.9 * record["flops"]["dense"]
@@ -250,9 +279,17 @@ def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
     records = []
     for joint in ("--no-joint", "--joint"):
         done = cli(
-            *arguments, "--output", copied, "--trials", 0, "--sensitivity-rounds", 0,
-            "--rounds", 1, "--params-budget", "0.6x", joint, "--format", "json",
-        )  # fmt: skip
+            *arguments,
+            joint,
+            *flags(
+                output=copied,
+                trials=0,
+                sensitivity_rounds=0,
+                rounds=1,
+                params_budget="0.6x",
+                format="json",
+            ),
+        )
         records.append(assert_finished(done))
         assert_same_model(copied, records[-1])
     apart, together = records
@@ -267,9 +304,17 @@ def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
 @pytest.mark.slow
 def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     done = cli(
-        *arguments, "--output", copied, "--trials", 3, "--jobs", 2,
-        "--sensitivity-rounds", 1, "--rounds", 1, "--params-budget", "0.8x", "--format", "json",
-    )  # fmt: skip
+        *arguments,
+        *flags(
+            output=copied,
+            trials=3,
+            jobs=2,
+            sensitivity_rounds=1,
+            rounds=1,
+            params_budget="0.8x",
+            format="json",
+        ),
+    )
     assert_finished(done)
     (journal,) = (copied / ".cache").glob("losses-*.jsonl")
     plans = [json.loads(line)["plan"] for line in journal.read_text().splitlines() if line]
@@ -284,11 +329,20 @@ def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
 def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
     """ERC's factors and allocation in Dobi's storage: every part differs from the default's."""
     done = cli(
-        *arguments, "--output", copied, "--rounds", 1, "--metric", "activation", "--factorizer",
-        "residual:beta=0.1", "--allocator", "erc-plc:step=1", "--storage", "remap8",
-        "--params-budget", "0.95x", "--kv-cache-budget", "1x", "--activation-budget", "8MB",
-        "--format", "json",
-    )  # fmt: skip
+        *arguments,
+        *flags(
+            output=copied,
+            rounds=1,
+            metric="activation",
+            factorizer="residual:beta=0.1",
+            allocator="erc-plc:step=1",
+            storage="remap8",
+            params_budget="0.95x",
+            kv_cache_budget="1x",
+            activation_budget="8MB",
+            format="json",
+        ),
+    )
     record = assert_finished(done)
     solver = record["solver"]
     assert (solver["metric"], solver["factorizer"]) == ("activation", "residual:beta=0.1")

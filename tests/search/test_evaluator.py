@@ -14,6 +14,7 @@ from autotune.compress.factors import FactorStore, build_factor_store
 from autotune.compress.metrics import make_metric
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.core.forms import low_rank
+from autotune.core.progress import no_progress
 from autotune.core.types import Workload
 from autotune.search import evaluator
 from autotune.search.evaluator import Evaluators, EvaluatorSetup, JudgingProcess
@@ -192,7 +193,7 @@ def test_where_no_process_can_run_the_caller_judges(world, tmp_path):
     broken = EvaluatorSetup.from_json({**setup.to_json(), "factors": str(tmp_path / "missing")})
     with Evaluators(broken, 2, 1) as evaluators:
         together = plan_losses(evaluators)
-        together.judge(plans, lambda done, total: None)
+        together.judge(plans, no_progress)
         assert len(together._losses) == len(plans)
 
 

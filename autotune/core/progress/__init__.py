@@ -8,6 +8,11 @@ from contextlib import contextmanager
 Advance = Callable[[int, int], None]
 
 
+def no_progress(done: int, total: int) -> None:
+    """Show nothing: the `Advance` of work whose progress nobody follows."""
+    del done, total
+
+
 class Reporter:
     """Receives stages and notes; this one keeps silent."""
 
@@ -15,7 +20,7 @@ class Reporter:
     def stage(self, name: str) -> Iterator[Advance]:
         """Announce a stage; the yielded callable takes (done, total)."""
         del name
-        yield lambda done, total: None
+        yield no_progress
 
     def note(self, text: str) -> None:
         """One line worth telling, such as a cached stage or a failed measurement."""

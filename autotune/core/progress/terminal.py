@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from autotune.core.progress import Advance, Reporter
+from autotune.core.progress import Advance, Reporter, no_progress
 
 
 class TerminalReporter(Reporter):
@@ -23,7 +23,7 @@ class TerminalReporter(Reporter):
         """A bar with count and time left, or one line."""
         if not self.live:
             self.console.print(name, style="dim", highlight=False)
-            yield lambda done, total: None
+            yield no_progress
             return
         from rich.progress import (
             BarColumn,

@@ -23,7 +23,7 @@ form.addEventListener("submit", async (event) => {
     drawAlways(document.querySelector("#curve .plot"), found.figure);
     const rows = found.points.map((point) => {
       const row = document.createElement("tr");
-      const cells = [point.rank ?? "dense", seconds(point.latency_s), `${seconds(point.low_s)} – ${seconds(point.high_s)}`, point.ratio.toFixed(3), point.source];
+      const cells = [point.form, seconds(point.latency_s), `${seconds(point.low_s)} – ${seconds(point.high_s)}`, point.ratio.toFixed(3), point.source];
       for (const text of cells) row.insertCell().textContent = text;
       return row;
     });

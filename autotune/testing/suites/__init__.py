@@ -40,7 +40,7 @@ WITHOUT_SUITE = {
         "a function's signature: BuilderSuite and MachineSuite call the functions that have it"
     ),
     "autotune.search.judges.Judge": "JudgePoolSuite checks the judges that the pool hires",
-    "autotune.search.sensitivity.Judge": "the part of PlanLosses that sensitivity probing calls",
+    "autotune.search.judges.PlanJudge": "the part of PlanLosses that sensitivity probing calls",
 }
 # Plain assertions then show what they compared, as they do in test modules.
 pytest.register_assert_rewrite(

@@ -204,9 +204,10 @@ def test_the_request_of_no_options_is_the_librarys(cli, monkeypatch):
 def test_an_export_for_a_device_says_which_it_can_be(cli, device, tmp_path):
     done = cli("export", tmp_path, "--format", "tensorrt", "--device", device, "--json")
     said = {
-        "cpu": (2, "--device must be `here` or a GPU"), "abacus": (2, "abacus"),
+        "cpu": (2, "--device must be `here` or a GPU"),
+        "abacus": (2, "abacus"),
         "a100": (4, "not on this machine"),
-    }  # fmt: skip
+    }
     assert (done.returncode, said[device][1] in done.stderr) == (said[device][0], True), done.stderr
 
 

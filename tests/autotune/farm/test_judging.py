@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.core.progress import no_progress
 from autotune.farm.judging import FarmEvaluators, pack, sweep, unpack
 from autotune.search.evaluator import Evaluators
 from autotune.search.judges import JudgePool
@@ -93,7 +94,7 @@ def test_workers_find_the_same_losses(world, expected, farm, pool):
             assert theirs == pytest.approx(ours, rel=1e-5)
             assert tokens == count
     together = evidence(pool)
-    together.judge(plans, lambda done, total: None)
+    together.judge(plans, no_progress)
     assert together.true_loss(plans[0]) == pytest.approx(evidence().true_loss(plans[0]), rel=1e-5)
 
 

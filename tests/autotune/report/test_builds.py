@@ -7,8 +7,8 @@ from autotune.results.checks import (
     Check,
     CheckKind,
     EngineFacts,
+    FormFacts,
     ParityFacts,
-    RankFacts,
     TimingFacts,
 )
 from tests.records import stored_record
@@ -27,7 +27,7 @@ def latency(export, **more):
 
 
 CHECKS = [
-    Check(kind=CheckKind.RANKS, facts=RankFacts(layers=3)),
+    Check(kind=CheckKind.RANKS, facts=FormFacts(layers=3)),
     parity("model.onnx", 1e-6),
     Check(kind=CheckKind.LATENCY),
     Check(kind=CheckKind.HASH, subject="onnx-fp32/model.onnx", export="onnx-fp32"),

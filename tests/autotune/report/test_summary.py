@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.core.forms import parse_form
 from autotune.report.card import model_card
 from autotune.report.html import write_report
 from autotune.report.summary import (
@@ -123,3 +124,12 @@ def test_card_and_report_hold_the_figures_of_the_record(record, tmp_path):
     assert card.count("→") == len(record.factorized)
     assert ("latency, measured" in card) is (record.measured is not None)
     assert all(source in card for source in record.predicted_from)
+
+
+def test_the_card_spells_whole_forms():
+    """Structure and precision, and dense layers that are rounded."""
+    record = stored_record()
+    forms = ("rank=8:pivoted:int8-rows", "dense:int8-rows", "dense")
+    sites = [replace(record.sites[0], name=f"at {form}", form=parse_form(form)) for form in forms]
+    rows = model_card(replace(record, sites=tuple(sites))).splitlines()
+    assert [row.split(" | ")[2] for row in rows if row.startswith("| at ")] == list(forms[:2])

@@ -1,7 +1,9 @@
 """Checks as records: what verify prints of each, and how failures become reasons."""
 
 import pytest
+from click.testing import CliRunner
 
+from autotune.cli.verify import command
 from autotune.core.errors import UsageError
 from autotune.results.checks import (
     Check,
@@ -18,18 +20,10 @@ from autotune.results.verdict import Verdict
 
 def test_findings_keep_their_names_and_facts():
     """The keys of commit 2a6778f: check, holds, reason, and the facts of each kind."""
-    facts = LatencyFacts(
-        ratio=0.9,
-        ratio_low=0.8,
-        ratio_high=1.0,
-        tuned_ratio=0.9,
-        predicted_ratio=0.91,
-        verdict=Verdict.UNDECIDED,
-    )
     checks = (
         Check(kind=CheckKind.HASH, subject="model/model.safetensors"),
         Check(kind=CheckKind.PARITY, subject="model.onnx", facts=ParityFacts(worst=1e-6)),
-        Check(kind=CheckKind.LATENCY, facts=facts, holds=False, reason="slower"),
+        latency(Verdict.UNDECIDED, holds=False, reason="slower"),
         Check(
             kind=CheckKind.ENGINE,
             subject="tensorrt-fp16/prefill",
@@ -38,11 +32,11 @@ def test_findings_keep_their_names_and_facts():
     )
     found = Verification(folder="out", checks=checks).to_json()
     assert (found["folder"], found["valid"]) == ("out", False)
-    hashed, parity, latency, engine = found["findings"]
+    hashed, parity, timed, engine = found["findings"]
     assert hashed["check"] == "model/model.safetensors"
     assert (parity["check"], parity["worst"]) == ("parity of model.onnx", 1e-6)
-    assert (latency["check"], latency["holds"], latency["reason"]) == ("latency", False, "slower")
-    assert (latency["tuned_ratio"], latency["verdict"]) == (0.9, "undecided")
+    assert (timed["check"], timed["holds"], timed["reason"]) == ("latency", False, "slower")
+    assert (timed["tuned_ratio"], timed["verdict"]) == (0.9, "undecided")
     assert (engine["check"], engine["latency_s"]) == ("engine of tensorrt-fp16/prefill", 1e-4)
     assert (engine["kind"], engine["subject"]) == ("engine", "tensorrt-fp16/prefill")
 
@@ -62,3 +56,40 @@ def test_a_finding_without_a_reason_holds():
     found = run_check(lambda: Finding(facts=ParityFacts(worst=0.5)), CheckKind.PARITY, subject="a")
     assert (found.holds, found.facts.worst, found.title) == (True, 0.5, "parity of a")
     assert not run_check(lambda: Finding(reason="differs"), CheckKind.PARITY).holds
+
+
+def latency(verdict, **changes):
+    facts = LatencyFacts(
+        ratio=0.9,
+        ratio_low=0.8,
+        ratio_high=1.0,
+        tuned_ratio=0.9,
+        predicted_ratio=0.91,
+        verdict=verdict,
+    )
+    return Check(kind=CheckKind.LATENCY, facts=facts, **changes)
+
+
+HASH = Check(kind=CheckKind.HASH, subject="model.onnx")
+WRONG = Check(kind=CheckKind.QUALITY, holds=False, reason="moved")
+
+
+@pytest.mark.parametrize(
+    ("checks", "values", "code", "last"),
+    [
+        ((HASH,), (True, None, None), 0, "VALID"),
+        ((HASH, latency(Verdict.MET)), (True, "met", True), 0, "VALID, budget met"),
+        ((latency(Verdict.MISSED),), (True, "missed", False), 1, "VALID, budget missed"),
+        ((latency(Verdict.UNDECIDED),), (True, "undecided", None), 5, "VALID, budget undecided"),
+        ((latency(Verdict.UNDECIDED), WRONG), (False, "undecided", None), 1, "INVALID: 1 of 2"),
+        ((HASH, WRONG), (False, None, None), 1, "INVALID: 1 of 2 checks failed"),
+    ],
+)
+def test_a_verification_has_one_verdict_and_exit_code(checks, values, code, last, monkeypatch):
+    found = Verification(folder="out", checks=checks)
+    json = found.to_json()
+    assert (json["valid"], json["verdict"], json["within_budget"]) == values
+    monkeypatch.setattr("autotune.tuning.verify.verify", lambda *_: found)
+    done = CliRunner().invoke(command, ["out"], standalone_mode=False)
+    assert done.return_value == code
+    assert done.stdout.splitlines()[-1].startswith(last)

@@ -71,8 +71,8 @@ def test_a_result_has_the_measurement_and_the_plan(tmp_path):
     result = TuneResult(folder=tmp_path, record=record)
     assert result.measured.ratio == pytest.approx(record.measured_ratio, rel=1e-12)
     assert result.measured.latency_s == pytest.approx(record.measured_latency_s, rel=1e-12)
-    assert set(result.ranks) == set(result.plan)
-    assert {form.rank or None for form in result.plan.values()} == set(result.ranks.values())
+    assert result.ranks == {name: form.rank or None for name, form in result.plan.items()}
+    assert {site.name: site.rank for site in record.sites} == result.ranks
     assert (result.verdict, result.within_budget) == (Verdict.MET, True)
     elsewhere = TuneResult(folder=tmp_path, record=stored_record(PREDICTED))
     assert elsewhere.measured is None

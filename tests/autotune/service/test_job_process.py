@@ -42,6 +42,14 @@ def test_a_result_is_the_last_line_of_the_output(tmp_path):
     assert "cpu" in found.result["here"]
 
 
+@pytest.mark.parametrize("code", [1, 5])
+def test_a_verification_that_is_invalid_or_undecided_has_a_result(tmp_path, monkeypatch, code):
+    script(monkeypatch, f'print(\'{{"valid": true, "verdict": "?"}}\')\nraise SystemExit({code})')
+    found = ending(tmp_path, "verify")
+    assert (found.exit_code, found.again, found.error) == (code, False, None)
+    assert found.result == {"valid": True, "verdict": "?"}
+
+
 def test_a_death_is_not_explained_by_a_line_that_looks_like_an_error(tmp_path, monkeypatch):
     script(
         monkeypatch,

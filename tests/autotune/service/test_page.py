@@ -145,7 +145,9 @@ def test_a_device_answers_what_a_layer_would_cost(server, browser):
     browser.find_element(By.CSS_SELECTOR, "#predict button").click()
     plots(browser, 1)
     table = browser.find_element(By.ID, "estimates")
-    assert "dense" in table.text
+    forms = [row.split()[0] for row in table.text.splitlines()[1:]]
+    assert forms[0] == "dense"
+    assert all(form.startswith("rank=") for form in forms[1:])
     assert len(table.find_elements(By.TAG_NAME, "tr")) > 20
     assert "H200" in browser.find_element(By.ID, "sources").text
     assert "source" in browser.find_element(By.CSS_SELECTOR, "#sheet ~ pre").text

@@ -34,8 +34,10 @@ class TestApplied:
             assert applied is dense
             found = {n: m for n, m in applied.named_modules() if isinstance(m, LowRankLinear)}
             assert {name: layer.rank for name, layer in found.items()} == {
-                Q: 8, MEMBERS[0]: 16, MEMBERS[1]: 16,
-            }  # fmt: skip
+                Q: 8,
+                MEMBERS[0]: 16,
+                MEMBERS[1]: 16,
+            }
             assert isinstance(found[MEMBERS[1]], SharedLowRankLinear)
             assert found[MEMBERS[1]].leader is found[MEMBERS[0]]
             assert not torch.allclose(logits(applied), before, atol=1e-3)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from autotune.core.errors import MeasurementError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
+from autotune.core.progress import no_progress
 from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
@@ -66,7 +67,7 @@ def test_a_measurement_of_networks_is_tried_again(runner, times):
 def test_an_error_of_the_backend_is_not_tried_again(runner):
     impossible = [Subject(layer=dataclasses.replace(SHAPE, dtype="bf16"))]
     with pytest.raises(MeasurementError, match="the measurement failed") as caught:
-        time_subjects(runner, impossible, LONG, lambda done, total: None)
+        time_subjects(runner, impossible, LONG, no_progress)
     assert "process ended" not in str(caught.value)
 
 

@@ -37,9 +37,15 @@ class ScriptedMachine(SimulatedMachine):
             return super().compare(builds, inputs, final=final, advance=advance)
         ratio, low, high = self.script.pop(0)
         return PairedTiming(
-            latencies_s=(1.0, ratio), ratios=(1.0, ratio), ratio_lows=(1.0, low),
-            ratio_highs=(1.0, high), rounds=9, windows=3, disturbed_windows=0, converged=True,
-        )  # fmt: skip
+            latencies_s=(1.0, ratio),
+            ratios=(1.0, ratio),
+            ratio_lows=(1.0, low),
+            ratio_highs=(1.0, high),
+            rounds=9,
+            windows=3,
+            disturbed_windows=0,
+            converged=True,
+        )
 
 
 @pytest.fixture
@@ -47,9 +53,13 @@ def tuning(tmp_path):
     sites = example_sites(WORKLOAD)
     machine = ScriptedMachine(simulated_hardware("cpu-like"), tmp_path / "latency.sqlite")
     with simulated_tuning(
-        machine, tmp_path / "out", budget=Budget(latency=f"{LIMIT}x"), sites=sites,
-        errors=example_errors(sites, machine.rank_multiple), workload=WORKLOAD,
-    ) as found:  # fmt: skip
+        machine,
+        tmp_path / "out",
+        budget=Budget(latency=f"{LIMIT}x"),
+        sites=sites,
+        errors=example_errors(sites, machine.rank_multiple),
+        workload=WORKLOAD,
+    ) as found:
         yield found
 
 
@@ -75,9 +85,14 @@ def rounds_of(tuning, *limits):
 
 def measured(ratio, low, high):
     timed = MeasuredPass(
-        name="prefill", count=1, latency_s=ratio, dense_latency_s=1.0, ratio=ratio, ratio_low=low,
+        name="prefill",
+        count=1,
+        latency_s=ratio,
+        dense_latency_s=1.0,
+        ratio=ratio,
+        ratio_low=low,
         ratio_high=high,
-    )  # fmt: skip
+    )
     return Measured(passes=(timed,))
 
 
@@ -122,8 +137,9 @@ class TestConfirm:
         tuning.machine.script = [MISSED, MET]
         final = tuning.confirm([worse, better])
         assert [name for name, _ in tuning.machine.compared] == [
-            better.builds["prefill"].name, worse.builds["prefill"].name,
-        ]  # fmt: skip
+            better.builds["prefill"].name,
+            worse.builds["prefill"].name,
+        ]
         assert final.allocation == worse.allocation
         assert tuning.verdict(final) is Verdict.MET
 

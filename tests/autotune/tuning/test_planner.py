@@ -21,9 +21,13 @@ from tests.autotune.tuning.conftest import Q
 def planner(model, compression, workspace, tmp_path):
     """Of a real small model, on a simulated machine."""
     subject = SearchSubject(
-        model=model.loaded.model, task=model.task, sites=model.single, joint=model.joint,
-        factors=compression.factors, batches=example_batches(2),
-    )  # fmt: skip
+        model=model.loaded.model,
+        task=model.task,
+        sites=model.single,
+        joint=model.joint,
+        factors=compression.factors,
+        batches=example_batches(2),
+    )
     hardware = simulated_hardware("cpu-like")
     with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
         network = machine.network(SimulatedBuilder(model, machine, workspace))
@@ -118,3 +122,13 @@ def test_limits_are_resolved_by_what_the_dense_model_uses(planner):
     assert both.limits == {"latency": pytest.approx(3e-3)}
     assert both.limits_latency
     assert both.limit_ratio(4e-3) == pytest.approx(0.75)
+
+
+def test_the_progress_of_a_rule_goes_to_whoever_asked(planner):
+    """It is an argument: a later solve without it tells nobody."""
+    slow = dataclasses.replace(planner, allocator=make_allocator("dipsvd-bayes:trials=2"))
+    heard = []
+    slow.solve({}, progress=lambda done, total: heard.append((done, total)))
+    assert heard == [(0, 2), (1, 2)]
+    slow.solve({})
+    assert len(heard) == 2

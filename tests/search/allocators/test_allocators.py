@@ -86,9 +86,12 @@ def test_flars_binary_search_against_the_whole_grid(evidence):
         pairs = [(fast.plan[n], slow.plan[n]) for n in fast.plan]
         assert sum(a == b for a, b in pairs) >= len(pairs) * 0.8
     wavy = [5.0, 1.0, 3.0, 0.5]
-    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=True) == 2
-    assert smallest_meeting([1, 2, 3, 4], lambda r: wavy[r - 1] <= 1, whole_grid=False) == 4
-    assert smallest_meeting([1, 2], lambda r: False, whole_grid=False) is None
+    for whole_grid, rank in ((True, 2), (False, 4)):
+        found = smallest_meeting(
+            [1, 2, 3, 4], lambda rank: wavy[rank - 1] <= 1, whole_grid=whole_grid
+        )
+        assert found == low_rank(rank)
+    assert smallest_meeting([1, 2], lambda r: False, whole_grid=False) == DENSE
 
 
 def test_flars_cosines_are_the_weights(evidence):
@@ -180,15 +183,12 @@ def test_dobis_state_survives_and_goes_on(evidence, tmp_path):
             if next(stopped_steps) == 2:
                 raise KeyboardInterrupt
 
-        evidence.progress = kill
         with pytest.raises(KeyboardInterrupt):
-            stopped.train(asked)
-        evidence.progress = lambda done, total: None
+            stopped.train(dataclasses.replace(asked, progress=kill))
         assert state.exists()
         assert Dobi(steps=4, save_every=2).train(asked) == pytest.approx(whole, rel=1e-5)
     finally:
         evidence.folder = None
-        evidence.progress = lambda done, total: None
 
 
 def test_dobis_cost_is_linear_between_candidates():
