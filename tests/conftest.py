@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Sessions that are timed flush denormals to zero for their thread; here they share ours."""
+    yield
+    if "onnxruntime" in sys.modules:
+        import torch
+
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True, scope="session")

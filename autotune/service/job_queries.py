@@ -10,11 +10,19 @@ from sqlalchemy import exc
 from autotune.core.store.base import Store
 from autotune.service.errors import NotFoundError
 from autotune.service.job_records import Event, Job
-from autotune.service.job_schema import EVENT, JOB, STATES
+from autotune.service.job_schema import EVENT, JOB, MIGRATIONS, STATES
 
 
 class JobQueries(Store):
     """Reads jobs and their events, every call in a transaction of its own."""
+
+    what = "job database"
+    schema = len(MIGRATIONS)
+
+    def migrate(self, connection: sa.Connection, found: int) -> None:
+        """The migrations that are missing."""
+        for migrate in MIGRATIONS[found:]:
+            migrate(connection)
 
     def get(self, job_id: str) -> Job:
         """One job.

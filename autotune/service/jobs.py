@@ -18,7 +18,6 @@ from autotune.service.job_schema import (
     EVENT,
     FAILED,
     JOB,
-    MIGRATIONS,
     QUEUED,
     RUNNING,
     SUCCEEDED,
@@ -33,14 +32,6 @@ def new_id() -> str:
 
 class JobDatabase(JobQueries):
     """Jobs, their events and the API keys; `Store` says how it is opened and what may be raised."""
-
-    what = "job database"
-    schema = len(MIGRATIONS)
-
-    def migrate(self, connection: sa.Connection, found: int) -> None:
-        """The migrations that are missing."""
-        for migrate in MIGRATIONS[found:]:
-            migrate(connection)
 
     def submit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ SESSION_CONFIG = {"session.set_denormal_as_zero": "1", "session.force_spinning_s
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
-def session_options(threads: int, processors: Sequence[int] = ()) -> Any:
-    """Options of every session of ours; `processors` are for all threads but the first."""
+def session_options(
+    threads: int, processors: Sequence[int] = (), config: Mapping[str, str] = SESSION_CONFIG
+) -> Any:
+    """Options of a session; `processors` are for all threads but the first."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    for key, value in SESSION_CONFIG.items():
+    for key, value in config.items():
         options.add_session_config_entry(key, value)
     if processors:
         numbered_from_1 = ";".join(str(processor + 1) for processor in processors)
@@ -55,13 +57,19 @@ def open_session(
 
 
 def open_model(path: Path, threads: int) -> Any:
-    """A session over a file that somebody may have changed.
+    """A session over a file that somebody may have changed, in the process of the caller.
+
+    It leaves denormals as they are: onnxruntime would flush them to zero for the whole thread, in
+    what else the caller computes as well.
 
     Raises:
         ModelError: onnxruntime refuses it (no model, external data missing or outside its folder).
     """
+    import onnxruntime
+
+    options = session_options(threads, config={})
     try:
-        return open_session(path, threads)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises types of its own, by what is wrong
         raise ModelError(f"onnxruntime cannot open {path}: {error}") from error
 

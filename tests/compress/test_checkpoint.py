@@ -81,7 +81,13 @@ def edit_config(folder, change):
             lambda q: q["layers"].update(nope={"rank": 1, "in_features": 1, "out_features": 1}),
             "lacks",
         ),
-        (lambda q: next(iter(q["layers"].values())).update(in_features=7), "the model says"),
+        (
+            lambda q: next(iter(q["layers"].values())).update(in_features=7),
+            "in the low-rank configuration",
+        ),
+            lambda q: next(iter(q["layers"].values())).update(in_features=7),
+            "in the low-rank configuration",
+        ),
     ],
 )
 def test_a_changed_config_is_refused(saved, change, says):

@@ -79,7 +79,7 @@ def test_an_unknown_architecture_or_a_quantized_model(copy):
     with pytest.raises(ModelError, match="quantized or already factorized"):
         load_model(str(copy))
     (copy / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(ModelError, match="no transformers configuration"):
+    with pytest.raises(ModelError, match="not a transformers configuration"):
         load_model(str(copy))
 
 

@@ -147,9 +147,9 @@ def test_a_new_task_is_a_class_and_an_entry(monkeypatch):
         tokenizer=None,
         weights_sha256="",
     )
-    with pytest.raises(UsageError, match="a seq2seq model has none"):
+    with pytest.raises(UsageError, match="a model of the task seq2seq does not have"):
         check_workload(Workload(batch_size=1, sequence_length=4, phase="decode"), loaded)
-    with pytest.raises(UsageError, match="a seq2seq model has no decode step"):
+    with pytest.raises(UsageError, match="a model of the task seq2seq has no decode step"):
         exported_phases(loaded, decode=True)
     request = TuneRequest(budget=Budget(latency="0.9x"))
     assert chosen_metric(request, "seq2seq") == "kfac"

@@ -27,7 +27,7 @@ def test_the_small_commands(cli, tmp_path):
     assert "0 measured, 3 already known" in done.stdout
     done = cli("profile", "--tokens", 32, *database)
     assert done.returncode == 2
-    assert "--for MODEL" in done.stderr
+    assert "or --for, or --plan quick" in done.stderr
     done = cli("predict", *shape, "--rank", 16, *database, "--format", "json")
     answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
     assert [a["source"] for a in answers] == ["measured", "measured"]

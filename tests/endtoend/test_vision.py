@@ -100,4 +100,4 @@ def test_text_is_refused_without_a_tokenizer(cli, tmp_path):
     done = cli("--model", tmp_path / "vit", "--latency-budget", "0.9x", "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "no tokenizer" in done.stderr
-    assert "--calibration FILE.safetensors" in done.stderr
+    assert "set --calibration to a .safetensors file" in done.stderr

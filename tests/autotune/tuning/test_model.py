@@ -4,14 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from autotune.compress.tasks import TASKS
 from autotune.core.errors import UsageError
 from autotune.core.option_names import spell
 from autotune.core.types import Workload
 from autotune.tuning.model import check_workload
 from autotune.tuning.request import TuneRequest
 
-CODE = SimpleNamespace(task="causal-lm", config=SimpleNamespace(max_position_embeddings=64))
-EMBEDDING = SimpleNamespace(task="embedding", config=SimpleNamespace())
+CODE = SimpleNamespace(
+    task="causal-lm", kind=TASKS["causal-lm"], config=SimpleNamespace(max_position_embeddings=64)
+)
+EMBEDDING = SimpleNamespace(task="embedding", kind=TASKS["embedding"], config=SimpleNamespace())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from autotune.core.errors import DeviceMissingError, UsageError
@@ -11,7 +12,7 @@ from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
-from autotune.profiler.backends.onnxruntime_cpu import layer_model, open_session
+from autotune.profiler.backends.onnxruntime_cpu import layer_model
 from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
@@ -65,11 +66,24 @@ def test_the_onnx_layer_computes_the_product():
         w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(model).graph.initializer
     }
     x = np.random.default_rng(0).standard_normal((16, 64), dtype=np.float32)
-    outputs = open_session(model, 1).run(None, {"x": x})
+    outputs = onnxruntime.InferenceSession(model).run(None, {"x": x})
     assert len(outputs) == 2
     for copy, y in enumerate(outputs):
         assert np.allclose(y, x @ weights[f"w_h{copy}"] @ weights[f"w_y{copy}_0"], atol=1e-4)
     assert not np.allclose(outputs[0], outputs[1])
+
+
+def test_a_graph_is_opened_without_a_change_of_the_callers_arithmetic(tmp_path):
+    """In a process of its own: onnxruntime decides once, with the first session."""
+    (tmp_path / "model.onnx").write_bytes(layer_model(SHAPE, copies=1))
+    program = (
+        "import pathlib, sys, numpy\n"
+        "from autotune.profiler.backends.onnxruntime_cpu import open_model\n"
+        "open_model(pathlib.Path(sys.argv[1]), 1)\n"
+        "assert numpy.float64(5e-324) * 1.0 > 0.0\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "model.onnx")]
+    subprocess.run(command, check=True)
 
 
 def test_copies_shrink_with_size():
