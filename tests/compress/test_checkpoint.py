@@ -85,9 +85,6 @@ def edit_config(folder, change):
             lambda q: next(iter(q["layers"].values())).update(in_features=7),
             "in the low-rank configuration",
         ),
-            lambda q: next(iter(q["layers"].values())).update(in_features=7),
-            "in the low-rank configuration",
-        ),
     ],
 )
 def test_a_changed_config_is_refused(saved, change, says):
