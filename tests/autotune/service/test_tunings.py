@@ -2,14 +2,19 @@
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
+from starlette.testclient import TestClient
 
 from autotune.results.result import result_text
 from autotune.service import job_process
+from autotune.service.app import create_app
 from autotune.service.job_process import JobProcess
 from autotune.service.job_records import Ending
+from autotune.service.jobs import JobDatabase
 from autotune.service.summary import outcome, summarise
 from tests.autotune.service.test_http import finished, message, submit
 from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stored_record
@@ -93,6 +98,39 @@ def test_the_list_shows_jobs_of_commit_2a6778f(client, database, name, said):
     database.finish(lease, Ending(exit_code=0, result=kept))
     assert said in client.get("/", headers=HTML).text
     assert outcome(client.get(f"/v1/jobs/{job.id}").json()["result"]) == said
+
+
+def test_a_job_database_of_commit_2a6778f_is_opened_and_goes_on(settings):
+    settings.job_database.parent.mkdir()
+    with closing(sqlite3.connect(settings.job_database)) as connection:
+        connection.executescript((DATA / "jobs-2a6778f.sql").read_text())
+        # One that was still queued when that server was stopped.
+        connection.execute("CREATE TEMP TABLE waiting AS SELECT * FROM job")
+        connection.execute(
+            "UPDATE waiting SET id = substr(id, 1, 19) || '6', state = 'queued', result = NULL, "
+            "exit_code = NULL, started_at = NULL, finished_at = NULL, attempt = 0, runner = NULL"
+        )
+        connection.execute("INSERT INTO job SELECT * FROM waiting")
+        connection.commit()
+    with (
+        JobDatabase(settings.job_database) as database,
+        TestClient(create_app(settings, database)) as client,
+    ):
+        queued, done = client.get("/v1/jobs").json()["jobs"]
+        folder = settings.run_folder(done["id"])
+        folder.mkdir(parents=True)
+        shutil.copy(DATA / MEASURED, folder / "result.json")
+        assert (queued["state"], done["state"]) == ("queued", "succeeded")
+        assert done["spec"]["budget"]["parameters"] == "0.9x"
+        # Its interval, 0.915 to 2.779, does not tell whether it is slower than dense.
+        assert outcome(done["result"]) == "1.011x of dense, budget undecided"
+        assert client.get(f"/v1/jobs/{done['id']}/figures").status_code == 200
+        assert "succeeded" in client.get(f"/jobs/{done['id']}", headers=HTML).text
+        assert "1.011x of dense" in client.get("/", headers=HTML).text
+        again = client.post("/v1/jobs", json={"kind": "tune", "spec": done["spec"]})
+        assert again.json()["spec"] == done["spec"]
+        claimed = database.claim("today")
+        assert (claimed.id, claimed.spec) == (queued["id"], done["spec"])
 
 
 def test_a_summary_is_kept_with_its_verdict():
