@@ -68,7 +68,9 @@ def _find(gpus: Sequence[Gpu], entry: str) -> Gpu | None:
     for gpu in gpus:
         ids = gpu.mig_uuids if entry.startswith("MIG-") else (gpu.uuid,)
         matches += [replace(gpu, selector=each) for each in ids if each.startswith(entry)]
-    return matches[0] if entry and len(matches) == 1 else None
+    # The driver does not take a bare prefix, even of a single GPU (seen on an H100).
+    is_bare = entry in ("", "GPU", "GPU-", "MIG", "MIG-")
+    return matches[0] if len(matches) == 1 and not is_bare else None
 
 
 @functools.cache

@@ -52,6 +52,12 @@ def test_what_cuda_shows(setting, indices):
     assert [gpu.index for gpu in select_visible(GPUS, setting)] == indices
 
 
+@pytest.mark.parametrize("setting", ["GPU-", "GPU", "MIG-"])
+def test_a_prefix_alone_names_no_gpu(setting):
+    only = Gpu(index=0, uuid="GPU-89", name="NVIDIA H100", mig_uuids=("MIG-1c1",))
+    assert select_visible([only], setting) == ()
+
+
 def test_a_selector_shows_the_same_again():
     for setting in (None, "1", "GPU-aa", "MIG-2"):
         for gpu in select_visible(GPUS, setting):
@@ -144,6 +150,8 @@ def test_torch_sees_the_same(monkeypatch, setting):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
     code = (
         "import torch\n"
+        "try:\n    torch.cuda.init()\n"  # torch may count a GPU that the driver does not show
+        "except RuntimeError:\n    raise SystemExit\n"
         "for i in range(torch.cuda.device_count()):\n"
         "    print(f'GPU-{torch.cuda.get_device_properties(i).uuid}')"
     )
