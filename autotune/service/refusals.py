@@ -62,18 +62,18 @@ def _spelled(path: Sequence[str], entry: Entry | None) -> str:
 
 
 def _sentence(error: Mapping[str, Any], where: str, kind: str | None, entry: Entry | None) -> str:
-    what, context = str(error["type"]), error.get("ctx", {})
+    what, facts = str(error["type"]), error.get("ctx", {})
     if what in _WHOLE:
         return str(error["msg"])
     if what == "json_invalid":
-        return f"the body is not valid JSON: {context.get('error', 'it cannot be read')}"
+        return f"the body is not valid JSON: {facts.get('error', 'it cannot be read')}"
     if what.startswith("union_tag"):
         return f"{_sub(where, 'kind')} must be one of {', '.join(KINDS)}"
     if what == "missing":
         return f"{where} must be given"
     if what == "extra_forbidden":
         return f"unknown option {where[:_LONG]!r}{_known(kind, where)}"
-    rule = _rule(what, context, entry)
+    rule = _rule(what, facts, entry)
     if rule is None:
         return f"{where}: {error['msg']}"
     return f"{where} {rule}{_given(error.get('input'))}"
@@ -83,34 +83,34 @@ def _sub(where: str, name: str) -> str:
     return name if where in ("", "body") else f"{where}.{name}"
 
 
-def _rule(what: str, context: Mapping[str, Any], entry: Entry | None) -> str | None:
+def _rule(what: str, facts: Mapping[str, Any], entry: Entry | None) -> str | None:
     """The rule that an error of pydantic is of; None where there is no wording of ours."""
     if what in ("greater_than_equal", "less_than_equal"):
-        return _bound(context, entry)
+        return _bound(facts, entry)
     if what == "literal_error":
-        choices = ", ".join(entry.option.names()) if entry is not None else context["expected"]
+        choices = ", ".join(entry.option.names()) if entry is not None else facts["expected"]
         return f"must be one of {choices}"
     if what in ("string_too_long", "too_long"):
         unit = "characters" if what == "string_too_long" else "entries"
-        return f"must have at most {context['max_length']} {unit}"
+        return f"must have at most {facts['max_length']} {unit}"
     if what in ("string_too_short", "too_short"):
         unit = "characters" if what == "string_too_short" else "entries"
-        return f"must have at least {context['min_length']} {unit}"
+        return f"must have at least {facts['min_length']} {unit}"
     if what == "string_pattern_mismatch":
-        control = "\\x00-\\x1f" in context["pattern"]
-        rule = "have no control characters" if control else f"match {context['pattern']}"
+        control = "\\x00-\\x1f" in facts["pattern"]
+        rule = "have no control characters" if control else f"match {facts['pattern']}"
         return f"must {rule}"
     found = _KINDS_OF_VALUE.get(what.partition("_")[0])
     return None if found is None else f"must be {found}"
 
 
-def _bound(context: Mapping[str, Any], entry: Entry | None) -> str:
-    high = context.get("le")
+def _bound(facts: Mapping[str, Any], entry: Entry | None) -> str:
+    high = facts.get("le")
     if high is not None and high >= _IN_RANGE:
         return f"must be at most {high:,}"
     if entry is not None and entry.option.bounds:
         return f"must be {entry.option.bounds}"
-    return f"must be at most {high:g}" if high is not None else f"must be {context['ge']:g} or more"
+    return f"must be at most {high:g}" if high is not None else f"must be {facts['ge']:g} or more"
 
 
 def _known(kind: str | None, where: str) -> str:

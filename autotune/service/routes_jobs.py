@@ -68,7 +68,7 @@ def list_jobs(
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
-    """List jobs, newest first."""
+    """List the jobs that match, the newest first, a page at a time."""
     jobs = parts.database.page(states=state, kind=kind, before=before, limit=limit)
     return JobPage(
         jobs=[JobView.of(job) for job in jobs],

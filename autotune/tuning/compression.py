@@ -22,7 +22,13 @@ from autotune.compress.factors import (
 )
 from autotune.compress.lowrank import replaced
 from autotune.compress.metrics import make_metric
-from autotune.compress.statistics import collect_statistics, load_statistics, save_statistics
+from autotune.compress.metrics.base import Metric
+from autotune.compress.statistics import (
+    Statistics,
+    collect_statistics,
+    load_statistics,
+    save_statistics,
+)
 from autotune.compress.tasks import task_class
 from autotune.core.forms import Form, Plan, low_rank, plan_to_json
 from autotune.core.types import digest
@@ -101,48 +107,14 @@ def compress(
     """
     name = chosen_metric(request, model.loaded.task)
     metric = make_metric(name)
-    statistics_key = {
-        **model.key,
-        "calibration": data.sha256,
-        "moments": sorted(metric.moments),
-        "seed": request.seed,
-    }
-
-    def build_statistics(path: Path) -> None:
-        with workspace.stage("collect statistics") as advance:
-            statistics = collect_statistics(
-                model.loaded.model,
-                model.single,
-                model.task,
-                data.statistics,
-                metric.moments,
-                seed=request.seed,
-                progress=advance,
-            )
-        save_statistics(statistics, path)
-
-    def statistics_file() -> Path:
-        return workspace.file("statistics", statistics_key, ".safetensors", build_statistics)
-
-    def build_factors(path: Path) -> None:
-        with workspace.stage("factorize") as advance:
-            build_factor_store(
-                model.loaded.model,
-                model.single,
-                path,
-                metric=metric,
-                statistics=load_statistics(statistics_file()),
-                joint=model.joint,
-                progress=advance,
-            )
-
+    stages = _Stages(model=model, data=data, workspace=workspace, metric=metric, seed=request.seed)
     key: dict[str, Any] = {
-        **statistics_key,
+        **stages.statistics_key,
         "metric": metric.name,
         "parameters": vars(metric),
         "joint": [site.name for site in model.joint],
     }
-    store = FactorStore(workspace.file("factors", key, ".safetensors", build_factors))
+    store = stages.factor_store(key)
     factors: Factors = store
     factorizer = make_factorizer(request.method.factorizer)
     if factorizer.name != "svd":
@@ -152,7 +124,7 @@ def compress(
             factorizer=factorizer,
             metric=metric,
             model=model.loaded.model,
-            statistics=lambda: load_statistics(statistics_file()),
+            statistics=stages.statistics,
             task=model.task,
             batches=data.statistics,
         )
@@ -161,3 +133,55 @@ def compress(
         key |= {"storage": storage}
         factors = Stored(factors, storage)
     return Compression(model=model, factors=factors, key=key, metric=name, storage=storage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stages:
+    """Statistics and factors of one metric, each computed once for a run folder."""
+
+    model: TracedModel
+    data: CalibrationData
+    workspace: Workspace
+    metric: Metric
+    seed: int
+
+    @property
+    def statistics_key(self) -> dict[str, Any]:
+        return {
+            **self.model.key,
+            "calibration": self.data.sha256,
+            "moments": sorted(self.metric.moments),
+            "seed": self.seed,
+        }
+
+    def statistics(self) -> Statistics:
+        file = self.workspace.file("statistics", self.statistics_key, ".safetensors", self._collect)
+        return load_statistics(file)
+
+    def _collect(self, path: Path) -> None:
+        with self.workspace.stage("collect statistics") as advance:
+            statistics = collect_statistics(
+                self.model.loaded.model,
+                self.model.single,
+                self.model.task,
+                self.data.statistics,
+                self.metric.moments,
+                seed=self.seed,
+                progress=advance,
+            )
+        save_statistics(statistics, path)
+
+    def factor_store(self, key: Mapping[str, Any]) -> FactorStore:
+        return FactorStore(self.workspace.file("factors", key, ".safetensors", self._factorize))
+
+    def _factorize(self, path: Path) -> None:
+        with self.workspace.stage("factorize") as advance:
+            build_factor_store(
+                self.model.loaded.model,
+                self.model.single,
+                path,
+                metric=self.metric,
+                statistics=self.statistics(),
+                joint=self.model.joint,
+                progress=advance,
+            )

@@ -27,7 +27,7 @@ class Classification(Task):
     higher_is_better = True
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The logits, (batch, classes)."""
+        """The logits of the classes, shape (batch, classes)."""
         logits: Tensor = model(**batch).logits
         return logits
 
@@ -58,7 +58,7 @@ class Classification(Task):
 
 
 class ImageClassification(Classification):
-    """The same of images."""
+    """Classes of images, judged as those of texts are."""
 
     name = "image-classification"
     auto_class = "AutoModelForImageClassification"

@@ -15,7 +15,7 @@ class ExampleFixtures:
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls) -> TracedModel:
-        """The example model."""
+        """The example model, traced and with its sites."""
         return example_traced()
 
     @pytest.fixture(scope="class")
@@ -23,5 +23,5 @@ class ExampleFixtures:
     def compression(
         cls, model: TracedModel, tmp_path_factory: pytest.TempPathFactory
     ) -> Compression:
-        """Its factors."""
+        """Factors of the example model, from which plans choose."""
         return example_compression(model, tmp_path_factory.mktemp("factors"))

@@ -13,7 +13,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class PrecisionSuite:
-    """Give the fixture `precision`."""
+    """Contracts of a precision; a subclass gives the fixture `precision`."""
 
     shape = LayerShape(tokens=1, in_features=96, out_features=64)
 
