@@ -149,6 +149,7 @@ def test_bench_measures_again(tuned, cli):
     assert 0 < again["ratio_low"] <= again["ratio"] <= again["ratio_high"]
 
 
+@pytest.mark.slow
 def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     for dtype in ("fp16", "fp32"):
         exported = cli("export", copied, "--dtype", dtype, "--json")

@@ -22,6 +22,7 @@ def test_what_the_page_shows_runs(text, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_suites_that_the_page_shows_pass(tmp_path):
     """In a folder of its own, without this project's conftest."""
     for number, text in enumerate(TESTS):

@@ -116,6 +116,7 @@ def test_recorded_layers_are_tuned_like_simulated_ones(tmp_path):
     assert verdicts["met"] >= 0.9 * len(SEEDS), verdicts
 
 
+@pytest.mark.slow
 def test_the_loss_is_close_to_that_of_the_best_plan(tmp_path):
     """At most the least loss of all plans that truly stay 3 % below the limit.
 

@@ -169,7 +169,8 @@ def test_one_checkpoint_serves_every_phase(builder_for, compression):
     assert one == other
 
 
-@pytest.mark.parametrize("phase", ["prefill", pytest.param("decode", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_typed_graphs_hold_the_plan_in_the_dtype(builder_for, compression, phase):
     builder = builder_for("onnxruntime-cuda", "fp16")
     for graph, ranks in (
