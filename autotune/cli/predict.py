@@ -43,7 +43,7 @@ def command(output_format: str, **options: Any) -> None:
     answers, lines = [], []
     for one, estimate in zip(found.shapes, found.estimates, strict=True):
         form = one.form
-        asked = {"rank": form.rank or None, "form": str(form)}
+        asked = {"rank": form.rank_or_none, "form": str(form)}
         answers.append({**asked, **dataclasses.asdict(estimate)})
         name_of = str(form) if form.suffix or form.is_dense else f"rank {form.rank}"
         lines.append(

@@ -245,16 +245,15 @@ def check_value(entry: Entry, value: Any, *, schema: type) -> Any:
         raise OptionError(entry.path, "must be given", schema=schema)
     if value is None and (entry.optional or entry.default is None):
         return None
-    found = None if value is None else _converted(entry, value)
-    rule = _broken_rule(entry, found)
+    rule = broken_rule(entry, value)
     if rule:
         raise OptionError(entry.path, rule, value, schema=schema)
-    return found
+    return None if value is None else _converted(entry, value)
 
 
-def _broken_rule(entry: Entry, value: Any) -> str:
-    """The rule that a converted value breaks, if any; None is a value of the wrong type."""
-    option = entry.option
+def broken_rule(entry: Entry, value: Any) -> str:
+    """The rule of type, bounds or choices that a value breaks; empty if none."""
+    option, value = entry.option, None if value is None else _converted(entry, value)
     if value is None:
         return f"must be {_KINDS.get(entry.kind, 'text')}"
     if type(value) is int and option.le is not None and value > option.le >= _IN_RANGE:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autotune.core.options import Entry, entries, nested
+from autotune.core.options import Entry, broken_rule, entries, nested
 from autotune.core.options_json import flat_entries
 from autotune.service.specs import KINDS
 
-_LONG, _IN_RANGE = 100, 1_000_000
+_LONG = 100
 _KINDS_OF_VALUE = {
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
     "bool": "true or false",
-    "string": "a text",
+    "string": "text",
     "list": "a list",
     "dict": "an object",
     "model": "an object",
@@ -73,23 +73,34 @@ def _sentence(error: Mapping[str, Any], where: str, kind: str | None, entry: Ent
         return f"{where} must be given"
     if what == "extra_forbidden":
         return f"unknown option {where[:_LONG]!r}{_known(kind, where)}"
-    rule = _rule(what, facts, entry)
+    rule = _rule_of_option(error, entry) or _rule(what, facts)
     if rule is None:
         return f"{where}: {error['msg']}"
-    return f"{where} {rule}{_given(error.get('input'))}"
+    # Headers may hold a key, which is not repeated.
+    given = "" if error["loc"][0] in ("header", "cookie") else _given(error.get("input"))
+    return f"{where} {rule}{given}"
 
 
 def _sub(where: str, name: str) -> str:
     return name if where in ("", "body") else f"{where}.{name}"
 
 
-def _rule(what: str, facts: Mapping[str, Any], entry: Entry | None) -> str | None:
+def _rule_of_option(error: Mapping[str, Any], entry: Entry | None) -> str:
+    """The option's own rule that the value breaks; empty if it is only pydantic's that it does."""
+    if entry is None:
+        return ""
+    value, in_list = error.get("input"), isinstance(error["loc"][-1], int)
+    return broken_rule(entry, (value,) if in_list else value)
+
+
+def _rule(what: str, facts: Mapping[str, Any]) -> str | None:
     """The rule that an error of pydantic is of; None where there is no wording of ours."""
-    if what in ("greater_than_equal", "less_than_equal"):
-        return _bound(facts, entry)
+    if what == "greater_than_equal":
+        return f"must be {facts['ge']:,} or more"
+    if what == "less_than_equal":
+        return f"must be at most {facts['le']:,}"
     if what == "literal_error":
-        choices = ", ".join(entry.option.names()) if entry is not None else facts["expected"]
-        return f"must be one of {choices}"
+        return f"must be one of {facts['expected']}"
     if what in ("string_too_long", "too_long"):
         unit = "characters" if what == "string_too_long" else "entries"
         return f"must have at most {facts['max_length']} {unit}"
@@ -102,15 +113,6 @@ def _rule(what: str, facts: Mapping[str, Any], entry: Entry | None) -> str | Non
         return f"must {rule}"
     found = _KINDS_OF_VALUE.get(what.partition("_")[0])
     return None if found is None else f"must be {found}"
-
-
-def _bound(facts: Mapping[str, Any], entry: Entry | None) -> str:
-    high = facts.get("le")
-    if high is not None and high >= _IN_RANGE:
-        return f"must be at most {high:,}"
-    if entry is not None and entry.option.bounds:
-        return f"must be {entry.option.bounds}"
-    return f"must be at most {high:g}" if high is not None else f"must be {facts['ge']:g} or more"
 
 
 def _known(kind: str | None, where: str) -> str:

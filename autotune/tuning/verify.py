@@ -10,7 +10,7 @@ from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.progress import Reporter
 from autotune.export.checks import check_export, check_hash, phase_of
 from autotune.export.manifest import MANIFEST, Manifest, open_manifest
-from autotune.profiler.backends import make_backend
+from autotune.profiler.backends import BACKENDS, make_backend
 from autotune.report.builds import build_rows, put_builds
 from autotune.results.checks import (
     Check,
@@ -185,7 +185,8 @@ def _time_export(folder: Path, record: TuneRecord, reporter: Reporter) -> list[C
 def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
     if manifest.format != "onnx" or manifest.dtype != record.dtype:
         return False
-    return make_backend(record.backend).opens_onnx
+    # A result may name the backend of a distribution that is not installed here.
+    return record.backend in BACKENDS and make_backend(record.backend).opens_onnx
 
 
 def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Reporter) -> Finding:

@@ -18,7 +18,8 @@ from autotune.profiler.measure.timing import Runner
 # 11.9 ms against 5.3 ms for 1 x 512 tokens, 8 heads of 64); both models get the same option.
 # Idle thread pools spin: with five sessions in one process on two cores each call took 3-10x as
 # long (12 ms quanta) until they were told to stop when their run ends.
-SESSION_CONFIG = {"session.set_denormal_as_zero": "1", "session.force_spinning_stop": "1"}
+_DENORMALS = "session.set_denormal_as_zero"
+SESSION_CONFIG = {_DENORMALS: "1", "session.force_spinning_stop": "1"}
 
 
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
@@ -67,7 +68,8 @@ def open_model(path: Path, threads: int) -> Any:
     """
     import onnxruntime
 
-    options = session_options(threads, config={})
+    config = {key: value for key, value in SESSION_CONFIG.items() if key != _DENORMALS}
+    options = session_options(threads, config=config)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises types of its own, by what is wrong

@@ -80,3 +80,9 @@ def test_a_name_that_the_caller_made_up_is_no_failure_of_the_server(client, key)
     answer = client.post("/v1/jobs", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert len(message(answer)) < 2000
+
+
+def test_what_stands_in_a_header_is_not_repeated(client):
+    body = {"kind": "tune", "spec": TUNE}
+    answer = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "my secret"})
+    assert message_of(answer) == "Idempotency-Key must match ^[!-~]+$"

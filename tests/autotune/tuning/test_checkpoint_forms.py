@@ -11,10 +11,12 @@ from autotune.compress.precisions import make_precision
 from autotune.compress.precisions.native import Native
 from autotune.compress.sites import find_sites
 from autotune.core.forms import DENSE, Form, low_rank
+from autotune.export.manifest import Manifest
 from autotune.profiler.backends import BACKENDS, make_backend
 from autotune.results.checks import CheckKind, run_check
 from autotune.tuning import checkpoint_forms as module
 from autotune.tuning.checkpoint_forms import compare_forms
+from autotune.tuning.verify import _runs_export
 from tests.autotune.tuning.conftest import Q
 from tests.conftest import random_layers, tiny_model
 from tests.records import stored_record
@@ -106,3 +108,19 @@ def test_the_backends_that_open_exported_graphs_say_so():
     """`verify` times exports only in those."""
     known = {name for name in BACKENDS if make_backend(name).opens_onnx}
     assert known == {"onnxruntime-cpu", "onnxruntime-cuda"}
+
+
+def test_an_export_of_a_backend_that_is_not_installed_is_not_timed():
+    manifest = Manifest(
+        format="onnx",
+        dtype="fp32",
+        checkpoint="model",
+        weights_sha256="",
+        device="cpu",
+        forms={},
+        versions={},
+    )
+    record = replace(record_of({}), dtype="fp32")
+    assert _runs_export(replace(record, backend="onnxruntime-cpu"), manifest)
+    assert not _runs_export(replace(record, backend="of-another-distribution"), manifest)
+    assert not _runs_export(replace(record, backend="torch-eager"), manifest)
