@@ -1,11 +1,12 @@
-"""A tuning that is killed again and again ends with the result of one that was left alone.
+"""Tunings that are killed again and again end as one that was left alone does.
 
     python benchmarks/resume.py --model tests/data/code-llama-3m --kills 20 --seed 0
 
 The command runs in a process group of its own and is killed (SIGKILL to the whole group) at random
-moments of the time that an undisturbed tuning takes; then the same command is started again. Both
-share nothing but the latency database, so that layers are measured once. The last line is one JSON
-document.
+moments of the time that an undisturbed tuning takes; then the same command is started again. A run
+that ends before its moment is compared with the undisturbed one, and the next tuning begins in a
+new folder, until there were as many kills as asked for. All share the latency database, so that
+layers are measured once. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -43,38 +44,45 @@ def main() -> None:
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    """Tune undisturbed, then killed; what both ended with."""
+    """Tune undisturbed, then killed; what all ended with."""
     os.environ["AUTOTUNE_DB"] = str(folder / "latency.sqlite")
     started_s = time.monotonic()
     alone = _start(arguments.model, folder / "alone").wait()
     whole_s = time.monotonic() - started_s
-    print(f"undisturbed: exit code {alone}, {whole_s:.0f} s")
-    draw, killed, completed = random.Random(arguments.seed), 0, 0
-    output = folder / "killed"
-    for number in range(arguments.kills):
+    print(f"undisturbed: exit code {alone}, {whole_s:.0f} s", flush=True)
+    draw, killed, ended = random.Random(arguments.seed), 0, []
+    output = folder / "killed-0"
+    while killed < arguments.kills:
         after_s = draw.uniform(0.0, whole_s)
         process = _start(arguments.model, output)
         try:
-            process.wait(timeout=after_s)
-            completed += 1
+            ended.append(_outcome(output, process.wait(timeout=after_s)))
+            print(f"tuning {len(ended)} ended: {ended[-1]}", flush=True)
+            output = folder / f"killed-{len(ended)}"
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             killed += 1
-        entries = sorted({path.name.rpartition("-")[0] for path in output.glob(".cache/*-*")})
-        print(f"{number + 1:3d}: killed after {after_s:5.1f} s, kept {', '.join(entries)}")
-    code = _start(arguments.model, output).wait()
-    first, last = read_result(folder / "alone"), read_result(output)
-    again = bench(output, Reporter())
+            entries = sorted({path.name.rpartition("-")[0] for path in output.glob(".cache/*-*")})
+            kept = ", ".join(entries) or "nothing"
+            print(f"{killed:3d}: killed after {after_s:5.1f} s, kept {kept}", flush=True)
+    ended.append(_outcome(output, _start(arguments.model, output).wait()))
     return {
         "kills": killed,
-        "completed_before_the_kill": completed,
+        "undisturbed": _outcome(folder / "alone", alone),
+        "after_kills": ended,
+        "bench_ratio": bench(output, Reporter()).ratio,
+    }
+
+
+def _outcome(output: Path, code: int) -> dict[str, object]:
+    """What a tuning that has ended left in its folder."""
+    result = read_result(output)
+    return {
         "exit_code": code,
-        "verdicts": [str(first.verdict), str(last.verdict)],
-        "ratios": [first.measured_ratio, last.measured_ratio],
-        "quality": [first.quality.compressed, last.quality.compressed],
-        "same_plan": dict(first.plan) == dict(last.plan),
-        "bench_ratio": again.ratio,
+        "verdict": str(result.verdict),
+        "ratio": result.measured_ratio,
+        "quality": result.quality.compressed,
         "leftovers": len(list(output.rglob(".*.part"))),
     }
 
