@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from autotune.core.files import make_folder
 from autotune.core.types import Address
 
 _MIGRATION_LOCK = 0x6175746F
+_BUSY_S = 30.0
 # As many as threads may ask at once; those beyond what is kept are opened anew each time.
 _POOL = {"pool_size": 20, "max_overflow": 45}
 
@@ -228,6 +230,24 @@ def dialect_of(address: Address, what: str) -> Dialect:
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("busy_timeout=30000", "foreign_keys=ON", "journal_mode=WAL"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={round(_BUSY_S * 1000)}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch the file to the write-ahead log.
+
+    SQLite does not wait (`busy_timeout`) for a program that is writing a file of the old mode: of
+    two that held a lock and wait for the other's neither would go on. So the waiting is done here.
+    """
+    until_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until_s:
+                raise
+            time.sleep(0.02)
