@@ -2,8 +2,10 @@
 
     python benchmarks/network_gpu.py --database FILE [--device h200] [--dtype bf16] [--layers 8]
 
-A Llama-3-8B-shaped model of random weights; three rank plans, each timed in turn with the dense
-model. The last line is one JSON document.
+A Llama-3-8B-shaped model of random weights; three plans, each timed in turn with the dense model.
+A tuning would have to factorize these layers first, which latencies do not depend on: here the
+factors are random too, and only the table, the network model and the timing are the product's. The
+last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from autotune.core.forms import DENSE, Form, Plan, low_rank
 from autotune.core.layers import Site
 from autotune.devices.detect import require_device
 from autotune.devices.roofline import Roofline
+from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkAnchor, PhaseModel
 from autotune.profiler.backends import require_backend
@@ -121,11 +124,8 @@ def compare(
             compressed = captured(run)
         timing = time_interleaved([dense, compressed], policy)
         latency_s = timing.latencies_s[0]
-        shapes = {site.shape(DENSE, dtype) for site in sites}
-        shares = {shape: table.estimate(shape).latency_s / latency_s for shape in shapes}
-        anchor = NetworkAnchor(latency_s=latency_s, layer_shares=shares)
-        network = PhaseModel(anchor=anchor, predictor=table, sites=sites, dtype=dtype)
-        guess = network.predict(plan)
+        network = network_of(sites, table, dtype=dtype, latency_s=latency_s)
+        shares, guess = network.anchor.layer_shares, network.predict(plan)
         rows.append(
             {
                 "plan": name,
@@ -138,6 +138,16 @@ def compare(
             }
         )
     return rows
+
+
+def network_of(
+    sites: list[Site], table: LatencyPredictor, *, dtype: str, latency_s: float
+) -> PhaseModel:
+    """The model of a dense network of these seconds, its layers as the table has them."""
+    shapes = {site.shape(DENSE, dtype) for site in sites}
+    shares = {shape: table.estimate(shape).latency_s / latency_s for shape in shapes}
+    anchor = NetworkAnchor(latency_s=latency_s, layer_shares=shares)
+    return PhaseModel(anchor=anchor, predictor=table, sites=sites, dtype=dtype)
 
 
 def low_rank_layers(model: Any, plan: Plan, dtype: str) -> dict[str, Any]:

@@ -3,35 +3,37 @@
     python benchmarks/tensorrt_gpu.py --model RUN [--model RUN …] [--shape 16x256] [--decode]
 
 RUN is the folder of a tuning. Both engines are built, compared with onnxruntime on the same graph
-(one row included) and called in turn as CUDA graphs. The prediction is made as `tune` makes it:
-dense latency less what each pair saves, every layer timed by itself as an engine. Prints a table;
-the last line is one JSON document, a list of rows.
+(one row included) and timed in turn by the machine that `tune --backend tensorrt` uses; it also
+measures the layers, in every form that the plan has, from which the network model predicts. Prints
+a table; the last line is one JSON document, a list of rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from network_gpu import network_of
+from safetensors.torch import save_file
+
 from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
-from autotune.core.forms import low_rank
-from autotune.core.layers import LayerShape
-from autotune.core.progress import Reporter
-from autotune.core.types import Workload
+from autotune.core.forms import DENSE, low_rank
+from autotune.core.layers import Site
+from autotune.core.progress import Reporter, no_progress
+from autotune.core.runfolder import RunFolder
+from autotune.core.types import Estimate, Workload
 from autotune.export.dense import merge
 from autotune.export.graphs import open_checkpoint
 from autotune.export.tensorrt import example_inputs, export_tensorrt
-from autotune.profiler.backends.tensorrt import TensorRT
 from autotune.profiler.engines.builder import ENGINE
-from autotune.profiler.engines.engine_process import EngineProcess
-
-_ROUNDS = 60
+from autotune.tuning.machine import Machine
+from autotune.tuning.machines import local_machine
+from autotune.tuning.options import MachineOptions
+from autotune.tuning.workspace import Workspace
 
 
 class Talk(Reporter):
@@ -49,11 +51,13 @@ def main() -> None:
     parser.add_argument("--shape", default="16x256", help="BATCHxTOKENS")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--dtype", default="fp16")
+    parser.add_argument("--device", default="h200")
     options = parser.parse_args()
     batch, length = map(int, options.shape.split("x"))
     workload = Workload(batch_size=batch, sequence_length=length)
+    wanted = MachineOptions(device=options.device, backend="tensorrt", dtype=options.dtype)
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, local_machine(wanted) as machine:
         for name in options.model:
             folders = {"tuned": Path(name), "dense": merge(name, Path(scratch) / Path(name).name)}
             made = {
@@ -69,81 +73,68 @@ def main() -> None:
                 for kind, folder in folders.items()
             }
             loaded, _ = open_checkpoint(name, options.dtype)
-            for run in made["tuned"]["engines"]:
-                rows.append(row(name, loaded, run, made, workload, options.dtype))
+            for phase in made["tuned"]["engines"]:
+                rows.append(row(machine, loaded, name=name, phase=phase, made=made, at=workload))
                 print(line(rows[-1]), flush=True)
     print(json.dumps(rows))
 
 
 def row(
-    name: str, loaded: LoadedModel, run: str, made: dict[str, Any], workload: Workload, dtype: str
+    machine: Machine,
+    loaded: LoadedModel,
+    *,
+    name: str,
+    phase: str,
+    made: dict[str, Any],
+    at: Workload,
 ) -> dict[str, Any]:
-    """One pass of one model."""
-    batch, length = workload.batch_size, workload.sequence_length
-    feeds = {k: v.numpy() for k, v in example_inputs(loaded, run, batch, length).items()}
-    with EngineProcess() as engines:
-        numbers = {
-            kind: engines.load(Path(record["output"]) / run / ENGINE, feeds)
-            for kind, record in made.items()
-        }
-        timed = in_turn({kind: lambda n=n: engines.seconds(n) for kind, n in numbers.items()})  # type: ignore[misc]
-    tokens = batch * (length if run == "prefill" else 1)
-    saved = sum(dense - pair for dense, pair in layer_seconds(loaded, tokens, dtype))
-    dense_s = statistics.median(timed["dense"])
-    ratios = sorted(a / b for a, b in zip(timed["tuned"], timed["dense"], strict=True))
-    engine = made["tuned"]["engines"][run]
+    """One phase of one model."""
+    batch, length = at.batch_size, at.sequence_length
+    engines = [Path(made[kind]["output"]) / phase / ENGINE for kind in ("dense", "tuned")]
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.safetensors"
+        save_file(example_inputs(loaded, phase, batch, length), inputs)
+        timing = machine.compare(engines, inputs, final=True, advance=no_progress)
+    tokens = batch * (length if phase == "prefill" else 1)
+    predicted = prediction(machine, loaded, tokens=tokens, dense_latency_s=timing.latencies_s[0])
+    engine = made["tuned"]["engines"][phase]
     return {
         "model": Path(name).name,
-        "pass": run,
+        "pass": phase,
         "shape": [batch, length],
         "tensorrt": engine["tensorrt"],
         "opset": made["tuned"]["opset"],
-        "dense_latency_s": dense_s,
-        "latency_s": statistics.median(timed["tuned"]),
-        "measured_ratio": statistics.median(ratios),
-        "measured_ratio_low": ratios[len(ratios) // 20],
-        "measured_ratio_high": ratios[-1 - len(ratios) // 20],
-        "predicted_ratio": 1 - saved / dense_s,
-        "build_seconds": {kind: one["engines"][run]["seconds"] for kind, one in made.items()},
-        "engine_bytes": {kind: one["engines"][run]["engine_bytes"] for kind, one in made.items()},
+        "dense_latency_s": timing.latencies_s[0],
+        "latency_s": timing.latencies_s[1],
+        "measured_ratio": timing.ratios[1],
+        "measured_ratio_low": timing.ratio_lows[1],
+        "measured_ratio_high": timing.ratio_highs[1],
+        "predicted_ratio": predicted.latency_s / timing.latencies_s[0],
+        "build_seconds": {kind: one["engines"][phase]["seconds"] for kind, one in made.items()},
+        "engine_bytes": {kind: one["engines"][phase]["engine_bytes"] for kind, one in made.items()},
         "output_types": engine["output_types"],
         "parity": [[c["batch_size"], c["length"], c["error"]] for c in engine["cases"]],
     }
 
 
-def in_turn(runs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Seconds of every alternative, called one after the other in every round."""
-    found: dict[str, list[float]] = {kind: [] for kind in runs}
-    for index in range(_ROUNDS + 5):
-        for kind, run in runs.items():
-            seconds = run()
-            if index >= 5:
-                found[kind].append(seconds)
-    return found
-
-
-def layer_seconds(loaded: LoadedModel, tokens: int, dtype: str) -> list[tuple[float, float]]:
-    """Dense and low-rank seconds of every factorized layer, each shape timed once."""
-    backend = TensorRT()
-    known: dict[LayerShape, tuple[float, float]] = {}
-    pairs = []
-    for layer in low_rank_layers(loaded.model).values():
-        shape = LayerShape(
-            tokens=tokens,
-            in_features=layer.in_features,
-            out_features=layer.out_features,
-            form=low_rank(layer.rank),
-            dtype=dtype,
-        )
-        if shape not in known:
-            timed = {"dense": backend.layer(shape.dense, 1), "pair": backend.layer(shape, 1)}
-            runs: Any = {kind: one.run for kind, one in timed.items()}
-            seconds = in_turn(runs)
-            known[shape] = tuple(  # type: ignore[assignment]
-                statistics.median(seconds[kind]) / timed[kind].copies for kind in timed
-            )
-        pairs.append(known[shape])
-    return pairs
+def prediction(
+    machine: Machine, loaded: LoadedModel, *, tokens: int, dense_latency_s: float
+) -> Estimate:
+    """Seconds of the tuned network, from the dense one's and from its layers, each by itself."""
+    layers = low_rank_layers(loaded.model)
+    plan = {name: low_rank(layer.rank) for name, layer in layers.items()}
+    sites = [
+        Site(name=name, in_features=one.in_features, out_features=one.out_features, tokens=tokens)
+        for name, one in layers.items()
+    ]
+    shapes = {
+        site.shape(form, machine.dtype) for site in sites for form in (DENSE, plan[site.name])
+    }
+    with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
+        workspace = Workspace(folder=run, reporter=Talk())
+        table = machine.measure_layers(shapes, workspace, "measure layers")
+    network = network_of(sites, table, dtype=machine.dtype, latency_s=dense_latency_s)
+    return network.predict(plan)
 
 
 def line(found: dict[str, Any]) -> str:
