@@ -126,7 +126,7 @@ def make_request(
     }
     with _named_as_written(flat, {name for name, part in given.items() if part is not None}):
         values = merged(values, _nested(flat))
-        token = at(values, "machine.farm_token", options.machine.farm_token)
+        token = at(values, "machine.farm_token", default=options.machine.farm_token)
         if at(values, "machine.farm") and token is None:
             from autotune.farm.processes import read_token
 

@@ -50,21 +50,23 @@ def main() -> None:
     loaded = load_model(options.model)
     task = make_task(loaded.task, loaded.folder)
     inputs = task.example_inputs(loaded.model, workload)
-    found_sites = count_tokens(loaded.model, find_sites(loaded.model), inputs)
+    found_sites = count_tokens(loaded.model, find_sites(loaded.model), inputs=inputs)
     sites = found_sites.sites
     plan = CalibrationPlan(
         calibration=str(Path(options.model) / "heldout.txt"), statistics_samples=8
     )
-    data = load_calibration(loaded, plan, workload)
+    data = load_calibration(loaded, plan, workload=workload)
     row: dict[str, Any] = {"model": loaded.name, "sites": len(sites)}
-    row |= calibration(loaded.model, task, sites, data.statistics)
+    row |= calibration(loaded.model, task, sites=sites, batches=data.statistics)
     metric = make_metric("kfac")
-    found = collect_statistics(loaded.model, sites, task, data.statistics, metric.moments)
+    found = collect_statistics(
+        loaded.model, sites, task=task, batches=data.statistics, kinds=metric.moments
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "factors.safetensors"
         started = time.perf_counter()
         build_factor_store(
-            loaded.model, sites, path, metric=metric, statistics=found, joint=found_sites.joint
+            loaded.model, sites, path=path, metric=metric, statistics=found, joint=found_sites.joint
         )
         row["factorize_seconds"] = time.perf_counter() - started
         subject = SearchSubject(
@@ -81,19 +83,19 @@ def main() -> None:
     print(json.dumps([row]))
 
 
-def calibration(model: Any, task: Any, sites: Any, batches: Any) -> dict[str, float]:
+def calibration(model: Any, task: Any, *, sites: Any, batches: Any) -> dict[str, float]:
     """Seconds of the statistics and of a plain forward and backward, in turn."""
     metric = make_metric("kfac")
     ours, plain = [], []
     for _ in range(3):
         started = time.perf_counter()
-        collect_statistics(model, sites, task, batches, metric.moments)
+        collect_statistics(model, sites, task=task, batches=batches, kinds=metric.moments)
         ours.append(time.perf_counter() - started)
         started = time.perf_counter()
         model.requires_grad_(True)
         for batch in batches:
             output = task.output(model, batch)
-            total, _ = task.loss(output, output, batch)
+            total, _ = task.loss(output, output, batch=batch)
             total.backward()
             model.zero_grad()
         model.requires_grad_(False)

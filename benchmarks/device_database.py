@@ -120,12 +120,12 @@ def main() -> None:
     options = parser.parse_args()
     device = require_device(options.device)
     backend = require_backend(options.backend, device.spec.kind)
-    fingerprint = fingerprint_of(device, backend, options.dtype, 1)
-    runner = ShardRunner.on(device, backend, 1)
+    fingerprint = fingerprint_of(device, backend, dtype=options.dtype, threads=1)
+    runner = ShardRunner.on(device, backend, threads=1)
     policy = TimingPolicy(max_seconds=options.point_seconds * 5, target_relative_ci=0.01)
     started = time.monotonic()
     with LatencyDatabase(options.database) as database:
-        points = missing_points(database, fingerprint, shapes(device, options.dtype))
+        points = missing_points(database, fingerprint, wanted=shapes(device, options.dtype))
         groups = sorted({point.dense for point in points}, key=str)
         random.Random(0).shuffle(groups)
         groups = groups[: round(len(groups) * options.part)]
@@ -133,7 +133,9 @@ def main() -> None:
             if time.monotonic() - started > options.seconds:
                 break
             chosen = [point for point in points if point.dense in groups[i : i + 16]]
-            failed = measure_points(database, fingerprint, chosen, runner=runner, policy=policy)
+            failed = measure_points(
+                database, fingerprint, points=chosen, runner=runner, policy=policy
+            )
             print(
                 f"{time.monotonic() - started:6.0f} s  {i + 16} of {len(groups)} layers, "
                 f"{len(failed)} points failed {failed[0].error if failed else ''}",
@@ -147,7 +149,9 @@ def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
     for tokens in TOKENS:
         for k, n in LAYERS:
             dense = LayerShape(tokens=tokens, in_features=k, out_features=n, dtype=dtype)
-            grid = coarse_grid(aligned_ranks(device.spec, k, n, dtype), POINTS)
+            grid = coarse_grid(
+                aligned_ranks(device.spec, in_features=k, out_features=n, dtype=dtype), POINTS
+            )
             grid = [64 * max(1, round(rank / 64)) for rank in grid]
             if tokens in CLIFF_TOKENS:
                 grid += [grid[len(grid) // 2] + step for step in CLIFFS]
@@ -156,7 +160,9 @@ def shapes(device: PresentDevice, dtype: str) -> list[LayerShape]:
             dense = LayerShape(
                 tokens=tokens, in_features=k, out_features=sum(parts), parts=parts, dtype=dtype
             )
-            grid = coarse_grid(aligned_ranks(device.spec, k, sum(parts), dtype), 6)
+            grid = coarse_grid(
+                aligned_ranks(device.spec, in_features=k, out_features=sum(parts), dtype=dtype), 6
+            )
             found += [dense, *with_ranks(dense, [64 * max(1, round(r / 64)) for r in grid])]
         found += singles(tokens, dtype)
     return found

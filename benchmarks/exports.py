@@ -77,7 +77,7 @@ def latency(record: TuneRecord, scratch: Path) -> MeasuredPass:
     """The exported fp32 graphs in turn, on the workload of the tuning."""
     loaded, _ = open_checkpoint(scratch / "dense", "fp32")
     shape = record.workload
-    feeds = example_inputs(loaded, "prefill", shape.batch_size, shape.sequence_length)
+    feeds = example_inputs(loaded, "prefill", batch=shape.batch_size, length=shape.sequence_length)
     save_file({k: v.numpy() for k, v in feeds.items()}, scratch / "inputs.safetensors")
     both = (scratch / "plain-fp32" / "model.onnx", scratch / "tuned-fp32" / "model.onnx")
     options = MachineOptions(

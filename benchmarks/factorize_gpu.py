@@ -58,7 +58,7 @@ def main() -> None:
             torch.cuda.synchronize()
             started = time.perf_counter()
             limit = break_even_rank(k, n)
-            found = factorize(weight, metric.whitening(site, statistics), limit)
+            found = factorize(weight, metric.whitening(site, statistics), max_rank=limit)
             factors = found.up.to(weight.dtype), found.down.to(weight.dtype)
             torch.cuda.synchronize()
             seconds += time.perf_counter() - started

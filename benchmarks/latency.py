@@ -53,7 +53,7 @@ def main() -> None:
     devices = options.devices.split(",")
     with ProcessPoolExecutor(options.jobs) as pool:
         for task in options.task or TASKS:
-            for row in RUN[task](pool, devices, options.dtype):
+            for row in RUN[task](pool, devices, dtype=options.dtype):
                 rows.append({"task": task, **row})
                 print(line(rows[-1]), flush=True)
     print(json.dumps(rows))
@@ -81,7 +81,7 @@ def folds_of(products: Array, count: int = 5) -> Index:
     return (np.random.default_rng(0).permutation(len(groups)) % count)[index.ravel()]
 
 
-def scores(device: str, predictor: str, truth: Array, guess: Guess) -> dict[str, Any]:
+def scores(device: str, predictor: str, *, truth: Array, guess: Guess) -> dict[str, Any]:
     """One row; `guess` is (value, low, high), the ends NaN where there is no interval."""
     value, low, high = guess
     errors = np.abs(value / truth - 1) * 100
@@ -97,13 +97,13 @@ def scores(device: str, predictor: str, truth: Array, guess: Guess) -> dict[str,
     }
 
 
-def guess_fold(device: str, dtype: str, fold: int, predictor: str) -> tuple[Index, Guess]:
+def guess_fold(device: str, dtype: str, *, fold: int, predictor: str) -> tuple[Index, Guess]:
     """Indices of a fold and what a predictor that did not see it says."""
     products, seconds = table_of(device, dtype)
     held = folds_of(products) == fold
     with threadpool_limits(1):
         found = PREDICTORS[predictor](
-            device, dtype, products[~held], seconds[~held], products[held]
+            device, dtype, x=products[~held], y=seconds[~held], asked=products[held]
         )
     return np.flatnonzero(held), found
 
@@ -113,26 +113,26 @@ def no_interval(value: Array) -> Guess:
     return value, np.full(len(value), np.nan), np.full(len(value), np.nan)
 
 
-def by_roofline(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
+def by_roofline(device: str, dtype: str, *, x: Array, y: Array, asked: Array) -> Guess:
     """The specification sheet."""
     del x, y
-    return no_interval(roofline_s(asked, Roofline.of(find_device(device), 1), dtype))
+    return no_interval(roofline_s(asked, Roofline.of(find_device(device), 1), dtype=dtype))
 
 
-def by_boosting(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
+def by_boosting(device: str, dtype: str, *, x: Array, y: Array, asked: Array) -> Guess:
     """Gradient boosting on raw sizes."""
     del device, dtype
     model = HistGradientBoostingRegressor(max_iter=400, learning_rate=0.08, random_state=0)
     return no_interval(np.exp(model.fit(x, np.log(y)).predict(asked)))
 
 
-def by_flar(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
+def by_flar(device: str, dtype: str, *, x: Array, y: Array, asked: Array) -> Guess:
     """FLAR's random forest."""
     del device, dtype
     return no_interval(FlarForest().fit(x, y).predict(asked))
 
 
-def by_us(device: str, dtype: str, x: Array, y: Array, asked: Array) -> Guess:
+def by_us(device: str, dtype: str, *, x: Array, y: Array, asked: Array) -> Guess:
     """ProductRegressor with its conformal interval."""
     model = ProductRegressor(find_device(device), dtype).fit(x, y)
     return model.predict(asked), *model.predict_interval(asked)
@@ -147,11 +147,11 @@ PREDICTORS: dict[str, Callable[..., Guess]] = {
 
 
 def out_of_fold(
-    pool: ProcessPoolExecutor, devices: list[str], dtype: str
+    pool: ProcessPoolExecutor, devices: list[str], *, dtype: str
 ) -> Iterator[tuple[str, str, Array, Array, Guess]]:
     """(device, predictor, products, seconds, guesses) with every product held out once."""
     jobs = {
-        (device, name, fold): pool.submit(guess_fold, device, dtype, fold, name)
+        (device, name, fold): pool.submit(guess_fold, device, dtype, fold=fold, predictor=name)
         for device in devices
         for name in PREDICTORS
         for fold in range(5)
@@ -170,23 +170,27 @@ def out_of_fold(
 _KEPT: dict[tuple[str, ...], list[Any]] = {}
 
 
-def kept_folds(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> list[Any]:
+def kept_folds(pool: ProcessPoolExecutor, devices: list[str], *, dtype: str) -> list[Any]:
     """`out_of_fold`, once for both tasks that need it."""
     key = (*devices, dtype)
     if key not in _KEPT:
-        _KEPT[key] = list(out_of_fold(pool, devices, dtype))
+        _KEPT[key] = list(out_of_fold(pool, devices, dtype=dtype))
     return _KEPT[key]
 
 
-def held_out(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Iterator[dict[str, Any]]:
+def held_out(
+    pool: ProcessPoolExecutor, devices: list[str], *, dtype: str
+) -> Iterator[dict[str, Any]]:
     """Single products."""
-    for device, name, _, seconds, guess in kept_folds(pool, devices, dtype):
-        yield scores(device, name, seconds, guess)
+    for device, name, _, seconds, guess in kept_folds(pool, devices, dtype=dtype):
+        yield scores(device, name, truth=seconds, guess=guess)
 
 
-def recovery(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Iterator[dict[str, Any]]:
+def recovery(
+    pool: ProcessPoolExecutor, devices: list[str], *, dtype: str
+) -> Iterator[dict[str, Any]]:
     """Pair / dense of held-out shapes; halves of other shapes are in the table, exactly."""
-    for device, name, products, seconds, (value, _, _) in kept_folds(pool, devices, dtype):
+    for device, name, products, seconds, (value, _, _) in kept_folds(pool, devices, dtype=dtype):
         fold = folds_of(products)
         down, up, dense = triples(products)
         truth = (seconds[down] + seconds[up]) / seconds[dense]
@@ -194,7 +198,7 @@ def recovery(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Itera
 
         halves = [np.where(fold[i] == fold[dense], value[i], seconds[i]) for i in (down, up)]
         guess = (halves[0] + halves[1]) / value[dense]
-        row = scores(device, name, truth, no_interval(guess))
+        row = scores(device, name, truth=truth, guess=no_interval(guess))
         clear = np.abs(np.log(truth)) > 0.1
         right = (truth < 1) == (guess < 1)
         yield row | {
@@ -217,7 +221,7 @@ def triples(products: Array) -> tuple[Index, Index, Index]:
     return tuple(found[name].to_numpy() for name in ("down", "up", "dense"))  # type: ignore[return-value]
 
 
-def learned(device: str, dtype: str, seeds: int) -> list[Guess]:
+def learned(device: str, dtype: str, *, seeds: int) -> list[Guess]:
     """Zero-shot (no seeds), or after FEW measurements chosen with each of the seeds."""
     spec = find_device(device)
     model = UnseenDevice(spec, dtype).fit(donors_of(spec, dtype, blind=True))
@@ -226,7 +230,7 @@ def learned(device: str, dtype: str, seeds: int) -> list[Guess]:
         return [(model.predict(products), *model.predict_interval(products))]
     found = []
     for seed in range(seeds):
-        chosen = model.design(products, FEW, seed)
+        chosen = model.design(products, FEW, seed=seed)
         model.adapt(products[chosen], seconds[chosen])
         guess = np.array([model.predict(products), *model.predict_interval(products)])
         guess[:, chosen] = np.nan
@@ -234,23 +238,27 @@ def learned(device: str, dtype: str, seeds: int) -> list[Guess]:
     return found
 
 
-def unseen(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Iterator[dict[str, Any]]:
+def unseen(
+    pool: ProcessPoolExecutor, devices: list[str], *, dtype: str
+) -> Iterator[dict[str, Any]]:
     """From donors alone."""
-    jobs = {device: pool.submit(learned, device, dtype, 0) for device in devices}
+    jobs = {device: pool.submit(learned, device, dtype, seeds=0) for device in devices}
     for device in devices:
         _, seconds = table_of(device, dtype)
-        yield scores(device, "autotune", seconds, jobs[device].result()[0])
+        yield scores(device, "autotune", truth=seconds, guess=jobs[device].result()[0])
 
 
-def few_shot(pool: ProcessPoolExecutor, devices: list[str], dtype: str) -> Iterator[dict[str, Any]]:
+def few_shot(
+    pool: ProcessPoolExecutor, devices: list[str], *, dtype: str
+) -> Iterator[dict[str, Any]]:
     """From donors and 100 measurements, a row a seed of the choice."""
-    jobs = {device: pool.submit(learned, device, dtype, FEW_SEEDS) for device in devices}
+    jobs = {device: pool.submit(learned, device, dtype, seeds=FEW_SEEDS) for device in devices}
     for device in devices:
         _, seconds = table_of(device, dtype)
         for seed, guess in enumerate(jobs[device].result()):
             rest = np.isfinite(guess[0])
             left = (guess[0][rest], guess[1][rest], guess[2][rest])
-            yield scores(device, "autotune", seconds[rest], left) | {"seed": seed}
+            yield scores(device, "autotune", truth=seconds[rest], guess=left) | {"seed": seed}
 
 
 RUN: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {

@@ -72,7 +72,9 @@ def main() -> None:
         folder = options.output / name
         record, seconds = run(arguments, folder)
         _, cached_s = run(arguments, folder)
-        rows.append(row(name, arguments, record, seconds) | {"cached_seconds": cached_s})
+        rows.append(
+            row(name, arguments, record=record, seconds=seconds) | {"cached_seconds": cached_s}
+        )
     for one in rows:
         print(
             f"{one['model']:16s} ratio {one['ratio']:.3f} ({one['ratio_low']:.3f} to "
@@ -84,7 +86,7 @@ def main() -> None:
     print(json.dumps(rows))
 
 
-def row(name: str, arguments: list[str], record: TuneRecord, seconds: float) -> dict[str, Any]:
+def row(name: str, arguments: list[str], *, record: TuneRecord, seconds: float) -> dict[str, Any]:
     """One row of the table."""
     measured, predicted_s = record.measured, record.predicted_latency_s
     assert measured is not None, "the main job runs on this CPU"

@@ -123,7 +123,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.output or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for row in compare(request_of(options, folder), methods, columns, folder / "rows.jsonl"):
+        for row in compare(
+            request_of(options, folder), methods, columns=columns, finished=folder / "rows.jsonl"
+        ):
             rows.append(row)
             print(line(row), flush=True)
     print(json.dumps(rows))
@@ -169,7 +171,7 @@ def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
 
 
 def compare(
-    request: TuneRequest, methods: list[str], columns: list[Budget], finished: Path
+    request: TuneRequest, methods: list[str], *, columns: list[Budget], finished: Path
 ) -> Iterator[Row]:
     """One row per method and column; rows that `finished` holds are not computed again."""
     prepared = False
@@ -244,7 +246,7 @@ def tuned_row(request: TuneRequest) -> Row:
             tuning.require_feasible()
             rounds = tuning.close_loop(tuning.search())
             final = tuning.confirm(rounds)
-            row = figures(tuning, final, tuning.judge(final))
+            row = figures(tuning, final, quality=tuning.judge(final))
             peak = peak_memory_bytes()
             row |= activation_losses(tuning, final.allocation.plan)
     except BudgetInfeasibleError as error:
@@ -258,7 +260,7 @@ def tuned_row(request: TuneRequest) -> Row:
     }
 
 
-def figures(tuning: Tuning, final: Round, quality: Quality) -> Row:
+def figures(tuning: Tuning, final: Round, *, quality: Quality) -> Row:
     """Quality, size and latency of what would be handed out."""
     budget, allocation = tuning.request.budget, final.allocation
     return {
@@ -292,12 +294,14 @@ def activation_losses(tuning: Tuning, plan: Plan) -> Row:
     layers = tuning.compression.layers(plan)
     parts = {"calibration": tuning.data.statistics, "heldout": tuning.data.heldout}
     return {
-        f"{name}_activation_loss": activation_loss(tuning, layers, grams(tuning, name, batches))
+        f"{name}_activation_loss": activation_loss(
+            tuning, layers, statistics=grams(tuning, name, batches=batches)
+        )
         for name, batches in parts.items()
     }
 
 
-def grams(tuning: Tuning, part: str, batches: tuple[Batch, ...]) -> Statistics:
+def grams(tuning: Tuning, part: str, *, batches: tuple[Batch, ...]) -> Statistics:
     """Second moments of the layers' inputs in the dense model, kept in the run folder."""
     model = tuning.model
 
@@ -305,16 +309,21 @@ def grams(tuning: Tuning, part: str, batches: tuple[Batch, ...]) -> Statistics:
         moments = frozenset({"gram"})
         with tuning.workspace.stage(f"collect {part} inputs") as advance:
             found = collect_statistics(
-                model.loaded.model, model.single, model.task, batches, moments, progress=advance
+                model.loaded.model,
+                model.single,
+                task=model.task,
+                batches=batches,
+                kinds=moments,
+                progress=advance,
             )
         save_statistics(found, path)
 
     key = {**model.key, "data": tuning.data.sha256, "part": part}
-    return load_statistics(tuning.workspace.file("grams", key, ".safetensors", build))
+    return load_statistics(tuning.workspace.file("grams", key, suffix=".safetensors", build=build))
 
 
 def activation_loss(
-    tuning: Tuning, layers: Mapping[str, nn.Module], statistics: Statistics
+    tuning: Tuning, layers: Mapping[str, nn.Module], *, statistics: Statistics
 ) -> float:
     """Σ ‖(W − Ŵ)X‖² / Σ ‖WX‖² over all factorizable layers, X of the dense model."""
     wrong = whole = 0.0

@@ -48,14 +48,16 @@ def main() -> None:
     device = require_device(options.device)
     backend = require_backend("torch-cudagraph", device.spec.kind)
     with LatencyDatabase(options.database) as database:
-        fingerprint = fingerprint_of(device, backend, options.dtype, 1)
+        fingerprint = fingerprint_of(device, backend, dtype=options.dtype, threads=1)
         rows = database.measurements(fingerprint.id)
     table = LatencyTable(rows, Roofline.of(device.spec, 1), cliff=device.spec.cliff(options.dtype))
     model = llama(options.layers, options.dtype)
     results = []
     for batch, length in BATCHES:
         sites = sites_of(model, batch * length)
-        for row in compare(model, sites, table, options.dtype, batch, length):
+        for row in compare(
+            model, sites, table=table, dtype=options.dtype, batch=batch, length=length
+        ):
             results.append({"device": device.spec.name, "batch": batch, "length": length, **row})
             print(json.dumps(results[-1]), flush=True)
     errors = sorted(abs(row["predicted_ratio"] / row["measured_ratio"] - 1) for row in results)
@@ -63,7 +65,7 @@ def main() -> None:
     print(json.dumps(results))
 
 
-def llama(layers: int, dtype: str, place: str = "cuda") -> Any:
+def llama(layers: int, dtype: str, *, place: str = "cuda") -> Any:
     """Llama-3-8B with fewer layers, random weights."""
     config = transformers.LlamaConfig(
         hidden_size=4096,
@@ -107,7 +109,7 @@ def plans(sites: list[Site]) -> dict[str, Plan]:
 
 
 def compare(
-    model: Any, sites: list[Site], table: LatencyTable, dtype: str, batch: int, length: int
+    model: Any, sites: list[Site], *, table: LatencyTable, dtype: str, batch: int, length: int
 ) -> list[dict[str, Any]]:
     """One row a plan."""
     inputs = torch.randint(0, 128256, (batch, length), device="cuda")
@@ -120,7 +122,7 @@ def compare(
     policy = TimingPolicy(max_seconds=6.0, target_relative_ci=0.005, rounds_per_window=3)
     dense = captured(run)
     for name, plan in plans(sites).items():
-        with replaced(model, low_rank_layers(model, plan, dtype)):
+        with replaced(model, low_rank_layers(model, plan, dtype=dtype)):
             compressed = captured(run)
         timing = time_interleaved([dense, compressed], policy)
         latency_s = timing.latencies_s[0]
@@ -150,7 +152,7 @@ def network_of(
     return PhaseModel(anchor=anchor, predictor=table, sites=sites, dtype=dtype)
 
 
-def low_rank_layers(model: Any, plan: Plan, dtype: str) -> dict[str, Any]:
+def low_rank_layers(model: Any, plan: Plan, *, dtype: str) -> dict[str, Any]:
     """Random factors at the chosen ranks."""
     layers = {}
     for name, form in plan.items():
@@ -159,7 +161,7 @@ def low_rank_layers(model: Any, plan: Plan, dtype: str) -> dict[str, Any]:
             layer = LowRankLinear(
                 dense.in_features,
                 dense.out_features,
-                form.rank,
+                rank=form.rank,
                 bias=False,
                 device="cuda",
                 dtype=TORCH_DTYPES[dtype],

@@ -42,24 +42,26 @@ def main() -> None:
     parser.add_argument("--dense-known", action="store_true")
     options = parser.parse_args()
     spec = find_device(options.device)
-    rows = [row for row in read(spec, options.dtype, options.database) if not row.shape.parts]
+    rows = [
+        row for row in read(spec, options.dtype, database=options.database) if not row.shape.parts
+    ]
     pairs = [row for row in rows if row.shape.rank]
     folds = folds_of([row.shape for row in pairs])
     guesses, covered = np.empty(len(pairs)), np.empty(len(pairs), dtype=bool)
     for fold in range(_FOLDS):
         held = [i for i in range(len(pairs)) if folds[size_of(pairs[i].shape)] == fold]
         blind = {size for size in folds if folds[size] == fold}
-        table = blind_table(rows, blind, spec, options.dense_known)
+        table = blind_table(rows, blind, spec=spec, dense_known=options.dense_known)
         asked = [pairs[i].shape for i in held]
         table.prepare(asked)
         for i, shape in zip(held, asked, strict=True):
             found = table.estimate(shape)
             guesses[i] = found.ratio
             covered[i] = found.low_s <= seconds(pairs[i]) <= found.high_s
-    report(spec, options.dtype, pairs, guesses, covered)
+    report(spec, options.dtype, pairs=pairs, guesses=guesses, covered=covered)
 
 
-def read(spec: DeviceSpec, dtype: str, database: Path | None) -> list[Measurement]:
+def read(spec: DeviceSpec, dtype: str, *, database: Path | None) -> list[Measurement]:
     """Measured layers with CUDA graphs."""
     if database is None:
         return shipped_tables(spec.name, dtype)[0][1]
@@ -82,7 +84,7 @@ def folds_of(shapes: Sequence[LayerShape]) -> dict[tuple[int, int], int]:
 
 
 def blind_table(
-    rows: Sequence[Measurement], held: set[tuple[int, int]], spec: DeviceSpec, dense_known: bool
+    rows: Sequence[Measurement], held: set[tuple[int, int]], *, spec: DeviceSpec, dense_known: bool
 ) -> LatencyTable:
     """A table without the shapes of `held`, or without their pairs only."""
     known = [
@@ -101,7 +103,7 @@ def seconds(row: Measurement) -> float:
 
 
 def report(
-    spec: DeviceSpec, dtype: str, pairs: list[Measurement], guesses: Array, covered: Array
+    spec: DeviceSpec, dtype: str, *, pairs: list[Measurement], guesses: Array, covered: Array
 ) -> None:
     """Lines for eyes and one for machines."""
     truth = np.array([row.ratio for row in pairs], dtype=np.float64)
@@ -120,12 +122,12 @@ def report(
         }
         found[name] = row
         print(f"{name:22s} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
-    found["cliffs"] = cliffs(pairs, guesses, step)
+    found["cliffs"] = cliffs(pairs, guesses, step=step)
     print("beside a cliff and slower than aligned neighbours:", found["cliffs"])
     print(json.dumps(found))
 
 
-def cliffs(pairs: list[Measurement], guesses: Array, step: int) -> dict[str, int]:
+def cliffs(pairs: list[Measurement], guesses: Array, *, step: int) -> dict[str, int]:
     """Ranks that are no multiple of `step`: how many are guessed, and measured, slower."""
     known = {row.shape: (guess, row.ratio) for row, guess in zip(pairs, guesses, strict=True)}
     counts = {"ranks": 0, "guessed": 0, "measured": 0}

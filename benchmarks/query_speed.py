@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _predictor(device: str) -> LatencyPredictor:
-    return device_table(find_device(device), "bf16", "torch-cudagraph").predictor
+    return device_table(find_device(device), "bf16", backend="torch-cudagraph").predictor
 
 
 def _table(device: str, layers: tuple[tuple[int, int], ...]) -> float:

@@ -61,7 +61,7 @@ def main() -> None:
             careful = TimingPolicy(max_seconds=4.0, target_relative_ci=0.01, min_windows=5)
             layers = unseen_layers(options.layers, options.seed)
             wanted = [s for dense in layers for s in (dense, *pairs_of(dense, machine.spec))]
-            profile_points(machine, store, wanted, policy=careful)
+            profile_points(machine, store, wanted=wanted, policy=careful)
             rows = store.measurements(machine.fingerprint.id)
     truth = {row.shape: row.ratio for row in rows if not row.shape.is_dense}
     guesses = {shape: table.estimate(shape) for shape in truth}

@@ -41,37 +41,37 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, help="what benchmarks/network_gpu.py printed")
     parser.add_argument("--measure", action="store_true", help="measure on the GPU that is here")
     options = parser.parse_args()
-    table = device_table(find_device(options.device), options.dtype, "torch-cudagraph")
+    table = device_table(find_device(options.device), options.dtype, backend="torch-cudagraph")
     # Shapes are enough to trace: the memory is never written.
-    model = llama(_LAYERS, options.dtype, "meta").to_empty(device="cpu")
+    model = llama(_LAYERS, options.dtype, place="meta").to_empty(device="cpu")
     rows: list[dict[str, Any]] = []
     for batch, length in BATCHES:
         row: dict[str, Any] = {
             "batch": batch,
             "length": length,
-            **added_up(model, table, batch, length),
+            **added_up(model, table, batch=batch, length=length),
         }
         if options.measured:
-            row["measured_s"] = _logged(options.measured, batch, length)
+            row["measured_s"] = _logged(options.measured, batch, length=length)
         rows.append(row)
     if options.measure:
-        real = llama(_LAYERS, options.dtype, "cuda")
+        real = llama(_LAYERS, options.dtype, place="cuda")
         for row in rows:
-            row |= measured(real, row["batch"], row["length"])
+            row |= measured(real, row["batch"], length=row["length"])
     for row in rows:
         print(" ".join(f"{key} {_text(value)}" for key, value in row.items()))
     print(json.dumps(rows))
 
 
-def added_up(model: nn.Module, table: DeviceTable, batch: int, length: int) -> dict[str, float]:
+def added_up(model: nn.Module, table: DeviceTable, *, batch: int, length: int) -> dict[str, float]:
     """Seconds of a pass and of its parts; `fused_memory_s` is what a serving stack would move."""
     dtype = table.fingerprint.dtype
     sites = sites_of(model, batch * length)
     operations = trace_operations(
         model,
         sites,
-        {"input_ids": torch.zeros(batch, length, dtype=torch.long)},
-        TORCH_DTYPES[dtype],
+        inputs={"input_ids": torch.zeros(batch, length, dtype=torch.long)},
+        dtype=TORCH_DTYPES[dtype],
         causal=True,
         call=_forward,
     )
@@ -103,7 +103,7 @@ def _attention(kernels: list[Operation], table: DeviceTable) -> float:
     return float(table.attention.seconds(kernels).sum())
 
 
-def measured(model: nn.Module, batch: int, length: int) -> dict[str, float]:
+def measured(model: nn.Module, batch: int, *, length: int) -> dict[str, float]:
     """The pass as a CUDA graph, replayed without a pause, and its kernels alone, by kind."""
     inputs = {"input_ids": torch.randint(0, 128256, (batch, length), device="cuda")}
 
@@ -130,7 +130,7 @@ def _kind(kernel: str) -> str:
     return "products" if any(name in kernel for name in _PRODUCTS) else "memory"
 
 
-def _logged(path: Path, batch: int, length: int) -> float:
+def _logged(path: Path, batch: int, *, length: int) -> float:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
     found = [row for row in lines if (row["batch"], row["length"]) == (batch, length)]
     return float(statistics.median(row["dense_latency_s"] for row in found))

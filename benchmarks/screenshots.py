@@ -39,7 +39,7 @@ def main() -> None:
             with Client(server.address) as client:
                 finished = tuned(client)
             with chromium(Path(scratch) / "chromium") as browser:
-                names = photograph(browser, server.address, finished, options.out)
+                names = photograph(browser, server.address, job_id=finished, out=options.out)
     print(json.dumps(names))
 
 
@@ -51,7 +51,7 @@ def tuned(client: Client) -> str:
     return str(job["id"])
 
 
-def photograph(browser: Any, address: str, job_id: str, out: Path) -> list[str]:
+def photograph(browser: Any, address: str, *, job_id: str, out: Path) -> list[str]:
     """Each page by day, one by night, one on a telephone."""
     names = []
     ids = [job_id]

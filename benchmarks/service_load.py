@@ -53,10 +53,12 @@ def main() -> None:
             ids, record["submit"] = submit_all(server.address, options.jobs)
             leases = claim(database, options.streams)
             stopping = threading.Event()
-            writer = threading.Thread(target=progress, args=(database, leases, stopping))
+            writer = threading.Thread(
+                target=progress, args=(database, leases), kwargs={"stopping": stopping}
+            )
             writer.start()
             try:
-                record |= asyncio.run(load(server.address, ids, leases, options))
+                record |= asyncio.run(load(server.address, ids, leases=leases, options=options))
             finally:
                 stopping.set()
                 writer.join()
@@ -114,15 +116,15 @@ def claim(database: JobDatabase, count: int) -> list[Lease]:
     return leases
 
 
-def progress(database: JobDatabase, leases: list[Lease], stopping: threading.Event) -> None:
+def progress(database: JobDatabase, leases: list[Lease], *, stopping: threading.Event) -> None:
     """Ten writes a second, to one job after the other."""
     step = 0
     while not stopping.wait(0.1):
         lease = leases[step % len(leases)]
         step += 1
-        database.beat(lease, "measure layers", step, 100_000)
+        database.beat(lease, "measure layers", done=step, total=100_000)
         if step % 5 == 0:
-            database.note(lease, "note", f"step {step}")
+            database.note(lease, "note", text=f"step {step}")
 
 
 # Plain sockets: a client library takes longer than the server does, and both are on these cores.
@@ -137,7 +139,7 @@ def ask(writer: asyncio.StreamWriter, path: str) -> None:
     writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
 
 
-async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> int:
+async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, path: str) -> int:
     """The status, once the whole answer is here."""
     ask(writer, path)
     head = await reader.readuntil(b"\r\n\r\n")
@@ -148,7 +150,7 @@ async def get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: 
 
 
 async def load(
-    address: str, ids: list[str], leases: list[Lease], options: argparse.Namespace
+    address: str, ids: list[str], *, leases: list[Lease], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Clients and streams, side by side."""
     end = time.monotonic() + options.seconds
@@ -163,7 +165,7 @@ async def load(
         path = "/v1/jobs?limit=50" if number % 10 == 0 else f"/v1/jobs/{job}"
         while time.monotonic() < end:
             started = time.perf_counter()
-            status = await get(reader, writer, path)
+            status = await get(reader, writer, path=path)
             seconds.append(time.perf_counter() - started)
             errors[0] += status != 200
             await asyncio.sleep(max(0.0, 1 - seconds[-1]))

@@ -47,7 +47,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             address = options.database or Path(scratch) / "jobs.sqlite"
             with JobDatabase(address) as database:
-                row = Simulation(database, options, heartbeat_s).run()
+                row = Simulation(database, options, heartbeat_s=heartbeat_s).run()
         rows.append(row)
         print(
             f"heartbeat {heartbeat_s:4.0f} s: {row['calls_a_second']:.0f} calls a second take "
@@ -62,7 +62,7 @@ class Simulation:
     """Devices that are always busy, on a clock that only the calls' own seconds do not move."""
 
     def __init__(
-        self, database: JobDatabase, options: argparse.Namespace, heartbeat_s: float
+        self, database: JobDatabase, options: argparse.Namespace, *, heartbeat_s: float
     ) -> None:
         self.database, self.options, self.heartbeat_s = database, options, heartbeat_s
         self.duration_s = options.devices * _DAY_S / options.jobs_a_day
@@ -70,7 +70,7 @@ class Simulation:
         self.events: list[tuple[float, int, str, Any]] = []
         self.number = 0
 
-    def at(self, when: float, what: str, subject: Any = None) -> None:
+    def at(self, when: float, what: str, *, subject: Any = None) -> None:
         """Let something happen."""
         self.number += 1
         heapq.heappush(self.events, (when, self.number, what, subject))
@@ -86,7 +86,7 @@ class Simulation:
         """Fill the table, start every device, let the clock run."""
         self.fill()
         for device in range(self.options.devices):
-            self.begin(0.0, device, random.uniform(0.0, 1.0))
+            self.begin(0.0, device, done=random.uniform(0.0, 1.0))
         self.spent.clear()
         self.at(0.0, "submit")
         self.at(0.0, "house")
@@ -132,19 +132,19 @@ class Simulation:
         for _ in range(self.options.devices + 2000):
             self.database.submit("tune", _SPEC, device="cpu")
 
-    def begin(self, now: float, device: int, done: float = 0.0) -> None:
+    def begin(self, now: float, device: int, *, done: float = 0.0) -> None:
         """A device takes the next job, of which a share may be done already."""
         job: Job | None = self.call("claim", f"device-{device}")
         if job is None:
-            self.at(now + 0.5, "again", device)
+            self.at(now + 0.5, "again", subject=device)
             return
         lease = Lease(job_id=job.id, runner=f"device-{device}", attempt=job.attempt)
         whole, begun = _RECORDED[-1][0], now - done * self.duration_s
         for seconds, stage in _RECORDED:
             when = begun + self.duration_s * seconds / whole
             if when >= now:
-                self.at(when, "end" if stage == "end" else "stage", (lease, device, stage))
-        self.at(now + random.uniform(0, self.heartbeat_s), "beat", (lease, begun))
+                self.at(when, "end" if stage == "end" else "stage", subject=(lease, device, stage))
+        self.at(now + random.uniform(0, self.heartbeat_s), "beat", subject=(lease, begun))
 
     def again(self, now: float, device: int) -> None:
         """A device that found nothing looks again."""
@@ -167,14 +167,14 @@ class Simulation:
         lease, begun = subject
         if now >= begun + self.duration_s:
             return
-        self.call("beat", lease, "measure layers", int(now * 10), 100_000)
-        self.at(now + self.heartbeat_s, "beat", subject)
+        self.call("beat", lease, "measure layers", done=int(now * 10), total=100_000)
+        self.at(now + self.heartbeat_s, "beat", subject=subject)
 
     def stage(self, now: float, subject: Any) -> None:
         """The next stage of a job."""
         del now
         lease, _, name = subject
-        self.call("note", lease, "stage", name)
+        self.call("note", lease, "stage", text=name)
 
     def end(self, now: float, subject: Any) -> None:
         """A result; the device takes the next job."""

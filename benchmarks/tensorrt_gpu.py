@@ -93,7 +93,7 @@ def row(
     engines = [Path(made[kind]["output"]) / phase / ENGINE for kind in ("dense", "tuned")]
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.safetensors"
-        save_file(example_inputs(loaded, phase, batch, length), inputs)
+        save_file(example_inputs(loaded, phase, batch=batch, length=length), inputs)
         timing = machine.compare(engines, inputs, final=True, advance=no_progress)
     tokens = batch * (length if phase == "prefill" else 1)
     predicted = prediction(machine, loaded, tokens=tokens, dense_latency_s=timing.latencies_s[0])
@@ -132,7 +132,7 @@ def prediction(
     }
     with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run") as run:
         workspace = Workspace(folder=run, reporter=Talk())
-        table = machine.measure_layers(shapes, workspace, "measure layers")
+        table = machine.measure_layers(shapes, workspace, stage="measure layers")
     network = network_of(sites, table, dtype=machine.dtype, latency_s=dense_latency_s)
     return network.predict(plan)
 

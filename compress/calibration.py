@@ -45,7 +45,7 @@ class CalibrationData:
 
 
 def load_calibration(
-    loaded: LoadedModel, plan: CalibrationPlan, workload: Workload
+    loaded: LoadedModel, plan: CalibrationPlan, *, workload: Workload
 ) -> CalibrationData:
     """Read, tokenize and split.
 
@@ -65,16 +65,16 @@ def load_calibration(
     if plan.calibration and plan.calibration.endswith(".safetensors"):
         tensors = _tensor_rows(Path(plan.calibration))
         others = _tensor_rows(Path(plan.evaluation)) if plan.evaluation else None
-        return _pack(plan, tensors, others, shuffle=True)
+        return _pack(plan, tensors, held=others, shuffle=True)
     if loaded.tokenizer is None:
         raise CalibrationError(
             f"{loaded.name} has no tokenizer, so text cannot calibrate it; set "
             f"{option_name('calibration.calibration')} to a .safetensors file of its input tensors "
             "(first dimension = samples)"
         )
-    rows = _text_rows(loaded, plan.calibration, workload)
-    held = _text_rows(loaded, plan.evaluation, workload) if plan.evaluation else None
-    return _pack(plan, rows, held, shuffle=not loaded.kind.reads_windows)
+    rows = _text_rows(loaded, plan.calibration, workload=workload)
+    held = _text_rows(loaded, plan.evaluation, workload=workload) if plan.evaluation else None
+    return _pack(plan, rows, held=held, shuffle=not loaded.kind.reads_windows)
 
 
 def _read_text(path: str | None) -> str:
@@ -90,7 +90,7 @@ def _read_text(path: str | None) -> str:
         ) from error
 
 
-def _text_rows(loaded: LoadedModel, path: str | None, workload: Workload) -> list[Tensor]:
+def _text_rows(loaded: LoadedModel, path: str | None, *, workload: Workload) -> list[Tensor]:
     text = _read_text(path)
     tokenizer: Any = loaded.tokenizer
     length = workload.sequence_length
@@ -143,7 +143,7 @@ def _sha(rows: Sequence[Row]) -> str:
 
 
 def _pack(
-    plan: CalibrationPlan, rows: Sequence[Row], held: Sequence[Row] | None, *, shuffle: bool
+    plan: CalibrationPlan, rows: Sequence[Row], *, held: Sequence[Row] | None, shuffle: bool
 ) -> CalibrationData:
     """Split rows 70 / 10 / 20 (80 / 20 with a held-out file), shuffled where order is chance."""
     order = list(range(len(rows)))

@@ -36,8 +36,8 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
 def save_checkpoint(
     model: Any,
     tokenizer: Any | None,
-    folder: Path,
     *,
+    folder: Path,
     storage: str = "fp32",
     dtype: str = "fp32",
     max_shard_size: str | int = "50GB",
@@ -138,11 +138,11 @@ class TimedCheckpoint:
             self.model(**self.inputs)
 
 
-def load_for_timing(folder: Path, inputs: Path, device: str) -> TimedCheckpoint:
+def load_for_timing(folder: Path, inputs: Path, *, device: str) -> TimedCheckpoint:
     """Open a checkpoint folder and a file of inputs (task and dtype are in `task.json` there)."""
     facts = json.loads((folder / "task.json").read_text())
     dtype = getattr(torch, TORCH_NAMES[facts["dtype"]])
-    model = load_class(facts["task"], folder, dtype).to(device)
+    model = load_class(facts["task"], folder, dtype=dtype).to(device)
     feeds = {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
         for name, tensor in load_file(inputs).items()

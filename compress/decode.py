@@ -49,7 +49,7 @@ def step_positions(mask: Tensor, input_ids: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1)[:, -input_ids.shape[1] :].clamp_min(0)
 
 
-def decode_inputs(model: nn.Module, batch_size: int, past_length: int) -> dict[str, Tensor]:
+def decode_inputs(model: nn.Module, batch_size: int, *, past_length: int) -> dict[str, Tensor]:
     """Random token ids (batch, 1), mask and past keys and values, with a fixed seed."""
     config: Any = model.config
     text = config.get_text_config()

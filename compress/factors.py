@@ -61,7 +61,7 @@ class Factors(ABC):
 
 
 def build_layers(
-    model: nn.Module, sites: Sequence[Site], factors: Factors, plan: Plan
+    model: nn.Module, sites: Sequence[Site], *, factors: Factors, plan: Plan
 ) -> dict[str, nn.Module]:
     """The layers that a plan changes, by layer name: low-rank ones, and dense ones that it rounds.
 
@@ -88,7 +88,9 @@ def build_layers(
         modules = [model.get_submodule(name) for name in site.layers]
         rounded = precisions[site].rounded
         ups = [rounded(part) for part in up.split(site.parts or [len(up)])]
-        layers |= zip(site.layers, shared_low_rank_like(modules, ups, rounded(down)), strict=True)
+        layers |= zip(
+            site.layers, shared_low_rank_like(modules, ups=ups, down=rounded(down)), strict=True
+        )
     return layers
 
 
@@ -161,7 +163,7 @@ class Refactored(Factors):
         bases: Mapping[str, Tensor] = {}
         if self.factorizer.needs_output_basis:
             by_name = {site.name: rank for site, rank in ranks.items()}
-            bases = output_bases(self.model, self.task, self.batches, by_name)
+            bases = output_bases(self.model, self.task, batches=self.batches, ranks=by_name)
         for site, rank in ranks.items():
             weight = dense_weight(self.model.get_submodule(site.name))
             layer = Layer(
@@ -171,7 +173,10 @@ class Refactored(Factors):
                 whitening=self.metric.whitening(site, statistics),
             )
             up, down = self.factorizer.factors(layer, rank)
-            self._kept[site, rank] = (_finite(up, site, weight), _finite(down, site, weight))
+            self._kept[site, rank] = (
+                _finite(up, site, weight=weight),
+                _finite(down, site, weight=weight),
+            )
 
 
 class Stored(Factors):
@@ -196,12 +201,12 @@ class Stored(Factors):
             UsageError: a form in another precision than native.
         """
         for site, form in forms.items():
-            require_native(site, form, self.storage)
+            require_native(site, form, storage=self.storage)
         for site, (up, down) in self.inner.plan(forms):
-            yield site, round_trip(self.storage, up, down)
+            yield site, round_trip(self.storage, up=up, down=down)
 
 
-def _finite(factor: Tensor, site: Site, weight: Tensor) -> Tensor:
+def _finite(factor: Tensor, site: Site, *, weight: Tensor) -> Tensor:
     result = factor.to(weight.dtype).contiguous()
     if not torch.isfinite(result).all():
         raise ModelError(f"the factors of {site.name} are not finite in {weight.dtype}")
@@ -211,8 +216,8 @@ def _finite(factor: Tensor, site: Site, weight: Tensor) -> Tensor:
 def build_factor_store(
     model: nn.Module,
     sites: Sequence[Site],
-    path: Path,
     *,
+    path: Path,
     metric: Metric,
     statistics: Statistics,
     joint: Sequence[Site] = (),
@@ -225,9 +230,9 @@ def build_factor_store(
     """
     tensors: dict[str, Tensor] = {}
 
-    def keep(site: Site, result: Factorization, like: Tensor) -> None:
-        tensors[f"up:{site.name}"] = _finite(result.up, site, like)
-        tensors[f"down:{site.name}"] = _finite(result.down, site, like)
+    def keep(site: Site, result: Factorization, *, like: Tensor) -> None:
+        tensors[f"up:{site.name}"] = _finite(result.up, site, weight=like)
+        tensors[f"down:{site.name}"] = _finite(result.down, site, weight=like)
         tensors[f"errors:{site.name}"] = result.errors
 
     by_name = {site.name: site for site in sites}
@@ -243,8 +248,8 @@ def build_factor_store(
                 weights, roots, alone=alone, in_loss_units=metric.in_loss_units, limit=limit
             )
         else:
-            result = factorize(weights[0], metric.whitening(site, statistics), limit)
-        keep(site, result, weights[0])
+            result = factorize(weights[0], metric.whitening(site, statistics), max_rank=limit)
+        keep(site, result, like=weights[0])
     progress(total, total)
     save_file(tensors, path)
 
@@ -267,7 +272,7 @@ def _together(
             replace(root, scale=root.scale / max(error, 1e-300))
             for root, error in zip(roots, alone, strict=True)
         ]
-    result = factorize_together(weights, roots, limit)
+    result = factorize_together(weights, roots, max_rank=limit)
     whole = sum(alone) if in_loss_units else float(len(alone))
     # Pooling the input side (kfac-seq) moves the scale a little; rank 0 is the same for both.
     errors = result.errors * (whole / result.errors[0].clamp_min(1e-300))

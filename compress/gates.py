@@ -20,7 +20,7 @@ _TAYLOR_TIE = 1e-10
 _TAYLOR_CLAMP = 100.0
 
 
-def gate(k: Tensor, count: int, beta: float = BETA) -> Tensor:
+def gate(k: Tensor, count: int, *, beta: float = BETA) -> Tensor:
     """½ tanh(β(k − i)) + ½ for i = 1 … count."""
     index = torch.arange(1, count + 1, dtype=k.dtype, device=k.device)
     return 0.5 * torch.tanh(beta * (k - index)) + 0.5
@@ -82,7 +82,7 @@ class SoftTruncate(Function):
     def forward(ctx: Any, a: Tensor, k: Tensor, beta: float, form: str) -> Tensor:
         """U diag(σ g) Vᵀ, the matrix with its singular values gated."""
         u, sigma, vt = torch.linalg.svd(a, full_matrices=False)
-        g = gate(k.to(a.dtype), sigma.shape[-1], beta)
+        g = gate(k.to(a.dtype), sigma.shape[-1], beta=beta)
         ctx.save_for_backward(u, sigma, vt, g, k)
         ctx.beta, ctx.form = beta, form
         out: Tensor = (u * (sigma * g)[..., None, :]) @ vt
@@ -111,7 +111,7 @@ class GatedLinear(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, limit: int, start: float = 1.0, form: str = "loewner"
+        self, module: nn.Module, limit: int, *, start: float = 1.0, form: str = "loewner"
     ) -> None:
         super().__init__()
         self.module = module

@@ -108,7 +108,7 @@ def _loaded(
     label: str, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:
     task = detect_task(config)
-    model = load_class(task, folder, dtype)
+    model = load_class(task, folder, dtype=dtype)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -127,7 +127,7 @@ def _config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def load_class(task: str, folder: Path, dtype: torch.dtype | None) -> nn.Module:
+def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Module:
     """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
     Raises:

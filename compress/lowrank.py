@@ -30,8 +30,8 @@ class LowRankLinear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        rank: int,
         *,
+        rank: int,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -175,13 +175,13 @@ def dense_like(module: nn.Module, weight: Tensor) -> nn.Module:
     return copied
 
 
-def low_rank_like(module: nn.Module, up: Tensor, down: Tensor) -> LowRankLinear:
+def low_rank_like(module: nn.Module, *, up: Tensor, down: Tensor) -> LowRankLinear:
     """The low-rank form of `module` with factors up (N, r) and down (r, K), in its dtype."""
-    return shared_low_rank_like([module], [up], down)[0]
+    return shared_low_rank_like([module], ups=[up], down=down)[0]
 
 
 def shared_low_rank_like(
-    modules: Sequence[nn.Module], ups: Sequence[Tensor], down: Tensor
+    modules: Sequence[nn.Module], *, ups: Sequence[Tensor], down: Tensor
 ) -> list[LowRankLinear]:
     """The low-rank forms of `modules` with one input: ups (N_i, r) and one down (r, K)."""
     layers: list[LowRankLinear] = []
@@ -196,7 +196,7 @@ def shared_low_rank_like(
         }
         if leader is None:
             kind_of = LowRankLinear if len(modules) == 1 else LeadingLowRankLinear
-            layer = leader = kind_of(weight.shape[1], n, down.shape[0], **options)
+            layer = leader = kind_of(weight.shape[1], n, rank=down.shape[0], **options)
             layer.weight_down = nn.Parameter(down.to(weight).contiguous())
         else:
             assert isinstance(leader, LeadingLowRankLinear)

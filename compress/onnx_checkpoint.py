@@ -33,8 +33,8 @@ _TRACED = Workload(batch_size=2, sequence_length=8)
 def export_checkpoint(
     loaded: LoadedModel,
     phase: str,
-    folder: Path,
     *,
+    folder: Path,
     metadata: Mapping[str, Any],
     progress: Advance = no_progress,
     opset: int = OPSET,
@@ -51,7 +51,7 @@ def export_checkpoint(
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _dense_places(loaded.model) as names:
         dense = Path(scratch) / GRAPHS[phase]
         if phase == "decode":
-            export_decode(loaded.model, names, dense, progress=progress, opset=opset)
+            export_decode(loaded.model, names, path=dense, progress=progress, opset=opset)
         else:
             task = make_task(loaded.task, loaded.folder)
             export_dense(
@@ -63,7 +63,7 @@ def export_checkpoint(
                 progress=progress,
                 opset=opset,
             )
-        rewrite_low_rank(dense, layers, path, metadata)
+        rewrite_low_rank(dense, layers, path=path, metadata=metadata)
     onnx.checker.check_model(str(path), full_check=True)
     return path
 

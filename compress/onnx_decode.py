@@ -28,8 +28,8 @@ class _Decode(nn.Module):
 def export_decode(
     model: nn.Module,
     sites: Collection[str],
-    path: Path,
     *,
+    path: Path,
     progress: Advance = no_progress,
     opset: int = OPSET,
 ) -> None:
@@ -40,7 +40,7 @@ def export_decode(
     Raises:
         ModelError: the model does not trace, or a site has no single matrix product in the graph.
     """
-    inputs = decode_inputs(model, 2, 5)
+    inputs = decode_inputs(model, 2, past_length=5)
     past = [name for name in inputs if name.startswith(PAST)]
     dynamic = [{0: "batch"}, {0: "batch", 1: "total_length"}]
     dynamic += [{0: "batch", 2: "past_length"} for _ in past]

@@ -29,7 +29,7 @@ EXTERNAL_ABOVE_BYTES = 1_800_000_000
 class _Exported(nn.Module):
     """The model as a function of its named inputs to one tensor."""
 
-    def __init__(self, model: nn.Module, task: Task, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, task: Task, *, names: Sequence[str]) -> None:
         super().__init__()
         self.wrapped = model
         self.task = task
@@ -63,7 +63,7 @@ def export_dense(
         {0: "batch", 1: "sequence"} if value.ndim == 2 else {0: "batch"}
         for value in inputs.values()
     ]
-    module = _Exported(model, task, list(inputs))
+    module = _Exported(model, task, names=list(inputs))
     graph = trace(
         module,
         inputs,
@@ -83,7 +83,7 @@ def typed_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def rewrite_low_rank(
-    dense: Path, changed: Mapping[str, nn.Module], path: Path, metadata: Mapping[str, Any]
+    dense: Path, changed: Mapping[str, nn.Module], *, path: Path, metadata: Mapping[str, Any]
 ) -> None:
     """Write to `path` the dense graph with the `changed` layers, and check it.
 

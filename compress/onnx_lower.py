@@ -8,8 +8,8 @@ limits of whole numbers, NaN, constants of truth values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -45,7 +45,7 @@ def lower(model: onnx.ModelProto) -> None:
     constants = {w.name: w for w in model.graph.initializer}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        nodes.extend(_LOWERED.get(node.op_type, _same)(node, constants, types))
+        nodes.extend(_LOWERED.get(node.op_type, _same)(node, constants, types=types))
     kept = [_copy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -77,12 +77,12 @@ def _added(model: onnx.ModelProto, constants: Constants) -> list[str]:
     return [name for name in constants if name not in present]
 
 
-def _same(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _same(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     del constants, types
     yield node
 
 
-def _reduction(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _reduction(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """Axes from an input to an attribute."""
     del types
     if len(node.input) > 1 and node.input[1]:
@@ -95,7 +95,7 @@ def _reduction(node: NodeProto, constants: Constants, types: Types) -> Iterator[
     yield node
 
 
-def _split(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _split(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """Equal parts need no count."""
     del constants, types
     for attribute in list(node.attribute):
@@ -104,7 +104,7 @@ def _split(node: NodeProto, constants: Constants, types: Types) -> Iterator[Node
     yield node
 
 
-def _layer_norm(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _layer_norm(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """(x − mean) / √(variance + ε) · scale + bias over the last axis."""
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if settings.get("axis", -1) != -1 or len(node.output) > 1:
@@ -113,10 +113,10 @@ def _layer_norm(node: NodeProto, constants: Constants, types: Types) -> Iterator
     (result,) = node.output
     kind = types.get(x, TensorProto.FLOAT)
     value = np.array(settings.get("epsilon", 1e-5), dtype=np.float32)
-    epsilon = _constant(constants, f"{node.name}.epsilon", value)
+    epsilon = _constant(constants, f"{node.name}.epsilon", value=value)
     half = kind != TensorProto.FLOAT
 
-    def make(operator: str, inputs: list[str], name: str, **more: Any) -> NodeProto:
+    def make(operator: str, inputs: list[str], *, name: str, **more: Any) -> NodeProto:
         return helper.make_node(operator, inputs, [name], name=name, **more)
 
     def own(part: str) -> str:
@@ -125,23 +125,23 @@ def _layer_norm(node: NodeProto, constants: Constants, types: Types) -> Iterator
     source = x
     if half:
         source = own("wide")
-        yield make("Cast", [x], source, to=TensorProto.FLOAT)
-    yield make("ReduceMean", [source], own("mean"), axes=[-1], keepdims=1)
-    yield make("Sub", [source, own("mean")], own("centred"))
-    yield make("Mul", [own("centred"), own("centred")], own("square"))
-    yield make("ReduceMean", [own("square")], own("variance"), axes=[-1], keepdims=1)
-    yield make("Add", [own("variance"), epsilon], own("shifted"))
-    yield make("Sqrt", [own("shifted")], own("deviation"))
+        yield make("Cast", [x], name=source, to=TensorProto.FLOAT)
+    yield make("ReduceMean", [source], name=own("mean"), axes=[-1], keepdims=1)
+    yield make("Sub", [source, own("mean")], name=own("centred"))
+    yield make("Mul", [own("centred"), own("centred")], name=own("square"))
+    yield make("ReduceMean", [own("square")], name=own("variance"), axes=[-1], keepdims=1)
+    yield make("Add", [own("variance"), epsilon], name=own("shifted"))
+    yield make("Sqrt", [own("shifted")], name=own("deviation"))
     normal = own("normal_wide") if half else own("normal")
-    yield make("Div", [own("centred"), own("deviation")], normal)
+    yield make("Div", [own("centred"), own("deviation")], name=normal)
     if half:
-        yield make("Cast", [normal], own("normal"), to=kind)
-    yield make("Mul", [own("normal"), scale], own("scaled") if bias else result)
+        yield make("Cast", [normal], name=own("normal"), to=kind)
+    yield make("Mul", [own("normal"), scale], name=own("scaled") if bias else result)
     if bias:
-        yield make("Add", [own("scaled"), bias[0]], result)
+        yield make("Add", [own("scaled"), bias[0]], name=result)
 
 
-def _shape(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _shape(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """A part of a shape is gathered from the whole one: TensorRT 8.5 reads no start and end."""
     del types
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -154,28 +154,28 @@ def _shape(node: NodeProto, constants: Constants, types: Types) -> Iterator[Node
         raise ModelError(f"{node.name} takes the rest of a shape; export for TensorRT 10")
     chosen = list(range(settings.get("start", 0), settings["end"]))
     node.output[0] = f"{result}.whole"
-    indices = _constant(constants, f"{result}.indices", np.array(chosen, dtype=np.int64))
+    indices = _constant(constants, f"{result}.indices", value=np.array(chosen, dtype=np.int64))
     yield node
     yield helper.make_node("Gather", [node.output[0], indices], [result], name=f"{result}.part")
 
 
-def _squeeze(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _squeeze(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """What is squeezed without saying where has one dimension: a size taken from a shape."""
     del types
     if len(node.input) == 1:
         axes = np.array([0], dtype=np.int64)
-        node.input.append(_constant(constants, f"{node.output[0]}.axes", axes))
+        node.input.append(_constant(constants, f"{node.output[0]}.axes", value=axes))
     yield node
 
 
-def _reshape(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _reshape(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """No dimension is 0 here, so it does not matter what 0 would mean."""
     del constants, types
     del node.attribute[:]
     yield node
 
 
-def _is_nan(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _is_nan(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """IsNaN as `x != x`: NaN alone differs from itself."""
     del constants, types
     (x,), (result,) = node.input, node.output
@@ -183,7 +183,7 @@ def _is_nan(node: NodeProto, constants: Constants, types: Types) -> Iterator[Nod
     yield helper.make_node("Not", [f"{result}.same"], [result], name=f"{result}.not")
 
 
-def _and(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _and(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """Whatever and True is itself: TensorRT 8.5 has no constants of truth values."""
     del types
     true = [name for name in node.input if name in constants and _all_true(constants[name])]
@@ -197,7 +197,7 @@ def _all_true(tensor: TensorProto) -> bool:
     return tensor.data_type == TensorProto.BOOL and bool(numpy_helper.to_array(tensor).all())
 
 
-def _cumulative(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _cumulative(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """Whole numbers are summed up in fp32, which holds any position exactly."""
     (result,) = node.output
     kind = types.get(node.input[0], TensorProto.INT64)
@@ -210,13 +210,13 @@ def _cumulative(node: NodeProto, constants: Constants, types: Types) -> Iterator
     node.input[0] = wide
     # Counted from the front, which is what TensorRT 8.5 asks for.
     front = np.array(axis if axis >= 0 else axis + 2, dtype=axis.dtype)
-    node.input[1] = _constant(constants, f"{result}.axis", front)
+    node.input[1] = _constant(constants, f"{result}.axis", value=front)
     node.output[0] = f"{result}.sum"
     yield node
     yield helper.make_node("Cast", [node.output[0]], [result], name=f"{result}.whole", to=kind)
 
 
-def _clip(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeProto]:
+def _clip(node: NodeProto, constants: Constants, *, types: Types) -> Iterator[NodeProto]:
     """Whole numbers with a lower end only: the larger of the two."""
     del constants
     whole = types.get(node.input[0]) in (TensorProto.INT64, TensorProto.INT32)
@@ -225,12 +225,19 @@ def _clip(node: NodeProto, constants: Constants, types: Types) -> Iterator[NodeP
     yield node
 
 
-def _constant(constants: Constants, name: str, value: np.ndarray[Any, Any]) -> str:
+def _constant(constants: Constants, name: str, *, value: np.ndarray[Any, Any]) -> str:
     constants[name] = numpy_helper.from_array(value, name)
     return name
 
 
-_Lowering = Callable[[NodeProto, Constants, Types], Iterator[NodeProto]]
+class _Lowering(Protocol):
+    """The nodes that take the place of one."""
+
+    def __call__(
+        self, node: NodeProto, constants: Constants, *, types: Types
+    ) -> Iterator[NodeProto]: ...
+
+
 _LOWERED: dict[str, _Lowering] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     "And": _and,

@@ -41,9 +41,9 @@ Call = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 def trace_operations(
     model: nn.Module,
     sites: Sequence[Site],
+    *,
     inputs: Mapping[str, Tensor],
     dtype: torch.dtype,
-    *,
     causal: bool = False,
     call: Call | None = None,
 ) -> tuple[Operation, ...]:
@@ -60,9 +60,10 @@ def trace_operations(
         handles.append(layer.register_forward_hook(recorder.leave))
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-        feeds = {name: _fake(mode, tensor, dtype) for name, tensor in inputs.items()}
+        feeds = {name: _fake(mode, tensor, dtype=dtype) for name, tensor in inputs.items()}
         weights = {
-            f"model.{name}": _fake(mode, tensor, dtype) for name, tensor in model.named_parameters()
+            f"model.{name}": _fake(mode, tensor, dtype=dtype)
+            for name, tensor in model.named_parameters()
         }
         with torch.no_grad(), mode, recorder:
             functional_call(_Pass(model, call), weights, (feeds,))
@@ -83,7 +84,7 @@ class _Pass(nn.Module):
         return self.model(**feeds) if self._call is None else self._call(self.model, feeds)
 
 
-def _fake(mode: FakeTensorMode, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _fake(mode: FakeTensorMode, tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
     fake: Tensor = mode.from_tensor(tensor)
     with mode:
         return fake.to(dtype) if tensor.is_floating_point() else fake
@@ -103,10 +104,10 @@ class _Recorder(TorchDispatchMode):
     def enter(self, *_: Any) -> None:
         self._inside += 1
 
-    def leave(self, _module: nn.Module, args: Any, out: Any) -> None:
+    def leave(self, _module: nn.Module, args: Any, output: Any) -> None:
         self._inside -= 1
         if not self._inside:
-            self._note("layer", args, out)
+            self._note("layer", args, out=output)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -115,16 +116,16 @@ class _Recorder(TorchDispatchMode):
         if not self._inside and namespace == "aten" and name not in _FREE:
             taken = _tensors((args, kwargs))
             if name in _COPIES:
-                self._note("memory", (), out, copied=taken[0] if taken else None)
+                self._note("memory", (), out=out, copied=taken[0] if taken else None)
             elif "scaled_dot_product" in name:
                 self._attention(taken, out)
             elif name in _PRODUCTS:
                 self._product(taken, out)
             else:
-                self._note("memory", taken, out)
+                self._note("memory", taken, out=out)
         return out
 
-    def _note(self, kind: str, taken: Any, out: Any, copied: Any = None, **shape: Any) -> None:
+    def _note(self, kind: str, taken: Any, *, out: Any, copied: Any = None, **shape: Any) -> None:
         writes = [(self._number(t), _bytes(t)) for t in _tensors(out)]
         reads = [(self._number(t), _bytes(t)) for t in _tensors(taken)]
         if copied is not None:
@@ -143,7 +144,7 @@ class _Recorder(TorchDispatchMode):
         self._note(
             "attention",
             taken[:3],
-            _tensors(out)[:1],
+            out=_tensors(out)[:1],
             batch=query.shape[0],
             heads=heads,
             kv_heads=key.shape[1],
@@ -159,7 +160,7 @@ class _Recorder(TorchDispatchMode):
         self._note(
             "product",
             taken,
-            out,
+            out=out,
             batch=count,
             queries=left.shape[-2],
             keys=right.shape[-1],

@@ -43,6 +43,7 @@ class LowRankConfig(QuantizationConfigMixin):
         self,
         layers: Mapping[str, Mapping[str, Any]],
         format_version: int = FORMAT_VERSION,
+        *,
         quant_method: str = METHOD,
         **unknown: object,
     ) -> None:
@@ -99,7 +100,7 @@ class LowRankQuantizer(HfQuantizer):
                     f"{name} is {layer['in_features']}x{layer['out_features']} in the low-rank "
                     f"configuration and {k}x{n} in the model"
                 )
-            empty[name] = _empty(layer, module, empty, leads=name in leaders)
+            empty[name] = _empty(layer, module, others=empty, leads=name in leaders)
         self._shapes = {
             f"{name}.{part}": tuple(tensor.shape)
             for name, module in empty.items()
@@ -173,7 +174,7 @@ def _named_in(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def _empty(
-    layer: Mapping[str, Any], module: Any, others: Mapping[str, nn.Module], *, leads: bool
+    layer: Mapping[str, Any], module: Any, *, others: Mapping[str, nn.Module], leads: bool
 ) -> nn.Module:
     """The module of a config entry, on meta, for the loader to fill."""
     k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
@@ -188,9 +189,9 @@ def _empty(
             raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
         return SharedLowRankLinear(leader, n, **options)
     if leads:
-        return LeadingLowRankLinear(k, n, rank, **options)
+        return LeadingLowRankLinear(k, n, rank=rank, **options)
     if storage == "fp32":
-        return LowRankLinear(k, n, rank, **options)
+        return LowRankLinear(k, n, rank=rank, **options)
     return StoredLowRank(storage, in_features=k, out_features=n, rank=rank, bias=bias, dtype=dtype)
 
 

@@ -79,7 +79,9 @@ def _reason(
     return None
 
 
-def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[str] = ()) -> Sites:
+def find_sites(
+    model: nn.Module, targets: Sequence[str] = (), *, ignore: Sequence[str] = ()
+) -> Sites:
     """Every nn.Linear and transformers Conv1D outside embeddings and heads.
 
     `targets` and `ignore` are regular expressions searched in module names; a target may name a
@@ -129,7 +131,7 @@ def find_sites(model: nn.Module, targets: Sequence[str] = (), ignore: Sequence[s
 
 
 @torch.no_grad()
-def count_tokens(model: nn.Module, sites: Sites, inputs: Mapping[str, Tensor]) -> Sites:
+def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]) -> Sites:
     """Run the workload's shape once and note the rows M of every site, and which share an input.
 
     A layer that does not run, or runs more than once, is left out with that reason: its latency
@@ -189,7 +191,7 @@ def _together(members: Sequence[Site]) -> Site:
     )
 
 
-def kv_cache_bytes(config: Any, workload: Workload, dtype: str) -> int:
+def kv_cache_bytes(config: Any, workload: Workload, *, dtype: str) -> int:
     """Bytes of a decoder's key-value cache for the input and output tokens of the workload.
 
     2 · layers · key-value heads · head size · tokens · bytes of one value in `dtype` ("fp32",

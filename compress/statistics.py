@@ -63,7 +63,7 @@ class Statistics:
 class _Collector:
     """Hooks that add to running sums what one pass shows of each site."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], kinds: frozenset[str]) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site], *, kinds: frozenset[str]) -> None:
         self.model = model
         self.sites = sites
         self.kinds = kinds
@@ -117,7 +117,7 @@ class _Collector:
         if "norm4" in self.kinds:
             self._add(f"norm4:{name}", rows.square().sum(1).square().sum())
 
-    def _add_gradient(self, name: str, x: Tensor, gradient: Tensor) -> None:
+    def _add_gradient(self, name: str, x: Tensor, *, gradient: Tensor) -> None:
         g = self._sequences(name, gradient)
         if "grad" in self.kinds:
             self._add(f"grad:{name}", g.flatten(0, 1).T @ g.flatten(0, 1))
@@ -140,7 +140,7 @@ class _Collector:
             if torch.is_grad_enabled():
                 # All weights are frozen, so the first site's output starts the graph.
                 output.requires_grad_(True)
-                output.register_hook(lambda g: self._add_gradient(name, x, g))
+                output.register_hook(lambda g: self._add_gradient(name, x, gradient=g))
 
         return hook
 
@@ -160,10 +160,10 @@ class _Collector:
 def collect_statistics(
     model: nn.Module,
     sites: Sequence[Site],
+    *,
     task: Task,
     batches: Sequence[Batch],
     kinds: frozenset[str],
-    *,
     seed: int = 0,
     progress: Advance = no_progress,
 ) -> Statistics:
@@ -177,14 +177,14 @@ def collect_statistics(
     generator = torch.Generator().manual_seed(seed)
     gradients = bool(kinds & GRADIENT_MOMENTS)
     items, draws = 0, 1
-    with _Collector(model, sites, kinds) as collector, torch.set_grad_enabled(gradients):
+    with _Collector(model, sites, kinds=kinds) as collector, torch.set_grad_enabled(gradients):
         for done, batch in enumerate(batches):
             progress(done, len(batches))
             collector.start_batch(batch)
             output = task.output(model, batch)
             items += task.items(output, batch)
             if gradients:
-                signals = list(task.curvature_signals(output, batch, generator))
+                signals = list(task.curvature_signals(output, batch, generator=generator))
                 draws = len(signals)
                 for i, signal in enumerate(signals):
                     signal.backward(retain_graph=i + 1 < draws)

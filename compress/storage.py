@@ -43,7 +43,7 @@ def remap(up: Tensor, down: Tensor) -> Remapped:
     return Remapped(codes=codes, tail=long[rows:].half(), scales=scales)
 
 
-def unmap(packed: Remapped, out_features: int, in_features: int) -> tuple[Tensor, Tensor]:
+def unmap(packed: Remapped, *, out_features: int, in_features: int) -> tuple[Tensor, Tensor]:
     """Up (N, r) and down (r, K) in fp32."""
     head, short = packed.codes.float() * packed.scales.float()[:, None]
     long = torch.cat([head, packed.tail.float()])
@@ -51,10 +51,10 @@ def unmap(packed: Remapped, out_features: int, in_features: int) -> tuple[Tensor
     return up.contiguous(), down_t.T.contiguous()
 
 
-def round_trip(storage: str, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def round_trip(storage: str, *, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """The factors as they will be after storing and loading, in their own dtype."""
     if storage == "remap8":
-        loaded = unmap(remap(up, down), up.shape[0], down.shape[1])
+        loaded = unmap(remap(up, down), out_features=up.shape[0], in_features=down.shape[1])
         return loaded[0].to(up.dtype), loaded[1].to(down.dtype)
     if storage in _HALF:
         half = _HALF[storage]
@@ -134,7 +134,7 @@ class StoredLowRank(nn.Module):
         layer = LowRankLinear(
             self.in_features,
             self.out_features,
-            self.rank,
+            rank=self.rank,
             bias=self.bias is not None,
             device="meta",
             dtype=dtype,
@@ -146,7 +146,7 @@ class StoredLowRank(nn.Module):
                 tail=tensors["weight_tail"],
                 scales=tensors["weight_scales"],
             )
-            up, down = unmap(packed, self.out_features, self.in_features)
+            up, down = unmap(packed, out_features=self.out_features, in_features=self.in_features)
         else:
             up, down = tensors["weight"], tensors["weight_down"]
         layer.weight = nn.Parameter(up.to(dtype))

@@ -7,7 +7,7 @@ from autotune.core.errors import UsageError
 STORAGES = ("fp32", "fp16", "bf16", "remap8")
 
 
-def stored_bits(storage: str, in_features: int, out_features: int, rank: int) -> int:
+def stored_bits(storage: str, *, in_features: int, out_features: int, rank: int) -> int:
     """Bits of a site's two factors.
 
     remap8 is 16·r·max(N, K) + 32·r (Dobi-SVD §3.4): 8 bits for the first min(N, K) rows of the

@@ -34,9 +34,9 @@ class Roofline:
 
     def latency_s(self, shape: LayerShape) -> float:
         """Seconds of a layer; a pair is the sum of its two products."""
-        return sum(self._product_s(m, k, n, shape.dtype) for m, k, n in products(shape))
+        return sum(self._product_s(m, k, n, dtype=shape.dtype) for m, k, n in products(shape))
 
-    def _product_s(self, m: int, k: int, n: int, dtype: str) -> float:
+    def _product_s(self, m: int, k: int, n: int, *, dtype: str) -> float:
         size, peak = DTYPE_BYTES[dtype], self.peak(dtype)
         return float(
             max(

@@ -92,7 +92,7 @@ class JudgingProcess:
 class Evaluators(JudgePool):
     """`jobs` processes on this machine, of `threads` threads each."""
 
-    def __init__(self, setup: EvaluatorSetup, jobs: int, threads: int) -> None:
+    def __init__(self, setup: EvaluatorSetup, jobs: int, *, threads: int) -> None:
         super().__init__(jobs)
         self._setup, self._threads = setup, threads
 
@@ -132,7 +132,7 @@ def _judge(values: Mapping[str, Any], threads: int) -> None:
         factors = Stored(factors, setup.storage)
     folder = Path(setup.model)
     subject = SearchSubject(
-        model=load_class(setup.task, folder, torch.float32),
+        model=load_class(setup.task, folder, dtype=torch.float32),
         task=make_task(setup.task, folder),
         sites=setup.sites,
         joint=setup.joint,

@@ -105,7 +105,7 @@ class Evidence:
         for batch in self.subject.batches:
             with torch.enable_grad():
                 output = task.output(model, batch)
-                signals = list(task.curvature_signals(output, batch, generator))
+                signals = list(task.curvature_signals(output, batch, generator=generator))
                 signals[0].backward()
 
     @functools.cached_property

@@ -99,7 +99,7 @@ class JudgePool(ABC):
             try:
                 for _ in range(_ATTEMPTS):
                     judge = self._take()
-                    if judge is None or self._serve(judge, plans, work, answers):
+                    if judge is None or self._serve(judge, plans, work=work, answers=answers):
                         break
                 answers.put(None)
             except BaseException as error:  # told to whoever waits
@@ -121,6 +121,7 @@ class JudgePool(ABC):
         self,
         judge: Judge,
         plans: Sequence[Plan],
+        *,
         work: _Work,
         answers: queue.SimpleQueue[tuple[int, Losses] | BaseException | None],
     ) -> bool:

@@ -33,7 +33,7 @@ def solve_lagrangian(problem: PlanProblem) -> Allocation:
         loss, cost = _totals(tables, _choose(tables, middle))
         bound = max(bound, loss + middle * (cost - limit))
         low, high = (low, middle) if cost <= limit else (middle, high)
-    chosen = _greedy_fill(tables, _choose(tables, high), limit)
+    chosen = _greedy_fill(tables, _choose(tables, high), limit=limit)
     return make_allocation(problem, chosen.indices(), lower_bound=float(bound), solver="lagrangian")
 
 
@@ -56,7 +56,7 @@ def _first_feasible(tables: Tables, limit: float) -> float:
     return multiplier
 
 
-def _greedy_fill(tables: Tables, choice: Choice, limit: float) -> Choice:
+def _greedy_fill(tables: Tables, choice: Choice, *, limit: float) -> Choice:
     """Take, while any fits, the change with the most loss removed for the room it takes.
 
     Sites that take no part stay out: no joint site is formed or dissolved here.

@@ -46,7 +46,7 @@ class SearchSubject:
     @contextmanager
     def applied(self, plan: Plan) -> Iterator[None]:
         """The model under `plan`; dense again afterwards."""
-        layers = build_layers(self.model, self.candidates, self.factors, plan)
+        layers = build_layers(self.model, self.candidates, factors=self.factors, plan=plan)
         with replaced(self.model, layers):
             yield
 
@@ -138,7 +138,7 @@ class PlanLosses:
         with self._alone:  # while a plan is applied, the model is not the dense one
             references = self._references
             with subject.applied(plan):
-                found = subject.task.losses(subject.model, subject.batches, references)
+                found = subject.task.losses(subject.model, subject.batches, references=references)
         return [list(pair) for pair in found]
 
     def _note(self, name: str, losses: Losses) -> None:

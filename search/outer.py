@@ -40,7 +40,7 @@ def knob_names(sites: Sequence[Site]) -> list[str]:
     return names
 
 
-def error_multiplier(site: Site, knobs: Knobs, blocks: int) -> float:
+def error_multiplier(site: Site, knobs: Knobs, *, blocks: int) -> float:
     """exp(group + slope·d + bend·(2d² − 1)) with d from −1 (first block) to 1 (last)."""
     exponent = knobs.get(f"group:{site.group}", 0.0)
     if site.block is not None and blocks > 1:
@@ -53,9 +53,9 @@ def error_multiplier(site: Site, knobs: Knobs, blocks: int) -> float:
 def search_knobs(
     sites: Sequence[Site],
     solve: Callable[[Knobs], Allocation],
+    *,
     true_loss: Callable[[Allocation], float],
     surely_better: Callable[[Allocation, Allocation], bool],
-    *,
     trials: int,
     storage: Path | str,
     name: str,
@@ -74,7 +74,7 @@ def search_knobs(
     """
     names = knob_names(sites)
     neutral = dict.fromkeys(names, 0.0)
-    study = _study(storage, name, seed, workers)
+    study = _study(storage, name, seed=seed, workers=workers)
     wanted = trials if names else 1
     solving = threading.Lock()
 
@@ -119,7 +119,7 @@ class _Storage(RDBStorage):
             return bool(super().set_trial_state_values(trial_id, state, values))
 
 
-def _study(storage: Path | str, name: str, seed: int, workers: int) -> optuna.Study:
+def _study(storage: Path | str, name: str, *, seed: int, workers: int) -> optuna.Study:
     """The study `name`, new or as others left it; heartbeats tell whose worker is gone."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = f"sqlite:///{storage}" if isinstance(storage, Path) else storage

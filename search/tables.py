@@ -30,7 +30,7 @@ class Resources:
     rest: Mapping[str, float]
 
 
-def live_bytes(site: Site, form: Form, dtype: str) -> float:
+def live_bytes(site: Site, form: Form, *, dtype: str) -> float:
     """Input, latent and output of one layer, or the outputs of several, which live at once."""
     width = site.in_features + site.out_features + form.rank
     return float(site.tokens * width * DTYPE_BYTES[dtype])
@@ -57,7 +57,7 @@ def count_resources(
         "weight_bytes": float(weight_bytes),
         "flops": float(flops),
         "kv_cache_bytes": float(kv_cache_bytes),
-        "activation_bytes": max(live_bytes(site, DENSE, network.dtype) for site in sites),
+        "activation_bytes": max(live_bytes(site, DENSE, dtype=network.dtype) for site in sites),
     }
     rest = {
         "latency": network.rest_s,
@@ -80,8 +80,16 @@ def site_bytes(site: Site, form: Form, *, dtype: str, storage: str) -> float:
             in another precision than native.
     """
     if storage != "fp32" and not form.is_dense:
-        require_native(site, form, storage)
-        return stored_bits(storage, site.in_features, site.out_features, form.rank) / 8
+        require_native(site, form, storage=storage)
+        return (
+            stored_bits(
+                storage,
+                in_features=site.in_features,
+                out_features=site.out_features,
+                rank=form.rank,
+            )
+            / 8
+        )
     return make_precision(form.precision).layer_bytes(site.shape(form, dtype))
 
 
@@ -136,7 +144,7 @@ def build_problem(
                 costs=site_costs(site, form, network=network, resources=resources, storage=storage),
             )
             for form in sorted(errors[site.name])
-            if live_bytes(site, form, network.dtype) <= peak
+            if live_bytes(site, form, dtype=network.dtype) <= peak
         )
 
     options = []
@@ -163,7 +171,7 @@ def _require_peak(peak: float, totals: Resources) -> None:
     if peak < least:
         raise BudgetInfeasibleError(
             f"infeasible budget: activation_bytes {format_bytes(peak)} was asked, "
-            f"{_amount('activation_bytes', least, totals)} is the least any plan reaches; "
+            f"{_amount('activation_bytes', least, totals=totals)} is the least any plan reaches; "
             "factorizing adds a latent and removes neither input nor output",
             {"activation_bytes": least},
         )
@@ -180,7 +188,7 @@ _FORMATS = {
 
 
 def explain_infeasible(
-    problem: PlanProblem, totals: Resources, limits: Mapping[str, float]
+    problem: PlanProblem, totals: Resources, *, limits: Mapping[str, float]
 ) -> BudgetInfeasibleError:
     """The error for an infeasible problem.
 
@@ -194,7 +202,7 @@ def explain_infeasible(
     over = [name for name in problem.resources if reachable[name] > limits[name]]
     parts = [
         f"{name} {_FORMATS[name](limits[name])} requested, "
-        f"{_amount(name, reachable[name], totals)} is the least any plan reaches"
+        f"{_amount(name, reachable[name], totals=totals)} is the least any plan reaches"
         for name in over or problem.resources
     ]
     if "kv_cache_bytes" in over:
@@ -207,7 +215,9 @@ def explain_infeasible(
         name: cost + totals.rest[name]
         for name, cost in zip(problem.resources, nearest.costs, strict=True)
     }
-    where = " with ".join(f"{name} {_amount(name, value, totals)}" for name, value in point.items())
+    where = " with ".join(
+        f"{name} {_amount(name, value, totals=totals)}" for name, value in point.items()
+    )
     return BudgetInfeasibleError(
         "infeasible budget: the budgets conflict, each alone is reachable: "
         f"{'; '.join(parts)}; the nearest feasible point is {where}",
@@ -215,7 +225,7 @@ def explain_infeasible(
     )
 
 
-def _amount(name: str, value: float, totals: Resources) -> str:
+def _amount(name: str, value: float, *, totals: Resources) -> str:
     """`67.8 K (0.8x of dense)`, the ratio rounded up so that asking for it succeeds."""
     ratio = math.ceil(value / max(totals.dense[name], 1e-300) * 1000) / 1000
     return f"{_FORMATS[name](value)} ({ratio:g}x of dense)"

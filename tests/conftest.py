@@ -133,8 +133,8 @@ def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
     return {
         site.name: low_rank_like(
             model.get_submodule(site.name),
-            torch.randn(site.out_features, rank) * 0.1,
-            torch.randn(rank, site.in_features) * 0.1,
+            up=torch.randn(site.out_features, rank) * 0.1,
+            down=torch.randn(rank, site.in_features) * 0.1,
         )
         for site in sites
     }

@@ -25,4 +25,4 @@ def read_v3(name):
 
 def stored_record(name=MEASURED):
     """A stored result as a record of the current version."""
-    return TuneRecord.from_json(upgrade(read_v3(name), 3, name), name)
+    return TuneRecord.from_json(upgrade(read_v3(name), 3, where=name), name)

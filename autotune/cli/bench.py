@@ -26,5 +26,5 @@ def command(folder: Path, output_format: str) -> int:
     from autotune.tuning.bench import bench
 
     record = bench(folder, make_reporter())
-    emit(output_format, record.to_json(), bench_lines(record))
+    emit(output_format, record.to_json(), lines=bench_lines(record))
     return record.verdict.exit_code

@@ -51,21 +51,27 @@ def info(database: Address, output_format: str) -> None:
                 + (f", {last.verdict} on {last.checked_at[:10]}" if last else "")
             )
         runs = store.runs()
-    emit(output_format, {"database": str(database), "fingerprints": entries, "runs": runs}, lines)
+    emit(
+        output_format,
+        {"database": str(database), "fingerprints": entries, "runs": runs},
+        lines=lines,
+    )
 
 
 @command.command("export", epilog="Example: autotune db export latencies.parquet")
 @click.argument("path", type=_PATH)
 @database_option
 @format_option
-def export(path: Path, database: Address, output_format: str) -> None:
+def export(path: Path, database: Address, *, output_format: str) -> None:
     """Write all points to a .csv or .parquet file."""
     from autotune.profiler.database.exchange import export_table
     from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         count = export_table(store, path)
-    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows written to {path}"])
+    emit(
+        output_format, {"rows": count, "path": str(path)}, lines=[f"{count} rows written to {path}"]
+    )
 
 
 @command.command("import", epilog="Example: autotune db import latencies.parquet")
@@ -78,7 +84,9 @@ def export(path: Path, database: Address, output_format: str) -> None:
 )
 @database_option
 @format_option
-def import_(path: Path | None, device: str | None, database: Address, output_format: str) -> None:
+def import_(
+    path: Path | None, device: str | None, *, database: Address, output_format: str
+) -> None:
     """Add the points of an exported .csv or .parquet file, or known points of a device.
 
     With --device: the points that ship with this package or, if there are none, third-party
@@ -104,7 +112,9 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
                 count, origin = load_shipped(store, name), f"the database of {name} in this package"
             else:
                 count, origin = import_gemms(store, name), f"third-party measurements of {name}"
-    emit(output_format, {"rows": count, "origin": origin}, [f"{count} rows read from {origin}"])
+    emit(
+        output_format, {"rows": count, "origin": origin}, lines=[f"{count} rows read from {origin}"]
+    )
 
 
 @command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
@@ -116,7 +126,7 @@ def import_(path: Path | None, device: str | None, database: Address, output_for
 )
 @database_option
 @format_option
-def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -> None:
+def merge(path: Path, keep_apart: bool, *, database: Address, output_format: str) -> None:
     """Add the measurements of another database file, with their samples, clocks and origin.
 
     A database of the same device whose versions or settings differ is rejected unless
@@ -127,21 +137,27 @@ def merge(path: Path, keep_apart: bool, database: Address, output_format: str) -
 
     with LatencyDatabase(database) as store:
         count = merge_file(store, path, keep_apart=keep_apart)
-    emit(output_format, {"rows": count, "path": str(path)}, [f"{count} rows read from {path}"])
+    emit(
+        output_format, {"rows": count, "path": str(path)}, lines=[f"{count} rows read from {path}"]
+    )
 
 
 @command.command("ship", epilog="Example: autotune db ship a-gpu.sqlite")
 @click.argument("path", type=_PATH)
 @database_option
 @format_option
-def ship(path: Path, database: Address, output_format: str) -> None:
+def ship(path: Path, database: Address, *, output_format: str) -> None:
     """Write the whole database to one file, which `autotune db merge` reads on another machine."""
     from autotune.profiler.database.exchange import ship as ship_file
     from autotune.profiler.database.latency import LatencyDatabase
 
     with LatencyDatabase(database) as store:
         sha256 = ship_file(store, path)
-    emit(output_format, {"path": str(path), "sha256": sha256}, [f"{path} written, sha256 {sha256}"])
+    emit(
+        output_format,
+        {"path": str(path), "sha256": sha256},
+        lines=[f"{path} written, sha256 {sha256}"],
+    )
 
 
 @command.command("verify", epilog="Example: autotune db verify")
@@ -165,7 +181,7 @@ def verify(database: Address, output_format: str) -> int:
     lines = problems or [f"{database}: every hash matches"]
     lines += [f"quarantined: {text}" for text in found]
     record = {"database": str(database), "problems": problems, "quarantined": found}
-    emit(output_format, record, lines)
+    emit(output_format, record, lines=lines)
     return 1 if problems else 0
 
 
@@ -196,7 +212,7 @@ def drift(output_format: str, **options: Any) -> int:
         rows = machine.database.measurements(fingerprint.id)
         with make_reporter().stage("time anchors again") as advance:
             found = measure_drift(
-                rows, machine.runner, policy, count=chosen.anchors, progress=advance
+                rows, machine.runner, policy=policy, count=chosen.anchors, progress=advance
             )
         check = found.check(timestamp())
         machine.database.add_check(fingerprint, check)
@@ -207,5 +223,5 @@ def drift(output_format: str, **options: Any) -> int:
         f"{len(found.failures)} failed"
     ]
     record = {"fingerprint": fingerprint.id, **check.to_json(), "failures": found.failures}
-    emit(output_format, record, lines)
+    emit(output_format, record, lines=lines)
     return 0 if check.valid else 1

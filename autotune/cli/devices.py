@@ -33,7 +33,7 @@ def command(ctx: click.Context, output_format: str) -> None:
         mark = f"here: {known.here}" if known.here else f"predicted from {tables}" if tables else ""
         aliases = f" ({', '.join(spec.aliases)})" if spec.aliases else ""
         lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {mark}".rstrip())
-    emit(output_format, record, lines)
+    emit(output_format, record, lines=lines)
 
 
 @command.command("show", epilog="Example: autotune devices show h200")
@@ -43,4 +43,4 @@ def show(name: str, output_format: str) -> None:
     """Print a device's specification sheet with the source of each number."""
     from autotune.devices.specs import device_file, find_device
 
-    emit(output_format, dataclasses.asdict(find_device(name)), device_file(name).splitlines())
+    emit(output_format, dataclasses.asdict(find_device(name)), lines=device_file(name).splitlines())

@@ -48,5 +48,5 @@ def command(output_format: str) -> int:
         "backends": backends,
         "warnings": warnings,
     }
-    emit(output_format, record, lines)
+    emit(output_format, record, lines=lines)
     return 1 if warnings else 0

@@ -36,14 +36,14 @@ def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:
     form, output_format = split_formats(formats)
     chosen = values(ExportOptions, {**options, "form": form})
     chosen.check()
-    written = _export(folder, chosen, options["output"], make_reporter())
+    written = _export(folder, chosen, output=options["output"], reporter=make_reporter())
     lines = _lines(open_manifest(Path(written["output"])))
-    emit(output_format, written, [*lines, f"written     {written['output']}/"])
+    emit(output_format, written, lines=[*lines, f"written     {written['output']}/"])
     return 0
 
 
 def _export(
-    folder: Path, options: ExportOptions, output: Path | None, reporter: Any
+    folder: Path, options: ExportOptions, *, output: Path | None, reporter: Any
 ) -> dict[str, Any]:
     from autotune.core.types import Workload
     from autotune.export.onnx import export_onnx
@@ -89,7 +89,7 @@ def _demands_engine(device: str | None) -> bool:
     with about("device"):
         spec = find_device(str(device))
     if spec.kind != "cuda":
-        raise OptionError("device", "must be `here` or a GPU", device, schema=ExportOptions)
+        raise OptionError("device", "must be `here` or a GPU", value=device, schema=ExportOptions)
     require_device(str(device))  # an engine runs on the kind of GPU that it was built on
     return True
 

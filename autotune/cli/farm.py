@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--address", required=True, help="Private IP:PORT to listen on.")
 @token_option
 @format_option
-def command(address: str, token_file: Path, output_format: str) -> int:
+def command(address: str, token_file: Path, *, output_format: str) -> int:
     """Run the coordinator of a device farm.
 
     Workers join it with `autotune worker`; commands use it with `--farm`. The farm token is created
@@ -28,7 +28,7 @@ def command(address: str, token_file: Path, output_format: str) -> int:
 
     token = make_token(token_file)
     click.echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
-    emit(output_format, {"address": address, "token_file": str(token_file)}, [])
+    emit(output_format, {"address": address, "token_file": str(token_file)}, lines=[])
     return stay(start_coordinator(address, token))
 
 

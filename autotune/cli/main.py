@@ -127,7 +127,7 @@ def cli() -> None:
     """
 
 
-def emit(output_format: str, record: Mapping[str, Any], lines: Sequence[str]) -> None:
+def emit(output_format: str, record: Mapping[str, Any], *, lines: Sequence[str]) -> None:
     """Print `lines` for a person, or the record as one JSON document on the last line."""
     if output_format == "json":
         click.echo(json.dumps(record, sort_keys=True, allow_nan=False))
@@ -171,11 +171,11 @@ def main() -> None:
     try:
         code = cli.main(prog_name="autotune", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = _failed("Interrupted", _INTERRUPTION, INTERRUPTED)
+        code = _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-        report_error(type(error).__name__, error.format_message(), code)
+        report_error(type(error).__name__, error.format_message(), exit_code=code)
     except AutotuneError as error:
         code = _refused(error)
     except BrokenPipeError:
@@ -189,14 +189,14 @@ def _refused(error: AutotuneError) -> int:
     from autotune.core.option_names import spell
 
     click.echo(f"autotune: {spell(error, 'cli', *SCHEMAS)}", err=True)
-    report_error(type(error).__name__, error.template, error.exit_code)
+    report_error(type(error).__name__, error.template, exit_code=error.exit_code)
     return error.exit_code
 
 
-def _failed(kind: str, message: str, exit_code: int) -> int:
+def _failed(kind: str, message: str, *, exit_code: int) -> int:
     """Show an error, report it to the program that started this one, and return the exit code."""
     click.echo(f"autotune: {message}", err=True)
-    report_error(kind, message, exit_code)
+    report_error(kind, message, exit_code=exit_code)
     return exit_code
 
 

@@ -15,10 +15,10 @@ from autotune.cli.main import emit, format_option
     "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: DIR/dense)."
 )
 @format_option
-def command(folder: Path, output: Path | None, output_format: str) -> int:
+def command(folder: Path, output: Path | None, *, output_format: str) -> int:
     """Write the dense equivalent of a factorized checkpoint, with the factors multiplied out."""
     from autotune.export.dense import merge
 
     target = merge(folder, output)
-    emit(output_format, {"output": str(target)}, [f"dense model written to {target}"])
+    emit(output_format, {"output": str(target)}, lines=[f"dense model written to {target}"])
     return 0

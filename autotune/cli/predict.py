@@ -53,4 +53,4 @@ def command(output_format: str, **options: Any) -> None:
         )
     sources = list(found.sources)
     record = {"device": name, "dtype": dtype, "sources": sources, "estimates": answers}
-    emit(output_format, record, [*lines, *(f"from {source}" for source in sources)])
+    emit(output_format, record, lines=[*lines, *(f"from {source}" for source in sources)])

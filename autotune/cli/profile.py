@@ -42,7 +42,7 @@ def command(database: Address, output_format: str, **options: Any) -> int:
         LatencyDatabase(database) as store,
         make_reporter().stage("measure layers") as advance,
     ):
-        found = _profile(options, machine, store, advance)
+        found = _profile(options, machine, store=store, advance=advance)
     record = {
         "fingerprint": machine.fingerprint.id,
         **dataclasses.asdict(found),
@@ -53,7 +53,7 @@ def command(database: Address, output_format: str, **options: Any) -> int:
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
         f"fingerprint {machine.fingerprint.id} in {database}"
     ]
-    emit(output_format, record, [*lines, *found.failed[:5]])
+    emit(output_format, record, lines=[*lines, *found.failed[:5]])
     return 1 if found.failed else 0
 
 
@@ -73,7 +73,11 @@ def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
 
 
 def _profile(
-    options: Mapping[str, Any], machine: MeasuringMachine, store: LatencyDatabase, advance: Advance
+    options: Mapping[str, Any],
+    machine: MeasuringMachine,
+    *,
+    store: LatencyDatabase,
+    advance: Advance,
 ) -> Profiled:
     from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
@@ -86,9 +90,9 @@ def _profile(
         return whole(machine, store, policy=policy, advance=advance)
     chosen, wanted = _forms(options, machine.backend), []
     for shape in _dense(options, machine.dtype):
-        forms = chosen or plan_forms(machine.spec, shape, machine.backend.ranks_per_shape)
+        forms = chosen or plan_forms(machine.spec, shape, points=machine.backend.ranks_per_shape)
         wanted += [shape, *map(shape.with_form, forms)]
-    return profile_points(machine, store, wanted, policy=policy, advance=advance)
+    return profile_points(machine, store, wanted=wanted, policy=policy, advance=advance)
 
 
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
@@ -113,4 +117,4 @@ def _layers_of(model: str, *, batch_size: int, isl: int, osl: int, dtype: str) -
 
     phase = "request" if osl else "prefill"
     workload = Workload(batch_size=batch_size, sequence_length=isl, output_length=osl, phase=phase)
-    return model_shapes(model, workload, dtype)
+    return model_shapes(model, workload, dtype=dtype)

@@ -52,7 +52,7 @@ def command(**options: Any) -> int:
 
     result = run(request, make_reporter(quiet=options["quiet"]))
     record = {**result.record.to_json(), "output": str(result.folder)}
-    emit(options["output_format"], record, summary(result.record, result.folder))
+    emit(options["output_format"], record, lines=summary(result.record, result.folder))
     if result.verdict is not Verdict.MET:
         click.echo(f"autotune: {miss_text(result.record)}", err=True)
     return result.verdict.exit_code

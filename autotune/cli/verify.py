@@ -27,7 +27,7 @@ def command(folder: Path, output_format: str) -> int:
 
     found = verify(folder, make_reporter())
     lines = [*map(_line, found.checks), _last_line(found)]
-    emit(output_format, found.to_json(), lines)
+    emit(output_format, found.to_json(), lines=lines)
     return found.exit_code
 
 

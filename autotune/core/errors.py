@@ -180,8 +180,8 @@ ANOTHER_PATH = "choose a path that can be written"
 def refused_write(
     path: Path,
     error: OSError,
-    advice: str = ANOTHER_PATH,
     *,
+    advice: str = ANOTHER_PATH,
     kind: type[AutotuneError] = StorageError,
 ) -> AutotuneError:
     """The error to raise when the file system refuses to write `path`.
@@ -214,7 +214,7 @@ def storage_errors(path: Path, advice: str = ANOTHER_PATH) -> Iterator[None]:
         if number in _FULL or "No space left" in text or "File too large" in text:
             raise _full(path) from error
         if isinstance(error, OSError) and number in _REFUSED:
-            raise refused_write(path, error, advice) from error
+            raise refused_write(path, error, advice=advice) from error
         raise
 
 

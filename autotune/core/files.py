@@ -11,7 +11,7 @@ from pathlib import Path
 from autotune.core.errors import ANOTHER_PATH, StorageError, refused_write, storage_errors
 
 
-def write_whole(path: Path, build: Callable[[Path], None], advice: str = ANOTHER_PATH) -> Path:
+def write_whole(path: Path, build: Callable[[Path], None], *, advice: str = ANOTHER_PATH) -> Path:
     """Let `build` write a file or folder under a temporary name beside `path`, then rename it.
 
     Missing parent folders are made. What was at `path` is replaced at the end; after a failure it
@@ -39,13 +39,13 @@ def write_whole(path: Path, build: Callable[[Path], None], advice: str = ANOTHER
     return path
 
 
-def write_text_whole(path: Path, text: str, advice: str = ANOTHER_PATH) -> Path:
+def write_text_whole(path: Path, text: str, *, advice: str = ANOTHER_PATH) -> Path:
     """Write `text` in UTF-8; see `write_whole`."""
 
     def build(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    return write_whole(path, build, advice)
+    return write_whole(path, build, advice=advice)
 
 
 def require_writable(
@@ -64,7 +64,7 @@ def require_writable(
         temporary.touch()
         temporary.unlink()
     except OSError as error:
-        raise refused_write(shown or temporary, error, advice) from error
+        raise refused_write(shown or temporary, error, advice=advice) from error
 
 
 def make_folder(path: Path, advice: str = ANOTHER_PATH) -> Path:
@@ -76,7 +76,7 @@ def make_folder(path: Path, advice: str = ANOTHER_PATH) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refused_write(path, error, advice) from error
+        raise refused_write(path, error, advice=advice) from error
     return path
 
 

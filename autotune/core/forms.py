@@ -81,7 +81,7 @@ DENSE = Form()
 Plan = Mapping[str, Form]
 
 
-def low_rank(rank: int, structure: str = PLAIN, precision: str = NATIVE) -> Form:
+def low_rank(rank: int, structure: str = PLAIN, *, precision: str = NATIVE) -> Form:
     """The form of a pair of factors of `rank`."""
     return Form(rank=rank, structure=structure, precision=precision)
 

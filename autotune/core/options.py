@@ -144,7 +144,7 @@ class OptionError(UsageError):
     In `rule`, `{search.trials}` stands for an option by its path.
     """
 
-    def __init__(self, field: str, rule: str, value: Any = ..., *, schema: type) -> None:
+    def __init__(self, field: str, rule: str, *, value: Any = ..., schema: type) -> None:
         self.field, self.rule, self.value, self.schema = field, rule, value, schema
         text = f"{{{field}}} {rule}" if field else rule
         for entry in entries(schema):
@@ -247,7 +247,7 @@ def check_value(entry: Entry, value: Any, *, schema: type) -> Any:
         return None
     rule = broken_rule(entry, value)
     if rule:
-        raise OptionError(entry.path, rule, value, schema=schema)
+        raise OptionError(entry.path, rule, value=value, schema=schema)
     return None if value is None else _converted(entry, value)
 
 

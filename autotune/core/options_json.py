@@ -52,7 +52,9 @@ def from_json(schema: type[Schema], values: Any, *, root: type | None = None) ->
     root = root or schema
     prefix = getattr(schema, "PATH", "")
     if not isinstance(values, Mapping):
-        raise OptionError("", f"{prefix or 'a request'} must be an object", values, schema=root)
+        raise OptionError(
+            "", f"{prefix or 'a request'} must be an object", value=values, schema=root
+        )
     parts = nested(schema)
     known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for key in values:
@@ -82,7 +84,7 @@ def nested_from_flat(schema: type, flat: Mapping[str, Any]) -> Nested:
             text = f"unknown option {name!r}; known are {', '.join(sorted(by_name))}"
             raise OptionError("", text, schema=schema)
         if value is not None and value != () and value != []:
-            place(found, by_name[name].path, value)
+            place(found, by_name[name].path, value=value)
     return found
 
 
@@ -91,7 +93,7 @@ def flat_entries(schema: type) -> dict[str, Entry]:
     return {e.option.flat: e for e in entries(schema) if e.option.flat}
 
 
-def place(values: Nested, path: str, value: Any) -> None:
+def place(values: Nested, path: str, *, value: Any) -> None:
     """Set the value at a path such as `search.trials`, making the objects on the way."""
     *above, last = path.split(".")
     for name in above:
@@ -99,7 +101,7 @@ def place(values: Nested, path: str, value: Any) -> None:
     values[last] = value
 
 
-def at(values: Mapping[str, Any], path: str, default: Any = None) -> Any:
+def at(values: Mapping[str, Any], path: str, *, default: Any = None) -> Any:
     """The value at a path such as `search.trials`; `default` where there is none."""
     found: Any = values
     for name in path.split("."):

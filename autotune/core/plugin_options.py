@@ -35,7 +35,7 @@ class Bounds:
         return " and ".join(f"{word} {end:g}" for end, word in ends if end is not None)
 
 
-def convert_options(cls: Any, options: Mapping[str, str], what: str) -> dict[str, Any]:
+def convert_options(cls: Any, options: Mapping[str, str], *, what: str) -> dict[str, Any]:
     """The values of `options` in the types that the arguments of `cls` are annotated with.
 
     Raises:

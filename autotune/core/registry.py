@@ -32,7 +32,7 @@ class Registry(Mapping[str, str]):
     `what` is the word for a part in messages, `group` the entry-point group of further ones.
     """
 
-    def __init__(self, what: str, group: str, own: Mapping[str, str]) -> None:
+    def __init__(self, what: str, group: str, *, own: Mapping[str, str]) -> None:
         self.what, self.group, self._own = what, group, dict(own)
 
     def __getitem__(self, name: str) -> str:
@@ -173,7 +173,7 @@ def make(text: str, registry: Registry) -> Any:
             implementation of another distribution that fails.
     """
     name, options = parse_spec(text)
-    values = convert_options(registry.load(name), options, f"{registry.what} {name}")
+    values = convert_options(registry.load(name), options, what=f"{registry.what} {name}")
     try:
         return registry.construct(name, **values)
     except (TypeError, ValueError) as error:

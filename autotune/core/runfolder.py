@@ -36,7 +36,7 @@ class RunFolder:
             self.cache.mkdir(parents=True, exist_ok=True)
             self._lock = (self.cache / "lock").open("w")
         except OSError as error:
-            raise refused_write(self.path, error, _ADVICE, kind=RunFolderError) from error
+            raise refused_write(self.path, error, advice=_ADVICE, kind=RunFolderError) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -57,14 +57,14 @@ class RunFolder:
 
     def write(self, path: Path, build: Callable[[Path], None]) -> Path:
         """Let `build` write a file or folder under a temporary name, then put it at `path`."""
-        return write_whole(path, build, _ADVICE)
+        return write_whole(path, build, advice=_ADVICE)
 
     def write_text(self, path: Path, text: str) -> Path:
         """Put a file with this text at `path`; see `write`."""
-        return write_text_whole(path, text, _ADVICE)
+        return write_text_whole(path, text, advice=_ADVICE)
 
     def stage(
-        self, name: str, inputs: Any, suffix: str, build: Callable[[Path], None]
+        self, name: str, inputs: Any, *, suffix: str, build: Callable[[Path], None]
     ) -> tuple[Path, bool]:
         """The cached product of `inputs`, built now if it is not there; and whether it was."""
         path = self.cache / f"{name}-{digest(inputs)[:16]}{suffix}"
@@ -72,11 +72,11 @@ class RunFolder:
             return path, True
         return self.write(path, build), False
 
-    def json_stage(self, name: str, inputs: Any, compute: Callable[[], Any]) -> Any:
+    def json_stage(self, name: str, inputs: Any, *, compute: Callable[[], Any]) -> Any:
         """Like `stage`, for a value that is JSON."""
 
         def build(path: Path) -> None:
             path.write_text(canonical_json(compute()))
 
-        path, _ = self.stage(name, inputs, ".json", build)
+        path, _ = self.stage(name, inputs, suffix=".json", build=build)
         return json.loads(path.read_text())

@@ -36,7 +36,7 @@ def check_export(folder: Path, reporter: Reporter) -> list[Check]:
     ]
     checks += [
         run_check(
-            partial(_graph_parity, folder, name, manifest, reporter),
+            partial(_graph_parity, folder, name, manifest=manifest, reporter=reporter),
             CheckKind.PARITY,
             subject=f"{export}/{name}",
             export=export,
@@ -46,7 +46,7 @@ def check_export(folder: Path, reporter: Reporter) -> list[Check]:
     ]
     checks += [
         run_check(
-            partial(_engine, folder, phase, manifest, reporter),
+            partial(_engine, folder, phase, manifest=manifest, reporter=reporter),
             CheckKind.ENGINE,
             subject=f"{export}/{phase}",
             export=export,
@@ -73,7 +73,7 @@ def phase_of(graph: str) -> str:
     return {name: phase for phase, name in GRAPHS.items()}.get(Path(graph).name, "")
 
 
-def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporter) -> Finding:
+def _graph_parity(folder: Path, name: str, *, manifest: Manifest, reporter: Reporter) -> Finding:
     from autotune.export.graphs import open_checkpoint
     from autotune.export.parity import check_parity, onnx_network
 
@@ -87,11 +87,13 @@ def _graph_parity(folder: Path, name: str, manifest: Manifest, reporter: Reporte
         )
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
         network = onnx_network(graph)
-        found = check_parity(loaded, phase, network, dtype=dtype, what=graph.name, progress=advance)
+        found = check_parity(
+            loaded, phase, network=network, dtype=dtype, what=graph.name, progress=advance
+        )
     return Finding(facts=ParityFacts(worst=found.worst))
 
 
-def _engine(folder: Path, phase: str, manifest: Manifest, reporter: Reporter) -> Finding:
+def _engine(folder: Path, phase: str, *, manifest: Manifest, reporter: Reporter) -> Finding:
     """Load the engine in the TensorRT and on the GPU of this machine; compare it with its graph."""
     from autotune.compress.onnx_checkpoint import GRAPHS
     from autotune.core.types import Workload

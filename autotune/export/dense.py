@@ -43,4 +43,4 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
             loaded.tokenizer.save_pretrained(path)
         copy_companions(loaded.folder, path)
 
-    return write_whole(target, build, _ADVICE)
+    return write_whole(target, build, advice=_ADVICE)

@@ -101,7 +101,12 @@ def trace_graphs(
     for phase in phases:
         with reporter.stage(f"export {phase}") as advance:
             graphs[phase] = export_checkpoint(
-                loaded, phase, path, metadata=metadata, progress=advance, opset=opset or OPSET
+                loaded,
+                phase,
+                folder=path,
+                metadata=metadata,
+                progress=advance,
+                opset=opset or OPSET,
             )
     return graphs
 

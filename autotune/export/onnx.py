@@ -53,7 +53,7 @@ def export_onnx(
     reporter = reporter or Reporter()
     loaded, kind = open_checkpoint(folder, dtype)
     phases = exported_phases(loaded, decode)
-    target = new_folder(folder, output, f"onnx-{kind}")
+    target = new_folder(folder, output, name=f"onnx-{kind}")
     parity: dict[str, ParityRecord] = {}
 
     def build(path: Path) -> None:
@@ -62,12 +62,17 @@ def export_onnx(
         ).items():
             with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
                 parity[graph.name] = check_parity(
-                    loaded, name, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
+                    loaded,
+                    name,
+                    network=onnx_network(graph),
+                    dtype=kind,
+                    what=graph.name,
+                    progress=advance,
                 )
         facts = base_manifest(loaded, folder, target=target, form="onnx", dtype=kind)
         write_manifest(path, replace(facts, parity=parity))
 
-    write_whole(target, build, ADVICE)
+    write_whole(target, build, advice=ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
 
 
@@ -85,7 +90,7 @@ def exported_phases(loaded: LoadedModel, decode: bool) -> tuple[str, ...]:
     return ("prefill", "decode") if decode else ("prefill",)
 
 
-def new_folder(folder: str | Path, output: str | Path | None, name: str) -> Path:
+def new_folder(folder: str | Path, output: str | Path | None, *, name: str) -> Path:
     """The folder that an export is written to, which is checked before anything is computed.
 
     Raises:

@@ -31,8 +31,8 @@ Network = Callable[[Arrays], Arrays]
 def check_parity(
     loaded: LoadedModel,
     phase: str,
-    network: Network,
     *,
+    network: Network,
     dtype: str,
     what: str,
     shapes: tuple[tuple[int, int], ...] = SHAPES,
@@ -47,13 +47,15 @@ def check_parity(
         ParityError: one of them is beyond the dtype's tolerance, or not finite.
     """
     cases = []
-    for index, (batch, length, inputs, expected) in enumerate(references(loaded, phase, shapes)):
+    for index, (batch, length, inputs, expected) in enumerate(
+        references(loaded, phase, shapes=shapes)
+    ):
         progress(index, len(shapes))
         feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         found = network(feeds)
         wanted = reference(feeds) if reference else expected
         error = max(
-            apart(found[name], wanted[name].astype(np.float32), value != 0)
+            apart(found[name], wanted[name].astype(np.float32), where=value != 0)
             for name, value in expected.items()
         )
         cases.append(ParityCase(batch_size=batch, length=length, error=error))
@@ -66,7 +68,7 @@ def check_parity(
 
 
 def references(
-    loaded: LoadedModel, phase: str, shapes: tuple[tuple[int, int], ...]
+    loaded: LoadedModel, phase: str, *, shapes: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[int, int, dict[str, Tensor], dict[str, Any]]]:
     """Batch, length, inputs and what the checkpoint makes of them; half of them are padded."""
     limit = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
@@ -74,7 +76,7 @@ def references(
     for batch, wanted in shapes:
         length = min(wanted, (limit or wanted) - (phase == "decode"))
         if phase == "decode":
-            inputs = decode_inputs(loaded.model, batch, length)
+            inputs = decode_inputs(loaded.model, batch, past_length=length)
             logits, *_ = decode_step(loaded.model, inputs)
             yield batch, length, inputs, {"logits": logits.float().numpy()}
             continue
@@ -89,7 +91,7 @@ def references(
         yield batch, length, inputs, {task.output_name: output.float().numpy()}
 
 
-def apart(found: Any, expected: Any, where: Any) -> float:
+def apart(found: Any, expected: Any, *, where: Any) -> float:
     """Largest difference over the largest value, at the places `where`."""
     difference = np.abs(found.astype(np.float32) - expected)[where]
     return float(difference.max(initial=0.0) / max(np.abs(expected[where]).max(initial=0), 1e-12))

@@ -68,7 +68,7 @@ def export_tensorrt(
         raise EngineError(lacks)
     phases = exported_phases(loaded, decode)
     shape = workload or _workload(loaded)
-    target = new_folder(folder, output, f"tensorrt-{kind}")
+    target = new_folder(folder, output, name=f"tensorrt-{kind}")
     opset = engine_opset(tensorrt)
 
     def build(path: Path) -> None:
@@ -89,9 +89,9 @@ def export_tensorrt(
             graph = lowered(graphs[phase], opset)
             task = {
                 "dtype": kind,
-                "profiles": profiles(loaded, phase, shape)[: 1 if one_profile else None],
+                "profiles": profiles(loaded, phase, workload=shape)[: 1 if one_profile else None],
             }
-            write_kit(place, graph, task)
+            write_kit(place, graph, task=task)
             parity[f"{phase}/{graph.name}"] = _compare(
                 loaded, phase, graph=graph, kind=kind, reporter=reporter
             )
@@ -127,7 +127,7 @@ def export_tensorrt(
             ),
         )
 
-    write_whole(target, build, ADVICE)
+    write_whole(target, build, advice=ADVICE)
     return {"output": str(target), **read_manifest_json(target)}
 
 
@@ -139,12 +139,12 @@ def _workload(loaded: LoadedModel) -> Workload:
     return Workload(batch_size=1, sequence_length=128)
 
 
-def profiles(loaded: LoadedModel, phase: str, workload: Workload) -> list[dict[str, Any]]:
+def profiles(loaded: LoadedModel, phase: str, *, workload: Workload) -> list[dict[str, Any]]:
     """Least, usual and most shapes of every input: whole sequences, then one token a sequence."""
     batch, length = workload.batch_size, workload.sequence_length
 
     def shapes(rows: int, columns: int) -> dict[str, list[int]]:
-        found = example_inputs(loaded, phase, rows, columns)
+        found = example_inputs(loaded, phase, batch=rows, length=columns)
         return {name: list(tensor.shape) for name, tensor in found.items()}
 
     def between(columns_least: int, columns: int) -> dict[str, Any]:
@@ -158,14 +158,14 @@ def profiles(loaded: LoadedModel, phase: str, workload: Workload) -> list[dict[s
     return [whole] if one == whole else [whole, one]  # pictures have no length
 
 
-def example_inputs(loaded: LoadedModel, phase: str, batch: int, length: int) -> dict[str, Any]:
+def example_inputs(loaded: LoadedModel, phase: str, *, batch: int, length: int) -> dict[str, Any]:
     """Random inputs of one pass."""
     from autotune.compress.decode import decode_inputs
     from autotune.compress.onnx_export import typed_inputs
     from autotune.compress.tasks import make_task
 
     if phase == "decode":
-        return decode_inputs(loaded.model, batch, length)
+        return decode_inputs(loaded.model, batch, past_length=length)
     task = make_task(loaded.task, loaded.folder)
     workload = Workload(batch_size=batch, sequence_length=length)
     return typed_inputs(loaded.model, task.example_inputs(loaded.model, workload))
@@ -178,7 +178,12 @@ def _compare(
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
         return check_parity(
-            loaded, phase, onnx_network(graph), dtype=kind, what=graph.name, progress=advance
+            loaded,
+            phase,
+            network=onnx_network(graph),
+            dtype=kind,
+            what=graph.name,
+            progress=advance,
         )
 
 
@@ -196,7 +201,7 @@ def _engine(
             del phase
             advance(int(seconds), int(limit))
 
-        return build_engine(graph, task, place / ENGINE, limit_s=limit, tell=tell)
+        return build_engine(graph, task, output=place / ENGINE, limit_s=limit, tell=tell)
 
 
 def compare_engine(
@@ -229,14 +234,17 @@ def compare_engine(
             found = check_parity(
                 loaded,
                 phase,
-                network,
+                network=network,
                 dtype=kind,
                 what=f"the engine of {phase}",
                 shapes=shapes,
                 progress=advance,
                 reference=onnx_network(graph),
             )
-            feeds = {k: v.numpy() for k, v in example_inputs(loaded, phase, batch, length).items()}
+            feeds = {
+                k: v.numpy()
+                for k, v in example_inputs(loaded, phase, batch=batch, length=length).items()
+            }
             number = engines.load(place / ENGINE, feeds)
             latency_s = statistics.median(engines.seconds(number) for _ in range(50))
     return EngineParity(tolerance=found.tolerance, cases=found.cases, latency_s=latency_s)

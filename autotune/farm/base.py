@@ -57,7 +57,7 @@ class Executor(ABC):
         """The devices that are available now."""
 
     @abstractmethod
-    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+    def fingerprint(self, device: str, backend: str, *, dtype: str, threads: int) -> Fingerprint:
         """The fingerprint of the host that runs a shard; its measurements are stored under it."""
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Executor(ABC):
 
     @abstractmethod
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """The latency of every site inside a running ONNX network, on a device of the executor.
 
@@ -133,10 +133,10 @@ class FarmRunner:
         return self.executor.run(shard)
 
     def profile_sites(
-        self, build: Path, inputs: Path, sites: Sequence[str], progress: Advance
+        self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
     ) -> SiteProfile:
         """Profile the sites of a network; see `Executor.profile_sites`."""
-        del progress
+        del advance
         return self.executor.profile_sites(
-            self.device, build, inputs, threads=self.threads, sites=sites
+            self.device, build, inputs=inputs, threads=self.threads, sites=sites
         )

@@ -69,7 +69,7 @@ class HostJudge:
         sweep()
         self._folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         found = EvaluatorSetup.from_json(json.loads(setup))
-        here = unpack(found, files, Path(self._folder))
+        here = unpack(found, files, folder=Path(self._folder))
         # Workers are killed without notice; the process outlives them for long enough to tidy up.
         self._process = JudgingProcess(here, cpu_threads(), owned=self._folder)
 
@@ -103,7 +103,7 @@ def pack(setup: EvaluatorSetup) -> dict[str, bytes]:
     return found | {name: Path(getattr(setup, name)).read_bytes() for name in _FILES}
 
 
-def unpack(setup: EvaluatorSetup, files: Mapping[str, bytes], folder: Path) -> EvaluatorSetup:
+def unpack(setup: EvaluatorSetup, files: Mapping[str, bytes], *, folder: Path) -> EvaluatorSetup:
     """Write the files below `folder`; returns the setup with the new paths."""
     for name, content in files.items():
         path = folder / name

@@ -18,9 +18,9 @@ from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Outcome
 
 
-def runner_here(device: PresentDevice, backend: Backend, threads: int) -> ShardRunner:
+def runner_here(device: PresentDevice, backend: Backend, *, threads: int) -> ShardRunner:
     """What times layers and whole networks on a device of this machine, in fresh processes."""
-    return replace(ShardRunner.on(device, backend, threads), command=COMMAND)
+    return replace(ShardRunner.on(device, backend, threads=threads), command=COMMAND)
 
 
 class LocalExecutor(Executor):
@@ -38,22 +38,22 @@ class LocalExecutor(Executor):
             for name, count in counts.items()
         )
 
-    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+    def fingerprint(self, device: str, backend: str, *, dtype: str, threads: int) -> Fingerprint:
         """The fingerprint of this machine; `threads` of 0 means all cores."""
         present = require_device(device)
         runs = require_backend(backend, present.spec.kind)
-        return fingerprint_of(present, runs, dtype, check_threads(threads or None))
+        return fingerprint_of(present, runs, dtype=dtype, threads=check_threads(threads or None))
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
         """Run a shard, in processes of a few tasks each; see profiler/measure/shard.py."""
         self.require(shard.device)
         present = require_device(shard.device)
         backend = make_backend(shard.backend, present.spec.kind)
-        runner = runner_here(present, backend, shard.threads)
+        runner = runner_here(present, backend, threads=shard.threads)
         return _closing(runner.run(shard.tasks))
 
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """In a fresh process on this machine."""
         self.require(device)

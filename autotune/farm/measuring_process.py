@@ -15,11 +15,11 @@ from autotune.profiler.measure.worker import serve
 COMMAND = (sys.executable, "-m", "autotune.farm.measuring_process")
 
 
-def load_network(checkpoint: Path, inputs: Path, device: str) -> OpenNetwork:
+def load_network(checkpoint: Path, inputs: Path, *, device: str) -> OpenNetwork:
     """Open a checkpoint folder and a safetensors file of its inputs on a device."""
     from autotune.compress.checkpoint import load_for_timing  # imports torch
 
-    return load_for_timing(checkpoint, inputs, device)
+    return load_for_timing(checkpoint, inputs, device=device)
 
 
 if __name__ == "__main__":

@@ -85,10 +85,12 @@ class RayExecutor(Executor):
             for name, count in sorted(counts.items())
         )
 
-    def fingerprint(self, device: str, backend: str, dtype: str, threads: int) -> Fingerprint:
+    def fingerprint(self, device: str, backend: str, *, dtype: str, threads: int) -> Fingerprint:
         """The fingerprint that a worker with the device reports."""
         name = self.require(device).name
-        ask = self._on(name, remote.fingerprint_here).remote(name, backend, dtype, threads)
+        ask = self._on(name, remote.fingerprint_here).remote(
+            name, backend, dtype=dtype, threads=threads
+        )
         return remote.read_fingerprint(self._answer(ask))
 
     def _on(self, device: str, function: Any, **options: Any) -> Any:
@@ -123,7 +125,7 @@ class RayExecutor(Executor):
         def serve() -> None:
             try:
                 while not stopping.is_set():
-                    for outcome in self._part(shard, parts.get_nowait(), stopping):
+                    for outcome in self._part(shard, parts.get_nowait(), stopping=stopping):
                         found.put(outcome)
             except queue.Empty:
                 found.put(None)
@@ -152,7 +154,7 @@ class RayExecutor(Executor):
             self._cancel_all()
 
     def _part(
-        self, shard: Shard, indices: Sequence[int], stopping: threading.Event
+        self, shard: Shard, indices: Sequence[int], *, stopping: threading.Event
     ) -> Iterator[Outcome]:
         """Outcomes of some tasks; a task at which the worker died twice fails."""
         left, attempts = list(indices), 0
@@ -181,7 +183,7 @@ class RayExecutor(Executor):
     def _stream(self, shard: Shard) -> Iterator[str]:
         run = self._on(shard.device, remote.run_here, num_returns="streaming")
         sent = self._sent(paths_in(shard.tasks))
-        stream = run.remote(remote.shard_text(shard), sent, self._ray.get)
+        stream = run.remote(remote.shard_text(shard), sent, fetch=self._ray.get)
         self._running.add(stream)
         try:
             for reference in stream:
@@ -202,14 +204,16 @@ class RayExecutor(Executor):
         return {str(path): self._parcels[path] for path in paths}
 
     def profile_sites(
-        self, device: str, build: Path, inputs: Path, *, threads: int, sites: Sequence[str]
+        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
     ) -> SiteProfile:
         """Asked of a worker that has the device."""
         name = self.require(device).name
-        text = remote.profile_text(build, inputs, threads, sites)
+        text = remote.profile_text(build, inputs, threads=threads, sites=sites)
         ask = self._on(name, remote.profile_here)
         sent = self._sent([build, inputs])
-        return remote.read_profile(self._answer(ask.remote(text, sent, self._ray.get), _PROFILE_S))
+        return remote.read_profile(
+            self._answer(ask.remote(text, sent, fetch=self._ray.get), _PROFILE_S)
+        )
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool:
         """One judge on every host."""

@@ -17,9 +17,11 @@ from autotune.profiler.measure.tasks import Outcome, TimingTask
 Fetch = Callable[[Any], Mapping[str, bytes]]
 
 
-def fingerprint_here(device: str, backend: str, dtype: str, threads: int) -> str:
+def fingerprint_here(device: str, backend: str, *, dtype: str, threads: int) -> str:
     """The fingerprint of the worker's host, as JSON text."""
-    return json.dumps(LocalExecutor().fingerprint(device, backend, dtype, threads).to_json())
+    return json.dumps(
+        LocalExecutor().fingerprint(device, backend, dtype=dtype, threads=threads).to_json()
+    )
 
 
 def read_fingerprint(text: str) -> Fingerprint:
@@ -33,7 +35,7 @@ def shard_text(shard: Shard) -> str:
     return json.dumps({**vars(shard), "tasks": tasks})
 
 
-def run_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> Iterator[str]:
+def run_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch) -> Iterator[str]:
     """Run a shard on the worker's host; yields one JSON text per outcome.
 
     `sent` maps a path on the sending host to the sha256 of its parcel and a reference to the
@@ -46,7 +48,7 @@ def run_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> It
         yield json.dumps(outcome.to_json())
 
 
-def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> str:
+def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch) -> str:
     """Profile the sites of a network on the worker's host; `text` is from `profile_text`."""
     values, places = json.loads(text), _places(sent, fetch)
     build, inputs = Path(places[values["build"]]), Path(places[values["inputs"]])
@@ -54,7 +56,7 @@ def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -
     return json.dumps(vars(profile))
 
 
-def profile_text(build: Path, inputs: Path, threads: int, sites: Sequence[str]) -> str:
+def profile_text(build: Path, inputs: Path, *, threads: int, sites: Sequence[str]) -> str:
     """The arguments of `profile_here`, as JSON text."""
     return json.dumps(
         {"build": str(build), "inputs": str(inputs), "threads": threads, "sites": list(sites)}

@@ -47,18 +47,18 @@ class Profiled:
 def profile_points(
     machine: MeasuringMachine,
     database: LatencyDatabase,
-    wanted: Iterable[LayerShape],
     *,
+    wanted: Iterable[LayerShape],
     policy: TimingPolicy,
     advance: Advance = no_progress,
 ) -> Profiled:
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
-    points = missing_points(database, machine.fingerprint, shapes)
+    points = missing_points(database, machine.fingerprint, wanted=shapes)
     failed = measure_points(
         database,
         machine.fingerprint,
-        points,
+        points=points,
         runner=machine.runner,
         policy=policy,
         progress=advance,
@@ -79,8 +79,10 @@ def profile_full(
 ) -> Profiled:
     """Measure the standard layers at eight ranks each."""
     pool = standard_pool(machine.spec, machine.dtype)
-    wanted = [s for dense in pool for s in (dense, *pairs_of(dense, machine.spec, _FULL_SHARES))]
-    return profile_points(machine, database, wanted, policy=policy, advance=advance)
+    wanted = [
+        s for dense in pool for s in (dense, *pairs_of(dense, machine.spec, shares=_FULL_SHARES))
+    ]
+    return profile_points(machine, database, wanted=wanted, policy=policy, advance=advance)
 
 
 def profile_quick(
@@ -101,10 +103,10 @@ def profile_quick(
     layers: list[LayerShape] = []
     found = Profiled(wanted=0, measured=0, failed=())
     while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
-        wave = _wave(machine, database, pool, layers)
+        wave = _wave(machine, database, pool=pool, layers=layers)
         layers += wave
         wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
-        found += profile_points(machine, database, wanted, policy=policy)
+        found += profile_points(machine, database, wanted=wanted, policy=policy)
         advance(len(layers), QUICK_LAYERS)
     return found
 
@@ -112,6 +114,7 @@ def profile_quick(
 def _wave(
     machine: MeasuringMachine,
     database: LatencyDatabase,
+    *,
     pool: Sequence[LayerShape],
     layers: Sequence[LayerShape],
 ) -> list[LayerShape]:
@@ -127,5 +130,5 @@ def _wave(
     if not RecoveryProcess.enough(shapes):
         return first_layers(left, count)
     roofline = Roofline.of(spec, machine.threads)
-    process = RecoveryProcess(roofline, shapes, [row.ratio for row in pairs])
-    return next_layers(process, left, spec, count)
+    process = RecoveryProcess(roofline, shapes, ratios=[row.ratio for row in pairs])
+    return next_layers(process, left, spec=spec, count=count)

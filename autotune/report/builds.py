@@ -61,11 +61,11 @@ def build_rows(record: TuneRecord, checks: Iterable[Check]) -> list[BuildRow]:
             continue
         row = exports.get(check.subject, BuildRow(name=check.subject, phase=check.phase))
         row = replace(row, wrong=row.wrong or check.reason)
-        exports[check.subject] = _with_facts(row, check, record)
+        exports[check.subject] = _with_facts(row, check, record=record)
     return [*tuned_builds(record), *exports.values()]
 
 
-def _with_facts(row: BuildRow, check: Check, record: TuneRecord) -> BuildRow:
+def _with_facts(row: BuildRow, check: Check, *, record: TuneRecord) -> BuildRow:
     facts = check.facts
     if isinstance(facts, EngineFacts):
         row = replace(row, latency_s=facts.latency_s)

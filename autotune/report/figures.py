@@ -48,7 +48,7 @@ def pareto(record: TuneRecord) -> Chart:
         colour=GREY,
     )
     predicted = Series(x=[record.predicted_ratio], y=[loss], mark="o", name="chosen, predicted")
-    series = [_front(record.pareto, "exact", BLUE), uniform, predicted]
+    series = [_front(record.pareto, "exact", colour=BLUE), uniform, predicted]
     if measured is not None:
         series.append(
             Series(
@@ -69,7 +69,7 @@ def pareto(record: TuneRecord) -> Chart:
     )
 
 
-def _front(points: Sequence[CurvePoint], name: str, colour: str) -> Series:
+def _front(points: Sequence[CurvePoint], name: str, *, colour: str) -> Series:
     """A Pareto front; the dense plan has no loss, which a logarithmic axis cannot show."""
     shown = [point for point in points if point.loss > 0]
     x, y = [point.ratio for point in shown], [point.loss for point in shown]
@@ -248,6 +248,6 @@ def comparison(records: Mapping[str, TuneRecord]) -> Chart:
     for i, (name, record) in enumerate(records.items()):
         colour = colours[i % len(colours)]
         loss = record.solver.table_loss
-        series.append(_front(record.pareto, name, colour))
+        series.append(_front(record.pareto, name, colour=colour))
         series.append(Series(x=[record.ratio], y=[loss], colour=colour, mark="D"))
     return Chart(x_label=_RATIO_LABEL, y_label=_LOSS_LABEL, y_log=True, series=series, height=4.0)

@@ -35,7 +35,12 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
 
 def bench_lines(record: BenchRecord) -> list[str]:
     """The lines that `autotune bench` prints of its record."""
-    state = _state(record.verdict, record.budget_ratio, record.ratio_low, record.ratio_high)
+    state = _state(
+        record.verdict,
+        record.budget_ratio,
+        ratio_low=record.ratio_low,
+        ratio_high=record.ratio_high,
+    )
     return [
         f"latency {format_seconds(record.latency_s)} against "
         f"{format_seconds(record.dense_latency_s)} dense, ratio {record.ratio:.3f} (95 % interval: "
@@ -98,10 +103,12 @@ def _budget_state(record: TuneRecord) -> str:
     measured = record.measured
     if measured is None:
         return _word(record.verdict)
-    return _state(record.verdict, _limit(record), measured.ratio_low, measured.ratio_high)
+    return _state(
+        record.verdict, _limit(record), ratio_low=measured.ratio_low, ratio_high=measured.ratio_high
+    )
 
 
-def _state(verdict: Verdict, limit: float, ratio_low: float, ratio_high: float) -> str:
+def _state(verdict: Verdict, limit: float, *, ratio_low: float, ratio_high: float) -> str:
     if verdict is not Verdict.UNDECIDED:
         return _word(verdict)
     interval = f"{ratio_low:.3f} to {ratio_high:.3f}"

@@ -76,7 +76,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(kind: Any, value: Any, where: str = "") -> Any:
+def decode(kind: Any, value: Any, *, where: str = "") -> Any:
     """The value of type `kind` that `encode` turned into `value`, at the place `where`.
 
     Raises:
@@ -86,28 +86,30 @@ def decode(kind: Any, value: Any, where: str = "") -> Any:
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        return _optional(kind, value, where)
+        return _optional(kind, value, where=where)
     if origin is tuple:
         (item, _) = typing.get_args(kind)
-        items = _typed(list, value, where, "a list")
-        return tuple(decode(item, one, f"{where}[{i}]") for i, one in enumerate(items))
+        items = _typed(list, value, where=where, wanted="a list")
+        return tuple(decode(item, one, where=f"{where}[{i}]") for i, one in enumerate(items))
     if origin is typing.Literal:
-        return _one_of(typing.get_args(kind), value, where)
+        return _one_of(typing.get_args(kind), value, where=where)
     if origin is not None:  # Mapping[str, X], the only other generic type of records
         (_, item) = typing.get_args(kind)
-        pairs = _typed(dict, value, where, "an object")
-        return {key: decode(item, one, _inside(where, key)) for key, one in pairs.items()}
+        pairs = _typed(dict, value, where=where, wanted="an object")
+        return {key: decode(item, one, where=_inside(where, key)) for key, one in pairs.items()}
     if kind is Form:
         with _at(where):
-            return parse_form(_typed(str, value, "", "a string"))
+            return parse_form(_typed(str, value, where="", wanted="a string"))
     if issubclass(kind, enum.Enum):
-        return kind(_one_of([one.value for one in kind], value, where))
+        return kind(_one_of([one.value for one in kind], value, where=where))
     if dataclasses.is_dataclass(kind):
-        return _decode_record(kind, _typed(dict, value, where, "an object"), where)
-    return _plain(kind, value, where)
+        return _decode_record(
+            kind, _typed(dict, value, where=where, wanted="an object"), where=where
+        )
+    return _plain(kind, value, where=where)
 
 
-def _decode_record(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+def _decode_record(kind: Any, values: Mapping[str, Any], *, where: str) -> Any:
     fields = {_key(field): field for field in dataclasses.fields(kind)}
     hints = _hints(kind)
     derived = _derived(kind)
@@ -120,7 +122,7 @@ def _decode_record(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     if missing:
         raise UsageError(f"{_inside(where, missing[0])}: the key is missing")
     found = {
-        field.name: decode(hints[field.name], values[key], _inside(where, key))
+        field.name: decode(hints[field.name], values[key], where=_inside(where, key))
         for key, field in fields.items()
         if key in values
     }
@@ -136,35 +138,35 @@ def _decode_record(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     return record
 
 
-def _optional(kind: Any, value: Any, where: str) -> Any:
+def _optional(kind: Any, value: Any, *, where: str) -> Any:
     (inner,) = (one for one in typing.get_args(kind) if one is not types.NoneType)
-    return None if value is None else decode(inner, value, where)
+    return None if value is None else decode(inner, value, where=where)
 
 
-def _plain(kind: type, value: Any, where: str) -> Any:
+def _plain(kind: type, value: Any, *, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (int, float) and isinstance(value, bool):
-        raise _mismatch(value, where, _PLAIN[kind])
-    found = _typed(kind, value, where, _PLAIN[kind])
+        raise _mismatch(value, where, wanted=_PLAIN[kind])
+    found = _typed(kind, value, where=where, wanted=_PLAIN[kind])
     if kind is float and not math.isfinite(found):
-        raise _mismatch(value, where, _PLAIN[kind])
+        raise _mismatch(value, where, wanted=_PLAIN[kind])
     return found
 
 
-def _typed(kind: type, value: Any, where: str, wanted: str) -> Any:
+def _typed(kind: type, value: Any, *, where: str, wanted: str) -> Any:
     if not isinstance(value, kind):
-        raise _mismatch(value, where, wanted)
+        raise _mismatch(value, where, wanted=wanted)
     return value
 
 
-def _one_of(allowed: Any, value: Any, where: str) -> Any:
+def _one_of(allowed: Any, value: Any, *, where: str) -> Any:
     if value not in tuple(allowed):
-        raise _mismatch(value, where, f"one of {', '.join(map(str, allowed))}")
+        raise _mismatch(value, where, wanted=f"one of {', '.join(map(str, allowed))}")
     return value
 
 
-def _mismatch(value: Any, where: str, wanted: str) -> UsageError:
+def _mismatch(value: Any, where: str, *, wanted: str) -> UsageError:
     return UsageError(f"{where or 'the value'} must be {wanted}, got {str(value)[:80]!r}")
 
 

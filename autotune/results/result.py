@@ -103,4 +103,4 @@ def read_result(folder: Path) -> TuneRecord:
         what="a finished tuning",
         remedy="run the tuning again",
     )
-    return TuneRecord.from_json(upgrade(values, version, str(path)), str(path))
+    return TuneRecord.from_json(upgrade(values, version, where=str(path)), str(path))

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 4
 _Json = dict[str, Any]
 
 
-def upgrade(values: Mapping[str, Any], version: int, where: str) -> _Json:
+def upgrade(values: Mapping[str, Any], version: int, *, where: str) -> _Json:
     """The object of schema `version` as one of the current version, without a version key.
 
     Args:
@@ -80,8 +80,12 @@ def _verdict(result: _Json, judged: _Json) -> _Json:
     if judged["measured_ratio"] is None:
         verdict = Verdict.of_prediction(limit, judged["predicted_ratio"])
     else:
-        names = ("measured_ratio", "measured_ratio_low", "measured_ratio_high")
-        verdict = Verdict.of(limit, *(judged[name] for name in names))
+        verdict = Verdict.of(
+            limit,
+            judged["measured_ratio"],
+            ratio_low=judged["measured_ratio_low"],
+            ratio_high=judged["measured_ratio_high"],
+        )
     return {"verdict": verdict.value, "within_budget": verdict.within_budget}
 
 

@@ -49,7 +49,7 @@ class Verdict(enum.StrEnum):
 
     @classmethod
     def of(
-        cls, limit_ratio: float | None, ratio: float, ratio_low: float, ratio_high: float
+        cls, limit_ratio: float | None, ratio: float, *, ratio_low: float, ratio_high: float
     ) -> Verdict:
         """Compare a measured ratio to the dense latency, and its 95 % interval, with a limit.
 
@@ -71,7 +71,7 @@ class Verdict(enum.StrEnum):
     @classmethod
     def of_prediction(cls, limit_ratio: float | None, ratio: float) -> Verdict:
         """Compare a predicted ratio with a limit: met or missed, by its value alone."""
-        return cls.of(limit_ratio, ratio, ratio, ratio)
+        return cls.of(limit_ratio, ratio, ratio_low=ratio, ratio_high=ratio)
 
 
 def latency_limit(text: str | None, dense_latency_s: float) -> float | None:

@@ -27,4 +27,4 @@ class Announced(uvicorn.Server):
             for each in server.sockets:
                 host, port = each.getsockname()[:2]
                 address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-                emit(self._output_format, {"address": address}, [f"serving on {address}"])
+                emit(self._output_format, {"address": address}, lines=[f"serving on {address}"])

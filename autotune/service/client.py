@@ -51,7 +51,7 @@ class Client:
     """
 
     def __init__(
-        self, server: str = DEFAULT_SERVER, key: str | None = None, timeout_s: float = 60.0
+        self, server: str = DEFAULT_SERVER, key: str | None = None, *, timeout_s: float = 60.0
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
@@ -164,11 +164,11 @@ class Client:
                 raise ServiceError(
                     f"{self.server} names a file outside of {root}: {entry['name']!r}"
                 )
-            write_whole(target, partial(self._get, job_id, entry["name"]))
+            write_whole(target, partial(self._get, job_id, name=entry["name"]))
             found.append(target)
         return found
 
-    def _get(self, job_id: str, name: str, path: Path) -> None:
+    def _get(self, job_id: str, path: Path, *, name: str) -> None:
         address = f"/v1/jobs/{_part(job_id)}/artefacts/{name}"
         try:
             with self._http.stream("GET", address) as response, path.open("wb") as file:

@@ -42,7 +42,10 @@ class Dispatcher:
 
     def _serve(self, number: int) -> None:
         runner = Runner(
-            self.settings, self.database, f"{self.settings.server}/{number}", self.stopping
+            self.settings,
+            self.database,
+            name=f"{self.settings.server}/{number}",
+            stopping=self.stopping,
         )
         while not self.stopping.is_set():
             try:

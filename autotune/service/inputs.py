@@ -14,7 +14,7 @@ from autotune.service.uploads import UPLOAD, uploaded_folder
 _FILES = ("calibration", "evaluation")
 
 
-def resolve(settings: Settings, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(settings: Settings, kind: str, *, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The spec with every name of a model or file as a path that a job may read.
 
     Raises:
@@ -27,7 +27,7 @@ def resolve(settings: Settings, kind: str, spec: Mapping[str, Any]) -> dict[str,
         plan = dict(spec.get("calibration") or {})
         for name in _FILES:
             if plan.get(name) is not None:
-                plan[name] = str(_below_a_root(settings, str(plan[name]), name))
+                plan[name] = str(_below_a_root(settings, str(plan[name]), what=name))
         found["calibration"] = plan
     return found
 
@@ -37,7 +37,7 @@ def _model(settings: Settings, name: str | None) -> str | None:
         return name
     if name.startswith(UPLOAD):
         return str(uploaded_folder(settings, name.removeprefix(UPLOAD)))
-    folder = _below_a_root(settings, name, "model")
+    folder = _below_a_root(settings, name, what="model")
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.is_symlink() and not _inside(path.resolve(), folder):
             raise UsageError(
@@ -47,7 +47,7 @@ def _model(settings: Settings, name: str | None) -> str | None:
     return str(folder)
 
 
-def _below_a_root(settings: Settings, name: str, what: str) -> Path:
+def _below_a_root(settings: Settings, name: str, *, what: str) -> Path:
     for root in settings.model_roots:
         real = root.resolve()
         path = (real / name).resolve()

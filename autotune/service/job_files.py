@@ -24,7 +24,7 @@ def _is_shown(root: Path, path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and not hidden
 
 
-def artefact_path(settings: Settings, job_id: str, name: str) -> Path:
+def artefact_path(settings: Settings, job_id: str, *, name: str) -> Path:
     """The path of an output file of a job.
 
     Raises:
@@ -35,7 +35,7 @@ def artefact_path(settings: Settings, job_id: str, name: str) -> Path:
     return settings.run_folder(job_id) / name
 
 
-def read_log(settings: Settings, job_id: str, offset: int) -> tuple[str, int]:
+def read_log(settings: Settings, job_id: str, *, offset: int) -> tuple[str, int]:
     """A part of the job's log from byte `offset` on, and the offset at which it ends."""
     path = settings.job_folder(job_id) / "log.txt"
     if not path.is_file():

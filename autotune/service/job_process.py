@@ -37,7 +37,7 @@ class JobProcess:
     """
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]
+        self, arguments: Sequence[str], folder: Path, *, environment: Mapping[str, str]
     ) -> None:
         self.folder = folder
         self.stage, self.done, self.total = "", 0, 0

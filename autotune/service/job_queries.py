@@ -65,7 +65,7 @@ class JobQueries(Store):
         with self.transaction() as connection:
             return {row.id: row.revision for row in connection.execute(query)}
 
-    def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
+    def events(self, job_id: str, after: int = 0, *, limit: int = 1000) -> list[Event]:
         """What happened after event number `after`."""
         query = sa.select(EVENT.c.number, EVENT.c.at, EVENT.c.kind, EVENT.c.text)
         query = query.where(EVENT.c.job_id == job_id, EVENT.c.number > after)

@@ -90,7 +90,7 @@ class JobDatabase(JobQueries):
                     raise QuotaError(
                         f"limit reached: {most_queued} jobs are queued; wait for some to end"
                     )
-            self._event(connection, job_id, "state", QUEUED)
+            self._event(connection, job_id, kind="state", text=QUEUED)
             return one_job(connection, JOB.c.id == job_id), True
 
     def claim(self, runner: str) -> Job | None:
@@ -120,10 +120,10 @@ class JobDatabase(JobQueries):
             job_id = connection.execute(take).scalar()
             if job_id is None:
                 return None
-            self._event(connection, job_id, "state", RUNNING)
+            self._event(connection, job_id, kind="state", text=RUNNING)
             return one_job(connection, JOB.c.id == job_id)
 
-    def beat(self, lease: Lease, stage: str, done: int, total: int) -> bool:
+    def beat(self, lease: Lease, stage: str, *, done: int, total: int) -> bool:
         """Record a heartbeat and the progress; returns whether the job is to be cancelled.
 
         Raises:
@@ -142,9 +142,9 @@ class JobDatabase(JobQueries):
             .returning(JOB.c.cancel_requested)
         )
         with self.transaction() as connection:
-            return bool(_write(connection, beat, lease))
+            return bool(_write(connection, beat, lease=lease))
 
-    def note(self, lease: Lease, kind: str, text: str) -> None:
+    def note(self, lease: Lease, kind: str, *, text: str) -> None:
         """Add an event to a running job.
 
         Raises:
@@ -152,8 +152,8 @@ class JobDatabase(JobQueries):
         """
         with self.transaction() as connection:
             still = _held(lease).values(heartbeat_at=self.dialect.now())
-            _write(connection, still.returning(JOB.c.id), lease)
-            self._event(connection, lease.job_id, kind, text)
+            _write(connection, still.returning(JOB.c.id), lease=lease)
+            self._event(connection, lease.job_id, kind=kind, text=text)
 
     def finish(self, lease: Lease, ending: Ending, *, cancelled: bool = False) -> None:
         """End a running job, once.
@@ -170,7 +170,7 @@ class JobDatabase(JobQueries):
         with self.transaction() as connection:
             self._end(connection, _held(lease), lease=lease, state=state, values=values)
 
-    def requeue(self, lease: Lease, why: str, delay_s: float) -> None:
+    def requeue(self, lease: Lease, why: str, *, delay_s: float) -> None:
         """Put a running job back in the queue, to start again after `delay_s`.
 
         Raises:
@@ -230,9 +230,9 @@ class JobDatabase(JobQueries):
         now = self.dialect.now()
         with self.transaction() as connection:
             if connection.execute(wanted.values(cancel_requested=1)).rowcount:
-                self._event(connection, job_id, "cancel", "asked for")
+                self._event(connection, job_id, kind="cancel", text="asked for")
             if connection.execute(waiting.values(state=CANCELLED, finished_at=now)).rowcount:
-                self._event(connection, job_id, "state", CANCELLED)
+                self._event(connection, job_id, kind="state", text=CANCELLED)
             return one_job(connection, JOB.c.id == job_id)
 
     def _end(
@@ -245,8 +245,8 @@ class JobDatabase(JobQueries):
         values: Mapping[str, Any],
     ) -> None:
         end = held.values(state=state, finished_at=self.dialect.now(), **values)
-        _write(connection, end.returning(JOB.c.id), lease)
-        self._event(connection, lease.job_id, "state", state)
+        _write(connection, end.returning(JOB.c.id), lease=lease)
+        self._event(connection, lease.job_id, kind="state", text=state)
 
     def _back(
         self, connection: sa.Connection, held: sa.Update, *, lease: Lease, why: str, delay_s: float
@@ -254,10 +254,10 @@ class JobDatabase(JobQueries):
         back = held.values(
             state=QUEUED, runner=None, heartbeat_at=None, not_before=self.dialect.now() + delay_s
         )
-        _write(connection, back.returning(JOB.c.id), lease)
-        self._event(connection, lease.job_id, "state", f"{QUEUED} again: {why}")
+        _write(connection, back.returning(JOB.c.id), lease=lease)
+        self._event(connection, lease.job_id, kind="state", text=f"{QUEUED} again: {why}")
 
-    def _event(self, connection: sa.Connection, job_id: str, kind: str, text: str) -> None:
+    def _event(self, connection: sa.Connection, job_id: str, *, kind: str, text: str) -> None:
         """The row of the job is locked first, so that numbers have no gap and no double."""
         counted = (
             JOB.update()
@@ -280,7 +280,7 @@ def _held(lease: Lease) -> sa.Update:
     )
 
 
-def _write(connection: sa.Connection, statement: Any, lease: Lease) -> Any:
+def _write(connection: sa.Connection, statement: Any, *, lease: Lease) -> Any:
     row = connection.execute(statement).first()
     if row is None:
         raise LeaseLostError(f"job {lease.job_id} is no longer of runner {lease.runner}")

@@ -98,7 +98,7 @@ def _environment() -> Environment:
 ENVIRONMENT = _environment()
 
 
-def render(template: str, status: int = 200, plots: bool = False, **values: Any) -> HTMLResponse:
+def render(template: str, status: int = 200, *, plots: bool = False, **values: Any) -> HTMLResponse:
     """Render a page; `plots` allows the inline styles that plotly.js needs."""
     text = ENVIRONMENT.get_template(template).render(**{"here": "", **values})
     headers = {"Content-Security-Policy": PLOTS_POLICY} if plots else {}
@@ -128,7 +128,10 @@ def _row(job: Job) -> dict[str, Any]:
 
 @router.get("/")
 def jobs_page(
-    parts: Parts, _: Caller, before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None
+    parts: Parts,
+    _: Caller,
+    *,
+    before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
 ) -> HTMLResponse:
     """The page with the form for a new tuning and the list of jobs."""
     jobs = parts.database.page(before=before, limit=50)
@@ -162,7 +165,7 @@ def _models(settings: Settings) -> list[str]:
 
 
 @router.get("/jobs/{job_id}")
-def job_page(job_id: str, parts: Parts, _: Caller) -> HTMLResponse:
+def job_page(job_id: str, parts: Parts, *, _: Caller) -> HTMLResponse:
     """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
@@ -192,7 +195,7 @@ def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
 
 
 @router.get("/devices/{name}")
-def device_page(name: str, parts: Parts, _: Caller) -> HTMLResponse:
+def device_page(name: str, parts: Parts, *, _: Caller) -> HTMLResponse:
     """The page of one device: specification, measurements, and a form to predict a layer."""
     found = describe_device(parts.latencies, name)
     return render("device.html", plots=True, here="devices", sizes=_SIZES, **found)
@@ -202,6 +205,7 @@ def device_page(name: str, parts: Parts, _: Caller) -> HTMLResponse:
 def compare_page(
     parts: Parts,
     _: Caller,
+    *,
     job: Annotated[list[str], Query(max_length=8)] = [],  # noqa: B006
 ) -> HTMLResponse:
     """The page that compares several results."""
@@ -240,7 +244,7 @@ def login_page(
 
 
 @router.post("/login")
-def login(body: Login, request: Request, parts: Parts) -> JSONResponse:
+def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
     """Check the key and store it in a cookie that scripts and other sites cannot use."""
     check_access(parts.database, body.key)
     answer = JSONResponse({"ok": True})

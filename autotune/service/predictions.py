@@ -30,9 +30,9 @@ class Predictions:
         self,
         device: str,
         backend: str | None,
+        *,
         dtype: str | None,
         shapes: Sequence[LayerShape],
-        *,
         allow_extrapolation: bool = False,
     ) -> tuple[Machine, LayerPredictions]:
         """The machine, and one estimate per shape in the machine's dtype.

@@ -33,7 +33,10 @@ def refusal(error: Mapping[str, Any]) -> dict[str, str]:
     kind, path = _place(error["loc"])
     entry = _entry(kind, path)
     where = _spelled(path, entry)
-    return {"where": _printable(where), "message": _printable(_sentence(error, where, kind, entry))}
+    return {
+        "where": _printable(where),
+        "message": _printable(_sentence(error, where, kind=kind, entry=entry)),
+    }
 
 
 def _place(loc: Sequence[str | int]) -> tuple[str | None, list[str]]:
@@ -61,7 +64,9 @@ def _spelled(path: Sequence[str], entry: Entry | None) -> str:
     return ".".join(path[1:] if flat else path)
 
 
-def _sentence(error: Mapping[str, Any], where: str, kind: str | None, entry: Entry | None) -> str:
+def _sentence(
+    error: Mapping[str, Any], where: str, *, kind: str | None, entry: Entry | None
+) -> str:
     what, facts = str(error["type"]), error.get("ctx", {})
     if what in _WHOLE:
         return str(error["msg"])

@@ -29,7 +29,7 @@ def devices(_: Caller) -> list[dict[str, Any]]:
 
 
 @router.get("/devices/{name}")
-def device(name: _Name, parts: Parts, _: Caller) -> dict[str, Any]:
+def device(name: _Name, parts: Parts, *, _: Caller) -> dict[str, Any]:
     """Return a device's specification with its sources, and its coverage in the database."""
     return describe_device(parts.latencies, name)
 
@@ -41,7 +41,7 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 
 
 @router.post("/predict")
-def predict(question: PredictionRequest, parts: Parts, _: Caller) -> Answer:
+def predict(question: PredictionRequest, parts: Parts, *, _: Caller) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     try:
         machine, found = _predicted(question, parts)
@@ -60,8 +60,8 @@ def _predicted(question: Any, parts: State) -> tuple[Machine, LayerPredictions]:
     return parts.predictions.answer(
         question.device,
         question.backend,
-        question.dtype,
-        [layer_of(shape) for shape in question.shapes],
+        dtype=question.dtype,
+        shapes=[layer_of(shape) for shape in question.shapes],
         allow_extrapolation=question.allow_extrapolation,
     )
 
@@ -83,4 +83,4 @@ async def upload(
     name: _Name, file: _Name, *, request: Request, parts: Parts, _: Caller
 ) -> dict[str, Any]:
     """Upload one file of a model: safetensors, configuration or tokenizer."""
-    return await receive(parts.settings, name, file, request.stream())
+    return await receive(parts.settings, name, file=file, body=request.stream())

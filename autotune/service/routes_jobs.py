@@ -44,7 +44,7 @@ def submit(
     idempotency_key: _Key = None,
 ) -> JobView:
     """Queue a job. 200 means that the idempotency key had been used for the same job."""
-    device, spec = accept(parts.settings, parts.database, body.kind, body.spec)
+    device, spec = accept(parts.settings, parts.database, kind=body.kind, body=body.spec)
     job, new = parts.database.submit(
         body.kind,
         spec,
@@ -78,13 +78,13 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def get_job(job_id: JobId, parts: Parts, _: Caller) -> JobView:
+def get_job(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
     """Get a job by its id."""
     return JobView.of(parts.database.get(job_id))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
+def cancel(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
     """Cancel a job: at once if queued, within seconds if running; no effect once it ended."""
     return JobView.of(parts.database.cancel(job_id))
 
@@ -93,16 +93,17 @@ def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
 def logs(
     job_id: JobId,
     parts: Parts,
+    *,
     _: Caller,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
 ) -> Log:
     """Get the log of a job from byte `offset` on."""
     job = parts.database.get(job_id)
-    text, following = read_log(parts.settings, job_id, offset)
+    text, following = read_log(parts.settings, job_id, offset=offset)
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
-def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
+def watchable(job_id: JobId, parts: Parts, *, _: Caller) -> None:
     """Refuse before the stream starts, while a status can still be sent."""
     parts.database.get(job_id)
     parts.watcher.admit()
@@ -114,6 +115,7 @@ def watchable(job_id: JobId, parts: Parts, _: Caller) -> None:
 async def events(
     job_id: JobId,
     parts: Parts,
+    *,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events after `Last-Event-ID` as they happen, until the job has ended."""
@@ -122,17 +124,17 @@ async def events(
 
 
 @router.get("/{job_id}/artefacts")
-def list_artefacts(job_id: JobId, parts: Parts, _: Caller) -> list[ArtefactView]:
+def list_artefacts(job_id: JobId, parts: Parts, *, _: Caller) -> list[ArtefactView]:
     """List the result files of a job."""
     parts.database.get(job_id)
     return [ArtefactView(name=n, bytes=b) for n, b in artefacts_of(parts.settings, job_id)]
 
 
 @router.get("/{job_id}/artefacts/{name:path}", response_class=FileResponse)
-def artefact(job_id: JobId, name: str, parts: Parts, _: Caller) -> FileResponse:
+def artefact(job_id: JobId, name: str, *, parts: Parts, _: Caller) -> FileResponse:
     """Download a result file, or a range of it."""
     parts.database.get(job_id)
-    path = artefact_path(parts.settings, job_id, name)
+    path = artefact_path(parts.settings, job_id, name=name)
     return FileResponse(path, filename=path.name, headers=_sandboxed(path))
 
 

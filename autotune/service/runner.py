@@ -42,7 +42,7 @@ class Runner:
     """Runs jobs one after the other; `stopping` ends it, and gives its job back."""
 
     def __init__(
-        self, settings: Settings, database: JobDatabase, name: str, stopping: threading.Event
+        self, settings: Settings, database: JobDatabase, *, name: str, stopping: threading.Event
     ) -> None:
         self.settings, self.database, self.name, self.stopping = settings, database, name, stopping
 
@@ -52,7 +52,7 @@ class Runner:
         try:
             ending = self._work(job, lease)
             if ending is not None:
-                self._end(job, lease, ending)
+                self._end(job, lease, ending=ending)
         except LeaseLostError as error:
             LOG.warning("%s", error)
 
@@ -62,7 +62,7 @@ class Runner:
             command = command_of(self.settings, job)
             folder = self.settings.job_folder(job.id)
             folder.mkdir(parents=True, exist_ok=True)
-            process = JobProcess(command, folder, environment_of(self.settings))
+            process = JobProcess(command, folder, environment=environment_of(self.settings))
         except (AutotuneError, OSError) as error:
             return Ending(exit_code=getattr(error, "exit_code", 2), error=str(error))
         with process:
@@ -72,7 +72,7 @@ class Runner:
         quotas, started, beaten, looked = self.settings.quotas, time.monotonic(), 0.0, 0.0
         while process.alive:
             for kind, text in process.listen(_LISTEN_S):
-                self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
+                self._try(lambda k=kind, t=text: self.database.note(lease, k, text=t))  # type: ignore[misc]
             now = time.monotonic()
             if now - beaten >= self.settings.heartbeat_s:
                 beaten = now
@@ -83,7 +83,9 @@ class Runner:
                     return None
             if self.stopping.is_set():
                 process.stop()
-                self._try(lambda: self.database.requeue(lease, "its server is stopping", 0.0))
+                self._try(
+                    lambda: self.database.requeue(lease, "its server is stopping", delay_s=0.0)
+                )
                 return None
             if now - started > quotas.runtime_s:
                 process.stop()
@@ -99,18 +101,18 @@ class Runner:
                     error = f"wrote {size} bytes, more than the limit of {most} bytes"
                     return Ending(exit_code=1, error=error)
         for kind, text in process.listen(0.0):
-            self._try(lambda k=kind, t=text: self.database.note(lease, k, t))  # type: ignore[misc]
+            self._try(lambda k=kind, t=text: self.database.note(lease, k, text=t))  # type: ignore[misc]
         return process.ending()
 
     def _beat(self, process: JobProcess, lease: Lease) -> bool:
-        return self.database.beat(lease, process.stage, process.done, process.total)
+        return self.database.beat(lease, process.stage, done=process.done, total=process.total)
 
-    def _end(self, job: Job, lease: Lease, ending: Ending) -> None:
+    def _end(self, job: Job, lease: Lease, *, ending: Ending) -> None:
         """A result, a failure, or another attempt."""
         if ending.again and job.attempt < self.settings.attempts:
             why = ending.error or "its process was interrupted"
             delay = _AGAIN_S * job.attempt
-            self._patiently(lambda: self.database.requeue(lease, why, delay))
+            self._patiently(lambda: self.database.requeue(lease, why, delay_s=delay))
             return
         if ending.result is not None:
             ending = Ending(exit_code=ending.exit_code, result=summarise(job.kind, ending.result))
@@ -156,7 +158,7 @@ def command_of(settings: Settings, job: Job) -> list[str]:
         UsageError: it names a file that may not be read.
     """
     kind = KINDS[job.kind]
-    spec = resolve(settings, job.kind, job.spec)
+    spec = resolve(settings, job.kind, spec=job.spec)
     if job.kind == "tune":
         path = settings.job_folder(job.id) / "request.json"
         request = merged(spec, {"output": str(settings.run_folder(job.id))})

@@ -85,10 +85,10 @@ def lift(schema: type, values: Mapping[str, Any]) -> tuple[Nested, dict[str, str
     for key, path in flat.items():
         if values[key] is None or not isinstance(found.get(path.partition(".")[0], {}), Mapping):
             continue
-        if at(found, path, ...) is not ...:
+        if at(found, path, default=...) is not ...:
             text = f"{key} and {path} are two names of one option; give one of them"
             raise PydanticCustomError("given_twice", "{text}", {"text": text})
-        place(found, path, values[key])
+        place(found, path, value=values[key])
         names[path] = key
     return found, names
 

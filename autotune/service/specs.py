@@ -111,7 +111,7 @@ def arguments(kind: str, spec: Mapping[str, Any]) -> list[str]:
     """The command's options for a spec; a value can never be taken for an option's name."""
     found = []
     for entry in KINDS[kind].options:
-        value, flag = at(spec, entry.path, default_value(entry)), entry.option.flag
+        value, flag = at(spec, entry.path, default=default_value(entry)), entry.option.flag
         if entry.kind is tuple:
             found += [f"{flag}={each}" for each in value]
         elif entry.kind is bool and value != entry.default:

@@ -25,7 +25,7 @@ from autotune.tuning.request import TuneRequest
 
 
 def accept(
-    settings: Settings, database: JobDatabase, kind: str, body: Spec
+    settings: Settings, database: JobDatabase, *, kind: str, body: Spec
 ) -> tuple[str, dict[str, Any]]:
     """The device that a job is for, and its spec as it is stored.
 
@@ -35,21 +35,21 @@ def accept(
     """
     try:
         spec = canonical(kind, body.model_dump(exclude_unset=True))
-        return check_submission(settings, database, kind, spec), spec
+        return check_submission(settings, database, kind=kind, spec=spec), spec
     except AutotuneError as error:
         flat = isinstance(body, TakesFlatNames) and body.flat
         raise spell(error, "flat" if flat else "http", KINDS[kind].schema) from None
 
 
 def check_submission(
-    settings: Settings, database: JobDatabase, kind: str, spec: Mapping[str, Any]
+    settings: Settings, database: JobDatabase, *, kind: str, spec: Mapping[str, Any]
 ) -> str:
     """Refuse what cannot be done; the device that the job is for.
 
     Raises:
         UsageError, DeviceMissingError: a value that cannot be used.
     """
-    found = resolve(settings, kind, spec)
+    found = resolve(settings, kind, spec=spec)
     run = found.pop("run", None)
     if kind == "tune":
         request = from_json(TuneRequest, {**found, "output": str(Path("out"))})

@@ -63,7 +63,7 @@ def _record(parts: Parts, job_id: str) -> TuneRecord:
 
 
 @router.get("/jobs/{job_id}/figures")
-def figures(job_id: JobId, parts: Parts, _: Caller) -> dict[str, list[dict[str, Any]]]:
+def figures(job_id: JobId, parts: Parts, *, _: Caller) -> dict[str, list[dict[str, Any]]]:
     """The figures of a finished tuning, as plotly.js traces and layouts."""
     found = run_figures(_record(parts, job_id))
     return {name: [plotly_json(chart) for chart in charts] for name, charts in found.items()}
@@ -71,7 +71,7 @@ def figures(job_id: JobId, parts: Parts, _: Caller) -> dict[str, list[dict[str, 
 
 @router.get("/compare")
 def compare(
-    parts: Parts, _: Caller, job: Annotated[list[JobId], Query(min_length=1, max_length=8)]
+    parts: Parts, _: Caller, *, job: Annotated[list[JobId], Query(min_length=1, max_length=8)]
 ) -> dict[str, Any]:
     """The Pareto fronts and chosen plans of several finished tunings in one figure."""
     records = {}
@@ -93,7 +93,7 @@ class CurveQuestion(BaseModel):
 
 
 @router.post("/curve")
-def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
+def curve(question: CurveQuestion, parts: Parts, *, _: Caller) -> dict[str, Any]:
     """Predict the latency of one layer against its rank: the points, and the figure."""
     guess = question.allow_extrapolation
     spec = find_device(question.device)
@@ -102,10 +102,15 @@ def curve(question: CurveQuestion, parts: Parts, _: Caller) -> dict[str, Any]:
         in_features=question.in_features,
         out_features=question.out_features,
     )
-    ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
+    ranks = aligned_ranks(
+        spec,
+        in_features=dense.in_features,
+        out_features=dense.out_features,
+        dtype=spec.default_dtype,
+    )
     shapes = [dense, *(dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))]
     machine, answer = parts.predictions.answer(
-        spec.name, None, None, shapes, allow_extrapolation=guess
+        spec.name, None, dtype=None, shapes=shapes, allow_extrapolation=guess
     )
     found = answer.estimates
     points = [

@@ -61,7 +61,7 @@ def list_uploads(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def receive(
-    settings: Settings, name: str, file: str, body: AsyncIterator[bytes]
+    settings: Settings, name: str, *, file: str, body: AsyncIterator[bytes]
 ) -> dict[str, Any]:
     """Stream one file of a model to disk; it becomes visible once it is complete and checked.
 
@@ -88,7 +88,7 @@ async def receive(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            size = await _write(temporary, body, most)
+            size = await _write(temporary, body, most=most)
             _check(temporary, file)
             temporary.replace(target)
         finally:
@@ -96,7 +96,7 @@ async def receive(
     return {"name": f"{UPLOAD}{name}", "file": file, "bytes": size}
 
 
-async def _write(path: Path, body: AsyncIterator[bytes], most: int) -> int:
+async def _write(path: Path, body: AsyncIterator[bytes], *, most: int) -> int:
     import anyio
 
     size = 0

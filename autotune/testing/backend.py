@@ -49,7 +49,9 @@ class SimulatedClock:
 class Timeline:
     """One simulated machine over time: its clock, and what disturbs the work on it."""
 
-    def __init__(self, hardware: Hardware, disturbance: Disturbance = CALM, seed: int = 0) -> None:
+    def __init__(
+        self, hardware: Hardware, disturbance: Disturbance = CALM, *, seed: int = 0
+    ) -> None:
         self.clock = SimulatedClock()
         self.task = -1
         self._disturbance = disturbance
@@ -86,7 +88,7 @@ class Timeline:
         """
         clock = self.clock
         factor = self._noise.draw(self._random)
-        factor *= self._disturbance.slowdown(clock.now_s, self.task, self._random)
+        factor *= self._disturbance.slowdown(clock.now_s, self.task, random_source=self._random)
         clock.advance(seconds * factor)
         if self._pending:
             self._fail_if(lambda moment_s, fault: moment_s <= clock.now_s)
@@ -152,7 +154,7 @@ class SimulatedBackend(Backend):
         )
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A pass through the network that the file describes.
 
@@ -161,7 +163,9 @@ class SimulatedBackend(Backend):
         """
         del inputs, threads, loader
         found = SimulatedNetwork.read(artefact)
-        seconds = self.hardware.network_latency_s(found.sites, found.plan, found.phase, found.dtype)
+        seconds = self.hardware.network_latency_s(
+            found.sites, found.plan, phase=found.phase, dtype=found.dtype
+        )
         return self._call(seconds)
 
     def _call(self, seconds: float) -> Runner:

@@ -136,7 +136,7 @@ class Disturbance:
                 f"got {self.death_probability} and {self.hang_probability}"
             )
 
-    def slowdown(self, now_s: float, task: int, random_source: random.Random) -> float:
+    def slowdown(self, now_s: float, task: int, *, random_source: random.Random) -> float:
         """The factor of one call beside its noise."""
         factor = self.drift.factor(now_s)
         for spell in self.spells:

@@ -65,7 +65,7 @@ def example_compression(model: TracedModel, folder: Path) -> Compression:
     build_factor_store(
         model.loaded.model,
         model.single,
-        path,
+        path=path,
         metric=make_metric("weight"),
         statistics=Statistics(moments={}, input_group={}, rows={}, rows_per_item={}),
         joint=model.joint,

@@ -45,7 +45,9 @@ class ExampleModel:
     def statistics(self, moments: frozenset[str]) -> Statistics:
         """The moments of three batches of random text."""
         batches = example_batches(3)
-        return collect_statistics(self.model, self.sites, self.task, batches, moments)
+        return collect_statistics(
+            self.model, self.sites, task=self.task, batches=batches, kinds=moments
+        )
 
 
 def example_model(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> ExampleModel:
@@ -65,7 +67,7 @@ def example_model(*, seed: int = 0, dtype: torch.dtype = torch.float32) -> Examp
         model: Any = transformers.LlamaForCausalLM(config)
     model = model.to(dtype).eval()
     model.requires_grad_(False)
-    found = count_tokens(model, find_sites(model), example_batches(1)[0])
+    found = count_tokens(model, find_sites(model), inputs=example_batches(1)[0])
     task = make_task("causal-lm", Path("/nonexistent"))
     return ExampleModel(model=model, task=task, sites=found.sites, joint=found.joint)
 
@@ -83,7 +85,9 @@ def example_evidence(folder: Path, *, metric: str = "kfac", seed: int = 0) -> Ev
     chosen = make_metric(metric)
     path = folder / "factors.safetensors"
     statistics = example.statistics(chosen.moments)
-    build_factor_store(example.model, example.sites, path, metric=chosen, statistics=statistics)
+    build_factor_store(
+        example.model, example.sites, path=path, metric=chosen, statistics=statistics
+    )
     batches = example_batches(1, seed=9)
     subject = SearchSubject(
         model=example.model,
@@ -107,10 +111,12 @@ def example_question(
     for site in evidence.subject.sites:
         errors = evidence.subject.factors.errors(site)
         ranks = range(4, break_even_rank(site.in_features, site.out_features), 4)
-        choices = [_option(DENSE, 0.0, _costs(site, DENSE, resources))]
+        choices = [_option(DENSE, 0.0, costs=_costs(site, DENSE, resources=resources))]
         for rank in ranks:
             form = low_rank(rank)
-            choices.append(_option(form, float(errors[rank]), _costs(site, form, resources)))
+            choices.append(
+                _option(form, float(errors[rank]), costs=_costs(site, form, resources=resources))
+            )
         options.append(tuple(choices))
         dense += np.array(choices[0].costs)
     problem = PlanProblem(
@@ -149,11 +155,11 @@ def costs_of(question: Question, plan: Mapping[str, Form]) -> tuple[float, tuple
     return loss, tuple(float(cost) for cost in costs)
 
 
-def _option(form: Form, loss: float, costs: tuple[float, ...]) -> Option:
+def _option(form: Form, loss: float, *, costs: tuple[float, ...]) -> Option:
     return Option(form=form, loss=loss, costs=costs)
 
 
-def _costs(site: Site, form: Form, resources: Sequence[str]) -> tuple[float, ...]:
+def _costs(site: Site, form: Form, *, resources: Sequence[str]) -> tuple[float, ...]:
     k, n = site.in_features, site.out_features
     parameters = float(k * n if form.is_dense else form.rank * (k + n))
     known = {

@@ -65,6 +65,7 @@ class Hardware(ABC):
         self,
         sites: Sequence[Site],
         plan: Plan,
+        *,
         phase: str = "prefill",
         dtype: str | None = None,
     ) -> float:
@@ -75,14 +76,14 @@ class Hardware(ABC):
         """
         dtype = dtype or self.settings.default_dtype
         layers = [
-            (site, self.kernels(shape_in(site, form, dtype)))
+            (site, self.kernels(shape_in(site, form, dtype=dtype)))
             for site, form in chosen_forms(sites, plan)
         ]
         dense = [
-            (site, self.kernels(shape_in(site, form, dtype)))
+            (site, self.kernels(shape_in(site, form, dtype=dtype)))
             for site, form in chosen_forms(sites, {})
         ]
-        return network_seconds(layers, dense, phase, self.settings)
+        return network_seconds(layers, dense, phase=phase, settings=self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +191,12 @@ class SimulatedHardware(Hardware):
         m, k, n = shape.tokens, shape.in_features, shape.out_features
         rank = rank_of(shape)
         if is_dense(shape):
-            return (self._kernel(m, k, n, shape.dtype),)
+            return (self._kernel(m, k, n, dtype=shape.dtype),)
         between = m * rank * DTYPE_BYTES[shape.dtype]
         cached = between <= self.cache_bytes / 2
         return (
-            self._kernel(m, k, rank, shape.dtype, output_cached=cached),
-            self._kernel(m, rank, n, shape.dtype, input_cached=cached),
+            self._kernel(m, k, rank, dtype=shape.dtype, output_cached=cached),
+            self._kernel(m, rank, n, dtype=shape.dtype, input_cached=cached),
         )
 
     def _kernel(
@@ -203,20 +204,20 @@ class SimulatedHardware(Hardware):
         m: int,
         k: int,
         n: int,
-        dtype: str,
         *,
+        dtype: str,
         input_cached: bool = False,
         output_cached: bool = False,
     ) -> Kernel:
         peak, size = self._peak(dtype), DTYPE_BYTES[dtype]
         compute, memory = self._character
         best = min(self.tiles, key=lambda tile: self._compute_s(m, k, n, tile=tile, peak=peak))
-        drawing = min(1.0, 2.0 * tile_count(m, n, best) * max(1, k // 256) / self.cores)
+        drawing = min(1.0, 2.0 * tile_count(m, n, tile=best) * max(1, k // 256) / self.cores)
         rate = self.bandwidth_bytes_s * memory * (0.25 + 0.75 * drawing)
         weight_bytes = float(size * k * n)
         moved = self._activation_bytes(size * m * k, input_cached)
         moved += self._activation_bytes(size * m * n, output_cached)
-        slow = cliff((k, n), self.cliff_multiple, self.cliff_factor)
+        slow = cliff((k, n), self.cliff_multiple, factor=self.cliff_factor)
         slow *= math.exp(self.texture * self._deviation(m, k, n))
         # Misaligned reads waste less than misaligned arithmetic does.
         return Kernel(

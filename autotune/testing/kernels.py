@@ -67,12 +67,12 @@ def overlapped(compute_s: float, memory_s: float) -> float:
     return float(largest * parts ** (1 / _KNEE))
 
 
-def wave_count(m: int, n: int, tile: Tile, cores: int) -> int:
+def wave_count(m: int, n: int, *, tile: Tile, cores: int) -> int:
     """Waves in which the tiles of an (M, N) output run on `cores`."""
-    return math.ceil(tile_count(m, n, tile) / cores)
+    return math.ceil(tile_count(m, n, tile=tile) / cores)
 
 
-def tile_count(m: int, n: int, tile: Tile) -> int:
+def tile_count(m: int, n: int, *, tile: Tile) -> int:
     """Tiles that cover an (M, N) output; those at the edge count whole."""
     return math.ceil(m / tile.rows) * math.ceil(n / tile.columns)
 
@@ -86,7 +86,7 @@ def compute_seconds(
     for `fill` extra steps along K before its pipeline runs. Where there are fewer tiles than cores,
     K is split among them.
     """
-    tiles = tile_count(m, n, tile)
+    tiles = tile_count(m, n, tile=tile)
     split = 1
     if tiles < cores:
         split = max(1, min(cores // tiles, k // _SHORTEST_SPLIT, _DEEPEST_SPLIT))
@@ -104,7 +104,7 @@ def misalignment(size: int, multiple: int) -> float:
     return math.log(multiple / shared) / math.log(multiple)
 
 
-def cliff(sizes: tuple[int, ...], multiple: int, factor: float) -> float:
+def cliff(sizes: tuple[int, ...], multiple: int, *, factor: float) -> float:
     """By how much a product with these inner sizes is slower than an aligned one.
 
     The worst size counts. Half the alignment already costs most of `factor`, as measured on an

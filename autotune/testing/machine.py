@@ -31,7 +31,7 @@ class SimulatedMachine(MeasuringMachine):
         dtype: str | None = None,
         measure_seconds: float = 2.0,
     ) -> None:
-        self.simulated = SimulatedRunner(hardware, disturbance, seed)
+        self.simulated = SimulatedRunner(hardware, disturbance, seed=seed)
         settings = hardware.settings
         super().__init__(
             spec=settings.spec,
@@ -48,22 +48,24 @@ class SimulatedBuilder(Builder):
 
     def dense(self, phase: str) -> Path:
         """The network as the model has it."""
-        return self._describe("dense", phase, {})
+        return self._describe("dense", phase, plan={})
 
-    def compressed(self, phase: str, compression: Compression | None, plan: Plan) -> Path:
+    def compressed(self, phase: str, compression: Compression | None, *, plan: Plan) -> Path:
         """The network under `plan`; no factors are needed."""
         del compression
-        return self._describe("compressed", phase, plan)
+        return self._describe("compressed", phase, plan=plan)
 
     def inputs(self, phase: str) -> Path:
         """An empty file: nothing is computed."""
-        return self.workspace.file("inputs", phase, ".safetensors", lambda path: path.touch())
+        return self.workspace.file(
+            "inputs", phase, suffix=".safetensors", build=lambda path: path.touch()
+        )
 
-    def _describe(self, name: str, phase: str, plan: Plan) -> Path:
+    def _describe(self, name: str, phase: str, *, plan: Plan) -> Path:
         network = SimulatedNetwork(
             sites=self.model.choices_in(phase),
             plan={name: form for name, form in plan.items() if not form.is_unchanged},
             phase=phase,
             dtype=self.machine.dtype,
         )
-        return self.workspace.file(name, network.to_json(), ".json", network.write)
+        return self.workspace.file(name, network.to_json(), suffix=".json", build=network.write)

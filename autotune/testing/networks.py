@@ -27,6 +27,7 @@ PricedLayer = tuple[Site, tuple[Kernel, ...]]
 def network_seconds(
     layers: Sequence[PricedLayer],
     dense: Sequence[PricedLayer],
+    *,
     phase: str,
     settings: SimulatedHardware,
 ) -> float:

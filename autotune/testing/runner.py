@@ -29,9 +29,11 @@ class SimulatedRunner:
     starts does. One thread at a time may use a runner.
     """
 
-    def __init__(self, hardware: Hardware, disturbance: Disturbance = CALM, seed: int = 0) -> None:
+    def __init__(
+        self, hardware: Hardware, disturbance: Disturbance = CALM, *, seed: int = 0
+    ) -> None:
         self.hardware = hardware
-        self.timeline = Timeline(hardware, disturbance, seed)
+        self.timeline = Timeline(hardware, disturbance, seed=seed)
         self.backend = SimulatedBackend(hardware, self.timeline)
         self.threads = hardware.settings.cores if hardware.settings.kind == "cpu" else 1
 
@@ -47,17 +49,20 @@ class SimulatedRunner:
 
     def fingerprint(self, dtype: str) -> Fingerprint:
         """Under which measurements of this machine are kept."""
-        return fingerprint_of(self.hardware.settings.present, self.backend, dtype, self.threads)
+        return fingerprint_of(
+            self.hardware.settings.present, self.backend, dtype=dtype, threads=self.threads
+        )
 
     def network_latency_s(
         self,
         sites: Sequence[Site],
         plan: Plan,
+        *,
         phase: str = "prefill",
         dtype: str | None = None,
     ) -> float:
         """The true seconds of a network, without noise; see `Hardware.network_latency_s`."""
-        return self.hardware.network_latency_s(sites, plan, phase, dtype)
+        return self.hardware.network_latency_s(sites, plan, phase=phase, dtype=dtype)
 
     def run(
         self,
@@ -67,29 +72,31 @@ class SimulatedRunner:
         """One outcome per task, in order; `progress` gets the used part of a task's time cap."""
         for index, task in enumerate(tasks):
             sent = TimingTask.from_json(json.loads(json.dumps(task.to_json())))
-            outcome = self._outcome(index, sent, progress)
+            outcome = self._outcome(index, sent, progress=progress)
             yield Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
 
-    def _outcome(self, index: int, task: TimingTask, progress: Callable[[float], None]) -> Outcome:
+    def _outcome(
+        self, index: int, task: TimingTask, *, progress: Callable[[float], None]
+    ) -> Outcome:
         self.timeline.begin_task(task.policy.max_seconds)
         self.timeline.clock.advance(_START_S)
         try:
             timing, clocks = run_task(
                 self.backend,
                 task,
-                self.threads,
-                progress,
+                threads=self.threads,
+                progress=progress,
                 clock=self.timeline.clock,
                 watching=self.timeline.watch,
             )
             self.timeline.end_task()
         except SimulatedFaultError as fault:
-            return self._failed(index, task, fault)
+            return self._failed(index, task, fault=fault)
         except Exception as error:  # any failure of a backend is a result, as in the worker
             return Outcome(index=index, error=f"{type(error).__name__}: {error}")
         return Outcome(index=index, timing=timing, clocks=clocks)
 
-    def _failed(self, index: int, task: TimingTask, fault: SimulatedFaultError) -> Outcome:
+    def _failed(self, index: int, task: TimingTask, *, fault: SimulatedFaultError) -> Outcome:
         if fault.kind == "death":
             ended = "the measuring process ended with signal 9"
             return Outcome(index=index, error=ended, died=True)

@@ -24,7 +24,7 @@ def at_rank(shape: LayerShape, rank: int) -> LayerShape:
     return shape.with_form(Form(rank=rank))
 
 
-def shape_in(site: Site, form: Form, dtype: str) -> LayerShape:
+def shape_in(site: Site, form: Form, *, dtype: str) -> LayerShape:
     """The shape of `site` in `form`.
 
     Raises:

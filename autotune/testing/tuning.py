@@ -118,7 +118,9 @@ def example_errors(
     for site in sites:
         scale, power = draw.lognormvariate(0.0, 0.7), draw.uniform(1.0, 2.5)
         limit = break_even_rank(site.in_features, site.out_features)
-        ranks = saving_ranks(rank_multiple, site.in_features, site.out_features)
+        ranks = saving_ranks(
+            rank_multiple, in_features=site.in_features, out_features=site.out_features
+        )
         if forms_per_site:
             ranks = coarse_grid(ranks, forms_per_site)
         table[site.name] = {low_rank(r): scale * (1.0 - r / (limit + 1)) ** power for r in ranks}
@@ -172,13 +174,13 @@ def simulated_tuning(
     model = simulated_model(sites, workload)
     with machine, RunFolder(folder) as run_folder:
         workspace = Workspace(folder=run_folder, reporter=Reporter())
-        builder = SimulatedBuilder(model, machine, workspace)
+        builder = SimulatedBuilder(model, machine, workspace=workspace)
         network = machine.network(builder)
         planner = Planner(
             model=model,
             errors=errors,
             network=network,
-            totals=count_totals(model, network, machine.dtype),
+            totals=count_totals(model, network, dtype=machine.dtype),
             budget=budget.limits(),
             allocator=make_allocator("exact"),
             evidence=_no_evidence(model),
@@ -224,7 +226,9 @@ def true_ratio(tuning: Tuning, plan: Plan) -> float:
     for phase, count in tuning.request.workload.passes.items():
         sites = tuning.model.choices_in(phase)
         for name, chosen in (("plan", plan), ("dense", {})):
-            seconds = machine.simulated.network_latency_s(sites, chosen, phase, machine.dtype)
+            seconds = machine.simulated.network_latency_s(
+                sites, chosen, phase=phase, dtype=machine.dtype
+            )
             total[name] += count * seconds
     return total["plan"] / total["dense"]
 

@@ -35,7 +35,7 @@ def bench(folder: Path, reporter: Reporter) -> BenchRecord:
     phases = []
     for name, count in record.workload.passes.items():
         compressed = folder / record.builds[name].compressed
-        timed = time_pass(folder, record, name, compressed=compressed, reporter=reporter)
+        timed = time_pass(folder, record, phase=name, compressed=compressed, reporter=reporter)
         phases.append(dataclasses.replace(timed, count=count))
     measured = Measured(passes=tuple(phases))
     limit = latency_limit(record.budget.get("latency"), measured.dense_latency_s)
@@ -49,7 +49,9 @@ def bench(folder: Path, reporter: Reporter) -> BenchRecord:
         phases=measured.passes,
         tuned_ratio=tuned.ratio,
         budget_ratio=1.0 if limit is None else limit,
-        verdict=Verdict.of(limit, measured.ratio, measured.ratio_low, measured.ratio_high),
+        verdict=Verdict.of(
+            limit, measured.ratio, ratio_low=measured.ratio_low, ratio_high=measured.ratio_high
+        ),
     )
 
 
@@ -64,7 +66,7 @@ def _require_builds(folder: Path, record: TuneRecord) -> None:
 
 
 def time_pass(
-    folder: Path, record: TuneRecord, phase: str, *, compressed: Path, reporter: Reporter
+    folder: Path, record: TuneRecord, *, phase: str, compressed: Path, reporter: Reporter
 ) -> MeasuredPass:
     """Time the model `compressed` in one phase, in turn with the dense model of the tuning.
 

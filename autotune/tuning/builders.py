@@ -40,7 +40,7 @@ _HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",
     "autotune.builders",
-    {
+    own={
         "checkpoint": f"{_HERE}:CheckpointBuilder",
         "onnx": f"{_HERE}:OnnxBuilder",
         "typed-onnx": f"{_HERE}:TypedOnnxBuilder",
@@ -59,7 +59,7 @@ class Builder(ABC):
     - A build that fails leaves nothing behind.
     """
 
-    def __init__(self, model: TracedModel, machine: Machine, workspace: Workspace) -> None:
+    def __init__(self, model: TracedModel, machine: Machine, *, workspace: Workspace) -> None:
         self.model = model
         self.machine = machine
         self.workspace = workspace
@@ -73,7 +73,7 @@ class Builder(ABC):
         """
 
     @abstractmethod
-    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+    def compressed(self, phase: str, compression: Compression, *, plan: Plan) -> Path:
         """The model with `plan` applied, as the backend runs it in `phase`.
 
         Raises:
@@ -85,7 +85,10 @@ class Builder(ABC):
         """Random inputs of one phase, as a safetensors file of named tensors."""
         key = {**self.model.key, "workload": self.model.shape_key(phase)}
         return self.workspace.file(
-            "inputs", key, ".safetensors", lambda path: save_file(self._inputs(phase), path)
+            "inputs",
+            key,
+            suffix=".safetensors",
+            build=lambda path: save_file(self._inputs(phase), path),
         )
 
     def _inputs(self, phase: str) -> Any:
@@ -96,7 +99,7 @@ class Builder(ABC):
         return build.relative_to(self.workspace.cache).parts[0]
 
 
-def make_builder(model: TracedModel, machine: Machine, workspace: Workspace) -> Builder:
+def make_builder(model: TracedModel, machine: Machine, *, workspace: Workspace) -> Builder:
     """The builder that the machine's backend needs in its dtype.
 
     Raises:
@@ -104,7 +107,7 @@ def make_builder(model: TracedModel, machine: Machine, workspace: Workspace) -> 
     """
     name = machine.backend.builder_for(machine.dtype)
     kind: type[Builder] = BUILDERS.load(name)
-    return kind(model, machine, workspace)
+    return kind(model, machine, workspace=workspace)
 
 
 class CheckpointBuilder(Builder):
@@ -113,16 +116,22 @@ class CheckpointBuilder(Builder):
     def dense(self, phase: str) -> Path:
         """The same folder serves every phase."""
         del phase
-        return self._save("dense", self.model.key, nullcontext())
+        return self._save("dense", self.model.key, applied=nullcontext())
 
-    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+    def compressed(self, phase: str, compression: Compression, *, plan: Plan) -> Path:
         """The same folder serves every phase."""
         del phase
         check_precisions(plan, self.machine.backend.name)
-        return self._save("compressed", compression.plan_key(plan), compression.applied(plan))
+        return self._save(
+            "compressed", compression.plan_key(plan), applied=compression.applied(plan)
+        )
 
     def _save(
-        self, name: str, key: Mapping[str, Any], applied: AbstractContextManager[nn.Module | None]
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        *,
+        applied: AbstractContextManager[nn.Module | None],
     ) -> Path:
         from autotune.compress.checkpoint import save_checkpoint
 
@@ -130,10 +139,10 @@ class CheckpointBuilder(Builder):
 
         def build(path: Path) -> None:
             with applied:
-                save_checkpoint(loaded.model, None, path, dtype=dtype)
+                save_checkpoint(loaded.model, None, folder=path, dtype=dtype)
             (path / "task.json").write_text(canonical_json({"task": loaded.task, "dtype": dtype}))
 
-        return self.workspace.file(name, {**key, "dtype": dtype}, "", build)
+        return self.workspace.file(name, {**key, "dtype": dtype}, suffix="", build=build)
 
 
 class OnnxBuilder(Builder):
@@ -150,7 +159,7 @@ class OnnxBuilder(Builder):
             with self.workspace.stage(f"export the dense model, {phase}") as advance:
                 graph = path / GRAPHS[phase]
                 if phase == "decode":
-                    export_decode(loaded.model, sites, graph, progress=advance)
+                    export_decode(loaded.model, sites, path=graph, progress=advance)
                     return
                 workload = self.model.workload
                 export_dense(
@@ -164,9 +173,9 @@ class OnnxBuilder(Builder):
 
         key = {**self.model.key, "opset": OPSET, "onnx": onnx.__version__}
         name = "dense" if phase == "prefill" else f"dense-{phase}"
-        return self.workspace.file(name, key, "", build) / GRAPHS[phase]
+        return self.workspace.file(name, key, suffix="", build=build) / GRAPHS[phase]
 
-    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+    def compressed(self, phase: str, compression: Compression, *, plan: Plan) -> Path:
         """The dense graph with a pair of products in the place of every factorized layer."""
         check_precisions(plan, self.machine.backend.name)
         dense = self.dense(phase)
@@ -180,10 +189,10 @@ class OnnxBuilder(Builder):
                 "autotune.backend": self.machine.backend.name,
             }
             path.mkdir()
-            rewrite_low_rank(dense, layers, path / GRAPHS[phase], metadata)
+            rewrite_low_rank(dense, layers, path=path / GRAPHS[phase], metadata=metadata)
 
         key = {**compression.plan_key(plan), "dense": self.key(dense)}
-        return self.workspace.file("compressed", key, "", build) / GRAPHS[phase]
+        return self.workspace.file("compressed", key, suffix="", build=build) / GRAPHS[phase]
 
 
 class TypedOnnxBuilder(CheckpointBuilder):
@@ -195,13 +204,15 @@ class TypedOnnxBuilder(CheckpointBuilder):
 
     def dense(self, phase: str) -> Path:
         """Traced from the dense checkpoint."""
-        return self._graph("dense", phase, super().dense(phase))
+        return self._graph("dense", phase, checkpoint=super().dense(phase))
 
-    def compressed(self, phase: str, compression: Compression, plan: Plan) -> Path:
+    def compressed(self, phase: str, compression: Compression, *, plan: Plan) -> Path:
         """Traced from the compressed checkpoint."""
-        return self._graph("compressed", phase, super().compressed(phase, compression, plan))
+        return self._graph(
+            "compressed", phase, checkpoint=super().compressed(phase, compression, plan=plan)
+        )
 
-    def _graph(self, name: str, phase: str, checkpoint: Path) -> Path:
+    def _graph(self, name: str, phase: str, *, checkpoint: Path) -> Path:
         opset = self.graph_opset()
 
         def build(path: Path) -> None:
@@ -223,7 +234,7 @@ class TypedOnnxBuilder(CheckpointBuilder):
             "opset": opset,
             "versions": versions(),
         }
-        return self.workspace.file(f"{name}-graph", key, "", build) / GRAPHS[phase]
+        return self.workspace.file(f"{name}-graph", key, suffix="", build=build) / GRAPHS[phase]
 
 
 class EngineOnnxBuilder(TypedOnnxBuilder):

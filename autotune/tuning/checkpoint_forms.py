@@ -56,7 +56,7 @@ def checkpoint_forms(
     for name, module in layers.items():
         form = module.form if isinstance(module, LowRankLinear) else DENSE
         wanted = expected.get(name, DENSE).precision
-        if wanted != NATIVE and _is_rounded(_weights(module), wanted, dtype):
+        if wanted != NATIVE and _is_rounded(_weights(module), wanted, dtype=dtype):
             form = Form(rank=form.rank, structure=form.structure, precision=wanted)
         found[name] = form
     return found
@@ -68,7 +68,7 @@ def _weights(module: nn.Module) -> list[Tensor]:
     return [dense_weight(module)]
 
 
-def _is_rounded(weights: Iterable[Tensor], precision: str, dtype: str) -> bool:
+def _is_rounded(weights: Iterable[Tensor], precision: str, *, dtype: str) -> bool:
     """Whether rounding to the precision leaves the weights as they are, up to the last digits."""
     rounded = make_precision(precision).rounded
     kind = torch.finfo(getattr(torch, TORCH_NAMES[dtype]))

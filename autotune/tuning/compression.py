@@ -71,13 +71,17 @@ class Compression:
             errors, least = self.factors.errors(site), self.factors.least_rank(site)
             if not in_loss_units and not site.members:
                 errors = errors / errors[0].clamp_min(1e-300)
-            ranks = saving_ranks(rank_multiple, site.in_features, site.out_features)
+            ranks = saving_ranks(
+                rank_multiple, in_features=site.in_features, out_features=site.out_features
+            )
             table[site.name] = {low_rank(r): float(errors[r]) for r in ranks if r >= least}
         return table
 
     def layers(self, plan: Plan) -> dict[str, nn.Module]:
         """The layers that a plan changes, by layer name."""
-        return build_layers(self.model.loaded.model, self.model.choices, self.factors, plan)
+        return build_layers(
+            self.model.loaded.model, self.model.choices, factors=self.factors, plan=plan
+        )
 
     @contextmanager
     def applied(self, plan: Plan) -> Iterator[nn.Module]:
@@ -98,7 +102,7 @@ class Compression:
 
 
 def compress(
-    model: TracedModel, request: TuneRequest, data: CalibrationData, workspace: Workspace
+    model: TracedModel, request: TuneRequest, *, data: CalibrationData, workspace: Workspace
 ) -> Compression:
     """Collect statistics and factorize every site, reusing what the run folder holds.
 
@@ -155,7 +159,9 @@ class _Stages:
         }
 
     def statistics(self) -> Statistics:
-        file = self.workspace.file("statistics", self.statistics_key, ".safetensors", self._collect)
+        file = self.workspace.file(
+            "statistics", self.statistics_key, suffix=".safetensors", build=self._collect
+        )
         return load_statistics(file)
 
     def _collect(self, path: Path) -> None:
@@ -163,23 +169,25 @@ class _Stages:
             statistics = collect_statistics(
                 self.model.loaded.model,
                 self.model.single,
-                self.model.task,
-                self.data.statistics,
-                self.metric.moments,
+                task=self.model.task,
+                batches=self.data.statistics,
+                kinds=self.metric.moments,
                 seed=self.seed,
                 progress=advance,
             )
         save_statistics(statistics, path)
 
     def factor_store(self, key: Mapping[str, Any]) -> FactorStore:
-        return FactorStore(self.workspace.file("factors", key, ".safetensors", self._factorize))
+        return FactorStore(
+            self.workspace.file("factors", key, suffix=".safetensors", build=self._factorize)
+        )
 
     def _factorize(self, path: Path) -> None:
         with self.workspace.stage("factorize") as advance:
             build_factor_store(
                 self.model.loaded.model,
                 self.model.single,
-                path,
+                path=path,
                 metric=self.metric,
                 statistics=self.statistics(),
                 joint=self.model.joint,

@@ -42,6 +42,7 @@ class Optimistic(LatencyPredictor):
 def measure_decisions(
     network: NetworkModel,
     solve: Callable[[NetworkModel], Plan],
+    *,
     measure: Callable[[list[LayerShape]], LatencyPredictor],
     turns: int = TURNS,
 ) -> NetworkModel:

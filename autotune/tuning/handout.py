@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autotune.tuning.session import Tuning
 
 
-def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResult:
+def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneResult:
     """Write everything that belongs to the final round; result.json comes last.
 
     Raises:
@@ -30,13 +30,13 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
     plan = final.allocation.plan
     # Whatever the budget covers, the graph of whole sequences belongs to the result.
     whole = final.builds.get("prefill") or tuning.builder.compressed(
-        "prefill", tuning.compression, plan
+        "prefill", tuning.compression, plan=plan
     )
     graphs = {**final.builds, "prefill": whole}
-    record = tune_record(tuning, final, rounds, tuning.judge(final))
+    record = tune_record(tuning, final, rounds=rounds, quality=tuning.judge(final))
     with tuning.workspace.stage("write the result") as advance:
         advance(0, 4)
-        _write_checkpoint(tuning, final, tuning.builder.key(whole))
+        _write_checkpoint(tuning, final, key=tuning.builder.key(whole))
         folder.write_text(folder.path / "model" / "README.md", model_card(record))
         advance(1, 4)
         for graph in graphs.values():
@@ -51,7 +51,7 @@ def hand_out(tuning: Tuning, final: Round, rounds: Sequence[Round]) -> TuneResul
     return TuneResult(folder=folder.path, record=record)
 
 
-def _write_checkpoint(tuning: Tuning, final: Round, key: str) -> None:
+def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
     """Write `model/` unless it is of this plan already."""
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.compress.companions import copy_companions
@@ -66,7 +66,7 @@ def _write_checkpoint(tuning: Tuning, final: Round, key: str) -> None:
             save_checkpoint(
                 loaded.model,
                 loaded.tokenizer,
-                path,
+                folder=path,
                 storage=tuning.compression.storage,
                 dtype=tuning.machine.dtype,
             )

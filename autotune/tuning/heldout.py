@@ -9,7 +9,7 @@ from autotune.core.progress import Reporter
 from autotune.results.record import TuneRecord
 
 
-def judge_again(folder: Path, record: TuneRecord, reporter: Reporter) -> float:
+def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> float:
     """The quality figure of the checkpoint in a run folder, on the data of the tuning.
 
     Raises:
@@ -29,7 +29,7 @@ def judge_again(folder: Path, record: TuneRecord, reporter: Reporter) -> float:
             f"the weights of {record.model} differ from those that were tuned; restore them, or "
             "run the tuning again"
         )
-    data = load_calibration(dense, record.calibration.plan, record.workload)
+    data = load_calibration(dense, record.calibration.plan, workload=record.workload)
     if data.sha256 != record.calibration.sha256:
         raise CalibrationError(
             "the calibration data differ from those of the tuning; restore them, or run the "
@@ -39,4 +39,4 @@ def judge_again(folder: Path, record: TuneRecord, reporter: Reporter) -> float:
     with reporter.stage("judge quality on held-out data"):
         references = task.references(dense.model, data.heldout)
         compressed = load_checkpoint(folder, torch.float32)
-        return task.figure(task.mean_loss(compressed.model, data.heldout, references))
+        return task.figure(task.mean_loss(compressed.model, data.heldout, references=references))

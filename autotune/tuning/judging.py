@@ -48,16 +48,16 @@ def make_judges(
         joint=compression.model.joint,
         factors=str(store.path),
         storage=compression.storage,
-        batches=str(_batches(compression, data, workspace)),
+        batches=str(_batches(compression, data, workspace=workspace)),
     )
     pool = machine.judges(setup)
     if pool is not None:
         workspace.note(f"plans are judged by the farm at {farm}")
         return pool
-    return Evaluators(setup, jobs, max(1, threads // jobs))
+    return Evaluators(setup, jobs, threads=max(1, threads // jobs))
 
 
-def _batches(compression: Compression, data: CalibrationData, workspace: Workspace) -> Path:
+def _batches(compression: Compression, data: CalibrationData, *, workspace: Workspace) -> Path:
     """The batches that plans are judged on, as a file."""
 
     def save(path: Path) -> None:
@@ -69,15 +69,15 @@ def _batches(compression: Compression, data: CalibrationData, workspace: Workspa
         save_file(tensors, path)
 
     key = {**compression.model.key, "calibration": data.sha256}
-    return workspace.file("search-batches", key, ".safetensors", save)
+    return workspace.file("search-batches", key, suffix=".safetensors", build=save)
 
 
 def make_evidence(
     compression: Compression,
     data: CalibrationData,
+    *,
     workspace: Workspace,
     judges: JudgePool | None,
-    *,
     seed: int,
 ) -> Evidence:
     """What allocators may learn about the model, on the search batches only."""

@@ -52,8 +52,8 @@ class ClosedLoop:
 
     def predict(self, knobs: Knobs) -> Round:
         """The plan for a machine that does not measure: solved once and built."""
-        allocation = self._solve(knobs, self.planner.uncorrected, self.planner.margin)
-        whole = self.builder.compressed("prefill", self.compression, allocation.plan)
+        allocation = self._solve(knobs, self.planner.uncorrected, margin=self.planner.margin)
+        whole = self.builder.compressed("prefill", self.compression, plan=allocation.plan)
         return Round(
             allocation=allocation,
             network=self.planner.network,
@@ -73,7 +73,7 @@ class ClosedLoop:
         seen: set[str] = set()
         for number in range(self.rounds):
             try:
-                allocation = self._solve(knobs, corrections, margin)
+                allocation = self._solve(knobs, corrections, margin=margin)
             except BudgetInfeasibleError:
                 if not rounds:
                     raise
@@ -82,7 +82,7 @@ class ClosedLoop:
             if plan in seen:
                 break
             seen.add(plan)
-            outcome = self._measured_round(allocation, corrections, number)
+            outcome = self._measured_round(allocation, corrections, number=number)
             rounds.append(outcome)
             if not self.planner.limits_latency or self._holds_without_waste(outcome):
                 break
@@ -112,7 +112,7 @@ class ClosedLoop:
                 self.measure(
                     candidate.allocation,
                     candidate.corrections,
-                    candidate.builds,
+                    builds=candidate.builds,
                     label=label,
                     final=True,
                 )
@@ -126,7 +126,9 @@ class ClosedLoop:
         judged, limit = outcome.judged, self.planner.limit_ratio(outcome.judged.dense_latency_s)
         if outcome.measured is None:
             return Verdict.of_prediction(limit, judged.ratio)
-        return Verdict.of(limit, judged.ratio, judged.ratio_low, judged.ratio_high)
+        return Verdict.of(
+            limit, judged.ratio, ratio_low=judged.ratio_low, ratio_high=judged.ratio_high
+        )
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """Rounds that surely hold the budget, by least loss; then the others, the fastest first."""
@@ -140,15 +142,18 @@ class ClosedLoop:
         self,
         allocation: Allocation,
         corrections: Corrections,
-        builds: Mapping[str, Path],
         *,
+        builds: Mapping[str, Path],
         label: str,
         final: bool = False,
     ) -> Round:
         """Time every phase of a compressed model, in `builds`, in turn with the dense one."""
         network = self.planner.network.corrected(corrections)
         phases = tuple(
-            replace(self._measure(phase.name, builds[phase.name], label, final), count=phase.count)
+            replace(
+                self._measure(phase.name, builds[phase.name], label=label, final=final),
+                count=phase.count,
+            )
             for phase in network.phases
         )
         return Round(
@@ -158,7 +163,7 @@ class ClosedLoop:
             builds=builds,
         )
 
-    def _measure(self, phase: str, build: Path, label: str, final: bool) -> MeasuredPass:
+    def _measure(self, phase: str, build: Path, *, label: str, final: bool) -> MeasuredPass:
         dense, inputs = self.builder.dense(phase), self.builder.inputs(phase)
 
         def compute() -> dict[str, Any]:
@@ -172,19 +177,19 @@ class ClosedLoop:
             "build": self.builder.key(build),
             "inputs": inputs.name,
         }
-        return MeasuredPass(**self.workspace.value("timing", key, compute))
+        return MeasuredPass(**self.workspace.value("timing", key, compute=compute))
 
     def _measured_round(
-        self, allocation: Allocation, corrections: Corrections, number: int
+        self, allocation: Allocation, corrections: Corrections, *, number: int
     ) -> Round:
         builds = {
-            phase: self.builder.compressed(phase, self.compression, allocation.plan)
+            phase: self.builder.compressed(phase, self.compression, plan=allocation.plan)
             for phase in self.builder.model.workload.passes
         }
         label = f"measure round {number + 1}"
-        outcome = self.measure(allocation, corrections, builds, label=label)
+        outcome = self.measure(allocation, corrections, builds=builds, label=label)
         if self.planner.limits_latency and surprise(outcome) > _SURPRISE:
-            again = self.measure(allocation, corrections, builds, label=f"{label} again")
+            again = self.measure(allocation, corrections, builds=builds, label=f"{label} again")
             outcome = min(outcome, again, key=surprise)
         return outcome
 
@@ -194,14 +199,16 @@ class ClosedLoop:
 
     def _corrections(self, outcome: Round) -> Corrections:
         pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)
-        return tuple(corrected(one, outcome.allocation.plan, timed) for one, timed in pairs)
+        return tuple(
+            corrected(one, outcome.allocation.plan, measured=timed) for one, timed in pairs
+        )
 
-    def _solve(self, knobs: Knobs, corrections: Corrections, margin: float) -> Allocation:
+    def _solve(self, knobs: Knobs, corrections: Corrections, *, margin: float) -> Allocation:
         with self.workspace.stage("choose the plan") as advance:
             return self.planner.solve(knobs, corrections, margin=margin, progress=advance)
 
 
-def corrected(model: PhaseModel, plan: Plan, measured: MeasuredPass) -> float:
+def corrected(model: PhaseModel, plan: Plan, *, measured: MeasuredPass) -> float:
     """The correction of a phase that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near

@@ -93,7 +93,7 @@ class Machine(ABC):
 
     @abstractmethod
     def measure_layers(
-        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+        self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyPredictor:
         """The table of layers after those of `shapes` that it lacks were measured."""
 
@@ -110,7 +110,7 @@ class Machine(ABC):
         """
 
     def site_latencies(
-        self, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+        self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
     ) -> SiteProfile | None:
         """Seconds of every site inside a running network; None where that cannot be observed."""
         del build, inputs, sites, advance

@@ -113,9 +113,9 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
     threads = check_threads(options.threads)
     return MeasuringMachine(
         spec=spec,
-        fingerprint=fingerprint_of(present, backend, dtype, threads),
+        fingerprint=fingerprint_of(present, backend, dtype=dtype, threads=threads),
         backend=backend,
-        runner=runner_here(present, backend, threads),
+        runner=runner_here(present, backend, threads=threads),
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
         profile_sites=partial(_profile_sites, threads=threads),
@@ -123,7 +123,7 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
 
 
 def _profile_sites(
-    build: Path, inputs: Path, sites: Sequence[str], advance: Advance, *, threads: int
+    build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance, threads: int
 ) -> SiteProfile:
     return profile_sites(build, inputs, threads=threads, sites=sites, progress=advance)
 

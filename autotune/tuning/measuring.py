@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from autotune.core.errors import MeasurementError
 from autotune.core.forms import DENSE
@@ -36,7 +36,15 @@ _ATTEMPTS = 3
 _WIDE = 0.02
 _SHOWN_FAILURES = 3
 # (build, inputs, sites, progress) → seconds of the sites inside the running network.
-SiteProfiler = Callable[[Path, Path, Sequence[str], Advance], SiteProfile]
+
+
+class SiteProfiler(Protocol):
+    """Profiles the sites of a running network (`profiler.measure.nodes.profile_sites`)."""
+
+    def __call__(
+        self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
+    ) -> SiteProfile:
+        """Seconds of every site, and of the whole network."""
 
 
 def network_policy(measure_seconds: float, *, final: bool = False) -> TimingPolicy:
@@ -126,17 +134,17 @@ class MeasuringMachine(Machine):
         )
 
     def measure_layers(
-        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+        self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyTable:
         """Measure those of `shapes` that the database lacks; the table over all that it holds."""
-        points = missing_points(self.database, self.fingerprint, shapes)
+        points = missing_points(self.database, self.fingerprint, wanted=shapes)
         if points:
             policy = layer_policy(self.measure_seconds)
             with workspace.stage(stage) as advance:
                 failed = measure_points(
                     self.database,
                     self.fingerprint,
-                    points,
+                    points=points,
                     runner=self.runner,
                     policy=policy,
                     progress=advance,
@@ -151,9 +159,9 @@ class MeasuringMachine(Machine):
         wanted: set[LayerShape] = set()
         for phase in workload.passes:
             for shape in model.dense_shapes(phase, self.dtype):
-                forms = plan_forms(self.spec, shape, self.backend.ranks_per_shape)
+                forms = plan_forms(self.spec, shape, points=self.backend.ranks_per_shape)
                 wanted |= {shape, *map(shape.with_form, forms)}
-        table = self.measure_layers(wanted, builder.workspace, "measure layers")
+        table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
         phases = [
             PhaseModel(
                 name=phase,
@@ -183,10 +191,10 @@ class MeasuringMachine(Machine):
                 subjects += [Subject(layer=shape) for shape in shapes]
             with builder.workspace.stage(f"measure the dense network, {phase}") as advance:
                 policy = network_policy(self.measure_seconds)
-                timing = time_subjects(self.runner, subjects, policy, advance)
+                timing = time_subjects(self.runner, subjects, policy=policy, advance=advance)
                 shares = timing.ratios[1:]
                 if inside:
-                    shares = self._node_shares(builder, phase, advance)
+                    shares = self._node_shares(builder, phase, advance=advance)
             return {"latency_s": timing.latencies_s[0], "shares": list(shares)}
 
         key = {
@@ -196,16 +204,18 @@ class MeasuringMachine(Machine):
             "workload": builder.model.shape_key(phase),
             "shapes": [shape.to_json() for shape in shapes],
         }
-        found = builder.workspace.value("anchor", key, compute)
+        found = builder.workspace.value("anchor", key, compute=compute)
         return NetworkAnchor(
             latency_s=found["latency_s"],
             layer_shares=dict(zip(shapes, found["shares"], strict=True)),
         )
 
-    def _node_shares(self, builder: Builder, phase: str, advance: Advance) -> tuple[float, ...]:
+    def _node_shares(self, builder: Builder, phase: str, *, advance: Advance) -> tuple[float, ...]:
         """Share of the network that each dense shape takes, sorted by shape."""
         names = [site.name for site in builder.model.single]
-        profile = self.site_latencies(builder.dense(phase), builder.inputs(phase), names, advance)
+        profile = self.site_latencies(
+            builder.dense(phase), builder.inputs(phase), sites=names, advance=advance
+        )
         assert profile is not None
         seconds: dict[LayerShape, list[float]] = defaultdict(list)
         for site in builder.model.choices_in(phase):
@@ -216,12 +226,12 @@ class MeasuringMachine(Machine):
         )
 
     def site_latencies(
-        self, build: Path, inputs: Path, sites: Sequence[str], advance: Advance
+        self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
     ) -> SiteProfile | None:
         """From the backend's own profile of the running network, where it has one."""
         if self._profile_sites is None or not self.backend.profiles_nodes:
             return None
-        return self._profile_sites(build, inputs, sites, advance)
+        return self._profile_sites(build, inputs, sites=sites, advance=advance)
 
     def compare(
         self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
@@ -229,7 +239,7 @@ class MeasuringMachine(Machine):
         """In a fresh process; repeated while the result is wide (`time_subjects`)."""
         subjects = [network_subject(build, inputs) for build in builds]
         policy = network_policy(self.measure_seconds, final=final)
-        return time_subjects(self.runner, subjects, policy, advance)
+        return time_subjects(self.runner, subjects, policy=policy, advance=advance)
 
 
 def network_subject(build: Path, inputs: Path) -> Subject:
@@ -238,7 +248,7 @@ def network_subject(build: Path, inputs: Path) -> Subject:
 
 
 def time_subjects(
-    runner: TaskRunner, subjects: Sequence[Subject], policy: TimingPolicy, advance: Advance
+    runner: TaskRunner, subjects: Sequence[Subject], *, policy: TimingPolicy, advance: Advance
 ) -> PairedTiming:
     """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
 

@@ -46,7 +46,7 @@ class TracedModel:
 
     def choices_in(self, phase: str) -> tuple[Site, ...]:
         """The sites and joint sites with the tokens they see in `phase`."""
-        return in_phase(self.choices, phase, self.workload)
+        return in_phase(self.choices, phase, workload=self.workload)
 
     def dense_shapes(self, phase: str, dtype: str) -> list[LayerShape]:
         """The distinct dense shapes of one phase, sorted."""
@@ -56,7 +56,9 @@ class TracedModel:
         """Random inputs of one phase of the workload."""
         if phase == "prefill":
             return self.task.example_inputs(self.loaded.model, self.workload)
-        return decode_inputs(self.loaded.model, self.workload.batch_size, self.workload.past_length)
+        return decode_inputs(
+            self.loaded.model, self.workload.batch_size, past_length=self.workload.past_length
+        )
 
     @property
     def parameters(self) -> int:
@@ -71,7 +73,7 @@ class TracedModel:
         """Bytes of keys and values in `dtype` for the workload's tokens; 0 without a decoder."""
         if not self.task.has_decode:
             return 0
-        return kv_cache_bytes(self.loaded.config, self.workload, dtype)
+        return kv_cache_bytes(self.loaded.config, self.workload, dtype=dtype)
 
     def shape_key(self, phase: str) -> dict[str, Any]:
         """What the shapes of one phase depend on, for cache keys."""
@@ -114,8 +116,8 @@ def trace_model(
     """
     check_workload(workload, loaded)
     task = make_task(loaded.task, loaded.folder)
-    sites = find_sites(loaded.model, tuple(targets), tuple(ignore))
-    sites = count_tokens(loaded.model, sites, task.example_inputs(loaded.model, workload))
+    sites = find_sites(loaded.model, tuple(targets), ignore=tuple(ignore))
+    sites = count_tokens(loaded.model, sites, inputs=task.example_inputs(loaded.model, workload))
     return TracedModel(
         loaded=loaded,
         task=task,
@@ -125,14 +127,14 @@ def trace_model(
     )
 
 
-def in_phase(sites: tuple[Site, ...], phase: str, workload: Workload) -> tuple[Site, ...]:
+def in_phase(sites: tuple[Site, ...], phase: str, *, workload: Workload) -> tuple[Site, ...]:
     """The sites with the tokens of one phase: a decode step has one token per sequence."""
     if phase == "prefill":
         return sites
     return tuple(replace(site, tokens=workload.batch_size) for site in sites)
 
 
-def model_shapes(model: str, workload: Workload, dtype: str) -> list[LayerShape]:
+def model_shapes(model: str, workload: Workload, *, dtype: str) -> list[LayerShape]:
     """The distinct dense layers, single and joint, of a model under a workload, sorted.
 
     Raises:

@@ -36,7 +36,9 @@ class FarmMachine(MeasuringMachine):
             FarmUnreachableError: the farm does not answer.
         """
         executor.require(spec.name)
-        fingerprint = executor.fingerprint(spec.name, backend.name, dtype, threads or 0)
+        fingerprint = executor.fingerprint(
+            spec.name, backend.name, dtype=dtype, threads=threads or 0
+        )
         runner = FarmRunner(
             executor=executor,
             device=spec.name,

@@ -189,7 +189,7 @@ def _check_pattern(path: str, pattern: str) -> None:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         rule = f"must be a regular expression ({error})"
-        raise OptionError(path, rule, pattern, schema=MethodOptions) from None
+        raise OptionError(path, rule, value=pattern, schema=MethodOptions) from None
 
 
 def check_cores(threads: int | None, path: str, *, schema: type) -> None:
@@ -201,7 +201,7 @@ def check_cores(threads: int | None, path: str, *, schema: type) -> None:
     cores = cpu_threads()
     if threads is not None and threads > cores:
         rule = f"must be 1 to {cores}, the cores that this process may use"
-        raise OptionError(path, rule, threads, schema=schema)
+        raise OptionError(path, rule, value=threads, schema=schema)
 
 
 @dataclass(frozen=True, kw_only=True)

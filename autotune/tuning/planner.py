@@ -76,7 +76,7 @@ class Planner:
         blocks = 1 + max((site.block or 0) for site in self.model.single)
         scaled = {
             site.name: {
-                form: error * self.scale(site) * error_multiplier(site, knobs, blocks)
+                form: error * self.scale(site) * error_multiplier(site, knobs, blocks=blocks)
                 for form, error in self.errors[site.name].items()
             }
             for site in self.model.choices
@@ -110,11 +110,13 @@ class Planner:
         wanted = self.margin if margin is None else margin
         try:
             problem = self.problem(knobs, corrections, margin=wanted)
-            return self._allocate(problem, corrections, progress)
+            return self._allocate(problem, corrections, progress=progress)
         except BudgetInfeasibleError:
             # The margin is ours, not the user's: give it up before refusing.
             try:
-                return self._allocate(self.problem(knobs, corrections), corrections, progress)
+                return self._allocate(
+                    self.problem(knobs, corrections), corrections, progress=progress
+                )
             except BudgetInfeasibleError:
                 # Where some plan exists, it is the rule that reaches none, and its message stands.
                 self.require_feasible(corrections)
@@ -130,7 +132,7 @@ class Planner:
         try:
             solve_exact(problem)
         except BudgetInfeasibleError as error:
-            raise explain_infeasible(problem, self.totals, self.limits) from error
+            raise explain_infeasible(problem, self.totals, limits=self.limits) from error
 
     def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Plan:
         """The exact solver's plan if layers took what `network` predicts, without a margin."""
@@ -157,7 +159,7 @@ class Planner:
         return replace(self, scales=scales)
 
     def _allocate(
-        self, problem: PlanProblem, corrections: Corrections | None, progress: Advance
+        self, problem: PlanProblem, corrections: Corrections | None, *, progress: Advance
     ) -> Allocation:
         network = self.network.corrected(corrections or self.uncorrected)
 
@@ -183,7 +185,7 @@ class Planner:
         return latency_limit(quantity.text if quantity else None, dense_latency_s)
 
 
-def count_totals(model: TracedModel, network: NetworkModel, dtype: str) -> Resources:
+def count_totals(model: TracedModel, network: NetworkModel, *, dtype: str) -> Resources:
     """What the dense model uses of every resource."""
     return count_resources(
         model.single,

@@ -73,7 +73,7 @@ class PredictedMachine(Machine):
         return device_table(
             self.spec,
             self.dtype,
-            self.backend.name,
+            backend=self.backend.name,
             database=self._database,
             extrapolate=self._extrapolate,
         )
@@ -103,7 +103,7 @@ class PredictedMachine(Machine):
         return self.table.predictor, list(self.table.sources)
 
     def measure_layers(
-        self, shapes: Collection[LayerShape], workspace: Workspace, stage: str
+        self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyPredictor:
         """Nothing can be measured: the table as it is."""
         del shapes, workspace, stage
@@ -151,7 +151,11 @@ class PredictedMachine(Machine):
             for shape in sorted(dense)
             for rank in (
                 0,
-                *saving_ranks(self.rank_multiple, shape.in_features, shape.out_features),
+                *saving_ranks(
+                    self.rank_multiple,
+                    in_features=shape.in_features,
+                    out_features=shape.out_features,
+                ),
             )
         ]
 
@@ -190,8 +194,8 @@ class PredictedMachine(Machine):
         operations = trace_operations(
             model.loaded.model,
             [site for site in model.choices_in(phase) if not site.members],
-            model.example_inputs(phase),
-            TORCH_DTYPES[self.dtype],
+            inputs=model.example_inputs(phase),
+            dtype=TORCH_DTYPES[self.dtype],
             causal=model.task.has_decode,
             call=decode_step if phase == "decode" else None,
         )

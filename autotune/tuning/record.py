@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def tune_record(
-    tuning: Tuning, final: Round, rounds: Sequence[Round], quality: Quality
+    tuning: Tuning, final: Round, *, rounds: Sequence[Round], quality: Quality
 ) -> TuneRecord:
     """The record of the final round, without the hashes of the files that are written later."""
     request, measured = tuning.request, final.measured
@@ -79,7 +79,7 @@ def tune_record(
         pareto=_pareto(planner),
         uniform=_uniform(planner),
         builds=_builds(tuning, final),
-        sites=site_records(planner, final, node_latencies(tuning, final)),
+        sites=site_records(planner, final, measured=node_latencies(tuning, final)),
         left_out=tuple(
             LeftOut(name=name, reason=reason)
             for name, reason in tuning.model.sites.left_out.items()
@@ -114,7 +114,7 @@ def _budgets(planner: Planner, final: Round) -> dict[str, BudgetUse]:
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
     uses["activation_bytes"] = max(
-        live_bytes(site, form, planner.network.dtype)
+        live_bytes(site, form, dtype=planner.network.dtype)
         for site, form in chosen_sites(planner.model.choices, final.allocation.plan)
     )
     return {

@@ -261,12 +261,12 @@ def without_effort(values: dict[str, Any]) -> dict[str, Any]:
 
     A stored request states every value; with them taken out another effort can be asked for.
     """
-    length = at(values, "workload.sequence_length", Workload.sequence_length)
-    effort = at(values, "effort", "normal")
+    length = at(values, "workload.sequence_length", default=Workload.sequence_length)
+    effort = at(values, "effort", default="normal")
     if effort not in EFFORTS or not isinstance(length, int) or length < 1:
         return values  # refused when the request is made of it
     filled = effort_defaults(effort, length)
-    paths = {path for path, value in filled.items() if at(values, path, ...) == value}
+    paths = {path for path, value in filled.items() if at(values, path, default=...) == value}
     return {
         key: {k: v for k, v in part.items() if f"{key}.{k}" not in paths}
         if isinstance(part, dict)

@@ -101,12 +101,12 @@ class Tuning:
                 ignore=request.method.ignore,
                 joint=request.offers_joint,
             )
-            data = load_calibration(loaded, request.calibration, request.workload)
-            builder = make_builder(model, machine, workspace)
+            data = load_calibration(loaded, request.calibration, workload=request.workload)
+            builder = make_builder(model, machine, workspace=workspace)
             if machine.verified:  # a model that cannot be exported is refused before anything long
                 for phase in request.workload.passes:
                     builder.dense(phase)
-            compression = compress(model, request, data, workspace)
+            compression = compress(model, request, data=data, workspace=workspace)
             network = machine.network(builder)
             judges = stack.enter_context(
                 make_judges(
@@ -117,10 +117,12 @@ class Tuning:
                 model=model,
                 errors=compression.error_table(machine.rank_multiple),
                 network=network,
-                totals=count_totals(model, network, machine.dtype),
+                totals=count_totals(model, network, dtype=machine.dtype),
                 budget=request.budget.limits(),
                 allocator=make_allocator(request.chosen_allocator),
-                evidence=make_evidence(compression, data, workspace, judges, seed=request.seed),
+                evidence=make_evidence(
+                    compression, data, workspace=workspace, judges=judges, seed=request.seed
+                ),
                 storage=request.method.storage,
                 margin=request.search.margin,
             )
@@ -177,8 +179,8 @@ class Tuning:
             return search_knobs(
                 self.model.single,
                 self.planner.solve,
-                true_loss,
-                surely_better,
+                true_loss=true_loss,
+                surely_better=surely_better,
                 trials=search.trials,
                 storage=self.workspace.cache / "optuna.sqlite",
                 name=study,
@@ -218,8 +220,8 @@ class Tuning:
         return measure_decisions(
             self.planner.network,
             lambda network: self.planner.hoped_for(network, knobs),
-            lambda shapes: self.machine.measure_layers(
-                shapes, self.workspace, "measure forms in doubt"
+            measure=lambda shapes: self.machine.measure_layers(
+                shapes, self.workspace, stage="measure forms in doubt"
             ),
         )
 
@@ -244,14 +246,14 @@ class Tuning:
             with self.workspace.stage("judge quality on held-out data") as advance:
                 references = task.references(model, heldout)
                 advance(1, 3)
-                dense = task.mean_loss(model, heldout, references)
+                dense = task.mean_loss(model, heldout, references=references)
                 advance(2, 3)
                 with self.compression.applied(plan):
-                    compressed = task.mean_loss(model, heldout, references)
+                    compressed = task.mean_loss(model, heldout, references=references)
             return {"dense": dense, "compressed": compressed}
 
         key = {**self.compression.plan_key(plan), "data": self.data.sha256}
-        losses: Mapping[str, float] = self.workspace.value("quality", key, compute)
+        losses: Mapping[str, float] = self.workspace.value("quality", key, compute=compute)
         return Quality(
             metric=task.metric,
             dense=task.figure(losses["dense"]),
@@ -262,7 +264,7 @@ class Tuning:
 
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
-        return hand_out(self, final, rounds)
+        return hand_out(self, final, rounds=rounds)
 
     def cost(self) -> Cost:
         """Seconds since the tuning was opened, and its peak memory so far."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def site_records(
-    planner: Planner, final: Round, measured: Mapping[str, float]
+    planner: Planner, final: Round, *, measured: Mapping[str, float]
 ) -> tuple[SiteRecord, ...]:
     """Every site and joint site of the final plan.
 
@@ -28,13 +28,13 @@ def site_records(
         measured: Seconds of each layer inside the network; empty where nothing was measured.
     """
     return tuple(
-        _site_record(planner, site, form, measured)
+        _site_record(planner, site, form=form, measured=measured)
         for site, form in chosen_sites(planner.model.choices, final.allocation.plan)
     )
 
 
 def _site_record(
-    planner: Planner, site: Site, form: Form, measured: Mapping[str, float]
+    planner: Planner, site: Site, *, form: Form, measured: Mapping[str, float]
 ) -> SiteRecord:
     dense = planner.network.layer_estimate(site, DENSE)
     chosen = planner.network.layer_estimate(site, form)
@@ -82,7 +82,7 @@ def node_latencies(tuning: Tuning, final: Round) -> dict[str, float]:
 
         def compute(build: Path = build, inputs: Path = inputs) -> dict[str, float] | None:
             with tuning.workspace.stage("measure the sites in the network") as advance:
-                profile = tuning.machine.site_latencies(build, inputs, names, advance)
+                profile = tuning.machine.site_latencies(build, inputs, sites=names, advance=advance)
                 return profile.sites_s if profile else None
 
         key = {
@@ -90,7 +90,7 @@ def node_latencies(tuning: Tuning, final: Round) -> dict[str, float]:
             "inputs": inputs.name,
             "fingerprint": tuning.machine.fingerprint.id,
         }
-        found = tuning.workspace.value("nodes", key, compute)
+        found = tuning.workspace.value("nodes", key, compute=compute)
         if found is None:
             return {}
         for name, seconds in found.items():
@@ -106,12 +106,12 @@ def staircases(planner: Planner) -> tuple[Staircase, ...]:
         for site in planner.model.choices
     }
     return tuple(
-        _staircase(one, shape, tuple(planner.errors[name]))
+        _staircase(one, shape, forms=tuple(planner.errors[name]))
         for shape, (one, name) in sorted(names.items(), key=lambda item: item[0])
     )
 
 
-def _staircase(model: PhaseModel, shape: LayerShape, forms: tuple[Form, ...]) -> Staircase:
+def _staircase(model: PhaseModel, shape: LayerShape, *, forms: tuple[Form, ...]) -> Staircase:
     points = []
     for form in forms:
         estimate = model.predictor.estimate(shape.with_form(form))

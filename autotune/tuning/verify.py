@@ -52,11 +52,11 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
         checks = check_export(folder, reporter)
     elif (folder / RESULT).is_file():
         record = read_result(folder)
-        checks = _check_tuning(folder, record, reporter)
+        checks = _check_tuning(folder, record, reporter=reporter)
         for path in sorted(folder.glob(f"*/{MANIFEST}")):
             checks += check_export(path.parent, reporter)
-            checks += _time_export(path.parent, record, reporter)
-        _update_report(folder, record, checks, reporter)
+            checks += _time_export(path.parent, record, reporter=reporter)
+        _update_report(folder, record, checks=checks, reporter=reporter)
     else:
         raise UsageError(
             f"{folder} has neither {RESULT} nor {MANIFEST}; give the folder of a tuning or of an "
@@ -66,7 +66,7 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
 
 
 def _update_report(
-    folder: Path, record: TuneRecord, checks: list[Check], reporter: Reporter
+    folder: Path, record: TuneRecord, *, checks: list[Check], reporter: Reporter
 ) -> None:
     try:
         put_builds(folder / "report.html", build_rows(record, checks))
@@ -74,7 +74,7 @@ def _update_report(
         reporter.note(f"report.html was not updated: {error}")
 
 
-def _check_tuning(folder: Path, record: TuneRecord, reporter: Reporter) -> list[Check]:
+def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> list[Check]:
     checks = [
         run_check(partial(check_hash, folder / name, expected), CheckKind.HASH, subject=name)
         for name, expected in record.files.items()
@@ -94,8 +94,12 @@ def _check_tuning(folder: Path, record: TuneRecord, reporter: Reporter) -> list[
         if (folder / name).is_file()
     ]
     if record.measured is not None:
-        checks.append(run_check(partial(_latency, folder, record, reporter), CheckKind.LATENCY))
-    checks.append(run_check(partial(_quality, folder, record, reporter), CheckKind.QUALITY))
+        checks.append(
+            run_check(partial(_latency, folder, record, reporter=reporter), CheckKind.LATENCY)
+        )
+    checks.append(
+        run_check(partial(_quality, folder, record, reporter=reporter), CheckKind.QUALITY)
+    )
     return checks
 
 
@@ -120,12 +124,12 @@ def _parity(graph: Path, reporter: Reporter) -> Finding:
         network, loaded = onnx_network(graph), _load(graph.parent)
         phase = phase_of(graph.name)
         found = check_parity(
-            loaded, phase, network, dtype="fp32", what=graph.name, progress=advance
+            loaded, phase, network=network, dtype="fp32", what=graph.name, progress=advance
         )
     return Finding(facts=ParityFacts(worst=found.worst))
 
 
-def _latency(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
+def _latency(folder: Path, record: TuneRecord, *, reporter: Reporter) -> Finding:
     """Measure the ratio again: it may miss the budget only if it has not moved."""
     from autotune.tuning.bench import bench
 
@@ -153,25 +157,25 @@ def _moved_text(ratio: float, tuned_ratio: float) -> str:
     return f"measured {ratio:.3f} of the dense latency now, {tuned_ratio:.3f} when tuned"
 
 
-def _quality(folder: Path, record: TuneRecord, reporter: Reporter) -> Finding:
+def _quality(folder: Path, record: TuneRecord, *, reporter: Reporter) -> Finding:
     """Compute the held-out figure of the checkpoint again, on the data of the tuning."""
     from autotune.tuning.heldout import judge_again
 
-    found, expected = judge_again(folder, record, reporter), record.quality.compressed
+    found, expected = judge_again(folder, record, reporter=reporter), record.quality.compressed
     facts = QualityFacts(metric=record.quality.metric, value=found, tuned=expected)
     if abs(found - expected) <= _QUALITY_MOVED * abs(expected):
         return Finding(facts=facts)
     return Finding(facts=facts, reason=f"{found:.4g} now, {expected:.4g} when tuned")
 
 
-def _time_export(folder: Path, record: TuneRecord, reporter: Reporter) -> list[Check]:
+def _time_export(folder: Path, record: TuneRecord, *, reporter: Reporter) -> list[Check]:
     """Time those graphs against the dense model that the tuning's backend runs in its dtype."""
     manifest = open_manifest(folder)
     if record.measured is None or not _runs_export(record, manifest):
         return []
     return [
         run_check(
-            partial(_export_latency, folder, name, record, reporter),
+            partial(_export_latency, folder, name, record=record, reporter=reporter),
             CheckKind.LATENCY,
             subject=f"{folder.name}/{name}",
             export=folder.name,
@@ -189,11 +193,13 @@ def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
     return record.backend in BACKENDS and make_backend(record.backend).opens_onnx
 
 
-def _export_latency(folder: Path, name: str, record: TuneRecord, reporter: Reporter) -> Finding:
+def _export_latency(folder: Path, name: str, *, record: TuneRecord, reporter: Reporter) -> Finding:
     from autotune.tuning.bench import time_pass
 
     phase = phase_of(name)
-    timed = time_pass(folder.parent, record, phase, compressed=folder / name, reporter=reporter)
+    timed = time_pass(
+        folder.parent, record, phase=phase, compressed=folder / name, reporter=reporter
+    )
     tuned = record.phase(phase)
     facts = TimingFacts(
         latency_s=timed.latency_s,

@@ -36,10 +36,10 @@ class Workspace:
         """Report one line to whoever follows the tuning."""
         self.reporter.note(text)
 
-    def file(self, name: str, key: Any, suffix: str, build: Callable[[Path], None]) -> Path:
+    def file(self, name: str, key: Any, *, suffix: str, build: Callable[[Path], None]) -> Path:
         """The cached file or folder made from `key`; `build` writes it if there is none yet."""
-        return self.folder.stage(name, key, suffix, build)[0]
+        return self.folder.stage(name, key, suffix=suffix, build=build)[0]
 
-    def value(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+    def value(self, name: str, key: Any, *, compute: Callable[[], Any]) -> Any:
         """The cached JSON value computed from `key`."""
-        return self.folder.json_stage(name, key, compute)
+        return self.folder.json_stage(name, key, compute=compute)

@@ -15,7 +15,7 @@ _HOME = "autotune.compress.factorizers"
 FACTORIZERS = Registry(
     "factorizer",
     "autotune.factorizers",
-    {
+    own={
         "svd": f"{_HOME}.truncated:Truncated",
         "als": f"{_HOME}.als:Als",
         "residual": f"{_HOME}.residual:Residual",

@@ -41,7 +41,7 @@ class Als(Factorizer):
 
     def iterates(self, layer: Layer, rank: int) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Whitened A' (N, r), B' (r, K) and ‖W' − A'B'‖²_F after every half step."""
-        start_up, start_down = factorize(layer.weight, _PLAIN, rank).factors(rank)
+        start_up, start_down = factorize(layer.weight, _PLAIN, max_rank=rank).factors(rank)
         target = layer.whitening.whiten(layer.weight)
         up = start_up if layer.whitening.left is None else layer.whitening.left.T @ start_up
         down = start_down

@@ -63,7 +63,7 @@ class _Projectors:
         self.sums: dict[str, Tensor] = {}
         self.mask: Tensor | None = None
 
-    def _add(self, name: str, output: Tensor, bias: Tensor | None) -> None:
+    def _add(self, name: str, output: Tensor, *, bias: Tensor | None) -> None:
         rows = output.detach() if bias is None else output.detach() - bias
         rows = rows.reshape(output.shape[0] if output.ndim > 2 else 1, -1, output.shape[-1])
         for i, sample in enumerate(rows):
@@ -78,9 +78,9 @@ class _Projectors:
         for name in self.ranks:
             module = self.model.get_submodule(name)
 
-            def hook(m: nn.Module, _a: object, output: Tensor, name: str = name) -> None:
-                bias = getattr(m, "bias", None)
-                self._add(name, output, bias.detach() if isinstance(bias, Tensor) else None)
+            def hook(module: nn.Module, _args: object, output: Tensor, *, name: str = name) -> None:
+                bias = getattr(module, "bias", None)
+                self._add(name, output, bias=bias.detach() if isinstance(bias, Tensor) else None)
 
             self.handles.append(module.register_forward_hook(hook))
         return self
@@ -92,7 +92,7 @@ class _Projectors:
 
 @torch.no_grad()
 def output_bases(
-    model: nn.Module, task: Task, batches: Sequence[Batch], ranks: Mapping[str, int]
+    model: nn.Module, task: Task, *, batches: Sequence[Batch], ranks: Mapping[str, int]
 ) -> dict[str, Tensor]:
     """For each site of `ranks` an orthonormal basis (N, r) of its outputs, in one pass.
 

@@ -27,7 +27,7 @@ class Residual(Factorizer):
     name = "residual"
 
     def __init__(
-        self, beta: float = 0.05, stages: int = 2, plain: tuple[bool, ...] | None = None
+        self, beta: float = 0.05, stages: int = 2, *, plain: tuple[bool, ...] | None = None
     ) -> None:
         self.beta = beta
         # Which stages are plain; the first is in the metric.
@@ -58,7 +58,9 @@ class Residual(Factorizer):
         for size, plain in zip(self.ranks(layer.site, rank), self.plain, strict=True):
             if size == 0:
                 continue
-            up, down = factorize(rest, _PLAIN if plain else layer.whitening, size).factors(size)
+            up, down = factorize(rest, _PLAIN if plain else layer.whitening, max_rank=size).factors(
+                size
+            )
             rest = rest - up @ down
             ups.append(up)
             downs.append(down)

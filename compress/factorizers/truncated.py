@@ -29,7 +29,9 @@ class Factorization:
         return self.up[:, :rank], self.down[:rank]
 
 
-def factorize(weight: Tensor, whitening: Whitening, max_rank: int | None = None) -> Factorization:
+def factorize(
+    weight: Tensor, whitening: Whitening, *, max_rank: int | None = None
+) -> Factorization:
     """Best factors of `weight` (N, K) in the metric, for every rank up to `max_rank`.
 
     Ŵ_r = left⁻ᵀ [leftᵀ W right]_r right⁻¹ minimises scale·‖leftᵀ(W−Ŵ)right‖²_F over rank r, with
@@ -44,7 +46,7 @@ def factorize(weight: Tensor, whitening: Whitening, max_rank: int | None = None)
 
 
 def factorize_together(
-    weights: Sequence[Tensor], whitenings: Sequence[Whitening], max_rank: int | None = None
+    weights: Sequence[Tensor], whitenings: Sequence[Whitening], *, max_rank: int | None = None
 ) -> Factorization:
     """Factors of layers (N_i, K) with one input: one shared down, their ups stacked (Σ N_i, r).
 
@@ -102,4 +104,4 @@ class Truncated(Factorizer):
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
         """Slices of the whole decomposition."""
-        return factorize(layer.weight, layer.whitening, rank).factors(rank)
+        return factorize(layer.weight, layer.whitening, max_rank=rank).factors(rank)

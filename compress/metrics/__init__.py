@@ -14,7 +14,7 @@ __all__ = ["METRICS", "make_metric"]
 METRICS = Registry(
     "metric",
     "autotune.metrics",
-    {
+    own={
         "kfac-seq": "autotune.compress.metrics.kfac_seq:KfacSequence",
         "kfac": "autotune.compress.metrics.kfac:Kfac",
         "activation": "autotune.compress.metrics.activation:Activation",

@@ -12,7 +12,7 @@ from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
 
 
-def channel_weights(gram: Tensor, top: float, amplify: float) -> Tensor:
+def channel_weights(gram: Tensor, top: float, *, amplify: float) -> Tensor:
     """D's diagonal (K,): `amplify` for the ⌈top·K⌉ channels of largest ‖G[:, j]‖₂, else 1.
 
     ‖G[:, j]‖ = √(x_jᵀ (X Xᵀ) x_j) for the channel's row x_j of the activations (DipSVD, eq. 6).
@@ -36,7 +36,7 @@ class DipSvd(Metric):
 
     def weighted(self, gram: Tensor) -> Tensor:
         """D G D, the Gram matrix with its channels weighted."""
-        d = channel_weights(gram, self.top, self.amplify)
+        d = channel_weights(gram, self.top, amplify=self.amplify)
         return d[:, None] * gram * d
 
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:
@@ -52,7 +52,7 @@ class DipSvdCode(DipSvd):
 
     def weighted(self, gram: Tensor) -> Tensor:
         """The symmetric square root of G D² G."""
-        d = channel_weights(gram, self.top, self.amplify)
+        d = channel_weights(gram, self.top, amplify=self.amplify)
         values, vectors = torch.linalg.eigh((gram * d**2) @ gram)
         root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
         return root

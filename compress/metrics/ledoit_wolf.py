@@ -14,7 +14,7 @@ from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
 
 
-def shrinkage(gram: Tensor, norm4: float, rows: float) -> float:
+def shrinkage(gram: Tensor, norm4: float, *, rows: float) -> float:
     """The optimal weight of μI, in [0, 1].
 
     `gram` (K, K) is the mean x xᵀ over `rows` rows, `norm4` the mean ‖x‖⁴. Equal to
@@ -39,7 +39,7 @@ class LedoitWolf(Metric):
         """Cholesky root of the shrunk Gram."""
         gram = statistics.moment("gram", site)
         norm4 = float(statistics.moment("norm4", site))
-        weight = shrinkage(gram, norm4, statistics.rows[site.name])
+        weight = shrinkage(gram, norm4, rows=statistics.rows[site.name])
         mu = float(gram.diagonal().mean())
         eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
         shrunk = (1 - weight) * gram + weight * mu * eye

@@ -17,7 +17,7 @@ __all__ = ["PRECISIONS", "check_precisions", "make_precision", "require_native"]
 PRECISIONS = Registry(
     "precision",
     "autotune.precisions",
-    {
+    own={
         "native": "autotune.compress.precisions.native:Native",
     },
 )
@@ -47,7 +47,7 @@ def check_precisions(plan: Plan, backend: str) -> None:
             )
 
 
-def require_native(site: Site, form: Form, storage: str) -> None:
+def require_native(site: Site, form: Form, *, storage: str) -> None:
     """Check that the site's factors can be packed.
 
     Raises:

@@ -30,7 +30,7 @@ class Precision(ABC):
     name: str
 
     @abstractmethod
-    def weight_bytes(self, rows: int, columns: int, dtype: str) -> float:
+    def weight_bytes(self, rows: int, columns: int, *, dtype: str) -> float:
         """Stored bytes of one matrix (N, K) of a model in `dtype` ("fp32", "fp16", "bf16")."""
 
     @abstractmethod
@@ -44,7 +44,7 @@ class Precision(ABC):
 
     def layer_bytes(self, shape: LayerShape) -> float:
         """Stored bytes of a layer: the dense weight, or all factors."""
-        return sum(self.weight_bytes(n, k, shape.dtype) for n, k in shape.matrices)
+        return sum(self.weight_bytes(n, k, dtype=shape.dtype) for n, k in shape.matrices)
 
     def bits_per_weight(self, shape: LayerShape) -> float:
         """Stored bits divided by the number of weights, scales included."""

@@ -16,7 +16,7 @@ class Native(Precision):
 
     name = "native"
 
-    def weight_bytes(self, rows: int, columns: int, dtype: str) -> float:
+    def weight_bytes(self, rows: int, columns: int, *, dtype: str) -> float:
         """One value of the dtype for every weight."""
         return float(rows * columns * DTYPE_BYTES[dtype])
 

@@ -65,7 +65,7 @@ class Task(ABC):
 
     @abstractmethod
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Scalars to differentiate, one at a time; their gradients are averaged."""
 
@@ -75,7 +75,7 @@ class Task(ABC):
         return output.shape[0]
 
     @abstractmethod
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """Summed loss of `output` (given the dense `reference`), differentiable, and its count."""
 
     @abstractmethod
@@ -93,21 +93,23 @@ class Task(ABC):
 
     @torch.no_grad()
     def mean_loss(
-        self, model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor | None]
+        self, model: nn.Module, batches: Sequence[Batch], *, references: Sequence[Tensor | None]
     ) -> float:
         """Mean loss over `batches`; a missing reference means the model is its own."""
-        sums, counts = zip(*self.losses(model, batches, references), strict=True)
+        sums, counts = zip(*self.losses(model, batches, references=references), strict=True)
         return float(sum(sums) / max(sum(counts), 1))
 
     @torch.no_grad()
     def losses(
-        self, model: nn.Module, batches: Sequence[Batch], references: Sequence[Tensor | None]
+        self, model: nn.Module, batches: Sequence[Batch], *, references: Sequence[Tensor | None]
     ) -> list[tuple[float, int]]:
         """Summed loss and count of every batch."""
         found = []
         for batch, reference in zip(batches, references, strict=True):
             output = self.output(model, batch)
-            value, items = self.loss(output, output if reference is None else reference, batch)
+            value, items = self.loss(
+                output, output if reference is None else reference, batch=batch
+            )
             found.append((float(value), items))
         return found
 

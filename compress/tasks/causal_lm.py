@@ -49,7 +49,7 @@ class CausalLM(Task):
         return logits
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Summed cross-entropy against labels drawn from the model (the true Fisher)."""
         rows = output[batch[MASK].bool()].float()
@@ -62,7 +62,7 @@ class CausalLM(Task):
         del output
         return int(batch[MASK].sum())
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """Cross-entropy of the next token, summed over predicted tokens."""
         del reference
         keep = batch[MASK][:, 1:].bool()

@@ -32,7 +32,7 @@ class Classification(Task):
         return logits
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Cross-entropy against labels drawn from the model, four draws."""
         del batch
@@ -41,7 +41,7 @@ class Classification(Task):
             labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
             yield functional.cross_entropy(output.float(), labels, reduction="sum")
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """KL divergence from the dense distribution, summed over inputs."""
         del batch
         dense, ours = reference.float().log_softmax(-1), output.float().log_softmax(-1)

@@ -64,7 +64,7 @@ class Embedding(Task):
         return self.embed(output, batch)
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Random projections of the embeddings, summed over the batch."""
         embedded = self.embed(output, batch)
@@ -72,7 +72,7 @@ class Embedding(Task):
             direction = torch.randn(embedded.shape, generator=generator)
             yield (embedded * direction.to(embedded.device)).sum()
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """1 − cosine, summed over sequences."""
         cosine = (self.embed(output, batch) * reference).sum(-1)
         return (1.0 - cosine).sum(), cosine.numel()

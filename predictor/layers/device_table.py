@@ -60,8 +60,8 @@ class DeviceTable:
 def device_table(
     spec: DeviceSpec,
     dtype: str,
-    backend: str,
     *,
+    backend: str,
     database: Address | None = None,
     extrapolate: bool = False,
 ) -> DeviceTable:
@@ -74,26 +74,26 @@ def device_table(
     Raises:
         UsageError: nothing is known in this dtype.
     """
-    own = own_tables(spec, database, dtype)
+    own = own_tables(spec, database, dtype=dtype)
     extrapolate = extrapolate and spec.kind == "cuda" and bool(imported_devices())
     others = extrapolate or spec.name in (*shipped_devices(), *imported_devices())
     if own and (len(own[0][1]) >= _FEW or not others):
-        return _measured(spec, own, backend, "the database")
+        return _measured(spec, own, backend=backend, whose="the database")
     if spec.name in shipped_devices():
         tables = shipped_tables(spec.name, dtype)
         if not tables:
             lacks = f"the database of {spec.name} has no {dtype} points"
             raise UsageError(f"{lacks}; give bf16 or fp16")
-        return _measured(spec, tables, backend, "this project's database")
+        return _measured(spec, tables, backend=backend, whose="this project's database")
     if spec.name in imported_devices():
         return _imported(spec, dtype)
     if extrapolate:
-        return _extrapolated(spec, dtype, own)
+        return _extrapolated(spec, dtype, own=own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
     raise UsageError(f"nothing is known of {spec.name} in {dtype}; there are tables of {known}")
 
 
-def own_tables(spec: DeviceSpec, database: Address | None, dtype: str | None = None) -> Tables:
+def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None = None) -> Tables:
     """What the user's database holds of `spec`, measured by this profiler; most points first."""
     if database is None or (isinstance(database, Path) and not database.exists()):
         return []
@@ -109,7 +109,7 @@ def own_tables(spec: DeviceSpec, database: Address | None, dtype: str | None = N
     return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))
 
 
-def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> DeviceTable:
+def _measured(spec: DeviceSpec, tables: Tables, *, backend: str, whose: str) -> DeviceTable:
     """Of `backend` where it was measured, else the largest."""
     fingerprint, rows = next((t for t in tables if t[0].backend == backend), tables[0])
     dtype = fingerprint.dtype
@@ -123,7 +123,7 @@ def _measured(spec: DeviceSpec, tables: Tables, backend: str, whose: str) -> Dev
         memory=MemoryModel.learned(
             spec,
             np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
-            np.array([row.latency_s for row in dense], float),
+            seconds=np.array([row.latency_s for row in dense], float),
         )
         if dense
         else MemoryModel.of_sheet(spec),
@@ -150,14 +150,16 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
             settings={"sources": "; ".join(sources)},
         ),
         predictor=ImportedLatency(spec, tables),
-        memory=MemoryModel.learned(spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], rows[:, 3]),
+        memory=MemoryModel.learned(
+            spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], seconds=rows[:, 3]
+        ),
         sources=sources,
         rank_multiple=MULTIPLE,
         fuses=True,
     )
 
 
-def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
+def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
     if dtype not in HALF_PRECISION:
         raise UsageError(
             f"{spec.name} can be extrapolated in {' or '.join(HALF_PRECISION)} only, not {dtype}"
@@ -166,7 +168,7 @@ def _extrapolated(spec: DeviceSpec, dtype: str, own: Tables) -> DeviceTable:
         rates = ", ".join(spec.peak_flops)
         raise UsageError(f"the sheet of {spec.name} gives no rate in {dtype}; it has {rates}")
     donors = donors_of(spec, dtype)
-    predictor = ExtrapolatedLatency(spec, dtype, donors, own[0][1] if own else ())
+    predictor = ExtrapolatedLatency(spec, dtype, donors=donors, own=own[0][1] if own else ())
     names = ", ".join(donor.spec.name for donor in donors)
     points = f" and {predictor.own_points} points of its own" if predictor.own_points else ""
     return DeviceTable(

@@ -27,6 +27,7 @@ class ExtrapolatedLatency(ProductSums):
         self,
         spec: DeviceSpec,
         dtype: str,
+        *,
         donors: Sequence[Donor],
         own: Sequence[Measurement] = (),
     ) -> None:

@@ -87,22 +87,22 @@ class LayerArrays:
     def roofline_s(self, roofline: Roofline, dtype: str) -> tuple[Array, Array]:
         """The least seconds of the layers, and of the dense ones; (n,) each."""
         down, up, dense = (
-            np.maximum(*product_limits_s(products, roofline, dtype))
+            np.maximum(*product_limits_s(products, roofline, dtype=dtype))
             for products in (self.down, self.up, self.dense)
         )
         return down + np.nan_to_num(up), dense
 
 
-def product_columns(products: Array, roofline: Roofline, dtype: str) -> Array:
+def product_columns(products: Array, roofline: Roofline, *, dtype: str) -> Array:
     """(n, 11): sizes, roofline, what whole tiles and waves waste, and alignment."""
     m, k, n = products.T
-    waste = [np.log(padding(products, roofline, tile)) for tile in _TILES]
+    waste = [np.log(padding(products, roofline, tile=tile)) for tile in _TILES]
     return np.column_stack(
         [
             np.log(m),
             np.log(k),
             np.log(n),
-            np.log(roofline_s(products, roofline, dtype)),
+            np.log(roofline_s(products, roofline, dtype=dtype)),
             *waste,
             alignment(k),
             alignment(n),

@@ -33,7 +33,7 @@ class FlarForest(RegressorMixin, BaseEstimator):
         return seconds
 
 
-def flar_recovery(pair_s: Array, dense_s: Array, rank_one_s: Array) -> Array:
+def flar_recovery(pair_s: Array, dense_s: Array, *, rank_one_s: Array) -> Array:
     """FLAR's latency recovery: (t_r − t_1) / (t_dense − t_1), 0 at rank 1 and 1 at the dense layer.
 
     `ratio` (t_r / t_dense) is what this package works with; this is FLAR's published column.

@@ -17,6 +17,7 @@ from autotune.devices.roofline import Roofline
 def interpolate(
     shape: LayerShape,
     known: Sequence[tuple[LayerShape, float]],
+    *,
     roofline: Roofline,
     cliff: int = 1,
 ) -> float | None:
@@ -48,13 +49,13 @@ def _side(rank: int, cliff: int) -> int:
 
 
 def leave_one_out_errors(
-    known: Sequence[tuple[LayerShape, float]], roofline: Roofline, cliff: int = 1
+    known: Sequence[tuple[LayerShape, float]], roofline: Roofline, *, cliff: int = 1
 ) -> list[float]:
     """|log(interpolated / measured)| of every inner point, each left out in turn."""
     errors = []
     for i in range(1, len(known) - 1):
         rest = [*known[:i], *known[i + 1 :]]
-        guess = interpolate(known[i][0], rest, roofline, cliff)
+        guess = interpolate(known[i][0], rest, roofline=roofline, cliff=cliff)
         if guess is not None:
             errors.append(abs(math.log(guess / known[i][1])))
     return errors

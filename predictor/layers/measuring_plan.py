@@ -40,11 +40,11 @@ def standard_pool(spec: DeviceSpec, dtype: str) -> list[LayerShape]:
 
 
 def pairs_of(
-    dense: LayerShape, spec: DeviceSpec, shares: Sequence[float] = _SHARES
+    dense: LayerShape, spec: DeviceSpec, *, shares: Sequence[float] = _SHARES
 ) -> list[LayerShape]:
     """The layer at a few aligned ranks."""
     step = spec.rank_multiple(dense.dtype)
-    ranks = saving_ranks(step, dense.in_features, dense.out_features)
+    ranks = saving_ranks(step, in_features=dense.in_features, out_features=dense.out_features)
     chosen = {ranks[round(share * (len(ranks) - 1))] for share in shares} if ranks else set()
     return [dense.with_form(low_rank(rank)) for rank in sorted(chosen)]
 
@@ -56,13 +56,13 @@ def first_layers(pool: Sequence[LayerShape], count: int) -> list[LayerShape]:
 
 
 def next_layers(
-    process: RecoveryProcess, pool: Sequence[LayerShape], spec: DeviceSpec, count: int
+    process: RecoveryProcess, pool: Sequence[LayerShape], *, spec: DeviceSpec, count: int
 ) -> list[LayerShape]:
     """The `count` layers of the pool whose ratios are least sure."""
     left = list(pool)
     chosen: list[LayerShape] = []
     measured: list[LayerShape] = []
-    middle = {dense: pairs_of(dense, spec, _SHARES[1:2]) for dense in left}
+    middle = {dense: pairs_of(dense, spec, shares=_SHARES[1:2]) for dense in left}
     for _ in range(min(count, len(left))):
         asked = [pair for dense in left for pair in middle[dense]]
         unsure = process.deviation_given(asked, measured)

@@ -22,14 +22,16 @@ _KRIGED = 4
 class KnownProducts:
     """What measured dense layers say of any product."""
 
-    def __init__(self, roofline: Roofline, dtype: str, products: Array, log_seconds: Array) -> None:
+    def __init__(
+        self, roofline: Roofline, dtype: str, *, products: Array, log_seconds: Array
+    ) -> None:
         """Learn from products (n, 3) and their log seconds (n,); there may be none."""
         self._roofline, self._dtype = roofline, dtype
         self._kriging = None
         self.products, self.left_out = products, np.empty((0, 2))
         if len(products):
             self._kriging = ProductKriging(roofline, _NOISES)
-            values = log_seconds - np.log(roofline_s(products, roofline, dtype))
+            values = log_seconds - np.log(roofline_s(products, roofline, dtype=dtype))
             _, hints = self._kriging.fit(products, values)
             self.left_out = hints[:, [0, 2]]
 
@@ -50,8 +52,8 @@ class KnownProducts:
 
     def _columns(self, products: Array, values: Array) -> Array:
         mean = values.mean(axis=1)
-        log_seconds = mean + np.log(roofline_s(products, self._roofline, self._dtype))
-        columns = product_columns(products, self._roofline, self._dtype)
+        log_seconds = mean + np.log(roofline_s(products, self._roofline, dtype=self._dtype))
+        columns = product_columns(products, self._roofline, dtype=self._dtype)
         apart = values[:, 0] - values[:, 1]
         return np.column_stack([columns, values, apart, log_seconds])
 
@@ -59,7 +61,7 @@ class KnownProducts:
 class SecondsModel:
     """A fitted model of log(seconds) of layers."""
 
-    def __init__(self, known: KnownProducts, layers: LayerArrays, log_seconds: Array) -> None:
+    def __init__(self, known: KnownProducts, layers: LayerArrays, *, log_seconds: Array) -> None:
         self._known = known
         columns, base = _described(known, layers)
         single = ~layers.pairs & (layers.parts == 0)
@@ -81,7 +83,7 @@ class RatioModel:
     A ratio is measured from interleaved calls, and what moves both layers alike is not in it.
     """
 
-    def __init__(self, known: KnownProducts, pairs: LayerArrays, log_ratios: Array) -> None:
+    def __init__(self, known: KnownProducts, pairs: LayerArrays, *, log_ratios: Array) -> None:
         self._known = known
         columns, base = self._columns(pairs)
         self._boosting = _boosting().fit(columns, log_ratios - base)

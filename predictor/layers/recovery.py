@@ -25,7 +25,7 @@ class RecoveryProcess:
     """Ratios of pairs of one device; `predict` answers with 90 % half widths in log."""
 
     def __init__(
-        self, roofline: Roofline, shapes: Sequence[LayerShape], ratios: Sequence[float]
+        self, roofline: Roofline, shapes: Sequence[LayerShape], *, ratios: Sequence[float]
     ) -> None:
         """Learn from measured pairs and their ratios; of more than `MAX_PAIRS`, from so many."""
         self.roofline = roofline

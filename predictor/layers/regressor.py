@@ -56,7 +56,7 @@ class LatencyRegressor:
         with threadpool_limits(1):
             seconds_off, ratios_off, pairs_off = np.full((3, len(shapes)), np.nan)
             for train, test in GroupKFold(min(_FOLDS, len(set(names)))).split(names, groups=names):
-                blind = _Models(self.roofline, rows, train)
+                blind = _Models(self.roofline, rows, chosen=train)
                 asked = test[blind.of_seconds(rows, test)]
                 guess = blind.seconds.predict(rows.layers.of_rows(asked))
                 seconds_off[asked] = np.abs(guess - rows.log_seconds[asked])
@@ -67,10 +67,10 @@ class LatencyRegressor:
                     ratios_off[asked] = np.abs(guess - rows.log_ratios[asked])
                     guess += blind.dense_log_seconds(pairs)
                     pairs_off[asked] = np.abs(guess - rows.log_seconds[asked])
-            self._widths = _HalfWidths(seconds_off, rows.layers, self.coverage)
-            self._ratio_widths = _HalfWidths(ratios_off, rows.layers, self.coverage)
-            self._pair_widths = _HalfWidths(pairs_off, rows.layers, self.coverage)
-            self._models = _Models(self.roofline, rows, np.arange(len(shapes)))
+            self._widths = _HalfWidths(seconds_off, rows.layers, coverage=self.coverage)
+            self._ratio_widths = _HalfWidths(ratios_off, rows.layers, coverage=self.coverage)
+            self._pair_widths = _HalfWidths(pairs_off, rows.layers, coverage=self.coverage)
+            self._models = _Models(self.roofline, rows, chosen=np.arange(len(shapes)))
         return self
 
     @property
@@ -126,22 +126,27 @@ class _Rows:
 class _Models:
     """Both, fitted on some rows."""
 
-    def __init__(self, roofline: Roofline, rows: _Rows, chosen: NDArray[np.intp]) -> None:
+    def __init__(self, roofline: Roofline, rows: _Rows, *, chosen: NDArray[np.intp]) -> None:
         single = chosen[rows.single[chosen]]
         known = KnownProducts(
-            roofline, rows.dtype, rows.layers.dense[single], rows.log_seconds[single]
+            roofline,
+            rows.dtype,
+            products=rows.layers.dense[single],
+            log_seconds=rows.log_seconds[single],
         )
         pairs = chosen[np.isfinite(rows.log_ratios[chosen])]
         enough = len(pairs) >= MIN_ROWS
         self.ratios = (
-            RatioModel(known, rows.layers.of_rows(pairs), rows.log_ratios[pairs])
+            RatioModel(known, rows.layers.of_rows(pairs), log_ratios=rows.log_ratios[pairs])
             if enough
             else None
         )
         # Pairs tell of dense layers too where those are few, and of pairs where no ratios do.
         dense = chosen[~rows.layers.pairs[chosen]]
         learned = dense if enough and len(single) >= MANY_PRODUCTS else chosen
-        self.seconds = SecondsModel(known, rows.layers.of_rows(learned), rows.log_seconds[learned])
+        self.seconds = SecondsModel(
+            known, rows.layers.of_rows(learned), log_seconds=rows.log_seconds[learned]
+        )
 
     def dense_log_seconds(self, layers: LayerArrays) -> Array:
         """log(seconds) of the dense layers of all; many pairs share one."""
@@ -158,7 +163,7 @@ class _Models:
 class _HalfWidths:
     """Conformal half widths by M and alignment; of a wider class where one has too few."""
 
-    def __init__(self, residuals: Array, layers: LayerArrays, coverage: float) -> None:
+    def __init__(self, residuals: Array, layers: LayerArrays, *, coverage: float) -> None:
         known = np.isfinite(residuals)
         tokens = layers.dense[:, 0]
         self._tokens = np.unique(tokens[known])

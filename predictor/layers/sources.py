@@ -110,7 +110,7 @@ class InterpolatedLayers(LatencySource):
         errors = [
             error
             for known in self._known.values()
-            for error in leave_one_out_errors(known, roofline, cliff)
+            for error in leave_one_out_errors(known, roofline, cliff=cliff)
         ]
         self._half_width = conformal_quantile(errors, 0.9)
         self._seconds: dict[LayerShape, float] = {}
@@ -119,7 +119,7 @@ class InterpolatedLayers(LatencySource):
         """Whether measured ranks enclose the shape's."""
         if shape not in self._seconds and not shape.is_dense:
             known = self._known.get(_curve(shape), [])
-            seconds = interpolate(shape, known, self._roofline, self._cliff)
+            seconds = interpolate(shape, known, roofline=self._roofline, cliff=self._cliff)
             if seconds is not None:
                 self._seconds[shape] = seconds
         return shape in self._seconds
@@ -186,7 +186,7 @@ class RecoveredPairs(LatencySource):
         if not RecoveryProcess.enough(chosen):
             return None
         ratios = [self._measured.estimates[s].ratio for s in chosen]
-        return RecoveryProcess(self._roofline, chosen, ratios)
+        return RecoveryProcess(self._roofline, chosen, ratios=ratios)
 
     def _halves_known(self, tokens: int) -> bool:
         """Whether so many products were measured near M that kriging knows a pair's halves."""

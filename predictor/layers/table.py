@@ -78,22 +78,24 @@ class LatencyTable(LatencyPredictor):
         if isinstance(price, Estimate):
             return price
         if price.ratio is not None:
-            return self._from_ratio(shape.dense, price, price.ratio)
+            return self._from_ratio(shape.dense, price, ratio=price.ratio)
         assert price.latency_s is not None, "a guess is of seconds or of a ratio"
-        guess = _spread(price.latency_s, price.half_width, price.source)
+        guess = _spread(price.latency_s, price.half_width, source=price.source)
         if shape.form.is_unchanged:
             return guess
         return replace(guess, ratio=guess.latency_s / self.estimate(shape.dense).latency_s)
 
-    def _from_ratio(self, dense_shape: LayerShape, guess: Guess, ratio: float) -> Estimate:
+    def _from_ratio(self, dense_shape: LayerShape, guess: Guess, *, ratio: float) -> Estimate:
         """A ratio times its dense layer's seconds."""
         dense, half_width = self.estimate(dense_shape), guess.half_width
         if guess.add_dense_error and dense.source != "measured":
             half_width = math.hypot(half_width, math.log(dense.high_s / dense.low_s) / 2)
-        return replace(_spread(dense.latency_s * ratio, half_width, guess.source), ratio=ratio)
+        return replace(
+            _spread(dense.latency_s * ratio, half_width, source=guess.source), ratio=ratio
+        )
 
 
-def _spread(seconds: float, half_width: float, source: Source) -> Estimate:
+def _spread(seconds: float, half_width: float, *, source: Source) -> Estimate:
     # Too few residuals for a quantile: a factor of two, and the source says it is a guess.
     factor = math.exp(half_width) if math.isfinite(half_width) else 2.0
     return Estimate(

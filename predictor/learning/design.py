@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 _CANDIDATES = 2500
 
 
-def spread_design(products: Array, count: int, seed: int = 0) -> NDArray[np.intp]:
+def spread_design(products: Array, count: int, *, seed: int = 0) -> NDArray[np.intp]:
     """`count` of `products` to measure first: spread over log sizes (k-means++ seeding)."""
     draw = np.random.default_rng(seed)
     points = np.log(products)
@@ -24,7 +24,7 @@ def spread_design(products: Array, count: int, seed: int = 0) -> NDArray[np.intp
 
 
 def informative_design(
-    kernel: Kernel, features: Array, count: int, seed: int = 0
+    kernel: Kernel, features: Array, *, count: int, seed: int = 0
 ) -> NDArray[np.intp]:
     """`count` rows, each the one that makes a process of `kernel` surest of all others.
 

@@ -53,7 +53,9 @@ class Process:
         # The likelihood's own spread is too sure of itself: stretched to what is seen when each
         # point is left out.
         inverse = np.linalg.inv(self._process.kernel_(self._known))
-        standard = _left_out(inverse, targets, np.arange(len(values)) if groups is None else groups)
+        standard = _left_out(
+            inverse, targets, groups=np.arange(len(values)) if groups is None else groups
+        )
         self.stretch = max(conformal_quantile(standard, 0.9), _NORMAL_90)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
@@ -118,7 +120,7 @@ def _start(scales: Array) -> Kernel:
     return kernel
 
 
-def _left_out(inverse: Array, targets: Array, groups: NDArray[np.intp]) -> Array:
+def _left_out(inverse: Array, targets: Array, *, groups: NDArray[np.intp]) -> Array:
     """|error| / deviation of every point predicted without its group, in closed form.
 
     With A the block of the kernel's inverse, the error is A⁻¹ (K⁻¹y) there and its covariance A⁻¹.

@@ -23,7 +23,7 @@ class Kriging:
     exponential kernel, which does not smooth between neighbours.
     """
 
-    def __init__(self, points: Array, values: Array, noise: float, *, rough: bool = False) -> None:
+    def __init__(self, points: Array, values: Array, *, noise: float, rough: bool = False) -> None:
         self.points, self.noise, self.rough = points, noise, rough
         covariance = self._kernel(points, points)
         covariance[np.diag_indices(len(points))] += noise
@@ -70,7 +70,7 @@ class SliceKriging:
         for m in np.unique(self.tokens):
             here = self.tokens == m
             if here.sum() >= MIN_POINTS:
-                one = Kriging(points[here], values[here], self.noise, rough=self.rough)
+                one = Kriging(points[here], values[here], noise=self.noise, rough=self.rough)
                 left_out[here], variance[here] = one.left_out, one.left_out_variance
                 self._slices[float(m)] = one
         known = np.isfinite(left_out)

@@ -52,7 +52,7 @@ class AttentionLatency:
             return np.empty(0)
         shapes = pd.DataFrame([[getattr(o, name) for name in SHAPE] for o in operations])
         shapes.columns = pd.Index(SHAPE)
-        base = _roofline_s(shapes, self.spec, self.dtype)
+        base = _roofline_s(shapes, self.spec, dtype=self.dtype)
         if self._model is None:
             return np.asarray(base / _UNKNOWN_UTILISATION)
         with threadpool_limits(1):
@@ -60,7 +60,7 @@ class AttentionLatency:
         return found
 
     def _fit(self, rows: pd.DataFrame) -> None:
-        base = _roofline_s(rows, self.spec, self.dtype)
+        base = _roofline_s(rows, self.spec, dtype=self.dtype)
         features, target = _features(rows, base), np.log(rows["latency_s"].to_numpy() / base)
         groups = pd.factorize(pd.MultiIndex.from_frame(rows[["batch", "keys"]]))[0]
         held = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % 5 == 0
@@ -79,7 +79,7 @@ def _new_model() -> HistGradientBoostingRegressor:
     )
 
 
-def _roofline_s(rows: pd.DataFrame, spec: DeviceSpec, dtype: str) -> Array:
+def _roofline_s(rows: pd.DataFrame, spec: DeviceSpec, *, dtype: str) -> Array:
     flops, moved = _work(rows, dtype)
     return np.maximum(flops / spec.peak_flops[dtype], moved / spec.bandwidth_bytes_s)
 

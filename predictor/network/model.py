@@ -82,7 +82,7 @@ class PhaseModel:
         """Seconds of the phase under `plan`, and their 90 % interval."""
         ratio, half = self._ratio(plan)
         error = self.anchor.relative_error
-        return _around(self.anchor.latency_s, ratio, math.hypot(half, ratio * error))
+        return _around(self.anchor.latency_s, ratio, half=math.hypot(half, ratio * error))
 
     def ratio_interval(self, plan: Plan) -> tuple[float, float]:
         """Low and high end of latency / dense latency: an error of both cancels."""
@@ -182,10 +182,10 @@ class NetworkModel:
         latency_s = sum(count * estimate.latency_s for count, estimate in found)
         half = math.hypot(*(count * (e.high_s - e.latency_s) for count, e in found))
         dense_s = self.dense_latency_s
-        return _around(dense_s, latency_s / dense_s, half / dense_s)
+        return _around(dense_s, latency_s / dense_s, half=half / dense_s)
 
 
-def _around(dense_s: float, ratio: float, half: float) -> Estimate:
+def _around(dense_s: float, ratio: float, *, half: float) -> Estimate:
     return Estimate(
         latency_s=dense_s * ratio,
         low_s=dense_s * max(ratio - half, 0.0),

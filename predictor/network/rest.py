@@ -41,7 +41,7 @@ class MemoryModel:
 
     @staticmethod
     def learned(
-        spec: DeviceSpec, weight_bytes: NDArray[np.float64], seconds: NDArray[np.float64]
+        spec: DeviceSpec, weight_bytes: NDArray[np.float64], *, seconds: NDArray[np.float64]
     ) -> MemoryModel:
         """From products, (n,) each; from the sheet where no weight is large enough."""
         streamed = weight_bytes > _STREAMED * spec.cache_bytes

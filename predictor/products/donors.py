@@ -50,7 +50,7 @@ class UnseenDevice:
     a pooled quantile covered only 56 to 69 % on devices unlike the others.
     """
 
-    def __init__(self, spec: DeviceSpec, dtype: str = "bf16", random_state: int = 0) -> None:
+    def __init__(self, spec: DeviceSpec, dtype: str = "bf16", *, random_state: int = 0) -> None:
         self.spec, self.dtype, self.random_state = spec, dtype, random_state
         self._corrections: list[Process] = []
 
@@ -70,9 +70,11 @@ class UnseenDevice:
             shared_kernel([(features, left[i]) for features, left in self._samples]) for i in (0, 1)
         )
 
-    def design(self, products: Array, count: int, seed: int = 0) -> NDArray[np.intp]:
+    def design(self, products: Array, count: int, *, seed: int = 0) -> NDArray[np.intp]:
         """Which `count` of `products` to measure for `adapt`: those that say most of the others."""
-        return informative_design(self._kernels[1], self._few_features(products), count, seed)
+        return informative_design(
+            self._kernels[1], self._few_features(products), count=count, seed=seed
+        )
 
     def adapt(self, products: Array, seconds: Array) -> UnseenDevice:
         """Learn from measurements of the device itself (25 to 500 of them)."""
@@ -106,14 +108,14 @@ class UnseenDevice:
 
     def _bases(self, products: Array) -> tuple[Array, Array]:
         """Log seconds that the sheet and that donors say, (n,) each."""
-        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), dtype=self.dtype))
         return limit, self._donated(products)
 
     def _donated(self, products: Array) -> Array:
         features = self._features(products, self.spec)
         efficiency = np.mean([model.predict(features) for model in self._models], axis=0)
         log_seconds: Array = efficiency + np.log(
-            roofline_s(products, Roofline.of(self.spec, 1), self.dtype)
+            roofline_s(products, Roofline.of(self.spec, 1), dtype=self.dtype)
         )
         return log_seconds
 
@@ -125,7 +127,7 @@ class UnseenDevice:
             rows = draw.permutation(len(donor.seconds))[: _ROWS_PER_FAMILY // siblings]
             products = donor.products[rows]
             features.append(self._features(products, donor.spec))
-            limit = roofline_s(products, Roofline.of(donor.spec, 1), self.dtype)
+            limit = roofline_s(products, Roofline.of(donor.spec, 1), dtype=self.dtype)
             targets.append(np.log(donor.seconds[rows] / limit))
             distance = ((_character(donor.spec) - _character(spec)) ** 2).sum()
             weights.append(np.full(len(rows), np.exp(-distance / _SIMILARITY_SCALE)))
@@ -153,7 +155,7 @@ class UnseenDevice:
         """
         others = [donor for donor in donors if donor.family != family]
         target = next(donor for donor in donors if donor.family == family)
-        blind = UnseenDevice(target.spec, self.dtype, self.random_state)
+        blind = UnseenDevice(target.spec, self.dtype, random_state=self.random_state)
         blind._models = self._train(target.spec, others)
         errors = np.abs(blind._donated(target.products) - np.log(target.seconds))
         draw = np.random.default_rng(self.random_state)
@@ -166,7 +168,7 @@ class UnseenDevice:
     def _features(self, products: Array, spec: DeviceSpec) -> Array:
         m, k, n = products.T
         size, roofline = DTYPE_BYTES[self.dtype], Roofline.of(spec, 1)
-        compute_s, memory_s = product_limits_s(products, roofline, self.dtype)
+        compute_s, memory_s = product_limits_s(products, roofline, dtype=self.dtype)
         moved = memory_s * spec.bandwidth_bytes_s
         columns = [
             np.log(compute_s / memory_s),
@@ -182,13 +184,13 @@ class UnseenDevice:
         ]
         for rows, width in TILES:
             waves = np.ceil(m / rows) * np.ceil(n / width) / spec.compute_units
-            columns += [np.log(waves), padding(products, roofline, (rows, width))]
+            columns += [np.log(waves), padding(products, roofline, tile=(rows, width))]
         return np.column_stack(columns)
 
     def _few_features(self, products: Array) -> Array:
         m, k, n = products.T
         waves = np.ceil(m / 128) * np.ceil(n / 128) / self.spec.compute_units
-        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), self.dtype))
+        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), dtype=self.dtype))
         return np.column_stack(
             [np.log(m), np.log(k), np.log(n), limit, np.log(np.ceil(waves) / waves), np.log(waves)]
         )

@@ -20,14 +20,14 @@ LAUNCH_S = 2e-6
 ALIGNED = 8
 
 
-def roofline_s(products: Array, roofline: Roofline, dtype: str) -> Array:
+def roofline_s(products: Array, roofline: Roofline, *, dtype: str) -> Array:
     """The greater of arithmetic over peak and bytes over bandwidth, plus the launch; (n,)."""
-    compute_s, memory_s = product_limits_s(products, roofline, dtype)
+    compute_s, memory_s = product_limits_s(products, roofline, dtype=dtype)
     limit: Array = np.maximum(compute_s, memory_s) + LAUNCH_S
     return limit
 
 
-def product_limits_s(products: Array, roofline: Roofline, dtype: str) -> tuple[Array, Array]:
+def product_limits_s(products: Array, roofline: Roofline, *, dtype: str) -> tuple[Array, Array]:
     """Arithmetic and memory seconds, (n,) each."""
     m, k, n = products.T
     peak = roofline.peak(dtype)
@@ -41,10 +41,10 @@ def product_limits_s(products: Array, roofline: Roofline, dtype: str) -> tuple[A
     )
 
 
-def physical_features(products: Array, roofline: Roofline, dtype: str) -> Array:
+def physical_features(products: Array, roofline: Roofline, *, dtype: str) -> Array:
     """(n, features): sizes, both limits, waves of thread blocks and their waste, alignment."""
     m, k, n = products.T
-    compute_s, memory_s = product_limits_s(products, roofline, dtype)
+    compute_s, memory_s = product_limits_s(products, roofline, dtype=dtype)
     columns = [
         np.log(m),
         np.log(n),
@@ -70,7 +70,7 @@ def physical_features(products: Array, roofline: Roofline, dtype: str) -> Array:
     ]
     for rows, width in TILES:
         blocks = np.ceil(m / rows) * np.ceil(n / width)
-        columns += [np.log(blocks), padding(products, roofline, (rows, width))]
+        columns += [np.log(blocks), padding(products, roofline, tile=(rows, width))]
         waves = blocks / roofline.compute_units
     columns.append(np.log(k / 128 * waves))
     return np.column_stack(columns)
@@ -98,7 +98,7 @@ _LOG_SCALES = np.array([2.7, 2.4, 4.5, 3.5, 3.0, 2.0, 2.5, 2.5, 4.0])
 _ALIGNMENT_SCALE = 0.5
 
 
-def padding(products: Array, roofline: Roofline, tile: tuple[int, int]) -> Array:
+def padding(products: Array, roofline: Roofline, *, tile: tuple[int, int]) -> Array:
     """(n,): what thread blocks of a whole tile in whole waves compute, by what is asked."""
     m, _, n = products.T
     blocks = np.ceil(m / tile[0]) * np.ceil(n / tile[1])

@@ -69,10 +69,10 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
             held = _held_groups(products, self.random_state)
             self.half_widths_ = np.full(len(_SIZE_CLASSES) + 1, np.inf)
             if _MIN_CALIBRATION <= held.sum() < len(seconds):
-                trial = _Models(self, products[~held], seconds[~held])
+                trial = _Models(self, products[~held], seconds=seconds[~held])
                 errors = np.abs(trial.log_seconds(products[held]) - np.log(seconds[held]))
-                self.half_widths_ = _half_widths(products[held], errors, self.coverage)
-            self.models_ = _Models(self, products, seconds)
+                self.half_widths_ = _half_widths(products[held], errors, coverage=self.coverage)
+            self.models_ = _Models(self, products, seconds=seconds)
         return self
 
     def predict(self, X: Array) -> Array:  # noqa: N803
@@ -94,10 +94,10 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
 class _Models:
     """The two fitted models: of physical features, and of what it leaves over."""
 
-    def __init__(self, settings: ProductRegressor, products: Array, seconds: Array) -> None:
+    def __init__(self, settings: ProductRegressor, products: Array, *, seconds: Array) -> None:
         self.roofline, self.dtype = Roofline.of(settings.spec, 1), settings.dtype
-        physical = physical_features(products, self.roofline, self.dtype)
-        target = np.log(seconds / roofline_s(products, self.roofline, self.dtype))
+        physical = physical_features(products, self.roofline, dtype=self.dtype)
+        target = np.log(seconds / roofline_s(products, self.roofline, dtype=self.dtype))
         self.kriging = ProductKriging(self.roofline, _NOISES)
         base, hints = self.kriging.fit(products, target)
         self.plain = (
@@ -123,14 +123,14 @@ class _Models:
 
     def log_seconds(self, products: Array) -> Array:
         """Predict log(seconds), (n,), of products (n, 3)."""
-        physical = physical_features(products, self.roofline, self.dtype)
+        physical = physical_features(products, self.roofline, dtype=self.dtype)
         base, hints = self.kriging.predict(products)
         stacked = self.stacked.predict(np.column_stack([physical, hints])) + base
         mixed = stacked
         if self.plain is not None:
             plain = self.plain.predict(physical)
             mixed = _STACKED_WEIGHT * stacked + (1.0 - _STACKED_WEIGHT) * plain
-        log_seconds: Array = mixed + np.log(roofline_s(products, self.roofline, self.dtype))
+        log_seconds: Array = mixed + np.log(roofline_s(products, self.roofline, dtype=self.dtype))
         return log_seconds
 
 
@@ -146,7 +146,7 @@ def _size_class(products: Array) -> NDArray[np.intp]:
     return np.searchsorted(_SIZE_CLASSES, products[:, 0])
 
 
-def _half_widths(products: Array, errors: Array, coverage: float) -> Array:
+def _half_widths(products: Array, errors: Array, *, coverage: float) -> Array:
     """Conformal quantile of every size class; of all together where a class has too few."""
     classes = _size_class(products)
     pooled = conformal_quantile(errors, coverage)

@@ -11,7 +11,7 @@ __all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend
 BACKENDS = Registry(
     "backend",
     "autotune.backends",
-    {
+    own={
         "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
         "onnxruntime-cuda": "autotune.profiler.backends.onnxruntime_cuda:OnnxRuntimeCuda",
         "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",

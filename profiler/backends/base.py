@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +38,11 @@ class OpenNetwork(Protocol):
         """Run the network once on the inputs it was opened with."""
 
 
-# Opens a model (its path, the path of its inputs) on a device such as "cuda".
-NetworkLoader = Callable[[Path, Path, str], OpenNetwork]
+class NetworkLoader(Protocol):
+    """Opens a whole model and a file of its inputs on a device such as "cuda"."""
+
+    def __call__(self, model: Path, inputs: Path, /, *, device: str) -> OpenNetwork:
+        """The network, ready to be run."""
 
 
 class Backend(ABC):
@@ -125,7 +127,7 @@ class Backend(ABC):
 
     @abstractmethod
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """Prepare a whole network, to be run on the inputs in a file."""
 

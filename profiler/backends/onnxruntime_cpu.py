@@ -26,7 +26,7 @@ _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
 def session_options(
-    threads: int, processors: Sequence[int] = (), config: Mapping[str, str] = SESSION_CONFIG
+    threads: int, processors: Sequence[int] = (), *, config: Mapping[str, str] = SESSION_CONFIG
 ) -> Any:
     """Options of a session; `processors` are for all threads but the first."""
     import onnxruntime
@@ -46,6 +46,7 @@ def session_options(
 def open_session(
     model: Path | bytes,
     threads: int,
+    *,
     provider: str = "CPUExecutionProvider",
     processors: Sequence[int] = (),
 ) -> Any:
@@ -76,7 +77,7 @@ def open_model(path: Path, threads: int) -> Any:
         raise ModelError(f"onnxruntime cannot open {path}: {error}") from error
 
 
-def layer_model(shape: LayerShape, copies: int, opset: int = 20) -> bytes:
+def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
     import onnx
     from onnx import helper, numpy_helper
@@ -87,16 +88,16 @@ def layer_model(shape: LayerShape, copies: int, opset: int = 20) -> bytes:
     m, k, rank = shape.tokens, shape.in_features, shape.rank
     nodes, weights, outputs = [], [], []
 
-    def multiply(source: str, rows: int, columns: int, result: str) -> str:
+    def multiply(source: str, rows: int, *, columns: int, result: str) -> str:
         values = rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(rows**0.5)
         weights.append(numpy_helper.from_array(values.astype(numpy_dtype), f"w_{result}"))
         nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
         return result
 
     for copy in range(copies):
-        latent = multiply("x", k, rank, f"h{copy}") if rank else "x"
+        latent = multiply("x", k, columns=rank, result=f"h{copy}") if rank else "x"
         for part, n in enumerate(shape.widths):
-            name = multiply(latent, rank or k, n, f"y{copy}_{part}")
+            name = multiply(latent, rank or k, columns=n, result=f"y{copy}_{part}")
             outputs.append(helper.make_tensor_value_info(name, element, [m, n]))
     x = helper.make_tensor_value_info("x", element, [m, k])
     graph = helper.make_graph(nodes, "layer", [x], outputs, weights)
@@ -143,26 +144,30 @@ class OnnxRuntimeCpu(Backend):
         """A session over a graph of this one layer."""
         copies = self.copies(shape)
         model = layer_model(shape, copies)
-        session = open_session(model, threads, self.provider, self._processors)
+        session = open_session(model, threads, provider=self.provider, processors=self._processors)
         rng = np.random.default_rng(1)
         x = rng.standard_normal((shape.tokens, shape.in_features), dtype=np.float32)
         outputs = [(shape.tokens, width) for width in shape.widths] * copies
         x = x.astype(_NUMPY[shape.dtype])
-        return TimedLayer(run=_bound(session, {"x": x}, outputs, self.device), copies=copies)
+        return TimedLayer(
+            run=_bound(session, {"x": x}, shapes=outputs, device=self.device), copies=copies
+        )
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A session over the exported model; outputs are reused between runs."""
         del loader
-        session = open_session(artefact, threads, self.provider, self._processors)
+        session = open_session(
+            artefact, threads, provider=self.provider, processors=self._processors
+        )
         feeds = load_inputs(inputs)
         shapes = [result.shape for result in session.run(None, feeds)]
-        return _bound(session, feeds, shapes, self.device)
+        return _bound(session, feeds, shapes=shapes, device=self.device)
 
 
 def _bound(
-    session: Any, feeds: dict[str, Any], shapes: Sequence[tuple[int, ...]], device: str
+    session: Any, feeds: dict[str, Any], *, shapes: Sequence[tuple[int, ...]], device: str
 ) -> Runner:
     import onnxruntime
 

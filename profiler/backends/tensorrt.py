@@ -70,11 +70,11 @@ class TensorRT(Backend):
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "layer.onnx"
             model.write_bytes(layer_model(shape, copies, opset=17))
-            number = self._load(model, feeds, shape.dtype)
+            number = self._load(model, feeds, dtype=shape.dtype)
         return TimedLayer(run=self._runner(number), copies=copies)
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """An engine file, or the engine of an ONNX file for exactly these inputs."""
         del threads, loader
@@ -83,13 +83,13 @@ class TensorRT(Backend):
             return self._runner(self._process.load(artefact, feeds))
         kinds = {str(array.dtype) for array in feeds.values()}
         dtype = "fp16" if "float16" in kinds else _weights_dtype(artefact)
-        return self._runner(self._load(artefact, feeds, dtype))
+        return self._runner(self._load(artefact, feeds, dtype=dtype))
 
-    def _load(self, model: Path, feeds: dict[str, Any], dtype: str) -> int:
+    def _load(self, model: Path, feeds: dict[str, Any], *, dtype: str) -> int:
         exact = {name: [list(array.shape)] * 3 for name, array in feeds.items()}
         with tempfile.TemporaryDirectory() as folder:
             engine = Path(folder) / "model.engine"
-            build_engine(model, {"dtype": dtype, "profiles": [exact]}, engine)
+            build_engine(model, {"dtype": dtype, "profiles": [exact]}, output=engine)
             return self._process.load(engine, feeds)
 
     def _runner(self, number: int) -> Runner:

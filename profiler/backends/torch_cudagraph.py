@@ -31,16 +31,18 @@ class TorchCudaGraph(Backend):
 
         del threads
         copies = self.copies(shape)
-        return TimedLayer(run=captured(layer_pass(shape, self.device, copies)), copies=copies)
+        return TimedLayer(
+            run=captured(layer_pass(shape, self.device, copies=copies)), copies=copies
+        )
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A checkpoint folder on fixed inputs."""
         from autotune.profiler.backends.torch_layers import network_pass
 
         del threads
-        return captured(network_pass(artefact, inputs, loader, self.device))
+        return captured(network_pass(artefact, inputs, loader=loader, device=self.device))
 
 
 def captured(one_pass: Runner) -> Runner:

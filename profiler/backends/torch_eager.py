@@ -33,10 +33,12 @@ class TorchEager(Backend):
 
         torch.set_num_threads(threads)
         copies = self.copies(shape)
-        return TimedLayer(run=self._runner(layer_pass(shape, self.device, copies)), copies=copies)
+        return TimedLayer(
+            run=self._runner(layer_pass(shape, self.device, copies=copies)), copies=copies
+        )
 
     def network(
-        self, artefact: Path, inputs: Path, threads: int, loader: NetworkLoader | None = None
+        self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """A checkpoint folder, opened by `loader`."""
         import torch
@@ -44,7 +46,7 @@ class TorchEager(Backend):
         from autotune.profiler.backends.torch_layers import network_pass
 
         torch.set_num_threads(threads)
-        return self._runner(network_pass(artefact, inputs, loader, self.device))
+        return self._runner(network_pass(artefact, inputs, loader=loader, device=self.device))
 
     def _runner(self, one_pass: Runner) -> Runner:
         """Calls return before a GPU is done; a runner does not."""

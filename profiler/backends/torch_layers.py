@@ -27,7 +27,7 @@ def cuda_settings() -> dict[str, str]:
     return {"cuda": str(torch.version.cuda), "driver": driver}
 
 
-def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
+def layer_pass(shape: LayerShape, device: str, *, copies: int) -> Pass:
     """One pass over `copies` instances of the layer, with weights of their own, on one input."""
     dtype, k, rank = TORCH_DTYPES[shape.dtype], shape.in_features, shape.rank
 
@@ -54,14 +54,16 @@ def layer_pass(shape: LayerShape, device: str, copies: int) -> Pass:
     return run
 
 
-def network_pass(artefact: Path, inputs: Path, loader: NetworkLoader | None, device: str) -> Pass:
+def network_pass(
+    artefact: Path, inputs: Path, *, loader: NetworkLoader | None, device: str
+) -> Pass:
     """One pass of the model that `loader` opens on `device`."""
     if loader is None:
         raise ValueError(
             "a torch backend needs a loader for networks; run them in "
             "autotune.farm.measuring_process, which has one"
         )
-    one_pass = loader(artefact, inputs, device).run
+    one_pass = loader(artefact, inputs, device=device).run
 
     def run() -> None:
         with torch.no_grad():

@@ -54,7 +54,7 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
         else:
             frame.to_parquet(temporary, index=False)
 
-    write_whole(path, build, _ADVICE)
+    write_whole(path, build, advice=_ADVICE)
     return len(frame)
 
 
@@ -67,7 +67,7 @@ def import_table(database: LatencyDatabase, path: Path) -> int:
     tables = read_table(path)
     for fingerprint, rows in tables:
         origin = Origin(kind="file", name=path.name, version="")
-        database.add(database.start_run(fingerprint, f"import {path.name}", origin), rows)
+        database.add(database.start_run(fingerprint, f"import {path.name}", origin=origin), rows)
     return sum(len(rows) for _, rows in tables)
 
 
@@ -127,7 +127,7 @@ def merge(target: LatencyDatabase, source: Path, *, keep_apart: bool = False) ->
         if problems:
             raise DatabaseError(f"{source} was not merged: {problems[0]}")
         if not keep_apart:
-            _refuse_namesakes(target, other, source)
+            _refuse_namesakes(target, other, source=source)
         return _copy_runs(other, target)
 
 
@@ -160,7 +160,7 @@ def ship(database: LatencyDatabase, path: Path) -> str:
                 raw.execute("VACUUM")
             found.replace(temporary)
 
-    return file_sha256(write_whole(path, build, _ADVICE))
+    return file_sha256(write_whole(path, build, advice=_ADVICE))
 
 
 def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:
@@ -173,7 +173,7 @@ def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:
     return count
 
 
-def _refuse_namesakes(target: LatencyDatabase, other: LatencyDatabase, source: Path) -> None:
+def _refuse_namesakes(target: LatencyDatabase, other: LatencyDatabase, *, source: Path) -> None:
     """One device, backend and dtype under two versions or settings is two sets of latencies."""
 
     def name(fingerprint: Fingerprint) -> tuple[str, ...]:

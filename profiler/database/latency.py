@@ -68,14 +68,16 @@ class LatencyDatabase(Store):
         for run_id in connection.execute(sa.select(RUN.c.id)).scalars().all():
             seals.seal(connection, run_id)
 
-    def start_run(self, fingerprint: Fingerprint, plan: str, origin: Origin | None = None) -> str:
+    def start_run(
+        self, fingerprint: Fingerprint, plan: str, *, origin: Origin | None = None
+    ) -> str:
         """Register a run of measurements (by this program unless `origin` says else); its id."""
         run_id = uuid.uuid4().hex
         with self.transaction() as connection:
             self._put_run(
                 connection,
                 fingerprint,
-                run_id,
+                run_id=run_id,
                 started_at=timestamp(),
                 plan=plan,
                 origin=origin or measured_here(),
@@ -86,8 +88,8 @@ class LatencyDatabase(Store):
         self,
         connection: sa.Connection,
         fingerprint: Fingerprint,
-        run_id: str,
         *,
+        run_id: str,
         started_at: str,
         plan: str,
         origin: Origin,
@@ -107,18 +109,19 @@ class LatencyDatabase(Store):
         connection.execute(run)
         row = {"run_id": run_id, **vars(origin)}
         connection.execute(SOURCE.insert().values(row))
-        seals.renew(connection, SOURCE, [], [row])
+        seals.renew(connection, SOURCE, before=[], after=[row])
 
     def add(
         self,
         run_id: str,
         rows: Sequence[Row],
+        *,
         details: Mapping[LayerShape, Detail] | None = None,
         clocks: Sequence[ClockReading] = (),
     ) -> None:
         """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
         with self.transaction() as connection:
-            self._put_rows(connection, run_id, rows, details=details or {}, clocks=clocks)
+            self._put_rows(connection, run_id, rows=rows, details=details or {}, clocks=clocks)
 
     def put_contents(self, fingerprint: Fingerprint, contents: RunContents) -> None:
         """Store a run of another database as it is; once more changes nothing."""
@@ -126,7 +129,7 @@ class LatencyDatabase(Store):
             self._put_run(
                 connection,
                 fingerprint,
-                contents.id,
+                run_id=contents.id,
                 started_at=contents.started_at,
                 plan=contents.plan,
                 origin=contents.origin,
@@ -134,15 +137,15 @@ class LatencyDatabase(Store):
             has = sa.select(CLOCKS.c.number).where(CLOCKS.c.run_id == contents.id)
             clocks = () if connection.execute(has).first() else contents.clocks
             self._put_rows(
-                connection, contents.id, contents.rows, details=contents.details, clocks=clocks
+                connection, contents.id, rows=contents.rows, details=contents.details, clocks=clocks
             )
 
     def _put_rows(
         self,
         connection: sa.Connection,
         run_id: str,
-        rows: Sequence[Row],
         *,
+        rows: Sequence[Row],
         details: Mapping[LayerShape, Detail],
         clocks: Sequence[ClockReading],
     ) -> None:
@@ -152,22 +155,22 @@ class LatencyDatabase(Store):
         lock = FINGERPRINT.update().where(FINGERPRINT.c.id == owner)
         connection.execute(lock.values(record=FINGERPRINT.c.record))
         fingerprint_id = connection.execute(sa.select(owner)).scalar_one()
-        _put_clocks(connection, run_id, clocks)
+        _put_clocks(connection, run_id, clocks=clocks)
         if not rows:
             return
-        before = _rows_like(connection, fingerprint_id, [row.shape for row in rows])
+        before = _rows_like(connection, fingerprint_id, shapes=[row.shape for row in rows])
         failed = MEASUREMENT.c.error.is_not(None)
         statement = self.dialect.insert(MEASUREMENT)
         fresh = {n: statement.excluded[n] for n in (*COLUMNS, "run_id") if n not in KEY}
         upsert = statement.on_conflict_do_update(index_elements=list(KEY), set_=fresh, where=failed)
         owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
         connection.execute(upsert, [as_row(row) | owners for row in rows])
-        after = _rows_like(connection, fingerprint_id, [row.shape for row in rows])
-        seals.renew(connection, MEASUREMENT, before, after)
+        after = _rows_like(connection, fingerprint_id, shapes=[row.shape for row in rows])
+        seals.renew(connection, MEASUREMENT, before=before, after=after)
         known = {_key(row) for row in before if row["error"] is None}
         new = {_key(row) for row in after if row["error"] is None} - known
         fresh_rows = [row for row in rows if _key(as_row(row) | owners) in new]
-        _put_details(connection, owners, fresh_rows, details)
+        _put_details(connection, owners, rows=fresh_rows, details=details)
 
     def measurements(self, fingerprint_id: str, *, quarantined: bool = False) -> list[Measurement]:
         """What was measured under one fingerprint, sorted by shape; impossible points on demand."""
@@ -221,7 +224,7 @@ class LatencyDatabase(Store):
         with self.transaction() as connection:
             run = connection.execute(sa.select(RUN).where(RUN.c.id == run_id)).one()
             rows, quantiles, samples, clocks, source = (
-                seals.run_rows(connection, table, run_id) for table in seals.SEALED
+                seals.run_rows(connection, table, run_id=run_id) for table in seals.SEALED
             )
         found = {_key(row): row for row in rows}
         points = {key: from_row(row) for key, row in found.items()}
@@ -260,6 +263,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _put_details(
     connection: sa.Connection,
     owners: dict[str, str],
+    *,
     rows: Sequence[Row],
     details: Mapping[LayerShape, Detail],
 ) -> None:
@@ -275,21 +279,21 @@ def _put_details(
     for table, found in ((QUANTILES, quantiles), (SAMPLES, samples)):
         if found:
             connection.execute(table.insert(), found)
-            seals.renew(connection, table, [], found)
+            seals.renew(connection, table, before=[], after=found)
 
 
-def _put_clocks(connection: sa.Connection, run_id: str, clocks: Sequence[ClockReading]) -> None:
+def _put_clocks(connection: sa.Connection, run_id: str, *, clocks: Sequence[ClockReading]) -> None:
     if not clocks:
         return
     query = sa.select(sa.func.count()).where(CLOCKS.c.run_id == run_id)
     first = connection.execute(query).scalar_one()
     rows = [{"run_id": run_id, "number": first + i, **vars(c)} for i, c in enumerate(clocks)]
     connection.execute(CLOCKS.insert(), rows)
-    seals.renew(connection, CLOCKS, [], rows)
+    seals.renew(connection, CLOCKS, before=[], after=rows)
 
 
 def _rows_like(
-    connection: sa.Connection, fingerprint_id: str, shapes: Sequence[LayerShape]
+    connection: sa.Connection, fingerprint_id: str, *, shapes: Sequence[LayerShape]
 ) -> list[Any]:
     """What is stored of `shapes`, and perhaps of others with the same sizes."""
     query = sa.select(MEASUREMENT).where(MEASUREMENT.c.fingerprint_id == fingerprint_id)

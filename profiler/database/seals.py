@@ -20,7 +20,7 @@ SEALED = (MEASUREMENT, QUANTILES, SAMPLES, CLOCKS, SOURCE)
 Row = dict[str, Any]
 
 
-def run_rows(connection: sa.Connection, table: sa.Table, run_id: str) -> list[Row]:
+def run_rows(connection: sa.Connection, table: sa.Table, *, run_id: str) -> list[Row]:
     """The rows of `table` that belong to a run."""
     query = sa.select(table).where(table.c.run_id == run_id)
     return [dict(row._mapping) for row in connection.execute(query)]
@@ -28,7 +28,7 @@ def run_rows(connection: sa.Connection, table: sa.Table, run_id: str) -> list[Ro
 
 def true_seal(connection: sa.Connection, run_id: str) -> str:
     """The seal that the rows of a run have now."""
-    rows = ((table, row) for table in SEALED for row in run_rows(connection, table, run_id))
+    rows = ((table, row) for table in SEALED for row in run_rows(connection, table, run_id=run_id))
     return _text(_digest(rows))
 
 
@@ -39,7 +39,7 @@ def seal(connection: sa.Connection, run_id: str) -> None:
 
 
 def renew(
-    connection: sa.Connection, table: sa.Table, before: Sequence[Row], after: Sequence[Row]
+    connection: sa.Connection, table: sa.Table, *, before: Sequence[Row], after: Sequence[Row]
 ) -> None:
     """Take `before` out of the seals of their runs and put `after` into those of theirs."""
     for run_id in {row["run_id"] for row in (*before, *after)}:

@@ -39,7 +39,7 @@ _TYPES = {
 }
 
 
-def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
+def build(task: dict[str, Any], folder: Path, *, output: Path) -> dict[str, Any]:
     """Parse, build, write `output` whole, and look into what was built.
 
     Raises:
@@ -63,7 +63,7 @@ def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
         for name, (least, usual, most) in shapes.items():
             profile.set_shape(name, least, usual, most)
         config.add_optimization_profile(profile)
-    cache = _timing_cache(config, task, folder)
+    cache = _timing_cache(config, task, folder=folder)
     _say("build")
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -77,7 +77,7 @@ def build(task: dict[str, Any], folder: Path, output: Path) -> dict[str, Any]:
         "tensorrt": str(trt.__version__),
         "engine_bytes": len(blob),
         "seconds": time.monotonic() - started,
-        **inspect_engine(blob, logger, task["profiles"][0]),
+        **inspect_engine(blob, logger, shapes=task["profiles"][0]),
     }
 
 
@@ -137,7 +137,7 @@ def _has_math_libraries() -> bool:
         return False
 
 
-def _timing_cache(config: Any, task: dict[str, Any], folder: Path) -> Any:
+def _timing_cache(config: Any, task: dict[str, Any], *, folder: Path) -> Any:
     """What earlier builds on this device learned of kernels; where to write it afterwards."""
     if not task.get("timing_cache"):
         return None
@@ -148,7 +148,7 @@ def _timing_cache(config: Any, task: dict[str, Any], folder: Path) -> Any:
     return path
 
 
-def inspect_engine(blob: bytes, logger: Any, shapes: dict[str, Any]) -> dict[str, Any]:
+def inspect_engine(blob: bytes, logger: Any, *, shapes: dict[str, Any]) -> dict[str, Any]:
     """Layers and the types of the tensors that they make, of an engine loaded again.
 
     `shapes`: its first profile; with free sizes, TensorRT tells no type before they are set.
@@ -233,7 +233,7 @@ def main() -> None:
     task = json.loads(chosen.task.read_text())
     output = chosen.output or chosen.task.parent / "model.engine"
     try:
-        facts = build(task, chosen.task.parent, output)
+        facts = build(task, chosen.task.parent, output=output)
     except (RuntimeError, OSError) as error:
         text = f"{type(error).__name__}: {error}"
         sys.stdout.write(json.dumps({"error": text}) + "\n")

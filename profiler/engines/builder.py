@@ -57,8 +57,8 @@ def engine_key(onnx: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 def build_engine(
     onnx: Path,
     task: Mapping[str, Any],
-    output: Path,
     *,
+    output: Path,
     limit_s: float = LIMIT_S,
     tell: Tell = lambda phase, seconds: None,
 ) -> dict[str, Any]:
@@ -83,14 +83,14 @@ def build_engine(
     if not facts.is_file():
         timing = engine_cache() / f"timing-{digest([key['device'], key['tensorrt']])[:16]}.cache"
         whole = {**task, "onnx": str(onnx.resolve()), "timing_cache": str(timing)}
-        found = _in_process(whole, engine, limit_s, tell)
-        write_text_whole(facts, canonical_json(found), _CACHE_ADVICE)
+        found = _in_process(whole, engine, limit_s=limit_s, tell=tell)
+        write_text_whole(facts, canonical_json(found), advice=_CACHE_ADVICE)
     copy_whole(engine, output)
     return {**json.loads(facts.read_text()), "key": key}
 
 
 def _in_process(
-    task: Mapping[str, Any], engine: Path, limit_s: float, tell: Tell
+    task: Mapping[str, Any], engine: Path, *, limit_s: float, tell: Tell
 ) -> dict[str, Any]:
     """The facts that the building process reports.
 
@@ -104,7 +104,7 @@ def _in_process(
         command = [tensorrt_python(), str(SCRIPT), str(path), "--output", str(engine)]
         try:
             with ChildProcess(command) as child:
-                found = _facts(child, limit_s, tell)
+                found = _facts(child, limit_s, tell=tell)
         except ChildTimeoutError as error:
             text = f"no engine within {limit_s:.0f} s; raise {option_name('build_limit')}"
             raise EngineError(text) from error
@@ -115,7 +115,7 @@ def _in_process(
     return found
 
 
-def _facts(child: ChildProcess, limit_s: float, tell: Tell) -> dict[str, Any]:
+def _facts(child: ChildProcess, limit_s: float, *, tell: Tell) -> dict[str, Any]:
     """The last document that the process sends; `tell` gets the phase it is in every second."""
     started, phase = time.monotonic(), "start"
     while (seconds := time.monotonic() - started) < limit_s:
@@ -130,7 +130,7 @@ def _facts(child: ChildProcess, limit_s: float, tell: Tell) -> dict[str, Any]:
     raise ChildTimeoutError(limit_s)
 
 
-def write_kit(folder: Path, onnx: Path, task: Mapping[str, Any]) -> None:
+def write_kit(folder: Path, onnx: Path, *, task: Mapping[str, Any]) -> None:
     """Beside `onnx` in `folder`: the task and the script that builds the engine elsewhere."""
     write_text_whole(folder / TASK, canonical_json({**task, "onnx": onnx.name}) + "\n")
     copy_whole(SCRIPT, folder / SCRIPT.name)

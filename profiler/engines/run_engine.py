@@ -63,13 +63,13 @@ class CudaRuntime:
 
     def copy_in(self, pointer: int, array: Any) -> None:
         """A contiguous NumPy array to the device."""
-        self._copy(pointer, array.ctypes.data, array.nbytes, _TO_DEVICE)
+        self._copy(pointer, array.ctypes.data, size=array.nbytes, kind=_TO_DEVICE)
 
     def copy_out(self, array: Any, pointer: int) -> None:
         """From the device into a contiguous NumPy array."""
-        self._copy(array.ctypes.data, pointer, array.nbytes, _TO_HOST)
+        self._copy(array.ctypes.data, pointer, size=array.nbytes, kind=_TO_HOST)
 
-    def _copy(self, target: int, source: int, size: int, kind: int) -> None:
+    def _copy(self, target: int, source: int, *, size: int, kind: int) -> None:
         self._call(
             "cudaMemcpy",
             ctypes.c_void_p(target),
@@ -109,7 +109,7 @@ class CudaRuntime:
         )
         return int(runnable.value or 0)
 
-    def timed_launch(self, graph: int, stream: int, start: int, end: int) -> float:
+    def timed_launch(self, graph: int, stream: int, *, start: int, end: int) -> float:
         """Seconds that the device took for the graph."""
         self._call("cudaEventRecord", ctypes.c_void_p(start), ctypes.c_void_p(stream))
         self._call("cudaGraphLaunch", ctypes.c_void_p(graph), ctypes.c_void_p(stream))
@@ -256,7 +256,7 @@ class Engine:
         start, end = self._cuda.event(), self._cuda.event()
 
         def run() -> float:
-            return self._cuda.timed_launch(graph, self._stream, start, end)
+            return self._cuda.timed_launch(graph, self._stream, start=start, end=end)
 
         # The graph works in memory that the engine keeps alive.
         run.__dict__["keep"] = self

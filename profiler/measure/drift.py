@@ -89,8 +89,8 @@ def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Me
 def measure_drift(
     rows: Sequence[Measurement],
     runner: TaskRunner,
-    policy: TimingPolicy,
     *,
+    policy: TimingPolicy,
     count: int = ANCHORS,
     progress: Advance = no_progress,
 ) -> Drift:
@@ -102,7 +102,7 @@ def measure_drift(
     chosen = choose_anchors(rows, count)
     if not chosen:
         raise MeasurementError("no pair was measured yet, so nothing can have drifted")
-    tasks = [layer_task(row.shape.dense, (row.shape.form,), policy) for row in chosen]
+    tasks = [layer_task(row.shape.dense, (row.shape.form,), policy=policy) for row in chosen]
     anchors, failures = [], []
     for outcome in runner.run(tasks):
         progress(outcome.index + 1, len(tasks))

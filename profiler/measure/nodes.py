@@ -100,7 +100,11 @@ def _nodes(child: ChildProcess, progress: Advance) -> dict[str, float]:
 
 
 def node_latencies(
-    artefact: Path, inputs: Path, threads: int, progress: Callable[[int], None] = lambda done: None
+    artefact: Path,
+    inputs: Path,
+    *,
+    threads: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
     """Median seconds per run of every node, by name; `progress` is called after every run."""
     import onnxruntime
@@ -139,5 +143,10 @@ def _send(message: dict[str, Any]) -> None:
 if __name__ == "__main__":
     end_with_parent()
     task = json.load(sys.stdin)
-    paths = Path(task["artefact"]), Path(task["inputs"])
-    _send({"nodes": node_latencies(*paths, task["threads"], lambda done: _send({"done": done}))})
+    nodes = node_latencies(
+        Path(task["artefact"]),
+        Path(task["inputs"]),
+        threads=task["threads"],
+        progress=lambda done: _send({"done": done}),
+    )
+    _send({"nodes": nodes})

@@ -22,7 +22,7 @@ _ATTEMPTS = 3
 
 
 def fingerprint_of(
-    device: PresentDevice, backend: Backend, dtype: str, threads: int
+    device: PresentDevice, backend: Backend, *, dtype: str, threads: int
 ) -> Fingerprint:
     """The fingerprint under which this machine's measurements are kept."""
     return Fingerprint(
@@ -38,15 +38,17 @@ def fingerprint_of(
 
 
 def plan_forms(
-    spec: DeviceSpec, shape: LayerShape, points: int = Backend.ranks_per_shape
+    spec: DeviceSpec, shape: LayerShape, *, points: int = Backend.ranks_per_shape
 ) -> list[Form]:
     """Forms to measure of one layer besides the dense one: `points` of its aligned ranks."""
-    ranks = aligned_ranks(spec, shape.in_features, shape.out_features, shape.dtype)
+    ranks = aligned_ranks(
+        spec, in_features=shape.in_features, out_features=shape.out_features, dtype=shape.dtype
+    )
     return [low_rank(rank) for rank in coarse_grid(ranks, points)]
 
 
 def missing_points(
-    database: LatencyDatabase, fingerprint: Fingerprint, wanted: Iterable[LayerShape]
+    database: LatencyDatabase, fingerprint: Fingerprint, *, wanted: Iterable[LayerShape]
 ) -> list[LayerShape]:
     """Those of `wanted` that have no successful measurement yet."""
     have = {row.shape for row in database.measurements(fingerprint.id)}
@@ -56,8 +58,8 @@ def missing_points(
 def measure_points(
     database: LatencyDatabase,
     fingerprint: Fingerprint,
-    points: Sequence[LayerShape],
     *,
+    points: Sequence[LayerShape],
     runner: TaskRunner,
     policy: TimingPolicy | None = None,
     progress: Advance = no_progress,
@@ -76,7 +78,7 @@ def measure_points(
     progress(0, len(points))
     for task, outcome in _outcomes(runner, tasks):
         rows = _rows(task, outcome)
-        database.add(run_id, rows, _details(rows, outcome.timing), outcome.clocks)
+        database.add(run_id, rows, details=_details(rows, outcome.timing), clocks=outcome.clocks)
         failures += [row for row in rows if isinstance(row, FailedMeasurement)]
         done += len(rows) - 1
         progress(min(done, len(points)), len(points))
@@ -113,7 +115,7 @@ def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTas
         groups = [
             tuple(values[i : i + FORMS_PER_TASK]) for i in range(0, len(values), FORMS_PER_TASK)
         ]
-        tasks += [layer_task(dense, group, policy) for group in groups or [()]]
+        tasks += [layer_task(dense, group, policy=policy) for group in groups or [()]]
     return tasks
 
 

@@ -39,7 +39,7 @@ class ShardRunner:
     command: tuple[str, ...] = (sys.executable, "-m", "autotune.profiler.measure.worker")
 
     @staticmethod
-    def on(device: PresentDevice, backend: Backend, threads: int) -> ShardRunner:
+    def on(device: PresentDevice, backend: Backend, *, threads: int) -> ShardRunner:
         """As `device` and `backend` need it: a process with a GPU takes long to start."""
         return ShardRunner(
             backend=backend.name,
@@ -86,7 +86,7 @@ class ShardRunner:
                 try:
                     if index == 0:
                         child.send(self._request(shard), limit_s=limit_s, last=True)
-                    message = _result(child, limit_s, progress)
+                    message = _result(child, limit_s, progress=progress)
                 except ChildTimeoutError:
                     error = f"TimeoutError: no result within {limit_s:.0f} s"
                     yield Outcome(index=index, error=error)
@@ -122,7 +122,7 @@ class ShardRunner:
 
 
 def _result(
-    child: ChildProcess, limit_s: float, progress: Callable[[float], None]
+    child: ChildProcess, limit_s: float, *, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """The next result; messages about the progress until then are passed on."""
     deadline = time.monotonic() + limit_s

@@ -108,7 +108,7 @@ class TaskRunner(Protocol):
         """Outcomes as they come; `progress` takes the used share of the present task's time."""
 
 
-def layer_task(dense: LayerShape, forms: Iterable[Form], policy: TimingPolicy) -> TimingTask:
+def layer_task(dense: LayerShape, forms: Iterable[Form], *, policy: TimingPolicy) -> TimingTask:
     """The dense layer against the same layer in each of `forms`."""
     shapes = [dense, *(dense.with_form(form) for form in forms)]
     return TimingTask(subjects=tuple(Subject(layer=s) for s in shapes), policy=policy)

@@ -83,18 +83,18 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _time_window(
-    runners: Sequence[Runner], loops: Sequence[int], rounds: int, clock: Callable[[], float]
+    runners: Sequence[Runner], loops: Sequence[int], *, rounds: int, clock: Callable[[], float]
 ) -> list[list[float]]:
     samples: list[list[float]] = [[] for _ in runners]
     for round_index in range(rounds):
         # Alternate the order, so that whatever comes first is nobody's advantage.
         order = range(len(runners)) if round_index % 2 == 0 else range(len(runners) - 1, -1, -1)
         for i in order:
-            samples[i].append(_seconds(runners[i], loops[i], clock))
+            samples[i].append(_seconds(runners[i], loops[i], clock=clock))
     return samples
 
 
-def _seconds(runner: Runner, loops: int, clock: Callable[[], float]) -> float:
+def _seconds(runner: Runner, loops: int, *, clock: Callable[[], float]) -> float:
     """Of one call, over `loops` of them."""
     start = clock()
     counted = [runner() for _ in range(loops)]
@@ -112,7 +112,7 @@ def _calm(windows: list[list[list[float]]], above: float) -> list[list[list[floa
 
 
 def _summarise(
-    calm: list[list[list[float]]], windows: int, converged: bool, count: int
+    calm: list[list[list[float]]], windows: int, *, converged: bool, count: int
 ) -> PairedTiming:
     samples = [[t for window in calm for t in window[i]] for i in range(count)]
     ratios = [[t / r for t, r in zip(column, samples[0], strict=True)] for column in samples]
@@ -159,13 +159,13 @@ def time_interleaved(
     for _ in range(policy.warmup_rounds):
         for runner in runners:
             runner()
-    calls = [_seconds(runner, 1, clock) for runner in runners]
+    calls = [_seconds(runner, 1, clock=clock) for runner in runners]
     loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in calls]
     deadline = clock() + policy.max_seconds
     windows: list[list[list[float]]] = []
     done = 0
     while True:
-        window = _time_window(runners, loops, policy.rounds_per_window, clock)
+        window = _time_window(runners, loops, rounds=policy.rounds_per_window, clock=clock)
         done += 1
         reason = slowed()
         if reason is None:
@@ -178,9 +178,9 @@ def time_interleaved(
             raise MeasurementError(f"the device was slowed all the time: {reason}")
         if len(calm) < policy.min_windows and not late:
             continue
-        result = _summarise(calm, done, False, len(runners))
+        result = _summarise(calm, done, converged=False, count=len(runners))
         narrow = result.half_width <= policy.target_relative_ci
         if narrow and len(calm) >= policy.min_windows:
-            return _summarise(calm, done, True, len(runners))
+            return _summarise(calm, done, converged=True, count=len(runners))
         if late:
             return result

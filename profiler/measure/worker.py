@@ -30,7 +30,7 @@ _PROGRESS_EVERY_S = 0.5
 
 
 def prepare(
-    backend: Backend, subject: Subject, threads: int, loader: NetworkLoader | None = None
+    backend: Backend, subject: Subject, *, threads: int, loader: NetworkLoader | None = None
 ) -> tuple[Runner, int]:
     """A callable for the subject, and how many layers one call of it runs.
 
@@ -44,16 +44,18 @@ def prepare(
         return timed.run, timed.copies
     if subject.network is None or subject.inputs is None:
         raise ValueError("a subject is a layer, or a network with inputs")
-    network = backend.network(Path(subject.network), Path(subject.inputs), threads, loader)
+    network = backend.network(
+        Path(subject.network), Path(subject.inputs), threads=threads, loader=loader
+    )
     return network, 1
 
 
 def run_task(
     backend: Backend,
     task: TimingTask,
+    *,
     threads: int,
     progress: Callable[[float], None] = lambda fraction: None,
-    *,
     loader: NetworkLoader | None = None,
     clock: Callable[[], float] = time.perf_counter,
     watching: Callable[[str], AbstractContextManager[Watch]] = watch,
@@ -62,7 +64,9 @@ def run_task(
 
     A simulated machine has a `clock` of its own, and gives its device's state by `watching`.
     """
-    prepared = [prepare(backend, subject, threads, loader) for subject in task.subjects]
+    prepared = [
+        prepare(backend, subject, threads=threads, loader=loader) for subject in task.subjects
+    ]
     with watching(backend.device) as device:
         before = device.read("before")
         timing = time_interleaved(
@@ -103,7 +107,7 @@ def raise_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
-def main(source: TextIO, sink: TextIO, loader: NetworkLoader | None = None) -> None:
+def main(source: TextIO, sink: TextIO, *, loader: NetworkLoader | None = None) -> None:
     """Serve one shard: read its tasks from `source`, write an outcome per task to `sink`."""
     request: dict[str, Any] = json.load(source)
     backend = make_backend(request["backend"], request["device"])
@@ -118,7 +122,9 @@ def main(source: TextIO, sink: TextIO, loader: NetworkLoader | None = None) -> N
         try:
             task = TimingTask.from_json(values)
             progress = _sometimes(index, send)
-            timing, clocks = run_task(backend, task, request["threads"], progress, loader=loader)
+            timing, clocks = run_task(
+                backend, task, threads=request["threads"], progress=progress, loader=loader
+            )
             outcome["timing"] = dataclasses.asdict(timing)
             outcome["clocks"] = [vars(reading) for reading in clocks]
         except Exception as error:  # any failure of a backend is a result
@@ -145,7 +151,7 @@ def serve(loader: NetworkLoader | None = None) -> None:
     protocol, sys.stdout = sys.stdout, sys.stderr
     end_with_parent()
     raise_priority()
-    main(sys.stdin, protocol, loader)
+    main(sys.stdin, protocol, loader=loader)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
         known = ", ".join(imported_devices())
         raise UsageError(f"{PACKAGE} has no {dtype} table of {device}; it has {known}")
     tables = []
-    for file in newest_files(folder, device, "gemm", _TABLE):
+    for file in newest_files(folder, device, kind="gemm", name=_TABLE):
         rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])
         if len(rows):
             tables.append(
@@ -106,7 +106,7 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
     return _agreeing(tables)
 
 
-def newest_files(folder: Path, device: str, kind: str, name: str) -> list[Path]:
+def newest_files(folder: Path, device: str, *, kind: str, name: str) -> list[Path]:
     """The newest table `name` of every stack that has one of this kind."""
     root, found = folder / "data" / SYSTEMS[device] / kind, []
     for stack in sorted(root.iterdir()) if root.is_dir() else []:
@@ -148,7 +148,7 @@ def consensus(tables: Sequence[ImportedTable]) -> pd.DataFrame:
     return grouped.agg(latency_s="median", stacks="size").reset_index()
 
 
-def import_gemms(database: LatencyDatabase, device: str, dtype: str = "bf16") -> int:
+def import_gemms(database: LatencyDatabase, device: str, *, dtype: str = "bf16") -> int:
     """Store every stack's GEMMs of `device` as dense layers, each stack under its own fingerprint.
 
     They were timed by others: no rounds, no intervals. Returns the number of rows read.
@@ -159,7 +159,7 @@ def import_gemms(database: LatencyDatabase, device: str, dtype: str = "bf16") ->
     count = 0
     for table in read_tables(device, dtype):
         origin = Origin(kind="package", name=f"{PACKAGE}: {table.stack}", version=version(PACKAGE))
-        run = database.start_run(fingerprint_of_table(table), table.source, origin)
+        run = database.start_run(fingerprint_of_table(table), table.source, origin=origin)
         rows, now = table.rows.to_numpy(), timestamp()
         database.add(run, [_measurement(row, dtype=dtype, now=now) for row in rows])
         count += len(table.rows)

@@ -30,14 +30,16 @@ def read_attention(device: str, dtype: str = "bf16") -> pd.DataFrame:
     found = []
     if folder is not None and device in SYSTEMS and dtype in TABLE_DTYPES:
         for kind, (part, name) in _TABLES.items():
-            files = newest_files(folder, device, part, name)
-            found += [_clean(pd.read_parquet(file), kind, TABLE_DTYPES[dtype]) for file in files]
+            files = newest_files(folder, device, kind=part, name=name)
+            found += [
+                _clean(pd.read_parquet(file), kind, names=TABLE_DTYPES[dtype]) for file in files
+            ]
     rows = pd.concat(found) if found else pd.DataFrame(columns=[*SHAPE, "latency_s"])
     medians: pd.Series = rows.groupby(SHAPE)["latency_s"].median()
     return medians.reset_index()
 
 
-def _clean(table: pd.DataFrame, kind: str, names: tuple[str, ...]) -> pd.DataFrame:
+def _clean(table: pd.DataFrame, kind: str, *, names: tuple[str, ...]) -> pd.DataFrame:
     keep = table["attn_dtype"].isin(names) & np.isfinite(table["latency"]) & (table["latency"] > 0)
     if "kv_cache_dtype" in table:
         keep &= table["kv_cache_dtype"].isin(names)

@@ -42,6 +42,6 @@ def load_shipped(database: LatencyDatabase, device: str) -> int:
         tables = read_table(Path(path))
     for fingerprint, rows in tables:
         origin = dataclasses.replace(measured_here(), kind="shipped")
-        run = database.start_run(fingerprint, "shipped with the package", origin)
+        run = database.start_run(fingerprint, "shipped with the package", origin=origin)
         database.add(run, rows)
     return sum(len(rows) for _, rows in tables)

@@ -16,7 +16,7 @@ _HOME = "autotune.search.allocators"
 ALLOCATORS = Registry(
     "allocator",
     "autotune.allocators",
-    {
+    own={
         "exact+optuna": f"{_HOME}.exact:Exact",
         "exact": f"{_HOME}.exact:Exact",
         "uniform": f"{_HOME}.uniform:Uniform",

@@ -18,7 +18,7 @@ _CLIP = (0.3, 0.98)
 Keeps: TypeAlias = NDArray[np.float64]
 
 
-def exact_mean(weights: Keeps, mean: float, clip: tuple[float, float] = _CLIP) -> Keeps:
+def exact_mean(weights: Keeps, mean: float, *, clip: tuple[float, float] = _CLIP) -> Keeps:
     """Keeps proportional to `weights`, clipped, whose mean is exactly `mean`.
 
     Clipping one moves the others: what is not clipped is scaled again until nothing changes. A mean
@@ -78,7 +78,7 @@ class DipsvdHeuristic(Allocator):
         """Bisect the mean keep_ratio to the largest that fits."""
         blocks = _blocks(question, self.name)
         weights = self.weights(question.evidence, blocks)
-        return question.largest_fitting(_plan(question, blocks, weights), solver=self.name)
+        return question.largest_fitting(_plan(question, blocks, weights=weights), solver=self.name)
 
 
 class DipsvdBayes(Allocator):
@@ -106,7 +106,7 @@ class DipsvdBayes(Allocator):
         def objective(trial: Any) -> float:
             weights = np.array([trial.suggest_float(f"block{b}", 0.5, 1.5) for b in blocks])
             plans[trial.number] = question.largest_fitting(
-                _plan(question, blocks, weights), solver=self.name
+                _plan(question, blocks, weights=weights), solver=self.name
             )
             question.progress(trial.number, self.trials)
             return question.evidence.losses.true_loss(plans[trial.number].plan)
@@ -122,7 +122,7 @@ def _blocks(question: Question, name: str) -> list[int]:
     return blocks
 
 
-def _plan(question: Question, blocks: list[int], weights: Keeps) -> Callable[[float], Plan]:
+def _plan(question: Question, blocks: list[int], *, weights: Keeps) -> Callable[[float], Plan]:
     def plan_of(t: float) -> Plan:
         keeps = exact_mean(weights, max(t, 1e-6))
         return block_plan(question, dict(zip(blocks, keeps.tolist(), strict=True)))

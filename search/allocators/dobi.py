@@ -85,7 +85,7 @@ class Dobi(Allocator):
         shares = {name: gated.share for name, gated in gates.items()}
         optimizer = torch.optim.Adam(shares.values(), lr=self.learning_rate)
         state = self._state_file(question)
-        done = load_state(state, shares, optimizer) if state and state.exists() else 0
+        done = load_state(state, shares, optimizer=optimizer) if state and state.exists() else 0
         samples = _samples(evidence.subject.batches)
         references = task.references(model, samples)
         turns = itertools.cycle(zip(samples, references, strict=True))
@@ -94,18 +94,18 @@ class Dobi(Allocator):
             for step, (batch, reference) in enumerate(chosen, start=done + 1):
                 optimizer.zero_grad()
                 costs = [
-                    interpolate(gates[site.name].rank, *curves[site]) for site in question.sites
+                    interpolate(gates[site.name].rank, curves[site]) for site in question.sites
                 ]
                 ratio = torch.stack(costs).sum() / dense
                 output = task.output(model, batch)
                 wanted = output if reference is None else reference
-                total, count = task.loss(output, wanted, batch)
+                total, count = task.loss(output, wanted, batch=batch)
                 (total / count + self.penalty * (ratio - target).abs()).backward()
                 optimizer.step()
                 for share in shares.values():
                     share.data.clamp_(0.02, 1.0)
                 if state and step % self.save_every == 0:
-                    save_state(state, shares, optimizer, step)
+                    save_state(state, shares, optimizer=optimizer, step=step)
                 question.progress(step, self.steps)
         return {name: float(share.detach()) for name, share in shares.items()}
 
@@ -142,15 +142,16 @@ def cost_curve(question: Question, site: Site) -> tuple[Tensor, Tensor]:
     return torch.tensor(ranks), torch.tensor(costs, dtype=torch.float64)
 
 
-def interpolate(rank: Tensor, ranks: Tensor, costs: Tensor) -> Tensor:
-    """Piecewise linear cost at a real rank, differentiable in it."""
+def interpolate(rank: Tensor, curve: tuple[Tensor, Tensor]) -> Tensor:
+    """Piecewise linear cost at a real rank of a curve (ranks, costs), differentiable in it."""
+    ranks, costs = curve
     right = int(torch.searchsorted(ranks, rank.detach()).clamp(1, len(ranks) - 1))
     slope = (costs[right] - costs[right - 1]) / (ranks[right] - ranks[right - 1])
     return costs[right - 1] + slope * (rank - ranks[right - 1])
 
 
 def save_state(
-    path: Path, shares: Mapping[str, Tensor], optimizer: torch.optim.Adam, step: int
+    path: Path, shares: Mapping[str, Tensor], *, optimizer: torch.optim.Adam, step: int
 ) -> None:
     """Write the k's, Adam's moments and the step; whole or not at all."""
     tensors = {"step": torch.tensor(step)}
@@ -161,7 +162,7 @@ def save_state(
     write_whole(path, lambda part: save_file(tensors, part))
 
 
-def load_state(path: Path, shares: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> int:
+def load_state(path: Path, shares: Mapping[str, Tensor], *, optimizer: torch.optim.Adam) -> int:
     """Read what `save_state` wrote into the parameters and the optimizer; the step."""
     tensors = load_file(path)
     for name, share in shares.items():

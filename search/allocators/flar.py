@@ -51,11 +51,14 @@ class Flar(Allocator):
         def plan_of(t: float) -> Plan:
             # 1 − cosine and the feature MSE live between 1e-8 and about 1.
             threshold = 10.0 ** (1.0 - 9.0 * t)
-            return {site.name: self._form(question, site, threshold) for site in question.sites}
+            return {
+                site.name: self._form(question, site, threshold=threshold)
+                for site in question.sites
+            }
 
         return question.largest_fitting(plan_of, solver=self.name)
 
-    def _form(self, question: Question, site: Site, threshold: float) -> Form:
+    def _form(self, question: Question, site: Site, *, threshold: float) -> Form:
         fast = [
             rank
             for rank in question.ranks(site)
@@ -63,11 +66,11 @@ class Flar(Allocator):
         ]
         return smallest_meeting(
             fast,
-            lambda rank: self.error(question, site, rank) <= threshold,
+            lambda rank: self.error(question, site, rank=rank) <= threshold,
             whole_grid=self.whole_grid,
         )
 
-    def error(self, question: Question, site: Site, rank: int) -> float:
+    def error(self, question: Question, site: Site, *, rank: int) -> float:
         """The criterion's error of one layer at `rank`, all others dense."""
         if self.criterion == "precise":
             key = (site.name, rank)

@@ -41,7 +41,7 @@ class Pgsvd(Allocator):
     name = "pgsvd"
 
     def __init__(
-        self, profile: str = "weight", alpha: bool = False, groups: str | Sequence[str] = ()
+        self, profile: str = "weight", alpha: bool = False, *, groups: str | Sequence[str] = ()
     ) -> None:
         if profile not in ("weight", "metric"):
             raise UsageError(f"pgsvd profile {profile!r}: weight or metric")

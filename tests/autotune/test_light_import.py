@@ -40,6 +40,6 @@ def test_the_measuring_process_imports_what_its_backend_needs():
         "from autotune.farm.measuring_process import load_network\n"
         "from autotune.profiler.measure.worker import main\n"
         "request = {'backend': 'onnxruntime-cpu', 'device': 'cpu', 'threads': 1, 'tasks': []}\n"
-        "main(io.StringIO(json.dumps(request)), io.StringIO(), load_network)"
+        "main(io.StringIO(json.dumps(request)), io.StringIO(), loader=load_network)"
     )
     assert not loaded_after(serve) & {"torch", "transformers", "sklearn", "sqlalchemy"}

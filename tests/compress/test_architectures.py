@@ -38,7 +38,8 @@ def test_full_rank_is_exact_and_what_cannot_be_a_site_says_why(kind):
         module = model.get_submodule(site.name)
         weight = dense_weight(module)
         result = factorize(weight, PLAIN)
-        layers[site.name] = low_rank_like(module, *result.factors(min(weight.shape)))
+        up, down = result.factors(min(weight.shape))
+        layers[site.name] = low_rank_like(module, up=up, down=down)
         assert (layers[site.name].bias is not None) == site.has_bias
     replace_modules(model, layers)
     got = outputs(kind, model)

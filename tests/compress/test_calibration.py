@@ -32,7 +32,7 @@ def rows(batches):
 
 
 def test_the_three_parts_never_overlap(encoder):
-    data = load_calibration(encoder, CalibrationPlan(), Workload(sequence_length=128))
+    data = load_calibration(encoder, CalibrationPlan(), workload=Workload(sequence_length=128))
     parts = [set(rows(part)) for part in (data.statistics, data.search, data.heldout)]
     assert [len(part) for part in parts] == [1024, 128, 256]
     assert not parts[0] & parts[1]
@@ -42,7 +42,8 @@ def test_the_three_parts_never_overlap(encoder):
 def test_the_same_plan_gives_the_same_data_and_another_seed_other(encoder):
     workload = Workload(sequence_length=32)
     first, again, other = (
-        load_calibration(encoder, CalibrationPlan(seed=seed), workload) for seed in (0, 0, 1)
+        load_calibration(encoder, CalibrationPlan(seed=seed), workload=workload)
+        for seed in (0, 0, 1)
     )
     assert first.sha256 == again.sha256 != other.sha256
 
@@ -51,7 +52,7 @@ def test_windows_of_a_language_model_are_contiguous_and_unpadded(llama, tmp_path
     text = (LLAMA / "heldout.txt").read_text()[:40_000]
     (tmp_path / "text.txt").write_text(text)
     plan = CalibrationPlan(calibration=str(tmp_path / "text.txt"))
-    data = load_calibration(llama, plan, WORKLOAD)
+    data = load_calibration(llama, plan, workload=WORKLOAD)
     ids = llama.tokenizer(text)["input_ids"]
     windows = [r for part in (data.statistics, data.search, data.heldout) for r in rows(part)]
     assert {len(window) for window in windows} == {64}
@@ -67,7 +68,7 @@ def test_an_evaluation_file_is_used_whole_minus_what_was_calibrated_on(llama, tm
     (tmp_path / "a.txt").write_text(text[:30_000])
     (tmp_path / "b.txt").write_text(text[:60_000])
     plan = CalibrationPlan(calibration=str(tmp_path / "a.txt"), evaluation=str(tmp_path / "b.txt"))
-    data = load_calibration(llama, plan, WORKLOAD)
+    data = load_calibration(llama, plan, workload=WORKLOAD)
     seen = set(rows(data.statistics)) | set(rows(data.search))
     held = rows(data.heldout)
     assert not set(held) & seen
@@ -75,7 +76,7 @@ def test_an_evaluation_file_is_used_whole_minus_what_was_calibrated_on(llama, tm
     (tmp_path / "c.txt").write_text(text[:5_000])
     same = CalibrationPlan(calibration=str(tmp_path / "c.txt"), evaluation=str(tmp_path / "c.txt"))
     with pytest.raises(CalibrationError, match="also a calibration sample"):
-        load_calibration(llama, same, WORKLOAD)
+        load_calibration(llama, same, workload=WORKLOAD)
 
 
 @pytest.mark.parametrize("text", ["x", "", "\n\n\n"])
@@ -84,7 +85,7 @@ def test_too_little_text_is_refused(llama, encoder, tmp_path, text):
     for loaded in (llama, encoder):
         with pytest.raises(CalibrationError, match=r"has \d+ token.*at least 8 are needed"):
             load_calibration(
-                loaded, CalibrationPlan(calibration=str(tmp_path / "short.txt")), WORKLOAD
+                loaded, CalibrationPlan(calibration=str(tmp_path / "short.txt")), workload=WORKLOAD
             )
 
 
@@ -92,17 +93,21 @@ def test_files_that_are_no_text(llama, tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00" * 1000)
     for name, why in (("binary.txt", "UTF-8"), ("missing.txt", "No such file")):
         with pytest.raises(CalibrationError, match=why):
-            load_calibration(llama, CalibrationPlan(calibration=str(tmp_path / name)), WORKLOAD)
+            load_calibration(
+                llama, CalibrationPlan(calibration=str(tmp_path / name)), workload=WORKLOAD
+            )
 
 
 def test_tensors_calibrate_any_model(encoder, tmp_path):
     save_file({"pixel_values": torch.randn(40, 3, 8, 8)}, tmp_path / "images.safetensors")
     plan = CalibrationPlan(calibration=str(tmp_path / "images.safetensors"))
-    data = load_calibration(encoder, plan, WORKLOAD)
+    data = load_calibration(encoder, plan, workload=WORKLOAD)
     assert sum(len(b["pixel_values"]) for b in data.heldout) == 8
     for bad in ({"a": torch.ones(3, 2)}, {"a": torch.ones(9, 2), "b": torch.ones(10)}):
         save_file(bad, tmp_path / "bad.safetensors")
         with pytest.raises(CalibrationError, match="first dimension"):
             load_calibration(
-                encoder, CalibrationPlan(calibration=str(tmp_path / "bad.safetensors")), WORKLOAD
+                encoder,
+                CalibrationPlan(calibration=str(tmp_path / "bad.safetensors")),
+                workload=WORKLOAD,
             )

@@ -24,9 +24,11 @@ def saved(tiny, tmp_path):
         if i % 3 == 2:
             continue  # some stay dense
         up, down = torch.randn(site.out_features, 8 + i), torch.randn(8 + i, site.in_features)
-        layers[site.name] = low_rank_like(model.get_submodule(site.name), up * 0.1, down * 0.1)
+        layers[site.name] = low_rank_like(
+            model.get_submodule(site.name), up=up * 0.1, down=down * 0.1
+        )
     replace_modules(model, layers)
-    save_checkpoint(model, None, tmp_path / "saved")
+    save_checkpoint(model, None, folder=tmp_path / "saved")
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
     with torch.no_grad():
         return tmp_path / "saved", type(model), task, inputs, task.output(model, inputs), layers
@@ -38,7 +40,7 @@ def test_round_trip_is_bit_equal(saved, tmp_path):
     assert set(low_rank_layers(model)) == set(layers)
     with torch.no_grad():
         assert torch.equal(task.output(model, inputs), expected)
-    save_checkpoint(model, None, tmp_path / "again")
+    save_checkpoint(model, None, folder=tmp_path / "again")
     with torch.no_grad():
         again = kind.from_pretrained(tmp_path / "again")
         assert torch.equal(task.output(again, inputs), expected)
@@ -47,7 +49,7 @@ def test_round_trip_is_bit_equal(saved, tmp_path):
 def test_the_dense_model_is_left_as_it_was(tiny, tmp_path):
     _, model, _ = tiny
     before = model.config.to_dict()
-    save_checkpoint(model, None, tmp_path / "dense")
+    save_checkpoint(model, None, folder=tmp_path / "dense")
     assert model.config.to_dict() == before
     assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
 
@@ -170,7 +172,7 @@ def test_training_goes_on_in_both_factors_and_is_saved(saved, tmp_path):
     model.eval()
     with torch.no_grad():
         expected = task.output(model, inputs)
-        save_checkpoint(model, None, tmp_path / "ours")
+        save_checkpoint(model, None, folder=tmp_path / "ours")
         model.save_pretrained(tmp_path / "theirs")
         for name in ("ours", "theirs"):
             assert torch.equal(task.output(kind.from_pretrained(tmp_path / name), inputs), expected)
@@ -180,7 +182,7 @@ def test_training_goes_on_in_both_factors_and_is_saved(saved, tmp_path):
 def test_shards_load_as_one(tiny, saved, tmp_path):
     _, model, task = tiny
     *_, inputs, expected, _ = saved
-    save_checkpoint(model, None, tmp_path / "shards", max_shard_size="60KB")
+    save_checkpoint(model, None, folder=tmp_path / "shards", max_shard_size="60KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     loaded = type(model).from_pretrained(tmp_path / "shards")
     with torch.no_grad():
@@ -193,6 +195,6 @@ def test_a_factor_that_looks_like_the_dense_weight_is_refused(tiny, tmp_path):
     _, model, _ = tiny
     name = "encoder.layer.0.attention.self.query"
     up, down = torch.randn(64, 64), torch.randn(64, 64)
-    replace_modules(model, {name: low_rank_like(model.get_submodule(name), up, down)})
+    replace_modules(model, {name: low_rank_like(model.get_submodule(name), up=up, down=down)})
     with pytest.raises(ModelError, match="could be taken for the dense weight"):
-        save_checkpoint(model, None, tmp_path / "saved")
+        save_checkpoint(model, None, folder=tmp_path / "saved")

@@ -21,9 +21,9 @@ def decoder(request, tmp_path_factory):
     model, task = tiny_model(request.param), tiny_task(request.param)
     model.requires_grad_(False)
     inputs = task.example_inputs(model, Workload(sequence_length=8))
-    sites = count_tokens(model, find_sites(model), inputs).sites
+    sites = count_tokens(model, find_sites(model), inputs=inputs).sites
     path = tmp_path_factory.mktemp(request.param) / "decode.onnx"
-    export_decode(model, [site.name for site in sites], path)
+    export_decode(model, [site.name for site in sites], path=path)
     return model, sites, path
 
 
@@ -86,7 +86,7 @@ def test_greedy_generation_goes_token_for_token(decoder):
 def test_a_plan_rewrites_it_like_the_graph_of_whole_sequences(decoder, tmp_path):
     model, sites, path = decoder
     layers = random_layers(model, sites, 16)
-    rewrite_low_rank(path, layers, tmp_path / "low.onnx", {})
+    rewrite_low_rank(path, layers, path=tmp_path / "low.onnx", metadata={})
     onnx.checker.check_model(onnx.load(tmp_path / "low.onnx"), full_check=True)
     ids = torch.randint(0, 101, (3, 9), generator=torch.Generator().manual_seed(1))
     with replaced(model, layers):
@@ -108,7 +108,7 @@ def test_its_inputs_say_what_they_are(decoder):
     assert found["attention_mask"] == ["batch", "total_length"]
     heads, size = found["past_key_values.0.key"][1::2]
     assert found["past_key_values.0.key"] == ["batch", heads, "past_length", size]
-    assert set(decode_inputs(model, 1, 1)) == set(found)
+    assert set(decode_inputs(model, 1, past_length=1)) == set(found)
     outputs = [value.name for value in graph.output]
     assert outputs[0] == "logits"
     assert [name.replace("present", "past_key_values") for name in outputs[1:]] == list(found)[2:]
@@ -117,7 +117,7 @@ def test_its_inputs_say_what_they_are(decoder):
 def test_a_timed_checkpoint_decodes_where_past_keys_are_given(monkeypatch):
     """What torch-eager times in a decode pass: inputs come from a file, in any order."""
     model = tiny_model("llama")
-    inputs = decode_inputs(model, 2, 7)
+    inputs = decode_inputs(model, 2, past_length=7)
     wanted = decode_step(model, inputs)
     seen = []
 

@@ -81,7 +81,7 @@ def saved(tmp_path_factory):
         inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
         inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         storage = form if form in STORED else "fp32"
-        save_checkpoint(model, None, folder, storage=storage, dtype=dtype)
+        save_checkpoint(model, None, folder=folder, storage=storage, dtype=dtype)
         expected = outputs(model, inputs)
         if storage != "fp32":  # rounded by what is stored, and no further
             stored = outputs(type(dense).from_pretrained(folder).eval(), inputs)
@@ -103,7 +103,7 @@ def joint_layers(kind, model):
     modules = [model.get_submodule(name) for name in names]
     ups = [torch.randn(module.out_features, 8) * 0.1 for module in modules]
     down = torch.randn(8, modules[0].in_features) * 0.1
-    return dict(zip(names, shared_low_rank_like(modules, ups, down), strict=True))
+    return dict(zip(names, shared_low_rank_like(modules, ups=ups, down=down), strict=True))
 
 
 def stranger(saved, tmp_path, trust):

@@ -26,7 +26,7 @@ class ExampleFactors(FactorsSuite):
         build_factor_store(
             example.model,
             example.sites,
-            path,
+            path=path,
             metric=METRIC,
             statistics=statistics,
             joint=example.joint,

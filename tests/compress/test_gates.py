@@ -16,7 +16,7 @@ def matrix(sigma, rows=9, columns=7, seed=0):
 
 def truncated(a, k, beta):
     u, s, vt = torch.linalg.svd(a, full_matrices=False)
-    return (u * (s * gate(k, len(s), beta))) @ vt
+    return (u * (s * gate(k, len(s), beta=beta))) @ vt
 
 
 def numeric(a, k, beta, weights, step=1e-6):

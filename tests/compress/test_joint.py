@@ -94,7 +94,7 @@ def found(request):
     model, task = tiny_model(request.param), tiny_task(request.param)
     model.requires_grad_(False)
     inputs = task.example_inputs(model, WORKLOAD)
-    return request.param, model, task, count_tokens(model, find_sites(model), inputs), inputs
+    return request.param, model, task, count_tokens(model, find_sites(model), inputs=inputs), inputs
 
 
 def test_layers_with_one_input_are_found(found):
@@ -121,7 +121,7 @@ def test_no_group_where_the_input_was_changed_or_belongs_to_another_module():
             return y + self.c(x.add_(1.0))
 
     model = Changed()
-    sites = count_tokens(model, find_sites(model), {"x": torch.ones(5, 64)})
+    sites = count_tokens(model, find_sites(model), inputs={"x": torch.ones(5, 64)})
     assert [site.members for site in sites.joint] == [("a", "b")]
 
 
@@ -129,9 +129,11 @@ def factor_store(found, metric, path):
     _, model, task, sites, inputs = found
     metric = make_metric(metric)
     batches = [{**inputs, "labels": inputs["input_ids"]}] if "labels" in inputs else [inputs]
-    statistics = collect_statistics(model, sites.sites, task, batches * 2, metric.moments)
+    statistics = collect_statistics(
+        model, sites.sites, task=task, batches=batches * 2, kinds=metric.moments
+    )
     build_factor_store(
-        model, sites.sites, path, metric=metric, statistics=statistics, joint=sites.joint
+        model, sites.sites, path=path, metric=metric, statistics=statistics, joint=sites.joint
     )
     return FactorStore(path)
 
@@ -160,7 +162,7 @@ def test_the_layers_compute_the_factors_and_the_latent_once(found, tmp_path, mon
     _, model, task, sites, inputs = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
     plan = {joint.name: low_rank(16) for joint in sites.joint}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors=factors, plan=plan)
     dense = {
         name: nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         for name, layer in layers.items()
@@ -192,7 +194,7 @@ def three_layers():
     modules = [nn.Linear(12, n) for n in OUT]
     generator = torch.Generator().manual_seed(3)
     ups = [torch.randn(n, 4, generator=generator) for n in OUT]
-    return shared_low_rank_like(modules, ups, torch.randn(4, 12, generator=generator))
+    return shared_low_rank_like(modules, ups=ups, down=torch.randn(4, 12, generator=generator))
 
 
 def direct(layer, x):
@@ -243,17 +245,17 @@ def test_a_checkpoint_comes_back_bit_equal(found, tmp_path):
     _, model, task, sites, _ = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
     plan = {sites.joint[0].name: low_rank(16), sites.sites[-1].name: low_rank(8)}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors=factors, plan=plan)
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
     with replaced(model, layers), torch.no_grad():
         expected = task.output(model, inputs)
-        save_checkpoint(model, None, tmp_path / "saved")
+        save_checkpoint(model, None, folder=tmp_path / "saved")
     again = type(model).from_pretrained(tmp_path / "saved")
     with torch.no_grad():
         assert torch.equal(task.output(again, inputs), expected)
     shared = [n for n, m in low_rank_layers(again).items() if isinstance(m, SharedLowRankLinear)]
     assert shared == list(sites.joint[0].members[1:])
-    save_checkpoint(again, None, tmp_path / "twice")
+    save_checkpoint(again, None, folder=tmp_path / "twice")
     with torch.no_grad():
         assert torch.equal(
             task.output(type(model).from_pretrained(tmp_path / "twice"), inputs), expected
@@ -265,9 +267,11 @@ def test_a_config_whose_leader_is_missing_is_refused(found, tmp_path):
 
     _, model, _, sites, _ = found
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
-    layers = build_layers(model, sites.joint, factors, {sites.joint[0].name: low_rank(16)})
+    layers = build_layers(
+        model, sites.joint, factors=factors, plan={sites.joint[0].name: low_rank(16)}
+    )
     with replaced(model, layers):
-        save_checkpoint(model, None, tmp_path / "saved")
+        save_checkpoint(model, None, folder=tmp_path / "saved")
     path = tmp_path / "saved" / "config.json"
     config = json.loads(path.read_text())
     del config["quantization_config"]["layers"][sites.joint[0].members[0]]
@@ -287,9 +291,9 @@ def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     )
     factors = factor_store(found, "kfac", tmp_path / "f.safetensors")
     plan = {joint.name: low_rank(16) for joint in sites.joint}
-    layers = build_layers(model, (*sites.sites, *sites.joint), factors, plan)
+    layers = build_layers(model, (*sites.sites, *sites.joint), factors=factors, plan=plan)
     path = tmp_path / "low.onnx"
-    rewrite_low_rank(tmp_path / "dense.onnx", layers, path, {})
+    rewrite_low_rank(tmp_path / "dense.onnx", layers, path=path, metadata={})
     with replaced(model, layers):
         assert_parity(path, model, task, kind)
     graph = onnx.load(path).graph

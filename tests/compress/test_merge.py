@@ -20,7 +20,7 @@ from tests.conftest import random_layers, tiny_model, tiny_task
 def test_pairs_are_multiplied_out_and_nothing_of_us_is_left(kind, tmp_path):
     model, task = tiny_model(kind), tiny_task(kind)
     replace_modules(model, random_layers(model, find_sites(model).sites, 8))
-    save_checkpoint(model, None, tmp_path / "run" / "model")
+    save_checkpoint(model, None, folder=tmp_path / "run" / "model")
     folder = merge(tmp_path / "run")
     assert folder == tmp_path / "run" / "dense"
     config = json.loads((folder / "config.json").read_text())
@@ -37,7 +37,7 @@ def test_pairs_are_multiplied_out_and_nothing_of_us_is_left(kind, tmp_path):
 
 def test_what_is_there_or_dense_already_is_refused(tmp_path):
     model = tiny_model("llama")
-    save_checkpoint(model, None, tmp_path / "plain")
+    save_checkpoint(model, None, folder=tmp_path / "plain")
     with pytest.raises(UsageError, match="dense already"):
         merge(tmp_path / "plain", tmp_path / "out")
     (tmp_path / "there").mkdir()
@@ -59,9 +59,9 @@ def test_sentence_transformers_loads_the_embedded_model(tmp_path):
         weight = model.get_submodule(site.name).weight.detach()
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
         module = model.get_submodule(site.name)
-        layers[site.name] = low_rank_like(module, u[:, :128] * s[:128], v[:128])
+        layers[site.name] = low_rank_like(module, up=u[:, :128] * s[:128], down=v[:128])
     replace_modules(model, layers)
-    save_checkpoint(model, loaded.tokenizer, tmp_path / "saved")
+    save_checkpoint(model, loaded.tokenizer, folder=tmp_path / "saved")
     copy_companions(loaded.folder, tmp_path / "saved")
     texts = ["A low-rank layer is two products.", "Latency is measured."]
     batch = loaded.tokenizer(texts, padding=True, return_tensors="pt")

@@ -35,7 +35,7 @@ def test_ledoit_wolf_equals_sklearns():
         gram = x.T @ x / rows
         norm4 = float(x.square().sum(1).square().mean())
         expected, weight = ledoit_wolf(x.numpy(), assume_centered=True)
-        found = shrinkage(gram, norm4, rows)
+        found = shrinkage(gram, norm4, rows=rows)
         assert found == pytest.approx(weight, abs=1e-10)
         mu = float(gram.diagonal().mean())
         shrunk = (1 - found) * gram + found * mu * torch.eye(features, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_dipsvd_identities():
     gram = x @ x.T
     by_rows = torch.stack([(row @ (x.T @ x) @ row).sqrt() for row in x])
     assert torch.allclose(torch.linalg.norm(gram, dim=0), by_rows)
-    weights = channel_weights(gram, 0.03, 30.0)
+    weights = channel_weights(gram, 0.03, amplify=30.0)
     assert (weights > 1).sum() == 2
     assert weights[3] == 30.0
     assert torch.allclose(DipSvd(amplify=1.0).weighted(gram), gram)

@@ -22,7 +22,9 @@ def exported(request, tmp_path_factory):
     kind, model, task = request.param, tiny_model(request.param), tiny_task(request.param)
     model.requires_grad_(False)
     tmp_path = tmp_path_factory.mktemp(kind)
-    sites = count_tokens(model, find_sites(model), task.example_inputs(model, WORKLOAD)).sites
+    sites = count_tokens(
+        model, find_sites(model), inputs=task.example_inputs(model, WORKLOAD)
+    ).sites
     export_dense(
         model,
         task,
@@ -51,7 +53,9 @@ def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path):
     assert_parity(dense, model, task, kind)
     layers = random_layers(model, sites, 16)
     path = tmp_path / "low.onnx"
-    rewrite_low_rank(dense, layers, path, {"autotune.ranks": dict.fromkeys(layers, 16)})
+    rewrite_low_rank(
+        dense, layers, path=path, metadata={"autotune.ranks": dict.fromkeys(layers, 16)}
+    )
     replaced = replace_modules(model, layers)
     assert_parity(path, model, task, kind)
     replace_modules(model, replaced)
@@ -76,8 +80,8 @@ def test_a_missing_product_is_noticed(exported, tmp_path):
     site = sites[0]
     layer = low_rank_like(
         model.get_submodule(site.name),
-        torch.randn(site.out_features, 8),
-        torch.randn(8, site.in_features),
+        up=torch.randn(site.out_features, 8),
+        down=torch.randn(8, site.in_features),
     )
     with pytest.raises(ModelError, match="not two matrix products"):
         check_low_rank(onnx.load(dense), {site.name: layer})

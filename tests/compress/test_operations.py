@@ -19,7 +19,7 @@ def trace(kind, dtype=torch.float32, workload=WORKLOAD):
     model = tiny_model(kind)
     sites = find_sites(model).sites
     inputs = tiny_task(kind).example_inputs(model, workload)
-    return model, sites, trace_operations(model, sites, inputs, dtype)
+    return model, sites, trace_operations(model, sites, inputs=inputs, dtype=dtype)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -39,8 +39,10 @@ def test_nothing_is_computed_and_the_model_stays_as_it_was():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     inputs = tiny_task("llama").example_inputs(model, WORKLOAD)
-    found = trace_operations(model, find_sites(model).sites, inputs, torch.bfloat16)
-    assert found == trace_operations(model, find_sites(model).sites, inputs, torch.bfloat16)
+    found = trace_operations(model, find_sites(model).sites, inputs=inputs, dtype=torch.bfloat16)
+    assert found == trace_operations(
+        model, find_sites(model).sites, inputs=inputs, dtype=torch.bfloat16
+    )
     assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -62,7 +64,7 @@ class Small(nn.Module):
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_bytes_and_shapes_by_hand(dtype, size):
     sites = (Site(name="layer", in_features=64, out_features=64, tokens=5),)
-    found = trace_operations(Small(), sites, {"x": torch.zeros(5, 64)}, dtype)
+    found = trace_operations(Small(), sites, inputs={"x": torch.zeros(5, 64)}, dtype=dtype)
     assert [o.kind for o in found] == ["layer", "memory", "memory", "product"]
     layer, gelu, add, head = found
     values = 5 * 64
@@ -79,8 +81,10 @@ def test_bytes_and_shapes_by_hand(dtype, size):
 def test_a_decode_step_has_one_query_a_sequence():
     model = tiny_model("llama")
     sites = find_sites(model).sites
-    inputs = decode_inputs(model, 3, 20)
-    found = trace_operations(model, sites, inputs, torch.float32, causal=True, call=decode_step)
+    inputs = decode_inputs(model, 3, past_length=20)
+    found = trace_operations(
+        model, sites, inputs=inputs, dtype=torch.float32, causal=True, call=decode_step
+    )
     attention = [o for o in found if o.kind == "attention"]
     assert len(attention) == 2
     for one in attention:
@@ -92,7 +96,9 @@ def test_a_prompt_as_long_as_heads_share_a_key_is_a_prompt():
     """Two heads a key and two tokens: nothing of it is a decode step."""
     model = tiny_model("llama")
     inputs = tiny_task("llama").example_inputs(model, Workload(batch_size=3, sequence_length=2))
-    found = trace_operations(model, find_sites(model).sites, inputs, torch.float32, causal=True)
+    found = trace_operations(
+        model, find_sites(model).sites, inputs=inputs, dtype=torch.float32, causal=True
+    )
     attention = [o for o in found if o.kind == "attention"]
     assert all((o.heads, o.queries, o.keys, o.causal) == (4, 2, 2, True) for o in attention)
 
@@ -101,7 +107,7 @@ def test_causal_attention_is_marked():
     model = tiny_model("llama")
     inputs = tiny_task("llama").example_inputs(model, WORKLOAD)
     sites = find_sites(model).sites
-    found = trace_operations(model, sites, inputs, torch.float32, causal=True)
+    found = trace_operations(model, sites, inputs=inputs, dtype=torch.float32, causal=True)
     assert all(o.causal for o in found if o.kind == "attention")
 
 

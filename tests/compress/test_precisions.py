@@ -56,7 +56,7 @@ class RandomFactors(Factors):
 def test_native_layers_hold_the_factors_as_they_are():
     model = tiny_model("llama")
     sites = find_sites(model).sites
-    layers = build_layers(model, sites, RandomFactors(), {sites[0].name: low_rank(4)})
+    layers = build_layers(model, sites, factors=RandomFactors(), plan={sites[0].name: low_rank(4)})
     assert list(layers) == [sites[0].name]
     assert torch.equal(layers[sites[0].name].weight, torch.ones(sites[0].out_features, 4))
     assert torch.equal(layers[sites[0].name].weight_down, torch.full((4, 64), 3.0))
@@ -68,7 +68,7 @@ def test_an_unknown_precision_is_refused_with_the_known_ones(form):
     sites = find_sites(model).sites
     known = f"unknown precision 'int3'; known are {', '.join(PRECISIONS)}"
     with pytest.raises(UsageError, match=known):
-        build_layers(model, sites, RandomFactors(), {sites[0].name: form})
+        build_layers(model, sites, factors=RandomFactors(), plan={sites[0].name: form})
     with pytest.raises(UsageError, match=known):
         site_bytes(SITE, form, dtype="fp32", storage="fp32")
     with pytest.raises(UsageError, match=known):

@@ -16,7 +16,9 @@ PER_BLOCK = {"bert": 6, "gpt2": 4, "llama": 7, "vit": 6}
 def test_sites_of_every_architecture(tiny):
     kind, model, task = tiny
     found = find_sites(model)
-    found = count_tokens(model, found, task.example_inputs(model, Workload(sequence_length=8)))
+    found = count_tokens(
+        model, found, inputs=task.example_inputs(model, Workload(sequence_length=8))
+    )
     assert len(found.sites) == 2 * PER_BLOCK[kind]
     assert {site.group for site in found.sites} == {"attention", "mlp"}
     assert {site.block for site in found.sites} == {0, 1}
@@ -58,7 +60,7 @@ def test_a_layer_that_runs_twice_or_never_is_left_out():
             return self.once(self.twice(self.twice(x)))
 
     model = Shared()
-    sites = count_tokens(model, find_sites(model), {"x": torch.ones(5, 64)})
+    sites = count_tokens(model, find_sites(model), inputs={"x": torch.ones(5, 64)})
     assert [site.name for site in sites.sites] == ["once"]
     assert sites.left_out == {"twice": "runs 2 times a pass", "never": "does not run"}
 
@@ -75,7 +77,8 @@ def test_every_architecture_is_exact_at_full_rank(tiny):
     for site in find_sites(model).sites:
         module = model.get_submodule(site.name)
         result = factorize(dense_weight(module), Whitening(left=None, right=None, scale=1.0))
-        layers[site.name] = low_rank_like(module, *result.factors(10**6))
+        up, down = result.factors(10**6)
+        layers[site.name] = low_rank_like(module, up=up, down=down)
     replaced = replace_modules(model, layers)
     after = task.output(model, inputs)
     assert float((after - before).norm() / before.norm()) < 1e-10
@@ -84,7 +87,7 @@ def test_every_architecture_is_exact_at_full_rank(tiny):
 
 
 def test_gradients_reach_both_factors_and_the_bias():
-    layer = low_rank_like(nn.Linear(64, 48), torch.randn(48, 8), torch.randn(8, 64))
+    layer = low_rank_like(nn.Linear(64, 48), up=torch.randn(48, 8), down=torch.randn(8, 64))
     assert isinstance(layer, LowRankLinear)
     layer(torch.randn(2, 5, 64)).square().sum().backward()
     for parameter in (layer.weight, layer.weight_down, layer.bias):
@@ -94,7 +97,9 @@ def test_gradients_reach_both_factors_and_the_bias():
 
 def test_the_dtype_of_the_layer_is_kept():
     layer = low_rank_like(
-        nn.Linear(64, 48, bias=False, dtype=torch.bfloat16), torch.randn(48, 8), torch.randn(8, 64)
+        nn.Linear(64, 48, bias=False, dtype=torch.bfloat16),
+        up=torch.randn(48, 8),
+        down=torch.randn(8, 64),
     )
     assert {p.dtype for p in layer.parameters()} == {torch.bfloat16}
     assert layer.bias is None
@@ -111,11 +116,11 @@ def test_tasks_know_better_from_worse():
         model, task = tiny_model(kind), tiny_task(kind)
         batch = task.example_inputs(model, Workload(batch_size=2, sequence_length=8))
         references = task.references(model, [batch])
-        assert task.mean_loss(model, [batch], references) == pytest.approx(0, abs=1e-6)
+        assert task.mean_loss(model, [batch], references=references) == pytest.approx(0, abs=1e-6)
         with torch.no_grad():
             next(model.parameters()).mul_(1.5)
         model.get_submodule(find_sites(model).sites[-1].name).weight.data.mul_(0.5)
-        assert task.mean_loss(model, [batch], references) > 1e-4
+        assert task.mean_loss(model, [batch], references=references) > 1e-4
 
 
 @pytest.mark.parametrize(("dtype", "element_bytes"), [("fp32", 4), ("bf16", 2), ("fp16", 2)])
@@ -123,4 +128,4 @@ def test_a_kv_cache_takes_the_bytes_of_its_dtype(dtype, element_bytes):
     config = tiny_model("llama").config  # 2 layers, 2 key-value heads of 16 features each
     workload = Workload(batch_size=3, sequence_length=10, output_length=5, phase="request")
     expected = 2 * 2 * 2 * 16 * 3 * (10 + 5) * element_bytes
-    assert kv_cache_bytes(config, workload, dtype) == expected
+    assert kv_cache_bytes(config, workload, dtype=dtype) == expected

@@ -29,7 +29,9 @@ def text_batches(count=3, sequences=4, length=12, masked=True, seed=0):
 
 def collect(model, task, batches, kinds=ALL, seed=0):
     sites = find_sites(model).sites
-    return sites, collect_statistics(model, sites, task, batches, kinds, seed=seed)
+    return sites, collect_statistics(
+        model, sites, task=task, batches=batches, kinds=kinds, seed=seed
+    )
 
 
 @pytest.fixture
@@ -164,8 +166,10 @@ def test_a_texts_mask_is_not_taken_for_its_pictures():
     model, task = tiny_model("clip").requires_grad_(False), tiny_task("clip")
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=17))
     inputs["attention_mask"][0, 9:] = 0
-    sites = count_tokens(model, find_sites(model), inputs).sites
-    rows = collect_statistics(model, sites, task, [inputs], frozenset({"gram"})).rows
+    sites = count_tokens(model, find_sites(model), inputs=inputs).sites
+    rows = collect_statistics(
+        model, sites, task=task, batches=[inputs], kinds=frozenset({"gram"})
+    ).rows
     assert {rows[site.name] for site in sites if site.name.startswith("text")} == {9 + 17}
     assert {rows[site.name] for site in sites if site.name.startswith("vision")} == {2 * 17}
 
@@ -179,6 +183,6 @@ def test_hooks_are_gone_afterwards(bert):
 def test_tokens_are_counted_per_site(tiny):
     kind, model, task = tiny
     workload = Workload(batch_size=3, sequence_length=10)
-    sites = count_tokens(model, find_sites(model), task.example_inputs(model, workload))
+    sites = count_tokens(model, find_sites(model), inputs=task.example_inputs(model, workload))
     expected = 3 * 17 if kind == "vit" else 30
     assert {site.tokens for site in sites.sites} == {expected}

@@ -126,18 +126,21 @@ def test_threads_are_checked():
 
 @pytest.mark.parametrize(("name", "dtype", "step"), [("cpu", "fp32", 16), ("h200", "bf16", 8)])
 def test_candidate_ranks_are_aligned_and_save(name, dtype, step):
-    ranks = aligned_ranks(find_device(name), 4096, 1024, dtype)
+    ranks = aligned_ranks(find_device(name), in_features=4096, out_features=1024, dtype=dtype)
     assert ranks[0] == step
     assert all(rank % step == 0 for rank in ranks)
     assert ranks[-1] <= break_even_rank(4096, 1024) < ranks[-1] + step
 
 
 def test_a_rank_that_saves_nothing_is_no_candidate():
-    assert aligned_ranks(find_device("cpu"), 256, 256, "fp32")[-1] == 112
+    assert (
+        aligned_ranks(find_device("cpu"), in_features=256, out_features=256, dtype="fp32")[-1]
+        == 112
+    )
 
 
 def test_a_tiny_layer_has_no_candidates():
-    assert aligned_ranks(find_device("cpu"), 16, 16, "fp32") == []
+    assert aligned_ranks(find_device("cpu"), in_features=16, out_features=16, dtype="fp32") == []
 
 
 def test_a_thinned_grid_keeps_its_ends():

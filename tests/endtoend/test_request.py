@@ -60,7 +60,7 @@ def test_both_graphs_generate_what_the_checkpoint_does(request_run):
     prompt too, token by token from an empty cache, and gives the others.
     """
     folder, _ = request_run
-    model = load_class("causal-lm", folder / "model", torch.float32)
+    model = load_class("causal-lm", folder / "model", dtype=torch.float32)
     ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     wanted = model.generate(

@@ -78,7 +78,7 @@ def assert_same_model(folder, record):
     from autotune.compress.checkpoint import low_rank_layers
     from autotune.compress.loading import load_class
 
-    model = load_class("causal-lm", folder / "model", torch.float32)
+    model = load_class("causal-lm", folder / "model", dtype=torch.float32)
     ranks = {name: s["rank"] for s in record["sites"] if s["rank"] for name in s["layers"]}
     assert {n: layer.rank for n, layer in low_rank_layers(model).items()} == ranks
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]["compressed"]
@@ -221,8 +221,8 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
 
     wanted = {0}
 
-    def ends(spec, shape, points):
-        forms = plan_forms(spec, shape, points)
+    def ends(spec, shape, *, points):
+        forms = plan_forms(spec, shape, points=points)
         wanted.update({forms[0].rank, forms[-1].rank})
         return [forms[0], forms[-1]]
 
@@ -355,7 +355,7 @@ def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
     assert weights.stat().st_size == pytest.approx(record["stored_bytes"]["compressed"], rel=0.01)
     from autotune.compress.loading import load_class
 
-    model = load_class("causal-lm", copied / "model", torch.float32)
+    model = load_class("causal-lm", copied / "model", dtype=torch.float32)
     ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():

@@ -38,7 +38,7 @@ def test_a_vision_transformer_is_tuned(cli, tmp_path):
     assert record["task"] == "embedding"
     assert record["parameters"]["compressed"] <= 0.8 * record["parameters"]["dense"]
     images = load_file(tmp_path / "images.safetensors")["pixel_values"][:3]
-    model = load_class("embedding", tmp_path / "out" / "model", torch.float32)
+    model = load_class("embedding", tmp_path / "out" / "model", dtype=torch.float32)
     assert low_rank_layers(model)
     with torch.no_grad():
         expected = model(pixel_values=images).last_hidden_state
@@ -85,7 +85,7 @@ def test_two_towers_are_tuned(cli, tmp_path):
     assert {name.split("_model")[0] for name in chosen} == {"text", "vision"}
     reasons = {site["name"]: site["reason"] for site in record["sites"] if not site.get("layers")}
     assert reasons["text_projection"] == reasons["visual_projection"] == "a head"
-    model = load_class("image-text", tmp_path / "out" / "model", torch.float32)
+    model = load_class("image-text", tmp_path / "out" / "model", dtype=torch.float32)
     few = {name: tensor[:3] for name, tensor in pairs.items()}
     with torch.no_grad():
         found = model(**few)

@@ -82,7 +82,7 @@ class TestSimulatedTable(PredictorSuite):
             points = [
                 shape(rank, 256, k, n, "bf16") for k, n in sizes for rank in range(32, 257, 32)
             ]
-            assert measure_points(database, fingerprint, points, runner=runner) == []
+            assert measure_points(database, fingerprint, points=points, runner=runner) == []
             return database.measurements(fingerprint.id)
 
     @pytest.fixture
@@ -111,4 +111,4 @@ class TestExtrapolated(PredictorSuite):
 
     @pytest.fixture
     def make_predictor(self, donors):
-        return lambda: ExtrapolatedLatency(find_device("rtx-4090"), "bf16", donors)
+        return lambda: ExtrapolatedLatency(find_device("rtx-4090"), "bf16", donors=donors)

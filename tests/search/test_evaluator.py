@@ -34,12 +34,12 @@ def world(tmp_path_factory):
     model.requires_grad_(False)
     model.save_pretrained(folder / "model")
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=16))
-    sites = count_tokens(model, find_sites(model), inputs)
+    sites = count_tokens(model, find_sites(model), inputs=inputs)
     path = folder / "factors.safetensors"
     build_factor_store(
         model,
         sites.sites,
-        path,
+        path=path,
         metric=make_metric("weight"),
         statistics=None,
         joint=sites.joint,
@@ -96,7 +96,7 @@ def test_processes_find_the_same_losses(world, tmp_path):
     setup, plans, plan_losses = world
     alone = plan_losses()
     heard = []
-    with Evaluators(setup, 2, 1) as evaluators:
+    with Evaluators(setup, 2, threads=1) as evaluators:
         answers = dict(evaluators.losses(plans))  # nobody but the processes answers here
         together = plan_losses(evaluators, tmp_path)
         together.judge(plans, lambda done, total: heard.append((done, total)))
@@ -115,7 +115,7 @@ def test_processes_find_the_same_losses(world, tmp_path):
 
 def test_a_process_that_dies_costs_nothing(world):
     setup, plans, _ = world
-    with Evaluators(setup, 2, 1) as evaluators:
+    with Evaluators(setup, 2, threads=1) as evaluators:
         answers = evaluators.losses(plans)
         index, _ = next(answers)
         kill(judging()[0])
@@ -129,7 +129,7 @@ def test_a_process_that_dies_costs_nothing(world):
 def test_threads_that_ask_at_once_get_their_own_answers(world):
     setup, plans, plan_losses = world
     alone = plan_losses()
-    with Evaluators(setup, 2, 1) as evaluators:
+    with Evaluators(setup, 2, threads=1) as evaluators:
         together = plan_losses(evaluators)
         assert together.places == 2
 
@@ -146,7 +146,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(world):
 
 def test_a_closed_pool_leaves_no_process(world):
     setup, plans, _ = world
-    with Evaluators(setup, 2, 1) as evaluators:
+    with Evaluators(setup, 2, threads=1) as evaluators:
         answers = evaluators.losses(plans)
         next(answers)  # and nobody asks for the rest
     wait_for(lambda: not judging(), 10)
@@ -156,7 +156,7 @@ def test_a_closed_pool_leaves_no_process(world):
 def test_judges_that_never_answer_are_not_waited_for_again(world, monkeypatch):
     setup, plans, plan_losses = world
     monkeypatch.setattr(evaluator, "_COMMAND", [sys.executable, "-c", "pass"])
-    with Evaluators(setup, 3, 1) as evaluators:
+    with Evaluators(setup, 3, threads=1) as evaluators:
         assert dict(evaluators.losses(plans)) == {}
         assert evaluators.places <= 0
         judge = plan_losses(evaluators)
@@ -184,14 +184,14 @@ def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
     code = """import sys\nfor line in sys.stdin: print('{"other": 1}', flush=True)"""
     talk = [sys.executable, "-c", code]
     monkeypatch.setattr(evaluator, "_COMMAND", talk)
-    with Evaluators(setup, 2, 1) as evaluators:
+    with Evaluators(setup, 2, threads=1) as evaluators:
         assert dict(evaluators.losses(plans)) == {}
 
 
 def test_where_no_process_can_run_the_caller_judges(world, tmp_path):
     setup, plans, plan_losses = world
     broken = EvaluatorSetup.from_json({**setup.to_json(), "factors": str(tmp_path / "missing")})
-    with Evaluators(broken, 2, 1) as evaluators:
+    with Evaluators(broken, 2, threads=1) as evaluators:
         together = plan_losses(evaluators)
         together.judge(plans, no_progress)
         assert len(together._losses) == len(plans)

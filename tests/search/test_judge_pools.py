@@ -30,7 +30,7 @@ class WorldSuite(JudgePoolSuite):
 class TestEvaluators(WorldSuite):
     @pytest.fixture
     def make_pool(self, world):
-        return lambda: Evaluators(world[0], 2, 1)
+        return lambda: Evaluators(world[0], 2, threads=1)
 
 
 class HereJudge:

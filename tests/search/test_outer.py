@@ -26,7 +26,7 @@ SITES = [site(f"b{b}.{g}", g, b) for b in range(4) for g in ("attention", "mlp")
 
 
 def solve(knobs):
-    losses = {s.name: error_multiplier(s, knobs, 4) for s in SITES}
+    losses = {s.name: error_multiplier(s, knobs, blocks=4) for s in SITES}
     return Allocation(
         plan={name: low_rank(round(1000 * value)) for name, value in losses.items()},
         loss=sum(losses.values()),
@@ -46,8 +46,8 @@ def run(tmp_path, trials, **options):
     return search_knobs(
         SITES,
         solve,
-        options.pop("loss", true_loss),
-        options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)),
+        true_loss=options.pop("loss", true_loss),
+        surely_better=options.pop("surely_better", lambda a, b: true_loss(a) < true_loss(b)),
         trials=trials,
         storage=options.pop("storage", tmp_path / "optuna.sqlite"),
         name="study",
@@ -61,8 +61,10 @@ def test_few_knobs():
 
 
 def test_neutral_knobs_change_nothing():
-    assert {error_multiplier(s, {}, 4) for s in SITES} == {1.0}
-    assert {error_multiplier(s, dict.fromkeys(knob_names(SITES), 0.0), 4) for s in SITES} == {1.0}
+    assert {error_multiplier(s, {}, blocks=4) for s in SITES} == {1.0}
+    assert {
+        error_multiplier(s, dict.fromkeys(knob_names(SITES), 0.0), blocks=4) for s in SITES
+    } == {1.0}
 
 
 def test_the_search_is_never_worse_than_the_plain_table(tmp_path):

@@ -102,7 +102,7 @@ def test_perturbations_halve_and_never_vanish():
 
 def test_perturbations_change_the_rank_alone():
     """Another structure or precision would show another error than that of the rank."""
-    pivoted = [low_rank(rank, "pivoted", "int8-static") for rank in RANKS]
+    pivoted = [low_rank(rank, "pivoted", precision="int8-static") for rank in RANKS]
     mixed = sorted([*FORMS, *pivoted, Form(precision="int8-static")])
     assert perturbed(low_rank(48), mixed) == low_rank(24)
     assert perturbed(pivoted[4], mixed) == pivoted[2]

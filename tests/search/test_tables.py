@@ -46,7 +46,7 @@ def build():
 
 
 def test_a_peak_strikes_out_ranks_whose_latent_exceeds_it(build):
-    dense = live_bytes(SITES[1], DENSE, "fp32")
+    dense = live_bytes(SITES[1], DENSE, dtype="fp32")
     problem, _ = build(parameters=1e9, activation_bytes=dense + 4 * 10 * 16)
     ranks = [sorted(o.form.rank for o in options if o.form.rank) for options in problem.options]
     assert ranks == [[8, 16, 24], [8, 16]]
@@ -54,7 +54,7 @@ def test_a_peak_strikes_out_ranks_whose_latent_exceeds_it(build):
 
 
 def test_a_peak_below_the_dense_layers_is_infeasible(build):
-    dense = live_bytes(SITES[1], DENSE, "fp32")
+    dense = live_bytes(SITES[1], DENSE, dtype="fp32")
     with pytest.raises(BudgetInfeasibleError, match="removes neither input nor output") as error:
         build(parameters=1e9, activation_bytes=dense - 1)
     assert error.value.reachable == {"activation_bytes": dense}
@@ -66,7 +66,7 @@ def test_a_kv_cache_is_the_same_at_every_rank(build):
     assert {o.costs[column] for options in problem.options for o in options} == {0.0}
     with pytest.raises(BudgetInfeasibleError):
         solve_exact(problem)
-    error = explain_infeasible(problem, totals, {"parameters": 1e9, "kv_cache_bytes": 511})
+    error = explain_infeasible(problem, totals, limits={"parameters": 1e9, "kv_cache_bytes": 511})
     assert "does not shrink a KV cache" in str(error)
 
 
@@ -91,7 +91,7 @@ def test_conflicting_budgets_get_the_nearest_point_and_it_is_feasible():
     totals = Resources(
         dense={"parameters": 4.0, "flops": 4.0}, rest={"parameters": 0.0, "flops": 0.0}
     )
-    error = explain_infeasible(problem, totals, {"parameters": 1.0, "flops": 1.0})
+    error = explain_infeasible(problem, totals, limits={"parameters": 1.0, "flops": 1.0})
     assert "nearest feasible point" in str(error)
     assert error.reachable == pytest.approx({"parameters": 1.2, "flops": 1.1})
     limits = tuple(error.reachable.values())

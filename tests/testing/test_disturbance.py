@@ -36,12 +36,12 @@ POLICY = TimingPolicy()
 
 def task(tokens=256):
     return layer_task(
-        LayerShape(tokens=tokens, in_features=512, out_features=512), (low_rank(64),), POLICY
+        LayerShape(tokens=tokens, in_features=512, out_features=512), (low_rank(64),), policy=POLICY
     )
 
 
 def outcomes(disturbance, seed=0, count=1):
-    runner = SimulatedRunner(HARDWARE, disturbance, seed)
+    runner = SimulatedRunner(HARDWARE, disturbance, seed=seed)
     return list(runner.run([task()] * count))
 
 
@@ -177,13 +177,13 @@ def test_measuring_goes_on_after_deaths_as_on_a_real_machine(tmp_path):
     runner = SimulatedRunner(HARDWARE, Disturbance(faults=(Fault(task=0),)))
     with LatencyDatabase(tmp_path / "latency.sqlite") as database:
         fingerprint = runner.fingerprint("fp32")
-        assert measure_points(database, fingerprint, points, runner=runner) == []
+        assert measure_points(database, fingerprint, points=points, runner=runner) == []
         rows = database.measurements(fingerprint.id)
     assert {row.shape for row in rows} == {shape for p in points for shape in (p, p.dense)}
     assert runner.tasks_begun == 3
     always = SimulatedRunner(HARDWARE, Disturbance(death_probability=1.0))
     with LatencyDatabase(tmp_path / "other.sqlite") as database:
-        failed = measure_points(database, fingerprint, points, runner=always)
+        failed = measure_points(database, fingerprint, points=points, runner=always)
     assert len(failed) == 4
     assert always.tasks_begun == 6
 

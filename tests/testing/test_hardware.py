@@ -114,8 +114,18 @@ def test_latency_is_a_staircase():
     steps = [b / a for a, b in itertools.pairwise(seconds)]
     assert max(steps) > 1.05
     assert sum(step < 1.02 for step in steps) > 0.8 * len(steps)
-    assert wave_count(2048, 4096, Tile(rows=128, columns=128, depth=64, efficiency=1.0), 132) == 4
-    assert wave_count(2049, 4096, Tile(rows=128, columns=128, depth=64, efficiency=1.0), 132) == 5
+    assert (
+        wave_count(
+            2048, 4096, tile=Tile(rows=128, columns=128, depth=64, efficiency=1.0), cores=132
+        )
+        == 4
+    )
+    assert (
+        wave_count(
+            2049, 4096, tile=Tile(rows=128, columns=128, depth=64, efficiency=1.0), cores=132
+        )
+        == 5
+    )
 
 
 def test_few_tokens_gain_nothing_from_fewer_arithmetic_operations():
@@ -206,10 +216,12 @@ def test_a_network_that_fits_the_cache_reads_faster():
 
 def test_phases_have_rests_of_their_own():
     sites = network(384, 16)
-    prefill, decode = (CPU.network_latency_s(sites, {}, phase) for phase in ("prefill", "decode"))
+    prefill, decode = (
+        CPU.network_latency_s(sites, {}, phase=phase) for phase in ("prefill", "decode")
+    )
     assert prefill == pytest.approx(decode * (1 - 0.3) / (1 - 0.2))
     with pytest.raises(UsageError, match="unknown phase 'request'; cpu-like knows prefill, decode"):
-        CPU.network_latency_s(sites, {}, "request")
+        CPU.network_latency_s(sites, {}, phase="request")
 
 
 def test_a_joint_site_stands_for_its_members():

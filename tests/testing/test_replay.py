@@ -49,7 +49,7 @@ def test_what_was_recorded_is_the_truth(gpu):
 def test_a_runner_measures_what_was_recorded(cpu):
     shape = next(shape for shape in cpu.shapes if shape.rank)
     runner = SimulatedRunner(cpu, CALM)
-    (found,) = runner.run([layer_task(shape.dense, (shape.form,), TimingPolicy())])
+    (found,) = runner.run([layer_task(shape.dense, (shape.form,), policy=TimingPolicy())])
     truth = cpu.layer_latency_s(shape) / cpu.layer_latency_s(shape.dense)
     assert found.timing.ratios[1] == pytest.approx(truth)
 

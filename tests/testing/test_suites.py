@@ -108,7 +108,7 @@ BROKEN = {
         class Dithered(Precision):
             name = "Dithered"
 
-            def weight_bytes(self, rows, columns, dtype):
+            def weight_bytes(self, rows, columns, *, dtype):
                 return rows * columns / 2
 
             def rounded(self, weight):
@@ -168,8 +168,8 @@ BROKEN = {
         from autotune.testing.suites.task import TaskSuite
 
         class Mean(CausalLM):
-            def loss(self, output, reference, batch):
-                summed, count = super().loss(output, reference, batch)
+            def loss(self, output, reference, *, batch):
+                summed, count = super().loss(output, reference, batch=batch)
                 return summed / count, count
 
             def figure(self, mean_loss):
@@ -313,8 +313,8 @@ BROKEN = {
             def make_machine(self, tmp_path):
                 return lambda: Forgetful(tmp_path)
 
-            def builder(self, model, machine, workspace):
-                return SimulatedBuilder(model, machine, workspace)
+            def builder(self, model, machine, *, workspace):
+                return SimulatedBuilder(model, machine, workspace=workspace)
         """,
     "builder": """
         import itertools
@@ -330,7 +330,7 @@ BROKEN = {
                 path.write_text(phase)
                 return path
 
-            def compressed(self, phase, compression, plan):
+            def compressed(self, phase, compression, *, plan):
                 path = self.dense(phase).with_name("-".join(plan))
                 path.write_text("half a build")
                 path.write_text(str(sorted(compression.layers(plan))))
@@ -341,7 +341,7 @@ BROKEN = {
             def make_builder(self, model, tmp_path):
                 hardware = simulated_hardware("cpu-like")
                 machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite")
-                return lambda workspace: Careless(model, machine, workspace)
+                return lambda workspace: Careless(model, machine, workspace=workspace)
         """,
 }
 FAILS = {

@@ -51,7 +51,7 @@ class PipeReporter(Reporter):
         _write(self._descriptor, message)
 
 
-def report_error(kind: str, message: str, exit_code: int) -> None:
+def report_error(kind: str, message: str, *, exit_code: int) -> None:
     """Send `{"error": {"type": …, "message": …, "exit_code": …}}` if anybody listens.
 
     The listener spells the options that the message names (`autotune.core.errors.fill_names`).

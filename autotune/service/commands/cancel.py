@@ -20,4 +20,4 @@ def command(*, job_id: str, wait: bool, server: str, key: str | None, output_for
         job = client.cancel(job_id)
         if wait:
             job = client.wait(job_id)
-    emit(output_format, job, [f"{job['id']} {job['state']}"])
+    emit(output_format, job, lines=[f"{job['id']} {job['state']}"])

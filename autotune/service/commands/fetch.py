@@ -29,4 +29,4 @@ def command(
         target = output or Path(job_id)
         found = client.fetch(job_id, target)
     record = {"output": str(target), "files": [str(path) for path in found]}
-    emit(output_format, record, [f"{len(found)} files written to {target}/"])
+    emit(output_format, record, lines=[f"{len(found)} files written to {target}/"])

@@ -42,12 +42,12 @@ def command(
     with make_client(server, key) as client:
         if job_id:
             job = client.job(job_argument(client, job_id))
-            emit(output_format, job, _whole(job))
+            emit(output_format, job, lines=_whole(job))
             return
         page = client.jobs(limit=limit, **({"state": list(states)} if states else {}))
     counts = ", ".join(f"{count} {state}" for state, count in page["counts"].items() if count)
     lines = [_line(job) for job in page["jobs"]]
-    emit(output_format, page, [*lines, counts or "no jobs yet"])
+    emit(output_format, page, lines=[*lines, counts or "no jobs yet"])
 
 
 def _line(job: dict[str, Any]) -> str:

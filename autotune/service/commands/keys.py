@@ -24,18 +24,18 @@ def command() -> None:
 @data_option
 @jobs_db_option
 @format_option
-def create(name: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
+def create(name: str, data: Path, *, jobs_db: Address | None, output_format: str) -> None:
     """Create a key. It is shown once; only its hash is stored."""
     with job_database(data, jobs_db) as database:
         key, token = create_key(database, name)
-    emit(output_format, {**dataclasses.asdict(key), "token": token}, [token])
+    emit(output_format, {**dataclasses.asdict(key), "token": token}, lines=[token])
 
 
 @command.command("list", epilog="Example: autotune keys list")
 @data_option
 @jobs_db_option
 @format_option
-def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
+def show(data: Path, jobs_db: Address | None, *, output_format: str) -> None:
     """List all keys, including revoked ones."""
     with job_database(data, jobs_db) as database:
         keys = list_keys(database)
@@ -44,7 +44,7 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
         f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'active':18s}  {key.name}"
         for key in keys
     ]
-    emit(output_format, {"keys": [dataclasses.asdict(key) for key in keys]}, lines)
+    emit(output_format, {"keys": [dataclasses.asdict(key) for key in keys]}, lines=lines)
 
 
 @command.command("revoke", epilog="Example: autotune keys revoke 0123456789ab")
@@ -52,11 +52,11 @@ def show(data: Path, jobs_db: Address | None, output_format: str) -> None:
 @data_option
 @jobs_db_option
 @format_option
-def revoke(key_id: str, data: Path, jobs_db: Address | None, output_format: str) -> None:
+def revoke(key_id: str, data: Path, *, jobs_db: Address | None, output_format: str) -> None:
     """Revoke a key: requests with it are refused from now on."""
     with job_database(data, jobs_db) as database:
         revoke_key(database, key_id)
-    emit(output_format, {"id": key_id, "revoked": True}, [])
+    emit(output_format, {"id": key_id, "revoked": True}, lines=[])
 
 
 def _day(seconds: float) -> str:

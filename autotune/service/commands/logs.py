@@ -33,4 +33,6 @@ def command(*, job_id: str, follow: bool, server: str, key: str | None, output_f
                 time.sleep(_EVERY_S)
             offset = part["next_offset"]
     if output_format == "json":
-        emit(output_format, {"id": job_id, "text": "".join(found), "ended": part["ended"]}, [])
+        emit(
+            output_format, {"id": job_id, "text": "".join(found), "ended": part["ended"]}, lines=[]
+        )

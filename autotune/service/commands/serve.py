@@ -97,7 +97,7 @@ from autotune.tuning.options import MachineOptions
     "--max-artefacts", default="256GiB", show_default=True, help="Size limit of one job's folder."
 )
 @format_option
-def command(host: str, port: int, output_format: str, **options: Any) -> int:
+def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
     """Run the job server: submit, watch and fetch jobs from a browser, from Python or over HTTP."""
     import uvicorn
 

@@ -64,7 +64,7 @@ def _command(kind: Kind) -> click.Command:
             click.echo(f"job {job['id']} at {server}", err=True)
             if wait:
                 job = follow(client, job["id"])
-        emit(output_format, job, [job["id"]])
+        emit(output_format, job, lines=[job["id"]])
         return 1 if job["state"] in (FAILED, CANCELLED) else 0
 
     found = GroupedCommand(

@@ -30,17 +30,24 @@ SUITES = {
 }
 # Abstract classes and protocols without a suite of their own, with the reason.
 WITHOUT_SUITE = {
+    "autotune.compress.onnx_lower._Lowering": "a function's signature, private to its module",
     "autotune.core.store.dialects.Dialect": (
         "private to Store: StoreSuite runs every kind of database on every dialect"
     ),
     "autotune.predictor.products.sums.ProductSums": (
         "a half-finished LatencyPredictor: PredictorSuite runs both that complete it"
     ),
+    "autotune.profiler.backends.base.NetworkLoader": (
+        "a function's signature: the one that there is opens checkpoints for the torch backends"
+    ),
     "autotune.profiler.backends.base.OpenNetwork": (
         "a function's signature: BuilderSuite and MachineSuite call the functions that have it"
     ),
     "autotune.search.judges.Judge": "JudgePoolSuite checks the judges that the pool hires",
     "autotune.search.judges.PlanJudge": "the part of PlanLosses that sensitivity probing calls",
+    "autotune.tuning.measuring.SiteProfiler": (
+        "a function's signature: MachineSuite checks the site latencies that come of it"
+    ),
 }
 # Plain assertions then show what they compared, as they do in test modules.
 pytest.register_assert_rewrite(

@@ -47,7 +47,7 @@ class BackendSuite:
 
     def time(self, backend: Backend, task: TimingTask) -> PairedTiming:
         """Time a task as the measuring process does; override it for a clock of its own."""
-        return run_task(backend, task, self.threads)[0]
+        return run_task(backend, task, threads=self.threads)[0]
 
     def test_it_names_what_it_is_and_runs_on(self, backend: Backend) -> None:
         """Name, dtypes and kinds of device are set; the device is one of those kinds."""
@@ -99,7 +99,7 @@ class BackendSuite:
 
     def test_a_pair_is_timed_against_its_dense_layer(self, ready: Backend) -> None:
         """The profiler times it: positive seconds, and ratios to the dense layer."""
-        task = layer_task(self.layer_shape(ready), map(low_rank, (8, 16)), self.policy)
+        task = layer_task(self.layer_shape(ready), map(low_rank, (8, 16)), policy=self.policy)
         timing = self.time(ready, task)
         assert len(timing.latencies_s) == 3
         assert timing.ratios[0] == 1.0
@@ -109,4 +109,4 @@ class BackendSuite:
         """`network` raises for a missing file, and names the file or the loader it lacks."""
         missing = tmp_path / "missing-network.onnx"
         with pytest.raises(Exception, match=r"missing-network|loader"):
-            ready.network(missing, tmp_path / "inputs.safetensors", self.threads)
+            ready.network(missing, tmp_path / "inputs.safetensors", threads=self.threads)

@@ -55,7 +55,7 @@ class BuilderSuite(ExampleFixtures):
         with example_workspace(tmp_path / "out") as (workspace, _):
             yield workspace
 
-    def outputs(self, build: Path, inputs: Path, phase: str) -> Tensor | None:
+    def outputs(self, build: Path, inputs: Path, *, phase: str) -> Tensor | None:
         """What a build computes of the inputs; None if nothing can run it here."""
         del build, inputs, phase
         return None
@@ -83,7 +83,7 @@ class BuilderSuite(ExampleFixtures):
     ) -> None:
         """Dense and compressed builds of a phase, and its inputs, are built once in the cache."""
         builder = make_builder(workspace)
-        builds = [builder.dense(phase), builder.compressed(phase, compression, EXAMPLE_PLAN)]
+        builds = [builder.dense(phase), builder.compressed(phase, compression, plan=EXAMPLE_PLAN)]
         builds.append(builder.inputs(phase))
         assert len(set(builds)) == 3
         assert all(build.exists() for build in builds)
@@ -91,7 +91,7 @@ class BuilderSuite(ExampleFixtures):
         again = make_builder(workspace)
         assert builds == [
             again.dense(phase),
-            again.compressed(phase, compression, EXAMPLE_PLAN),
+            again.compressed(phase, compression, plan=EXAMPLE_PLAN),
             again.inputs(phase),
         ]
         assert _stamps(workspace) == stamps
@@ -103,8 +103,8 @@ class BuilderSuite(ExampleFixtures):
         other: Plan = {name: low_rank(4) for name in EXAMPLE_PLAN}
         builds = [
             builder.dense("prefill"),
-            builder.compressed("prefill", compression, EXAMPLE_PLAN),
-            builder.compressed("prefill", compression, other),
+            builder.compressed("prefill", compression, plan=EXAMPLE_PLAN),
+            builder.compressed("prefill", compression, plan=other),
         ]
         keys = [builder.key(build) for build in builds]
         assert len(set(keys)) == 3
@@ -117,7 +117,8 @@ class BuilderSuite(ExampleFixtures):
         """Plans that differ by sites in their native dense form alone share a build."""
         spelled = {model.single[-1].name: DENSE, **EXAMPLE_PLAN}
         found = (
-            builder.compressed("prefill", compression, plan) for plan in (EXAMPLE_PLAN, spelled)
+            builder.compressed("prefill", compression, plan=plan)
+            for plan in (EXAMPLE_PLAN, spelled)
         )
         assert len(set(found)) == 1
 
@@ -127,13 +128,13 @@ class BuilderSuite(ExampleFixtures):
     ) -> None:
         """Run on its inputs, a build's output is that of the torch model with the plan applied."""
         inputs = builder.inputs(phase)
-        found = self.outputs(builder.dense(phase), inputs, phase)
+        found = self.outputs(builder.dense(phase), inputs, phase=phase)
         if found is None:
             pytest.skip("nothing here runs the build")
         dense = _computed(model, phase)
         assert torch.allclose(found.float(), dense, atol=self.tolerance)
-        build = builder.compressed(phase, compression, EXAMPLE_PLAN)
-        found = self.outputs(build, inputs, phase)
+        build = builder.compressed(phase, compression, plan=EXAMPLE_PLAN)
+        found = self.outputs(build, inputs, phase=phase)
         assert found is not None
         with compression.applied(EXAMPLE_PLAN):
             expected = _computed(model, phase)
@@ -152,9 +153,9 @@ class BuilderSuite(ExampleFixtures):
         broken = dataclasses.replace(compression, factors=_Broken())
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                builder.compressed(phase, broken, EXAMPLE_PLAN)
+                builder.compressed(phase, broken, plan=EXAMPLE_PLAN)
             assert _stamps(workspace) == before
-        assert builder.compressed(phase, compression, EXAMPLE_PLAN).exists()
+        assert builder.compressed(phase, compression, plan=EXAMPLE_PLAN).exists()
 
 
 class _Broken(Factors):

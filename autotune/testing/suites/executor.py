@@ -43,7 +43,7 @@ class ExecutorSuite:
         dense = LayerShape(
             tokens=tokens, in_features=64, out_features=96, dtype=dtype or self.dtype
         )
-        return layer_task(dense, [low_rank(8)], self.policy)
+        return layer_task(dense, [low_rank(8)], policy=self.policy)
 
     def shard(self, *tasks: TimingTask) -> Shard:
         """Tasks for the suite's device."""
@@ -96,7 +96,7 @@ class ExecutorSuite:
     def test_the_fingerprint_is_the_same_each_time(self, executor: Executor) -> None:
         """Measurements of one device, backend, dtype and number of threads share a fingerprint."""
         first, second = (
-            executor.fingerprint(self.device, self.backend, self.dtype, self.threads)
+            executor.fingerprint(self.device, self.backend, dtype=self.dtype, threads=self.threads)
             for _ in range(2)
         )
         assert first == second

@@ -90,7 +90,7 @@ class HardwareSuite:
     def test_an_unknown_phase_is_refused(self, hardware: Hardware) -> None:
         """A phase that the settings have no share for raises `UsageError` that names it."""
         with pytest.raises(UsageError, match="warmup"):
-            hardware.network_latency_s(self.sites(), {}, "warmup")
+            hardware.network_latency_s(self.sites(), {}, phase="warmup")
 
     def test_its_sheet_is_what_a_predictor_may_know(self, hardware: Hardware) -> None:
         """`settings.spec` names the device, with rates for its usual dtype and no true latency."""

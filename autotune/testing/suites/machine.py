@@ -55,9 +55,9 @@ class MachineSuite(ExampleFixtures):
         with example_workspace(tmp_path / "out") as work:
             yield work
 
-    def builder(self, model: TracedModel, machine: Machine, workspace: Workspace) -> Builder:
+    def builder(self, model: TracedModel, machine: Machine, *, workspace: Workspace) -> Builder:
         """What builds the model for the machine."""
-        return make_builder(model, machine, workspace)
+        return make_builder(model, machine, workspace=workspace)
 
     def shapes(self, machine: Machine) -> list[LayerShape]:
         """A dense layer and its pair."""
@@ -72,7 +72,7 @@ class MachineSuite(ExampleFixtures):
         with make_machine() as machine, make_machine() as other:
             first = machine.fingerprint
             assert (first.device, first.dtype) == (machine.spec.name, machine.dtype)
-            machine.measure_layers(self.shapes(machine), work[0], _TITLE)
+            machine.measure_layers(self.shapes(machine), work[0], stage=_TITLE)
             assert machine.fingerprint == first == other.fingerprint
             if machine.verified:
                 assert (first.backend, first.threads) == (machine.backend.name, machine.threads)
@@ -90,13 +90,13 @@ class MachineSuite(ExampleFixtures):
         workspace, reporter = work
         with make_machine() as machine:
             wanted = self.shapes(machine)
-            table = machine.measure_layers(wanted, workspace, _TITLE)
+            table = machine.measure_layers(wanted, workspace, stage=_TITLE)
             first = [table.estimate(shape) for shape in wanted]
         assert reporter.stages == ([_TITLE] if machine.verified else [])
         assert first[0].ratio == 1.0
         assert reporter.notes == []
         with make_machine() as machine:
-            table = machine.measure_layers(wanted, workspace, _TITLE)
+            table = machine.measure_layers(wanted, workspace, stage=_TITLE)
             assert [table.estimate(shape) for shape in wanted] == first
             known, sources = machine.known_layers(allow_extrapolation=False)
             assert [known.estimate(shape) for shape in wanted] == first
@@ -108,7 +108,7 @@ class MachineSuite(ExampleFixtures):
         self, machine: Machine, model: TracedModel, work: tuple[Workspace, RecordingReporter]
     ) -> None:
         """`network` covers the workload's phases; without a plan it predicts the dense latency."""
-        network = machine.network(self.builder(model, machine, work[0]))
+        network = machine.network(self.builder(model, machine, workspace=work[0]))
         assert {one.name: one.count for one in network.phases} == dict(EXAMPLE_WORKLOAD.passes)
         for one in network.phases:
             dense_s = one.anchor.latency_s
@@ -127,11 +127,11 @@ class MachineSuite(ExampleFixtures):
         work: tuple[Workspace, RecordingReporter],
     ) -> None:
         """A verified machine times builds in turn, as ratios to the first; others refuse."""
-        builder = self.builder(model, machine, work[0])
+        builder = self.builder(model, machine, workspace=work[0])
         inputs = builder.inputs("prefill")
         builds = [
             builder.dense("prefill"),
-            builder.compressed("prefill", compression, EXAMPLE_PLAN),
+            builder.compressed("prefill", compression, plan=EXAMPLE_PLAN),
         ]
         shown: list[tuple[int, int]] = []
         advance: Advance = lambda done, total: shown.append((done, total))  # noqa: E731
@@ -156,10 +156,10 @@ class MachineSuite(ExampleFixtures):
         self, machine: Machine, model: TracedModel, work: tuple[Workspace, RecordingReporter]
     ) -> None:
         """`site_latencies` is None, or has every site; they add up to no more than the network."""
-        builder = self.builder(model, machine, work[0])
+        builder = self.builder(model, machine, workspace=work[0])
         names = [site.name for site in model.single]
         build, inputs = builder.dense("prefill"), builder.inputs("prefill")
-        found = machine.site_latencies(build, inputs, names, lambda *_: None)
+        found = machine.site_latencies(build, inputs, sites=names, advance=lambda *_: None)
         if found is None:
             pytest.skip("the machine does not look inside a running network")
         assert set(found.sites_s) == set(names)

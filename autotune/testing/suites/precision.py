@@ -42,9 +42,9 @@ class PrecisionSuite:
 
     def test_bytes_grow_with_the_matrix(self, precision: Precision, dtype: str) -> None:
         """Stored bytes are positive, and more rows or columns do not take fewer."""
-        least = precision.weight_bytes(32, 48, dtype)
-        assert 0 < least <= precision.weight_bytes(64, 48, dtype)
-        assert least <= precision.weight_bytes(32, 96, dtype)
+        least = precision.weight_bytes(32, 48, dtype=dtype)
+        assert 0 < least <= precision.weight_bytes(64, 48, dtype=dtype)
+        assert least <= precision.weight_bytes(32, 96, dtype=dtype)
 
     def test_a_layer_takes_the_bytes_of_its_matrices(
         self, precision: Precision, dtype: str
@@ -52,8 +52,10 @@ class PrecisionSuite:
         """A dense layer is one matrix, a pair is two; bits per weight are consistent with bytes."""
         dense = LayerShape(tokens=1, in_features=96, out_features=64, dtype=dtype)
         pair = dense.with_form(low_rank(8))
-        assert precision.layer_bytes(dense) == precision.weight_bytes(64, 96, dtype)
-        both = precision.weight_bytes(8, 96, dtype) + precision.weight_bytes(64, 8, dtype)
+        assert precision.layer_bytes(dense) == precision.weight_bytes(64, 96, dtype=dtype)
+        both = precision.weight_bytes(8, 96, dtype=dtype) + precision.weight_bytes(
+            64, 8, dtype=dtype
+        )
         assert precision.layer_bytes(pair) == both
         assert precision.bits_per_weight(pair) * pair.parameters == pytest.approx(8 * both)
 

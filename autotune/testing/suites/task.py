@@ -91,14 +91,14 @@ class TaskSuite:
         reference = task.reduce(output, batch).detach()
         moved = (output + torch.randn(output.shape, generator=generator)).detach()
         moved.requires_grad_(True)
-        (slope,) = torch.autograd.grad(task.loss(moved, reference, batch)[0], moved)
+        (slope,) = torch.autograd.grad(task.loss(moved, reference, batch=batch)[0], moved)
         direction = torch.randn(output.shape, generator=generator) * (slope != 0)
-        summed, _ = task.loss(output, reference, batch)
+        summed, _ = task.loss(output, reference, batch=batch)
         (slope,) = torch.autograd.grad(summed, output, create_graph=True)
         (bent,) = torch.autograd.grad((slope * direction).sum(), output)
         squares: list[float] = []
         while len(squares) < _DRAWS:
-            for signal in task.curvature_signals(output, batch, generator):
+            for signal in task.curvature_signals(output, batch, generator=generator):
                 (gradient,) = torch.autograd.grad(signal, output, retain_graph=True)
                 squares.append(float((gradient * direction).sum()) ** 2)
         expected = float((bent * direction).sum())
@@ -115,14 +115,14 @@ class TaskSuite:
         noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
         other = (output + 0.1 * noise).requires_grad_(True)
         reference = task.reduce(output, batch)
-        summed, count = task.loss(other, reference, batch)
+        summed, count = task.loss(other, reference, batch=batch)
         assert summed.ndim == 0
         assert torch.autograd.grad(summed, other)[0].any()
         parts = []
         for row in range(len(output)):
             one = slice(row, row + 1)
             alone = {name: value[one] for name, value in batch.items()}
-            parts.append(task.loss(other[one], reference[one], alone))
+            parts.append(task.loss(other[one], reference[one], batch=alone))
         assert float(summed.detach()) == pytest.approx(
             sum(float(s.detach()) for s, _ in parts), rel=1e-4
         )
@@ -141,7 +141,9 @@ class TaskSuite:
             name: functional.pad(value, (0, 3)) if value.shape == size else value
             for name, value in batch.items()
         }
-        (plain, count), (padded, same) = (self._own_loss(task, model, b) for b in (batch, longer))
+        (plain, count), (padded, same) = (
+            self._own_loss(task, model, batch=b) for b in (batch, longer)
+        )
         assert same == count
         assert padded == pytest.approx(plain, rel=1e-3, abs=1e-4)
         items = [task.items(task.output(model, each), each) for each in (batch, longer)]
@@ -154,9 +156,9 @@ class TaskSuite:
         references = task.references(model, batches)
         assert len(references) == len(batches)
         assert all((found is not None) == task.needs_reference for found in references)
-        found = task.losses(model, batches, references)
+        found = task.losses(model, batches, references=references)
         for (ours, count), batch in zip(found, batches, strict=True):
-            own, expected = self._own_loss(task, model, batch)
+            own, expected = self._own_loss(task, model, batch=batch)
             assert ours == pytest.approx(own, abs=1e-4)
             assert count == expected
             if task.needs_reference:
@@ -171,10 +173,12 @@ class TaskSuite:
             for parameter in damaged.parameters():
                 parameter.mul_(0.7)
         references = task.references(model, batches)
-        found = task.losses(damaged, batches, references)
-        mean = task.mean_loss(damaged, batches, references)
+        found = task.losses(damaged, batches, references=references)
+        mean = task.mean_loss(damaged, batches, references=references)
         assert mean == pytest.approx(sum(s for s, _ in found) / sum(c for _, c in found))
-        assert mean != pytest.approx(task.mean_loss(model, batches, references), abs=1e-6)
+        assert mean != pytest.approx(
+            task.mean_loss(model, batches, references=references), abs=1e-6
+        )
 
     def test_the_figure_is_monotone_in_the_mean_loss(self, task: Task) -> None:
         """A higher mean loss is a worse figure, in the sense of `higher_is_better`."""
@@ -188,7 +192,7 @@ class TaskSuite:
         assert "\n" not in task.protocol(batches)
         assert task.output_name
 
-    def _own_loss(self, task: Task, model: nn.Module, batch: Batch) -> tuple[float, int]:
+    def _own_loss(self, task: Task, model: nn.Module, *, batch: Batch) -> tuple[float, int]:
         output: Tensor = task.output(model, batch)
-        value, count = task.loss(output, task.reduce(output, batch), batch)
+        value, count = task.loss(output, task.reduce(output, batch), batch=batch)
         return float(value), count

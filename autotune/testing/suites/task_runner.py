@@ -26,7 +26,7 @@ class TaskRunnerSuite:
     def task(self, tokens: int = 16) -> TimingTask:
         """A small layer against its pair."""
         dense = LayerShape(tokens=tokens, in_features=64, out_features=96, dtype=self.dtype)
-        return layer_task(dense, [low_rank(8)], self.policy)
+        return layer_task(dense, [low_rank(8)], policy=self.policy)
 
     def broken(self) -> TimingTask:
         """A network whose file does not exist."""

@@ -20,7 +20,9 @@ def place(tmp_path):
 @pytest.mark.parametrize("pattern", REFUSED)
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_built(place, pattern):
     with pytest.raises(StorageError, match=r"cannot write .*; give another --file$"):
-        write_whole(place(pattern), lambda _: pytest.fail("was built"), "give another --file")
+        write_whole(
+            place(pattern), lambda _: pytest.fail("was built"), advice="give another --file"
+        )
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
@@ -56,4 +58,4 @@ def test_a_folder_replaces_a_folder_and_copies_into_one(tmp_path):
 
 def test_a_full_disk_is_a_full_disk_whatever_was_advised(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
-    assert "free some space" in str(refused_write(tmp_path, error, "give another --file"))
+    assert "free some space" in str(refused_write(tmp_path, error, advice="give another --file"))

@@ -9,7 +9,7 @@ from autotune.core.forms import DENSE, Form, low_rank, parse_form, plan_from_jso
 
 RANKS = st.integers(1, 10**6)
 PRECISIONS = st.sampled_from(["native", "int8-static", "int8-dynamic", "int4-weight"])
-LOW_RANK = st.builds(low_rank, RANKS, st.sampled_from(["plain", "pivoted"]), PRECISIONS)
+LOW_RANK = st.builds(low_rank, RANKS, st.sampled_from(["plain", "pivoted"]), precision=PRECISIONS)
 DENSES = st.builds(lambda precision: Form(precision=precision), PRECISIONS)
 
 
@@ -21,7 +21,7 @@ def test_a_spelling_is_read_back(form):
 def test_spellings():
     assert str(DENSE) == "dense"
     assert str(low_rank(256)) == "rank=256"
-    assert str(low_rank(256, "pivoted", "int8-static")) == "rank=256:pivoted:int8-static"
+    assert str(low_rank(256, "pivoted", precision="int8-static")) == "rank=256:pivoted:int8-static"
     assert str(Form(precision="int8-static")) == "dense:int8-static"
     assert parse_form("rank=8:int8-dynamic") == Form(rank=8, precision="int8-dynamic")
 

@@ -29,7 +29,12 @@ def test_parameters_and_flops_by_form():
 
 
 def test_the_reference_of_every_form_is_the_layer_as_the_model_has_it():
-    for form in (low_rank(8), low_rank(8, "pivoted", "int8"), Form(precision="int8"), DENSE):
+    for form in (
+        low_rank(8),
+        low_rank(8, "pivoted", precision="int8"),
+        Form(precision="int8"),
+        DENSE,
+    ):
         assert SHAPE.with_form(form).dense == SHAPE
     assert SHAPE.with_form(Form(precision="int8")).is_dense
     assert SHAPE.dense is SHAPE
@@ -37,7 +42,7 @@ def test_the_reference_of_every_form_is_the_layer_as_the_model_has_it():
 
 
 def test_shapes_travel_as_json():
-    shape = JOINT.shape(low_rank(16, "pivoted", "int8-static"), "bf16")
+    shape = JOINT.shape(low_rank(16, "pivoted", precision="int8-static"), "bf16")
     values = shape.to_json()
     assert values["form"] == "rank=16:pivoted:int8-static"
     assert LayerShape.from_json(values) == shape

@@ -142,9 +142,9 @@ def test_flat_names_find_their_place():
 
 def test_nested_values_are_placed_found_and_merged():
     found = {}
-    place(found, "a.b.c", 1)
+    place(found, "a.b.c", value=1)
     assert found == {"a": {"b": {"c": 1}}}
-    assert (at(found, "a.b.c"), at(found, "a.x", 7), at(found, "a.b.c.d")) == (1, 7, None)
+    assert (at(found, "a.b.c"), at(found, "a.x", default=7), at(found, "a.b.c.d")) == (1, 7, None)
     first = {"a": {"b": 1, "c": 2}, "d": 3}
     assert merged(first, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
     assert first == {"a": {"b": 1, "c": 2}, "d": 3}

@@ -108,7 +108,7 @@ class Part:
 )
 def test_values_have_the_type_of_the_annotation(text, value):
     key, _, written = text.partition("=")
-    found = convert_options(Part, {key: written}, "part")[key]
+    found = convert_options(Part, {key: written}, what="part")[key]
     assert found == value
     assert type(found) is type(value)
 
@@ -135,7 +135,7 @@ def test_values_have_the_type_of_the_annotation(text, value):
     ],
 )
 def test_values_of_another_type_or_out_of_bounds_are_refused(text, said):
-    registry = Registry("part", "autotune.none", {"it": f"{__name__}:Part"})
+    registry = Registry("part", "autotune.none", own={"it": f"{__name__}:Part"})
     with pytest.raises(UsageError, match=f"part it: .*{said}"):
         make(f"it:{text}", registry)
 

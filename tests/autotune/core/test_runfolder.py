@@ -13,7 +13,7 @@ def test_a_stage_is_built_once_per_inputs(tmp_path):
     calls = []
     with RunFolder(tmp_path) as folder:
         for inputs in ({"a": 1}, {"a": 1}, {"a": 2}):
-            value = folder.json_stage("s", inputs, lambda i=inputs: calls.append(1) or i)
+            value = folder.json_stage("s", inputs, compute=lambda i=inputs: calls.append(1) or i)
             assert value == inputs
     assert len(calls) == 2
 
@@ -25,7 +25,7 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
 
     with RunFolder(tmp_path) as folder:
         with pytest.raises(RuntimeError):
-            folder.stage("s", 1, ".txt", build)
+            folder.stage("s", 1, suffix=".txt", build=build)
         assert [p.name for p in folder.cache.iterdir()] == ["lock"]
 
 
@@ -39,12 +39,14 @@ def test_a_killed_stage_is_built_again(tmp_path):
             path.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
         with RunFolder(Path({str(tmp_path)!r})) as folder:
-            folder.stage("s", 1, ".txt", build)
+            folder.stage("s", 1, suffix=".txt", build=build)
         """
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
     with RunFolder(tmp_path) as folder:
-        path, reused = folder.stage("s", 1, ".txt", lambda p: p.write_text("whole") and None)
+        path, reused = folder.stage(
+            "s", 1, suffix=".txt", build=lambda p: p.write_text("whole") and None
+        )
         assert not reused
         assert path.read_text() == "whole"
         assert not list(folder.cache.glob(".*.part"))

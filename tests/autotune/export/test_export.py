@@ -33,7 +33,7 @@ pytestmark = pytest.mark.duration(60)
 def checkpoint(kind, path):
     model = tiny_model(kind)
     replace_modules(model, random_layers(model, find_sites(model).sites, 8))
-    save_checkpoint(model, None, path / "model")
+    save_checkpoint(model, None, folder=path / "model")
     return path
 
 
@@ -116,12 +116,12 @@ def test_a_graph_that_computes_something_else_is_refused(llama, exported):
         return {name: value * 1.001 for name, value in right(feeds).items()}
 
     with pytest.raises(ParityError, match="differs from the checkpoint"):
-        check_parity(loaded, "prefill", slightly_wrong, dtype="fp32", what="model.onnx")
+        check_parity(loaded, "prefill", network=slightly_wrong, dtype="fp32", what="model.onnx")
     with pytest.raises(ParityError):
         check_parity(
             loaded,
             "prefill",
-            lambda feeds: {k: v * np.nan for k, v in right(feeds).items()},
+            network=lambda feeds: {k: v * np.nan for k, v in right(feeds).items()},
             dtype="fp32",
             what="model.onnx",
         )
@@ -302,7 +302,10 @@ def test_a_build_that_hangs_or_dies_costs_only_itself(tmp_path, monkeypatch, scr
     (tmp_path / "model.onnx").write_bytes(b"graph")
     with pytest.raises(EngineError, match=says):
         builder.build_engine(
-            tmp_path / "model.onnx", {"dtype": "fp16", "profiles": []}, tmp_path / "e", limit_s=1.0
+            tmp_path / "model.onnx",
+            {"dtype": "fp16", "profiles": []},
+            output=tmp_path / "e",
+            limit_s=1.0,
         )
     assert not (tmp_path / "e").exists()
     assert list((tmp_path / "cache" / "engines").iterdir()) == []

@@ -26,7 +26,7 @@ QUICK = TimingPolicy(max_seconds=0.3)
 
 def task(tokens=16, rank=8, policy=QUICK):
     dense = LayerShape(tokens=tokens, in_features=64, out_features=96)
-    return layer_task(dense, (low_rank(rank),), policy)
+    return layer_task(dense, (low_rank(rank),), policy=policy)
 
 
 class Farm:

@@ -47,17 +47,17 @@ def test_a_device_that_is_not_reached_is_no_machine(executor):
 
 def test_the_fingerprint_is_that_of_the_host(executor):
     backend = make_backend("onnxruntime-cpu", "cpu")
-    here = fingerprint_of(require_device("cpu"), backend, "fp32", check_threads(None))
-    assert executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 0) == here
+    here = fingerprint_of(require_device("cpu"), backend, dtype="fp32", threads=check_threads(None))
+    assert executor.fingerprint("cpu", "onnxruntime-cpu", dtype="fp32", threads=0) == here
     with pytest.raises(UsageError, match=r"threads must be 1 to .* got 4096"):
-        executor.fingerprint("cpu", "onnxruntime-cpu", "fp32", 4096)
+        executor.fingerprint("cpu", "onnxruntime-cpu", dtype="fp32", threads=4096)
 
 
 def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
     dense = LayerShape(tokens=16, in_features=64, out_features=96)
     machine = executor_machine(executor, MachineOptions(threads=1))
     with LatencyDatabase(tmp_path / "latency.sqlite") as store:
-        found = profile_points(machine, store, [dense], policy=QUICK)
+        found = profile_points(machine, store, wanted=[dense], policy=QUICK)
         assert (found.measured, found.failed) == (1, ())
         assert len(store.measurements(machine.fingerprint.id)) == 1
 

@@ -44,7 +44,7 @@ def test_what_killed_judges_left_is_swept_away(tmp_path, monkeypatch):
 
 def test_what_is_packed_is_unpacked(world, tmp_path):
     setup, *_ = world
-    here = unpack(setup, pack(setup), tmp_path)
+    here = unpack(setup, pack(setup), folder=tmp_path)
     assert pack(here) == pack(setup)
     assert here.sites == setup.sites
     assert str(tmp_path) in here.model
@@ -54,7 +54,7 @@ def test_what_is_packed_is_unpacked(world, tmp_path):
 def expected(world):
     """The losses of the plans as one process here finds them."""
     setup, plans, _ = world
-    with Evaluators(setup, 1, 1) as evaluators:
+    with Evaluators(setup, 1, threads=1) as evaluators:
         return dict(evaluators.losses(plans))
 
 

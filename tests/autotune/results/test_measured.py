@@ -39,20 +39,20 @@ def test_passes_weigh_by_their_dense_latency():
 def test_a_prediction_within_the_interval_stands():
     model = prefill()
     predicted = model.predict(PLAN).ratio
-    assert corrected(model, PLAN, timed(ratio=predicted + 0.01)) == 1.0
+    assert corrected(model, PLAN, measured=timed(ratio=predicted + 0.01)) == 1.0
 
 
 def test_a_miss_is_corrected_to_the_intervals_near_end():
     model = prefill()
     predicted = model.predict(PLAN).ratio
-    learned = corrected(model, PLAN, timed(ratio=predicted + 0.04))
+    learned = corrected(model, PLAN, measured=timed(ratio=predicted + 0.04))
     assert learned == pytest.approx((1 - predicted - 0.02) / (1 - predicted))
     assert prefill(learned).predict(PLAN).ratio == pytest.approx(predicted + 0.02)
 
 
 def test_a_wild_measurement_moves_one_bounded_step():
-    assert corrected(prefill(), PLAN, timed(ratio=0.2)) == 1.25
-    assert corrected(prefill(), PLAN, timed(ratio=1.5)) == pytest.approx(1 / 1.25)
+    assert corrected(prefill(), PLAN, measured=timed(ratio=0.2)) == 1.25
+    assert corrected(prefill(), PLAN, measured=timed(ratio=1.5)) == pytest.approx(1 / 1.25)
 
 
 def test_a_workload_runs_its_passes():

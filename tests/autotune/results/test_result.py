@@ -49,10 +49,10 @@ def test_forms_and_plan_spell_the_ranks(name):
 def test_the_verdict_of_an_older_result_comes_from_its_interval():
     values = read_v3(MEASURED)
     assert values["measured_ratio"] < 0.93 < values["measured_ratio_high"]
-    wide = upgrade({**values, "budget": {"latency": "0.93x"}}, 3, "x")
+    wide = upgrade({**values, "budget": {"latency": "0.93x"}}, 3, where="x")
     assert (wide["verdict"], wide["within_budget"]) == ("undecided", None)
     seconds = 0.9 * values["dense_latency_s"]
-    missed = upgrade({**values, "budget": {"latency": f"{seconds * 1e6:.3f}us"}}, 3, "x")
+    missed = upgrade({**values, "budget": {"latency": f"{seconds * 1e6:.3f}us"}}, 3, where="x")
     assert (missed["verdict"], missed["within_budget"]) == ("missed", False)
     assert stored_record(MEASURED).verdict is Verdict.MET
     assert stored_record(PREDICTED).verdict is Verdict.MISSED

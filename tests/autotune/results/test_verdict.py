@@ -27,7 +27,7 @@ MET, MISSED, UNDECIDED = Verdict.MET, Verdict.MISSED, Verdict.UNDECIDED
     ],
 )
 def test_the_interval_decides(limit, low, ratio, high, expected):
-    assert Verdict.of(limit, ratio, low, high) is expected
+    assert Verdict.of(limit, ratio, ratio_low=low, ratio_high=high) is expected
 
 
 RATIOS = st.floats(0.01, 10.0)
@@ -36,7 +36,7 @@ RATIOS = st.floats(0.01, 10.0)
 @given(RATIOS, st.tuples(RATIOS, RATIOS, RATIOS).map(sorted))
 def test_undecided_exactly_where_the_interval_contains_the_limit(limit, interval):
     low, ratio, high = interval
-    verdict = Verdict.of(limit, ratio, low, high)
+    verdict = Verdict.of(limit, ratio, ratio_low=low, ratio_high=high)
     assert (verdict is UNDECIDED) == (low <= limit < high)
     assert (verdict is MET) == (high <= limit)
 

@@ -20,7 +20,7 @@ def finished(client, database, settings, files=()):
     job_id = submit(client).json()["id"]
     job = database.claim("r")
     lease = Lease(job_id=job.id, runner="r", attempt=1)
-    database.note(lease, "stage", "factorize")
+    database.note(lease, "stage", text="factorize")
     database.finish(lease, Ending(exit_code=0, result={"within_budget": True}))
     for name, content in files:
         path = settings.run_folder(job_id) / name

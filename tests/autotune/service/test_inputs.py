@@ -10,7 +10,7 @@ from autotune.service.inputs import resolve
 
 
 def model(settings, name):
-    return resolve(settings, "tune", {"model": name})["model"]
+    return resolve(settings, "tune", spec={"model": name})["model"]
 
 
 def test_models_below_a_root_uploads_and_listed_hub_ids(settings, roots):
@@ -44,7 +44,7 @@ def test_links_out_of_a_model_are_refused(settings, roots, tmp_path):
         model(settings, "away")
     (roots / "note.txt").symlink_to(secret)
     with pytest.raises(UsageError, match="not on the list"):
-        resolve(settings, "tune", {"calibration": {"calibration": "note.txt"}})
+        resolve(settings, "tune", spec={"calibration": {"calibration": "note.txt"}})
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A", ".hidden", "x" * 65])
@@ -59,8 +59,8 @@ def test_an_upload_that_is_not_there_is_named(settings):
 
 
 def test_calibration_files_too_are_below_a_root(settings, roots):
-    found = resolve(settings, "tune", {"calibration": {"calibration": "text.txt"}})
+    found = resolve(settings, "tune", spec={"calibration": {"calibration": "text.txt"}})
     assert found["calibration"]["calibration"] == str(roots / "text.txt")
     for name in ("/etc/passwd", "../latency.sqlite"):
         with pytest.raises(UsageError, match=r"calibration .* not on the list"):
-            resolve(settings, "tune", {"calibration": {"calibration": name}})
+            resolve(settings, "tune", spec={"calibration": {"calibration": name}})

@@ -11,7 +11,7 @@ from autotune.service.job_process import JobProcess
 
 
 def ending(tmp_path, *arguments):
-    with JobProcess(arguments, tmp_path, {}) as process:
+    with JobProcess(arguments, tmp_path, environment={}) as process:
         while process.alive:
             process.listen(0.1)
         return process.ending()
@@ -66,10 +66,10 @@ def test_many_messages_are_all_read(tmp_path, monkeypatch):
         "import os\nfrom autotune.core.progress.pipe import PipeReporter, VARIABLE, report_error\n"
         "reporter = PipeReporter(int(os.environ[VARIABLE]))\n"
         "for i in range(3000): reporter.note(f'{i:040d}')\n"
-        "report_error('UsageError', 'the reason', 2)\nraise SystemExit(2)",
+        "report_error('UsageError', 'the reason', exit_code=2)\nraise SystemExit(2)",
     )
     notes = []
-    with JobProcess((), tmp_path, {}) as process:
+    with JobProcess((), tmp_path, environment={}) as process:
         while process.alive:
             notes += process.listen(0.1)
         notes += process.listen(0.0)
@@ -85,7 +85,7 @@ def test_children_in_groups_of_their_own_end_with_the_job(tmp_path, monkeypatch)
         "inner = ChildProcess([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "print(inner.pid, flush=True)\ntime.sleep(600)",
     )
-    with JobProcess((), tmp_path, {}) as process:
+    with JobProcess((), tmp_path, environment={}) as process:
         while not (text := (tmp_path / "stdout.txt").read_text()):
             assert process.alive
             time.sleep(0.05)

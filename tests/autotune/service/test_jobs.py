@@ -36,8 +36,8 @@ def test_from_the_queue_to_a_result(jobs):
     assert (made.state, made.spec, made.attempt) == ("queued", SPEC, 0)
     job = jobs.claim("a")
     assert (job.id, job.state, job.runner, job.attempt) == (made.id, "running", "a", 1)
-    assert not jobs.beat(lease_of(job), "factorize", 1, 4)
-    jobs.note(lease_of(job), "stage", "factorize")
+    assert not jobs.beat(lease_of(job), "factorize", done=1, total=4)
+    jobs.note(lease_of(job), "stage", text="factorize")
     jobs.finish(lease_of(job), Ending(exit_code=0, result={"ratio": 0.5}))
     job = jobs.get(job.id)
     assert (job.state, job.result, job.error, job.exit_code) == (
@@ -61,9 +61,9 @@ def test_an_ended_job_takes_no_second_end(jobs):
     jobs.finish(lease_of(job), Ending(exit_code=1, error="it failed"))
     for write in (
         lambda: jobs.finish(lease_of(job), Ending(exit_code=0, result={})),
-        lambda: jobs.beat(lease_of(job), "x", 0, 0),
-        lambda: jobs.note(lease_of(job), "note", "x"),
-        lambda: jobs.requeue(lease_of(job), "x", 0),
+        lambda: jobs.beat(lease_of(job), "x", done=0, total=0),
+        lambda: jobs.note(lease_of(job), "note", text="x"),
+        lambda: jobs.requeue(lease_of(job), "x", delay_s=0),
     ):
         with pytest.raises(LeaseLostError):
             write()
@@ -84,7 +84,7 @@ def test_many_runners_and_each_job_is_claimed_once(jobs):
 
     def run(name):
         while (job := jobs.claim(name)) is not None:
-            jobs.note(lease_of(job), "note", name)
+            jobs.note(lease_of(job), "note", text=name)
             jobs.finish(lease_of(job), Ending(exit_code=0, result={"by": name}))
             with lock:
                 found.append(job.id)
@@ -145,7 +145,7 @@ def test_a_running_job_hears_that_it_is_cancelled(jobs):
     submit(jobs)
     job = jobs.claim("a")
     assert jobs.cancel(job.id).state == "running"
-    assert jobs.beat(lease_of(job), "", 0, 0)
+    assert jobs.beat(lease_of(job), "", done=0, total=0)
     jobs.finish(lease_of(job), Ending(exit_code=130), cancelled=True)
     assert jobs.get(job.id).state == "cancelled"
 
@@ -161,7 +161,7 @@ def test_a_silent_runner_loses_its_job(jobs):
     again = jobs.claim("b")
     assert (again.id, again.attempt) == (job.id, 2)
     with pytest.raises(LeaseLostError):
-        jobs.beat(lease_of(job), "", 0, 0)
+        jobs.beat(lease_of(job), "", done=0, total=0)
 
 
 def test_a_job_that_is_tried_too_often_fails_and_says_so(jobs):
@@ -211,9 +211,9 @@ def test_revisions_rise_with_every_change(jobs):
     seen = [jobs.revisions([job.id, "0" * 20])]
     claimed = jobs.claim("a")
     seen.append(jobs.revisions([job.id]))
-    jobs.beat(lease_of(claimed), "s", 1, 2)
+    jobs.beat(lease_of(claimed), "s", done=1, total=2)
     seen.append(jobs.revisions([job.id]))
-    jobs.beat(lease_of(claimed), "s", 1, 2)
+    jobs.beat(lease_of(claimed), "s", done=1, total=2)
     assert jobs.revisions([job.id]) == seen[-1]  # a mere sign of life is no change
     values = [each[job.id] for each in seen]
     assert values == sorted(set(values))

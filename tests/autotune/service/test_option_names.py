@@ -85,7 +85,7 @@ def test_the_error_of_a_job_names_fields_of_its_spec(
     )
     monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", code))
     job_id = submit(client, kind, spec).json()["id"]
-    Runner(settings, database, "r", threading.Event()).run(database.claim("r"))
+    Runner(settings, database, name="r", stopping=threading.Event()).run(database.claim("r"))
     job = client.get(f"/v1/jobs/{job_id}").json()
     assert (job["state"], job["error"]) == ("failed", said)
     log = client.get(f"/v1/jobs/{job_id}/logs").json()["text"]

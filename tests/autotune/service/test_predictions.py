@@ -47,7 +47,7 @@ def stored(settings):
 
 
 def source_of(predictions, shape=SHAPE):
-    _, found = predictions.answer("cpu", None, None, [shape], allow_extrapolation=True)
+    _, found = predictions.answer("cpu", None, dtype=None, shapes=[shape], allow_extrapolation=True)
     (estimate,) = found.estimates
     return estimate.source
 

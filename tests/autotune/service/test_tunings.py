@@ -149,7 +149,7 @@ def test_a_summary_is_kept_with_its_verdict():
 def test_a_command_ends_with_a_result_whatever_its_verdict(code, kept, tmp_path, monkeypatch):
     program = f"import json; print(json.dumps({{'a': 1}})); raise SystemExit({code})"
     monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", program))
-    with JobProcess([], tmp_path, {}) as process:
+    with JobProcess([], tmp_path, environment={}) as process:
         ending = process.ending()
     assert ending.exit_code == code
     assert (ending.result == {"a": 1}) is kept

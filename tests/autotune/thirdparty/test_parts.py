@@ -74,18 +74,18 @@ def test_the_machine_of_its_backend_is_this_host(private_database):
 @pytest.mark.filterwarnings("ignore:No complete tensor found in the group:UserWarning")
 def test_its_builder_makes_what_its_backend_runs(model, compression, workspace):
     machine = machine_of(BACKEND, "fp32")
-    builder = make_builder(model, machine, workspace)
+    builder = make_builder(model, machine, workspace=workspace)
     assert BUILDERS.distribution(BACKEND) == "third-party"
     assert type(builder).__module__ == "third_party.builder"
     plan = {Q: low_rank(8), DOWN: low_rank(24)}
     inputs = load_file(builder.inputs("prefill"))
-    build = builder.compressed("prefill", compression, plan)
-    assert build == builder.compressed("prefill", compression, plan)
+    build = builder.compressed("prefill", compression, plan=plan)
+    assert build == builder.compressed("prefill", compression, plan=plan)
     with compression.applied(plan) as applied:
         wanted = outputs(applied, inputs, "prefill")
     found = torch.export.load(build).module()(**inputs)
     assert torch.allclose(found, wanted, atol=1e-5)
-    machine.backend.network(build, builder.inputs("prefill"), 1)()
+    machine.backend.network(build, builder.inputs("prefill"), threads=1)()
     with pytest.raises(ModelError, match="no decode steps"):
         builder.dense("decode")
 

@@ -78,9 +78,9 @@ def test_plans_are_judged_and_cached_with_it(model, factors, compression):
 
 @pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime-cpu"])
 def test_builds_hold_the_rounded_weights(model, compression, workspace, backend):
-    builder = make_builder(model, machine_of(backend, "fp32"), workspace)
+    builder = make_builder(model, machine_of(backend, "fp32"), workspace=workspace)
     inputs = load_file(builder.inputs("prefill"))
-    build = builder.compressed("prefill", compression, PLAN)
+    build = builder.compressed("prefill", compression, plan=PLAN)
     with compression.applied(PLAN) as applied:
         wanted = outputs(applied, inputs, "prefill")
     with compression.applied(NATIVE_PLAN) as applied:
@@ -98,9 +98,9 @@ def test_builds_hold_the_rounded_weights(model, compression, workspace, backend)
 
 
 def test_a_backend_without_it_is_refused_before_anything_is_built(model, compression, workspace):
-    builder = make_builder(model, machine_of("tensorrt", "fp16"), workspace)
+    builder = make_builder(model, machine_of("tensorrt", "fp16"), workspace=workspace)
     with pytest.raises(UsageError, match=f"{INT8} is not available on the backend tensorrt"):
-        builder.compressed("prefill", compression, PLAN)
+        builder.compressed("prefill", compression, plan=PLAN)
     assert not list(workspace.cache.glob("compressed*"))
 
 
@@ -129,7 +129,7 @@ def test_its_bytes_count_in_a_weight_bytes_budget(model, compression):
     found = solve_with_int8(
         errors,
         dict.fromkeys(errors, 1e-3),
-        sites,
+        sites=sites,
         network=network,
         totals=totals,
         limits={"weight_bytes": limit},

@@ -44,7 +44,7 @@ def factors(model, tmp_path_factory):
     build_factor_store(
         model.loaded.model,
         model.single,
-        path,
+        path=path,
         metric=make_metric("weight"),
         statistics=Statistics(moments={}, input_group={}, rows={}, rows_per_item={}),
         joint=model.joint,

@@ -55,7 +55,7 @@ def verdict_of_bench(budget, measured, folder, monkeypatch):
             (folder / path).touch()
     (folder / "result.json").write_text(result_text(replace(record, phases=phases, budget=texts)))
     timings = {timing.name: timing for timing in measured.passes}
-    monkeypatch.setattr(module, "time_pass", lambda f, r, phase, **_: timings[phase])
+    monkeypatch.setattr(module, "time_pass", lambda *_, phase, **__: timings[phase])
     found = bench(folder, Reporter())
     assert found.ratio == pytest.approx(measured.ratio)
     assert found.to_json()["within_budget"] is found.verdict.within_budget

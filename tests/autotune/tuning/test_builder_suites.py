@@ -31,7 +31,7 @@ class RealBuilderSuite(BuilderSuite):
     @pytest.fixture
     def make_builder(self, model):
         def make(workspace):
-            builder = make_builder(model, machine_of(self.backend, self.dtype), workspace)
+            builder = make_builder(model, machine_of(self.backend, self.dtype), workspace=workspace)
             assert type(builder) is self.kind
             return builder
 
@@ -41,7 +41,7 @@ class RealBuilderSuite(BuilderSuite):
 class GraphSuite(RealBuilderSuite):
     """Builds are ONNX graphs, which onnxruntime runs."""
 
-    def outputs(self, build, inputs, phase):
+    def outputs(self, build, inputs, *, phase):
         assert build.name == {"prefill": "model.onnx", "decode": "model_decode.onnx"}[phase]
         session = onnxruntime.InferenceSession(str(build))
         fed = {name: tensor.numpy() for name, tensor in load_file(inputs).items()}
@@ -57,7 +57,7 @@ class TestCheckpoint(RealBuilderSuite):
     backend = "torch-eager"
 
     @torch.no_grad()
-    def outputs(self, build, inputs, phase):
+    def outputs(self, build, inputs, *, phase):
         model, fed = load_checkpoint(build).model, load_file(inputs)
         return decode_step(model, fed)[0] if phase == "decode" else model(**fed).logits
 
@@ -87,7 +87,7 @@ class TestSimulated(BuilderSuite):
     @pytest.fixture
     def make_builder(self, model, tmp_path):
         machine = SimulatedMachine(simulated_hardware("cpu-like"), tmp_path / "latency.sqlite")
-        return lambda workspace: SimulatedBuilder(model, machine, workspace)
+        return lambda workspace: SimulatedBuilder(model, machine, workspace=workspace)
 
 
 def test_every_builder_runs_the_suite():

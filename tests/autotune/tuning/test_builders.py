@@ -85,7 +85,9 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture
 def builder_for(model, workspace):
-    return lambda *given, **more: make_builder(model, machine_of(*given, **more), workspace)
+    return lambda *given, **more: make_builder(
+        model, machine_of(*given, **more), workspace=workspace
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +131,7 @@ def test_every_builder_is_one_that_a_backend_names():
 
 def test_a_graph_names_its_plan(builder_for, compression):
     builder = builder_for("onnxruntime-cpu", "fp32")
-    facts = metadata(builder.compressed("prefill", compression, PLAN))
+    facts = metadata(builder.compressed("prefill", compression, plan=PLAN))
     assert json.loads(facts["autotune.ranks"]) == RANKS
     plan = {Q: "rank=8", DOWN: "rank=24", JOINT: "rank=16"}
     assert json.loads(facts["autotune.plan"]) == plan
@@ -143,7 +145,7 @@ def test_a_graph_names_its_plan(builder_for, compression):
 def test_checkpoints_are_in_the_dtype_of_the_machine(builder_for, model, compression, dtype, kind):
     builder = builder_for("torch-eager", dtype)
     dense = builder.dense("prefill")
-    compressed = builder.compressed("prefill", compression, PLAN)
+    compressed = builder.compressed("prefill", compression, plan=PLAN)
     inputs = load_file(builder.inputs("prefill"))
     with compression.applied(PLAN) as applied:
         expected = outputs(applied, inputs, "prefill")
@@ -165,7 +167,9 @@ def test_checkpoints_are_in_the_dtype_of_the_machine(builder_for, model, compres
 def test_one_checkpoint_serves_every_phase(builder_for, compression):
     builder = builder_for("torch-eager", "fp32")
     assert builder.dense("prefill") == builder.dense("decode")
-    one, other = (builder.compressed(phase, compression, PLAN) for phase in ("prefill", "decode"))
+    one, other = (
+        builder.compressed(phase, compression, plan=PLAN) for phase in ("prefill", "decode")
+    )
     assert one == other
 
 
@@ -175,7 +179,7 @@ def test_typed_graphs_hold_the_plan_in_the_dtype(builder_for, compression, phase
     builder = builder_for("onnxruntime-cuda", "fp16")
     for graph, ranks in (
         (builder.dense(phase), {}),
-        (builder.compressed(phase, compression, PLAN), RANKS),
+        (builder.compressed(phase, compression, plan=PLAN), RANKS),
     ):
         loaded = onnx.load(graph)
         assert json.loads(metadata(graph)["autotune.ranks"]) == ranks
@@ -210,7 +214,7 @@ def test_an_engine_gets_half_precision_at_an_opset_it_reads(builder_for, tensorr
 def test_pairs_stay_two_products(builder_for, model, compression):
     builder = builder_for("tensorrt", "fp32")
     plan = {site.name: low_rank(8) for site in model.single}
-    graph = builder.compressed("prefill", compression, plan)
+    graph = builder.compressed("prefill", compression, plan=plan)
     inner = [w for w in onnx.load(graph).graph.initializer if 8 in w.dims]
     assert len(inner) >= 2 * len(plan)
     assert {w.data_type for w in inner} == {onnx.TensorProto.FLOAT}
@@ -256,7 +260,7 @@ def test_a_build_that_fails_leaves_nothing_behind(
     builder = builder_for(backend, dtype)
     before = compressed_builds(workspace)
     with pytest.raises(UsageError, match=f"{Q} cannot take the form rank=8:pivoted"):
-        builder.compressed("prefill", compression, {Q: low_rank(8, "pivoted")})
+        builder.compressed("prefill", compression, plan={Q: low_rank(8, "pivoted")})
     assert compressed_builds(workspace) == before
 
 
@@ -267,5 +271,5 @@ def test_a_build_that_fails_half_way_leaves_the_model_dense(builder_for, model, 
     )
     before = compressed_builds(workspace)
     with pytest.raises(ModelError, match="rank 64, no less than its 64 inputs"):
-        builder_for("torch-eager", "fp32").compressed("prefill", broken, {Q: low_rank(64)})
+        builder_for("torch-eager", "fp32").compressed("prefill", broken, plan={Q: low_rank(64)})
     assert compressed_builds(workspace) == before

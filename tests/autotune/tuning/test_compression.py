@@ -112,7 +112,7 @@ class TestCompress:
         def compressed(model=model, **method):
             options = MethodOptions(**{"metric": "activation", **method})
             request = TuneRequest(budget=Budget(latency="0.9x"), method=options)
-            return compress(model, request, data, workspace)
+            return compress(model, request, data=data, workspace=workspace)
 
         return compressed
 

@@ -70,7 +70,7 @@ def solve(network, limit=0.8):
 def test_the_plan_is_the_one_of_a_table_measured_whole(seed):
     table, whole = Guesses(seed), Guesses(seed)
     whole.measured = set(whole.truth)
-    network = measure_decisions(model(table), solve, table.measure, turns=50)
+    network = measure_decisions(model(table), solve, measure=table.measure, turns=50)
     chosen = solve(network)
     assert chosen == solve(model(whole))
     assert guessed(network, chosen) == []
@@ -90,7 +90,7 @@ def _whole(table):
 
 def test_it_ends_after_its_turns_and_measures_nothing_twice():
     table = Guesses(3)
-    measure_decisions(model(table), solve, table.measure, turns=2)
+    measure_decisions(model(table), solve, measure=table.measure, turns=2)
     assert len(table.asked) <= 2
     every = [shape for shapes in table.asked for shape in shapes]
     assert len(every) == len(set(every))

@@ -56,10 +56,10 @@ def test_a_measurement_of_networks_is_tried_again(runner, times):
 
     if times > 1:
         with pytest.raises(MeasurementError, match="process ended with signal 9"):
-            time_subjects(runner, SUBJECTS, LONG, advance)
+            time_subjects(runner, SUBJECTS, policy=LONG, advance=advance)
         assert killed == 3
         return
-    timing = time_subjects(runner, SUBJECTS, LONG, advance)
+    timing = time_subjects(runner, SUBJECTS, policy=LONG, advance=advance)
     assert killed == 1
     assert timing.ratios[0] == 1.0
 
@@ -67,7 +67,7 @@ def test_a_measurement_of_networks_is_tried_again(runner, times):
 def test_an_error_of_the_backend_is_not_tried_again(runner):
     impossible = [Subject(layer=dataclasses.replace(SHAPE, dtype="bf16"))]
     with pytest.raises(MeasurementError, match="the measurement failed") as caught:
-        time_subjects(runner, impossible, LONG, no_progress)
+        time_subjects(runner, impossible, policy=LONG, advance=no_progress)
     assert "process ended" not in str(caught.value)
 
 
@@ -105,7 +105,7 @@ def test_layers_of_a_process_that_was_killed_are_measured_again(runner, tmp_path
         thread = threading.Thread(target=kill_when_seen)
         thread.start()
         failed = measure_points(
-            store, mark, points, runner=runner, policy=TimingPolicy(max_seconds=0.3)
+            store, mark, points=points, runner=runner, policy=TimingPolicy(max_seconds=0.3)
         )
         stopping.set()
         thread.join()

@@ -71,7 +71,7 @@ def rounds_of(tuning, *limits):
         budget = Budget(latency=f"{limit}x").limits()
         planner = dataclasses.replace(tuning.planner, budget=budget)
         allocation = planner.solve({}, margin=0.0)
-        build = tuning.builder.compressed("prefill", None, allocation.plan)
+        build = tuning.builder.compressed("prefill", None, plan=allocation.plan)
         found.append(
             Round(
                 allocation=allocation,
@@ -190,12 +190,12 @@ class TestCorrected:
     def test_a_prediction_within_the_interval_stands(self, phase, plan):
         ratio = phase.predict(plan).ratio
         (timed,) = measured(ratio + 0.01, ratio - 0.01, ratio + 0.03).passes
-        assert corrected(phase, plan, timed) == 1.0
+        assert corrected(phase, plan, measured=timed) == 1.0
 
     def test_beyond_it_counts_to_the_near_end(self, phase, plan):
         ratio = phase.predict(plan).ratio
         (slower,) = measured(ratio + 0.05, ratio + 0.02, ratio + 0.08).passes
-        factor = corrected(phase, plan, slower)
+        factor = corrected(phase, plan, measured=slower)
         assert factor == pytest.approx((1 - ratio - 0.02) / (1 - ratio))
         again = dataclasses.replace(phase, correction=factor)
         assert again.predict(plan).ratio == pytest.approx(ratio + 0.02)
@@ -203,6 +203,6 @@ class TestCorrected:
     @pytest.mark.parametrize(("wild", "step"), [(1.5, 1 / 1.25), (0.01, 1.25)])
     def test_a_wild_one_moves_it_by_one_step(self, phase, plan, wild, step):
         (timed,) = measured(wild, wild, wild).passes
-        assert corrected(phase, plan, timed) == pytest.approx(step)
+        assert corrected(phase, plan, measured=timed) == pytest.approx(step)
         moved = dataclasses.replace(phase, correction=2.0)
-        assert 2.0 / 1.25 <= corrected(moved, plan, timed) <= 2.0 * 1.25
+        assert 2.0 / 1.25 <= corrected(moved, plan, measured=timed) <= 2.0 * 1.25

@@ -47,5 +47,5 @@ class TestSimulated(MachineSuite):
         hardware = simulated_hardware(request.param)
         return lambda: SimulatedMachine(hardware, tmp_path / "latency.sqlite")
 
-    def builder(self, model, machine, workspace):
-        return SimulatedBuilder(model, machine, workspace)
+    def builder(self, model, machine, *, workspace):
+        return SimulatedBuilder(model, machine, workspace=workspace)

@@ -236,7 +236,7 @@ class TestElsewhere:
         known, sources = elsewhere.known_layers(allow_extrapolation=False)
         assert known is elsewhere.table.predictor
         assert sources == list(elsewhere.table.sources)
-        measured = elsewhere.measure_layers([SHAPE], workspace, "measure layers")
+        measured = elsewhere.measure_layers([SHAPE], workspace, stage="measure layers")
         assert measured is elsewhere.table.predictor
 
     def test_its_sources_name_the_model_of_the_rest(self, no_gpu):

@@ -30,12 +30,12 @@ def planner(model, compression, workspace, tmp_path):
     )
     hardware = simulated_hardware("cpu-like")
     with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
-        network = machine.network(SimulatedBuilder(model, machine, workspace))
+        network = machine.network(SimulatedBuilder(model, machine, workspace=workspace))
         yield Planner(
             model=model,
             errors=compression.error_table(8),
             network=network,
-            totals=count_totals(model, network, machine.dtype),
+            totals=count_totals(model, network, dtype=machine.dtype),
             budget=Budget(parameters="0.8x").limits(),
             allocator=make_allocator("exact"),
             evidence=Evidence(PlanLosses(subject)),

@@ -123,7 +123,7 @@ def test_output_bases_come_from_every_sequence_without_its_padding():
     model.requires_grad_(False)
     name = "encoder.layer.0.intermediate.dense"
     batches = text_batches(masked=True)
-    found = output_bases(model, tiny_task("bert"), batches, {name: 6})[name]
+    found = output_bases(model, tiny_task("bert"), batches=batches, ranks={name: 6})[name]
     assert torch.allclose(found.T @ found, torch.eye(6, dtype=torch.float64), atol=1e-10)
     total, module = 0, model.get_submodule(name)
     for batch in batches:

@@ -62,9 +62,9 @@ def test_interpolation_is_exact_at_constant_utilisation():
     known = [(shape(r), ROOFLINE.latency_s(shape(r)) / 0.37) for r in (16, 64, 160)]
     for rank in (16, 17, 40, 64, 159, 160):
         truth = ROOFLINE.latency_s(shape(rank)) / 0.37
-        assert interpolate(shape(rank), known, ROOFLINE) == pytest.approx(truth, rel=1e-12)
-    assert interpolate(shape(8), known, ROOFLINE) is None
-    assert interpolate(shape(161), known, ROOFLINE) is None
+        assert interpolate(shape(rank), known, roofline=ROOFLINE) == pytest.approx(truth, rel=1e-12)
+    assert interpolate(shape(8), known, roofline=ROOFLINE) is None
+    assert interpolate(shape(161), known, roofline=ROOFLINE) is None
 
 
 def test_conformal_quantile_is_the_finite_sample_one():
@@ -201,11 +201,11 @@ def test_half_widths_are_those_of_the_nearest_tokens_and_of_the_same_alignment()
     shapes = [shape(k=k, n=n, m=m) for m in (16, 512) for n in (64, 65) for k in range(64, 544, 8)]
     layers = LayerArrays.of(shapes)
     residuals = np.where(layers.dense[:, 0] == 16, 0.1, 0.3) * np.where(layers.aligned, 1, 2)
-    widths = _HalfWidths(residuals, layers, 0.9)
+    widths = _HalfWidths(residuals, layers, coverage=0.9)
     asked = [shape(m=m, n=n) for m in (1, 64, 128, 4096) for n in (72, 73)]
     found = widths.of(LayerArrays.of(asked))
     assert found == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.3, 0.6, 0.3, 0.6])
-    few = _HalfWidths(residuals[::40], layers.of_rows(slice(None, None, 40)), 0.9)
+    few = _HalfWidths(residuals[::40], layers.of_rows(slice(None, None, 40)), coverage=0.9)
     assert np.isinf(few.of(layers)).all()
 
 

@@ -62,7 +62,7 @@ def test_groups_left_out_in_closed_form_are_groups_left_out(data):
     x, y, _ = data
     kernel = Process(x, y)._process.kernel_
     groups = np.arange(40) // 5
-    standard = _left_out(np.linalg.inv(kernel(x)), y, groups)
+    standard = _left_out(np.linalg.inv(kernel(x)), y, groups=groups)
     for group in range(8):
         held = groups == group
         blind = GaussianProcessRegressor(clone(kernel), optimizer=None).fit(x[~held], y[~held])
@@ -79,7 +79,7 @@ def test_held_out_layers_of_recorded_measurements():
     for layer in layers:
         held = [row for row in pairs if (row.shape.in_features, row.shape.out_features) == layer]
         seen = [row for row in pairs if row not in held]
-        process = RecoveryProcess(ROOFLINE, [r.shape for r in seen], [r.ratio for r in seen])
+        process = RecoveryProcess(ROOFLINE, [r.shape for r in seen], ratios=[r.ratio for r in seen])
         found, half_width = process.predict([row.shape for row in held])
         truth = np.array([row.ratio for row in held])
         guess = [ROOFLINE.latency_s(r.shape) / ROOFLINE.latency_s(r.shape.dense) for r in held]
@@ -97,7 +97,7 @@ def test_a_table_of_few_pairs_predicts_ratios_with_it():
     found = table.estimate(asked)
     pairs = [row for row in rows if row.shape.rank]
     near = [row for row in pairs if 0.5 <= row.shape.tokens / 1024 <= 2]
-    process = RecoveryProcess(ROOFLINE, [r.shape for r in near], [r.ratio for r in near])
+    process = RecoveryProcess(ROOFLINE, [r.shape for r in near], ratios=[r.ratio for r in near])
     assert found.source == "predicted"
     assert found.ratio == pytest.approx(float(process.predict([asked])[0][0]), rel=1e-9)
     dense = table.estimate(asked.dense)
@@ -138,9 +138,9 @@ def test_the_next_layers_are_those_of_which_least_is_known():
         * math.exp(0.1 * math.log(pair.rank) + draw.normal(0, 0.02))
         for pair in pairs
     ]
-    process = RecoveryProcess(roofline, pairs, ratios)
+    process = RecoveryProcess(roofline, pairs, ratios=ratios)
     left = [dense for dense in pool if dense not in small]
-    chosen = next_layers(process, left, CPU, 4)
+    chosen = next_layers(process, left, spec=CPU, count=4)
     assert len(set(chosen)) == 4
     assert not set(chosen) & set(small)
     assert all(dense.tokens > 1 for dense in chosen)

@@ -24,7 +24,7 @@ def mean_variance(points, chosen):
 
 
 def test_each_row_is_the_best_next_one(points):
-    chosen = list(informative_design(KERNEL, points, 5))
+    chosen = list(informative_design(KERNEL, points, count=5))
     assert len(set(chosen)) == 5
     for step in range(5):
         before, best = chosen[:step], chosen[step]
@@ -34,7 +34,7 @@ def test_each_row_is_the_best_next_one(points):
 
 
 def test_informed_is_better_than_spread_or_drawn(points):
-    informed = mean_variance(points, informative_design(KERNEL, points, 8))
+    informed = mean_variance(points, informative_design(KERNEL, points, count=8))
     assert informed < mean_variance(points, spread_design(np.exp(points), 8))
     assert informed < min(
         mean_variance(points, np.random.default_rng(i).permutation(60)[:8]) for i in range(20)
@@ -42,7 +42,7 @@ def test_informed_is_better_than_spread_or_drawn(points):
 
 
 def test_all_that_there_are_and_no_more(points):
-    assert sorted(informative_design(KERNEL, points[:6], 10)) == list(range(6))
+    assert sorted(informative_design(KERNEL, points[:6], count=10)) == list(range(6))
 
 
 def test_a_spread_design_repeats_no_point_and_reaches_the_corners():

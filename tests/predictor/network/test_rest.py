@@ -28,14 +28,14 @@ def test_memory_is_learned_from_streaming_products():
     spec = find_device("a100")
     bandwidth, least_s = 1.6e12, 4e-6
     weights = np.array([1e3, 1e5, 1e7, 3e8, 6e8, 1.2e9])
-    found = MemoryModel.learned(spec, weights, np.maximum(weights / bandwidth, least_s))
+    found = MemoryModel.learned(spec, weights, seconds=np.maximum(weights / bandwidth, least_s))
     assert found.bandwidth_bytes_s == pytest.approx(bandwidth)
     assert found.least_s == least_s
     assert found.latency_s(1.6e6) == pytest.approx(least_s + 1e-6)
 
 
 def test_without_large_products_the_sheet_tells():
-    found = MemoryModel.learned(H200, np.array([1e4]), np.array([3e-6]))
+    found = MemoryModel.learned(H200, np.array([1e4]), seconds=np.array([3e-6]))
     assert 0.5 * H200.bandwidth_bytes_s < found.bandwidth_bytes_s < H200.bandwidth_bytes_s
 
 

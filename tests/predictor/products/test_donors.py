@@ -19,7 +19,7 @@ def table(spec, factor=1.0, seed=0):
     m, k, n = (v.ravel() for v in np.meshgrid([1.0, 64.0, 1024.0], sizes, sizes))
     products = np.column_stack([m, k, n])
     noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=len(m)))
-    return products, factor * roofline_s(products, Roofline.of(spec, 1), "bf16") * (
+    return products, factor * roofline_s(products, Roofline.of(spec, 1), dtype="bf16") * (
         n + 300
     ) / n / 0.75 * noise
 

@@ -25,7 +25,7 @@ VALUES = np.sin(POINTS).sum(1)
 @pytest.mark.parametrize("rough", [False, True])
 def test_kriging_is_a_gaussian_process(rough):
     """scikit-learn's with the same kernel, centred by the same mean."""
-    ours = Kriging(POINTS, VALUES, 0.01, rough=rough)
+    ours = Kriging(POINTS, VALUES, noise=0.01, rough=rough)
     kernel = Matern(1.0, nu=0.5 if rough else 1.5)
     theirs = GaussianProcessRegressor(kernel, alpha=0.01, optimizer=None)
     theirs.fit(POINTS, VALUES - VALUES.mean())
@@ -38,11 +38,11 @@ def test_kriging_is_a_gaussian_process(rough):
 
 
 def test_left_out_values_are_those_of_a_fit_without_the_point():
-    whole = Kriging(POINTS, VALUES, 0.01)
+    whole = Kriging(POINTS, VALUES, noise=0.01)
     for i in range(len(VALUES)):
         rest = np.arange(len(VALUES)) != i
         # The mean is not refitted in the closed form, so it is taken from the whole here too.
-        part = Kriging(POINTS[rest], VALUES[rest] - whole.mean, 0.01)
+        part = Kriging(POINTS[rest], VALUES[rest] - whole.mean, noise=0.01)
         part._weights = part._inverse @ (VALUES[rest] - whole.mean)
         part.mean = whole.mean
         value, variance = part.predict(POINTS[i : i + 1])
@@ -63,7 +63,9 @@ def test_between_slices_it_is_linear_in_log_tokens():
 
 def test_the_roofline_is_the_layers_own_plus_the_launch():
     products = np.array([[16, 4096, 1024], [2048, 64, 8192]], dtype=float)
-    for (m, k, n), seconds in zip(products, roofline_s(products, ROOFLINE, "bf16"), strict=True):
+    for (m, k, n), seconds in zip(
+        products, roofline_s(products, ROOFLINE, dtype="bf16"), strict=True
+    ):
         layer = LayerShape(tokens=int(m), in_features=int(k), out_features=int(n), dtype="bf16")
         assert seconds == pytest.approx(ROOFLINE.latency_s(layer) + 2e-6, rel=1e-12)
 
@@ -78,7 +80,7 @@ def table(noise=0.0, seed=0):
     m, k, n = (v.ravel() for v in np.meshgrid(TOKENS, sizes, sizes))
     products = np.column_stack([m, k, n])
     reached = 0.75 * n / (n + 300)
-    return products, roofline_s(products, ROOFLINE, "bf16") / reached * np.exp(
+    return products, roofline_s(products, ROOFLINE, dtype="bf16") / reached * np.exp(
         noise * draw.normal(size=len(m))
     )
 
@@ -96,7 +98,7 @@ def test_unseen_shapes_are_near_and_their_intervals_honest(held):
     regressor, products, seconds, test = held
     predicted = regressor.predict(products[test])
     off = np.abs(predicted / seconds[test] - 1)
-    plain = np.abs(roofline_s(products[test], ROOFLINE, "bf16") / seconds[test] - 1)
+    plain = np.abs(roofline_s(products[test], ROOFLINE, dtype="bf16") / seconds[test] - 1)
     assert off.mean() < 0.06 < 0.3 < plain.mean()
     low, high = regressor.predict_interval(products[test])
     covered = np.mean((low <= seconds[test]) & (seconds[test] <= high))
@@ -128,7 +130,7 @@ def test_what_is_no_product_is_refused(wrong):
 
 def test_features_are_finite_and_see_alignment():
     products = np.array([[1, 1, 1], [8192, 65536, 65536], [16, 1001, 512], [16, 1000, 512]], float)
-    features = physical_features(products, ROOFLINE, "bf16")
+    features = physical_features(products, ROOFLINE, dtype="bf16")
     assert np.isfinite(features).all()
     assert not np.allclose(features[2], features[3], rtol=0.01)
 
@@ -139,6 +141,6 @@ def test_flars_forest_and_its_recovery():
     assert (forest.predict(products) > 0).all()
     assert clone(forest).get_params() == {"trees": 5, "random_state": 0}
     one, pair, dense = np.array([1.0]), np.array([1.5]), np.array([3.0])
-    assert flar_recovery(pair, dense, one) == pytest.approx(0.25)
-    assert flar_recovery(one, dense, one) == 0.0
-    assert flar_recovery(dense, dense, one) == 1.0
+    assert flar_recovery(pair, dense, rank_one_s=one) == pytest.approx(0.25)
+    assert flar_recovery(one, dense, rank_one_s=one) == 0.0
+    assert flar_recovery(dense, dense, rank_one_s=one) == 1.0

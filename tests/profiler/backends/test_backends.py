@@ -46,15 +46,15 @@ class TestSimulatedBackend(BackendSuite):
 
     def time(self, backend, task):
         timeline = backend.timeline
-        return run_task(backend, task, 1, clock=timeline.clock, watching=timeline.watch)[0]
+        return run_task(backend, task, threads=1, clock=timeline.clock, watching=timeline.watch)[0]
 
 
 @pytest.mark.parametrize("form", ["rank=8:pivoted", "rank=8:int8-static", "dense:int8-static"])
 def test_a_form_without_an_implementation_is_never_timed_as_another(form):
     backend = SimulatedBackend(simulated_hardware("cpu-like"))
-    task = layer_task(SHAPE, [parse_form(form)], TimingPolicy())
+    task = layer_task(SHAPE, [parse_form(form)], policy=TimingPolicy())
     with pytest.raises(ValueError, match=f"has no implementation of {form}"):
-        run_task(backend, task, 1)
+        run_task(backend, task, threads=1)
 
 
 def test_the_onnx_layer_computes_the_product():

@@ -81,12 +81,12 @@ def test_adding_a_point_does_not_read_the_whole_run(database, monkeypatch):
     read = []
     original = store_module._rows_like
 
-    def rows_like(*args):
-        found = original(*args)
+    def rows_like(*args, **more):
+        found = original(*args, **more)
         read.extend(found)
         return found
 
-    monkeypatch.setattr(seals, "run_rows", lambda *args: pytest.fail("reads the run"))
+    monkeypatch.setattr(seals, "run_rows", lambda *_, **__: pytest.fail("reads the run"))
     monkeypatch.setattr(store_module, "_rows_like", rows_like)
     database.add(run, [point(600), point(608, error="crash")])
     database.add(run, [point(608), point(16, latency_s=9.0)])
@@ -107,12 +107,12 @@ def test_forms_of_one_rank_are_points_of_their_own(database):
         low_rank(16),
         low_rank(16, precision="int8-static"),
         low_rank(16, "pivoted"),
-        low_rank(16, "pivoted", "int8-static"),
+        low_rank(16, "pivoted", precision="int8-static"),
         DENSE,
         Form(precision="int8-static"),
     ]
     rows = [point(form=form, latency_s=1e-3 * (i + 1)) for i, form in enumerate(forms)]
-    database.add(database.start_run(FINGERPRINT, "test"), rows, {rows[2].shape: DETAIL})
+    database.add(database.start_run(FINGERPRINT, "test"), rows, details={rows[2].shape: DETAIL})
     found = {row.shape.form: row for row in database.measurements(FINGERPRINT.id)}
     assert found == dict(zip(forms, rows, strict=True))
     with database.transaction() as connection:
@@ -133,9 +133,9 @@ def test_forms_of_one_rank_are_points_of_their_own(database):
 
 def test_samples_clocks_and_origin_come_back(database):
     origin = Origin(kind="package", name="somebody's", version="1.2")
-    run = database.start_run(FINGERPRINT, "16 points", origin)
-    database.add(run, [point(16), point(32)], {point(16).shape: DETAIL}, CLOCKS)
-    database.add(run, [point(48)], {point(48).shape: DETAIL}, CLOCKS[:1])
+    run = database.start_run(FINGERPRINT, "16 points", origin=origin)
+    database.add(run, [point(16), point(32)], details={point(16).shape: DETAIL}, clocks=CLOCKS)
+    database.add(run, [point(48)], details={point(48).shape: DETAIL}, clocks=CLOCKS[:1])
     contents = database.contents(run)
     assert contents.details == {point(16).shape: DETAIL, point(48).shape: DETAIL}
     assert contents.clocks == (*CLOCKS, CLOCKS[0])
@@ -149,8 +149,8 @@ def test_samples_clocks_and_origin_come_back(database):
 def test_details_belong_to_the_measurement_that_is_kept(database):
     first, second = (database.start_run(FINGERPRINT, "test") for _ in range(2))
     other = dataclasses.replace(DETAIL, samples_s=(9.0,))
-    database.add(first, [point(16), point(32, error="crash")], {point(16).shape: DETAIL})
-    database.add(second, [point(16), point(32)], {point(r).shape: other for r in (16, 32)})
+    database.add(first, [point(16), point(32, error="crash")], details={point(16).shape: DETAIL})
+    database.add(second, [point(16), point(32)], details={point(r).shape: other for r in (16, 32)})
     assert database.contents(first).details == {point(16).shape: DETAIL}
     assert database.contents(second).details == {point(32).shape: other}
     assert find_problems(database) == []
@@ -169,7 +169,7 @@ def test_details_belong_to_the_measurement_that_is_kept(database):
 )
 def test_a_change_in_any_table_is_found(database, table, change):
     run = database.start_run(FINGERPRINT, "test")
-    database.add(run, [point(16)], {point(16).shape: DETAIL}, CLOCKS)
+    database.add(run, [point(16)], details={point(16).shape: DETAIL}, clocks=CLOCKS)
     assert find_problems(database) == []
     with database.transaction() as connection:
         connection.execute(table.update().values(change))

@@ -47,8 +47,8 @@ class Reporting(SimulatedRunner):
 def write_missing(address, wanted, heard=None, at_most=None):
     """What `autotune profile` does: measure what is missing, and keep it as it comes."""
     with LatencyDatabase(address) as store:
-        points = missing_points(store, FINGERPRINT, wanted)
-        measure_points(store, FINGERPRINT, points, runner=Reporting(heard, at_most))
+        points = missing_points(store, FINGERPRINT, wanted=wanted)
+        measure_points(store, FINGERPRINT, points=points, runner=Reporting(heard, at_most))
 
 
 def received(pipe):
@@ -88,7 +88,7 @@ def test_kill_9_at_50_moments_loses_no_committed_row(database, moments):
         if row.shape.rank
     }
     assert told <= set(done)
-    points = missing_points(database, FINGERPRINT, WANTED)
+    points = missing_points(database, FINGERPRINT, wanted=WANTED)
     assert {point.rank for point in points} == {shape.rank for shape in WANTED} - set(done)
     write_missing(database.address, points[:40])
     after = {row.shape.rank: row.measured_at for row in database.measurements(FINGERPRINT.id)}
@@ -124,5 +124,5 @@ def test_no_nonsense_is_kept_by_the_way(database, value):
                 yield Outcome(index=outcome.index, timing=PairedTiming(**broken))
 
     with pytest.raises(DatabaseError, match="refuses"):
-        measure_points(database, FINGERPRINT, WANTED[:4], runner=Broken())
+        measure_points(database, FINGERPRINT, points=WANTED[:4], runner=Broken())
     assert database.rows(FINGERPRINT.id) == []

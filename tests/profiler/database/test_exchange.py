@@ -28,7 +28,7 @@ def test_export_and_import_are_exact(database, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_forms_are_exported_beside_ranks(database, tmp_path, suffix):
-    rows = [point(0), point(16), point(form=low_rank(16, "pivoted", "int8-static"))]
+    rows = [point(0), point(16), point(form=low_rank(16, "pivoted", precision="int8-static"))]
     database.add(database.start_run(FINGERPRINT, "test"), rows)
     path = tmp_path / f"table{suffix}"
     export_table(database, path)
@@ -98,7 +98,9 @@ def test_merge_refuses_a_changed_source(database, tmp_path):
 
 def test_a_shipped_file_is_one_and_holds_everything(database, tmp_path):
     run = database.start_run(FINGERPRINT, "test")
-    database.add(run, [point(16), point(32, error="crash")], {point(16).shape: DETAIL}, CLOCKS)
+    database.add(
+        run, [point(16), point(32, error="crash")], details={point(16).shape: DETAIL}, clocks=CLOCKS
+    )
     path = tmp_path / "shipped" / "device.sqlite"
     path.parent.mkdir()
     ship(database, path)

@@ -12,7 +12,7 @@ FORMS = [
     Form(precision="int8-static"),
     low_rank(16),
     low_rank(16, "pivoted"),
-    low_rank(16, "pivoted", "int8-static"),
+    low_rank(16, "pivoted", precision="int8-static"),
 ]
 
 

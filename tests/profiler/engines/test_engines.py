@@ -32,7 +32,7 @@ def built(tmp_path_factory):
     (folder / "fixed.onnx").write_bytes(layer_model(SHAPE, 2, opset=17))
     onnx.save(any_rows(layer_model(SHAPE, 2, opset=17)), folder / "model.onnx")
     task = {"dtype": "fp16", "profiles": [{"x": [[1, 64], [16, 64], [16, 64]]}]}
-    facts = build_engine(folder / "model.onnx", task, folder / "model.engine")
+    facts = build_engine(folder / "model.onnx", task, output=folder / "model.engine")
     return folder, task, facts
 
 
@@ -57,7 +57,7 @@ def test_an_engine_computes_what_its_graph_does(built):
 def test_the_same_engine_is_not_built_twice(built, monkeypatch):
     folder, task, facts = built
     monkeypatch.setattr("autotune.profiler.engines.builder._in_process", None)
-    assert build_engine(folder / "model.onnx", task, folder / "again.engine") == facts
+    assert build_engine(folder / "model.onnx", task, output=folder / "again.engine") == facts
     assert (folder / "again.engine").read_bytes() == (folder / "model.engine").read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_an_engine_of_another_place_is_refused(built, tmp_path):
 def test_a_profile_that_the_graph_cannot_have_is_named(built, tmp_path):
     folder, task, _ = built
     with pytest.raises(EngineError, match="export it with that size free"):
-        build_engine(folder / "fixed.onnx", task, tmp_path / "model.engine")
+        build_engine(folder / "fixed.onnx", task, output=tmp_path / "model.engine")
 
 
 def test_shapes_that_no_profile_admits_are_refused(built):

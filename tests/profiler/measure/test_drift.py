@@ -34,13 +34,15 @@ def rows(tmp_path_factory):
     runner = SimulatedRunner(AS_MEASURED)
     with LatencyDatabase(tmp_path_factory.mktemp("db") / "latency.sqlite") as database:
         points = [pair(rank) for rank in range(16, 480, 8)]
-        assert measure_points(database, FINGERPRINT, points, runner=runner, policy=POLICY) == []
+        assert (
+            measure_points(database, FINGERPRINT, points=points, runner=runner, policy=POLICY) == []
+        )
         return database.measurements(FINGERPRINT.id)
 
 
 def drift_of(rows, hardware=AS_MEASURED, *, spells=(), faults=()):
     runner = SimulatedRunner(hardware, Disturbance(spells=spells, faults=faults), seed=1)
-    return measure_drift(rows, runner, POLICY)
+    return measure_drift(rows, runner, policy=POLICY)
 
 
 def test_anchors_are_spread_over_the_sizes(rows):

@@ -15,7 +15,7 @@ from autotune.testing.suites.task_runner import TaskRunnerSuite
 class TestProcesses(TaskRunnerSuite):
     @pytest.fixture
     def runner(self):
-        return runner_here(require_device("cpu"), make_backend("onnxruntime-cpu"), 1)
+        return runner_here(require_device("cpu"), make_backend("onnxruntime-cpu"), threads=1)
 
 
 class TestFarmRunner(TaskRunnerSuite):

@@ -21,7 +21,7 @@ from autotune.profiler.measure.timing import TimingPolicy
 
 QUICK = TimingPolicy(max_seconds=0.1, min_windows=1, warmup_rounds=1, rounds_per_window=2)
 SHAPES = [LayerShape(tokens=8, in_features=64, out_features=n) for n in (64, 128, 192, 256)]
-TASKS = [layer_task(shape, (low_rank(16),), QUICK) for shape in SHAPES]
+TASKS = [layer_task(shape, (low_rank(16),), policy=QUICK) for shape in SHAPES]
 
 # The real worker, with a backend that misbehaves on the layer of 128 outputs.
 SABOTAGED = """

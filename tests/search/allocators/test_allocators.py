@@ -160,7 +160,7 @@ def test_sensitivity_is_the_gradients_norm(evidence):
     generator = torch.Generator().manual_seed(evidence.seed)
     total = 0
     for batch in evidence.subject.batches:
-        (signal,) = task.curvature_signals(task.output(model, batch), batch, generator)
+        (signal,) = task.curvature_signals(task.output(model, batch), batch, generator=generator)
         total = total + signal
     (gradient,) = torch.autograd.grad(total, weight)
     weight.requires_grad_(False)
@@ -194,7 +194,7 @@ def test_dobis_state_survives_and_goes_on(evidence, tmp_path):
 def test_dobis_cost_is_linear_between_candidates():
     ranks, costs = torch.tensor([0.0, 4.0, 8.0]), torch.tensor([0.0, 2.0, 3.0]).double()
     k = torch.tensor(6.0, requires_grad=True)
-    value = interpolate(k, ranks, costs)
+    value = interpolate(k, (ranks, costs))
     value.backward()
     assert value.item() == 2.5
     assert float(k.grad) == 0.25
