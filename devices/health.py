@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autotune.devices.detect import cpu_name, cpu_threads
 from autotune.devices.visible import physical_gpus, visible_gpus
+from autotune.devices.waiting import waited_s
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (nvml.h) that slow a kernel below what the clocks
 # promise; its other bits tell how the clocks were asked to be (idle, power cap, set by a user).
@@ -154,7 +155,11 @@ def _driver() -> Iterator[None]:
 
 
 class Watch:
-    """Observes a device while it is measured; a CPU reports nothing of itself."""
+    """Observes a device while it is measured; by default one that reports nothing of itself."""
+
+    def waited_s(self) -> float:
+        """Seconds, counted up, for which the measuring process had to wait for the device."""
+        return 0.0
 
     def slowed(self) -> str | None:
         """Why the device is slowed at the moment; None while it is not."""
@@ -164,6 +169,13 @@ class Watch:
         """The clocks now, one reading or none; `moment` is "before" or "after"."""
         del moment
         return ()
+
+
+class _CpuWatch(Watch):
+    """The cores of this host, which other processes may have."""
+
+    def waited_s(self) -> float:
+        return waited_s()
 
 
 class _GpuWatch(Watch):
@@ -197,6 +209,9 @@ class _GpuWatch(Watch):
 @contextmanager
 def watch(kind: str) -> Iterator[Watch]:
     """Observe the device of `kind` that this process measures on: for CUDA, its device 0."""
+    if kind == "cpu":
+        yield _CpuWatch()
+        return
     gpus = visible_gpus() if kind == "cuda" else ()
     if not gpus:
         yield Watch()

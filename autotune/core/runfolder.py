@@ -67,16 +67,28 @@ class RunFolder:
         self, name: str, inputs: Any, *, suffix: str, build: Callable[[Path], None]
     ) -> tuple[Path, bool]:
         """The cached product of `inputs`, built now if it is not there; and whether it was."""
-        path = self.cache / f"{name}-{digest(inputs)[:16]}{suffix}"
+        path = self._entry(name, inputs, suffix=suffix)
         if path.exists():
             return path, True
         return self.write(path, build), False
 
-    def json_stage(self, name: str, inputs: Any, *, compute: Callable[[], Any]) -> Any:
-        """Like `stage`, for a value that is JSON."""
+    def json_stage(
+        self,
+        name: str,
+        inputs: Any,
+        *,
+        compute: Callable[[], Any],
+        keep: Callable[[Any], bool] = lambda value: True,
+    ) -> Any:
+        """Like `stage`, for a value that is JSON; one that `keep` refuses is not written."""
+        path = self._entry(name, inputs, suffix=".json")
+        if path.exists():
+            return json.loads(path.read_text())
+        text = canonical_json(compute())
+        value = json.loads(text)
+        if keep(value):
+            self.write_text(path, text)
+        return value
 
-        def build(path: Path) -> None:
-            path.write_text(canonical_json(compute()))
-
-        path, _ = self.stage(name, inputs, suffix=".json", build=build)
-        return json.loads(path.read_text())
+    def _entry(self, name: str, inputs: Any, *, suffix: str) -> Path:
+        return self.cache / f"{name}-{digest(inputs)[:16]}{suffix}"

@@ -70,7 +70,8 @@ class PhaseRecord:
     """One phase of the workload, "prefill" or "decode", which runs `count` times.
 
     Latencies and ratios are measured where the tuning measured, else predicted (with the 90 %
-    interval of the prediction). `predicted_ratio` was predicted before anything was built.
+    interval of the prediction). `predicted_ratio` was predicted before anything was built. The last
+    four say how calm the measurement was (`MeasuredPass`).
     """
 
     name: str
@@ -81,6 +82,10 @@ class PhaseRecord:
     ratio_low: float
     ratio_high: float
     predicted_ratio: float
+    windows: int = 0
+    disturbed_windows: int = 0
+    waiting: float = 0.0
+    converged: bool = True
 
     @property
     def timing(self) -> MeasuredPass:
@@ -93,6 +98,10 @@ class PhaseRecord:
             ratio=self.ratio,
             ratio_low=self.ratio_low,
             ratio_high=self.ratio_high,
+            windows=self.windows,
+            disturbed_windows=self.disturbed_windows,
+            waiting=self.waiting,
+            converged=self.converged,
         )
 
 
@@ -101,6 +110,8 @@ class RoundRecord(Record):
     """One round of the closed loop; measured values are None where nothing was measured.
 
     `corrections` are the factors on the predicted saving of every phase that the round began with.
+    The second look is the fresh measurement of a round that seemed to hold the budget; the verdict
+    is by it, where there was one.
     """
 
     derived = ("within_budget",)
@@ -111,6 +122,9 @@ class RoundRecord(Record):
     corrections: tuple[float, ...]
     loss: float
     verdict: Verdict
+    second_look_ratio: float | None = None
+    second_look_ratio_low: float | None = None
+    second_look_ratio_high: float | None = None
 
     @property
     def measured(self) -> tuple[float, float, float] | None:

@@ -78,7 +78,8 @@ def _verdict(result: _Json, judged: _Json) -> _Json:
     """Verdict of a result or one of its rounds; absolute limits use the result's dense latency."""
     limit = latency_limit(result["budget"].get("latency"), result["dense_latency_s"])
     if judged["measured_ratio"] is None:
-        verdict = Verdict.of_prediction(limit, judged["predicted_ratio"])
+        ratio = judged["predicted_ratio"]  # no interval of it was kept
+        verdict = Verdict.of_prediction(limit, ratio, ratio_low=ratio, ratio_high=ratio)
     else:
         verdict = Verdict.of(
             limit,

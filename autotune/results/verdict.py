@@ -16,8 +16,9 @@ There, an interval that contains 1 also counts as met when the ratio itself is a
 interval ends at most 2 % above it: equal speed is what such a request expects where nothing is
 gained, and no measurement proves equality.
 
-A predicted ratio is judged by its value alone: its interval describes how far the latency table may
-be off, not how far a repeated measurement would scatter, and nothing is claimed to be verified.
+A predicted ratio is compared in the same way, with the 90 % interval of the prediction. Without a
+latency budget it is judged by its value alone: nobody asked for a latency, and nothing is claimed
+to be verified.
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ class Verdict(enum.StrEnum):
         return cls.UNDECIDED
 
     @classmethod
-    def of_prediction(cls, limit_ratio: float | None, ratio: float) -> Verdict:
-        """Compare a predicted ratio with a limit: met or missed, by its value alone."""
-        return cls.of(limit_ratio, ratio, ratio_low=ratio, ratio_high=ratio)
+    def of_prediction(
+        cls, limit_ratio: float | None, ratio: float, *, ratio_low: float, ratio_high: float
+    ) -> Verdict:
+        """Compare a predicted ratio and its 90 % interval with a limit, arguments as in `of`."""
+        if limit_ratio is None:
+            return cls.of(None, ratio, ratio_low=ratio, ratio_high=ratio)
+        return cls.of(limit_ratio, ratio, ratio_low=ratio_low, ratio_high=ratio_high)
 
 
 def latency_limit(text: str | None, dense_latency_s: float) -> float | None:

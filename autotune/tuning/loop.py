@@ -7,7 +7,7 @@ of each phase is corrected and the problem solved again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan, plan_to_json
 from autotune.core.types import digest
 from autotune.predictor.network.model import PhaseModel
-from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.measured import Measured, MeasuredPass, pooled_looks
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
@@ -29,14 +29,19 @@ from autotune.tuning.workspace import Workspace
 
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
-_MAX_STEP = 1.25
+# A correction moves the predicted saving by at most this factor; by less where the measurement was
+# disturbed, as one wild measurement once sent the next plan to half the parameters.
+_MAX_STEP = 2.0
+_DISTURBED_STEP = 1.25
 _MAX_MARGIN = 0.03
 # A measurement this far from its prediction is made again, and the one nearer to it is learned
 # from: a neighbour that stays for a whole measurement spoils it without widening its interval. What
 # is handed out is measured afresh and never chosen this way.
 _SURPRISE = 0.05
-# A final measurement that does not decide is repeated at most so often; the narrowest counts.
+# A second look that does not decide is repeated; so many count together.
 _FINAL_LOOKS = 3
+# By how much the target is tightened when the same plan would be built again.
+_MARGIN_STEP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class ClosedLoop:
         )
 
     def run(self, knobs: Knobs) -> list[Round]:
-        """Rounds until the budget holds without waste, at most `self.rounds` of them.
+        """Rounds until the budget holds, measured twice, without waste; at most `self.rounds`.
 
         Raises:
             BudgetInfeasibleError: no plan meets the budgets.
@@ -71,64 +76,83 @@ class ClosedLoop:
         rounds: list[Round] = []
         corrections, margin = self.planner.uncorrected, self.planner.margin
         seen: set[str] = set()
+        held = True
         for number in range(self.rounds):
             try:
-                allocation = self._solve(knobs, corrections, margin=margin)
+                allocation, margin = self._next(
+                    knobs, corrections, margin=margin, avoid=() if held else seen
+                )
             except BudgetInfeasibleError:
                 if not rounds:
                     raise
                 break
-            plan = digest(plan_to_json(allocation.plan))
-            if plan in seen:
+            if _name(allocation) in seen:
                 break
-            seen.add(plan)
+            seen.add(_name(allocation))
             outcome = self._measured_round(allocation, corrections, number=number)
-            rounds.append(outcome)
-            if not self.planner.limits_latency or self._holds_without_waste(outcome):
+            promising = self._holds_without_waste(outcome)
+            rounds.append(self._looked_at_again(outcome) if promising else outcome)
+            last = rounds[-1].decided
+            held = self.verdict(last) is Verdict.MET
+            if not self.planner.limits_latency or (promising and held):
                 break
-            corrections = self._corrections(outcome)
-            spread = outcome.judged.ratio_high / outcome.judged.ratio - 1.0
-            margin = min(max(self.planner.margin, spread), _MAX_MARGIN)
+            corrections = self._corrections(last)
+            spread = last.judged.ratio_high / last.judged.ratio - 1.0
+            margin = min(max(margin, spread), _MAX_MARGIN)
         return rounds
 
-    def confirm(self, rounds: Sequence[Round]) -> Round:
-        """Measure the preferred round afresh: it was chosen by its measurement, which flatters.
+    def _next(
+        self, knobs: Knobs, corrections: Corrections, *, margin: float, avoid: Collection[str]
+    ) -> tuple[Allocation, float]:
+        """The next plan, and the margin that gave it.
 
-        When the fresh measurement misses the budget, the next round is looked at.
+        Where it is one of `avoid`, which were measured and did not hold, the target is tightened
+        until it is another: what was measured of them teaches nothing else.
         """
-        looked: list[Round] = []
-        for candidate in self.preferred(rounds):
-            looked.append(self._confirmed(candidate))
-            if self.verdict(looked[-1]) is Verdict.MET:
+        while True:
+            allocation = self._solve(knobs, corrections, margin=margin)
+            if _name(allocation) not in avoid or margin >= _MAX_MARGIN:
+                return allocation, margin
+            margin = min(margin + _MARGIN_STEP, _MAX_MARGIN)
+
+    def confirm(self, rounds: Sequence[Round]) -> Round:
+        """The round to hand out, as a fresh measurement found it: of those that hold, the best.
+
+        Rounds without a second look get one, in the order of preference, until one holds.
+        """
+        looked = [each.decided for each in rounds if each.second_look is not None]
+        left = self.preferred([each for each in rounds if each.second_look is None])
+        for candidate in left:
+            if any(self.verdict(each) is Verdict.MET for each in looked):
                 break
+            looked.append(self._looked_at_again(candidate).decided)
         return self.preferred(looked)[0]
 
-    def _confirmed(self, candidate: Round) -> Round:
-        """A fresh measurement, repeated while its interval contains the limit."""
-        found: list[Round] = []
-        for look in range(_FINAL_LOOKS):
-            label = "measure the result" if not look else f"measure the result again ({look})"
-            found.append(
+    def _looked_at_again(self, candidate: Round) -> Round:
+        """With a fresh measurement, repeated while its interval contains the limit."""
+        looks: list[Measured] = []
+        for number in range(_FINAL_LOOKS):
+            label = "measure the result" if not number else f"measure the result again ({number})"
+            looks.append(
                 self.measure(
                     candidate.allocation,
                     candidate.corrections,
                     builds=candidate.builds,
                     label=label,
                     final=True,
-                )
+                ).judged
             )
-            if self.verdict(found[-1]) is not Verdict.UNDECIDED:
-                return found[-1]
-        return min(found, key=lambda each: each.judged.ratio_high - each.judged.ratio_low)
+            found = replace(candidate, second_look=pooled_looks(looks))
+            if self.verdict(found.decided) is not Verdict.UNDECIDED:
+                break
+        return found
 
     def verdict(self, outcome: Round) -> Verdict:
         """Whether a round holds the latency budget (the other budgets hold by count)."""
         judged, limit = outcome.judged, self.planner.limit_ratio(outcome.judged.dense_latency_s)
-        if outcome.measured is None:
-            return Verdict.of_prediction(limit, judged.ratio)
-        return Verdict.of(
-            limit, judged.ratio, ratio_low=judged.ratio_low, ratio_high=judged.ratio_high
-        )
+        decide = Verdict.of_prediction if outcome.measured is None else Verdict.of
+        low, high = judged.ratio_low, judged.ratio_high
+        return decide(limit, judged.ratio, ratio_low=low, ratio_high=high)
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """Rounds that surely hold the budget, by least loss; then the others, the fastest first."""
@@ -173,11 +197,15 @@ class ClosedLoop:
 
         key = {
             "label": label,
+            "measure_seconds": self.machine.measure_seconds,
             "fingerprint": self.machine.fingerprint.id,
             "build": self.builder.key(build),
             "inputs": inputs.name,
         }
-        return MeasuredPass(**self.workspace.value("timing", key, compute=compute))
+        found = self.workspace.value(
+            "timing", key, compute=compute, keep=lambda one: bool(one["converged"])
+        )
+        return MeasuredPass(**found)
 
     def _measured_round(
         self, allocation: Allocation, corrections: Corrections, *, number: int
@@ -195,7 +223,8 @@ class ClosedLoop:
 
     def _holds_without_waste(self, outcome: Round) -> bool:
         limit = self.planner.limit_ratio(outcome.judged.dense_latency_s)
-        return limit is not None and 0.0 <= limit - outcome.judged.ratio_high <= _SLACK
+        held = outcome.judged.ratio_high
+        return limit is not None and held <= limit and limit - held <= _SLACK
 
     def _corrections(self, outcome: Round) -> Corrections:
         pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)
@@ -208,17 +237,21 @@ class ClosedLoop:
             return self.planner.solve(knobs, corrections, margin=margin, progress=advance)
 
 
+def _name(allocation: Allocation) -> str:
+    return digest(plan_to_json(allocation.plan))
+
+
 def corrected(model: PhaseModel, plan: Plan, *, measured: MeasuredPass) -> float:
     """The correction of a phase that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near
-    end. On a busy machine one wild measurement once sent the next plan to half the parameters, so
-    a step is at most `_MAX_STEP`.
+    end.
     """
     predicted = model.predict(plan).ratio
     proven = min(max(predicted, measured.ratio_low), measured.ratio_high)
     factor = max(1.0 - proven, 1e-6) / max(1.0 - predicted, 1e-6)
-    return model.correction * min(max(factor, 1.0 / _MAX_STEP), _MAX_STEP)
+    step = _MAX_STEP if measured.converged else _DISTURBED_STEP
+    return model.correction * min(max(factor, 1.0 / step), step)
 
 
 def surprise(outcome: Round) -> float:

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,15 +25,21 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
-from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
+from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_timing
 from autotune.tuning.machine import Machine
 
 if TYPE_CHECKING:
     from autotune.tuning.builders import Builder
     from autotune.tuning.workspace import Workspace
 
-_ATTEMPTS = 3
+# A network is timed by so many processes at least, which share the time of one measurement, and by
+# so many at most while the result is wide.
+_PROCESSES = 2
+_MOST_PROCESSES = 6
 _WIDE = 0.02
+# How far the ratios of two processes on a calm machine lie apart (benchmarks/results/
+# 2026-11-26-busy.md), by device kind; a GPU's memory is placed the same way every time.
+_PROCESS_SD = {"cpu": 0.003, "cuda": 0.001}
 _SHOWN_FAILURES = 3
 # (build, inputs, sites, progress) → seconds of the sites inside the running network.
 
@@ -47,19 +53,23 @@ class SiteProfiler(Protocol):
         """Seconds of every site, and of the whole network."""
 
 
-def network_policy(measure_seconds: float, *, final: bool = False) -> TimingPolicy:
-    """How a whole network is timed; the figure that is handed out gets twice the time."""
+def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
+    """How one process times a whole network; the figure that is handed out gets twice the time.
+
+    `kind` is that of the device, `measure_seconds` the limit of a measurement.
+    """
     return TimingPolicy(
         rounds_per_window=3,
         min_windows=6,
-        max_seconds=measure_seconds * (2.0 if final else 1.0),
+        max_seconds=measure_seconds * (2.0 if final else 1.0) / _PROCESSES,
         target_relative_ci=0.004,
+        process_sd=_PROCESS_SD[kind],
     )
 
 
-def layer_policy(measure_seconds: float) -> TimingPolicy:
+def layer_policy(kind: str, measure_seconds: float) -> TimingPolicy:
     """How a layer and a few of its ranks are timed: in a tenth of a network's time."""
-    return TimingPolicy(max_seconds=measure_seconds / 10)
+    return TimingPolicy(max_seconds=measure_seconds / 10, process_sd=_PROCESS_SD[kind])
 
 
 class MeasuringMachine(Machine):
@@ -139,7 +149,7 @@ class MeasuringMachine(Machine):
         """Measure those of `shapes` that the database lacks; the table over all that it holds."""
         points = missing_points(self.database, self.fingerprint, wanted=shapes)
         if points:
-            policy = layer_policy(self.measure_seconds)
+            policy = layer_policy(self.spec.kind, self.measure_seconds)
             with workspace.stage(stage) as advance:
                 failed = measure_points(
                     self.database,
@@ -190,21 +200,25 @@ class MeasuringMachine(Machine):
             if not inside:
                 subjects += [Subject(layer=shape) for shape in shapes]
             with builder.workspace.stage(f"measure the dense network, {phase}") as advance:
-                policy = network_policy(self.measure_seconds)
+                policy = network_policy(self.spec.kind, self.measure_seconds)
                 timing = time_subjects(self.runner, subjects, policy=policy, advance=advance)
                 shares = timing.ratios[1:]
                 if inside:
                     shares = self._node_shares(builder, phase, advance=advance)
-            return {"latency_s": timing.latencies_s[0], "shares": list(shares)}
+            settled = timing.converged
+            return {"latency_s": timing.latencies_s[0], "shares": list(shares), "settled": settled}
 
         key = {
+            "measure_seconds": self.measure_seconds,
             "dense": builder.key(dense),
             **builder.model.key,
             "fingerprint": self.fingerprint.id,
             "workload": builder.model.shape_key(phase),
             "shapes": [shape.to_json() for shape in shapes],
         }
-        found = builder.workspace.value("anchor", key, compute=compute)
+        found = builder.workspace.value(
+            "anchor", key, compute=compute, keep=lambda one: bool(one["settled"])
+        )
         return NetworkAnchor(
             latency_s=found["latency_s"],
             layer_shares=dict(zip(shapes, found["shares"], strict=True)),
@@ -236,9 +250,9 @@ class MeasuringMachine(Machine):
     def compare(
         self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
     ) -> PairedTiming:
-        """In a fresh process; repeated while the result is wide (`time_subjects`)."""
+        """In fresh processes, more of them while the result is wide (`time_subjects`)."""
         subjects = [network_subject(build, inputs) for build in builds]
-        policy = network_policy(self.measure_seconds, final=final)
+        policy = network_policy(self.spec.kind, self.measure_seconds, final=final)
         return time_subjects(self.runner, subjects, policy=policy, advance=advance)
 
 
@@ -250,27 +264,34 @@ def network_subject(build: Path, inputs: Path) -> Subject:
 def time_subjects(
     runner: TaskRunner, subjects: Sequence[Subject], *, policy: TimingPolicy, advance: Advance
 ) -> PairedTiming:
-    """Time `subjects` in turn in a fresh process; again, at most twice, while the result is wide.
+    """Time `subjects` in turn, in several fresh processes; what they found together.
 
-    A neighbour that keeps the machine busy for a whole measurement disturbs every window alike,
-    which only the width of the intervals shows. The narrowest of the attempts counts. A process
-    that was killed is an attempt too, and no reason to lose what came before.
+    Processes differ, and a neighbour that keeps the machine busy for a whole measurement disturbs
+    every window of it alike, so one process never suffices, and there are more of them while the
+    interval is wide. A process that was killed counts as one, and is no reason to lose what came
+    before.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
     """
     task = TimingTask(subjects=tuple(subjects), policy=policy)
-    attempts: list[PairedTiming] = []
+    timings: list[PairedTiming] = []
     error: str | None = None
-    for outcome in runner.run([task] * _ATTEMPTS, lambda used: advance(round(100 * used), 100)):
+    for number in range(_MOST_PROCESSES):
+        share = partial(_advance_share, advance, number)
+        (outcome,) = runner.run([task], share)
         error = outcome.error
         if outcome.timing is not None:
-            attempts.append(outcome.timing)
-            if outcome.timing.half_width <= _WIDE:
-                break
+            timings.append(outcome.timing)
         elif not outcome.died:
-            attempts.clear()
+            raise MeasurementError(f"the measurement failed: {error}")
+        if len(timings) >= _PROCESSES and pooled_timing(timings).half_width <= _WIDE:
             break
-    if not attempts:
+    if not timings:
         raise MeasurementError(f"the measurement failed: {error}")
-    return min(attempts, key=lambda timing: timing.half_width)
+    return pooled_timing(timings)
+
+
+def _advance_share(advance: Advance, number: int, used: float) -> None:
+    """Progress of process `number`, of which the first two are the usual whole."""
+    advance(round(100 * min(1.0, (number + used) / _PROCESSES)), 100)

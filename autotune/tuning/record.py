@@ -135,6 +135,10 @@ def _phases(planner: Planner, final: Round) -> tuple[PhaseRecord, ...]:
             ratio=timed.ratio,
             ratio_low=timed.ratio_low,
             ratio_high=timed.ratio_high,
+            windows=timed.windows,
+            disturbed_windows=timed.disturbed_windows,
+            waiting=timed.waiting,
+            converged=timed.converged,
             predicted_ratio=model.predict(final.allocation.plan).ratio,
         )
         for model, timed in pairs
@@ -194,6 +198,7 @@ def _sizes(tuning: Tuning, final: Round) -> _ModelSizes:
 
 def _round(tuning: Tuning, outcome: Round) -> RoundRecord:
     measured: Measured | None = outcome.measured
+    look = outcome.second_look
     return RoundRecord(
         predicted_ratio=outcome.predicted.ratio,
         measured_ratio=measured.ratio if measured else None,
@@ -201,7 +206,10 @@ def _round(tuning: Tuning, outcome: Round) -> RoundRecord:
         measured_ratio_high=measured.ratio_high if measured else None,
         corrections=tuple(outcome.corrections),
         loss=outcome.allocation.loss,
-        verdict=tuning.verdict(outcome),
+        verdict=tuning.verdict(outcome.decided),
+        second_look_ratio=look.ratio if look else None,
+        second_look_ratio_low=look.ratio_low if look else None,
+        second_look_ratio_high=look.ratio_high if look else None,
     )
 
 

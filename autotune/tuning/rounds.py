@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,20 @@ class Round:
     """A plan with the corrected network model it was solved with, and its measurement.
 
     `builds` are the compressed models by phase. `measured` is None where the machine does not
-    measure.
+    measure. A measurement that a round was chosen by flatters it, so one that seemed to hold the
+    budget has a `second_look`, made afresh.
     """
 
     allocation: Allocation
     network: NetworkModel
     measured: Measured | None
     builds: Mapping[str, Path]
+    second_look: Measured | None = None
+
+    @property
+    def decided(self) -> Round:
+        """The round as its second look found it, where there was one."""
+        return dataclasses.replace(self, measured=self.second_look or self.measured)
 
     @property
     def judged(self) -> Measured:

@@ -40,6 +40,13 @@ class Workspace:
         """The cached file or folder made from `key`; `build` writes it if there is none yet."""
         return self.folder.stage(name, key, suffix=suffix, build=build)[0]
 
-    def value(self, name: str, key: Any, *, compute: Callable[[], Any]) -> Any:
-        """The cached JSON value computed from `key`."""
-        return self.folder.json_stage(name, key, compute=compute)
+    def value(
+        self,
+        name: str,
+        key: Any,
+        *,
+        compute: Callable[[], Any],
+        keep: Callable[[Any], bool] = lambda value: True,
+    ) -> Any:
+        """The cached JSON value computed from `key`; only what `keep` says is cached."""
+        return self.folder.json_stage(name, key, compute=compute, keep=keep)

@@ -1,12 +1,14 @@
 """Paired, interleaved timing that says how sure it is and notices when it was disturbed.
 
 Alternatives are called in turn, A B A B …, so that a slow spell of the machine hits both and
-cancels in their ratio. Calls are grouped in windows; a window whose reference alternative ran
-clearly slower than in the calmest windows was disturbed: it is set aside and measured again.
+cancels in their ratio. Calls are grouped in windows. A window was disturbed if this process had to
+wait for its cores, or if the reference alternative ran clearly slower than in the calmest windows:
+it is set aside and measured again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 from autotune.core.errors import MeasurementError
 from autotune.profiler.database.records import PERCENTS
+from autotune.profiler.measure.intervals import NORMAL, grouped_interval, pooled
 
 _KEPT = 64
 # Returns the seconds that the device itself counted, or None: then the clock here counts.
@@ -28,6 +31,10 @@ class TimingPolicy:
     Sampling ends when the 95 % confidence interval of every ratio is narrower than
     ±`target_relative_ci`, or after `max_seconds`. `disturbed_above`: a window is disturbed when
     its reference median exceeds that multiple of the calm level (25th percentile of windows).
+    `waiting_above`: it is also disturbed when the process waited for cores for more than this share
+    of it. `process_sd`: by how much the ratios of two calm processes differ (a standard deviation,
+    relative), as memory and threads are placed anew in each; the intervals include it, and whether
+    sampling may end is asked without it.
     """
 
     rounds_per_window: int = 5
@@ -35,6 +42,8 @@ class TimingPolicy:
     max_seconds: float = 2.0
     target_relative_ci: float = 0.02
     disturbed_above: float = 1.15
+    waiting_above: float = 0.02
+    process_sd: float = 0.0
     min_call_s: float = 200e-6
     warmup_rounds: int = 2
 
@@ -45,6 +54,8 @@ class PairedTiming:
 
     `ratios[i]` is the median over rounds of time_i / time_0 with its 95 % interval;
     `quantiles_s[i]` are at `PERCENTS` of all rounds, `samples_s[i]` at most `_KEPT` of them.
+    `waiting` is the share of the time of the windows used in which the process waited for cores;
+    the intervals are wider by as much.
     """
 
     latencies_s: tuple[float, ...]
@@ -57,6 +68,7 @@ class PairedTiming:
     converged: bool
     quantiles_s: tuple[tuple[float, ...], ...] = ()
     samples_s: tuple[tuple[float, ...], ...] = ()
+    waiting: float = 0.0
 
     @property
     def half_width(self) -> float:
@@ -67,31 +79,36 @@ class PairedTiming:
         )
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % confidence interval of the median from order statistics (binomial, normal approx.).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Window:
+    """Some rounds in a row: seconds of every alternative, and the share of them spent waiting."""
 
-    Assumes nothing about the distribution. Fewer than six values give their range.
-    """
-    ordered = sorted(values)
-    n = len(ordered)
-    if n < 6:
-        return ordered[0], ordered[-1]
-    half = 0.98 * math.sqrt(n)
-    low = max(0, math.floor(n / 2 - half))
-    high = min(n - 1, math.ceil(n / 2 + half))
-    return ordered[low], ordered[high]
+    samples: list[list[float]]
+    waiting: float
+
+    @property
+    def reference_s(self) -> float:
+        return statistics.median(self.samples[0])
 
 
 def _time_window(
-    runners: Sequence[Runner], loops: Sequence[int], *, rounds: int, clock: Callable[[], float]
-) -> list[list[float]]:
+    runners: Sequence[Runner],
+    loops: Sequence[int],
+    *,
+    rounds: int,
+    clock: Callable[[], float],
+    waited_s: Callable[[], float],
+) -> _Window:
     samples: list[list[float]] = [[] for _ in runners]
+    began_s, waited_before_s = clock(), waited_s()
     for round_index in range(rounds):
         # Alternate the order, so that whatever comes first is nobody's advantage.
         order = range(len(runners)) if round_index % 2 == 0 else range(len(runners) - 1, -1, -1)
         for i in order:
             samples[i].append(_seconds(runners[i], loops[i], clock=clock))
-    return samples
+    took_s = clock() - began_s
+    waiting = (waited_s() - waited_before_s) / took_s if took_s > 0 else 0.0
+    return _Window(samples=samples, waiting=min(max(waiting, 0.0), 1.0))
 
 
 def _seconds(runner: Runner, loops: int, *, clock: Callable[[], float]) -> float:
@@ -103,32 +120,98 @@ def _seconds(runner: Runner, loops: int, *, clock: Callable[[], float]) -> float
     return (sum(device_s) if device_s else elapsed) / loops
 
 
-def _calm(windows: list[list[list[float]]], above: float) -> list[list[list[float]]]:
-    if not windows:
+def _calm(windows: Sequence[_Window], policy: TimingPolicy) -> list[_Window]:
+    """The windows that nothing disturbed."""
+    alone = [window for window in windows if window.waiting <= policy.waiting_above]
+    if not alone:
         return []
-    medians = [statistics.median(window[0]) for window in windows]
-    level = sorted(medians)[(len(medians) - 1) // 4]
-    return [w for w, m in zip(windows, medians, strict=True) if m <= above * level]
+    level = sorted(window.reference_s for window in alone)[(len(alone) - 1) // 4]
+    return [window for window in alone if window.reference_s <= policy.disturbed_above * level]
 
 
-def _summarise(
-    calm: list[list[list[float]]], windows: int, *, converged: bool, count: int
-) -> PairedTiming:
-    samples = [[t for window in calm for t in window[i]] for i in range(count)]
-    ratios = [[t / r for t, r in zip(column, samples[0], strict=True)] for column in samples]
-    intervals = [median_interval(column) for column in ratios]
+def _least_disturbed(
+    windows: Sequence[_Window], calm: Sequence[_Window], *, count: int
+) -> list[_Window]:
+    """The calm windows, and of the others those that waited least, `count` together."""
+    others = sorted((w for w in windows if w not in calm), key=lambda window: window.waiting)
+    chosen = [*calm, *others[: max(0, count - len(calm))]]
+    return [window for window in windows if window in chosen]
+
+
+def _summarise(used: Sequence[_Window], *, windows: int, calm: int) -> PairedTiming:
+    """Of the windows used; `calm` of all `windows` were not disturbed."""
+    alternatives = range(len(used[0].samples))
+    samples = [[t for window in used for t in window.samples[i]] for i in alternatives]
+    grouped = [[_ratios(window, i) for window in used] for i in alternatives]
+    waiting = statistics.fmean(window.waiting for window in used)
+    ratios = [statistics.median(r for group in groups for r in group) for groups in grouped]
+    intervals = [grouped_interval(groups) for groups in grouped]
+    # The reference is 1 by definition; of the others, one may have waited and the other not.
+    extra = [0.0, *(waiting * ratio for ratio in ratios[1:])]
     return PairedTiming(
         latencies_s=tuple(statistics.median(column) for column in samples),
-        ratios=tuple(statistics.median(column) for column in ratios),
-        ratio_lows=tuple(low for low, _ in intervals),
-        ratio_highs=tuple(high for _, high in intervals),
+        ratios=tuple(ratios),
+        ratio_lows=tuple(
+            max(low - more, 0.0) for (low, _), more in zip(intervals, extra, strict=True)
+        ),
+        ratio_highs=tuple(high + more for (_, high), more in zip(intervals, extra, strict=True)),
         rounds=len(samples[0]),
         windows=windows,
-        disturbed_windows=windows - len(calm),
-        converged=converged,
+        disturbed_windows=windows - calm,
+        converged=False,
         quantiles_s=tuple(_quantiles(column) for column in samples),
         samples_s=tuple(tuple(column[:: -(-len(column) // _KEPT)]) for column in samples),
+        waiting=waiting,
     )
+
+
+def _of_any_process(timing: PairedTiming, policy: TimingPolicy) -> PairedTiming:
+    """The same with intervals for whatever process measures it next."""
+    extra = [NORMAL * policy.process_sd * ratio for ratio in timing.ratios]
+    extra[0] = 0.0
+    middles = list(zip(timing.ratios, extra, strict=True))
+    lows = zip(timing.ratio_lows, middles, strict=True)
+    highs = zip(timing.ratio_highs, middles, strict=True)
+    return dataclasses.replace(
+        timing,
+        ratio_lows=tuple(max(0.0, r - math.hypot(r - low, e)) for low, (r, e) in lows),
+        ratio_highs=tuple(r + math.hypot(high - r, e) for high, (r, e) in highs),
+    )
+
+
+def pooled_timing(timings: Sequence[PairedTiming]) -> PairedTiming:
+    """What several processes found of the same alternatives, each with its own errors.
+
+    Latencies are medians of the processes'; quantiles and samples are those of the narrowest.
+    """
+    if len(timings) == 1:
+        return timings[0]
+    best = min(timings, key=lambda timing: timing.half_width)
+    found = [(1.0, 0.0)]
+    for i in range(1, len(best.ratios)):
+        halves = [(t.ratio_highs[i] - t.ratio_lows[i]) / 2 for t in timings]
+        found.append(pooled([t.ratios[i] for t in timings], [max(h, 1e-9) for h in halves]))
+    rounds = sum(t.rounds for t in timings)
+    return dataclasses.replace(
+        best,
+        latencies_s=tuple(
+            statistics.median(column)
+            for column in zip(*(t.latencies_s for t in timings), strict=True)
+        ),
+        ratios=tuple(mean for mean, _ in found),
+        ratio_lows=tuple(max(0.0, mean - half) for mean, half in found),
+        ratio_highs=tuple(mean + half for mean, half in found),
+        rounds=rounds,
+        windows=sum(t.windows for t in timings),
+        disturbed_windows=sum(t.disturbed_windows for t in timings),
+        converged=best.converged,
+        waiting=sum(t.waiting * t.rounds for t in timings) / rounds,
+    )
+
+
+def _ratios(window: _Window, alternative: int) -> list[float]:
+    pairs = zip(window.samples[alternative], window.samples[0], strict=True)
+    return [seconds / reference_s for seconds, reference_s in pairs]
 
 
 def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
@@ -144,14 +227,17 @@ def time_interleaved(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[float], None] = lambda fraction: None,
     slowed: Callable[[], str | None] = lambda: None,
+    waited_s: Callable[[], float] = lambda: 0.0,
 ) -> PairedTiming:
     """Time `runners` against the first of them until the policy is satisfied.
 
     `progress` hears after every window which fraction of the time cap is used. `slowed` says why
     the device ran below its clocks, if it did: the window is then as disturbed as by a neighbour.
+    `waited_s` is a count of the seconds for which this process had to wait for cores.
 
     Disturbed windows are left out of the result and counted; the time cap bounds how often they
-    are redone, and a result that stopped at the cap says so (`converged` False).
+    are redone, and a result that stopped at the cap says so (`converged` False). Where too few were
+    calm by then, those that waited least make the result, and its intervals say how much.
 
     Raises:
         MeasurementError: the device was slowed in every window.
@@ -162,25 +248,28 @@ def time_interleaved(
     calls = [_seconds(runner, 1, clock=clock) for runner in runners]
     loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in calls]
     deadline = clock() + policy.max_seconds
-    windows: list[list[list[float]]] = []
+    windows: list[_Window] = []
     done = 0
     while True:
-        window = _time_window(runners, loops, rounds=policy.rounds_per_window, clock=clock)
+        window = _time_window(
+            runners, loops, rounds=policy.rounds_per_window, clock=clock, waited_s=waited_s
+        )
         done += 1
         reason = slowed()
         if reason is None:
             windows.append(window)
-        calm = _calm(windows, policy.disturbed_above)
+        calm = _calm(windows, policy)
         left = deadline - clock()
         progress(min(1.0, 1.0 - left / policy.max_seconds))
         late = left <= 0
-        if late and not calm:
+        if late and not windows:
             raise MeasurementError(f"the device was slowed all the time: {reason}")
-        if len(calm) < policy.min_windows and not late:
-            continue
-        result = _summarise(calm, done, converged=False, count=len(runners))
-        narrow = result.half_width <= policy.target_relative_ci
-        if narrow and len(calm) >= policy.min_windows:
-            return _summarise(calm, done, converged=True, count=len(runners))
+        if len(calm) >= policy.min_windows:
+            result = _summarise(calm, windows=done, calm=len(calm))
+            if result.half_width <= policy.target_relative_ci:
+                return dataclasses.replace(_of_any_process(result, policy), converged=True)
+        elif late:
+            used = _least_disturbed(windows, calm, count=policy.min_windows)
+            result = _summarise(used, windows=done, calm=len(calm))
         if late:
-            return result
+            return _of_any_process(result, policy)

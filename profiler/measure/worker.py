@@ -75,6 +75,7 @@ def run_task(
             clock=clock,
             progress=progress,
             slowed=device.slowed,
+            waited_s=device.waited_s,
         )
         clocks = (*before, *device.read("after"))
     copies = [count for _, count in prepared]

@@ -51,8 +51,8 @@ def test_a_miss_is_corrected_to_the_intervals_near_end():
 
 
 def test_a_wild_measurement_moves_one_bounded_step():
-    assert corrected(prefill(), PLAN, measured=timed(ratio=0.2)) == 1.25
-    assert corrected(prefill(), PLAN, measured=timed(ratio=1.5)) == pytest.approx(1 / 1.25)
+    assert corrected(prefill(), PLAN, measured=timed(ratio=0.2)) == 2.0
+    assert corrected(prefill(), PLAN, measured=timed(ratio=1.5)) == pytest.approx(1 / 2.0)
 
 
 def test_a_workload_runs_its_passes():

@@ -41,9 +41,13 @@ def test_undecided_exactly_where_the_interval_contains_the_limit(limit, interval
     assert (verdict is MET) == (high <= limit)
 
 
-@given(RATIOS, RATIOS)
-def test_a_prediction_is_judged_by_its_value(limit, ratio):
-    assert Verdict.of_prediction(limit, ratio) is (MET if ratio <= limit else MISSED)
+@given(RATIOS, st.tuples(RATIOS, RATIOS, RATIOS).map(sorted))
+def test_a_prediction_is_judged_by_its_interval_where_a_latency_was_asked_for(limit, interval):
+    low, ratio, high = interval
+    ends = {"ratio_low": low, "ratio_high": high}
+    assert Verdict.of_prediction(limit, ratio, **ends) is Verdict.of(limit, ratio, **ends)
+    without = Verdict.of_prediction(None, ratio, **ends)
+    assert without is (MET if ratio <= 1.0 else MISSED)
 
 
 def test_exit_codes_and_json_values():

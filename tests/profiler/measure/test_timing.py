@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binom
 
 from autotune.core.errors import MeasurementError
-from autotune.profiler.measure.timing import TimingPolicy, median_interval, time_interleaved
+from autotune.profiler.measure.intervals import median_interval
+from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
 
 
 class Machine:
