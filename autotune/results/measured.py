@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autotune.profiler.measure.intervals import pooled
+from autotune.profiler.measure.intervals import pooled, widened
 from autotune.profiler.measure.timing import PairedTiming
 
 
@@ -111,12 +111,13 @@ def pooled_looks(looks: Sequence[Measured]) -> Measured:
 def _pooled_pass(timed: Sequence[MeasuredPass]) -> MeasuredPass:
     halves = [max((one.ratio_high - one.ratio_low) / 2, 1e-9) for one in timed]
     ratio, half = pooled([one.ratio for one in timed], halves)
+    low, high = widened(ratio, (ratio, ratio), by=half)
     narrowest = timed[halves.index(min(halves))]
     return replace(
         narrowest,
         ratio=ratio,
-        ratio_low=max(0.0, ratio - half),
-        ratio_high=ratio + half,
+        ratio_low=low,
+        ratio_high=high,
         latency_s=ratio * narrowest.dense_latency_s,
         windows=sum(one.windows for one in timed),
         disturbed_windows=sum(one.disturbed_windows for one in timed),

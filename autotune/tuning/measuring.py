@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -278,8 +278,7 @@ def time_subjects(
     timings: list[PairedTiming] = []
     error: str | None = None
     for number in range(_MOST_PROCESSES):
-        share = partial(_advance_share, advance, number)
-        (outcome,) = runner.run([task], share)
+        (outcome,) = runner.run([task], _share(advance, number))
         error = outcome.error
         if outcome.timing is not None:
             timings.append(outcome.timing)
@@ -292,6 +291,6 @@ def time_subjects(
     return pooled_timing(timings)
 
 
-def _advance_share(advance: Advance, number: int, used: float) -> None:
+def _share(advance: Advance, number: int) -> Callable[[float], None]:
     """Progress of process `number`, of which the first two are the usual whole."""
-    advance(round(100 * min(1.0, (number + used) / _PROCESSES)), 100)
+    return lambda used: advance(round(100 * min(1.0, (number + used) / _PROCESSES)), 100)

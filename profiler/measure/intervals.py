@@ -20,6 +20,17 @@ _USUAL = 3
 NORMAL = statistics.NormalDist().inv_cdf(0.975)
 
 
+def widened(ratio: float, interval: tuple[float, float], *, by: float) -> tuple[float, float]:
+    """The ends of an interval of a ratio after an independent error of half width `by` (95 %).
+
+    A lower end that would not be positive mirrors the upper one on a logarithmic scale.
+    """
+    low, high = interval
+    upper = ratio + math.hypot(high - ratio, by)
+    lower = ratio - math.hypot(ratio - low, by)
+    return (lower if lower > 0 else ratio**2 / upper), upper
+
+
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the median from order statistics (binomial, normal approx.).
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from autotune.core.errors import MeasurementError
 from autotune.profiler.database.records import PERCENTS
-from autotune.profiler.measure.intervals import NORMAL, grouped_interval, pooled
+from autotune.profiler.measure.intervals import NORMAL, grouped_interval, pooled, widened
 
 _KEPT = 64
 # Returns the seconds that the device itself counted, or None: then the clock here counts.
@@ -146,15 +146,17 @@ def _summarise(used: Sequence[_Window], *, windows: int, calm: int) -> PairedTim
     waiting = statistics.fmean(window.waiting for window in used)
     ratios = [statistics.median(r for group in groups for r in group) for groups in grouped]
     intervals = [grouped_interval(groups) for groups in grouped]
-    # The reference is 1 by definition; of the others, one may have waited and the other not.
-    extra = [0.0, *(waiting * ratio for ratio in ratios[1:])]
+    # Of two alternatives, one may have waited and the other not.
+    ends = [
+        widened(ratio, interval, by=waiting * ratio)
+        for ratio, interval in zip(ratios, intervals, strict=True)
+    ]
+    ends[0] = (1.0, 1.0)  # the reference's, by definition
     return PairedTiming(
         latencies_s=tuple(statistics.median(column) for column in samples),
         ratios=tuple(ratios),
-        ratio_lows=tuple(
-            max(low - more, 0.0) for (low, _), more in zip(intervals, extra, strict=True)
-        ),
-        ratio_highs=tuple(high + more for (_, high), more in zip(intervals, extra, strict=True)),
+        ratio_lows=tuple(low for low, _ in ends),
+        ratio_highs=tuple(high for _, high in ends),
         rounds=len(samples[0]),
         windows=windows,
         disturbed_windows=windows - calm,
@@ -167,15 +169,13 @@ def _summarise(used: Sequence[_Window], *, windows: int, calm: int) -> PairedTim
 
 def _of_any_process(timing: PairedTiming, policy: TimingPolicy) -> PairedTiming:
     """The same with intervals for whatever process measures it next."""
-    extra = [NORMAL * policy.process_sd * ratio for ratio in timing.ratios]
-    extra[0] = 0.0
-    middles = list(zip(timing.ratios, extra, strict=True))
-    lows = zip(timing.ratio_lows, middles, strict=True)
-    highs = zip(timing.ratio_highs, middles, strict=True)
+    found = zip(timing.ratios, timing.ratio_lows, timing.ratio_highs, strict=True)
+    ends = [widened(r, (low, high), by=NORMAL * policy.process_sd * r) for r, low, high in found]
+    ends[0] = (1.0, 1.0)
     return dataclasses.replace(
         timing,
-        ratio_lows=tuple(max(0.0, r - math.hypot(r - low, e)) for low, (r, e) in lows),
-        ratio_highs=tuple(r + math.hypot(high - r, e) for high, (r, e) in highs),
+        ratio_lows=tuple(low for low, _ in ends),
+        ratio_highs=tuple(high for _, high in ends),
     )
 
 
@@ -191,6 +191,7 @@ def pooled_timing(timings: Sequence[PairedTiming]) -> PairedTiming:
     for i in range(1, len(best.ratios)):
         halves = [(t.ratio_highs[i] - t.ratio_lows[i]) / 2 for t in timings]
         found.append(pooled([t.ratios[i] for t in timings], [max(h, 1e-9) for h in halves]))
+    ends = [widened(mean, (mean, mean), by=half) for mean, half in found]
     rounds = sum(t.rounds for t in timings)
     return dataclasses.replace(
         best,
@@ -199,8 +200,8 @@ def pooled_timing(timings: Sequence[PairedTiming]) -> PairedTiming:
             for column in zip(*(t.latencies_s for t in timings), strict=True)
         ),
         ratios=tuple(mean for mean, _ in found),
-        ratio_lows=tuple(max(0.0, mean - half) for mean, half in found),
-        ratio_highs=tuple(mean + half for mean, half in found),
+        ratio_lows=tuple(low for low, _ in ends),
+        ratio_highs=tuple(high for _, high in ends),
         rounds=rounds,
         windows=sum(t.windows for t in timings),
         disturbed_windows=sum(t.disturbed_windows for t in timings),

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from autotune.core.errors import MeasurementError
 from autotune.profiler.measure.intervals import median_interval
-from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
+from autotune.profiler.measure.timing import TimingPolicy, pooled_timing, time_interleaved
 
 
 class Machine:
@@ -75,6 +75,79 @@ def test_windows_of_a_slowed_device_are_done_again():
     assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
     assert timing.disturbed_windows >= 1
     assert timing.windows > timing.disturbed_windows
+
+
+class Waiting:
+    """A neighbour that takes `share` of the time of the process while `busy`; slows both alike."""
+
+    def __init__(self, machine, busy, share=0.3):
+        self.machine, self.busy, self.share = machine, busy, share
+        self.total_s, self.seen_s = 0.0, 0.0
+
+    def __call__(self):
+        passed_s = self.machine.now - self.seen_s
+        self.seen_s = self.machine.now
+        if self.busy(self.machine.now):
+            self.total_s += self.share * passed_s
+        return self.total_s
+
+
+def test_windows_in_which_the_process_waited_are_set_aside():
+    """Where all windows are slow alike, only the scheduler knows of the neighbour."""
+    machine = Machine(slow=lambda now: 1.3 if now < 0.5 else 1.0)
+    timing = time_interleaved(
+        [machine.work(2e-3), machine.work(1e-3)],
+        TimingPolicy(min_windows=5),
+        clock=machine.clock,
+        waited_s=Waiting(machine, lambda now: now < 0.5),
+    )
+    assert timing.converged
+    assert timing.disturbed_windows > 0
+    assert timing.waiting == 0.0
+    assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
+
+
+def test_an_interval_says_how_much_of_the_time_others_had():
+    machine = Machine(noise=0.001)
+    timing = time_interleaved(
+        [machine.work(2e-3), machine.work(1e-3)],
+        TimingPolicy(max_seconds=1.0),
+        clock=machine.clock,
+        waited_s=Waiting(machine, lambda now: True),
+    )
+    assert not timing.converged
+    assert timing.disturbed_windows == timing.windows
+    assert timing.waiting == pytest.approx(0.3)
+    assert timing.ratio_highs[1] - timing.ratio_lows[1] > 2 * 0.29 * 0.5
+
+
+def test_the_interval_counts_what_differs_between_processes():
+    def timed(process_sd):
+        machine = Machine()
+        policy = TimingPolicy(process_sd=process_sd)
+        return time_interleaved(
+            [machine.work(2e-3), machine.work(1e-3)], policy, clock=machine.clock
+        )
+
+    assert timed(0.0).half_width == pytest.approx(0.0, abs=1e-9)
+    assert timed(0.01).half_width == pytest.approx(0.0196, rel=1e-3)
+    assert timed(0.01).converged  # whether to go on sampling is asked without it
+
+
+def test_processes_are_pooled():
+    def timed(seed):
+        machine = Machine(noise=0.02, seed=seed)
+        policy = TimingPolicy(max_seconds=0.5, process_sd=0.003)
+        work = [machine.work(2e-3), machine.work(1e-3)]
+        return time_interleaved(work, policy, clock=machine.clock)
+
+    found = [timed(seed) for seed in range(3)]
+    together = pooled_timing(found)
+    assert together.half_width < min(each.half_width for each in found)
+    assert together.rounds == sum(each.rounds for each in found)
+    assert together.ratio_lows[1] <= 0.5 <= together.ratio_highs[1]
+    assert (together.ratio_lows[0], together.ratio_highs[0]) == (1.0, 1.0)
+    assert pooled_timing(found[:1]) == found[0]
 
 
 def test_a_device_that_stays_slowed_is_no_measurement():
