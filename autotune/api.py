@@ -23,6 +23,7 @@ from autotune.core.paths import data_folder
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget, Workload
 from autotune.results.result import TuneResult
+from autotune.tuning.ownership import check_output
 from autotune.tuning.request import TuneOptions, TuneRequest
 
 __all__ = ["make_request", "tune"]
@@ -89,6 +90,7 @@ def tune(
     given = {"budget": budget, "workload": workload, "options": options}
     with _named_as_written(flat, {name for name, part in given.items() if part is not None}):
         request.check()
+        check_output(request)
         from autotune.tuning.session import tune as run
 
         return run(request, reporter or Reporter())

@@ -12,9 +12,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
-from autotune.compress.locate import EMBEDDED_MODEL, model_folder, weight_files
+from autotune.compress.locate import EMBEDDED_MODEL, model_folder
 from autotune.compress.tasks import Task, detect_task, task_class
+from autotune.compress.weights import weight_files
 from autotune.core.errors import ModelError
+
+
+# Code in a model's folder is never run, nor asked about.
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,9 @@ def check_weights(folder: Path) -> str:
     Raises:
         ModelError: unreadable file, or a tensor with NaN or infinity (named).
     """
+    files = weight_files(folder)
     sha = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in weight_files(folder):
+    for path in [*files, *_extra_files(folder)]:
         with path.open("rb") as stream:
             sha.update(hashlib.file_digest(stream, "sha256").digest())
         try:
@@ -63,6 +69,12 @@ def check_weights(folder: Path) -> str:
         except SafetensorError as error:
             raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
     return sha.hexdigest()
+
+
+def _extra_files(folder: Path) -> list[Path]:
+    """Weights in files of their own, which a few classes of transformers load beside the others."""
+    names = getattr(type(_config(folder)), "extra_files", ())
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedModel:
@@ -111,7 +123,7 @@ def _loaded(
     model = load_class(task, folder, dtype=dtype)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
     return LoadedModel(
         name=label, folder=folder, task=task, model=model, tokenizer=tokenizer, weights_sha256=sha
     )
@@ -119,11 +131,12 @@ def _loaded(
 
 def _config(folder: Path) -> PretrainedConfig:
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, **_NO_CODE)
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(
             f"{folder}/config.json is not a transformers configuration: {error}"
         ) from error
+    config._attn_implementation = None  # also of towers, whatever the file names (a kernel, say)
     return config
 
 
@@ -139,7 +152,13 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
     kind: type[AutoModel] = getattr(transformers, task_class(task).auto_class)
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=dtype or "auto", output_loading_info=True
+            folder,
+            config=_config(folder),
+            dtype=dtype or "auto",
+            attn_implementation=None,  # transformers' own choice, not that of the file
+            use_safetensors=True,
+            output_loading_info=True,
+            **_NO_CODE,
         )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from autotune.compress.companions import (
+    INDEX,
+    MODULE_NAMES,
+    NAMES,
+    SINGLE,
+    SUFFIXES,
+    TEMPLATES,
+    module_folders,
+)
+from autotune.compress.weights import named_shards
 from autotune.core.errors import ModelError, option_name
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
@@ -59,34 +69,28 @@ def model_folder(name: str | None) -> Path:
 
 
 def _download(name: str) -> Path:
+    """The snapshot of a hub model: what `companions` names, and the weights that will be loaded.
+
+    Raises:
+        ModelError: the hub cannot give it.
+    """
     from huggingface_hub import snapshot_download
 
+    def fetch(patterns: list[str], **more: Any) -> Path:
+        return Path(snapshot_download(name, allow_patterns=patterns, **more))
+
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        folder = fetch([*NAMES, SINGLE, *(f"*{end}" for end in SUFFIXES)], ignore_patterns=["*/*"])
+        wanted = [f"{TEMPLATES}/*.jinja"]
+        wanted += [f"{module}/{file}" for module in module_folders(folder) for file in MODULE_NAMES]
+        if not (folder / SINGLE).is_file():
+            fetch([INDEX], revision=folder.name)
+            wanted += named_shards(folder / INDEX) if (folder / INDEX).is_file() else []
+        return fetch(wanted, revision=folder.name)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(
             f"model {name!r} is no folder here and the hub did not give it "
             f"({type(error).__name__}); give a folder or a hub id that can be reached"
         ) from error
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model.
-
-    Raises:
-        ModelError: none there (pickled weights are never read), or an index that leaves the folder.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if Path(name).name != name:
-            raise ModelError(f"{index} names {name!r}, which is no file of that folder")
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{folder} lacks {name}; only safetensors weights are read "
-                "(convert with save_pretrained)"
-            )
-    return [folder / name for name in names]

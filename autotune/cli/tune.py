@@ -45,6 +45,9 @@ def command(**options: Any) -> int:
     if options["print_request"]:
         click.echo(json.dumps(request_json(request), indent=2))
         return 0
+    from autotune.tuning.ownership import check_output
+
+    check_output(request)
     from autotune.cli.reporting import make_reporter
     from autotune.report.summary import miss_text, summary
     from autotune.results.verdict import Verdict

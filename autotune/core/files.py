@@ -5,37 +5,60 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from autotune.core.errors import ANOTHER_PATH, StorageError, refused_write, storage_errors
 
 
-def write_whole(path: Path, build: Callable[[Path], None], *, advice: str = ANOTHER_PATH) -> Path:
+PARTIAL = ".autotune.part"  # ends the names of what is being written; nobody else's end so
+
+
+def partial_path(path: Path) -> Path:
+    """Where what will be at `path` is written until it is complete."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def write_whole(
+    path: Path,
+    build: Callable[[Path], None],
+    *,
+    advice: str = ANOTHER_PATH,
+    new: bool = False,
+    private: bool = False,
+) -> Path:
     """Let `build` write a file or folder under a temporary name beside `path`, then rename it.
 
-    Missing parent folders are made. What was at `path` is replaced at the end; after a failure it
-    is as it was. `advice` ends the error of a place that cannot be written.
+    Missing parent folders are made. What was at `path` is replaced at the end, through a symbolic
+    link; with `new`, nothing is. After a failure it is as it was. Files get the permissions that
+    the umask leaves, whatever `build` gave them; with `private`, those that it gave them. `advice`
+    ends the error of a place that cannot be written.
 
     Raises:
-        StorageError: the disk is full, the place cannot be written, or `path` is a folder and
-            `build` wrote a file.
+        StorageError: the disk is full, the place cannot be written, `path` is a folder and `build`
+            wrote a file, or `new` and something is there.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    require_writable(temporary, shown=path, advice=advice)
+    real = path.resolve() if os.path.islink(path) and not new else path
+    temporary = partial_path(real)
+    mode = require_writable(temporary, shown=path, advice=advice)
     with storage_errors(path, advice):
         try:
             build(temporary)
+            if not private:
+                _set_mode(temporary, mode)
             sync(temporary)
-            if path.is_dir() and not temporary.is_dir():
+            if real.is_dir() and not temporary.is_dir():
                 raise StorageError(f"{path} is a folder, and a file is to be written; {advice}")
+            if new and os.path.lexists(real):
+                raise StorageError(f"{path} exists by now, and was not replaced; {advice}")
         except BaseException:
             remove(temporary)
             raise
-        if path.is_dir():
-            remove(path)
-        temporary.replace(path)
-        _flush(path.parent)
+        if real.is_dir():
+            remove(real)
+        temporary.replace(real)
+        _flush(real.parent)
     return path
 
 
@@ -50,10 +73,13 @@ def write_text_whole(path: Path, text: str, *, advice: str = ANOTHER_PATH) -> Pa
 
 def require_writable(
     temporary: Path, *, shown: Path | None = None, advice: str = ANOTHER_PATH
-) -> None:
+) -> int:
     """Make the folder of `temporary` and prove that a file of this name can be made there.
 
     Nothing of that name is left. Errors name `shown`, which is `temporary` by default.
+
+    Returns:
+        The permissions that a new file gets there.
 
     Raises:
         StorageError: the folder cannot be made, or no file in it.
@@ -62,9 +88,11 @@ def require_writable(
         make_folder(temporary.parent, advice)
         remove(temporary)
         temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         temporary.unlink()
     except OSError as error:
         raise refused_write(shown or temporary, error, advice=advice) from error
+    return mode
 
 
 def make_folder(path: Path, advice: str = ANOTHER_PATH) -> Path:
@@ -110,11 +138,25 @@ def _copy_folder(source: Path, path: Path) -> None:
     shutil.copytree(source, path)
 
 
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or everything in a folder that is no folder, sorted."""
+    if path.is_symlink() or not path.is_dir():
+        return [path] if os.path.lexists(path) else []
+    return sorted(each for each in path.rglob("*") if each.is_symlink() or not each.is_dir())
+
+
 def sync(path: Path) -> None:
     """Flush a file, or all files of a folder, to the disk."""
-    for file in path.rglob("*") if path.is_dir() else [path]:
+    for file in files_of(path):
         if file.is_file():
             _flush(file)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give files the same permissions: some libraries write for their owner only."""
+    for file in files_of(path):
+        if not file.is_symlink():
+            file.chmod(mode)
 
 
 def _flush(path: Path) -> None:
@@ -127,8 +169,8 @@ def _flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all its content, if it is there."""
-    if path.is_dir():
+    """Remove a file, a symbolic link, or a folder with all its content, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from autotune.core.checksums import Checksums, checksum_file
 from autotune.core.errors import RunFolderError, option_name, refused_write
-from autotune.core.files import remove, write_text_whole, write_whole
+from autotune.core.files import PARTIAL, remove, write_text_whole, write_whole
 from autotune.core.types import canonical_json, digest
 
+CACHE = ".cache"
 _ADVICE = f"set {option_name('output')} to a writable folder"
+# What killed runs left behind; the second form is that of earlier versions, for entries of a cache.
+_LEFTOVER = re.compile(rf"\..+{re.escape(PARTIAL)}|\.[a-z-]+-[0-9a-f]{{16}}(\.[a-z]+)?\.part")
+
+
+def _say_nothing(_: str) -> None: ...
 
 
 class RunFolder:
     """`path` with its `.cache`; one process at a time. Use as a context manager.
 
     A stage is built under a temporary name and renamed when it is complete, so whatever bears a
-    final name is whole; a run that was killed finds the finished stages and goes on.
+    final name is whole; a run that was killed finds the finished stages and goes on. Each entry of
+    the cache has its sha256 beside it, which is compared before the entry is used: what differs, or
+    has none, is named to `note` and built again.
 
     Raises:
         RunFolderError: not writable, or another process is using it.
         StorageError: the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, note: Callable[[str], None] = _say_nothing) -> None:
         self.path = path
-        self.cache = path / ".cache"
+        self.cache = path / CACHE
+        self._note = note
+        self._checksums = Checksums()
         self._lock: TextIO | None = None
 
     def __enter__(self) -> RunFolder:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.cache / "lock").open("w")
+            self._lock = (self.cache / "lock").open("a")
         except OSError as error:
             raise refused_write(self.path, error, advice=_ADVICE, kind=RunFolderError) from error
         try:
@@ -45,10 +57,9 @@ class RunFolder:
                 f"{self.path} is in use by another autotune process; wait until it ends, or set "
                 f"{option_name('output')} to another folder"
             ) from error
-        for leftover in self.path.glob(".*.part"):
-            remove(leftover)
-        for leftover in self.cache.glob(".*.part"):
-            remove(leftover)
+        for leftover in (*self.path.glob(".*.part"), *self.cache.glob(".*.part")):
+            if _LEFTOVER.fullmatch(leftover.name):
+                remove(leftover)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,9 +79,32 @@ class RunFolder:
     ) -> tuple[Path, bool]:
         """The cached product of `inputs`, built now if it is not there; and whether it was."""
         path = self._entry(name, inputs, suffix=suffix)
-        if path.exists():
+        if self.is_kept(path):
             return path, True
-        return self.write(path, build), False
+        return self._keep(path, build), False
+
+    def _keep(self, path: Path, build: Callable[[Path], None]) -> Path:
+        def build_with_checksums(part: Path) -> None:
+            build(part)
+            # Before the entry has its name: where an entry is, its checksums are.
+            self._checksums.write(path, written=part)
+
+        try:
+            return self.write(path, build_with_checksums)
+        except BaseException:
+            checksum_file(path).unlink(missing_ok=True)
+            raise
+
+    def is_kept(self, path: Path) -> bool:
+        """Whether an entry of the cache is there as it was written; a damaged one is removed."""
+        if not (path.exists() or path.is_symlink()):
+            return False
+        problem = self._checksums.damage(path)
+        if problem:
+            self._note(f"{path} {problem}; it is made again")
+            remove(path)
+            checksum_file(path).unlink(missing_ok=True)
+        return not problem
 
     def json_stage(
         self,
@@ -82,12 +116,12 @@ class RunFolder:
     ) -> Any:
         """Like `stage`, for a value that is JSON; one that `keep` refuses is not written."""
         path = self._entry(name, inputs, suffix=".json")
-        if path.exists():
+        if self.is_kept(path):
             return json.loads(path.read_text())
         text = canonical_json(compute())
         value = json.loads(text)
         if keep(value):
-            self.write_text(path, text)
+            self._keep(path, lambda part: part.write_text(text) and None)
         return value
 
     def _entry(self, name: str, inputs: Any, *, suffix: str) -> Path:

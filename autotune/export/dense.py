@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.core.errors import UsageError, option_name, storage_errors
-from autotune.core.files import require_writable, write_whole
+from autotune.core.files import partial_path, require_writable, write_whole
 
 _ADVICE = f"set {option_name('output')} to a writable folder"
 
@@ -32,7 +32,7 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
             raise UsageError(
                 f"{target} exists already; set {option_name('output')} to another folder"
             )
-    require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=_ADVICE)
+    require_writable(partial_path(target), shown=target, advice=_ADVICE)
     if not low_rank_layers(loaded.model):
         raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")
     merge_low_rank(loaded.model)

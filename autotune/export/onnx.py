@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UsageError, option_name, storage_errors
-from autotune.core.files import require_writable, write_whole
+from autotune.core.files import partial_path, require_writable, write_whole
 from autotune.core.progress import Reporter
 from autotune.export.graphs import forms, open_checkpoint, trace_graphs, tuned_for, versions
 from autotune.export.manifest import (
@@ -104,7 +104,7 @@ def new_folder(folder: str | Path, output: str | Path | None, *, name: str) -> P
         raise UsageError(
             f"{target} exists and is no export; set {option_name('output')} to another folder"
         )
-    require_writable(target.with_name(f".{target.name}.part"), shown=target, advice=ADVICE)
+    require_writable(partial_path(target), shown=target, advice=ADVICE)
     return target
 
 

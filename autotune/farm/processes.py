@@ -49,7 +49,7 @@ def make_token(file: Path) -> str:
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32) + "\n")
 
-        write_whole(file, write)
+        write_whole(file, write, private=True)
     return read_token(file)
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.core.files import copy_whole, file_sha256
-from autotune.results.result import TuneResult, result_text
+from autotune.core.files import copy_whole, file_sha256, files_of, remove
+from autotune.results.result import RESULT, TuneResult, result_text
+from autotune.tuning.ownership import (
+    GRAPH_FILES,
+    MODEL,
+    REPORT,
+    STAMP,
+    claim,
+    is_unchanged,
+    own_names,
+    require_replaceable,
+)
 from autotune.tuning.record import tune_record
 from autotune.tuning.rounds import Round
 
@@ -22,6 +32,7 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
 
     Raises:
         StorageError: the disk is full.
+        RunFolderError: something that would be replaced was put there meanwhile.
     """
     from autotune.report.card import model_card
     from autotune.report.html import write_report
@@ -34,31 +45,32 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
     )
     graphs = {**final.builds, "prefill": whole}
     record = tune_record(tuning, final, rounds=rounds, quality=tuning.judge(final))
+    sources = _graph_sources(graphs.values())
+    require_replaceable(folder.path)
     with tuning.workspace.stage("write the result") as advance:
         advance(0, 4)
         _write_checkpoint(tuning, final, key=tuning.builder.key(whole))
-        folder.write_text(folder.path / "model" / "README.md", model_card(record))
+        folder.write_text(folder.path / MODEL / "README.md", model_card(record))
         advance(1, 4)
-        for graph in graphs.values():
-            if graph.suffix == ".onnx":
-                _copy_graph(graph, folder.path)
+        claim(folder, [*sources, REPORT, RESULT])
+        _write_graphs(folder.path, sources)
         advance(2, 4)
-        folder.write(folder.path / "report.html", lambda path: write_report(record, path))
+        folder.write(folder.path / REPORT, lambda path: write_report(record, path))
         advance(3, 4)
-        record = replace(record, files=_hashes(folder.path))
-        folder.write_text(folder.path / "result.json", result_text(record))
+        record = replace(record, files=_hashes(folder.path, sources))
+        folder.write_text(folder.path / RESULT, result_text(record))
+        claim(folder, [*record.files, REPORT, RESULT], only=True)
         advance(4, 4)
     return TuneResult(folder=folder.path, record=record)
 
 
 def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
-    """Write `model/` unless it is of this plan already."""
+    """Write `model/` unless it is of this plan already, as the earlier result lists it."""
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.compress.companions import copy_companions
 
     folder, loaded = tuning.workspace.folder, tuning.model.loaded
-    stamp = folder.path / "model" / "autotune.json"
-    if stamp.is_file() and json.loads(stamp.read_text()).get("key") == key:
+    if is_unchanged(folder.path, key):
         return
 
     def save(path: Path) -> None:
@@ -71,20 +83,32 @@ def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
                 dtype=tuning.machine.dtype,
             )
         copy_companions(loaded.folder, path)
-        (path / "autotune.json").write_text(json.dumps({"key": key}))
+        (path / STAMP).write_text(json.dumps({"key": key}))
+        files = [file.relative_to(path).as_posix() for file in files_of(path)]
+        claim(folder, [f"{MODEL}/{name}" for name in (*files, "README.md")])
 
-    folder.write(folder.path / "model", save)
+    folder.write(folder.path / MODEL, save)
 
 
-def _hashes(path: Path) -> dict[str, str]:
+def _graph_sources(graphs: Iterable[Path]) -> dict[str, Path]:
+    """The files of ONNX graphs by name, external data first: no graph is there without its data."""
+    found: dict[str, Path] = {}
+    for graph in graphs:
+        if graph.suffix == ".onnx":
+            data = graph.with_name(f"{graph.name}.data")
+            found |= {file.name: file for file in (data, graph) if file.is_file()}
+    return found
+
+
+def _write_graphs(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Copy the graphs; those of an earlier result that this one does not have are removed."""
+    for name in own_names(folder).intersection(GRAPH_FILES).difference(sources):
+        remove(folder / name)
+    for name, source in sources.items():
+        copy_whole(source, folder / name)
+
+
+def _hashes(folder: Path, graphs: Iterable[str]) -> dict[str, str]:
     """sha256 of everything that somebody loads, for `verify`."""
-    files = [*path.glob("model*.onnx*"), *(path / "model").rglob("*")]
-    return {str(f.relative_to(path)): file_sha256(f) for f in sorted(files) if f.is_file()}
-
-
-def _copy_graph(graph: Path, folder: Path) -> None:
-    """The graph and its external data, the data first: a graph is never there without it."""
-    data = graph.with_name(f"{graph.name}.data")
-    for source in (data, graph):
-        if source.is_file():
-            copy_whole(source, folder / source.name)
+    files = [*(folder / name for name in graphs), *files_of(folder / MODEL)]
+    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(files)}

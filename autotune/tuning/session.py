@@ -39,6 +39,7 @@ from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import find_machine
 from autotune.tuning.model import TracedModel, trace_model
+from autotune.tuning.ownership import require_apart, require_replaceable
 from autotune.tuning.planner import Planner, count_totals
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
@@ -90,10 +91,12 @@ class Tuning:
         with ExitStack() as stack:
             machine = stack.enter_context(machine or find_machine(request.machine))
             machine.prepare()
-            folder = stack.enter_context(RunFolder(request.output))
+            folder = stack.enter_context(RunFolder(request.output, note=reporter.note))
+            require_replaceable(folder.path)
             workspace = Workspace(folder=folder, reporter=reporter)
             with workspace.stage("load the model"):
                 loaded = load_model(request.model)
+            require_apart(folder.path, loaded.folder, option="model")
             model = trace_model(
                 loaded,
                 request.workload,

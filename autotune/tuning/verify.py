@@ -90,8 +90,8 @@ def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> li
             subject=name,
             phase=phase_of(name),
         )
-        for name in ("model.onnx", "model_decode.onnx")
-        if (folder / name).is_file()
+        for name in record.files
+        if phase_of(name) and (folder / name).is_file()
     ]
     if record.measured is not None:
         checks.append(
