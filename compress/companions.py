@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autotune.core.errors import ModelError
-from autotune.core.files import file_sha256
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODULES = "modules.json"
@@ -78,13 +77,6 @@ def copy_companions(source: Path, folder: Path) -> None:
         if (source / name).is_file() and not (folder / name).exists():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
-
-
-def pooling_hashes(source: Path) -> dict[str, str]:
-    """sha256 of the files that say how embeddings are made of the model's output, by name."""
-    names = [*sorted(_SENTENCE_TRANSFORMERS)]
-    names += [f"{module}/{name}" for module in module_folders(source) for name in MODULE_NAMES]
-    return {name: file_sha256(source / name) for name in names if (source / name).is_file()}
 
 
 def module_folders(source: Path) -> list[str]:

@@ -12,11 +12,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 
-from autotune.compress.locate import EMBEDDED_MODEL, model_folder
+from autotune.compress.locate import (
+    EMBEDDED_MODEL,
+    checkpoint_folder,
+    model_folder,
+    weight_files,
+)
 from autotune.compress.tasks import Task, detect_task, task_class
-from autotune.compress.weights import weight_files
 from autotune.core.errors import ModelError
-
 
 # Code in a model's folder is never run, nor asked about.
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
@@ -100,8 +103,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
     Raises:
         ModelError: missing, unreadable or non-finite.
     """
-    found = folder / "model" if (folder / "model" / "config.json").is_file() else folder
-    found = model_folder(str(found))
+    found = checkpoint_folder(folder)
     sha = check_weights(found)
     return _loaded(str(folder), found, config=_config(found), dtype=dtype, sha=sha)
 
@@ -112,8 +114,7 @@ def checkpoint_dtype(folder: Path) -> str:
     Raises:
         ModelError: no checkpoint there.
     """
-    found = folder / "model" if (folder / "model" / "config.json").is_file() else folder
-    return str(_config(model_folder(str(found))).dtype or torch.float32).removeprefix("torch.")
+    return str(_config(checkpoint_folder(folder)).dtype or torch.float32).removeprefix("torch.")
 
 
 def _loaded(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -55,8 +57,9 @@ class PlanLosses:
     """Losses of plans, kept in a journal so that a killed search judges none of them twice.
 
     The journal lies in `folder` (None keeps losses in memory only), under a name that depends on
-    `key`: a hash of what the model, its factors and the batches were made from. `judges` is where
-    several plans can be judged at the same time.
+    `key`: a hash of what the model, its factors and the batches were made from. A line of it counts
+    only with its own sha256; `note` is told of others, whose plans are judged again. `judges` is
+    where several plans can be judged at the same time.
     """
 
     def __init__(
@@ -66,11 +69,15 @@ class PlanLosses:
         folder: Path | None = None,
         key: str = "",
         judges: JudgePool | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.subject = subject
         self.judges = judges
+        self.note = note
         self._journal = folder / f"losses-{key[:16]}.jsonl" if folder else None
-        self._losses = _read_journal(self._journal)
+        self._losses, damaged = _read_journal(self._journal)
+        if damaged:
+            note(f"{self._journal}: {damaged} lines are damaged; their plans are judged again")
         self._alone = threading.Lock()
 
     @property
@@ -146,7 +153,7 @@ class PlanLosses:
         if self._journal:
             # The line break in front ends a line that a kill has torn.
             with self._journal.open("a") as file:
-                file.write("\n" + json.dumps({"plan": name, "losses": losses}) + "\n")
+                file.write("\n" + json.dumps(_entry(name, losses)) + "\n")
 
 
 def plan_key(plan: Plan) -> str:
@@ -155,14 +162,26 @@ def plan_key(plan: Plan) -> str:
     return digest(plan_to_json(changed))[:32]
 
 
-def _read_journal(path: Path | None) -> dict[str, Losses]:
-    """What an earlier process judged; a line torn by a kill is left out."""
+def _entry(name: str, losses: Losses) -> dict[str, Any]:
+    """A line of the journal, which can tell that it is whole."""
+    losses = [[float(total), int(count)] for total, count in losses]
+    text = json.dumps([name, losses])
+    return {"plan": name, "losses": losses, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _read_journal(path: Path | None) -> tuple[dict[str, Losses], int]:
+    """What an earlier process judged, and the number of lines that are damaged or were torn."""
     found: dict[str, Losses] = {}
-    if path and path.is_file():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-                found[entry["plan"]] = [[float(s), int(n)] for s, n in entry["losses"]]
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+    damaged = 0
+    lines = path.read_bytes().splitlines() if path and path.is_file() else []
+    for line in filter(None, lines):
+        try:
+            entry = json.loads(line)
+            whole = entry == _entry(entry["plan"], entry["losses"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if whole:
+            found[entry["plan"]] = entry["losses"]
+        else:
+            damaged += 1
+    return found, damaged

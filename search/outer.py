@@ -7,7 +7,10 @@ parameters: over 32 of them no sampler came near the exact plan (docs/methods/de
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +23,15 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
+from autotune.core.files import remove
 from autotune.core.layers import Site
 from autotune.core.progress import Advance, no_progress
+from autotune.core.types import digest
 from autotune.search.problem import Allocation
 
 Knobs = Mapping[str, float]
+_LOG = logging.getLogger(__name__)
+_CHECKSUM = "sha256"
 _SPAN = math.log(4.0)
 _HOPEFUL = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 # A trial whose worker was not heard of for so long is tried again.
@@ -62,6 +69,7 @@ def search_knobs(
     seed: int = 0,
     workers: int = 1,
     progress: Advance = no_progress,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Knobs:
     """The knobs with the least true loss; the unscaled table is the first trial.
 
@@ -74,6 +82,9 @@ def search_knobs(
     """
     names = knob_names(sites)
     neutral = dict.fromkeys(names, 0.0)
+    if isinstance(storage, Path) and storage.exists() and not _is_sound(storage, name):
+        note(f"{storage} is damaged; the search begins again, with the losses that are known")
+        remove(storage)
     study = _study(storage, name, seed=seed, workers=workers)
     wanted = trials if names else 1
     solving = threading.Lock()
@@ -85,7 +96,9 @@ def search_knobs(
         knobs = {knob: trial.suggest_float(knob, -_SPAN, _SPAN) for knob in names}
         with solving:
             plan = solve(knobs)
-        return true_loss(plan)
+        loss = true_loss(plan)
+        trial.set_user_attr(_CHECKSUM, digest([knobs, loss]))
+        return loss
 
     def told(study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
         done = finished()
@@ -117,6 +130,26 @@ class _Storage(RDBStorage):
         """Set the state under the lock; see `RDBStorage` for what is raised."""
         with self._taking:
             return bool(super().set_trial_state_values(trial_id, state, values))
+
+
+def _is_sound(storage: Path, name: str) -> bool:
+    """Whether a file holds a database, and every finished trial the loss that it was told.
+
+    Trials of before there were checksums are not trusted.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(storage)) as raw:
+            if raw.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+                return False
+        study = _study(storage, name, seed=0, workers=1)
+        return all(
+            trial.user_attrs.get(_CHECKSUM) == digest([trial.params, trial.value])
+            for trial in study.trials
+            if trial.state == TrialState.COMPLETE
+        )
+    except Exception:  # whatever SQLAlchemy and Optuna make of what is in there
+        _LOG.info("the trials in %s cannot be read", storage, exc_info=True)
+        return False
 
 
 def _study(storage: Path | str, name: str, *, seed: int, workers: int) -> optuna.Study:

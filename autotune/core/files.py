@@ -11,7 +11,6 @@ from pathlib import Path
 
 from autotune.core.errors import ANOTHER_PATH, StorageError, refused_write, storage_errors
 
-
 PARTIAL = ".autotune.part"  # ends the names of what is being written; nobody else's end so
 
 
@@ -39,7 +38,10 @@ def write_whole(
         StorageError: the disk is full, the place cannot be written, `path` is a folder and `build`
             wrote a file, or `new` and something is there.
     """
-    real = path.resolve() if os.path.islink(path) and not new else path
+    real = path
+    with storage_errors(path, advice):
+        if not new and path.is_symlink():
+            real = path.resolve()
     temporary = partial_path(real)
     mode = require_writable(temporary, shown=path, advice=advice)
     with storage_errors(path, advice):

@@ -20,19 +20,17 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
         StorageError: `output` cannot be written.
         ModelError: it cannot be loaded.
     """
+    from autotune.compress.locate import checkpoint_folder
+
+    found = checkpoint_folder(Path(folder))
+    target = Path(output) if output else found.parent / "dense"
+    _require_new(target)
     from autotune.compress.checkpoint import low_rank_layers
     from autotune.compress.companions import copy_companions
     from autotune.compress.loading import load_checkpoint
     from autotune.compress.merge import merge_low_rank
 
-    loaded = load_checkpoint(Path(folder))
-    target = Path(output) if output else loaded.folder.parent / "dense"
-    with storage_errors(target, _ADVICE):
-        if target.exists():
-            raise UsageError(
-                f"{target} exists already; set {option_name('output')} to another folder"
-            )
-    require_writable(partial_path(target), shown=target, advice=_ADVICE)
+    loaded = load_checkpoint(found)
     if not low_rank_layers(loaded.model):
         raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")
     merge_low_rank(loaded.model)
@@ -43,4 +41,19 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
             loaded.tokenizer.save_pretrained(path)
         copy_companions(loaded.folder, path)
 
-    return write_whole(target, build, advice=_ADVICE)
+    return write_whole(target, build, advice=_ADVICE, new=True)
+
+
+def _require_new(target: Path) -> None:
+    """Refuse a folder that is there or cannot be made, before anything is loaded.
+
+    Raises:
+        UsageError: something is there.
+        StorageError: it cannot be written.
+    """
+    with storage_errors(target, _ADVICE):
+        if target.exists() or target.is_symlink():
+            raise UsageError(
+                f"{target} exists already; set {option_name('output')} to another folder"
+            )
+    require_writable(partial_path(target), shown=target, advice=_ADVICE)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.core.errors import UsageError
-from autotune.core.files import file_sha256
+from autotune.core.errors import UsageError, option_name
+from autotune.core.files import file_sha256, files_of
 from autotune.core.forms import Form
 from autotune.core.types import Workload, canonical_json
 from autotune.results.codec import Record
@@ -140,6 +140,28 @@ def open_manifest(folder: Path) -> Manifest:
     if "forms" not in values and isinstance(ranks := values.get("ranks"), dict):
         values["forms"] = {name: f"rank={rank}" for name, rank in ranks.items()}
     return Manifest.from_json(values, str(folder / MANIFEST))
+
+
+def require_own_export(folder: Path) -> None:
+    """Refuse a folder that another export would replace and that holds anything but an export.
+
+    Raises:
+        UsageError: it is a link, has no manifest that can be read, or has files that its manifest
+            does not list.
+    """
+    other = f"set {option_name('output')} to another folder"
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a symbolic link, which an export would replace; {other}")
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(f"{folder} exists and is no export; {other}")
+    files = read_manifest_json(folder).get("files")
+    for file in files_of(folder):
+        name = file.relative_to(folder).as_posix()
+        if name != MANIFEST and (not isinstance(files, dict) or name not in files):
+            raise UsageError(
+                f"{file} is not of the export in that folder, and would be removed with it; move "
+                f"it away, or {other}"
+            )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

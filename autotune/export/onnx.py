@@ -12,10 +12,10 @@ from autotune.core.files import partial_path, require_writable, write_whole
 from autotune.core.progress import Reporter
 from autotune.export.graphs import forms, open_checkpoint, trace_graphs, tuned_for, versions
 from autotune.export.manifest import (
-    MANIFEST,
     Manifest,
     ParityRecord,
     read_manifest_json,
+    require_own_export,
     write_manifest,
 )
 
@@ -51,6 +51,8 @@ def export_onnx(
     from autotune.export.parity import check_parity, onnx_network
 
     reporter = reporter or Reporter()
+    if output is not None:
+        new_folder(folder, output, "")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
     phases = exported_phases(loaded, decode)
     target = new_folder(folder, output, name=f"onnx-{kind}")
@@ -94,16 +96,13 @@ def new_folder(folder: str | Path, output: str | Path | None, *, name: str) -> P
     """The folder that an export is written to, which is checked before anything is computed.
 
     Raises:
-        UsageError: it exists and is not an export.
+        UsageError: it exists and is not an export, or holds files that are not the export's.
         StorageError: it cannot be written.
     """
     target = Path(output) if output else Path(folder) / name
     with storage_errors(target, ADVICE):
-        exists = target.exists()
-    if exists and not (target / MANIFEST).is_file():
-        raise UsageError(
-            f"{target} exists and is no export; set {option_name('output')} to another folder"
-        )
+        if target.is_symlink() or target.exists():
+            require_own_export(target)
     require_writable(partial_path(target), shown=target, advice=ADVICE)
     return target
 

@@ -62,6 +62,8 @@ def export_tensorrt(
     from autotune.profiler.engines.builder import missing_parts, write_kit
 
     reporter = reporter or Reporter()
+    if output is not None:
+        new_folder(folder, output, "")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
     lacks = missing_parts()
     if here and lacks:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autotune.compress.companions import INDEX, is_weights
 from autotune.core.errors import UsageError
-from autotune.core.files import copy_whole
+from autotune.core.files import copy_whole, remove
 from autotune.core.forms import Plan
 from autotune.core.types import canonical_json
 from autotune.results.measured import Measured
@@ -58,8 +59,22 @@ class TuneResult:
         return self.record.within_budget
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Copy the transformers checkpoint to `folder`."""
-        return copy_whole(self.folder / "model", Path(folder))
+        """Copy the transformers checkpoint to `folder`.
+
+        Raises:
+            UsageError: the folder holds something else than such a checkpoint.
+        """
+        source, target = self.folder / "model", Path(folder)
+        if target.is_dir() and any(target.iterdir()) and not (target / "autotune.json").is_file():
+            raise UsageError(
+                f"{target} is not empty and holds no checkpoint of a tuning; give another folder"
+            )
+        copied = copy_whole(source, target)
+        for file in target.iterdir():  # shards of an earlier checkpoint would be ambiguous
+            old = is_weights(file.name) or file.name == INDEX
+            if old and not (source / file.name).exists():
+                remove(file)
+        return copied
 
     def export_onnx(self, path: str | Path, *, decode: bool = False) -> Path:
         """Copy the ONNX graph of the prefill, or of one decode step, to `path`.

@@ -14,6 +14,7 @@ For example:
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -22,8 +23,8 @@ from typing import Any
 
 import httpx2 as httpx
 
-from autotune.core.errors import UsageError
-from autotune.core.files import write_whole
+from autotune.core.errors import UsageError, option_name
+from autotune.core.files import file_sha256, write_whole
 from autotune.service.errors import (
     ConflictError,
     ForbiddenError,
@@ -156,17 +157,39 @@ class Client:
         return self.job(job_id)
 
     def fetch(self, job_id: str, folder: str | Path) -> list[Path]:
-        """Download all files of a job to `folder`; each appears whole. Returns their paths."""
-        root, found = Path(folder), []
+        """Download all files of a job to `folder`; each appears whole. Returns their paths.
+
+        Files that are there already are left as they are.
+
+        Raises:
+            UsageError: a file of the same name and another content is there.
+        """
+        root, found = Path(folder), {}
         for entry in self.artefacts(job_id):
             target = (root / entry["name"]).resolve()
             if root.resolve() not in target.parents:
                 raise ServiceError(
                     f"{self.server} names a file outside of {root}: {entry['name']!r}"
                 )
-            write_whole(target, partial(self._get, job_id, name=entry["name"]))
-            found.append(target)
-        return found
+            if target.exists() and (
+                not target.is_file() or target.stat().st_size != entry["bytes"]
+            ):
+                raise _another_file(target)
+            found[target] = entry["name"]
+        for target, name in found.items():
+            self._fetch(job_id, name, target)
+        return list(found)
+
+    def _fetch(self, job_id: str, name: str, target: Path) -> None:
+        """Download one file, or compare it with the one that is there."""
+        if not target.exists():
+            write_whole(target, partial(self._get, job_id, name), new=True)
+            return
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            copy = Path(folder) / "copy"
+            self._get(job_id, name, copy)
+            if file_sha256(copy) != file_sha256(target):
+                raise _another_file(target)
 
     def _get(self, job_id: str, path: Path, *, name: str) -> None:
         address = f"/v1/jobs/{_part(job_id)}/artefacts/{name}"
@@ -208,6 +231,13 @@ class Client:
         if response.status_code == 422:
             raise UsageError(message)
         raise _ERRORS.get(response.status_code, ServiceError)(message)
+
+
+def _another_file(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists and is not that of the job; move it away, or set {option_name('output')} "
+        "to another folder"
+    )
 
 
 def _part(job_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from autotune.core.checksums import Checksums, checksum_file
 from autotune.core.errors import UsageError
 from autotune.core.progress import Reporter
 from autotune.results.bench_record import BenchRecord
@@ -56,13 +57,21 @@ def bench(folder: Path, reporter: Reporter) -> BenchRecord:
 
 
 def _require_builds(folder: Path, record: TuneRecord) -> None:
+    """Refuse to time what has been removed or is not what the tuning timed.
+
+    Raises:
+        UsageError: it names the file.
+    """
+    again = f"so there is nothing to compare with; run the tuning again on {folder}"
     for build in record.builds.values():
-        for path in (build.dense, build.compressed, build.inputs):
-            if not (folder / path).exists():
-                raise UsageError(
-                    f"{folder / path} has been removed, so there is nothing to compare with; run "
-                    f"the tuning again on {folder}"
-                )
+        for name in (build.dense, build.compressed, build.inputs):
+            if not (folder / name).exists():
+                raise UsageError(f"{folder / name} has been removed, {again}")
+            entry = folder.joinpath(*Path(name).parts[:2])  # .cache/ENTRY
+            # Entries of earlier versions have no checksum.
+            problem = checksum_file(entry).exists() and Checksums().damage(entry)
+            if problem:
+                raise UsageError(f"{entry} {problem}, {again}")
 
 
 def time_pass(

@@ -91,5 +91,7 @@ def make_evidence(
         batches=data.search,
     )
     key = digest([dict(compression.key), len(data.search)])
-    losses = PlanLosses(subject, folder=workspace.cache, key=key, judges=judges)
+    losses = PlanLosses(
+        subject, folder=workspace.cache, key=key, judges=judges, note=workspace.note
+    )
     return Evidence(losses, seed=seed, folder=workspace.cache, key=key)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.compress.companions import pooling_hashes
 from autotune.compress.decode import decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
@@ -92,7 +91,6 @@ class TracedModel:
         return {
             "weights": self.loaded.weights_sha256,
             "task": self.loaded.task,
-            "pooling": pooling_hashes(self.loaded.folder),
             "sites": [site.name for site in self.sites.sites],
             "torch": torch.__version__,
             "transformers": transformers.__version__,

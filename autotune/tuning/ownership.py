@@ -33,9 +33,9 @@ def check_output(request: TuneRequest) -> None:
     """Refuse an output folder that cannot be written, or in which something could get lost.
 
     Raises:
-        RunFolderError: it cannot be written, or another process uses it; something there would be replaced and is not of an
-            earlier tuning; or the model, the calibration or evaluation data or the database of the
-            request lie in what would be replaced, or hold it.
+        RunFolderError: it cannot be written, or another process uses it; something there is not of
+            an earlier tuning and would be replaced; or the model, the calibration or evaluation
+            data or the database of the request lie in what would be replaced, or hold it.
     """
     folder, database = request.output, request.machine.database
     if isinstance(database, Path):

@@ -190,6 +190,7 @@ class Tuning:
                 seed=self.request.seed,
                 workers=workers,
                 progress=advance,
+                note=self.workspace.note,
             )
 
     def close_loop(self, knobs: Knobs) -> list[Round]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow import parquet
 
 from autotune.core.errors import DatabaseError, UsageError, option_name, storage_errors
 from autotune.core.files import file_sha256, write_whole
@@ -32,11 +33,14 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
     Returns the number of rows. The file appears whole or not at all.
 
     Raises:
-        UsageError: another suffix.
+        UsageError: another suffix, or a file there that is no earlier export.
         StorageError: the file cannot be written.
     """
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{path.name}: write to a .csv or .parquet file")
+    with storage_errors(path, _ADVICE):
+        if path.is_file() and not _is_export(path):
+            raise UsageError(f"{path} exists and is no export of a latency database; {_ADVICE}")
     rows = [
         {
             "fingerprint": canonical_json(fingerprint.to_json()),
@@ -56,6 +60,18 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
 
     write_whole(path, build, advice=_ADVICE)
     return len(frame)
+
+
+def _is_export(path: Path) -> bool:
+    """Whether an earlier export wrote this file, by the names of its columns."""
+    try:
+        if path.suffix == ".csv":
+            names = list(pd.read_csv(path, nrows=0).columns)
+        else:
+            names = parquet.read_schema(path).names
+    except (ValueError, OSError):
+        return False
+    return {"fingerprint", *COLUMNS} <= {*names, "kind"}  # which the oldest did not have
 
 
 def import_table(database: LatencyDatabase, path: Path) -> int:
@@ -142,7 +158,7 @@ def ship(database: LatencyDatabase, path: Path) -> str:
         StorageError: the file cannot be written.
     """
     with storage_errors(path, _ADVICE):
-        if path.exists():
+        if path.exists() or path.is_symlink():
             raise UsageError(f"{path} exists already; give another name")
     problems = find_problems(database)
     if problems:
@@ -160,7 +176,7 @@ def ship(database: LatencyDatabase, path: Path) -> str:
                 raw.execute("VACUUM")
             found.replace(temporary)
 
-    return file_sha256(write_whole(path, build, advice=_ADVICE))
+    return file_sha256(write_whole(path, build, advice=_ADVICE, new=True))
 
 
 def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autotune.compress.gates import GatedLinear
 from autotune.compress.lowrank import replaced
+from autotune.core.checksums import Checksums
 from autotune.core.files import write_whole
 from autotune.core.forms import DENSE, Plan, low_rank
 from autotune.core.layers import Site, break_even_rank
@@ -85,7 +86,13 @@ class Dobi(Allocator):
         shares = {name: gated.share for name, gated in gates.items()}
         optimizer = torch.optim.Adam(shares.values(), lr=self.learning_rate)
         state = self._state_file(question)
-        done = load_state(state, shares, optimizer=optimizer) if state and state.exists() else 0
+        done = 0
+        if state and state.exists():
+            problem_found = Checksums().damage(state)
+            if problem_found:
+                evidence.losses.note(f"{state} {problem_found}; the training begins again")
+            else:
+                done = load_state(state, shares, optimizer=optimizer)
         samples = _samples(evidence.subject.batches)
         references = task.references(model, samples)
         turns = itertools.cycle(zip(samples, references, strict=True))
@@ -159,7 +166,12 @@ def save_state(
         tensors[f"share:{name}"] = share.detach().clone()
         for key, value in optimizer.state[share].items():
             tensors[f"{key}:{name}"] = value.detach().clone()
-    write_whole(path, lambda part: save_file(tensors, part))
+
+    def build(part: Path) -> None:
+        save_file(tensors, part)
+        Checksums().write(path, written=part)
+
+    write_whole(path, build)
 
 
 def load_state(path: Path, shares: Mapping[str, Tensor], *, optimizer: torch.optim.Adam) -> int:
