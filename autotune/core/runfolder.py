@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,10 @@ _LEFTOVER = re.compile(rf"\..+{re.escape(PARTIAL)}|\.[a-z-]+-[0-9a-f]{{16}}(\.[a
 
 
 def _say_nothing(_: str) -> None: ...
+
+
+def _write_text(path: Path, *, text: str) -> None:
+    path.write_text(text)
 
 
 class RunFolder:
@@ -121,7 +126,7 @@ class RunFolder:
         text = canonical_json(compute())
         value = json.loads(text)
         if keep(value):
-            self._keep(path, lambda part: part.write_text(text) and None)
+            self._keep(path, partial(_write_text, text=text))
         return value
 
     def _entry(self, name: str, inputs: Any, *, suffix: str) -> Path:

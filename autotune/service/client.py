@@ -177,17 +177,17 @@ class Client:
                 raise _another_file(target)
             found[target] = entry["name"]
         for target, name in found.items():
-            self._fetch(job_id, name, target)
+            self._fetch(job_id, target, name=name)
         return list(found)
 
-    def _fetch(self, job_id: str, name: str, target: Path) -> None:
+    def _fetch(self, job_id: str, target: Path, *, name: str) -> None:
         """Download one file, or compare it with the one that is there."""
         if not target.exists():
-            write_whole(target, partial(self._get, job_id, name), new=True)
+            write_whole(target, partial(self._get, job_id, name=name), new=True)
             return
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             copy = Path(folder) / "copy"
-            self._get(job_id, name, copy)
+            self._get(job_id, copy, name=name)
             if file_sha256(copy) != file_sha256(target):
                 raise _another_file(target)
 

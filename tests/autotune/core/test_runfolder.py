@@ -80,3 +80,79 @@ def test_other_errors_pass_through(tmp_path):
     with pytest.raises(OSError, match="boom"):
         with storage_errors(tmp_path):
             raise OSError(os.EX_IOERR, "boom")
+
+
+@pytest.fixture(params=[".json", ".safetensors", ""])
+def entry(request, tmp_path):
+    """An entry of a cache, a file or a folder: how to get it, and a file of it."""
+    notes, built = [], []
+
+    def build(path):
+        built.append(path)
+        if request.param:
+            path.write_text("content")
+        else:
+            path.mkdir()
+            (path / "model.onnx").write_text("content")
+
+    def get():
+        with RunFolder(tmp_path, note=notes.append) as folder:
+            path, reused = folder.stage("factors", 1, suffix=request.param, build=build)
+        return path if request.param else path / "model.onnx", reused
+
+    return get, notes
+
+
+@pytest.mark.parametrize("content", ["", "cont", "contenT", "null", '{"x": 1}', "content\n", None])
+def test_a_damaged_entry_is_named_and_made_again(entry, content):
+    get, notes = entry
+    path, _ = get()
+    path.unlink() if content is None else path.write_text(content)
+    assert get() == (path, False)
+    assert path.read_text() == "content"
+    assert get() == (path, True)
+    if content is not None or path.name == "model.onnx":
+        assert [note.endswith("it is made again") and "factors-" in note for note in notes] == [
+            True
+        ]
+
+
+@pytest.mark.parametrize("content", [None, "", "null", "0" * 64 + "  factors\n"])
+def test_an_entry_without_its_checksum_is_made_again(entry, tmp_path, content):
+    get, notes = entry
+    get()
+    (beside,) = (tmp_path / ".cache").glob("*.sha256")
+    beside.unlink() if content is None else beside.write_text(content)
+    assert get()[1] is False
+    assert get()[1] is True
+    assert len(notes) == 1
+
+
+def test_an_entry_that_is_a_link_is_removed_without_its_target(tmp_path):
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "mine").write_text("mine")
+    with RunFolder(tmp_path / "out") as folder:
+        path, _ = folder.stage("dense", 1, suffix="", build=lambda path: path.mkdir())
+        path.rmdir()
+        path.symlink_to(target)
+        assert folder.stage("dense", 1, suffix="", build=lambda path: path.mkdir()) == (path, False)
+    assert (target / "mine").read_text() == "mine"
+    assert not path.is_symlink()
+
+
+def test_a_value_whose_file_was_changed_is_computed_again(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.5}) == {"latency_s": 0.5}
+    (path,) = (tmp_path / ".cache").glob("anchor-*.json")
+    path.write_text('{"latency_s":-1.0}')
+    with RunFolder(tmp_path) as folder:
+        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.6}) == {"latency_s": 0.6}
+
+
+def test_the_lock_is_not_written_to(tmp_path):
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock").write_text("of another program")
+    with RunFolder(tmp_path):
+        pass
+    assert (tmp_path / ".cache" / "lock").read_text() == "of another program"

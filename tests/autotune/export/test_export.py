@@ -19,6 +19,7 @@ from autotune.compress.onnx_export import check_low_rank
 from autotune.compress.sites import find_sites
 from autotune.core.errors import EngineError, ModelError, ParityError, UsageError
 from autotune.core.types import Workload
+from autotune.export.dense import merge
 from autotune.export.onnx import export_onnx
 from autotune.export.parity import check_parity, onnx_network
 from autotune.export.tensorrt import export_tensorrt
@@ -71,6 +72,23 @@ def test_an_export_is_replaced_and_anything_else_is_not(llama, exported, tmp_pat
     with pytest.raises(UsageError, match="is no export"):
         export_onnx(llama, tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [export_onnx, export_tensorrt, merge])
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+def test_what_is_there_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch, write, kind):
+    monkeypatch.setattr("autotune.compress.loading.load_checkpoint", lambda *_: pytest.fail("late"))
+    checkpoint("bert", tmp_path)
+    target = tmp_path / "target"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to(tmp_path / ("model" if kind == "link" else "nowhere"))
+    with pytest.raises(UsageError, match="set output to another folder"):
+        write(tmp_path, target)
+    assert target.is_symlink() == (kind in ("link", "dangling link"))
 
 
 @pytest.mark.parametrize("command", ["export", "merge"])

@@ -16,6 +16,7 @@ from autotune.export.manifest import (
     ParityRecord,
     open_manifest,
     read_manifest_json,
+    require_own_export,
     write_manifest,
 )
 
@@ -111,3 +112,26 @@ def test_facts_of_an_engine_that_are_missing_are_named():
     checked = EngineParity(tolerance=2e-2, cases=cases, latency_s=1e-3)
     with pytest.raises(UsageError, match="facts of the engine: tensorrt: the key is missing"):
         EngineRecord.of({k: v for k, v in BUILT.items() if k != "tensorrt"}, checked)
+
+
+def test_an_export_is_replaced_only_where_all_files_are_its_own(manifest, tmp_path):
+    export = tmp_path / "export"
+    (export / "prefill").mkdir(parents=True)
+    (export / "prefill" / "model.onnx").touch()
+    write_manifest(export, manifest)
+    require_own_export(export)
+    (tmp_path / "link").symlink_to(export)
+    with pytest.raises(UsageError, match="is a symbolic link"):
+        require_own_export(tmp_path / "link")
+    (export / "prefill" / "model.engine").write_text("built in place")
+    with pytest.raises(UsageError, match=r"model\.engine is not of the export .* set output"):
+        require_own_export(export)
+    assert (export / "prefill" / "model.engine").read_text() == "built in place"
+
+
+@pytest.mark.parametrize("text", ["", "null", '{"mine": 1}', '{"schema_version": 1}'])
+def test_a_folder_whose_manifest_is_of_others_or_damaged_is_kept(tmp_path, text):
+    (tmp_path / "export.json").write_text(text)
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UsageError):
+        require_own_export(tmp_path)

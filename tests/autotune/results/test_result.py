@@ -90,6 +90,27 @@ def test_a_result_has_the_measurement_and_the_plan(tmp_path):
         elsewhere.export_onnx(tmp_path / "model.onnx")
 
 
+def test_a_checkpoint_is_saved_over_its_like_and_over_nothing_else(tmp_path):
+    run, target = tmp_path / "run", tmp_path / "saved"
+    (run / "model").mkdir(parents=True)
+    for name in ("autotune.json", "model.safetensors"):
+        (run / "model" / name).write_text(name)
+    result = TuneResult(folder=run, record=stored_record(MEASURED))
+    target.mkdir()
+    assert result.save_pretrained(target) == target
+    (target / "notes.txt").write_text("mine")
+    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (target / stale).write_text("of an earlier checkpoint in shards")
+    result.save_pretrained(target)
+    found = {path.name for path in target.iterdir()}
+    assert found == {"autotune.json", "model.safetensors", "notes.txt"}
+    (target / "autotune.json").unlink()
+    (target / "model.safetensors").write_text("dense")
+    with pytest.raises(UsageError, match="is not empty and holds no checkpoint"):
+        result.save_pretrained(target)
+    assert (target / "model.safetensors").read_text() == "dense"
+
+
 def damaged(**changes):
     return json.dumps({"schema_version": 4, **stored_record().to_json(), **changes})
 

@@ -157,3 +157,21 @@ def test_what_cannot_be_written_is_one_clear_sentence(database, cli, tmp_path, w
     [sentence] = done.stderr.splitlines()
     assert sentence.startswith("autotune: cannot write ")
     assert "give another file" in sentence
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_earlier_export_is_replaced_and_another_file_is_not(database, tmp_path, suffix):
+    path = tmp_path / f"latencies{suffix}"
+    assert export_table(database, path) == export_table(database, path)
+    for content in (b"a,b\n1,2\n", b"", b"SQLite format 3\0", b"\xff\xfe\x00"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="is no export of a latency database"):
+            export_table(database, path)
+        assert path.read_bytes() == content
+
+
+def test_a_link_is_not_shipped_over(database, tmp_path):
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="exists already"):
+        ship(database, tmp_path / "link.sqlite")
+    assert (tmp_path / "link.sqlite").is_symlink()
