@@ -52,7 +52,7 @@ def export_onnx(
 
     reporter = reporter or Reporter()
     if output is not None:
-        new_folder(folder, output, "")  # refused before anything is loaded
+        new_folder(folder, output, name="")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
     phases = exported_phases(loaded, decode)
     target = new_folder(folder, output, name=f"onnx-{kind}")

@@ -63,7 +63,7 @@ def export_tensorrt(
 
     reporter = reporter or Reporter()
     if output is not None:
-        new_folder(folder, output, "")  # refused before anything is loaded
+        new_folder(folder, output, name="")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
     lacks = missing_parts()
     if here and lacks:

@@ -143,11 +143,15 @@ def test_an_entry_that_is_a_link_is_removed_without_its_target(tmp_path):
 
 def test_a_value_whose_file_was_changed_is_computed_again(tmp_path):
     with RunFolder(tmp_path) as folder:
-        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.5}) == {"latency_s": 0.5}
+        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.5}) == {
+            "latency_s": 0.5
+        }
     (path,) = (tmp_path / ".cache").glob("anchor-*.json")
-    path.write_text('{"latency_s":-1.0}')
+    path.write_text("-1.0")
     with RunFolder(tmp_path) as folder:
-        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.6}) == {"latency_s": 0.6}
+        assert folder.json_stage("anchor", 1, compute=lambda: {"latency_s": 0.6}) == {
+            "latency_s": 0.6
+        }
 
 
 def test_the_lock_is_not_written_to(tmp_path):
