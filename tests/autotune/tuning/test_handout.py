@@ -1,0 +1,131 @@
+"""What a tuning hands out is what it made: never a damaged, stale or blessed file."""
+
+import json
+import shutil
+
+import pytest
+
+import autotune
+from autotune.core.errors import UsageError
+from autotune.core.files import file_sha256
+from autotune.core.progress import Reporter
+from tests.conftest import LLAMA
+from tests.damage import DAMAGES, save_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.duration(120)]
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("handout")
+    save_model(folder / "dense")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tune(home):
+    """The same small tuning, into any folder."""
+
+    def run(output, budget="0.95x", notes=None):
+        return autotune.tune(
+            home / "dense",
+            output=output,
+            params_budget=budget,
+            database=home / "latency.sqlite",
+            batch_size=2,
+            isl=16,
+            calibration=LLAMA / "heldout.txt",
+            calibration_samples=8,
+            trials=0,
+            sensitivity_rounds=1,
+            rounds=1,
+            threads=1,
+            device="cpu",
+            reporter=notes or Notes(),
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(home, tune):
+    return tune(home / "tuned")
+
+
+@pytest.fixture
+def copied(tuned, tmp_path):
+    shutil.copytree(tuned.folder, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def hashes(folder, record):
+    return {name: file_sha256(folder / name) for name in record.files}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "bit", "null", "zeros"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "autotune.json"]
+)
+def test_a_changed_checkpoint_is_written_again(tuned, copied, tune, name, damage):
+    path = copied / "model" / name
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    again = tune(copied)
+    assert again.record.files == tuned.record.files == hashes(copied, again.record)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "dense", "factors", "quality", "anchor", "inputs"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "bit", "null", "zeros"])
+def test_a_damaged_entry_of_the_cache_is_named_and_nothing_of_it_is_handed_out(
+    tuned, copied, tune, kind, damage
+):
+    (entry,) = (p for p in (copied / ".cache").glob(f"{kind}-*") if p.suffix != ".sha256")
+    path = entry / "model.onnx" if entry.is_dir() else entry
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    notes = Notes()
+    again = tune(copied, notes=notes)
+    assert again.record.quality == tuned.record.quality
+    assert again.plan == tuned.plan
+    for name in ("model.onnx", "model/model.safetensors", "model/config.json"):
+        assert file_sha256(copied / name) == tuned.record.files[name]
+    assert hashes(copied, again.record) == again.record.files
+    assert any(str(entry) in line and "made again" in line for line in notes.lines)
+
+
+def test_factors_that_another_budget_needs_are_made_again(copied, tune, tmp_path):
+    expected = tune(tmp_path / "fresh", budget="0.9x")
+    (path,) = (copied / ".cache").glob("factors-*.safetensors")
+    path.write_bytes(DAMAGES["zeros"](path.read_bytes()))
+    assert tune(copied, budget="0.9x").record.quality == expected.record.quality
+
+
+def test_a_graph_of_an_earlier_result_is_removed_and_one_of_the_user_is_refused(copied, tune):
+    record = json.loads((copied / "result.json").read_text())
+    (copied / "model_decode.onnx").write_text("of an earlier tuning with decode steps")
+    with pytest.raises(UsageError, match=r"model_decode\.onnx is not of an earlier"):
+        tune(copied)
+    files = {**record["files"], "model_decode.onnx": "0" * 64}
+    (copied / "result.json").write_text(json.dumps({**record, "files": files}))
+    assert "model_decode.onnx" not in tune(copied).record.files
+    assert not (copied / "model_decode.onnx").exists()
+
+
+def test_bench_refuses_a_damaged_build(copied):
+    from autotune.tuning.bench import bench
+
+    (path,) = (copied / ".cache").glob("compressed-*/model.onnx")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UsageError, match="run the tuning again"):
+        bench(copied, Reporter())
+
+
+def test_files_are_readable_by_others(tuned):
+    modes = {(tuned.folder / name).stat().st_mode & 0o777 for name in tuned.record.files}
+    assert len(modes) == 1
