@@ -122,7 +122,7 @@ class Bench:
             shutil.copytree(self.base, folder / f"good-{budget}")
             self.good[budget] = self.tune(folder / f"good-{budget}", budget)
 
-    def tune(self, output: Path, budget: str, notes: Notes | None = None) -> TuneResult:
+    def tune(self, output: Path, budget: str, *, notes: Notes | None = None) -> TuneResult:
         """The same tuning each time, but for its budget."""
         return autotune.tune(
             self.folder / "model",
@@ -163,7 +163,7 @@ class Bench:
         damaged = DAMAGES[case.damage](path.read_bytes())
         path.write_bytes(damaged)
         try:
-            result = self.tune(output, case.budget, notes)
+            result = self.tune(output, case.budget, notes=notes)
         except AutotuneError as error:
             return Outcome(case.name, "refused", tuple(notes.lines), str(error))
         except Exception:
@@ -181,7 +181,7 @@ class Bench:
         if not _plausible(found, expected):
             wrong.append("latency")
         names = {*result.record.files, *good.record.files}
-        damaged = [name for name in sorted(names) if not _is_whole(name, result, good)]
+        damaged = [name for name in sorted(names) if not _is_whole(name, result, good=good)]
         if damaged:
             return "damaged", ", ".join(damaged)
         return ("wrong", ", ".join(wrong)) if wrong else ("same", "")
@@ -193,7 +193,7 @@ def _plausible(found: dict[str, Any], expected: dict[str, Any]) -> bool:
     return all(one > 0 and abs(math.log(one / other)) < math.log(20) for one, other in pairs)
 
 
-def _is_whole(name: str, result: TuneResult, good: TuneResult) -> bool:
+def _is_whole(name: str, result: TuneResult, *, good: TuneResult) -> bool:
     """Whether a file that was handed out is there, as its result says and as it ought to be."""
     path = result.folder / name
     if not path.is_file() or file_sha256(path) != result.record.files.get(name):

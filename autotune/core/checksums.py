@@ -22,7 +22,7 @@ class Checksums:
 
     def write(self, path: Path, *, written: Path) -> None:
         """Write the checksums of what will be at `path`, and is still at `written`."""
-        files = {_name(path, written, file): file for file in files_of(written)}
+        files = {_name(file, path, written=written): file for file in files_of(written)}
         lines = [f"{file_sha256(file)}  {name}\n" for name, file in files.items()]
         write_text_whole(checksum_file(path), "".join(lines))
         self._seen[path] = {name: _stamp(file) for name, file in files.items()}
@@ -30,7 +30,7 @@ class Checksums:
     def damage(self, path: Path) -> str:
         """What is wrong with a kept file or folder, as the end of a sentence; empty if nothing."""
         try:
-            stamps = {_name(path, path, file): _stamp(file) for file in files_of(path)}
+            stamps = {_name(file, path, written=path): _stamp(file) for file in files_of(path)}
             if self._seen.get(path) == stamps:
                 return ""
             problem = _difference(path, list(stamps))
@@ -62,7 +62,7 @@ def _difference(path: Path, found: list[str]) -> str:
     return "" if expected else "has an empty checksum"
 
 
-def _name(path: Path, written: Path, file: Path) -> str:
+def _name(file: Path, path: Path, *, written: Path) -> str:
     """A file's name relative to the folder that `path` is in."""
     return (Path(path.name) / file.relative_to(written)).as_posix()
 

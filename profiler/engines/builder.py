@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.core.checksums import Checksums
 from autotune.core.child_errors import ChildError, ChildTimeoutError
 from autotune.core.childprocess import ChildProcess
 from autotune.core.errors import EngineError, option_name
@@ -80,11 +81,14 @@ def build_engine(
     key = engine_key(onnx, task)
     name = digest(key)[:24]
     engine, facts = (engine_cache() / f"{name}{end}" for end in (".engine", ".json"))
-    if not facts.is_file():
+    checksums = Checksums()
+    if any(checksums.damage(each) for each in (engine, facts)):  # or not built yet
         timing = engine_cache() / f"timing-{digest([key['device'], key['tensorrt']])[:16]}.cache"
         whole = {**task, "onnx": str(onnx.resolve()), "timing_cache": str(timing)}
         found = _in_process(whole, engine, limit_s=limit_s, tell=tell)
         write_text_whole(facts, canonical_json(found), advice=_CACHE_ADVICE)
+        for each in (engine, facts):
+            checksums.write(each, written=each)
     copy_whole(engine, output)
     return {**json.loads(facts.read_text()), "key": key}
 
