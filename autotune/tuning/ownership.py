@@ -66,8 +66,8 @@ def require_apart(folder: Path, source: Path, *, option: str) -> None:
         replaced = folder / name
         if any(_is_in(each, replaced) for each in content) or _is_in(replaced, source):
             raise RunFolderError(
-                f"{option_name(option)} {source} and {replaced}, which a tuning replaces, are or "
-                f"contain each other; set {option_name('output')} to another folder"
+                f"{option_name(option)} {source} is, holds or lies in {replaced}, which a tuning "
+                f"replaces; set {option_name('output')} to another folder"
             )
 
 
