@@ -68,7 +68,7 @@ def _is_export(path: Path) -> bool:
         if path.suffix == ".csv":
             names = list(pd.read_csv(path, nrows=0).columns)
         else:
-            names = parquet.read_schema(path).names
+            names = parquet.read_schema(path).names  # type: ignore[no-untyped-call]
     except (ValueError, OSError):
         return False
     return {"fingerprint", *COLUMNS} <= {*names, "kind"}  # which the oldest did not have
