@@ -18,6 +18,7 @@ Every error ends the command line with one sentence on stderr and the exit code 
     ├── EngineError                    4   an engine cannot be built or run here
     ├── ParityError                    1   an exported file computes something else than its model
     ├── MeasurementError               1   a measurement failed, so the budget cannot be checked
+    ├── DeviceBusyError               75   another measurement holds the device (devices.lock)
     ├── ChildError                     1   a child process did not do its work (core.childprocess)
     │   ├── ChildStartError                it cannot be started
     │   ├── ChildTimeoutError              it does not answer in time

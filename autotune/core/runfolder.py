@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, TextIO
 from autotune.core.checksums import Checksums, checksum_file
 from autotune.core.errors import RunFolderError, option_name, refused_write
 from autotune.core.files import PARTIAL, remove, write_text_whole, write_whole
+from autotune.core.lockfile import open_lock_file
 from autotune.core.types import canonical_json, digest
 
 CACHE = ".cache"
@@ -51,7 +53,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.cache / "lock").open("a")
+            self._lock = os.fdopen(open_lock_file(self.cache / "lock"), "a")
         except OSError as error:
             raise refused_write(self.path, error, advice=_ADVICE, kind=RunFolderError) from error
         try:

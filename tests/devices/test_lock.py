@@ -1,13 +1,23 @@
 """Two measurements on one device never overlap, and a killed one holds nobody up."""
 
+import os
+import pwd
+import re
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from pathlib import Path
 
-from autotune.devices import visible
+import pytest
+
+from autotune.core.errors import StorageError, UsageError
+from autotune.devices import lock, visible
 from autotune.devices.detect import device_identity
-from autotune.devices.lock import device_lock, lock_file
+from autotune.devices.lock import DeviceBusyError, device_lock, lock_file
 from autotune.devices.visible import Gpu
 
 HOLDER = """
@@ -83,3 +93,115 @@ def test_a_user_without_a_name_may_measure_and_another_users_lock_counts(tmp_pat
     assert "waiting" in second.stderr.readline()
     for process in (first, second):
         process.communicate("\n", timeout=30)
+
+
+@pytest.fixture
+def locks(tmp_path, monkeypatch):
+    """A folder of locks that every user may enter."""
+    found = tmp_path / "locks"
+    found.mkdir()
+    found.chmod(0o1777)
+    monkeypatch.setenv("AUTOTUNE_LOCKS", str(found))
+    return found
+
+
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def a_hard_link(path):
+    other = path.with_name("other")
+    other.write_text("kept")
+    path.hardlink_to(other)
+
+
+OBSTACLES = {
+    "fifo": os.mkfifo,
+    "dangling link": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "link": lambda path: path.symlink_to("/etc/hostname"),
+    "folder": lambda path: path.mkdir(),
+    "socket": a_socket,
+    "hard link": a_hard_link,
+}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_what_has_taken_the_locks_name_neither_blocks_nor_is_touched(kind, locks, monkeypatch):
+    """And whoever else finds it there locks the same file."""
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", "0.2")
+    OBSTACLES[kind](lock_file("cpu"))
+    before = lock_file("cpu").lstat()
+    first = holder()
+    assert first.stdout.readline() == "in\n", first.stderr.read()
+    with pytest.raises(DeviceBusyError), device_lock("cpu"):
+        pass
+    first.communicate("\n", timeout=30)
+    assert lock_file("cpu").lstat() == before
+    if kind == "hard link":
+        assert (locks / "other").read_text() == "kept"
+
+
+def test_a_device_that_stays_busy_is_an_error_that_names_its_holder(locks, monkeypatch):
+    first = holder()
+    assert first.stdout.readline() == "in\n"
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", "0.1")
+    user = pwd.getpwuid(os.getuid()).pw_name
+    for _ in range(2):  # one who gives up leaves the note of who holds it
+        with pytest.raises(DeviceBusyError) as caught, device_lock("cpu"):
+            pass
+        assert f"process {first.pid} of user {user}, since 20" in str(caught.value)
+        assert caught.value.exit_code == 75
+    first.communicate("\n", timeout=30)
+    with device_lock("cpu"):
+        pass
+    assert lock_file("cpu").read_text() == ""
+
+
+def test_the_note_of_the_holder_may_hold_anything(locks, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", "0")
+    with device_lock("cpu"):
+        for text, shown in (
+            ("[]", "another process"),
+            ("x" * 10_000, "another process"),
+            ('{"pid": 1, "user": "\\u001b[31m", "since": 1e300}', "another process"),
+            ('{"pid": 1, "user": "\\u001b[31m", "since": 0}', r"user \x1b[31m, since 1970"),
+        ):
+            lock_file("cpu").write_text(text)
+            with pytest.raises(DeviceBusyError, match=re.escape(shown)), device_lock("cpu"):
+                pass
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "nan", "inf"])
+def test_a_time_limit_that_is_none_is_refused(text, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", text)
+    with pytest.raises(UsageError, match="AUTOTUNE_LOCK_SECONDS must be"), device_lock("cpu"):
+        pass
+
+
+def test_a_place_that_is_no_folder_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/autotune")):
+        monkeypatch.setenv("AUTOTUNE_LOCKS", str(place))
+        with pytest.raises(StorageError, match="AUTOTUNE_LOCKS"), device_lock("cpu"):
+            pass
+
+
+def test_the_folder_of_the_host_is_for_all_users_and_not_a_private_one(tmp_path, monkeypatch):
+    """Two users with temp folders of their own (PrivateTmp, TMPDIR) have one lock."""
+    monkeypatch.delenv("AUTOTUNE_LOCKS")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "shm").mkdir()
+    (tmp_path / "shm").chmod(0o1777)
+    monkeypatch.setattr(lock, "_PLACES", (tmp_path / "run", tmp_path / "shm"))
+    found = set()
+    for private in ("one", "two"):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / private))
+        found.add(lock.lock_folder())
+    assert found == {tmp_path / "shm" / "autotune"}
+    assert stat.S_IMODE(found.pop().stat().st_mode) == 0o1777
+    assert list((tmp_path / "run").iterdir()) == []
+    # What another user put there is no place for locks, for anybody.
+    (tmp_path / "shm" / "autotune").rmdir()
+    (tmp_path / "shm" / "autotune").symlink_to(tmp_path)
+    assert lock.lock_folder() == tmp_path / "two"

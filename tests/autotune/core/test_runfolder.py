@@ -160,3 +160,18 @@ def test_the_lock_is_not_written_to(tmp_path):
     with RunFolder(tmp_path):
         pass
     assert (tmp_path / ".cache" / "lock").read_text() == "of another program"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.mkdir(), lambda path: path.symlink_to("../victim")],
+    ids=["fifo", "folder", "link"],
+)
+def test_what_has_taken_the_name_of_the_lock_is_no_lock(make, tmp_path):
+    """It does not hang at a FIFO, and nothing that a link leads to is emptied."""
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / ".cache").mkdir()
+    make(tmp_path / ".cache" / "lock")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        RunFolder(tmp_path).__enter__()
+    assert (tmp_path / "victim").read_text() == "kept"
