@@ -265,6 +265,17 @@ def kill_session(session: int) -> None:
     kill_group(session)
 
 
+def session_memory(session: int) -> int:
+    """Bytes of memory that the other processes of a session hold for themselves (Linux, else 0)."""
+    total = 0
+    for pid in _session_members(session):
+        with suppress(OSError, ValueError, IndexError):
+            for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
 def _session_members(session: int) -> list[int]:
     """Other living processes of a session, without those that only wait for their parent."""
     found = []
@@ -286,6 +297,6 @@ def end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = os.environ.get(PARENT_VARIABLE)
+        parent = os.environ.pop(PARENT_VARIABLE, "")  # this process's, not its children's
         if parent and os.getppid() != int(parent):  # it ended before it could be watched
             os.kill(os.getpid(), signal.SIGKILL)

@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.child_errors import Death
-from autotune.core.childprocess import MessageReader, kill_session, last_line
+from autotune.core.childprocess import (
+    PARENT_VARIABLE,
+    MessageReader,
+    kill_session,
+    last_line,
+    session_memory,
+)
 from autotune.core.errors import ExitCode
 from autotune.core.progress.pipe import VARIABLE
 from autotune.results.verdict import Verdict
+from autotune.service.child import MEMORY_VARIABLE
 from autotune.service.job_records import Ending
 
 COMMAND = (sys.executable, "-m", "autotune.service.child")
@@ -33,11 +40,17 @@ _ERROR_CHARACTERS = 2000
 class JobProcess:
     """`autotune ARGUMENTS` in `folder`, its stderr in log.txt. Use as a context manager.
 
-    `stage`, `done` and `total` are its latest progress.
+    `stage`, `done` and `total` are its latest progress. No process of it may use more than
+    `memory_bytes`.
     """
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, *, environment: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        *,
+        environment: Mapping[str, str],
+        memory_bytes: int | None = None,
     ) -> None:
         self.folder = folder
         self.stage, self.done, self.total = "", 0, 0
@@ -54,7 +67,13 @@ class JobProcess:
                 cwd=folder,
                 start_new_session=True,
                 pass_fds=(theirs,),
-                env={**os.environ, **environment, VARIABLE: str(theirs)},
+                env={
+                    **os.environ,
+                    **environment,
+                    VARIABLE: str(theirs),
+                    PARENT_VARIABLE: str(os.getpid()),
+                    MEMORY_VARIABLE: str(memory_bytes or ""),
+                },
             )
         os.close(theirs)
         self._reader = MessageReader(self._pipe)
@@ -76,6 +95,11 @@ class JobProcess:
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that the process and all that it started use now, without files they read."""
+        return session_memory(self.pid)
 
     def listen(self, seconds: float) -> list[tuple[str, str]]:
         """Wait at most `seconds` for messages; the stages and notes among all that have arrived.

@@ -34,6 +34,7 @@ LOG = logging.getLogger(__name__)
 _LISTEN_S = 0.2
 _PAUSE_S = 1.0
 _LOOK_S = 5.0
+_WEIGH_S = 1.0
 _AGAIN_S = 2.0
 _T = TypeVar("_T")
 
@@ -62,7 +63,12 @@ class Runner:
             command = command_of(self.settings, job)
             folder = self.settings.job_folder(job.id)
             folder.mkdir(parents=True, exist_ok=True)
-            process = JobProcess(command, folder, environment=environment_of(self.settings))
+            process = JobProcess(
+                command,
+                folder,
+                environment=environment_of(self.settings),
+                memory_bytes=self.settings.quotas.memory_bytes,
+            )
         except (AutotuneError, OSError) as error:
             return Ending(exit_code=getattr(error, "exit_code", 2), error=str(error))
         with process:
@@ -70,6 +76,7 @@ class Runner:
 
     def _watch(self, process: JobProcess, lease: Lease) -> Ending | None:
         quotas, started, beaten, looked = self.settings.quotas, time.monotonic(), 0.0, 0.0
+        weighed = 0.0
         while process.alive:
             for kind, text in process.listen(_LISTEN_S):
                 self._try(lambda k=kind, t=text: self.database.note(lease, k, text=t))  # type: ignore[misc]
@@ -92,6 +99,11 @@ class Runner:
                 return Ending(
                     exit_code=1, error=f"exceeded the {quotas.runtime_s:.0f} s limit of a job"
                 )
+            if now - weighed >= _WEIGH_S:
+                weighed = now
+                if (error := self._over_memory(process)) is not None:
+                    process.kill()  # at once: it may grow by gigabytes in a second
+                    return Ending(exit_code=1, error=error)
             if now - looked >= _LOOK_S:
                 looked = now
                 size = folder_bytes(process.folder)
@@ -103,6 +115,16 @@ class Runner:
         for kind, text in process.listen(0.0):
             self._try(lambda k=kind, t=text: self.database.note(lease, k, text=t))  # type: ignore[misc]
         return process.ending()
+
+    def _over_memory(self, process: JobProcess) -> str | None:
+        """What is wrong where the processes of a job together use more than it may."""
+        most = self.settings.quotas.memory_bytes
+        if most is None or (used := process.used_bytes) <= most:
+            return None
+        return (
+            f"used {used / 1e9:.1f} GB of memory, more than the limit of {most / 1e9:.1f} GB for a "
+            "job (--max-memory of the server); use a smaller batch, input length or model"
+        )
 
     def _beat(self, process: JobProcess, lease: Lease) -> bool:
         return self.database.beat(lease, process.stage, done=process.done, total=process.total)

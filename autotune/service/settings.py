@@ -16,8 +16,9 @@ class Quotas:
     """Limits of a server.
 
     `body_bytes` limits a JSON request, `upload_bytes` one uploaded file, `uploaded_bytes` all
-    uploaded files together, `artefact_bytes` the folder of one job, `runtime_s` one attempt at a
-    job, `streams` the open event streams, `pause_s` the wait for the next part of a request.
+    uploaded files together, `artefact_bytes` the folder of one job, `memory_bytes` the memory of
+    one job (None: no limit), `runtime_s` one attempt at a job, `streams` the open event streams,
+    `pause_s` the wait for the next part of a request.
     """
 
     queued_jobs: int = 20_000
@@ -25,6 +26,7 @@ class Quotas:
     upload_bytes: int = 64 << 30
     uploaded_bytes: int = 1 << 40
     artefact_bytes: int = 256 << 30
+    memory_bytes: int | None = None
     runtime_s: float = 24 * 3600.0
     streams: int = 500
     pause_s: float = 20.0

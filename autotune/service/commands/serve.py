@@ -16,9 +16,13 @@ from autotune.cli.options import database_option, threads_option, token_option
 from autotune.cli.schema import single
 from autotune.core.errors import UsageError
 from autotune.core.quantities import parse_quantity
+from autotune.devices.memory import memory_bytes
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
 from autotune.service.settings import Quotas, Settings
 from autotune.tuning.options import MachineOptions
+
+_MEMORY_SHARE = 0.8
+_LEAST_MEMORY = 512 << 20
 
 
 @click.command("serve", epilog="Example: autotune serve --models ~/models")
@@ -96,6 +100,11 @@ from autotune.tuning.options import MachineOptions
 @click.option(
     "--max-artefacts", default="256GiB", show_default=True, help="Size limit of one job's folder."
 )
+@click.option(
+    "--max-memory",
+    help="Memory limit of one job, such as 16GiB.  [default: 80 % of this machine's, divided by "
+    "--slots]",
+)
 @format_option
 def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
     """Run the job server: submit, watch and fetch jobs from a browser, from Python or over HTTP."""
@@ -156,6 +165,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
             upload_bytes=_bytes("--max-upload", options["max_upload"]),
             uploaded_bytes=_bytes("--max-uploaded", options["max_uploaded"]),
             artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
+            memory_bytes=_memory_bytes(options["max_memory"], slots=options["slots"]),
         ),
     )
 
@@ -176,6 +186,18 @@ def _bytes(option: str, text: str) -> int:
     if found.relative:
         raise UsageError(f"{option} {text}: must be a size such as 64GiB, not relative to a model")
     return int(found.value)
+
+
+def _memory_bytes(text: str | None, *, slots: int) -> int:
+    """The memory that one job may use: what is given, else a share of what there is."""
+    if text is None:
+        return int(_MEMORY_SHARE * memory_bytes()) // max(1, slots)
+    found = _bytes("--max-memory", text)
+    if found < _LEAST_MEMORY:
+        raise UsageError(
+            f"--max-memory {text}: a job needs at least {_LEAST_MEMORY >> 20} MiB to start"
+        )
+    return found
 
 
 def _is_private(host: str) -> bool:

@@ -1,0 +1,30 @@
+"""How much memory this process may use: the machine's, or less where a control group limits it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # of version 2 and of version 1
+
+
+def memory_bytes() -> int:
+    """Bytes of memory that this process and its children may use together."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([total, *_group_limits()])
+
+
+def _group_limits() -> Iterator[int]:
+    """The limits of this process's control group and of those above it."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            for name in set(controllers.split(",")) & set(_LIMITS):
+                # In a container the group that is named may be mounted as the root.
+                path = _CGROUPS / name / group.lstrip("/")
+                for folder in (path, *path.parents):
+                    with suppress(OSError, ValueError):  # "max" is no number
+                        yield int((folder / _LIMITS[name]).read_text())
