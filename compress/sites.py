@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from autotune.compress.lowrank import dense_weight
 from autotune.core.errors import ModelError, UsageError, option_name
 from autotune.core.layers import Site
+from autotune.core.patterns import NamePattern
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
 
@@ -42,16 +43,6 @@ class Sites:
     joint: tuple[Site, ...] = ()
 
 
-def _compile(patterns: Sequence[str]) -> list[re.Pattern[str]]:
-    compiled = []
-    for pattern in patterns:
-        try:
-            compiled.append(re.compile(pattern))
-        except re.error as error:
-            raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
-    return compiled
-
-
 def _group(name: str) -> str:
     if _ATTENTION.search(name):
         return "attention"
@@ -63,8 +54,8 @@ def _reason(
     weight: Tensor,
     *,
     shared: bool,
-    targets: list[re.Pattern[str]],
-    ignore: list[re.Pattern[str]],
+    targets: list[NamePattern],
+    ignore: list[NamePattern],
 ) -> str | None:
     if shared:
         return "its weight is tied to another module's"
@@ -88,10 +79,10 @@ def find_sites(
     head. Tokens are unknown (0) until `count_tokens` has run the model.
 
     Raises:
-        UsageError: a pattern that does not compile, or targets that match nothing.
+        UsageError: a pattern that is none or takes too long, or targets that match nothing.
         ModelError: the model has no linear layer that may be factorized.
     """
-    wanted, unwanted = _compile(targets), _compile(ignore)
+    wanted, unwanted = list(map(NamePattern, targets)), list(map(NamePattern, ignore))
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

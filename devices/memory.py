@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 _LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # of version 2 and of version 1
 
 
@@ -20,11 +21,11 @@ def memory_bytes() -> int:
 def _group_limits() -> Iterator[int]:
     """The limits of this process's control group and of those above it."""
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in _OWN.read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             for name in set(controllers.split(",")) & set(_LIMITS):
-                # In a container the group that is named may be mounted as the root.
-                path = _CGROUPS / name / group.lstrip("/")
+                # In a container, the group that is named may be mounted as the root.
+                path = Path(group.lstrip("/"))
                 for folder in (path, *path.parents):
                     with suppress(OSError, ValueError):  # "max" is no number
-                        yield int((folder / _LIMITS[name]).read_text())
+                        yield int((_CGROUPS / name / folder / _LIMITS[name]).read_text())

@@ -9,10 +9,15 @@ from typing import Any
 
 from autotune.cli.forms import chosen_forms
 from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, check_forms
+from autotune.cli.options import parse_shape
+from autotune.compress.locate import is_local, model_folder
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.option_names import spell
 from autotune.core.options_json import from_json
+from autotune.core.workload import Workload
+from autotune.devices.specs import find_device
 from autotune.service.errors import NotFoundError
+from autotune.service.estimates import check_layers, check_model, check_workload
 from autotune.service.inputs import resolve
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.jobs import JobDatabase
@@ -55,6 +60,7 @@ def check_submission(
         request = from_json(TuneRequest, {**found, "output": str(Path("out"))})
         machine = _as_run(settings, request.machine)
         dataclasses.replace(request, machine=machine).check()
+        _check_size(settings, request)
         return machine.device
     options: object = from_json(KINDS[kind].schema, found)
     if isinstance(options, ProfileOptions | DriftOptions):
@@ -63,6 +69,37 @@ def check_submission(
     if isinstance(options, ExportOptions):
         options.check()
     return _device_of_run(database, str(run))
+
+
+def _check_size(settings: Settings, request: TuneRequest) -> None:
+    """Refuse a model or a workload that cannot fit into the memory of a job."""
+    limit = settings.quotas.memory_bytes
+    if limit is None or not is_local(request.model):  # a hub model's files are not here yet
+        return
+    folder = model_folder(request.model)
+    check_model(folder, limit)
+    check_workload(folder, request.workload, limit, dtype=_dtype(request.machine))
+
+
+def _check_layers(settings: Settings, options: ProfileOptions) -> None:
+    """Refuse layers that cannot fit into the memory of a job, where a job measures them."""
+    limit, spec = settings.quotas.memory_bytes, find_device(options.device)
+    if settings.farm or spec.kind != "cpu":
+        limit = int(spec.memory_bytes)
+    if limit is None:
+        return
+    dtype = _dtype(options)
+    if options.model is not None and is_local(options.model):
+        folder = model_folder(options.model)
+        workload = Workload(batch_size=options.batch_size, sequence_length=options.isl)
+        check_model(folder, limit)
+        check_workload(folder, workload, limit, dtype=dtype)
+    layers = [parse_shape(shape, m) for shape in options.shapes for m in options.tokens]
+    check_layers([dataclasses.replace(layer, dtype=dtype) for layer in layers], limit)
+
+
+def _dtype(options: MachineOptions | ProfileOptions) -> str:
+    return options.dtype or find_device(options.device).default_dtype
 
 
 def _check_measuring(settings: Settings, options: ProfileOptions | DriftOptions) -> None:
@@ -76,6 +113,7 @@ def _check_measuring(settings: Settings, options: ProfileOptions | DriftOptions)
         check_cores(options.threads, "threads", schema=ProfileOptions)
     backend = check_measurable(_as_run(settings, machine))
     check_forms(chosen_forms(options.ranks, options.forms), backend)
+    _check_layers(settings, options)
 
 
 def _as_run(settings: Settings, options: MachineOptions) -> MachineOptions:

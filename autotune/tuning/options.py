@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
 from autotune.compress.storage_layouts import STORAGES
+from autotune.core.errors import UsageError
 from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
+from autotune.core.patterns import NamePattern
 from autotune.core.types import Address
 from autotune.devices.detect import cpu_threads
 from autotune.devices.specs import DTYPE_BYTES, known_devices
@@ -186,10 +187,10 @@ class MethodOptions:
 
 def _check_pattern(path: str, pattern: str) -> None:
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        rule = f"must be a regular expression ({error})"
-        raise OptionError(path, rule, value=pattern, schema=MethodOptions) from None
+        NamePattern(pattern)
+    except UsageError as error:
+        rule = f"must be a regular expression that matches quickly: {error}"
+        raise OptionError(path, rule, schema=MethodOptions) from None
 
 
 def check_cores(threads: int | None, path: str, *, schema: type) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from autotune.core.errors import BudgetInfeasibleError, UsageError
 from autotune.core.forms import Plan
 from autotune.core.layers import Site
+from autotune.core.patterns import NamePattern
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
@@ -49,11 +49,10 @@ class Pgsvd(Allocator):
         self.alpha = alpha
         named = groups.split("+") if isinstance(groups, str) else groups
         self.groups = tuple(pattern for pattern in named if pattern)
-        for pattern in self.groups:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"pgsvd group {pattern!r}: {error}") from error
+        try:
+            self._patterns = tuple(map(NamePattern, self.groups))
+        except UsageError as error:
+            raise UsageError(f"pgsvd group {error}") from error
 
     def allocate(self, question: Question) -> Allocation:
         """The best over the groups' ratios; one bisection without groups."""
@@ -93,8 +92,8 @@ class Pgsvd(Allocator):
 
     def _group(self, site: Site) -> int:
         """The number of the first pattern that names the site, from 1; 0 where none does."""
-        for i, pattern in enumerate(self.groups):
-            if re.search(pattern, site.name):
+        for i, pattern in enumerate(self._patterns):
+            if pattern.search(site.name):
                 return i + 1
         return 0
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,7 @@ time.sleep(600)
 def is_alive(pid):
     try:
         os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
@@ -56,9 +56,7 @@ def test_a_job_that_holds_the_interpreters_lock_ends_with_its_killed_server(tmp_
 @pytest.mark.faults
 def test_what_a_job_started_ends_with_the_job(tmp_path, monkeypatch):
     """Also where the job is killed, as by the kernel, and its runner lives on."""
-    monkeypatch.setattr(
-        job_process, "COMMAND", (sys.executable, "-c", PREPARED + HOLDS_THE_LOCK)
-    )
+    monkeypatch.setattr(job_process, "COMMAND", (sys.executable, "-c", PREPARED + HOLDS_THE_LOCK))
     with JobProcess((), tmp_path, environment={}) as process:
         wait_for(lambda: (tmp_path / "stdout.txt").read_text().endswith("\n"), 60)
         leader, inner = (int(text) for text in (tmp_path / "stdout.txt").read_text().split())
