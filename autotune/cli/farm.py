@@ -11,7 +11,7 @@ from autotune.cli.main import emit, format_option
 from autotune.cli.options import token_option
 
 if TYPE_CHECKING:
-    import subprocess
+    from autotune.farm.processes import RayNode
 
 
 @click.command("farm", epilog="Example: autotune farm --address 10.0.0.1:6380")
@@ -26,16 +26,15 @@ def command(address: str, token_file: Path, *, output_format: str) -> int:
     """
     from autotune.farm.processes import make_token, start_coordinator
 
-    token = make_token(token_file)
+    node = start_coordinator(address, make_token(token_file))
     click.echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
     emit(output_format, {"address": address, "token_file": str(token_file)}, lines=[])
-    return stay(start_coordinator(address, token))
+    return stay(node)
 
 
-def stay(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the process to end, and end it when this one is interrupted; its exit code."""
+def stay(node: RayNode) -> int:
+    """Wait for a node of the farm to end, and end it when this process is interrupted."""
     try:
-        return process.wait()
+        return node.wait()
     finally:
-        process.terminate()
-        process.wait()
+        node.stop()

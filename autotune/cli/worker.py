@@ -16,7 +16,10 @@ from autotune.cli.options import token_option
 @token_option
 @format_option
 def command(address: str, token_file: Path, *, output_format: str) -> int:
-    """Join a farm with every device on this host; each device runs one measurement at a time."""
+    """Join a farm with every device on this host; each device runs one measurement at a time.
+
+    Gives up after 30 seconds if nothing listens at the address.
+    """
     from autotune.farm.local import LocalExecutor
     from autotune.farm.processes import read_token, start_worker
 
@@ -24,5 +27,6 @@ def command(address: str, token_file: Path, *, output_format: str) -> int:
     found = {d.name: d.reported_name for d in LocalExecutor().devices()}
     devices = ", ".join(f"{name} ({reported})" for name, reported in found.items())
     click.echo(f"joining {address} with {devices}", err=True)
+    node = start_worker(address, token)
     emit(output_format, {"address": address, "devices": found}, lines=[])
-    return stay(start_worker(address, token))
+    return stay(node)

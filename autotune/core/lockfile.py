@@ -60,4 +60,4 @@ def checked(descriptor: int) -> int:
     if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EEXIST, "its lock file is a link, a folder or a device")
+    raise OSError(errno.EEXIST, "the lock file is no regular file")

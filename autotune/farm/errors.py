@@ -9,3 +9,9 @@ class FarmUnreachableError(AutotuneError):
     """The farm does not respond; the same call may succeed later."""
 
     exit_code = ExitCode.TRY_AGAIN
+
+
+class WorkerLostError(AutotuneError):
+    """A worker did not answer in time; others may."""
+
+    exit_code = ExitCode.TRY_AGAIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.forms import Plan, plan_from_json, plan_to_json
 from autotune.devices.detect import cpu_threads
+from autotune.farm.answers import AnswerError, read_losses
 from autotune.search.evaluator import EvaluatorSetup, JudgingProcess
 from autotune.search.judges import JudgePool, Losses
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _FOLDERS = ("model",)
 _FILES = ("factors", "batches")
 _PREFIX = "autotune-judge-"
+_LOG = logging.getLogger(__name__)
 
 
 class FarmEvaluators(JudgePool):
@@ -52,10 +55,15 @@ class FarmJudge:
         self._hired = hired
 
     def ask(self, plan: Plan) -> Losses | None:
-        """The losses of a plan, one for each batch; None if the worker died."""
+        """The losses of a plan, one for each batch; None if the worker died or sent none."""
         answer = self._hired.ask(json.dumps(plan_to_json(plan)))
-        found: Losses | None = None if answer is None else json.loads(answer)
-        return found
+        if answer is None:
+            return None
+        try:
+            return read_losses(answer)
+        except AnswerError as error:
+            _LOG.warning("a judge of the farm is dismissed: %s", error)
+            return None
 
     def close(self) -> None:
         """End the judge and release its worker."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.core.files import write_whole
+from autotune.core.private import private_folder
 from autotune.profiler.measure.tasks import Subject, TimingTask
 
 _KEPT_S = 24 * 3600.0
@@ -67,10 +68,22 @@ def paths_in(tasks: Iterable[TimingTask]) -> list[Path]:
 
 
 def parcel_folder() -> Path:
-    """The folder of a worker's parcels, readable by its user only."""
+    """The folder of a worker's parcels, which only its user may enter.
+
+    Raises:
+        StorageError: another user has taken its name.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path(tempfile.gettempdir()) / f"autotune-{os.getuid()}"
-    return root / "autotune-farm"
+    return private_folder((Path(base) if base else user_folder()) / "autotune-farm")
+
+
+def user_folder(root: Path | None = None) -> Path:
+    """This user's private folder in `root`, which is the temp folder unless given.
+
+    Raises:
+        StorageError: another user has taken its name.
+    """
+    return private_folder((root or Path(tempfile.gettempdir())) / f"autotune-{os.getuid()}")
 
 
 def is_here(sha256: str) -> bool:
@@ -81,7 +94,6 @@ def is_here(sha256: str) -> bool:
 def unpack(sha256: str, files: Mapping[str, bytes]) -> None:
     """Store a parcel on this worker, and remove parcels that were not used for a day."""
     folder = parcel_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in folder.iterdir():
         if time.time() - old.stat().st_mtime > _KEPT_S:
             shutil.rmtree(old, ignore_errors=True)

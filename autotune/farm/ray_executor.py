@@ -8,8 +8,8 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,20 @@ from typing import Any
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.farm import worker_calls as remote
-from autotune.farm.address import split_address
+from autotune.farm.address import await_listener, split_address
+from autotune.farm.answers import (
+    AnswerError,
+    cut,
+    read_fingerprint,
+    read_outcome,
+    read_profile,
+    worker_error,
+)
 from autotune.farm.base import Executor, FarmDevice, Shard
-from autotune.farm.errors import FarmUnreachableError
+from autotune.farm.errors import FarmUnreachableError, WorkerLostError
 from autotune.farm.hired import Hired
 from autotune.farm.parcels import make_parcel, paths_in
+from autotune.farm.shard_stream import Limits, received
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.tasks import Outcome
 from autotune.search.evaluator import EvaluatorSetup
@@ -35,7 +44,6 @@ _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
 RESOURCE = "device:"
-_LOG = logging.getLogger(__name__)
 
 
 class RayExecutor(Executor):
@@ -52,16 +60,17 @@ class RayExecutor(Executor):
 
         # … and caches the token, which may be that of a farm that this process used before.
         AuthenticationTokenLoader.instance().reset_cache()
-        self._ray = ray
+        self.ray = ray
         self._running: set[Any] = set()
         self._parcels: dict[Path, tuple[str, Any]] = {}
         self._address = split_address(address)
-        self._coordinator_gone = False
+        self.coordinator_gone = False
+        await_listener(address)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise FarmUnreachableError(
-                f"no farm responds at {address} ({str(error).splitlines()[0][:200]}); check the "
+                f"no farm responds at {address} ({_first_line(error)}); check the "
                 "address and the token, and that `autotune farm` is running there"
             ) from error
         self._gather()
@@ -75,7 +84,7 @@ class RayExecutor(Executor):
     def devices(self) -> tuple[FarmDevice, ...]:
         """The devices of the workers that are alive."""
         counts: dict[str, int] = {}
-        for node in filter(_has_device, self._ray.nodes()):
+        for node in filter(_has_device, self.ray.nodes()):
             for resource, count in node["Resources"].items():
                 if resource.startswith(RESOURCE):
                     name = resource.removeprefix(RESOURCE)
@@ -91,23 +100,24 @@ class RayExecutor(Executor):
         ask = self._on(name, remote.fingerprint_here).remote(
             name, backend, dtype=dtype, threads=threads
         )
-        return remote.read_fingerprint(self._answer(ask))
+        return read_fingerprint(self._answer(ask), device=name)
 
     def _on(self, device: str, function: Any, **options: Any) -> Any:
         """A remote function that occupies the device, in a process that ends with the call."""
         gpus = 1 if find_device(device).kind == "cuda" else 0
         needed: dict[str, float] = {f"{RESOURCE}{device}": 1}
-        made: Any = self._ray.remote(
+        made: Any = self.ray.remote(
             num_cpus=0, num_gpus=gpus, resources=needed, max_calls=1, max_retries=0
         )(function)
         return made.options(**options) if options else made
 
-    def _answer(self, reference: Any, longest_s: float = _ANSWER_S) -> str:
+    def _answer(self, reference: Any, *, longest_s: float = _ANSWER_S) -> object:
         try:
-            return str(self._ray.get(reference, timeout=longest_s))
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None  # ours, as the worker raised it
-        except self._ray.exceptions.RayError as error:
+            return self.ray.get(reference, timeout=longest_s)
+        except self.ray.exceptions.RayTaskError as error:
+            raise worker_error(error.cause) from None
+        except self.ray.exceptions.RayError as error:
+            self._cancel(reference)  # one that hangs would keep the device
             raise FarmUnreachableError(f"a worker did not respond: {_first_line(error)}") from error
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
@@ -141,7 +151,7 @@ class RayExecutor(Executor):
                 try:
                     each = found.get(timeout=_LOOK_S)
                 except queue.Empty:
-                    self._check_coordinator()
+                    self.check_coordinator()
                     continue
                 if isinstance(each, BaseException):
                     raise each
@@ -162,34 +172,46 @@ class RayExecutor(Executor):
             part = replace(shard, tasks=tuple(shard.tasks[i] for i in left))
             done, why = 0, ""
             try:
-                for text in self._stream(part):
-                    outcome = remote.read_outcome(text)
-                    yield replace(outcome, index=left[outcome.index])
-                    done += 1
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
-            except self._ray.exceptions.RayError as error:
+                with closing(self._stream(part)) as texts:
+                    for text, task in zip(texts, part.tasks, strict=True):
+                        outcome = read_outcome(text, task, index=done, device=shard.device)
+                        yield replace(outcome, index=left[done])
+                        done += 1
+            except self.ray.exceptions.RayTaskError as error:
+                raise worker_error(error.cause) from None
+            except (self.ray.exceptions.RayError, WorkerLostError, AnswerError) as error:
                 why = _first_line(error)
+            except ValueError:  # of zip
+                why = "the worker sent more or fewer answers than there are tasks"
             attempts = 1 if done else attempts + 1
             left = left[done:]
             if left and attempts >= _ATTEMPTS and not stopping.is_set():
                 yield Outcome(index=left.pop(0), error=f"WorkerError: {why}")
                 attempts = 0
-            if left and why and not any(d.name == shard.device for d in self.devices()):
+            if left and why and not self._offers(shard.device):
                 for index in left:
                     yield Outcome(index=index, error=f"WorkerError: no worker left; {why}")
                 return
 
-    def _stream(self, shard: Shard) -> Iterator[str]:
+    def _stream(self, shard: Shard) -> Generator[object]:
         run = self._on(shard.device, remote.run_here, num_returns="streaming")
         sent = self._sent(paths_in(shard.tasks))
-        stream = run.remote(remote.shard_text(shard), sent, fetch=self._ray.get)
+        stream = run.remote(remote.shard_text(shard), sent, fetch=self.ray.get)
         self._running.add(stream)
+        limits = Limits.of(shard, find_device(shard.device).kind)
+        whole = False
         try:
-            for reference in stream:
-                yield str(self._ray.get(reference))
+            yield from received(
+                self.ray, stream, limits=limits, is_offered=lambda: self._offers(shard.device)
+            )
+            whole = True
         finally:
             self._running.discard(stream)
+            if not whole:
+                self._cancel(stream)
+
+    def _offers(self, device: str) -> bool:
+        return any(each.name == device for each in self.devices())
 
     def _sent(self, paths: Sequence[Path]) -> dict[str, tuple[str, Any]]:
         """Every path with its parcel's sha256 and a reference that a worker may fetch.
@@ -200,7 +222,7 @@ class RayExecutor(Executor):
         for path in paths:
             if path not in self._parcels:
                 parcel = make_parcel(path)
-                self._parcels[path] = (parcel.sha256, self._ray.put(parcel.contents()))
+                self._parcels[path] = (parcel.sha256, self.ray.put(parcel.contents()))
         return {str(path): self._parcels[path] for path in paths}
 
     def profile_sites(
@@ -211,9 +233,8 @@ class RayExecutor(Executor):
         text = remote.profile_text(build, inputs, threads=threads, sites=sites)
         ask = self._on(name, remote.profile_here)
         sent = self._sent([build, inputs])
-        return remote.read_profile(
-            self._answer(ask.remote(text, sent, fetch=self._ray.get), _PROFILE_S)
-        )
+        asked = ask.remote(text, sent, fetch=self.ray.get)
+        return read_profile(self._answer(asked, longest_s=_PROFILE_S), sites)
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool:
         """One judge on every host."""
@@ -223,47 +244,19 @@ class RayExecutor(Executor):
 
     def share(self, files: dict[str, bytes]) -> Any:
         """Put files into the cluster's object store, so that they are sent only once."""
-        return self._ray.put(files)
+        return self.ray.put(files)
 
     @property
     def hosts(self) -> int:
         """The number of workers that are alive."""
-        return sum(_has_device(node) for node in self._ray.nodes())
+        return sum(_has_device(node) for node in self.ray.nodes())
 
     def hire(self, role: type, *arguments: Any) -> Hired:
         """Create an object of class `role` on some host, with one core reserved for it."""
-        made: Any = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(role)
+        made: Any = self.ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(role)
         return Hired(self, made.remote(*arguments))
 
-    def wait(self, reference: Any, longest_s: float | None = None) -> Any:
-        """The result of a remote call; None if the worker died or `longest_s` seconds passed.
-
-        Raises:
-            FarmUnreachableError: the coordinator stopped responding.
-        """
-        waited = 0.0
-        while longest_s is None or waited < longest_s:
-            try:
-                return self._ray.get(reference, timeout=_LOOK_S)
-            except self._ray.exceptions.GetTimeoutError:
-                waited += _LOOK_S
-                self._check_coordinator()
-            except self._ray.exceptions.RayError as error:
-                _LOG.warning("a worker died before it judged its plans: %s", _first_line(error))
-                return None
-        _LOG.warning("no worker had a free core within %.0f s", waited)
-        return None
-
-    def dismiss(self, actor: Any, living: bool) -> None:
-        """Close an object, if it is `living`, and end its process."""
-        if self._coordinator_gone:
-            return
-        if living:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.get(actor.close.remote(), timeout=_LOOK_S)
-        self._ray.kill(actor)
-
-    def _check_coordinator(self) -> None:
+    def check_coordinator(self) -> None:
         """Fail early if the coordinator is gone: Ray would end this process a minute later."""
         for attempt in range(_LOOKS):
             try:
@@ -275,23 +268,26 @@ class RayExecutor(Executor):
             except OSError as error:
                 why = error
                 time.sleep(attempt)
-        self._coordinator_gone = True
+        self.coordinator_gone = True
         raise FarmUnreachableError(
             f"lost the connection to the farm at {self._address[0]}:{self._address[1]} ({why}); "
             "measurements are kept: restart `autotune farm`, then run the same command again"
         )
 
+    def _cancel(self, reference: Any) -> None:
+        """End a call and its process, unless that would wait for a coordinator that is gone."""
+        if not self.coordinator_gone:
+            self.ray.cancel(reference, force=True)
+
     def _cancel_all(self) -> None:
-        if self._coordinator_gone:
-            return  # it would wait for the coordinator
         for stream in list(self._running):
-            self._ray.cancel(stream, force=True)
+            self._cancel(stream)
 
     def close(self) -> None:
         """Cancel all running tasks and leave the cluster."""
         self._cancel_all()
-        if not self._coordinator_gone:
-            self._ray.shutdown()
+        if not self.coordinator_gone:
+            self.ray.shutdown()
 
 
 def _has_device(node: Mapping[str, Any]) -> bool:
@@ -300,4 +296,4 @@ def _has_device(node: Mapping[str, Any]) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:500]
+    return cut((str(error).splitlines() or [type(error).__name__])[0])

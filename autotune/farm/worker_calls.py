@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.core.types import Fingerprint, from_mapping
 from autotune.farm import parcels
 from autotune.farm.base import Shard
 from autotune.farm.local import LocalExecutor
-from autotune.profiler.measure.nodes import SiteProfile, profile_sites
-from autotune.profiler.measure.tasks import Outcome, TimingTask
+from autotune.profiler.measure.nodes import profile_sites
+from autotune.profiler.measure.tasks import TimingTask
 
+BEAT = "beat"
+BEAT_S = 10.0
 Fetch = Callable[[Any], Mapping[str, bytes]]
 
 
@@ -24,11 +27,6 @@ def fingerprint_here(device: str, backend: str, *, dtype: str, threads: int) -> 
     )
 
 
-def read_fingerprint(text: str) -> Fingerprint:
-    """The fingerprint in a text from `fingerprint_here`."""
-    return from_mapping(Fingerprint, json.loads(text))
-
-
 def shard_text(shard: Shard) -> str:
     """A shard as JSON text, for `run_here`."""
     tasks = [task.to_json() for task in shard.tasks]
@@ -36,16 +34,44 @@ def shard_text(shard: Shard) -> str:
 
 
 def run_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch) -> Iterator[str]:
-    """Run a shard on the worker's host; yields one JSON text per outcome.
+    """Run a shard on the worker's host; yields one JSON text per outcome, in order.
 
     `sent` maps a path on the sending host to the sha256 of its parcel and a reference to the
-    contents, which `fetch` resolves if this worker does not have them.
+    contents, which `fetch` resolves if this worker does not have them. As soon as the files are
+    here, and whenever nothing has come for `BEAT_S` seconds, it yields `BEAT`.
     """
     values = json.loads(text)
     tasks = tuple(TimingTask.from_json(task) for task in values.pop("tasks"))
     tasks = parcels.moved(tasks, _places(sent, fetch))
-    for outcome in LocalExecutor().run(Shard(tasks=tasks, **values)):
-        yield json.dumps(outcome.to_json())
+    outcomes = LocalExecutor().run(Shard(tasks=tasks, **values))
+    yield from with_beats(json.dumps(outcome.to_json()) for outcome in outcomes)
+
+
+def with_beats(texts: Iterable[str], every_s: float = BEAT_S) -> Iterator[str]:
+    """`BEAT`, then the texts, with `BEAT` between them whenever `every_s` passed without one."""
+    found: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for text in texts:
+                found.put(text)
+            found.put(None)
+        except BaseException as error:  # re-raised where the texts are read
+            found.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    yield BEAT
+    while True:
+        try:
+            each = found.get(timeout=every_s)
+        except queue.Empty:
+            yield BEAT
+            continue
+        if each is None:
+            return
+        if isinstance(each, BaseException):
+            raise each
+        yield each
 
 
 def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch) -> str:
@@ -63,11 +89,6 @@ def profile_text(build: Path, inputs: Path, *, threads: int, sites: Sequence[str
     )
 
 
-def read_profile(text: str) -> SiteProfile:
-    """The profile in a text from `profile_here`."""
-    return from_mapping(SiteProfile, json.loads(text))
-
-
 def _places(sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> dict[str, str]:
     """Where the coordinator's paths lie on this worker, after fetching what is missing."""
     for sha256, reference in sent.values():
@@ -76,8 +97,3 @@ def _places(sent: Mapping[str, tuple[str, Any]], fetch: Fetch) -> dict[str, str]
     return {
         path: str(parcels.path_here(sha256, Path(path).name)) for path, (sha256, _) in sent.items()
     }
-
-
-def read_outcome(text: str) -> Outcome:
-    """The outcome in a text from `run_here`."""
-    return Outcome.from_json(json.loads(text))

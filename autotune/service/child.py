@@ -22,7 +22,7 @@ _FIRST_TO_GO = "1000"  # the highest oom_score_adj: before the server and everyt
 
 def start_watcher() -> None:
     """Fork the process that ends this one's session once the runner or this process has died."""
-    here, ours = os.pipe()  # `ours` is closed when this process ends, however that happens
+    here, _kept = os.pipe()  # the other end is closed when this process ends, however that happens
     if os.fork():
         os.close(here)
         return

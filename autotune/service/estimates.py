@@ -83,8 +83,9 @@ def check_model(folder: Path, limit_bytes: int) -> None:
     experts = max((n for key, n in numbers if _EXPERTS.search(key)), default=1)
     if max(layers, experts) > _MOST_LAYERS or layers * max(experts, 1) > _MOST_MODULES:
         raise UsageError(
-            f"{option_name('model')} has a config.json of {layers:,} layers and {experts:,} "
-            f"experts; at most {_MOST_LAYERS:,} of each and {_MOST_MODULES:,} in all are accepted"
+            f"{option_name('model')} has a config.json of {layers:,} layers with {experts:,} "
+            f"experts each; at most {_MOST_LAYERS:,} layers, {_MOST_LAYERS:,} experts and "
+            f"{_MOST_MODULES:,} in all are accepted"
         )
     widths = widths_of(folder)
     largest = 4 * widths.hidden * max(widths.hidden, widths.inner, widths.vocabulary)
@@ -95,7 +96,7 @@ def check_model(folder: Path, limit_bytes: int) -> None:
         )
 
 
-def check_workload(folder: Path, workload: Workload, limit_bytes: int, *, dtype: str) -> None:
+def check_workload(folder: Path, workload: Workload, *, limit_bytes: int, dtype: str) -> None:
     """Refuse a workload whose activations do not fit into a job's memory.
 
     Raises:

@@ -78,7 +78,7 @@ def _check_size(settings: Settings, request: TuneRequest) -> None:
         return
     folder = model_folder(request.model)
     check_model(folder, limit)
-    check_workload(folder, request.workload, limit, dtype=_dtype(request.machine))
+    check_workload(folder, request.workload, limit_bytes=limit, dtype=_dtype(request.machine))
 
 
 def _check_layers(settings: Settings, options: ProfileOptions) -> None:
@@ -93,7 +93,7 @@ def _check_layers(settings: Settings, options: ProfileOptions) -> None:
         folder = model_folder(options.model)
         workload = Workload(batch_size=options.batch_size, sequence_length=options.isl)
         check_model(folder, limit)
-        check_workload(folder, workload, limit, dtype=dtype)
+        check_workload(folder, workload, limit_bytes=limit, dtype=dtype)
     layers = [parse_shape(shape, m) for shape in options.shapes for m in options.tokens]
     check_layers([dataclasses.replace(layer, dtype=dtype) for layer in layers], limit)
 

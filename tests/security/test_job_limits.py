@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_the_processes_of_a_job_together_keep_to_its_limit(tmp_path, monkeypatch
         def beat(self, *_, **__):
             return False
 
-    runner = Runner(settings, Silent(), "r", type("Never", (), {"is_set": lambda self: False})())
+    runner = Runner(settings, Silent(), name="r", stopping=threading.Event())
     started = time.monotonic()
     with JobProcess((), tmp_path, environment={}, memory_bytes=256 << 20) as process:
         ending = runner._watch(process, None)
