@@ -265,15 +265,16 @@ def _together(
     """The joint site's factors, its errors on the scale of its members' own.
 
     `alone` are the members' errors at rank 0. Errors in units of the loss add as they are; others
-    are taken relative to each member's own, as `error_table` does.
+    are taken relative to each member's own, as `error_table` does; a member without an error, such
+    as one of zeros, has no such scale and no part in the sum.
     """
     if not in_loss_units:
         roots = [
-            replace(root, scale=root.scale / max(error, 1e-300))
+            replace(root, scale=root.scale / error if error > 0 else 0.0)
             for root, error in zip(roots, alone, strict=True)
         ]
     result = factorize_together(weights, roots, max_rank=limit)
-    whole = sum(alone) if in_loss_units else float(len(alone))
+    whole = sum(alone) if in_loss_units else float(sum(error > 0 for error in alone))
     # Pooling the input side (kfac-seq) moves the scale a little; rank 0 is the same for both.
     errors = result.errors * (whole / result.errors[0].clamp_min(1e-300))
     return replace(result, errors=errors)

@@ -305,3 +305,33 @@ def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     broken = onnx.ModelProto(graph=graph)
     with pytest.raises(ModelError, match="not two matrix products"):
         check_low_rank(broken, layers)
+
+
+@pytest.mark.parametrize(
+    "zeros", [["v_proj"], ["q_proj"], ["q_proj", "k_proj"], ["q_proj", "k_proj", "v_proj"]]
+)
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_a_member_of_zeros_has_no_part_in_the_scale(tmp_path, metric, zeros):
+    """The factors are finite, and the error is that of the members that have one."""
+    model = tiny_model("qwen2")
+    for name in zeros:
+        getattr(model.model.layers[0].self_attn, name).weight.data.zero_()
+    model.requires_grad_(False)
+    ids = torch.randint(0, 101, (8, 16), generator=torch.Generator().manual_seed(0))
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    sites = count_tokens(model, find_sites(model), batches[0])
+    chosen = make_metric(metric)
+    statistics = collect_statistics(model, sites.sites, tiny_task("qwen2"), batches, chosen.moments)
+    path = tmp_path / "factors.safetensors"
+    build_factor_store(
+        model, sites.sites, path, metric=chosen, statistics=statistics, joint=sites.joint
+    )
+    store = FactorStore(path)
+    (joint, *_) = (each for each in sites.joint if "layers.0.self_attn" in each.name)
+    errors = store.errors(joint)
+    assert torch.isfinite(errors).all()
+    if not chosen.in_loss_units:  # else also those of others, which v of zeros makes idle
+        assert float(errors[0]) == pytest.approx(3 - len(zeros), rel=1e-6)
+    for _, (up, down) in store.plan({joint: low_rank(8)}):
+        assert torch.isfinite(up).all()
+        assert torch.isfinite(down).all()
