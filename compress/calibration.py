@@ -10,27 +10,23 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.compress.calibration_tensors import tensor_rows
+from autotune.compress.calibration_text import MIN_SEQUENCES, text_rows, window_length
 from autotune.compress.loading import LoadedModel
 from autotune.compress.tasks.base import MASK, Batch
-from autotune.core.errors import CalibrationError, option_name
+from autotune.core.errors import CalibrationError
 from autotune.core.types import Workload
 
-_MIN_SEQUENCES = 8
 _TOKENS_PER_BATCH = 1024
-# Sizes unless the plan says otherwise: (statistics, search, held-out), in tokens for language
-# models, in sequences for others.
+# Sizes for language models unless the plan says otherwise: (statistics, search, held-out).
 _DEFAULT_TOKENS = (32768, 8192, 131072)
-_DEFAULT_SEQUENCES = (1024, 128, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,89 +41,70 @@ class CalibrationData:
 
 
 def load_calibration(
-    loaded: LoadedModel, plan: CalibrationPlan, *, workload: Workload
+    loaded: LoadedModel, plan: CalibrationPlan, workload: Workload
 ) -> CalibrationData:
     """Read, tokenize and split.
 
     Raises:
-        CalibrationError: no such file, wrong kind, or too little data.
+        CalibrationError: no such file, wrong kind, too little data, or data that the model does not
+            take.
     """
-    sizes: tuple[int, ...] = _DEFAULT_SEQUENCES
+    sizes: tuple[int, ...] = loaded.kind.default_samples
     if loaded.kind.reads_windows:
-        length = workload.sequence_length
-        sizes = tuple(max(_MIN_SEQUENCES, tokens // length) for tokens in _DEFAULT_TOKENS)
+        length = window_length(workload)
+        sizes = tuple(max(MIN_SEQUENCES, tokens // length) for tokens in _DEFAULT_TOKENS)
     plan = replace(
         plan,
         statistics_samples=plan.statistics_samples or sizes[0],
         search_samples=plan.search_samples or sizes[1],
         heldout_samples=plan.heldout_samples or (None if plan.evaluation else sizes[2]),
     )
-    if plan.calibration and plan.calibration.endswith(".safetensors"):
-        tensors = _tensor_rows(Path(plan.calibration))
-        others = _tensor_rows(Path(plan.evaluation)) if plan.evaluation else None
-        return _pack(plan, tensors, held=others, shuffle=True)
-    if loaded.tokenizer is None:
-        raise CalibrationError(
-            f"{loaded.name} has no tokenizer, so text cannot calibrate it; set "
-            f"{option_name('calibration.calibration')} to a .safetensors file of its input tensors "
-            "(first dimension = samples)"
+
+    def read(path: str | None) -> Sequence[Row]:
+        if path is not None and path.endswith(".safetensors"):
+            return tensor_rows(loaded, Path(path).expanduser())
+        return text_rows(loaded, path, workload, seed=plan.seed or 0)
+
+    tensors = (plan.calibration or "").endswith(".safetensors")
+    return _pack(
+        plan,
+        read(plan.calibration),
+        read(plan.evaluation) if plan.evaluation else None,
+        padding=Padding.of(loaded),
+        shuffle=tensors or not loaded.kind.reads_windows,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How the sequences of a batch become equally long: which token is added, and on which side."""
+
+    token: int = 0
+    left: bool = False
+
+    @staticmethod
+    def of(loaded: LoadedModel) -> Padding:
+        """The model's own padding token, else the tokenizer's, on the tokenizer's side."""
+        config: Any = loaded.config.get_text_config()
+        tokens = (
+            getattr(config, "pad_token_id", None),
+            getattr(loaded.tokenizer, "pad_token_id", None),
         )
-    rows = _text_rows(loaded, plan.calibration, workload=workload)
-    held = _text_rows(loaded, plan.evaluation, workload=workload) if plan.evaluation else None
-    return _pack(plan, rows, held=held, shuffle=not loaded.kind.reads_windows)
-
-
-def _read_text(path: str | None) -> str:
-    if path is None:
-        return (files("autotune") / "data" / "default_text.txt").read_text(encoding="utf-8")
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise CalibrationError(
-            f"calibration file {path} cannot be read: {why}; give a text file with one document "
-            "a line, or a .safetensors file of input tensors"
-        ) from error
-
-
-def _text_rows(loaded: LoadedModel, path: str | None, *, workload: Workload) -> list[Tensor]:
-    text = _read_text(path)
-    tokenizer: Any = loaded.tokenizer
-    length = workload.sequence_length
-    if loaded.kind.reads_windows:
-        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-        rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
-        found = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
-    else:
-        documents = list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
-        encoded = (
-            tokenizer(documents, truncation=True, max_length=length)["input_ids"]
-            if documents
-            else []
+        token = next((each for each in tokens if each is not None and each >= 0), 0)
+        return Padding(
+            token=token, left=getattr(loaded.tokenizer, "padding_side", "right") == "left"
         )
-        rows = [torch.tensor(ids, dtype=torch.long) for ids in encoded]
-        found = f"{sum(map(len, rows))} tokens in {len(rows)} documents"
-    if len(rows) < _MIN_SEQUENCES:
-        kind = f"windows of {length} tokens" if loaded.kind.reads_windows else "documents"
-        raise CalibrationError(
-            f"calibration text {path or '(default)'} has {found}, which is {len(rows)} {kind}; "
-            f"at least {_MIN_SEQUENCES} are needed: give more text or a shorter sequence"
-        )
-    return rows
 
-
-def _tensor_rows(path: Path) -> list[dict[str, Tensor]]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CalibrationError(f"calibration file {path} cannot be read: {error}") from error
-    lengths = {tensor.shape[0] for tensor in tensors.values() if tensor.ndim}
-    if len(lengths) != 1 or (count := lengths.pop()) < _MIN_SEQUENCES:
-        raise CalibrationError(
-            f"{path} must hold input tensors that share a first dimension of at least "
-            f"{_MIN_SEQUENCES} samples"
-        )
-    return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(count)]
+    def pad(self, rows: Sequence[Tensor]) -> Batch:
+        """One batch of `rows`, with a mask of what is no padding."""
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.token, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), width) if self.left else slice(len(row))
+            ids[i, place] = row
+            mask[i, place] = 1
+        return {"input_ids": ids, MASK: mask}
 
 
 Row = Tensor | dict[str, Tensor]
@@ -143,7 +120,12 @@ def _sha(rows: Sequence[Row]) -> str:
 
 
 def _pack(
-    plan: CalibrationPlan, rows: Sequence[Row], *, held: Sequence[Row] | None, shuffle: bool
+    plan: CalibrationPlan,
+    rows: Sequence[Row],
+    held: Sequence[Row] | None,
+    *,
+    padding: Padding,
+    shuffle: bool,
 ) -> CalibrationData:
     """Split rows 70 / 10 / 20 (80 / 20 with a held-out file), shuffled where order is chance."""
     order = list(range(len(rows)))
@@ -163,15 +145,21 @@ def _pack(
             "every held-out sample is also a calibration sample; give an evaluation file with "
             "other data"
         )
+    parts = (statistics, search, heldout)
+    hashes = (*map(_sha, parts), _padding_key(padding, [row for part in parts for row in part]))
     return CalibrationData(
-        statistics=_batches(statistics),
-        search=_batches(search),
-        heldout=_batches(heldout),
-        sha256=hashlib.sha256(
-            "".join(_sha(part) for part in (statistics, search, heldout)).encode()
-        ).hexdigest(),
+        statistics=_batches(statistics, padding),
+        search=_batches(search, padding),
+        heldout=_batches(heldout, padding),
+        sha256=hashlib.sha256("".join(hashes).encode()).hexdigest(),
         origin=plan.calibration or "the default text of the package",
     )
+
+
+def _padding_key(padding: Padding, rows: Sequence[Row]) -> str:
+    """What the padding of `rows` adds to the hash: none where it is zeros on the right, as ever."""
+    lengths = {len(row) for row in rows if isinstance(row, Tensor)}
+    return "" if padding == Padding() or len(lengths) < 2 else repr(padding)
 
 
 def _spread(rows: Sequence[Row], count: int | None) -> list[Row]:
@@ -181,7 +169,7 @@ def _spread(rows: Sequence[Row], count: int | None) -> list[Row]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def _batches(rows: Sequence[Row]) -> tuple[Batch, ...]:
+def _batches(rows: Sequence[Row], padding: Padding) -> tuple[Batch, ...]:
     """Batches of about 1024 tokens, sorted by length so that little is padded."""
     mappings = [row for row in rows if isinstance(row, dict)]
     if mappings:
@@ -197,16 +185,6 @@ def _batches(rows: Sequence[Row]) -> tuple[Batch, ...]:
         stop = start + 1
         while stop < len(tensors) and len(tensors[stop]) * (stop + 1 - start) <= _TOKENS_PER_BATCH:
             stop += 1
-        batches.append(_pad(tensors[start:stop]))
+        batches.append(padding.pad(tensors[start:stop]))
         start = stop
     return tuple(batches)
-
-
-def _pad(rows: Sequence[Tensor]) -> Batch:
-    width = len(rows[-1])
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    return {"input_ids": ids, MASK: mask}

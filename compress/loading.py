@@ -18,11 +18,13 @@ from autotune.compress.locate import (
     model_folder,
     weight_files,
 )
-from autotune.compress.tasks import Task, detect_task, task_class
+from autotune.compress.tasks import Task, detect_task, make_task, task_class
 from autotune.core.errors import ModelError
 
 # Code in a model's folder is never run, nor asked about.
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+# How the names of a head's weights begin.
+_HEADS = ("classifier.", "score.", "qa_outputs.", "cls.", "lm_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,9 @@ def checkpoint_dtype(folder: Path) -> str:
 def _loaded(
     label: str, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:
-    task = detect_task(config)
-    model = load_class(task, folder, dtype=dtype)
+    task = detect_task(config, folder)
+    model = load_class(task, folder, dtype)
+    make_task(task, folder).check_model(model)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
@@ -141,7 +144,7 @@ def _config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Module:
+def load_class(task: str, folder: Path, dtype: torch.dtype | None) -> nn.Module:
     """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
     Raises:
@@ -163,12 +166,29 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
         )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
-    # A pooler that the checkpoint never had is not run by any task here.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing:
+    missing = sorted(report["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = _NoPooler()
+    elif missing:
         raise ModelError(
             f"{folder} lacks the weights of {missing[0]!r}; loading would make them random"
+        )
+    heads = sorted(key for key in report["unexpected_keys"] if key.startswith(_HEADS))
+    if heads and not model.config.architectures:
+        raise ModelError(
+            f"{folder} holds the weights of a head, {heads[0]!r}, and its config.json names no "
+            "architecture, so the head would be lost; name the class that saved it there"
         )
     loaded: nn.Module = model.eval()
     loaded.requires_grad_(False)
     return loaded
+
+
+class _NoPooler(nn.Module):
+    """In the place of a pooler that the checkpoint never had: it would be random.
+
+    No task of headless models runs it, and without weights none are counted or saved.
+    """
+
+    def forward(self, *_: object) -> None:
+        """Nothing."""

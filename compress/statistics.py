@@ -26,8 +26,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autotune.compress.tasks.base import MASK, Batch, Task
-from autotune.core.errors import ModelError
+from autotune.compress.tasks.base import MASK, NOTHING_JUDGED, Batch, Task
+from autotune.core.errors import CalibrationError, ModelError
 from autotune.core.layers import Site
 from autotune.core.progress import Advance, no_progress
 
@@ -172,7 +172,8 @@ def collect_statistics(
     Products are taken in the model's dtype for gradients and in fp64 for inputs.
 
     Raises:
-        ModelError: an activation or gradient is not finite (the site is named).
+        ModelError: an activation or gradient is not finite (the site is named), or the output.
+        CalibrationError: the data hold nothing to judge.
     """
     generator = torch.Generator().manual_seed(seed)
     gradients = bool(kinds & GRADIENT_MOMENTS)
@@ -182,6 +183,11 @@ def collect_statistics(
             progress(done, len(batches))
             collector.start_batch(batch)
             output = task.output(model, batch)
+            if not torch.isfinite(output).all():
+                raise ModelError(
+                    "the model's output is not finite on the calibration data; look for extreme "
+                    "weights, or NaN among the values of its config.json"
+                )
             items += task.items(output, batch)
             if gradients:
                 signals = list(task.curvature_signals(output, batch, generator=generator))
@@ -189,6 +195,8 @@ def collect_statistics(
                 for i, signal in enumerate(signals):
                     signal.backward(retain_graph=i + 1 < draws)
         progress(len(batches), len(batches))
+    if not items:
+        raise CalibrationError(NOTHING_JUDGED)
     for key, total in collector.sums.items():
         kind, _, name = key.partition(":")
         if not torch.isfinite(total).all():

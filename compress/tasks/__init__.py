@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto import modeling_auto as auto
+
+from autotune.compress.sentence import read_sentence_model
 from autotune.compress.tasks.base import Batch, Task
 from autotune.compress.tasks.causal_lm import CausalLM
 from autotune.compress.tasks.classification import Classification, ImageClassification
 from autotune.compress.tasks.embedding import Embedding
 from autotune.compress.tasks.image_text import ImageText
-from autotune.core.errors import UsageError
+from autotune.compress.tasks.token_level import MaskedLM, QuestionAnswering, TokenClassification
+from autotune.core.errors import ModelError, UsageError
 
 __all__ = ["TASKS", "Batch", "Task", "detect_task", "make_task", "task_class"]
 
@@ -21,6 +25,9 @@ _KINDS: tuple[type[Task], ...] = (
     CausalLM,
     Classification,
     ImageClassification,
+    TokenClassification,
+    MaskedLM,
+    QuestionAnswering,
     Embedding,
 )
 TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in _KINDS}
@@ -42,14 +49,39 @@ def make_task(name: str, folder: Path) -> Task:
 
     Raises:
         UsageError: an unknown name (the known ones are listed).
+        ModelError: the folder asks for what the task does not compute.
     """
     return task_class(name).of_folder(folder)
 
 
-def detect_task(config: Any) -> str:
-    """What the model of a configuration is for: by its architectures, else by its type."""
-    for architecture in config.architectures or []:
+def detect_task(config: Any, folder: Path | None = None) -> str:
+    """What a model is for: by its folder's pooling, else by its architectures, else by its type.
+
+    Raises:
+        ModelError: the architecture has a head that no task judges, or a damaged folder.
+    """
+    if folder is not None and read_sentence_model(folder) is not None:
+        return Embedding.name
+    architectures = [str(each) for each in config.architectures or []]
+    for architecture in architectures:
         for name, kind in TASKS.items():
             if architecture.endswith(kind.architectures):
                 return name
+    for architecture in architectures:
+        _check_body(architecture, config.model_type)
     return next(name for name, kind in TASKS.items() if kind.has_type(config))
+
+
+def _check_body(architecture: str, model_type: str) -> None:
+    """Refuse an architecture that is no body: `AutoModel` would drop its head."""
+    bodies = auto.MODEL_MAPPING_NAMES.get(model_type)
+    names = (bodies,) if isinstance(bodies, str) else bodies or ()
+    if architecture in names or (not names and "For" not in architecture):
+        return
+    endings = (ending for kind in TASKS.values() for ending in kind.architectures)
+    raise ModelError(
+        f"config.json names the architecture {architecture}, whose outputs no task judges; judged "
+        f"are …{', …'.join(endings)}, models without a head, and pairs of a text and an image "
+        "tower. To tune the body alone as an embedding model, save it with "
+        "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)"
+    )

@@ -10,10 +10,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from autotune.core.errors import ModelError
 from autotune.core.types import Workload
 
 Batch = Mapping[str, Tensor]
 MASK = "attention_mask"
+NOTHING_JUDGED = (
+    "the calibration data hold no token that the model is judged by: a language model needs "
+    "sequences of 2 tokens or more, a masked one its mask token in them; give other data"
+)
 
 
 class Task(ABC):
@@ -46,6 +51,10 @@ class Task(ABC):
     # The metric where none is asked for: by what the mean loss averages over, tokens or whole
     # sequences (docs/methods/default.md).
     default_metric: str = "kfac-seq"
+    # Sequences for statistics, search and the quality figure, unless the request says otherwise.
+    default_samples: tuple[int, int, int] = (1024, 128, 256)
+    # Whether some tokens of a text are replaced by the mask token, which the model then predicts.
+    masks_tokens: bool = False
 
     @classmethod
     def has_type(cls, config: Any) -> bool:
@@ -58,6 +67,19 @@ class Task(ABC):
         """The task as the model's folder has it set up."""
         del folder
         return cls()
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """What `of_folder` read besides the name, as JSON: results of other set-ups differ."""
+        return {}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model that this task cannot judge.
+
+        Raises:
+            ModelError: says why, and what to change.
+        """
+        del model
 
     @abstractmethod
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -80,7 +102,21 @@ class Task(ABC):
 
     @abstractmethod
     def figure(self, mean_loss: float) -> float:
-        """The quality figure from the mean loss."""
+        """The quality figure from the mean loss, taken in units of `scale`."""
+
+    def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
+        """The unit in which `figure` takes the mean loss, from the dense model's `references`."""
+        del references, batches
+        return 1.0
+
+    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+        """Whether what is judged differs between the items of a batch.
+
+        Where it is the same for any input, no plan could change it. `reference` is the reduced
+        `output`; a batch of one item cannot tell, and varies.
+        """
+        del output, batch
+        return differ(reference.flatten(0, -2))
 
     @abstractmethod
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
@@ -128,6 +164,12 @@ class Task(ABC):
         return output
 
 
+def differ(rows: Tensor) -> bool:
+    """Whether the rows (items, …) are not all the same, apart from rounding."""
+    spread = (rows - rows[:1]).abs().max() if rows.numel() else 0.0
+    return len(rows) < 2 or bool(spread > 1e-5 * rows.abs().max())
+
+
 def text_inputs(vocabulary: int, workload: Workload) -> dict[str, Tensor]:
     """Random token ids and a mask of ones, (batch, sequence), with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
@@ -150,4 +192,16 @@ def model_inputs(model: nn.Module, workload: Workload) -> dict[str, Tensor]:
     config: Any = model.config
     if getattr(model, "main_input_name", "input_ids") == "pixel_values":
         return pixel_inputs(config, workload)
-    return text_inputs(config.get_text_config().vocab_size, workload)
+    return text_inputs(vocabulary_size(config), workload)
+
+
+def vocabulary_size(config: Any) -> int:
+    """The number of tokens of a text model.
+
+    Raises:
+        ModelError: it takes no token ids.
+    """
+    found: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    if found is None:
+        raise ModelError(f"models of type {config.model_type} take no token ids; give another one")
+    return found

@@ -1,56 +1,88 @@
-"""Classifiers: distance of the predicted distribution from the dense model's."""
+"""Classifiers and scorers: distance of the answers from the dense model's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from transformers import AutoConfig
 
 from autotune.compress.tasks.base import Batch, Task, model_inputs
+from autotune.compress.tasks.distances import Choice, Distance, label_distance
+from autotune.core.errors import ModelError
 from autotune.core.types import Workload
 
 
 class Classification(Task):
-    """Loss: KL(dense ‖ compressed) in nats. Quality: exp(−KL), 1 when nothing changed.
+    """Loss and quality by what the labels mean: `autotune.compress.tasks.distances`.
 
-    No labels are needed, so any inputs of the right kind calibrate it; curvature is the true
-    Fisher with labels sampled from the model.
+    No labels are needed, so any inputs of the right kind calibrate it.
     """
 
     name = "classification"
     auto_class = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
     output_name = "logits"
-    metric = "exp(-KL to dense)"
     higher_is_better = True
 
+    def __init__(self, distance: Distance | None = None) -> None:
+        self.distance = distance or Choice()
+        self.metric = self.distance.metric
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """With the distance that the number of labels and the type of the problem ask for."""
+        return cls(label_distance(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """The distance."""
+        return {"distance": self.distance.name}
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a classifier that finds the last token of a sequence by a padding it lacks."""
+        config: Any = model.config
+        if config.get_text_config().pad_token_id is not None:
+            return
+        try:
+            with torch.no_grad():
+                shape = Workload(batch_size=2, sequence_length=2)
+                self.output(model, self.example_inputs(model, shape))
+        except ValueError as error:
+            raise ModelError(
+                f"config.json names no pad_token_id, so {type(model).__name__} takes no more than "
+                f"one sequence at a time ({error}), which neither calibration nor an exported "
+                "graph can do with; set pad_token_id there to that of the tokenizer"
+            ) from error
+
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The logits of the classes, shape (batch, classes)."""
+        """The logits of the labels, shape (batch, labels)."""
         logits: Tensor = model(**batch).logits
         return logits
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, *, generator: torch.Generator
+        self, output: Tensor, batch: Batch, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Cross-entropy against labels drawn from the model, four draws."""
+        """Those of the distance."""
         del batch
-        probabilities = output.detach().float().softmax(-1)
-        for _ in range(4):
-            labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
-            yield functional.cross_entropy(output.float(), labels, reduction="sum")
+        yield from self.distance.signals(output, generator)
 
-    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """KL divergence from the dense distribution, summed over inputs."""
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """Distance to the dense answers, summed over inputs."""
         del batch
-        dense, ours = reference.float().log_softmax(-1), output.float().log_softmax(-1)
-        divergence = functional.kl_div(ours, dense, reduction="sum", log_target=True)
-        return divergence, output.shape[0]
+        return self.distance.between(output, reference), output.shape[0]
 
     def figure(self, mean_loss: float) -> float:
-        """exp(−KL), 1 where both models agree."""
-        return float(torch.tensor(-mean_loss).exp())
+        """The figure of the distance, 1 where both models agree."""
+        return self.distance.figure(mean_loss)
+
+    def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
+        """The unit of the distance."""
+        del batches
+        return self.distance.scale([each for each in references if each is not None])
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids and mask, or pixels."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autotune.compress.sentence import SentenceModel, read_sentence_model
 from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
+from autotune.compress.tasks.pooling import Head, pool
 from autotune.core.types import Workload
 
 
 class Embedding(Task):
     """Loss: 1 − cosine to the dense embedding. Quality: the mean cosine on held-out inputs.
+
+    `pooling` are the modes whose vectors are concatenated, `prompt_tokens` the tokens of a prompt
+    that is not pooled, `heads` the dense layers behind the pooling.
 
     Curvature: with e the unit embedding, 1 − cos = ½‖Δe‖², so the Gauss–Newton matrix is JᵀJ,
     estimated by E_v[(Jᵀv)(Jᵀv)ᵀ] with Gaussian v (Hutchinson's random projections). One projection
@@ -28,9 +33,18 @@ class Embedding(Task):
     metric = "cosine"
     higher_is_better = True
 
-    def __init__(self, pooling: str = "mean", projections: int = 1) -> None:
-        self.pooling = pooling
+    def __init__(
+        self,
+        pooling: str | Sequence[str] = "mean",
+        projections: int = 1,
+        *,
+        prompt_tokens: int = 0,
+        heads: Sequence[Head] = (),
+    ) -> None:
+        self.pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         self.projections = projections
+        self.prompt_tokens = prompt_tokens
+        self.heads = tuple(heads)
 
     @classmethod
     def has_type(cls, config: Any) -> bool:
@@ -40,8 +54,32 @@ class Embedding(Task):
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """With the pooling that the folder says."""
-        return cls(folder_pooling(folder))
+        """With the pooling and the heads that the folder says; the mean where it says nothing.
+
+        Raises:
+            ModelError: damaged files of sentence-transformers, or what they ask is not supported.
+        """
+        found = read_sentence_model(folder) or SentenceModel()
+        prompt_tokens = 0
+        if found.prompt and not found.includes_prompt:
+            prompt_tokens = _prompt_tokens(folder, found.prompt)
+        heads = [Head(path) for path in found.heads]
+        return cls(found.pooling, prompt_tokens=prompt_tokens, heads=heads)
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """The pooling, and a hash of the heads."""
+        sha = hashlib.sha256()
+        for head in self.heads:
+            for tensor in (head.weight, head.bias, head.residual):
+                if tensor is not None:
+                    sha.update(tensor.contiguous().numpy().tobytes())
+            sha.update(type(head.activation).__name__.encode())
+        return {
+            "pooling": list(self.pooling),
+            "prompt_tokens": self.prompt_tokens,
+            "heads": sha.hexdigest() if self.heads else "",
+        }
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hidden states, (batch, sequence, features)."""
@@ -49,14 +87,15 @@ class Embedding(Task):
         return hidden
 
     def embed(self, output: Tensor, batch: Batch) -> Tensor:
-        """Unit embeddings, (batch, features), by the model's own pooling."""
-        if self.pooling == "cls":
-            pooled = output[:, 0]
-        elif MASK in batch:
-            mask = batch[MASK].unsqueeze(-1).to(output.dtype)
-            pooled = (output * mask).sum(1) / mask.sum(1)
-        else:
-            pooled = output.flatten(1, -2).mean(1)
+        """Unit embeddings, (batch, features), by the model's own pooling and heads."""
+        if output.ndim == 4:  # the map (batch, channels, height, width) of a convolution
+            output = output.flatten(2).mT
+        mask = batch.get(MASK)
+        if mask is None or mask.shape != output.shape[:2]:
+            mask = torch.ones(output.shape[:2], dtype=torch.long, device=output.device)
+        pooled = pool(output, mask.long(), self.pooling, prompt_tokens=self.prompt_tokens)
+        for head in self.heads:
+            pooled = head(pooled)
         return functional.normalize(pooled.float(), dim=-1)
 
     def reduce(self, output: Tensor, batch: Batch) -> Tensor:
@@ -86,9 +125,10 @@ class Embedding(Task):
         return model_inputs(model, workload)
 
 
-def folder_pooling(folder: Path) -> str:
-    """`cls` or `mean`, as the folder's sentence-transformers pooling says; mean without one."""
-    config = folder / "1_Pooling" / "config.json"
-    if config.is_file() and json.loads(config.read_text()).get("pooling_mode_cls_token"):
-        return "cls"
-    return "mean"
+def _prompt_tokens(folder: Path, prompt: str) -> int:
+    """Tokens that the prompt takes at the start of a text: without the special one that ends it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    ids = tokenizer(prompt)["input_ids"]
+    return len(ids) - int(bool(ids) and ids[-1] in tokenizer.all_special_ids)

@@ -3,10 +3,12 @@ import shutil
 
 import pytest
 import torch
+import transformers as t
 from safetensors.torch import load_file, save_file
 
-from autotune.compress.loading import check_weights, load_model
+from autotune.compress.loading import check_weights, load_checkpoint, load_class, load_model
 from autotune.compress.locate import model_folder
+from autotune.compress.positions import max_positions
 from autotune.compress.tasks import detect_task
 from autotune.core.errors import ModelError
 from tests.conftest import LLAMA, tiny_model
@@ -60,6 +62,117 @@ def test_truncated_weights(copy):
     (copy / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ModelError, match=r"no(t a)? readable safetensors"):
         load_model(str(copy))
+
+
+def save_text(folder, model):
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+BERT = {"vocab_size": 101, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+
+
+def without(folder, beginning):
+    """The checkpoint without the tensors whose names begin so."""
+    path = folder / "model.safetensors"
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith(beginning)}
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_a_pooler_that_nobody_trained_is_left_out(tmp_path):
+    """Neither counted, nor saved: who loads the result is told that it is missing, as before."""
+    folder = save_text(tmp_path / "a", t.BertModel(t.BertConfig(**BERT)))
+    trained = load_class("embedding", folder, None)
+    assert any("pooler" in name for name, _ in trained.named_parameters())
+    without(folder, "pooler.")
+    model = load_class("embedding", folder, None)
+    assert not any("pooler" in name for name, _ in model.named_parameters())
+    assert torch.isfinite(model(torch.tensor([[1, 2]])).last_hidden_state).all()
+    model.save_pretrained(tmp_path / "b")
+    assert not [
+        name for name in load_file(tmp_path / "b" / "model.safetensors") if "pooler" in name
+    ]
+    assert load_checkpoint(tmp_path / "b").task == "embedding"
+
+
+def test_a_pooler_that_a_classifier_needs_is_not_made_up(tmp_path):
+    folder = save_text(tmp_path, t.BertForSequenceClassification(t.BertConfig(**BERT)))
+    without(folder, "bert.pooler.")
+    with pytest.raises(ModelError, match=r"lacks the weights of 'bert\.pooler"):
+        load_model(str(folder))
+
+
+def test_a_head_without_an_architecture_is_not_lost(tmp_path):
+    folder = save_text(tmp_path, t.BertForTokenClassification(t.BertConfig(**BERT)))
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"'classifier\.\w+', and its config.json names no arch"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "kind", [t.GPT2ForSequenceClassification, t.LlamaForSequenceClassification]
+)
+def test_a_classifier_that_cannot_see_padding_is_refused(tmp_path, kind):
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2} if "GPT2" in kind.__name__ else BERT
+    config = kind.config_class(**{"vocab_size": 101, **sizes})
+    config.pad_token_id = None
+    folder = save_text(tmp_path, kind(config))
+    with pytest.raises(ModelError, match=r"names no pad_token_id.*set pad_token_id there"):
+        load_model(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 0}))
+    assert load_model(str(folder)).task == "classification"
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        (t.BertForTokenClassification, "token-classification"),
+        (t.BertForQuestionAnswering, "question-answering"),
+        (t.BertForMaskedLM, "masked-lm"),
+    ],
+)
+def test_heads_stay(tmp_path, kind, task):
+    model = kind(t.BertConfig(**BERT))
+    folder = save_text(tmp_path / "a", model)
+    if task == "masked-lm":
+        make_tokenizer(folder)
+    loaded = load_model(str(folder))
+    assert loaded.task == task
+    assert type(loaded.model) is kind
+    loaded.model.save_pretrained(tmp_path / "b")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "b"))
+    assert before.keys() == after.keys()
+
+
+def make_tokenizer(folder, mask="<|mask|>"):
+    shutil.copy(LLAMA / "tokenizer.json", folder)
+    text = json.loads((LLAMA / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**text, **({"mask_token": mask} if mask else {})})
+    )
+
+
+def test_a_masked_model_without_a_mask_token(tmp_path):
+    folder = save_text(tmp_path, t.BertForMaskedLM(t.BertConfig(**BERT)))
+    make_tokenizer(folder, mask=None)
+    with pytest.raises(ModelError, match=r"has no mask token.*tokenizer_config\.json"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "MPNet", "Bert", "OPT"])
+def test_the_longest_sequence_is_as_long_as_the_positions(kind):
+    config = getattr(t, f"{kind}Config")(**BERT)
+    model = getattr(t, f"{kind}Model")(config).eval()
+    limit = max_positions(model)
+    assert limit == {"Roberta": 62, "MPNet": 62, "Bert": 64, "OPT": 64}[kind]
+    with torch.no_grad():
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((RuntimeError, IndexError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
 
 
 def test_a_missing_tensor_is_not_made_up(copy):

@@ -8,12 +8,15 @@ import pytest
 import transformers as t
 
 from autotune.compress.loading import LoadedModel
+from autotune.compress.sentence import POOLING_MODES
 from autotune.compress.tasks import TASKS, detect_task, make_task
 from autotune.compress.tasks.causal_lm import CausalLM
 from autotune.compress.tasks.classification import Classification
+from autotune.compress.tasks.distances import Choice, Independent, Score
 from autotune.compress.tasks.embedding import Embedding
 from autotune.compress.tasks.image_text import ImageText
-from autotune.core.errors import UsageError
+from autotune.compress.tasks.token_level import MaskedLM, QuestionAnswering, TokenClassification
+from autotune.core.errors import ModelError, UsageError
 from autotune.core.types import Budget, Workload
 from autotune.export.onnx import exported_phases
 from autotune.report.card import model_card
@@ -48,7 +51,9 @@ class TestCausalLM(TaskSuite):
 
 
 class TestEmbedding(TaskSuite):
-    @pytest.fixture(params=[("mean", 1), ("cls", 1), ("mean", 3)])
+    @pytest.fixture(
+        params=[("mean", 1), ("cls", 1), ("mean", 3), *((mode, 1) for mode in POOLING_MODES[1:])]
+    )
     def task(self, request):
         return Embedding(*request.param)
 
@@ -68,9 +73,9 @@ class TestImageText(TaskSuite):
 
 
 class TestClassification(TaskSuite):
-    @pytest.fixture
-    def task(self):
-        return Classification()
+    @pytest.fixture(params=[Choice, Independent, Score])
+    def task(self, request):
+        return Classification(request.param())
 
     @pytest.fixture(params=["text", "image"])
     def model(self, request):
@@ -86,6 +91,47 @@ class TestClassification(TaskSuite):
         return frozen(model)
 
 
+CONFIG = {"vocab_size": 101, "max_position_embeddings": 64, **SIZES}
+
+
+class TestTokenClassification(TaskSuite):
+    @pytest.fixture(params=[Choice, Score])
+    def task(self, request):
+        return TokenClassification(request.param())
+
+    @pytest.fixture
+    def model(self):
+        return frozen(t.BertForTokenClassification(t.BertConfig(num_labels=5, **CONFIG)))
+
+
+class TestMaskedLM(TaskSuite):
+    @pytest.fixture
+    def task(self):
+        return MaskedLM(mask_token_id=3)
+
+    @pytest.fixture
+    def model(self):
+        return frozen(t.BertForMaskedLM(t.BertConfig(**CONFIG)))
+
+    @pytest.fixture
+    def batches(self, task, model):
+        """Rows with different numbers of masked tokens."""
+        first = dict(task.example_inputs(model, self.workload))
+        first["input_ids"] = first["input_ids"].clone()
+        first["input_ids"][1, 3:5] = 3
+        return [first, {name: value.flip(0, -1) for name, value in first.items()}]
+
+
+class TestQuestionAnswering(TaskSuite):
+    @pytest.fixture
+    def task(self):
+        return QuestionAnswering()
+
+    @pytest.fixture
+    def model(self):
+        return frozen(t.BertForQuestionAnswering(t.BertConfig(**CONFIG)))
+
+
 @pytest.mark.parametrize(
     ("architectures", "kind", "expected"),
     [
@@ -99,11 +145,39 @@ class TestClassification(TaskSuite):
         (["CLIPForImageClassification"], "clip", "image-classification"),
         (["CLIPModel"], "clip", "image-text"),
         (None, "unheard-of", "embedding"),
+        (["BertForTokenClassification"], "bert", "token-classification"),
+        (["BertForQuestionAnswering"], "bert", "question-answering"),
+        (["RobertaForMaskedLM"], "roberta", "masked-lm"),
+        (["BertModel"], "bert", "embedding"),
+        (["FunnelBaseModel"], "funnel", "embedding"),
+        (["DPRQuestionEncoder"], "dpr", "embedding"),
+        (["NewModel"], "unheard-of", "embedding"),
     ],
 )
 def test_a_model_is_recognised_by_its_architectures_or_its_type(architectures, kind, expected):
     config = SimpleNamespace(architectures=architectures, model_type=kind)
     assert detect_task(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("BertForPreTraining", "bert"),
+        ("BertForNextSentencePrediction", "bert"),
+        ("BertForMultipleChoice", "bert"),
+        ("T5ForConditionalGeneration", "t5"),
+        ("T5EncoderModel", "t5"),
+        ("WhisperForConditionalGeneration", "whisper"),
+        ("CLIPTextModelWithProjection", "clip_text_model"),
+        ("GPT2DoubleHeadsModel", "gpt2"),
+        ("DeiTForImageClassificationWithTeacher", "deit"),
+        ("NewForObjectDetection", "unheard-of"),
+    ],
+)
+def test_a_head_that_no_task_judges_is_refused_by_name(architecture, kind):
+    config = SimpleNamespace(architectures=[architecture], model_type=kind)
+    with pytest.raises(ModelError, match=f"{architecture}, whose outputs no task judges; .*save"):
+        detect_task(config)
 
 
 def test_every_task_says_what_the_rest_needs_to_know():
@@ -112,6 +186,9 @@ def test_every_task_says_what_the_rest_needs_to_know():
         "causal-lm": ("AutoModelForCausalLM", "kfac"),
         "classification": ("AutoModelForSequenceClassification", "kfac-seq"),
         "image-classification": ("AutoModelForImageClassification", "kfac-seq"),
+        "token-classification": ("AutoModelForTokenClassification", "kfac"),
+        "masked-lm": ("AutoModelForMaskedLM", "kfac"),
+        "question-answering": ("AutoModelForQuestionAnswering", "kfac-seq"),
         "embedding": ("AutoModel", "kfac-seq"),
     }
     assert [name for name, kind in TASKS.items() if kind.has_decode] == ["causal-lm"]
@@ -121,8 +198,8 @@ def test_every_task_says_what_the_rest_needs_to_know():
 def test_a_task_is_made_from_what_its_folder_says(tmp_path):
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
-    assert make_task("embedding", tmp_path).pooling == "cls"
-    assert make_task("image-text", tmp_path).pooling == "mean"
+    assert make_task("embedding", tmp_path).pooling == ("cls",)
+    assert make_task("image-text", tmp_path).pooling == ("mean",)
     with pytest.raises(UsageError, match="unknown task 'x'; known are image-text, causal-lm, "):
         make_task("x", tmp_path)
 

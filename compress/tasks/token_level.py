@@ -1,0 +1,233 @@
+"""Heads that answer for every token: token classification, masked words, spans of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
+
+from autotune.compress.tasks.base import MASK, Batch, Task, differ, text_inputs, vocabulary_size
+from autotune.compress.tasks.distances import Choice, Distance, label_distance
+from autotune.core.errors import ModelError
+from autotune.core.types import Workload
+
+_EVERY = 7  # the distance of masked tokens in random inputs, about 15 %
+
+
+class TokenClassification(Task):
+    """A label for every token: the distance of its logits to the dense model's, by token."""
+
+    name = "token-classification"
+    auto_class = "AutoModelForTokenClassification"
+    architectures = ("ForTokenClassification",)
+    output_name = "logits"
+    higher_is_better = True
+    default_metric = "kfac"
+
+    def __init__(self, distance: Distance | None = None) -> None:
+        self.distance = distance or Choice()
+        self.metric = self.distance.metric
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """With the distance that the number of labels and the type of the problem ask for."""
+        return cls(label_distance(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """The distance."""
+        return {"distance": self.distance.name}
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits of the labels, (batch, sequence, labels)."""
+        logits: Tensor = model(**batch).logits
+        return logits
+
+    def curvature_signals(
+        self, output: Tensor, batch: Batch, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Those of the distance, at the tokens that are no padding."""
+        yield from self.distance.signals(output[batch[MASK].bool()], generator)
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """The number of tokens, without padding."""
+        del output
+        return int(batch[MASK].sum())
+
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """Distance to the dense logits, summed over tokens."""
+        keep = batch[MASK].bool()
+        return self.distance.between(output[keep], reference[keep]), int(keep.sum())
+
+    def figure(self, mean_loss: float) -> float:
+        """The figure of the distance, 1 where both models agree."""
+        return self.distance.figure(mean_loss)
+
+    def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
+        """The unit of the distance, from the tokens that are no padding."""
+        pairs = zip(references, batches, strict=True)
+        return self.distance.scale([r[b[MASK].bool()] for r, b in pairs if r is not None])
+
+    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+        """Whether tokens that are no padding have different logits."""
+        del output
+        return differ(reference[batch[MASK].bool()])
+
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random token ids and mask."""
+        return text_inputs(vocabulary_size(model.config), workload)
+
+    def protocol(self, batches: Sequence[Batch]) -> str:
+        """The sequences and the tokens that were judged, in words."""
+        tokens = sum(int(batch[MASK].sum()) for batch in batches)
+        return f"{super().protocol(batches)}, {tokens} tokens"
+
+
+class MaskedLM(Task):
+    """Words at the tokens that are masked: KL(dense ‖ compressed) in nats, by masked token.
+
+    exp(KL) is how much the perplexity of the masked words rises where the dense model is right.
+    """
+
+    name = "masked-lm"
+    auto_class = "AutoModelForMaskedLM"
+    architectures = ("ForMaskedLM",)
+    output_name = "logits"
+    metric = "exp(KL to dense)"
+    higher_is_better = False
+    default_metric = "kfac"
+    # The dense logits of all masked tokens are kept, and vocabularies are large.
+    default_samples = (1024, 64, 64)
+    masks_tokens = True
+
+    def __init__(self, mask_token_id: int) -> None:
+        self.mask_token_id = mask_token_id
+        self._distance = Choice()
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Self:
+        """With the tokenizer's mask token.
+
+        Raises:
+            ModelError: there is none.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if tokenizer.mask_token_id is None:
+            raise ModelError(
+                f"the tokenizer of {folder} has no mask token, so the model cannot be judged by "
+                "the words that it puts there; name it in tokenizer_config.json"
+            )
+        return cls(tokenizer.mask_token_id)
+
+    @property
+    def setup(self) -> Mapping[str, Any]:
+        """The mask token."""
+        return {"mask_token_id": self.mask_token_id}
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits, (batch, sequence, vocabulary)."""
+        logits: Tensor = model(**batch).logits
+        return logits
+
+    def _masked(self, batch: Batch) -> Tensor:
+        return (batch["input_ids"] == self.mask_token_id) & batch[MASK].bool()
+
+    def curvature_signals(
+        self, output: Tensor, batch: Batch, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Cross-entropy at the masked tokens against words drawn from the model."""
+        yield from self._distance.signals(output[self._masked(batch)], generator)
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """The number of masked tokens."""
+        del output
+        return int(self._masked(batch).sum())
+
+    def reduce(self, output: Tensor, batch: Batch) -> Tensor:
+        """The logits of each row's masked tokens, (batch, most masked in a row, vocabulary)."""
+        found = self._masked(batch)
+        most = int(found.sum(1).max())
+        order = found.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        return output.gather(1, order.unsqueeze(-1).expand(-1, -1, output.shape[-1]))
+
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """KL divergence from the dense distribution, summed over masked tokens."""
+        counts = self._masked(batch).sum(1, keepdim=True)
+        ours = self.reduce(output, batch)
+        keep = torch.arange(ours.shape[1], device=ours.device) < counts
+        dense = reference[:, : ours.shape[1]]
+        return self._distance.between(ours[keep], dense[keep]), int(counts.sum())
+
+    def figure(self, mean_loss: float) -> float:
+        """exp(KL), 1 where both models agree; infinite where it would overflow."""
+        return math.exp(mean_loss) if mean_loss < 700 else math.inf
+
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random token ids, some of them masked, and the mask of all tokens."""
+        inputs = text_inputs(vocabulary_size(model.config), workload)
+        inputs["input_ids"][:, ::_EVERY] = self.mask_token_id
+        return inputs
+
+    def protocol(self, batches: Sequence[Batch]) -> str:
+        """The sequences and the masked tokens that were judged, in words."""
+        tokens = sum(int(self._masked(batch).sum()) for batch in batches)
+        return f"{super().protocol(batches)}, {tokens} masked tokens"
+
+
+class QuestionAnswering(Task):
+    """Where an answer starts and where it ends: KL(dense ‖ compressed) of both, in nats."""
+
+    name = "question-answering"
+    auto_class = "AutoModelForQuestionAnswering"
+    architectures = ("ForQuestionAnswering",)
+    output_name = "logits"
+    metric = "exp(-KL to dense)"
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self._distance = Choice()
+
+    def output(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits of start and end, (batch, sequence, 2)."""
+        found = model(**batch)
+        return torch.stack([found.start_logits, found.end_logits], dim=-1)
+
+    def _by_position(self, output: Tensor, batch: Batch) -> Tensor:
+        """(2 · batch, sequence): one choice among the tokens that are no padding per row."""
+        hidden = (batch[MASK] == 0).unsqueeze(-1)
+        # Finite, as −inf has no difference to itself.
+        return output.float().masked_fill(hidden, -1e4).mT.flatten(0, 1)
+
+    def curvature_signals(
+        self, output: Tensor, batch: Batch, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Cross-entropy against starts and ends drawn from the model."""
+        yield from self._distance.signals(self._by_position(output, batch), generator)
+
+    def items(self, output: Tensor, batch: Batch) -> int:
+        """A start and an end for every sequence."""
+        del batch
+        return 2 * output.shape[0]
+
+    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """KL divergence from the dense distributions, summed over starts and ends."""
+        ours, dense = (self._by_position(each, batch) for each in (output, reference))
+        return self._distance.between(ours, dense), len(ours)
+
+    def figure(self, mean_loss: float) -> float:
+        """exp(−KL), 1 where both models agree."""
+        return self._distance.figure(mean_loss)
+
+    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+        """Whether the tokens that are no padding have different logits."""
+        del output
+        return differ(reference[batch[MASK].bool()])
+
+    def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
+        """Random token ids and mask."""
+        return text_inputs(vocabulary_size(model.config), workload)
