@@ -61,14 +61,15 @@ def tune(
             sensitivity_rounds, measure_seconds and calibration_samples where they are not given.
         output: The run folder; the same call on the same folder continues in it. Default:
             ``autotune-out/<model>`` in the current folder.
-        options: Machine, calibration, method, search and seed.
+        options: Machine, calibration, method, search, seed and whether a lost quality is allowed.
         reporter: Receives progress.
         **flat: Options by their flat names: ``device="h200"``, ``calibration="text.txt"``,
             ``measure_seconds=5.0`` (seconds), ``allow_extrapolation=True``, ``farm="IP:PORT"``,
             ``batch_size=8``, ``isl=128`` (tokens) …
 
     Returns:
-        The result; `result.verdict` tells whether the measured model meets the budget.
+        The result; `result.verdict` tells whether the measured model meets the budget, and
+        `result.quality_verdict` whether it still does what the dense one did.
 
     Raises:
         OptionError: a value that cannot be used; it is a UsageError and names the option.
@@ -120,6 +121,7 @@ def make_request(
         "method": to_json(options.method),
         "search": to_json(options.search),
         "seed": options.seed,
+        "allow_quality_loss": options.allow_quality_loss,
         "budget": to_json(budget) if budget else {},
         "workload": _sizes(workload, flat) if workload else {},
         "effort": effort,

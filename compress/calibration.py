@@ -41,7 +41,7 @@ class CalibrationData:
 
 
 def load_calibration(
-    loaded: LoadedModel, plan: CalibrationPlan, workload: Workload
+    loaded: LoadedModel, plan: CalibrationPlan, *, workload: Workload
 ) -> CalibrationData:
     """Read, tokenize and split.
 
@@ -63,13 +63,13 @@ def load_calibration(
     def read(path: str | None) -> Sequence[Row]:
         if path is not None and path.endswith(".safetensors"):
             return tensor_rows(loaded, Path(path).expanduser())
-        return text_rows(loaded, path, workload, seed=plan.seed or 0)
+        return text_rows(loaded, path, workload=workload, seed=plan.seed or 0)
 
     tensors = (plan.calibration or "").endswith(".safetensors")
     return _pack(
         plan,
         read(plan.calibration),
-        read(plan.evaluation) if plan.evaluation else None,
+        held=read(plan.evaluation) if plan.evaluation else None,
         padding=Padding.of(loaded),
         shuffle=tensors or not loaded.kind.reads_windows,
     )
@@ -122,8 +122,8 @@ def _sha(rows: Sequence[Row]) -> str:
 def _pack(
     plan: CalibrationPlan,
     rows: Sequence[Row],
-    held: Sequence[Row] | None,
     *,
+    held: Sequence[Row] | None,
     padding: Padding,
     shuffle: bool,
 ) -> CalibrationData:

@@ -55,28 +55,31 @@ def tensor_rows(loaded: LoadedModel, path: Path) -> list[dict[str, Tensor]]:
             f"{path} must hold input tensors that share a first dimension of at least "
             f"{MIN_SEQUENCES} samples"
         )
-    tensors = _checked(loaded, path, tensors)
+    tensors = _checked(loaded, path, tensors=tensors)
     return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(count)]
 
 
-def _checked(loaded: LoadedModel, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _checked(
+    loaded: LoadedModel, path: Path, *, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     shape = Workload(batch_size=2, sequence_length=2)
     examples = make_task(loaded.task, loaded.folder).example_inputs(loaded.model, shape)
-    _check_names(loaded, path, tensors, examples)
+    _check_names(loaded, path, tensors=tensors, examples=examples)
     found = dict(tensors)
     if "input_ids" in found and MASK in examples:
         found.setdefault(MASK, torch.ones_like(found["input_ids"]))
-    found = {name: _typed(path, name, tensor, examples.get(name)) for name, tensor in found.items()}
+    found = {name: _typed(path, name, tensor=tensor, example=examples.get(name)) for name, tensor in found.items()}
     if "input_ids" in found:
-        _check_ids(loaded, path, found["input_ids"])
+        _check_ids(loaded, path, ids=found["input_ids"])
     if MASK in found:
-        _check_mask(path, found[MASK], found.get("input_ids"))
+        _check_mask(path, found[MASK], ids=found.get("input_ids"))
     return found
 
 
 def _check_names(
     loaded: LoadedModel,
     path: Path,
+    *,
     tensors: Mapping[str, Tensor],
     examples: Mapping[str, Tensor],
 ) -> None:
@@ -92,7 +95,7 @@ def _check_names(
         )
 
 
-def _typed(path: Path, name: str, tensor: Tensor, example: Tensor | None) -> Tensor:
+def _typed(path: Path, name: str, *, tensor: Tensor, example: Tensor | None) -> Tensor:
     """The tensor as int64 or fp32, whichever its kind; like the example where there is one."""
     if tensor.dtype in (*_INTEGERS, torch.bool):
         tensor = tensor.long()
@@ -123,7 +126,7 @@ def _typed(path: Path, name: str, tensor: Tensor, example: Tensor | None) -> Ten
     return tensor
 
 
-def _check_ids(loaded: LoadedModel, path: Path, ids: Tensor) -> None:
+def _check_ids(loaded: LoadedModel, path: Path, *, ids: Tensor) -> None:
     size, limit = embedding_size(loaded), max_positions(loaded.model)
     least, largest = int(ids.min()), int(ids.max())
     if size is not None and not 0 <= least <= largest < size:
@@ -139,7 +142,7 @@ def _check_ids(loaded: LoadedModel, path: Path, ids: Tensor) -> None:
         )
 
 
-def _check_mask(path: Path, mask: Tensor, ids: Tensor | None) -> None:
+def _check_mask(path: Path, mask: Tensor, *, ids: Tensor | None) -> None:
     if ids is not None and mask.shape != ids.shape:
         raise CalibrationError(
             f"{MASK!r} in {path} has the shape {tuple(mask.shape)}, 'input_ids' has "

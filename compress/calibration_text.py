@@ -23,7 +23,7 @@ _TEXT_INPUTS = frozenset({"input_ids", MASK})
 
 
 def text_rows(
-    loaded: LoadedModel, path: str | None, workload: Workload, *, seed: int = 0
+    loaded: LoadedModel, path: str | None, *, workload: Workload, seed: int = 0
 ) -> list[Tensor]:
     """Token ids of the text at `path` (None is the default text), a row for each sequence.
 
@@ -45,7 +45,7 @@ def text_rows(
         found = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
         kind = f"windows of {length} tokens"
     else:
-        rows = _documents(loaded, text, workload)
+        rows = _documents(loaded, text, workload=workload)
         found = f"{sum(map(len, rows))} tokens in {len(rows)} documents"
         kind = "documents"
     if len(rows) < MIN_SEQUENCES:
@@ -64,7 +64,7 @@ def window_length(workload: Workload) -> int:
     return max(2, workload.sequence_length)
 
 
-def _documents(loaded: LoadedModel, text: str, workload: Workload) -> list[Tensor]:
+def _documents(loaded: LoadedModel, text: str, *, workload: Workload) -> list[Tensor]:
     """A row for each distinct line, as sentence-transformers or a plain call tokenizes it."""
     tokenizer: Any = loaded.tokenizer
     sentence = read_sentence_model(loaded.folder) or SentenceModel()

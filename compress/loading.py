@@ -123,7 +123,7 @@ def _loaded(
     label: str, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:
     task = detect_task(config, folder)
-    model = load_class(task, folder, dtype)
+    model = load_class(task, folder, dtype=dtype)
     make_task(task, folder).check_model(model)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
@@ -144,7 +144,7 @@ def _config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def load_class(task: str, folder: Path, dtype: torch.dtype | None) -> nn.Module:
+def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Module:
     """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
     Raises:

@@ -29,13 +29,13 @@ def dense_loss(
         progress(done, len(batches))
         output = task.output(model, batch)
         reference = task.reduce(output, batch)
-        value, items = task.loss(output, reference, batch)
+        value, items = task.loss(output, reference, batch=batch)
         if not (math.isfinite(float(value)) and torch.isfinite(reference).all()):
             raise ModelError(
                 "the model's output is not finite on the held-out data; look for extreme weights, "
                 "or NaN among the values of its config.json"
             )
-        varies = varies or task.varies(output, reference, batch)
+        varies = varies or task.varies(output, reference, batch=batch)
         total, count = total + float(value), count + items
     progress(len(batches), len(batches))
     if not count:
@@ -61,7 +61,7 @@ def relative_loss(
     Raises:
         ModelError: it is not finite.
     """
-    loss = task.mean_loss(model, batches, references) / task.scale(references, batches)
+    loss = task.mean_loss(model, batches, references=references) / task.scale(references, batches)
     if not math.isfinite(loss):
         raise ModelError(
             "the compressed model's output is not finite on the held-out data; give a looser "

@@ -1,6 +1,7 @@
 """Real results that commit 2a6778f wrote (tests/data/README.md), as today's records."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.results.record import TuneRecord
@@ -26,3 +27,10 @@ def read_v3(name):
 def stored_record(name=MEASURED):
     """A stored result as a record of the current version."""
     return TuneRecord.from_json(upgrade(read_v3(name), 3, where=name), name)
+
+
+def kept_record(name=MEASURED, ratio=1.01):
+    """The same with a compressed perplexity of `ratio` times the dense one."""
+    record = stored_record(name)
+    quality = replace(record.quality, compressed=ratio * record.quality.dense)
+    return replace(record, quality=quality)

@@ -37,8 +37,8 @@ _JSON = click.Path(path_type=Path, dir_okay=False)
 def command(**options: Any) -> int:
     """Tune a model: measure, choose ranks under the budget, factorize, export, verify.
 
-    Exit code 0 if the budget is met, 1 if it is missed, 3 if no plan can meet it, and 5 if the
-    interval of the measurement contains the limit.
+    Exit code 0 if the budget is met, 1 if it is missed or the quality is lost, 3 if no plan can
+    meet the budget, and 5 if the interval of the measurement contains the limit.
     """
     request = tune_request(options)
     request.check()
@@ -49,7 +49,8 @@ def command(**options: Any) -> int:
 
     check_output(request)
     from autotune.cli.reporting import make_reporter
-    from autotune.report.summary import miss_text, summary
+    from autotune.report.summary import loss_text, miss_text, quality_text, summary
+    from autotune.results.quality_verdict import QualityVerdict
     from autotune.results.verdict import Verdict
     from autotune.tuning.session import tune as run
 
@@ -58,7 +59,11 @@ def command(**options: Any) -> int:
     emit(options["output_format"], record, lines=summary(result.record, result.folder))
     if result.verdict is not Verdict.MET:
         click.echo(f"autotune: {miss_text(result.record)}", err=True)
-    return result.verdict.exit_code
+    if result.record.quality_lost:
+        click.echo(f"autotune: {loss_text(result.record)}", err=True)
+    elif result.quality_verdict is not QualityVerdict.KEPT:
+        click.echo(f"autotune: warning: {quality_text(result.record)}", err=True)
+    return result.record.exit_code
 
 
 def tune_request(options: Mapping[str, Any]) -> TuneRequest:

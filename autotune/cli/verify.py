@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.results.quality_verdict import QualityVerdict
 
 if TYPE_CHECKING:
     from autotune.results.checks import Check, Verification
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 def command(folder: Path, output_format: str) -> int:
     """Check a finished tuning or an export: files, forms, parity, latency and quality.
 
-    Exit code 0 if every check holds (VALID) and the budget is met, 1 if a check fails (INVALID) or
-    the budget is missed, and 5 if only the interval of the latency does not decide.
+    Exit code 0 if every check holds (VALID) and the budget is met, 1 if a check fails (INVALID),
+    the budget is missed or the quality is lost, and 5 if only the interval of the latency does not
+    decide.
     """
     from autotune.cli.reporting import make_reporter
     from autotune.tuning.verify import verify
@@ -35,7 +37,9 @@ def _last_line(found: Verification) -> str:
     failed = sum(not check.holds for check in found.checks)
     if failed:
         return f"INVALID: {failed} of {len(found.checks)} checks failed"
-    return f"VALID, budget {found.verdict}" if found.verdict else "VALID"
+    budget = f", budget {found.verdict}" if found.verdict else ""
+    reduced = found.quality_verdict not in (None, QualityVerdict.KEPT)
+    return f"VALID{budget}" + (f", quality {found.quality_verdict}" if reduced else "")
 
 
 def _line(check: Check) -> str:

@@ -8,6 +8,7 @@ from autotune.compress.remote_code import AUTO_MAP_FILE
 from autotune.compress.tasks import task_class
 from autotune.core.quantities import format_seconds
 from autotune.core.version import __version__
+from autotune.report.summary import quality_text
 from autotune.results.record import TuneRecord
 
 
@@ -24,6 +25,7 @@ def model_card(record: TuneRecord) -> str:
     template = environment.get_template("card.md")
     text = template.render(
         record=record,
+        quality=quality_text(record),
         version=__version__,
         code=AUTO_MAP_FILE,
         auto=task_class(record.task).auto_class,

@@ -8,6 +8,7 @@ from autotune.core.quantities import format_bytes, format_count, format_seconds
 from autotune.results.bench_record import BenchRecord
 from autotune.results.job_summary import TuneSummary
 from autotune.results.measured import Measured
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.verdict import Verdict
 
@@ -23,8 +24,8 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"budget      {budget}: {_budget_state(record)}",
         *_latency_lines(record),
         *_phase_lines(record),
-        f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f}); "
-        f"{quality.protocol}",
+        f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
+        f"{_quality_state(record)}; {quality.protocol}",
         f"parameters  {format_count(record.parameters.compressed)} of "
         f"{format_count(record.parameters.dense)}, {format_bytes(record.stored_bytes.compressed)} "
         f"of {format_bytes(record.stored_bytes.dense)}; {len(record.factorized)} of "
@@ -50,7 +51,11 @@ def bench_lines(record: BenchRecord) -> list[str]:
 
 
 def verdict_text(record: TuneRecord) -> str:
-    """One or two sentences about whether the budget is met, for the report."""
+    """Sentences about whether the budget is met and the quality kept, for the report."""
+    return " ".join(filter(None, (_budget_text(record), quality_text(record))))
+
+
+def _budget_text(record: TuneRecord) -> str:
     measured = record.measured
     if measured is None:
         verb = "meet" if record.verdict is Verdict.MET else "miss"
@@ -67,6 +72,27 @@ def verdict_text(record: TuneRecord) -> str:
         return "The measured model meets the budget."
     slower = " It is slower than the dense model." if measured.ratio_low > 1.0 else ""
     return f"The measured model misses the budget.{slower}"
+
+
+def quality_text(record: TuneRecord) -> str:
+    """A sentence about the quality, for the report and a warning; empty where it is kept."""
+    quality = record.quality
+    figures = f"{quality.metric} {quality.compressed:.4g}, dense {quality.dense:.4g}"
+    if record.quality_verdict is QualityVerdict.LOST:
+        return f"The quality is lost ({figures}): it is {quality.limit_text}."
+    if record.quality_verdict is QualityVerdict.REDUCED:
+        return f"The quality is visibly reduced ({figures})."
+    return ""
+
+
+def loss_text(record: TuneRecord) -> str:
+    """The sentence that goes with exit code 1 where the quality is lost."""
+    quality = record.quality
+    return (
+        f"the quality is lost: {quality.metric} {quality.compressed:.4g} (dense "
+        f"{quality.dense:.4g}) is {quality.limit_text}; its folder has been written; give a looser "
+        "budget, or --allow-quality-loss to take it as it is"
+    )
 
 
 def miss_text(record: TuneRecord) -> str:
@@ -96,7 +122,17 @@ def miss_text(record: TuneRecord) -> str:
 
 def outcome_text(result: TuneSummary) -> str:
     """Ratio and verdict of a tuning, for a list of jobs."""
-    return f"{result.ratio:.3f}x of dense, budget {_word(result.verdict)}"
+    lost = result.quality_verdict is QualityVerdict.LOST
+    quality = ", quality LOST" if lost else ""
+    return f"{result.ratio:.3f}x of dense, budget {_word(result.verdict)}{quality}"
+
+
+def _quality_state(record: TuneRecord) -> str:
+    """What the quality has come to, unless it is kept; a loss stands out."""
+    if record.quality_verdict is QualityVerdict.LOST:
+        allowed = " (allowed)" if record.allow_quality_loss else ""
+        return f": LOST, {record.quality.limit_text}{allowed}"
+    return ": reduced" if record.quality_verdict is QualityVerdict.REDUCED else ""
 
 
 def _budget_state(record: TuneRecord) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.core.errors import AutotuneError
 from autotune.results.codec import encode
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.verdict import Verdict
 
 
@@ -131,10 +132,16 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Every check of a run's or an export's folder."""
+    """Every check of a run's or an export's folder.
+
+    `quality_verdict` is that of the tuning, None for an export alone; `quality_lost` says that the
+    quality is lost and that this was not allowed.
+    """
 
     folder: str
     checks: tuple[Check, ...]
+    quality_verdict: QualityVerdict | None = None
+    quality_lost: bool = False
 
     @property
     def valid(self) -> bool:
@@ -154,8 +161,11 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """1 where a check fails or the budget is missed, 5 where only that is undecided, else 0."""
-        if not self.valid:
+        """1 where a check fails, the budget is missed or the quality lost, else 5 or 0.
+
+        5 is where only the latency is undecided.
+        """
+        if not self.valid or self.quality_lost:
             return Verdict.MISSED.exit_code
         return (self.verdict or Verdict.MET).exit_code
 
@@ -166,6 +176,7 @@ class Verification:
             "valid": self.valid,
             "verdict": encode(self.verdict),
             "within_budget": self.within_budget,
+            "quality_verdict": encode(self.quality_verdict),
             "findings": [check.to_json() for check in self.checks],
         }
 

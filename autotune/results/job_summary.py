@@ -9,7 +9,8 @@ from typing import Any, Self
 from autotune.core.types import Workload
 from autotune.results.codec import Record
 from autotune.results.parts import Cost, Quality, Sizes
-from autotune.results.upgrade import summary_to_4
+from autotune.results.quality_verdict import QualityVerdict
+from autotune.results.upgrade import upgrade_summary
 from autotune.results.verdict import Verdict
 
 
@@ -17,13 +18,14 @@ from autotune.results.verdict import Verdict
 class TuneSummary(Record):
     """The fields of a `TuneRecord` that a list of jobs shows; they mean the same there."""
 
-    derived = ("within_budget",)
+    derived = ("within_budget", "quality_verdict")
     model: str
     backend: str
     dtype: str
     budget: Mapping[str, str]
     workload: Workload
     verdict: Verdict
+    allow_quality_loss: bool
     measured_ratio: float | None
     measured_ratio_low: float | None
     measured_ratio_high: float | None
@@ -40,6 +42,16 @@ class TuneSummary(Record):
     def within_budget(self) -> bool | None:
         """True, False, or None where the measurement does not decide."""
         return self.verdict.within_budget
+
+    @property
+    def quality_verdict(self) -> QualityVerdict:
+        """Whether the quality on held-out data is kept, reduced or lost."""
+        return self.quality.verdict
+
+    @property
+    def quality_lost(self) -> bool:
+        """Whether the quality is lost and that was not allowed."""
+        return self.quality_verdict is QualityVerdict.LOST and not self.allow_quality_loss
 
     @property
     def ratio(self) -> float:
@@ -60,8 +72,8 @@ class TuneSummary(Record):
     def of_job(cls, values: Mapping[str, Any]) -> Self | None:
         """The summary as a job holds it; None where a job holds something else.
 
-        Summaries of commit 2a6778f have no verdict; it is added.
+        Summaries of older versions lack verdicts; they are added.
         """
         if "predicted_ratio" not in values:
             return None
-        return cls.from_json(values if "verdict" in values else summary_to_4(dict(values)))
+        return cls.from_json(upgrade_summary(values))

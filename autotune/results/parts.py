@@ -9,6 +9,7 @@ from autotune.core.forms import Form
 from autotune.core.types import Source
 from autotune.results.codec import Record
 from autotune.results.measured import MeasuredPass
+from autotune.results.quality_verdict import QualityVerdict, limits_text
 from autotune.results.verdict import Verdict
 
 
@@ -32,6 +33,21 @@ class Quality:
     compressed: float
     higher_is_better: bool
     protocol: str
+
+    @property
+    def verdict(self) -> QualityVerdict:
+        """Whether the compressed model is still of use."""
+        return QualityVerdict.of(
+            self.metric,
+            dense=self.dense,
+            compressed=self.compressed,
+            higher_is_better=self.higher_is_better,
+        )
+
+    @property
+    def limit_text(self) -> str:
+        """Beyond what the quality is lost, in words."""
+        return limits_text(self.metric, higher_is_better=self.higher_is_better)
 
 
 @dataclass(frozen=True, kw_only=True)

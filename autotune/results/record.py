@@ -27,6 +27,7 @@ from autotune.results.parts import (
     StaircasePoint,
     UniformPoint,
 )
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.verdict import Verdict, latency_limit
 
 __all__ = [
@@ -57,14 +58,14 @@ class TuneRecord(Record):
 
     `measured_…` are None where the device was not present: everything about latency is then
     predicted from the tables that `predicted_from` names. `budget` holds the limits as they were
-    given, by resource; `budgets` their absolute values and the predicted use. `predicted_…` were
-    computed before anything was built. `stored_bytes` are weights on disk, `computed_bytes` weights
-    in memory at run time. `builds` and `phases` have one entry for each phase of the workload,
-    `pareto` is empty without a latency budget, `files` maps each file that was handed out to its
-    sha256.
+    given, by resource; `budgets` their absolute values and the predicted use.
+    `allow_quality_loss` says that a lost quality is no failure. `predicted_…` were computed before
+    anything was built. `stored_bytes` are weights on disk, `computed_bytes` weights in memory at
+    run time. `builds` and `phases` have one entry for each phase of the workload, `pareto` is empty
+    without a latency budget, `files` maps each file that was handed out to its sha256.
     """
 
-    derived = ("within_budget", "plan")
+    derived = ("within_budget", "quality_verdict", "plan")
     model: str
     model_sha256: str
     task: str
@@ -76,6 +77,7 @@ class TuneRecord(Record):
     workload: Workload
     budget: Mapping[str, str]
     verdict: Verdict
+    allow_quality_loss: bool
     dense_latency_s: float
     rest_latency_s: float
     predicted_latency_s: float
@@ -110,6 +112,21 @@ class TuneRecord(Record):
     def within_budget(self) -> bool | None:
         """True, False, or None where the measurement does not decide."""
         return self.verdict.within_budget
+
+    @property
+    def exit_code(self) -> int:
+        """1 where the quality is lost, unless that was allowed; else that of the verdict."""
+        return Verdict.MISSED.exit_code if self.quality_lost else self.verdict.exit_code
+
+    @property
+    def quality_verdict(self) -> QualityVerdict:
+        """Whether the quality on held-out data is kept, reduced or lost."""
+        return self.quality.verdict
+
+    @property
+    def quality_lost(self) -> bool:
+        """Whether the quality is lost and that was not allowed."""
+        return self.quality_verdict is QualityVerdict.LOST and not self.allow_quality_loss
 
     @property
     def plan(self) -> Mapping[str, Form]:

@@ -12,6 +12,7 @@ from autotune.core.files import copy_whole, remove
 from autotune.core.forms import Plan
 from autotune.core.types import canonical_json
 from autotune.results.measured import Measured
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.upgrade import SCHEMA_VERSION, oldest_version, upgrade
 from autotune.results.verdict import Verdict
@@ -52,6 +53,11 @@ class TuneResult:
     def verdict(self) -> Verdict:
         """Whether the budget is met: by the final measurement, else by the prediction."""
         return self.record.verdict
+
+    @property
+    def quality_verdict(self) -> QualityVerdict:
+        """Whether the quality on held-out data is kept, reduced or lost."""
+        return self.record.quality_verdict
 
     @property
     def within_budget(self) -> bool | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from autotune.core.errors import UsageError
 from autotune.core.forms import DENSE, low_rank
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.verdict import Verdict, latency_limit
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _Json = dict[str, Any]
 
 
@@ -45,9 +46,12 @@ def oldest_version() -> int:
     return min(_STEPS, default=SCHEMA_VERSION)
 
 
-def summary_to_4(values: _Json) -> _Json:
-    """The figures that the service kept of a tuning of version 3: adds the verdict."""
-    return {**values, **_verdict(values, values)}
+def upgrade_summary(values: Mapping[str, Any]) -> _Json:
+    """The figures that the service kept of a tuning of any version, as of the current one."""
+    found = dict(values)
+    if "verdict" not in found:  # version 3
+        found |= _verdict(found, found)
+    return found if "quality_verdict" in found else _with_quality_verdict(found)
 
 
 def _result_to_4(values: _Json) -> _Json:
@@ -94,4 +98,16 @@ def _form(rank: int | None) -> str:
     return str(DENSE if rank is None else low_rank(rank))
 
 
-_STEPS: dict[int, Callable[[_Json], _Json]] = {3: _result_to_4}
+def _with_quality_verdict(values: _Json) -> _Json:
+    """Adds whether the quality is lost, which no version before 5 asked or allowed."""
+    quality = values["quality"]
+    verdict = QualityVerdict.of(
+        quality["metric"],
+        dense=quality["dense"],
+        compressed=quality["compressed"],
+        higher_is_better=quality["higher_is_better"],
+    )
+    return {**values, "quality_verdict": verdict.value, "allow_quality_loss": False}
+
+
+_STEPS: dict[int, Callable[[_Json], _Json]] = {3: _result_to_4, 4: _with_quality_verdict}

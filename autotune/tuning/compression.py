@@ -30,6 +30,7 @@ from autotune.compress.statistics import (
     save_statistics,
 )
 from autotune.compress.tasks import task_class
+from autotune.core.errors import CalibrationError, option_name
 from autotune.core.forms import Form, Plan, low_rank, plan_to_json
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_ranks
@@ -64,8 +65,17 @@ class Compression:
         Errors of a metric that is not in units of the loss are taken relative to the site's own
         output, otherwise the layers with the largest activations would decide alone; those of
         joint sites are stored that way.
+
+        Raises:
+            CalibrationError: every error is 0.
         """
         in_loss_units = make_metric(self.metric).in_loss_units
+        if not any(float(self.factors.errors(site)[0]) for site in self.model.choices):
+            raise CalibrationError(
+                f"by the metric {self.metric} it makes no difference to leave any layer out, so "
+                "there is nothing to choose ranks by; give other calibration data or another "
+                f"{option_name('method.metric')}"
+            )
         table: dict[str, dict[Form, float]] = {}
         for site in self.model.choices:
             errors, least = self.factors.errors(site), self.factors.least_rank(site)

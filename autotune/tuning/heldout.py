@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autotune.core.errors import CalibrationError, ModelError
 from autotune.core.progress import Reporter
+from autotune.results.quality_verdict import LOSS
 from autotune.results.record import TuneRecord
 
 
@@ -21,6 +22,7 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
     from autotune.compress.calibration import load_calibration
     from autotune.compress.loading import load_checkpoint, load_model
     from autotune.compress.locate import EMBEDDED_MODEL
+    from autotune.compress.quality import relative_loss
     from autotune.compress.tasks import make_task
 
     dense = load_model(None if record.model == EMBEDDED_MODEL else record.model)
@@ -39,4 +41,5 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
     with reporter.stage("judge quality on held-out data"):
         references = task.references(dense.model, data.heldout)
         compressed = load_checkpoint(folder, torch.float32)
-        return task.figure(task.mean_loss(compressed.model, data.heldout, references=references))
+        loss = relative_loss(task, compressed.model, batches=data.heldout, references=references)
+    return loss if record.quality.metric == LOSS else task.figure(loss)

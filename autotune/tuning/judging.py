@@ -1,7 +1,9 @@
-"""Judges of plans: in this process, in several here, or on the hosts of a farm."""
+"""Judges of plans: in this process, in several here, or on the hosts of a farm; and the quality."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,14 +11,19 @@ from safetensors.torch import save_file
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.factors import FactorStore, Stored
+from autotune.compress.quality import dense_loss
+from autotune.compress.tasks.base import Batch, Task
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
+from autotune.results.parts import Quality
+from autotune.results.quality_verdict import LOSS
 from autotune.search.evaluator import Evaluators, EvaluatorSetup
 from autotune.search.evidence import Evidence
 from autotune.search.judges import JudgePool
 from autotune.search.losses import PlanLosses, SearchSubject
 from autotune.tuning.compression import Compression
 from autotune.tuning.machine import Machine
+from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
 
@@ -95,3 +102,44 @@ def make_evidence(
         subject, folder=workspace.cache, key=key, judges=judges, note=workspace.note
     )
     return Evidence(losses, seed=seed, folder=workspace.cache, key=key)
+
+
+def dense_heldout_loss(
+    model: TracedModel, data: CalibrationData, *, workspace: Workspace
+) -> float:
+    """The dense model's mean loss on held-out data, before anything long begins.
+
+    Raises:
+        CalibrationError: the data could not show what compression does to the model.
+        ModelError: the model's output is not finite.
+    """
+
+    def compute() -> float:
+        with workspace.stage("judge the dense model on held-out data") as advance:
+            return dense_loss(
+                model.task, model.loaded.model, batches=data.heldout, progress=advance
+            )
+
+    found: float = workspace.value(
+        "dense-quality", {**model.key, "data": data.sha256}, compute=compute
+    )
+    return found
+
+
+def quality_of(
+    task: Task, *, dense: float, compressed: float, batches: Sequence[Batch]
+) -> Quality:
+    """The quality figures of two mean losses, or the losses themselves where a figure overflows."""
+    figures = task.figure(dense), task.figure(compressed)
+    if all(map(math.isfinite, figures)):
+        metric, higher_is_better, protocol = task.metric, task.higher_is_better, ""
+    else:
+        figures, metric, higher_is_better = (dense, compressed), LOSS, False
+        protocol = f"mean loss in nats, as {task.metric} overflows; "
+    return Quality(
+        metric=metric,
+        dense=figures[0],
+        compressed=figures[1],
+        higher_is_better=higher_is_better,
+        protocol=f"{protocol}{task.protocol(batches)}",
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autotune.compress.decode import decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
+from autotune.compress.positions import max_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import UsageError, option_name
@@ -91,6 +92,7 @@ class TracedModel:
         return {
             "weights": self.loaded.weights_sha256,
             "task": self.loaded.task,
+            **({"judged": dict(self.task.setup)} if self.task.setup else {}),
             "sites": [site.name for site in self.sites.sites],
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -159,7 +161,7 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
     # A decode step adds a token whatever the length of the output.
     steps = workload.output_length or int(workload.phase == "decode")
     length = workload.sequence_length + steps
-    limit = getattr(loaded.config, "max_position_embeddings", None)
+    limit = max_positions(loaded.model)
     if limit is not None and length > limit:
         raise UsageError(
             f"{option_name('workload.sequence_length')} {workload.sequence_length} and {steps} "

@@ -57,6 +57,7 @@ def tune_record(
         workload=request.workload,
         budget={name: limit.text for name, limit in request.budget.limits().items()},
         verdict=tuning.verdict(final),
+        allow_quality_loss=request.allow_quality_loss,
         dense_latency_s=final.judged.dense_latency_s,
         rest_latency_s=planner.network.rest_s,
         predicted_latency_s=predicted.latency_s,

@@ -95,6 +95,13 @@ class TuneRequest:
         metavar="N",
         help="Seed of everything random.",
     )
+    allow_quality_loss: bool = option(
+        False,
+        flag="--allow-quality-loss",
+        group="Budgets",
+        help="Take a result that has lost its quality for a success: exit code 0 if the budget is "
+        "met.",
+    )
     effort: str = option(
         "normal", flag="--effort", common=True, group="Search", choices=EFFORTS, help=_EFFORT_HELP
     )
@@ -210,6 +217,7 @@ class TuneOptions:
     method: MethodOptions = field(default_factory=MethodOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     seed: int = 0
+    allow_quality_loss: bool = False
 
 
 def request_json(request: TuneRequest) -> dict[str, Any]:

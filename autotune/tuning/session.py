@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.loading import load_model
+from autotune.compress.quality import relative_loss
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
@@ -34,7 +35,12 @@ from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression, compress
 from autotune.tuning.decisions import measure_decisions
 from autotune.tuning.handout import hand_out
-from autotune.tuning.judging import make_evidence, make_judges
+from autotune.tuning.judging import (
+    dense_heldout_loss,
+    make_evidence,
+    make_judges,
+    quality_of,
+)
 from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import find_machine
@@ -105,6 +111,7 @@ class Tuning:
                 joint=request.offers_joint,
             )
             data = load_calibration(loaded, request.calibration, workload=request.workload)
+            dense_heldout_loss(model, data, workspace=workspace)
             builder = make_builder(model, machine, workspace=workspace)
             if machine.verified:  # a model that cannot be exported is refused before anything long
                 for phase in request.workload.passes:
@@ -246,25 +253,17 @@ class Tuning:
         task, plan = self.model.task, outcome.allocation.plan
         model, heldout = self.model.loaded.model, self.data.heldout
 
-        def compute() -> dict[str, float]:
+        def compute() -> float:
             with self.workspace.stage("judge quality on held-out data") as advance:
                 references = task.references(model, heldout)
-                advance(1, 3)
-                dense = task.mean_loss(model, heldout, references=references)
-                advance(2, 3)
+                advance(1, 2)
                 with self.compression.applied(plan):
-                    compressed = task.mean_loss(model, heldout, references=references)
-            return {"dense": dense, "compressed": compressed}
+                    return relative_loss(task, model, batches=heldout, references=references)
 
         key = {**self.compression.plan_key(plan), "data": self.data.sha256}
-        losses: Mapping[str, float] = self.workspace.value("quality", key, compute=compute)
-        return Quality(
-            metric=task.metric,
-            dense=task.figure(losses["dense"]),
-            compressed=task.figure(losses["compressed"]),
-            higher_is_better=task.higher_is_better,
-            protocol=task.protocol(heldout),
-        )
+        compressed: float = self.workspace.value("quality", key, compute=compute)
+        dense = dense_heldout_loss(self.model, self.data, workspace=self.workspace)
+        return quality_of(task, dense=dense, compressed=compressed, batches=heldout)
 
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""

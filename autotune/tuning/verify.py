@@ -47,7 +47,7 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
         UsageError: the folder holds neither a tuning nor an export, or a result that cannot be
             read.
     """
-    folder, reporter = Path(folder), reporter or Reporter()
+    folder, reporter, record = Path(folder), reporter or Reporter(), None
     if (folder / MANIFEST).is_file():
         checks = check_export(folder, reporter)
     elif (folder / RESULT).is_file():
@@ -62,7 +62,12 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
             f"{folder} has neither {RESULT} nor {MANIFEST}; give the folder of a tuning or of an "
             "export"
         )
-    return Verification(folder=str(folder), checks=tuple(checks))
+    return Verification(
+        folder=str(folder),
+        checks=tuple(checks),
+        quality_verdict=record.quality_verdict if record else None,
+        quality_lost=bool(record and record.quality_lost),
+    )
 
 
 def _update_report(

@@ -109,7 +109,7 @@ class Task(ABC):
         del references, batches
         return 1.0
 
-    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
         """Whether what is judged differs between the items of a batch.
 
         Where it is the same for any input, no plan could change it. `reference` is the reduced

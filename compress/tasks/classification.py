@@ -64,13 +64,13 @@ class Classification(Task):
         return logits
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Those of the distance."""
         del batch
         yield from self.distance.signals(output, generator)
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """Distance to the dense answers, summed over inputs."""
         del batch
         return self.distance.between(output, reference), output.shape[0]

@@ -93,7 +93,7 @@ class Embedding(Task):
         mask = batch.get(MASK)
         if mask is None or mask.shape != output.shape[:2]:
             mask = torch.ones(output.shape[:2], dtype=torch.long, device=output.device)
-        pooled = pool(output, mask.long(), self.pooling, prompt_tokens=self.prompt_tokens)
+        pooled = pool(output, mask.long(), modes=self.pooling, prompt_tokens=self.prompt_tokens)
         for head in self.heads:
             pooled = head(pooled)
         return functional.normalize(pooled.float(), dim=-1)

@@ -50,7 +50,7 @@ class ImageText(Embedding):
         del batch
         return functional.normalize(output.float(), dim=-1)
 
-    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
         """Whether both towers tell inputs apart."""
         del output, batch
         return all(differ(tower) for tower in reference.unbind(1))

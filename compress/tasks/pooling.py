@@ -17,7 +17,9 @@ _ACTIVATIONS = {
 }
 
 
-def pool(hidden: Tensor, mask: Tensor, modes: tuple[str, ...], *, prompt_tokens: int = 0) -> Tensor:
+def pool(
+    hidden: Tensor, mask: Tensor, *, modes: tuple[str, ...], prompt_tokens: int = 0
+) -> Tensor:
     """The results of `modes` side by side, (batch, modes · features).
 
     Args:
@@ -28,10 +30,10 @@ def pool(hidden: Tensor, mask: Tensor, modes: tuple[str, ...], *, prompt_tokens:
     """
     positions = mask.cumsum(1) * mask  # 1 for the first token that is no padding
     kept = mask * (positions > prompt_tokens)
-    return torch.cat([_pooled(hidden, kept, positions, mode) for mode in modes], dim=-1)
+    return torch.cat([_pooled(hidden, kept, positions=positions, mode=mode) for mode in modes], dim=-1)
 
 
-def _pooled(hidden: Tensor, kept: Tensor, positions: Tensor, mode: str) -> Tensor:
+def _pooled(hidden: Tensor, kept: Tensor, *, positions: Tensor, mode: str) -> Tensor:
     if mode in ("cls", "lasttoken"):
         last = kept.shape[1] - 1
         index = kept.argmax(1) if mode == "cls" else last - kept.flip(1).argmax(1)

@@ -49,7 +49,7 @@ class TokenClassification(Task):
         return logits
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Those of the distance, at the tokens that are no padding."""
         yield from self.distance.signals(output[batch[MASK].bool()], generator)
@@ -59,7 +59,7 @@ class TokenClassification(Task):
         del output
         return int(batch[MASK].sum())
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """Distance to the dense logits, summed over tokens."""
         keep = batch[MASK].bool()
         return self.distance.between(output[keep], reference[keep]), int(keep.sum())
@@ -73,7 +73,7 @@ class TokenClassification(Task):
         pairs = zip(references, batches, strict=True)
         return self.distance.scale([r[b[MASK].bool()] for r, b in pairs if r is not None])
 
-    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
         """Whether tokens that are no padding have different logits."""
         del output
         return differ(reference[batch[MASK].bool()])
@@ -138,7 +138,7 @@ class MaskedLM(Task):
         return (batch["input_ids"] == self.mask_token_id) & batch[MASK].bool()
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Cross-entropy at the masked tokens against words drawn from the model."""
         yield from self._distance.signals(output[self._masked(batch)], generator)
@@ -155,7 +155,7 @@ class MaskedLM(Task):
         order = found.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         return output.gather(1, order.unsqueeze(-1).expand(-1, -1, output.shape[-1]))
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """KL divergence from the dense distribution, summed over masked tokens."""
         counts = self._masked(batch).sum(1, keepdim=True)
         ours = self.reduce(output, batch)
@@ -204,7 +204,7 @@ class QuestionAnswering(Task):
         return output.float().masked_fill(hidden, -1e4).mT.flatten(0, 1)
 
     def curvature_signals(
-        self, output: Tensor, batch: Batch, generator: torch.Generator
+        self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Cross-entropy against starts and ends drawn from the model."""
         yield from self._distance.signals(self._by_position(output, batch), generator)
@@ -214,7 +214,7 @@ class QuestionAnswering(Task):
         del batch
         return 2 * output.shape[0]
 
-    def loss(self, output: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
         """KL divergence from the dense distributions, summed over starts and ends."""
         ours, dense = (self._by_position(each, batch) for each in (output, reference))
         return self._distance.between(ours, dense), len(ours)
@@ -223,7 +223,7 @@ class QuestionAnswering(Task):
         """exp(−KL), 1 where both models agree."""
         return self._distance.figure(mean_loss)
 
-    def varies(self, output: Tensor, reference: Tensor, batch: Batch) -> bool:
+    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
         """Whether the tokens that are no padding have different logits."""
         del output
         return differ(reference[batch[MASK].bool()])

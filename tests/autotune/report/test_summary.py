@@ -9,6 +9,7 @@ from autotune.report.card import model_card
 from autotune.report.html import write_report
 from autotune.report.summary import (
     bench_lines,
+    loss_text,
     miss_text,
     outcome_text,
     summary,
@@ -17,19 +18,19 @@ from autotune.report.summary import (
 from autotune.results.bench_record import BenchRecord
 from autotune.results.job_summary import TuneSummary
 from autotune.results.verdict import Verdict
-from tests.records import PREDICTED, stored_record
+from tests.records import PREDICTED, kept_record, stored_record
 
 INTERVAL = "0.911 to 0.932"
 
 
 def undecided():
     """The stored result under a budget that its interval contains."""
-    record = stored_record()
+    record = kept_record()
     return replace(record, budget={"latency": "0.92x"}, verdict=Verdict.UNDECIDED)
 
 
 def missed():
-    return replace(stored_record(), budget={"latency": "0.9x"}, verdict=Verdict.MISSED)
+    return replace(kept_record(), budget={"latency": "0.9x"}, verdict=Verdict.MISSED)
 
 
 def test_the_summary_of_a_measured_result(tmp_path):
@@ -108,7 +109,7 @@ def test_bench_prints_its_verdict():
     assert [one["name"] for one in record.to_json()["passes"]] == ["prefill", "decode"]
 
 
-@pytest.mark.parametrize("record", [stored_record(), stored_record(PREDICTED), undecided()])
+@pytest.mark.parametrize("record", [kept_record(), kept_record(PREDICTED), undecided()])
 def test_card_and_report_hold_the_figures_of_the_record(record, tmp_path):
     write_report(record, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -124,6 +125,48 @@ def test_card_and_report_hold_the_figures_of_the_record(record, tmp_path):
     assert card.count("→") == len(record.factorized)
     assert ("latency, measured" in card) is (record.measured is not None)
     assert all(source in card for source in record.predicted_from)
+
+
+def outputs(record, folder):
+    """What is said of a record, by place: summary, report, card, list of jobs."""
+    write_report(record, folder / "report.html")
+    return {
+        "summary": next(line for line in summary(record, folder) if line.startswith("quality")),
+        "report": (folder / "report.html").read_text(),
+        "card": model_card(record),
+        "jobs": outcome_text(TuneSummary.of_result(record.to_json())),
+    }
+
+
+def test_a_lost_quality_is_said_in_every_output(tmp_path):
+    said = outputs(stored_record(), tmp_path)
+    assert (
+        "(dense 69.1059): LOST, more than 2 times that of the dense model; per" in said["summary"]
+    )
+    sentence = (
+        "The quality is lost (perplexity 154.5, dense 69.11): it is more than 2 times that of"
+    )
+    assert sentence in said["report"]
+    assert sentence in said["card"]
+    assert 'class="verdict missed"' in said["report"]
+    assert said["jobs"] == "0.919x of dense, budget met, quality LOST"
+    assert "--allow-quality-loss" in loss_text(stored_record())
+    allowed = outputs(replace(stored_record(), allow_quality_loss=True), tmp_path)
+    assert "LOST, more than 2 times that of the dense model (allowed)" in allowed["summary"]
+    assert 'class="verdict met"' in allowed["report"]
+    assert sentence in allowed["report"]
+
+
+def test_a_reduced_quality_is_a_warning_and_a_kept_one_nothing(tmp_path):
+    said = outputs(kept_record(ratio=1.2), tmp_path)
+    assert "(dense 69.1059): reduced; perplexity" in said["summary"]
+    for place in ("report", "card"):
+        assert "The quality is visibly reduced (perplexity 82.93, dense 69.11)." in said[place]
+    assert 'class="verdict met"' in said["report"]
+    assert said["jobs"] == "0.919x of dense, budget met"
+    kept = outputs(kept_record(), tmp_path)
+    assert "(dense 69.1059); perplexity" in kept["summary"]
+    assert all("he quality is" not in kept[place] for place in ("report", "card"))
 
 
 def test_the_card_spells_whole_forms():

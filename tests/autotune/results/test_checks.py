@@ -15,6 +15,7 @@ from autotune.results.checks import (
     Verification,
     run_check,
 )
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.verdict import Verdict
 
 
@@ -93,3 +94,22 @@ def test_a_verification_has_one_verdict_and_exit_code(checks, values, code, last
     done = CliRunner().invoke(command, ["out"], standalone_mode=False)
     assert done.return_value == code
     assert done.stdout.splitlines()[-1].startswith(last)
+
+
+@pytest.mark.parametrize(
+    ("quality", "lost", "code", "last"),
+    [
+        (QualityVerdict.KEPT, False, 0, "VALID, budget met"),
+        (QualityVerdict.REDUCED, False, 0, "VALID, budget met, quality reduced"),
+        (QualityVerdict.LOST, True, 1, "VALID, budget met, quality lost"),
+        (QualityVerdict.LOST, False, 0, "VALID, budget met, quality lost"),
+    ],
+)
+def test_a_lost_quality_ends_verify_with_1(quality, lost, code, last, monkeypatch):
+    checks = (HASH, latency(Verdict.MET))
+    found = Verification(folder="out", checks=checks, quality_verdict=quality, quality_lost=lost)
+    assert found.to_json()["quality_verdict"] == quality.value
+    monkeypatch.setattr("autotune.tuning.verify.verify", lambda *_: found)
+    done = CliRunner().invoke(command, ["out"], standalone_mode=False)
+    assert done.return_value == code
+    assert done.stdout.splitlines()[-1] == last

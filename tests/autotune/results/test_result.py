@@ -2,19 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from autotune.core.errors import UsageError
 from autotune.core.forms import parse_form
 from autotune.results.job_summary import TuneSummary
+from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.result import TuneResult, read_result, result_text
 from autotune.results.upgrade import SCHEMA_VERSION, upgrade
 from autotune.results.verdict import Verdict
 from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stored_record
 
-NEW_IN_4 = {"verdict", "plan"}
+NEW_KEYS = {"verdict", "plan", "quality_verdict", "allow_quality_loss"}
 NEW_IN_PASSES = {"windows", "disturbed_windows", "waiting", "converged"}
 NEW_IN_ROUNDS = {"verdict", *(f"second_look_ratio{end}" for end in ("", "_low", "_high"))}
 
@@ -25,7 +27,7 @@ def test_an_older_result_keeps_all_of_its_values(name, tmp_path):
     old = read_v3(name)
     shutil.copy(DATA / name, tmp_path / "result.json")
     new = read_result(tmp_path).to_json()
-    assert set(new) - set(old) == NEW_IN_4
+    assert set(new) - set(old) == NEW_KEYS
     for key in set(old) - {"sites", "staircases", "rounds"}:
         if key != "passes":
             assert new[key] == old[key], key
@@ -73,7 +75,7 @@ def test_what_is_written_is_read_back(name, tmp_path):
     record = stored_record(name)
     (tmp_path / "result.json").write_text(result_text(record))
     assert read_result(tmp_path) == record
-    assert json.loads(result_text(record))["schema_version"] == SCHEMA_VERSION == 4
+    assert json.loads(result_text(record))["schema_version"] == SCHEMA_VERSION == 5
 
 
 def test_a_result_has_the_measurement_and_the_plan(tmp_path):
@@ -112,7 +114,7 @@ def test_a_checkpoint_is_saved_over_its_like_and_over_nothing_else(tmp_path):
 
 
 def damaged(**changes):
-    return json.dumps({"schema_version": 4, **stored_record().to_json(), **changes})
+    return json.dumps({"schema_version": 5, **stored_record().to_json(), **changes})
 
 
 def without(key):
@@ -126,14 +128,16 @@ def without(key):
         (damaged()[:-200], "is damaged: invalid JSON"),
         ("[]", "it has no schema_version"),
         ("{}", "it has no schema_version"),
-        (damaged(schema_version="4"), "schema_version '4' is not a whole number"),
-        (damaged(schema_version=5), "version 5, newer than the 4 that this program reads; upgrade"),
+        (damaged(schema_version="5"), "schema_version '5' is not a whole number"),
+        (damaged(schema_version=6), "version 6, newer than the 5 that this program reads; upgrade"),
         (damaged(schema_version=2), "version 2, older than the 3 .*; run the tuning again"),
         (damaged(schema_version=3, sites=None), "does not have the keys of schema version 3"),
         ('{"schema_version": 3}', "does not have the keys of schema version 3 .*tuning again"),
         (damaged(surprise=1), "surprise: unknown key"),
         (without("quality"), "quality: the key is missing"),
         (damaged(within_budget=False), "within_budget: False contradicts"),
+        (damaged(quality_verdict="kept"), "quality_verdict: 'kept' contradicts .* give 'lost'"),
+        (damaged(allow_quality_loss="yes"), "allow_quality_loss must be true or false"),
         (damaged(sites=[{"group": 1}]), r"sites\[0\].block: the key is missing"),
         (damaged(budget={"latency": 3}), "budget.latency must be a string"),
     ],
@@ -167,6 +171,30 @@ def test_summaries_of_older_jobs_get_their_verdict():
         values = read_v3(name)
         assert TuneSummary.of_job({key: values[key] for key in SUMMARY_KEYS}).verdict is verdict
     assert TuneSummary.of_job({"measured": 3}) is None
+
+
+def test_a_result_of_version_4_gets_the_verdict_of_its_quality(tmp_path):
+    values = json.loads(damaged(schema_version=4))
+    del values["quality_verdict"], values["allow_quality_loss"]
+    for compressed, verdict, lost in ((70.0, "kept", 0), (75.0, "reduced", 0), (139.0, "lost", 1)):
+        values["quality"]["compressed"] = compressed
+        (tmp_path / "result.json").write_text(json.dumps(values))
+        record = read_result(tmp_path)
+        assert (record.quality_verdict, record.quality_lost) == (verdict, bool(lost))
+        assert record.exit_code == lost
+        stored = {k: v for k, v in record.to_json().items() if "quality_" not in k}
+        summary = TuneSummary.of_job({k: stored[k] for k in (*SUMMARY_KEYS, "verdict")})
+        assert (summary.quality_verdict, summary.quality_lost) == (verdict, bool(lost))
+
+
+def test_a_lost_quality_is_a_failure_unless_it_was_allowed():
+    lost = stored_record(MEASURED)
+    assert (lost.verdict, lost.quality_verdict) == (Verdict.MET, QualityVerdict.LOST)
+    assert lost.exit_code == 1
+    allowed = replace(lost, allow_quality_loss=True)
+    assert (allowed.quality_verdict, allowed.exit_code) == (QualityVerdict.LOST, 0)
+    assert replace(allowed, verdict=Verdict.UNDECIDED).exit_code == 5
+    assert replace(lost, verdict=Verdict.UNDECIDED).exit_code == 1
 
 
 def test_left_out_layers_are_not_sites():
