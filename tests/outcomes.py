@@ -27,11 +27,16 @@ def last_record(process: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def assert_agrees(process: subprocess.CompletedProcess[str], record: dict[str, Any]) -> None:
-    """The exit code, the verdict and the interval of `record` say the same."""
+    """The exit code, the verdicts and the interval of `record` say the same."""
     within = record["within_budget"]
-    assert process.returncode == _BY_WITHIN_BUDGET[within], (process.returncode, process.stderr)
+    lost = record.get("quality_verdict") == "lost" and not record.get("allow_quality_loss")
+    lost = record.get("quality_lost", lost)  # of a verification
+    expected = MISSED if lost else _BY_WITHIN_BUDGET[within]
+    assert process.returncode == expected, (process.returncode, process.stderr)
+    if "allow_quality_loss" in record:  # a tuning, not a verification
+        assert ("the quality is lost" in process.stderr) == lost
     if "verdict" in record:
-        assert _BY_VERDICT[record["verdict"]] == process.returncode, record["verdict"]
+        assert _BY_VERDICT[record["verdict"]] == _BY_WITHIN_BUDGET[within], record["verdict"]
     assert "Traceback" not in process.stderr
     low, high, target = _interval(record)
     if target is not None:  # whichever rule decides between met and missed inside the interval

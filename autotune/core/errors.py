@@ -28,8 +28,8 @@ Every error ends the command line with one sentence on stderr and the exit code 
                                            whose subclasses carry an HTTP status)
 
 A command that ends without an error exits with 0; with 1 where a measured or predicted result
-misses the budget, or a check failed; and with 5 where the measurement does not decide whether the
-budget is met.
+misses the budget or has lost its quality, or a check failed; and with 5 where the measurement does
+not decide whether the budget is met.
 
 Each message states what was given, what is allowed, and what to do next. It names an option by
 `option_name("search.trials")`, at any level of the program; whoever hands the error to its caller

@@ -177,6 +177,7 @@ class Verification:
             "verdict": encode(self.verdict),
             "within_budget": self.within_budget,
             "quality_verdict": encode(self.quality_verdict),
+            "quality_lost": self.quality_lost,
             "findings": [check.to_json() for check in self.checks],
         }
 

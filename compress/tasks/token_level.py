@@ -124,6 +124,15 @@ class MaskedLM(Task):
             )
         return cls(tokenizer.mask_token_id)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model that has no embedding of the mask token."""
+        size = vocabulary_size(model.config)
+        if self.mask_token_id >= size:
+            raise ModelError(
+                f"the tokenizer's mask token is {self.mask_token_id} and the model's embedding has "
+                f"{size} tokens; use the tokenizer that the model was trained with"
+            )
+
     @property
     def setup(self) -> Mapping[str, Any]:
         """The mask token."""

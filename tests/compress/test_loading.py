@@ -148,7 +148,7 @@ def test_heads_stay(tmp_path, kind, task):
     assert before.keys() == after.keys()
 
 
-def make_tokenizer(folder, mask="<|mask|>"):
+def make_tokenizer(folder, mask="<|endoftext|>"):
     shutil.copy(LLAMA / "tokenizer.json", folder)
     text = json.loads((LLAMA / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(
@@ -160,6 +160,9 @@ def test_a_masked_model_without_a_mask_token(tmp_path):
     folder = save_text(tmp_path, t.BertForMaskedLM(t.BertConfig(**BERT)))
     make_tokenizer(folder, mask=None)
     with pytest.raises(ModelError, match=r"has no mask token.*tokenizer_config\.json"):
+        load_model(str(folder))
+    make_tokenizer(folder, mask="<|mask|>")
+    with pytest.raises(ModelError, match="mask token is 2048 and the model's embedding has 101"):
         load_model(str(folder))
 
 

@@ -39,6 +39,7 @@ def test_commands_of_the_deployment_page_have_the_options_they_use():
     "page",
     [
         *PAGES,
+        "docs/quality.md",
         "docs/structure.md",
         "docs/deployment.md",
         "docs/scaling.md",

@@ -172,7 +172,9 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     verdict = Verdict(report["verdict"])
     assert verdict.value == found["latency"]["verdict"]
     assert report["within_budget"] is verdict.within_budget
-    assert done.returncode == (verdict.exit_code if report["valid"] else 1)
+    assert report["quality_verdict"] == record["quality_verdict"]
+    wrong = not report["valid"] or report["quality_lost"]
+    assert done.returncode == (1 if wrong else verdict.exit_code)
     weights = copied / "model" / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-3] ^= 64

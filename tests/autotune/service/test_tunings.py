@@ -84,10 +84,13 @@ def test_other_jobs_have_no_figures(client):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [(MEASURED, "0.919x of dense, budget met"), (PREDICTED, "1.323x of dense, budget MISSED")],
+    [
+        (MEASURED, "0.919x of dense, budget met, quality LOST"),
+        (PREDICTED, "1.323x of dense, budget MISSED, quality LOST"),
+    ],
 )
 def test_the_list_shows_jobs_of_commit_2a6778f(client, database, name, said):
-    """Their rows hold the summary that it wrote: without a verdict."""
+    """Their rows hold the summary that it wrote: without verdicts."""
     values = read_v3(name)
     submit(client)
     job = database.claim("r")
@@ -136,7 +139,7 @@ def test_a_job_database_of_commit_2a6778f_is_opened_and_goes_on(settings):
 def test_a_summary_is_kept_with_its_verdict():
     printed = {**stored_record().to_json(), "output": "/runs/1"}
     kept = summarise("tune", printed)
-    assert set(kept) == {*SUMMARY_KEYS, "verdict"}
+    assert set(kept) == {*SUMMARY_KEYS, "verdict", "quality_verdict", "allow_quality_loss"}
     assert all(kept[key] == printed[key] for key in kept)
     assert summarise("verify", {"valid": True}) == {"valid": True}
     assert outcome({"valid": True}) == outcome(None) == ""
