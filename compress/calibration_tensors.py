@@ -68,7 +68,10 @@ def _checked(
     found = dict(tensors)
     if "input_ids" in found and MASK in examples:
         found.setdefault(MASK, torch.ones_like(found["input_ids"]))
-    found = {name: _typed(path, name, tensor=tensor, example=examples.get(name)) for name, tensor in found.items()}
+    found = {
+        name: _typed(path, name, tensor=tensor, example=examples.get(name))
+        for name, tensor in found.items()
+    }
     if "input_ids" in found:
         _check_ids(loaded, path, ids=found["input_ids"])
     if MASK in found:

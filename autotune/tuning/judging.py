@@ -104,9 +104,7 @@ def make_evidence(
     return Evidence(losses, seed=seed, folder=workspace.cache, key=key)
 
 
-def dense_heldout_loss(
-    model: TracedModel, data: CalibrationData, *, workspace: Workspace
-) -> float:
+def dense_heldout_loss(model: TracedModel, data: CalibrationData, *, workspace: Workspace) -> float:
     """The dense model's mean loss on held-out data, before anything long begins.
 
     Raises:
@@ -126,9 +124,7 @@ def dense_heldout_loss(
     return found
 
 
-def quality_of(
-    task: Task, *, dense: float, compressed: float, batches: Sequence[Batch]
-) -> Quality:
+def quality_of(task: Task, *, dense: float, compressed: float, batches: Sequence[Batch]) -> Quality:
     """The quality figures of two mean losses, or the losses themselves where a figure overflows."""
     figures = task.figure(dense), task.figure(compressed)
     if all(map(math.isfinite, figures)):

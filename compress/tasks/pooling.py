@@ -17,9 +17,7 @@ _ACTIVATIONS = {
 }
 
 
-def pool(
-    hidden: Tensor, mask: Tensor, *, modes: tuple[str, ...], prompt_tokens: int = 0
-) -> Tensor:
+def pool(hidden: Tensor, mask: Tensor, *, modes: tuple[str, ...], prompt_tokens: int = 0) -> Tensor:
     """The results of `modes` side by side, (batch, modes · features).
 
     Args:
@@ -30,7 +28,9 @@ def pool(
     """
     positions = mask.cumsum(1) * mask  # 1 for the first token that is no padding
     kept = mask * (positions > prompt_tokens)
-    return torch.cat([_pooled(hidden, kept, positions=positions, mode=mode) for mode in modes], dim=-1)
+    return torch.cat(
+        [_pooled(hidden, kept, positions=positions, mode=mode) for mode in modes], dim=-1
+    )
 
 
 def _pooled(hidden: Tensor, kept: Tensor, *, positions: Tensor, mode: str) -> Tensor:

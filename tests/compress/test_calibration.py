@@ -36,7 +36,7 @@ def rows(batches):
 
 
 def test_the_three_parts_never_overlap(encoder):
-    data = load_calibration(encoder, CalibrationPlan(), Workload(sequence_length=128))
+    data = load_calibration(encoder, CalibrationPlan(), workload=Workload(sequence_length=128))
     parts = [set(rows(part)) for part in (data.statistics, data.search, data.heldout)]
     assert [len(part) for part in parts] == [1024, 128, 256]
     assert not parts[0] & parts[1]
@@ -46,7 +46,8 @@ def test_the_three_parts_never_overlap(encoder):
 def test_the_same_plan_gives_the_same_data_and_another_seed_other(encoder):
     workload = Workload(sequence_length=32)
     first, again, other = (
-        load_calibration(encoder, CalibrationPlan(seed=seed), workload) for seed in (0, 0, 1)
+        load_calibration(encoder, CalibrationPlan(seed=seed), workload=workload)
+        for seed in (0, 0, 1)
     )
     assert first.sha256 == again.sha256 != other.sha256
 
@@ -55,7 +56,7 @@ def test_windows_of_a_language_model_are_contiguous_and_unpadded(llama, tmp_path
     text = (LLAMA / "heldout.txt").read_text()[:40_000]
     (tmp_path / "text.txt").write_text(text)
     plan = CalibrationPlan(calibration=str(tmp_path / "text.txt"))
-    data = load_calibration(llama, plan, WORKLOAD)
+    data = load_calibration(llama, plan, workload=WORKLOAD)
     ids = llama.tokenizer(text)["input_ids"]
     windows = [r for part in (data.statistics, data.search, data.heldout) for r in rows(part)]
     assert {len(window) for window in windows} == {64}
@@ -71,7 +72,7 @@ def test_an_evaluation_file_is_used_whole_minus_what_was_calibrated_on(llama, tm
     (tmp_path / "a.txt").write_text(text[:30_000])
     (tmp_path / "b.txt").write_text(text[:60_000])
     plan = CalibrationPlan(calibration=str(tmp_path / "a.txt"), evaluation=str(tmp_path / "b.txt"))
-    data = load_calibration(llama, plan, WORKLOAD)
+    data = load_calibration(llama, plan, workload=WORKLOAD)
     seen = set(rows(data.statistics)) | set(rows(data.search))
     held = rows(data.heldout)
     assert not set(held) & seen
@@ -79,7 +80,7 @@ def test_an_evaluation_file_is_used_whole_minus_what_was_calibrated_on(llama, tm
     (tmp_path / "c.txt").write_text(text[:5_000])
     same = CalibrationPlan(calibration=str(tmp_path / "c.txt"), evaluation=str(tmp_path / "c.txt"))
     with pytest.raises(CalibrationError, match="also a calibration sample"):
-        load_calibration(llama, same, WORKLOAD)
+        load_calibration(llama, same, workload=WORKLOAD)
 
 
 @pytest.mark.parametrize("text", ["x", "", "\n\n\n"])
@@ -88,7 +89,7 @@ def test_too_little_text_is_refused(llama, encoder, tmp_path, text):
     for loaded in (llama, encoder):
         with pytest.raises(CalibrationError, match=r"has \d+ token.*at least 8 are needed"):
             load_calibration(
-                loaded, CalibrationPlan(calibration=str(tmp_path / "short.txt")), WORKLOAD
+                loaded, CalibrationPlan(calibration=str(tmp_path / "short.txt")), workload=WORKLOAD
             )
 
 
@@ -96,7 +97,9 @@ def test_files_that_are_no_text(llama, tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00" * 1000)
     for name, why in (("binary.txt", "UTF-8"), ("missing.txt", "No such file")):
         with pytest.raises(CalibrationError, match=why):
-            load_calibration(llama, CalibrationPlan(calibration=str(tmp_path / name)), WORKLOAD)
+            load_calibration(
+                llama, CalibrationPlan(calibration=str(tmp_path / name)), workload=WORKLOAD
+            )
 
 
 def saved(folder, **tensors):
@@ -108,10 +111,12 @@ def saved(folder, **tensors):
 
 def test_tensors_calibrate_a_model_of_images(tmp_path):
     vit = loaded_tiny("vit", "embedding")
-    data = load_calibration(vit, saved(tmp_path, pixel_values=torch.randn(40, 3, 32, 32)), WORKLOAD)
+    data = load_calibration(
+        vit, saved(tmp_path, pixel_values=torch.randn(40, 3, 32, 32)), workload=WORKLOAD
+    )
     assert sum(len(b["pixel_values"]) for b in data.heldout) == 8
     plan = saved(tmp_path, pixel_values=torch.randn(40, 3, 32, 32).half())
-    (batch, *_) = load_calibration(vit, plan, WORKLOAD).heldout
+    (batch, *_) = load_calibration(vit, plan, workload=WORKLOAD).heldout
     assert batch["pixel_values"].dtype == torch.float32
 
 
@@ -122,7 +127,7 @@ def test_tensors_share_a_first_dimension(encoder, tmp_path):
         {"input_ids": torch.ones(9, 2).long(), "attention_mask": torch.tensor(1)},
     ):
         with pytest.raises(CalibrationError, match="first dimension"):
-            load_calibration(encoder, saved(tmp_path, **bad), WORKLOAD)
+            load_calibration(encoder, saved(tmp_path, **bad), workload=WORKLOAD)
 
 
 IDS = torch.randint(0, 1000, (40, 12), generator=torch.Generator().manual_seed(0))
@@ -131,14 +136,16 @@ IDS = torch.randint(0, 1000, (40, 12), generator=torch.Generator().manual_seed(0
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int64])
 def test_whole_numbers_of_any_size_are_ids_and_a_missing_mask_is_ones(encoder, tmp_path, dtype):
     plan = saved(tmp_path, input_ids=IDS.to(dtype))
-    data = load_calibration(encoder, plan, WORKLOAD)
+    data = load_calibration(encoder, plan, workload=WORKLOAD)
     for batch in (*data.statistics, *data.search, *data.heldout):
         assert batch["input_ids"].dtype == batch[MASK].dtype == torch.int64
         assert batch[MASK].all()
-    whole = load_calibration(encoder, saved(tmp_path, input_ids=IDS), WORKLOAD)
+    whole = load_calibration(encoder, saved(tmp_path, input_ids=IDS), workload=WORKLOAD)
     assert rows(whole.heldout) == rows(data.heldout)
     as_bools = saved(tmp_path, input_ids=IDS, attention_mask=torch.ones_like(IDS).bool())
-    assert rows(load_calibration(encoder, as_bools, WORKLOAD).heldout) == rows(data.heldout)
+    assert rows(load_calibration(encoder, as_bools, workload=WORKLOAD).heldout) == rows(
+        data.heldout
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,7 @@ def test_tensors_are_checked_against_the_inputs_when_they_are_read(
     encoder, tmp_path, tensors, message
 ):
     with pytest.raises(CalibrationError, match=message):
-        load_calibration(encoder, saved(tmp_path, **tensors), WORKLOAD)
+        load_calibration(encoder, saved(tmp_path, **tensors), workload=WORKLOAD)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +186,7 @@ def test_tensors_are_checked_against_the_inputs_when_they_are_read(
 def test_pixels_are_checked_as_well(tmp_path, pixels, message):
     with pytest.raises(CalibrationError, match=message):
         vit = loaded_tiny("vit", "embedding")
-        load_calibration(vit, saved(tmp_path, pixel_values=pixels), WORKLOAD)
+        load_calibration(vit, saved(tmp_path, pixel_values=pixels), workload=WORKLOAD)
 
 
 def loaded_tiny(kind, task, **changes):
@@ -195,7 +202,7 @@ def test_text_does_not_calibrate_a_model_with_other_inputs(encoder, llama):
         (loaded_tiny("bert", "embedding"), "has no tokenizer"),
     ):
         with pytest.raises(CalibrationError, match=f"{inputs}, so text cannot calibrate it; set"):
-            load_calibration(loaded, CalibrationPlan(), WORKLOAD)
+            load_calibration(loaded, CalibrationPlan(), workload=WORKLOAD)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(llama, tmp_path):
@@ -205,15 +212,15 @@ def test_a_tokenizer_with_more_tokens_than_the_model(llama, tmp_path):
     (tmp_path / "text.txt").write_text("import onnxscript\n" * 2000)
     plan = CalibrationPlan(calibration=str(tmp_path / "text.txt"))
     with pytest.raises(CalibrationError, match="has 2049 tokens and the model's embedding 2048"):
-        load_calibration(loaded, plan, WORKLOAD)
+        load_calibration(loaded, plan, workload=WORKLOAD)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_the_shortest_sequences(llama, encoder, length):
     workload = Workload(batch_size=1, sequence_length=length)
-    windows = rows(load_calibration(llama, CalibrationPlan(), workload).heldout)
+    windows = rows(load_calibration(llama, CalibrationPlan(), workload=workload).heldout)
     assert {len(row) for row in windows} == {max(2, length)}
-    documents = rows(load_calibration(encoder, CalibrationPlan(), workload).heldout)
+    documents = rows(load_calibration(encoder, CalibrationPlan(), workload=workload).heldout)
     assert {len(row) for row in documents} == {3}  # [CLS], a token of the text, [SEP]
 
 
@@ -224,9 +231,9 @@ def test_padding_is_the_models_own_on_the_side_of_the_tokenizer(encoder):
     model.config = config
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.padding_side = "left"
-    plain = load_calibration(encoder, CalibrationPlan(), WORKLOAD)
+    plain = load_calibration(encoder, CalibrationPlan(), workload=WORKLOAD)
     padded = load_calibration(
-        replace(encoder, model=model, tokenizer=tokenizer), CalibrationPlan(), WORKLOAD
+        replace(encoder, model=model, tokenizer=tokenizer), CalibrationPlan(), workload=WORKLOAD
     )
     assert rows(plain.heldout) == rows(padded.heldout)
     assert plain.sha256 != padded.sha256
@@ -241,8 +248,8 @@ def test_padding_is_the_models_own_on_the_side_of_the_tokenizer(encoder):
 def test_masked_tokens_are_few_and_never_special_ones(encoder):
     loaded = replace(encoder, task="masked-lm")
     mask = encoder.tokenizer.mask_token_id
-    data = load_calibration(loaded, CalibrationPlan(), WORKLOAD)
-    again = load_calibration(loaded, CalibrationPlan(), WORKLOAD)
+    data = load_calibration(loaded, CalibrationPlan(), workload=WORKLOAD)
+    again = load_calibration(loaded, CalibrationPlan(), workload=WORKLOAD)
     assert data.sha256 == again.sha256
     found = rows(data.statistics)
     assert all(mask in row for row in found)
@@ -254,5 +261,5 @@ def test_masked_tokens_are_few_and_never_special_ones(encoder):
 def test_text_calibrates_and_tensors_are_held_out(encoder, tmp_path):
     save_file({"input_ids": IDS}, tmp_path / "held.safetensors")
     plan = CalibrationPlan(evaluation=str(tmp_path / "held.safetensors"))
-    data = load_calibration(encoder, plan, WORKLOAD)
+    data = load_calibration(encoder, plan, workload=WORKLOAD)
     assert sum(len(b["input_ids"]) for b in data.heldout) == 40

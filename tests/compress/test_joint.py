@@ -319,12 +319,19 @@ def test_a_member_of_zeros_has_no_part_in_the_scale(tmp_path, metric, zeros):
     model.requires_grad_(False)
     ids = torch.randint(0, 101, (8, 16), generator=torch.Generator().manual_seed(0))
     batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
-    sites = count_tokens(model, find_sites(model), batches[0])
+    sites = count_tokens(model, find_sites(model), inputs=batches[0])
     chosen = make_metric(metric)
-    statistics = collect_statistics(model, sites.sites, tiny_task("qwen2"), batches, chosen.moments)
+    statistics = collect_statistics(
+        model, sites.sites, task=tiny_task("qwen2"), batches=batches, kinds=chosen.moments
+    )
     path = tmp_path / "factors.safetensors"
     build_factor_store(
-        model, sites.sites, path, metric=chosen, statistics=statistics, joint=sites.joint
+        model,
+        sites.sites,
+        path=path,
+        metric=chosen,
+        statistics=statistics,
+        joint=sites.joint,
     )
     store = FactorStore(path)
     (joint, *_) = (each for each in sites.joint if "layers.0.self_attn" in each.name)

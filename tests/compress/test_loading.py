@@ -83,10 +83,10 @@ def without(folder, beginning):
 def test_a_pooler_that_nobody_trained_is_left_out(tmp_path):
     """Neither counted, nor saved: who loads the result is told that it is missing, as before."""
     folder = save_text(tmp_path / "a", t.BertModel(t.BertConfig(**BERT)))
-    trained = load_class("embedding", folder, None)
+    trained = load_class("embedding", folder, dtype=None)
     assert any("pooler" in name for name, _ in trained.named_parameters())
     without(folder, "pooler.")
-    model = load_class("embedding", folder, None)
+    model = load_class("embedding", folder, dtype=None)
     assert not any("pooler" in name for name, _ in model.named_parameters())
     assert torch.isfinite(model(torch.tensor([[1, 2]])).last_hidden_state).all()
     model.save_pretrained(tmp_path / "b")

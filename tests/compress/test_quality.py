@@ -49,8 +49,8 @@ def test_the_distance_follows_the_labels(config, kind, tmp_path):
     assert type(TokenClassification.of_folder(tmp_path).distance) is kind
 
 
-def figure_of(task, ours, dense):
-    loss, count = task.loss(ours, dense, {})
+def figure_of(task, *, ours, dense):
+    loss, count = task.loss(ours, dense, batch={})
     return task.figure(float(loss) / count / task.scale([dense], [{}]))
 
 
@@ -58,23 +58,29 @@ def figure_of(task, ours, dense):
 @pytest.mark.parametrize("offset", [0.0, -40.0])
 def test_scores_of_a_reranker_are_related_to_their_spread(size, offset):
     task, dense = Classification(Score()), torch.randn(64, 1, generator=DRAW) * size + offset
-    assert figure_of(task, dense, dense) == pytest.approx(1.0)
+    assert figure_of(task, ours=dense, dense=dense) == pytest.approx(1.0)
     shuffled = dense[torch.randperm(64, generator=DRAW)]
-    assert figure_of(task, shuffled, dense) < 0.0
-    assert figure_of(task, dense.mean().expand_as(dense), dense) == pytest.approx(0.0, abs=1e-3)
+    assert figure_of(task, ours=shuffled, dense=dense) < 0.0
+    assert figure_of(task, ours=dense.mean().expand_as(dense), dense=dense) == pytest.approx(
+        0.0, abs=1e-3
+    )
     nearly = dense + 0.1 * size * torch.randn(64, 1, generator=DRAW)
-    assert 0.97 < figure_of(task, nearly, dense) < 1.0
-    (signal, *_) = task.curvature_signals(dense.requires_grad_(), {}, DRAW)
+    assert 0.97 < figure_of(task, ours=nearly, dense=dense) < 1.0
+    (signal, *_) = task.curvature_signals(dense.requires_grad_(), {}, generator=DRAW)
     assert torch.autograd.grad(signal, dense)[0].any()
 
 
 def test_independent_labels_are_seen_when_all_are_raised():
     """A softmax sees nothing of it."""
     dense = torch.randn(64, 5, generator=DRAW) * 2 - 3
-    assert figure_of(Classification(Choice()), dense + 6, dense) == pytest.approx(1.0, abs=1e-5)
-    assert figure_of(Classification(Independent()), dense + 6, dense) < 0.01
+    assert figure_of(Classification(Choice()), ours=dense + 6, dense=dense) == pytest.approx(
+        1.0, abs=1e-5
+    )
+    assert figure_of(Classification(Independent()), ours=dense + 6, dense=dense) < 0.01
     extreme = 1e4 * dense
-    assert figure_of(Classification(Independent()), extreme, extreme) == pytest.approx(1.0)
+    assert figure_of(Classification(Independent()), ours=extreme, dense=extreme) == pytest.approx(
+        1.0
+    )
 
 
 def constant(model):
@@ -134,7 +140,7 @@ def test_data_without_anything_to_judge_are_an_error(task, model):
         dense_loss(task, model.eval(), batches=batches)
     if task.masks_tokens:
         with pytest.raises(CalibrationError, match="hold no token"):
-            collect_statistics(model, [], task, batches, frozenset({"gram"}))
+            collect_statistics(model, [], task=task, batches=batches, kinds=frozenset({"gram"}))
 
 
 def test_an_output_that_is_not_finite_is_an_error_before_anything_long():
@@ -143,7 +149,7 @@ def test_an_output_that_is_not_finite_is_an_error_before_anything_long():
     with pytest.raises(ModelError, match=r"not finite on the held-out data; look for extreme"):
         dense_loss(CausalLM(), model, batches=text(8))
     with pytest.raises(ModelError, match=r"not finite on the calibration data; look for extreme"):
-        collect_statistics(model, [], CausalLM(), text(8), frozenset({"grad"}))
+        collect_statistics(model, [], task=CausalLM(), batches=text(8), kinds=frozenset({"grad"}))
 
 
 def test_a_compressed_model_that_is_not_finite_is_an_error():

@@ -28,7 +28,7 @@ def put(path, **values):
     path.write_text(json.dumps(values))
 
 
-def make_folder(folder, pooling, modules=(), kind="bert"):
+def make_folder(folder, pooling, *, modules=(), kind="bert"):
     """A tiny model with a tokenizer, pooled as `pooling` says, with further modules behind."""
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "vocab_size": 2048, "max_position_embeddings": 128}
@@ -62,7 +62,7 @@ def our_embeddings(folder, texts):
     task = make_task(loaded.task, loaded.folder)
     (folder.parent / "text.txt").write_text("\n".join(texts))
     plan = CalibrationPlan(calibration=str(folder.parent / "text.txt"))
-    data = load_calibration(loaded, plan, Workload(batch_size=1, sequence_length=64))
+    data = load_calibration(loaded, plan, workload=Workload(batch_size=1, sequence_length=64))
     found = {}
     for batch in (*data.statistics, *data.search, *data.heldout):
         with torch.no_grad():
@@ -75,12 +75,12 @@ def our_embeddings(folder, texts):
 TEXTS = [f"def function_{i}(x): return x + {i} * " + "y + " * i for i in range(12)]
 
 
-def assert_same_embeddings(folder, texts=TEXTS, prompt="", cut=64, lower=False):
-    loaded, ours = our_embeddings(folder, texts)
-    theirs = library_embeddings(folder, texts)
-    used = [prompt + (text.lower() if lower else text) for text in texts]
+def assert_same_embeddings(folder, *, prompt="", cut=64):
+    loaded, ours = our_embeddings(folder, TEXTS)
+    theirs = library_embeddings(folder, TEXTS)
+    used = [prompt + text for text in TEXTS]
     ids = loaded.tokenizer(used, truncation=True, max_length=cut)["input_ids"]
-    assert len(ours) == len(texts)
+    assert len(ours) == len(TEXTS)
     for row, expected in zip(ids, theirs, strict=True):
         torch.testing.assert_close(ours[tuple(row)], expected, rtol=1e-4, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_dense_layers_behind_the_pooling_belong_to_the_embedding(tmp_path):
         ("sentence_transformers.models.Dense", "2_Dense"),
         ("sentence_transformers.models.Normalize", "3_Normalize"),
     ]
-    folder = make_folder(tmp_path / "model", {"pooling_mode": "mean"}, modules)
+    folder = make_folder(tmp_path / "model", {"pooling_mode": "mean"}, modules=modules)
     head = folder / "2_Dense"
     head.mkdir()
     put(head / "config.json", in_features=64, out_features=8, bias=True,

@@ -42,14 +42,19 @@ KEPT, REDUCED, LOST = QualityVerdict
     ],
 )
 def test_the_limits(metric, dense, compressed, higher, expected):
-    assert QualityVerdict.of(metric, dense, compressed, higher_is_better=higher) is expected
+    assert (
+        QualityVerdict.of(metric, dense=dense, compressed=compressed, higher_is_better=higher)
+        is expected
+    )
 
 
 def test_a_figure_and_the_loss_that_stands_for_it_agree():
     for rise in (0.01, 0.048, 0.05, 0.69, 0.7):
-        losses = QualityVerdict.of("loss", 2.0, 2.0 + rise, higher_is_better=False)
-        figures = map(math.exp, (2.0, 2.0 + rise))
-        assert losses is QualityVerdict.of("perplexity", *figures, higher_is_better=False)
+        losses = QualityVerdict.of("loss", dense=2.0, compressed=2.0 + rise, higher_is_better=False)
+        dense, compressed = map(math.exp, (2.0, 2.0 + rise))
+        assert losses is QualityVerdict.of(
+            "perplexity", dense=dense, compressed=compressed, higher_is_better=False
+        )
 
 
 def test_every_task_has_limits_of_its_own_metric():

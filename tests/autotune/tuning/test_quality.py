@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
     (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:30_000])
 
-    def tuned(folder, budget="0.9x", length=16, calibration=None, **more):
+    def tuned(folder, *, budget="0.9x", length=16, calibration=None, **more):
         request = TuneRequest(
             model=str(folder),
             output=tmp_path / "out",
@@ -54,7 +54,7 @@ def run(tmp_path, monkeypatch):
     return tuned
 
 
-def make_model(folder, model, seed=0):
+def make_model(folder, model):
     """A random model with the tokenizer of code-llama-3m."""
     model.eval().save_pretrained(folder)
     shutil.copy(LLAMA / "tokenizer.json", folder)
@@ -133,10 +133,10 @@ def test_a_lost_quality_is_written_and_allowed_on_request(run, tmp_path):
     assert replace(allowed, allow_quality_loss=False).exit_code == 1
 
 
-def weights_times(folder, factor, beginning=""):
+def weights_times(folder, factor):
     path = folder / "model.safetensors"
     tensors = {
-        name: tensor * factor if name.startswith(beginning) and "norm" not in name else tensor
+        name: tensor if "norm" in name else tensor * factor
         for name, tensor in load_file(path).items()
     }
     save_file(tensors, path, {"format": "pt"})
