@@ -30,7 +30,7 @@ def test_the_result_is_complete_and_consistent(tuned):
     assert {k: v for k, v in record.items() if k != "output"} == {
         k: v for k, v in written.items() if k != "schema_version"
     }
-    assert written["schema_version"] == 4
+    assert written["schema_version"] == 5
     assert record["measured_ratio_low"] <= record["measured_ratio"] <= record["measured_ratio_high"]
     assert record["predicted_latency_low_s"] <= record["predicted_latency_s"]
     assert record["quality"]["compressed"] >= record["quality"]["dense"] > 1

@@ -56,7 +56,7 @@ def test_a_removed_result_is_reported_as_removed(client, database, settings, sto
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"schema_version": 99}', "schema version 99, newer than the 4"),
+        ('{"schema_version": 99}', "schema version 99, newer than the 5"),
         (result_text(stored_record())[:-90], "is damaged: invalid JSON"),
         ("{}", "it has no schema_version"),
     ],

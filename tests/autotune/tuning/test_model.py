@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from autotune.compress.tasks import TASKS
 from autotune.core.errors import UsageError
@@ -11,10 +12,16 @@ from autotune.core.types import Workload
 from autotune.tuning.model import check_workload
 from autotune.tuning.request import TuneRequest
 
-CODE = SimpleNamespace(
-    task="causal-lm", kind=TASKS["causal-lm"], config=SimpleNamespace(max_position_embeddings=64)
-)
-EMBEDDING = SimpleNamespace(task="embedding", kind=TASKS["embedding"], config=SimpleNamespace())
+
+def loaded(task, **config):
+    """As much of a loaded model as is looked at."""
+    model = nn.Module()
+    model.config = SimpleNamespace(**config)
+    return SimpleNamespace(task=task, kind=TASKS[task], model=model)
+
+
+CODE = loaded("causal-lm", max_position_embeddings=64)
+EMBEDDING = loaded("embedding")
 
 
 @pytest.mark.parametrize(
