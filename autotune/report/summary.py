@@ -12,6 +12,8 @@ from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.verdict import Verdict
 
+# From this share of disturbed windows on, a miss is said to have had other work beside it.
+_BUSY_SHARE = 0.25
 _WRITTEN = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
 
 
@@ -58,11 +60,15 @@ def verdict_text(record: TuneRecord) -> str:
 def _budget_text(record: TuneRecord) -> str:
     measured = record.measured
     if measured is None:
+        absent = "Nothing was measured, because the device was not present."
+        if record.verdict is Verdict.UNDECIDED:
+            return (
+                "The prediction does not decide whether the model meets the budget: the interval "
+                f"of its ratio, {_interval(_judged(record))}, contains the limit "
+                f"{_limit(record):.3f}. {absent}"
+            )
         verb = "meet" if record.verdict is Verdict.MET else "miss"
-        return (
-            f"The model is predicted to {verb} the budget. Nothing was measured, because the "
-            "device was not present."
-        )
+        return f"The model is predicted to {verb} the budget. {absent}"
     if record.verdict is Verdict.UNDECIDED:
         return (
             "The measurement does not decide whether the model meets the budget: the interval of "
@@ -98,6 +104,12 @@ def loss_text(record: TuneRecord) -> str:
 def miss_text(record: TuneRecord) -> str:
     """The sentence that goes with exit codes 1 and 5."""
     measured = record.measured
+    if measured is None and record.verdict is Verdict.UNDECIDED:
+        return (
+            "the prediction does not decide whether the budget is met: the 90 % interval of the "
+            f"ratio, {_interval(_judged(record))}, contains the limit {_limit(record):.3f}; "
+            "measure on the device (there, or on a farm), or give a looser budget"
+        )
     if measured is None:
         return (
             f"the model is predicted to miss the budget (ratio {record.predicted_ratio:.3f} to the "
@@ -106,8 +118,9 @@ def miss_text(record: TuneRecord) -> str:
     if record.verdict is Verdict.UNDECIDED:
         return (
             "the measurement does not decide whether the budget is met: the interval of the ratio, "
-            f"{_interval(measured)}, contains the limit {_limit(record):.3f}; measure again with "
-            "`autotune bench`, or give more --measure-seconds or a looser budget"
+            f"{_interval(measured)}, contains the limit {_limit(record):.3f}"
+            f"{_disturbed(measured)}; measure again with `autotune bench`, or give more "
+            "--measure-seconds or a looser budget"
         )
     if measured.ratio_low > 1.0:
         return (
@@ -115,8 +128,20 @@ def miss_text(record: TuneRecord) -> str:
             "the dense model on this device"
         )
     return (
-        f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency); "
-        "its folder has been written; give more --rounds or a looser budget"
+        f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency)"
+        f"{_disturbed(measured)}; its folder has been written; give more --rounds or a looser "
+        "budget"
+    )
+
+
+def _disturbed(measured: Measured) -> str:
+    """How busy the machine was, where that may have decided."""
+    share = measured.disturbed_windows / max(measured.windows, 1)
+    if share < _BUSY_SHARE:
+        return ""
+    return (
+        f" (other work disturbed {measured.disturbed_windows} of {measured.windows} windows of "
+        "the measurement)"
     )
 
 
@@ -137,11 +162,15 @@ def _quality_state(record: TuneRecord) -> str:
 
 def _budget_state(record: TuneRecord) -> str:
     measured = record.measured
-    if measured is None:
-        return _word(record.verdict)
+    judged = measured or _judged(record)
     return _state(
-        record.verdict, _limit(record), ratio_low=measured.ratio_low, ratio_high=measured.ratio_high
+        record.verdict, _limit(record), ratio_low=judged.ratio_low, ratio_high=judged.ratio_high
     )
+
+
+def _judged(record: TuneRecord) -> Measured:
+    """The phases as they were measured, or predicted with their 90 % intervals."""
+    return Measured(passes=tuple(phase.timing for phase in record.phases))
 
 
 def _state(verdict: Verdict, limit: float, *, ratio_low: float, ratio_high: float) -> str:

@@ -67,6 +67,28 @@ def test_an_undecided_budget_names_interval_and_limit(tmp_path):
     )
 
 
+def test_an_undecided_prediction_is_no_miss(tmp_path):
+    record = stored_record(PREDICTED)
+    (phase,) = record.phases
+    phase = replace(phase, ratio=0.9, ratio_low=0.85, ratio_high=0.95)
+    record = replace(
+        record, budget={"latency": "0.92x"}, verdict=Verdict.UNDECIDED, phases=(phase,)
+    )
+    interval = f"{phase.ratio_low:.3f} to {phase.ratio_high:.3f}"
+    for text in (miss_text(record), verdict_text(record), *summary(record, tmp_path)[1:2]):
+        assert interval in text
+        assert "miss" not in text
+    assert "the prediction does not decide" in miss_text(record)
+
+
+def test_a_miss_beside_other_work_says_so():
+    calm = missed()
+    busy = {"windows": 40, "disturbed_windows": 30}
+    record = replace(calm, phases=tuple(replace(one, **busy) for one in calm.phases))
+    assert "other work disturbed 60 of 80 windows" in miss_text(record)
+    assert "disturbed" not in miss_text(calm)
+
+
 @pytest.mark.parametrize(
     ("record", "miss", "verdict"),
     [
