@@ -1,8 +1,10 @@
 """Users of one host share the lock of a device, whatever their umask, and none can spoil it."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,14 +29,11 @@ except Exception as error:
 
 
 @pytest.fixture
-def user(tmp_path_factory):
+def user():
     """Start a process of a user with a umask that locks the device until it reads a line."""
     if os.getuid() != 0:
         pytest.skip("needs root to become other users")
-    place = Path(tmp_path_factory.mktemp("shared"))
-    for folder in (place, *place.parents):  # pytest's own folders are private
-        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(0o711)
+    place = Path(tempfile.mkdtemp(prefix="autotune-locks-"))  # pytest's own folders are private
     place.chmod(0o1777)
     started = []
 
@@ -54,6 +53,7 @@ def user(tmp_path_factory):
     yield start
     for process in started:
         end(process)
+    shutil.rmtree(place)
 
 
 def end(process):
