@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from autotune.compress.decode import PAST, POSITIONS, decode_step, step_positions
+from autotune.compress.decode import PAST, decode_step, step_positions
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, replace_modules
 from autotune.compress.plugin import LowRankConfig, LowRankQuantizer
+from autotune.compress.positions import POSITIONS
 from autotune.compress.remote_code import AUTO_MAP_FILE, auto_classes, remote_code
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.tasks.base import MASK

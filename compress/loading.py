@@ -144,6 +144,13 @@ def _config(folder: Path) -> PretrainedConfig:
     return config
 
 
+def _auto_class(task: str, folder: Path) -> str:
+    """The class of transformers that loads the folder; of T5, maybe its encoder alone."""
+    name, architectures = task_class(task).auto_class, _config(folder).architectures or []
+    alone = any(architecture.endswith("EncoderModel") for architecture in architectures)
+    return "AutoModelForTextEncoding" if alone and name == "AutoModel" else name
+
+
 def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Module:
     """`AutoModel….from_pretrained` of the task's class, in evaluation mode; None is its own dtype.
 
@@ -153,7 +160,7 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
     """
     import transformers
 
-    kind: type[AutoModel] = getattr(transformers, task_class(task).auto_class)
+    kind: type[AutoModel] = getattr(transformers, _auto_class(task, folder))
     try:
         model, report = kind.from_pretrained(
             folder,

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import nn
 
@@ -20,7 +19,7 @@ from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
 from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import export_dense, rewrite_low_rank
+from autotune.compress.onnx_export import check_graph, export_dense, rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
 from autotune.compress.tasks import make_task
 from autotune.core.progress import Advance, no_progress
@@ -64,7 +63,7 @@ def export_checkpoint(
                 opset=opset,
             )
         rewrite_low_rank(dense, layers, path=path, metadata=metadata)
-    onnx.checker.check_model(str(path), full_check=True)
+    check_graph(str(path), full=True)
     return path
 
 

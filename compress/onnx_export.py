@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_weight
-from autotune.compress.onnx_trace import OPSET, trace
+from autotune.compress.onnx_trace import ADVICE, OPSET, trace
 from autotune.compress.tasks.base import Task
-from autotune.core.errors import ModelError
+from autotune.core.errors import ModelError, one_line
 from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Workload
 
@@ -192,8 +192,26 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
+def check_graph(model: onnx.ModelProto | str, *, full: bool = False) -> None:
+    """Check a graph, or the file of one, by ONNX's own rules; `full` with the shapes of all values.
+
+    Raises:
+        ModelError: it breaks one.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"the exported graph is not valid ONNX: {one_line(error)}; {ADVICE}"
+        ) from error
+
+
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write `path`; weights go to `<path>.data` beside it when they exceed protobuf's limit."""
+    """Write `path`; weights go to `<path>.data` beside it when they exceed protobuf's limit.
+
+    Raises:
+        ModelError: it breaks a rule of ONNX.
+    """
     if weight_bytes(model) > EXTERNAL_ABOVE_BYTES:
         onnx.save(
             model,
@@ -202,7 +220,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
             location=f"{path.name}.data",
             all_tensors_to_one_file=True,
         )
-        onnx.checker.check_model(str(path))
+        check_graph(str(path))
     else:
-        onnx.checker.check_model(model)
+        check_graph(model)
         onnx.save(model, path)

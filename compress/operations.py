@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autotune.core.errors import foreign_code
 from autotune.core.layers import Site
 from autotune.core.operation import Operation
 
@@ -51,6 +52,9 @@ def trace_operations(
 
     `causal`: attention of more than one query looks back only. `call(model, inputs)` runs the pass;
     None calls the model on the named inputs.
+
+    Raises:
+        ModelError: what the pass computes depends on the values of its inputs.
     """
     recorder = _Recorder(causal)
     handles = []
@@ -58,6 +62,10 @@ def trace_operations(
         layer = model.get_submodule(site.name)
         handles.append(layer.register_forward_pre_hook(recorder.enter))
         handles.append(layer.register_forward_hook(recorder.leave))
+    message = (
+        "the operations of the model's pass depend on its data, so they cannot be predicted: "
+        "<why>; tune on the device itself"
+    )
     try:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         feeds = {name: _fake(mode, tensor, dtype=dtype) for name, tensor in inputs.items()}
@@ -65,7 +73,7 @@ def trace_operations(
             f"model.{name}": _fake(mode, tensor, dtype=dtype)
             for name, tensor in model.named_parameters()
         }
-        with torch.no_grad(), mode, recorder:
+        with foreign_code(message), torch.no_grad(), mode, recorder:
             functional_call(_Pass(model, call), weights, (feeds,))
     finally:
         for handle in handles:

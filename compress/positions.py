@@ -1,12 +1,30 @@
-"""How long a sequence a model takes."""
+"""Positions of tokens as transformers counts them."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+POSITIONS = "position_ids"
 _TABLES = ("position_embeddings", "embed_positions")
+
+
+def _padded_table(model: nn.Module) -> nn.Embedding | None:
+    """The table of positions that has a row for padding, as RoBERTa and its kin have it."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Embedding) or module.padding_idx is None:
+            continue
+        if name.rpartition(".")[2] in _TABLES:
+            return module
+    return None
+
+
+def first_position(model: nn.Module) -> int:
+    """The position of a sequence's first token: 0, or behind the row of padding in the table."""
+    table = _padded_table(model)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
 
 
 def max_positions(model: nn.Module) -> int | None:
@@ -16,9 +34,21 @@ def max_positions(model: nn.Module) -> int | None:
     """
     config: Any = model.config
     limit: int | None = getattr(config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        if limit is None or not isinstance(module, nn.Embedding) or module.padding_idx is None:
-            continue
-        if name.rpartition(".")[2] in _TABLES:
-            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
-    return limit
+    table = _padded_table(model)
+    if limit is None or table is None:
+        return limit
+    return min(limit, table.num_embeddings - first_position(model))
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether whole sequences may be given positions that start at 0."""
+    return POSITIONS in inspect.signature(model.forward).parameters and not first_position(model)
+
+
+def mask_positions(mask: Tensor) -> Tensor:
+    """Positions of every token, (batch, sequence): padding on the left does not count.
+
+    `generate` of transformers passes them; a plain call counts the padding, which is the same
+    unless the model has a table of positions.
+    """
+    return (mask.cumsum(-1) - 1).clamp_min(0)

@@ -22,6 +22,8 @@ _HEADS = re.compile(
     r"(^|\.)(lm_head|embed_out|classifier|score|cls|pooler|qa_outputs|visual_projection|"
     r"text_projection|logits_proj)(\.|$)"
 )
+# Experts of a mixture see other tokens in every pass, so no count or statistic holds for them.
+_EXPERT = re.compile(r"(^|\.)experts?(\.|$)")
 _ATTENTION = re.compile(r"attn|attention|\.(q|k|v|o)_proj$", re.IGNORECASE)
 _MLP = re.compile(
     r"mlp|ffn|feed_forward|intermediate|(^|\.)fc\d?$|\.(gate|up|down)_proj$|layer\.\d+\.output\.",
@@ -61,6 +63,8 @@ def _reason(
         return "its weight is tied to another module's"
     if any(p.search(name) for p in ignore):
         return "matches an ignore pattern"
+    if _EXPERT.search(name):
+        return "an expert of a mixture"
     if targets:
         return None if any(p.search(name) for p in targets) else "matches no target pattern"
     if _HEADS.search(name):

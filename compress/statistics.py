@@ -15,6 +15,7 @@ sequence's Gram of rows, J Jᵀ = Gᵀ(X Xᵀ)G costs T·N² + T²·(K + N).
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +28,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autotune.compress.tasks.base import MASK, NOTHING_JUDGED, Batch, Task
-from autotune.core.errors import CalibrationError, ModelError
+from autotune.core.errors import CalibrationError, ModelError, foreign_code, option_name
 from autotune.core.layers import Site
 from autotune.core.progress import Advance, no_progress
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
 INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})
+# Where the model's code has no gradients.
+_ADVICE = f"choose a metric without gradients ({option_name('method.metric')} activation)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +131,8 @@ class _Collector:
             weighted = torch.bmm(torch.bmm(g, g.mT), x)
             self._add(f"right:{name}", x.flatten(0, 1).T @ weighted.flatten(0, 1))
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             source: Tensor = args[0]
             x = self._sequences(name, source)
             self.rows[name] = self.rows.get(name, 0) + self._count(name, source)
@@ -137,10 +140,14 @@ class _Collector:
             owner, _ = self._inputs.setdefault((source.data_ptr(), source.numel()), (name, source))
             if self.input_group.setdefault(name, owner) == name:
                 self._add_input(name, x.flatten(0, 1))
-            if torch.is_grad_enabled():
-                # All weights are frozen, so the first site's output starts the graph.
-                output.requires_grad_(True)
-                output.register_hook(lambda g: self._add_gradient(name, x, gradient=g))
+            if not torch.is_grad_enabled():
+                return output
+            if not output.requires_grad:
+                # All weights are frozen, so the first site's output starts the graph; a copy of
+                # it, because models change outputs in place.
+                output = output.requires_grad_(True).clone()
+            output.register_hook(lambda g: self._add_gradient(name, x, gradient=g))
+            return output
 
         return hook
 
@@ -172,13 +179,18 @@ def collect_statistics(
     Products are taken in the model's dtype for gradients and in fp64 for inputs.
 
     Raises:
-        ModelError: an activation or gradient is not finite (the site is named), or the output.
+        ModelError: an activation or gradient is not finite or does not reach a site (which is
+            named), the output is not finite, or the model has no gradients.
         CalibrationError: the data hold nothing to judge.
     """
     generator = torch.Generator().manual_seed(seed)
     gradients = bool(kinds & GRADIENT_MOMENTS)
     items, draws = 0, 1
-    with _Collector(model, sites, kinds=kinds) as collector, torch.set_grad_enabled(gradients):
+    with (
+        foreign_code(f"no statistics can be collected from the model: <why>; {_ADVICE}"),
+        _Collector(model, sites, kinds=kinds) as collector,
+        torch.set_grad_enabled(gradients),
+    ):
         for done, batch in enumerate(batches):
             progress(done, len(batches))
             collector.start_batch(batch)
@@ -197,6 +209,18 @@ def collect_statistics(
         progress(len(batches), len(batches))
     if not items:
         raise CalibrationError(NOTHING_JUDGED)
+    for site in sites:
+        if site.name not in collector.rows:
+            raise ModelError(
+                f"{site.name} does not run on the calibration data; leave it dense with "
+                f"{option_name('method.ignore')} '{site.name}'"
+            )
+    for kind, site in itertools.product(sorted(kinds & GRADIENT_MOMENTS), sites):
+        if f"{kind}:{site.name}" not in collector.sums:
+            raise ModelError(
+                f"no gradient reaches {site.name}: the model's code is not differentiable there; "
+                f"leave it dense with {option_name('method.ignore')} '{site.name}' or {_ADVICE}"
+            )
     for key, total in collector.sums.items():
         kind, _, name = key.partition(":")
         if not torch.isfinite(total).all():

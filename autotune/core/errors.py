@@ -82,6 +82,19 @@ def fill_names(template: str, names: Callable[[str], str] = str) -> str:
     return _NAME.sub(lambda found: names(found[1]), template)
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of what a library raised at first, cut to `limit` characters.
+
+    What is raised around it often holds pages; an error without words is named by its type.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip().rstrip(":. ") if lines else ""
+    text = text or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]} …"
+
+
 class AutotuneError(Exception):
     """Base of every error that this package raises on purpose.
 
@@ -173,6 +186,21 @@ class ParityError(AutotuneError):
 
 class MeasurementError(AutotuneError):
     """A measurement failed or timed out."""
+
+
+@contextmanager
+def foreign_code(message: str, kind: type[AutotuneError] = ModelError) -> Iterator[None]:
+    """Raise `message` as an error of `kind` for whatever a model's own code raises inside.
+
+    `<why>` in it stands for the reason, in one line. Code of a model may raise anything, also what
+    is a mistake elsewhere; our own errors and an exhausted memory pass through.
+    """
+    try:
+        yield
+    except (AutotuneError, MemoryError):
+        raise
+    except Exception as error:
+        raise kind(message.replace("<why>", one_line(error))) from error
 
 
 ANOTHER_PATH = "choose a path that can be written"

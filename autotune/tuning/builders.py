@@ -18,8 +18,9 @@ from torch import nn
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, only_low_rank, rewrite_low_rank
-from autotune.compress.onnx_trace import OPSET
+from autotune.compress.onnx_trace import ADVICE, OPSET
 from autotune.compress.precisions import check_precisions
+from autotune.core.errors import ModelError, ParityError
 from autotune.core.forms import Plan, plan_to_json
 from autotune.core.registry import Registry
 from autotune.core.types import canonical_json
@@ -31,11 +32,15 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
+from autotune.export.parity import check_parity, onnx_network
 from autotune.tuning.compression import Compression
 from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
 from autotune.tuning.workspace import Workspace
 
+# What the dense graph is compared at: tokens of the workload, and another shape.
+_CHECKED_TOKENS = 4096
+_CHECKED_TOO = (3, 260)
 _HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",
@@ -145,7 +150,42 @@ class CheckpointBuilder(Builder):
         return self.workspace.file(name, {**key, "dtype": dtype}, suffix="", build=build)
 
 
-class OnnxBuilder(Builder):
+class _Checked(Builder):
+    """A builder of graphs, which compares the dense one with the model before it is measured."""
+
+    def checked(self, phase: str) -> list[tuple[int, int]]:
+        """(batch, length) of the comparison: the workload's own, and 3 sequences of 260 tokens.
+
+        Both are longer than what was traced, the latter than the chunks and windows of most models.
+        Of a large batch only so many sequences are compared as have 4,096 tokens together.
+        """
+        workload = self.model.workload
+        length = workload.past_length if phase == "decode" else workload.sequence_length
+        batch = min(workload.batch_size, max(1, _CHECKED_TOKENS // length))
+        return [(batch, length), _CHECKED_TOO]
+
+    def check(self, graph: Path, phase: str, *, dtype: str) -> None:
+        """Compare a dense graph with the model as transformers runs it.
+
+        Raises:
+            ModelError: it does not run at some shape, or computes something else.
+        """
+        with self.workspace.stage(f"compare the dense graph with the model, {phase}") as advance:
+            try:
+                check_parity(
+                    self.model.loaded,
+                    phase,
+                    network=onnx_network(graph),
+                    dtype=dtype,
+                    what="the exported graph",
+                    shapes=self.checked(phase),
+                    progress=advance,
+                )
+            except ParityError as error:
+                raise ModelError(f"the model has no right ONNX graph: {error}; {ADVICE}") from error
+
+
+class OnnxBuilder(_Checked):
     """ONNX graphs in fp32: the dense model is traced once, plans rewrite its graph."""
 
     def dense(self, phase: str) -> Path:
@@ -156,22 +196,27 @@ class OnnxBuilder(Builder):
 
         def build(path: Path) -> None:
             path.mkdir()
+            graph = path / GRAPHS[phase]
             with self.workspace.stage(f"export the dense model, {phase}") as advance:
-                graph = path / GRAPHS[phase]
                 if phase == "decode":
                     export_decode(loaded.model, sites, path=graph, progress=advance)
-                    return
-                workload = self.model.workload
-                export_dense(
-                    loaded.model,
-                    self.model.task,
-                    sites=sites,
-                    workload=workload,
-                    path=graph,
-                    progress=advance,
-                )
+                else:
+                    export_dense(
+                        loaded.model,
+                        self.model.task,
+                        sites=sites,
+                        workload=self.model.workload,
+                        path=graph,
+                        progress=advance,
+                    )
+            self.check(graph, phase, dtype="fp32")
 
-        key = {**self.model.key, "opset": OPSET, "onnx": onnx.__version__}
+        key = {
+            **self.model.key,
+            "opset": OPSET,
+            "onnx": onnx.__version__,
+            "checked": self.checked(phase),
+        }
         name = "dense" if phase == "prefill" else f"dense-{phase}"
         return self.workspace.file(name, key, suffix="", build=build) / GRAPHS[phase]
 
@@ -195,7 +240,7 @@ class OnnxBuilder(Builder):
         return self.workspace.file("compressed", key, suffix="", build=build) / GRAPHS[phase]
 
 
-class TypedOnnxBuilder(CheckpointBuilder):
+class TypedOnnxBuilder(CheckpointBuilder, _Checked):
     """ONNX graphs in the machine's own dtype, traced from a checkpoint of the model."""
 
     def graph_opset(self) -> int:
@@ -227,9 +272,12 @@ class TypedOnnxBuilder(CheckpointBuilder):
                 opset=traced_opset(opset),
             )
             lowered(graphs[phase], opset)
+            if name == "dense":
+                self.check(graphs[phase], phase, dtype=dtype)
 
         key = {
             "checkpoint": self.key(checkpoint),
+            "checked": self.checked(phase),
             "run": phase,
             "opset": opset,
             "versions": versions(),

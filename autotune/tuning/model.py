@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autotune.compress.decode import decode_inputs
+from autotune.compress.decode import cached, decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.positions import max_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
-from autotune.core.errors import UsageError, option_name
+from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
 from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Workload
@@ -74,7 +74,13 @@ class TracedModel:
         """Bytes of keys and values in `dtype` for the workload's tokens; 0 without a decoder."""
         if not self.task.has_decode:
             return 0
-        return kv_cache_bytes(self.loaded.config, self.workload, dtype=dtype)
+        try:
+            cache = cached(self.loaded.model, torch.zeros(1, 2, dtype=torch.long))
+        except ModelError:  # a cache of states: as many bytes as keys and values at most
+            return kv_cache_bytes(self.loaded.config, self.workload, dtype=dtype)
+        tokens = self.workload.tokens + self.workload.batch_size * self.workload.output_length
+        values = sum(tensor.numel() for tensor in cache.values()) // 2  # of one token
+        return values * tokens * DTYPE_BYTES[dtype]
 
     def shape_key(self, phase: str) -> dict[str, Any]:
         """What the shapes of one phase depend on, for cache keys."""
@@ -117,15 +123,34 @@ def trace_model(
             that matches nothing or is not a regular expression.
     """
     check_workload(workload, loaded)
+    _require_positions(workload, max_positions(loaded.model))
     task = make_task(loaded.task, loaded.folder)
     sites = find_sites(loaded.model, tuple(targets), ignore=tuple(ignore))
-    sites = count_tokens(loaded.model, sites, inputs=task.example_inputs(loaded.model, workload))
+    with foreign_code(_not_run(loaded)):
+        inputs = task.example_inputs(loaded.model, workload)
+        sites = count_tokens(loaded.model, sites, inputs=inputs)
+    if "decode" in workload.passes:
+        decode_inputs(loaded.model, 1, past_length=1)
     return TracedModel(
         loaded=loaded,
         task=task,
         workload=workload,
         sites=sites,
         joint=sites.joint if joint else (),
+    )
+
+
+def _not_run(loaded: LoadedModel) -> str:
+    """What to report of a model that does not run on what its task feeds it."""
+    name = type(loaded.model).__name__
+    if loaded.config.is_encoder_decoder:
+        return (
+            f"{loaded.name} is an encoder-decoder model ({name}), which is not supported: save its "
+            "encoder as a model of its own (such as T5EncoderModel) and tune that"
+        )
+    return (
+        f"{loaded.name} ({name}) does not run on the inputs of the task {loaded.task}: <why>; only "
+        "models of text, images or both can be tuned"
     )
 
 
@@ -158,10 +183,13 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
             f"{option_name('workload.phase')} {workload.phase} asks for decode steps, which a "
             f"model of the task {loaded.task} does not have; use phase prefill and no output length"
         )
+    _require_positions(workload, getattr(loaded.config, "max_position_embeddings", None))
+
+
+def _require_positions(workload: Workload, limit: int | None) -> None:
     # A decode step adds a token whatever the length of the output.
     steps = workload.output_length or int(workload.phase == "decode")
     length = workload.sequence_length + steps
-    limit = max_positions(loaded.model)
     if limit is not None and length > limit:
         raise UsageError(
             f"{option_name('workload.sequence_length')} {workload.sequence_length} and {steps} "

@@ -19,6 +19,7 @@ NOTHING_JUDGED = (
     "the calibration data hold no token that the model is judged by: a language model needs "
     "sequences of 2 tokens or more, a masked one its mask token in them; give other data"
 )
+_IMAGE_SIZE = 224  # pixels, of networks that take images of any size
 
 
 class Task(ABC):
@@ -84,6 +85,13 @@ class Task(ABC):
     @abstractmethod
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's output for one batch."""
+
+    def plain(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The same from transformers' plain call, `model(**batch)`: what graphs are compared with.
+
+        A task whose `output` calls the model in another way overrides it.
+        """
+        return self.output(model, batch)
 
     @abstractmethod
     def curvature_signals(
@@ -181,9 +189,10 @@ def text_inputs(vocabulary: int, workload: Workload) -> dict[str, Tensor]:
 def pixel_inputs(config: Any, workload: Workload) -> dict[str, Tensor]:
     """Random pixel values (batch, channels, height, width), with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    size = config.image_size
+    size = getattr(config, "image_size", None) or _IMAGE_SIZE
     height, width = size if isinstance(size, Sequence) else (size, size)
-    shape = (workload.batch_size, config.num_channels, height, width)
+    channels = getattr(config, "num_channels", 3)
+    shape = (workload.batch_size, channels, height, width)
     return {"pixel_values": torch.randn(shape, generator=generator)}
 
 

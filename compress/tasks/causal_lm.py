@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.auto import modeling_auto as auto
 
+from autotune.compress.positions import POSITIONS, mask_positions, takes_positions
 from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
 from autotune.core.types import Workload
 
@@ -41,11 +41,14 @@ class CausalLM(Task):
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """The logits, (batch, sequence, vocabulary)."""
         inputs = dict(batch)
-        if "position_ids" in inspect.signature(model.forward).parameters:
-            # One row of positions per sequence: the exported RotaryEmbedding does not broadcast.
-            ids = inputs["input_ids"]
-            inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        if takes_positions(model):  # as `generate` does it, right for padding on either side
+            inputs[POSITIONS] = mask_positions(batch[MASK])
         logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    def plain(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The logits; the model counts positions itself, and fills a cache."""
+        logits: Tensor = model(**batch).logits
         return logits
 
     def curvature_signals(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -143,6 +144,19 @@ def test_a_graph_that_computes_something_else_is_refused(llama, exported):
             dtype="fp32",
             what="model.onnx",
         )
+
+
+def test_a_graph_that_does_not_run_is_invalid(llama, tmp_path):
+    """Such as one that was written for a single sequence."""
+    export_onnx(llama, tmp_path / "export")
+    path = tmp_path / "export" / "model.onnx"
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, path)
+    found = [check for check in verify(path.parent).checks if check.kind == "parity"]
+    assert [check.holds for check in found] == [False]
+    assert re.match(r"model\.onnx does not run at \[3, 1\]: .*", found[0].reason)
 
 
 def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):

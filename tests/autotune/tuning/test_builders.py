@@ -18,6 +18,7 @@ from autotune.core.runfolder import RunFolder
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.profiler.backends import make_backend
+from autotune.tuning import builders
 from autotune.tuning.builders import (
     BUILDERS,
     CheckpointBuilder,
@@ -30,6 +31,7 @@ from autotune.tuning.compression import Compression
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.workspace import Workspace
 from tests.autotune.tuning.conftest import Q
+from tests.conftest import tiny_model
 
 pytestmark = pytest.mark.duration(40)
 
@@ -137,6 +139,29 @@ def test_a_graph_names_its_plan(builder_for, compression):
     assert json.loads(facts["autotune.plan"]) == plan
     assert facts["autotune.device"] == "a test's"
     assert facts["autotune.backend"] == "onnxruntime-cpu"
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_dense_graph_that_is_not_the_model_is_refused(model, tmp_path, monkeypatch, phase):
+    """Whatever the reason: here the graph is of a model with other weights."""
+    other = tiny_model("llama", seed=1).requires_grad_(False)
+    for name in ("export_dense", "export_decode"):
+        real = getattr(builders, name)
+        monkeypatch.setattr(
+            builders, name, lambda _, *given, real=real, **more: real(other, *given, **more)
+        )
+    with RunFolder(tmp_path) as folder:
+        workspace = Workspace(folder=folder, reporter=Reporter())
+        builder = make_builder(model, machine_of("onnxruntime-cpu", "fp32"), workspace=workspace)
+        with pytest.raises(ModelError, match="no right ONNX graph: the exported graph differs"):
+            builder.dense(phase)
+        assert not [path for path in workspace.cache.iterdir() if path.name.startswith("dense")]
+
+
+def test_the_dense_graph_is_compared_at_the_workload_and_at_a_longer_shape(builder_for):
+    builder = builder_for("onnxruntime-cpu", "fp32")
+    assert builder.checked("prefill") == [(2, 8), (3, 260)]
+    assert builder.checked("decode") == [(2, 10), (3, 260)]
 
 
 @pytest.mark.parametrize(
