@@ -101,7 +101,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
     "cvt": {"embed_dim": [32, 64, 64], "depth": [1, 2, 3], "num_heads": [1, 2, 2]},
-    "donut-swin": {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4},
+    "donut-swin": {
+        "patch_size": 2,
+        "embed_dim": 32,
+        "depths": [1, 1],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
     "hiera": {"image_size": [32, 32], "depths": [1, 1, 1, 1], "embed_dim": 32},
     "levit": {"image_size": 64},
     "pvt": {
@@ -138,7 +144,7 @@ _TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 _TEXT |= {"num_attention_heads": 4, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
 _VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 _VISION |= {"num_attention_heads": 4, "image_size": IMAGE, "patch_size": 8}
-_KINDS = {
+_KINDS: dict[str, Mapping[str, Any]] = {
     "encoder": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "text encoder": modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     "image": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
