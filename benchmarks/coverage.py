@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,12 @@ def _child(scratch: Path, entry: Entry) -> None:
     }
     tempfile.tempdir = str(scratch)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    Path("row.json").write_text(json.dumps(work(entry)))
+    try:
+        Path("row.json").write_text(json.dumps(work(entry)))
+    except BaseException:
+        with Path("log").open("a") as stream:
+            traceback.print_exc(file=stream)
+        raise
 
 
 def line(row: Row) -> str:

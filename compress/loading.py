@@ -171,7 +171,9 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
             output_loading_info=True,
             **_NO_CODE,
         )
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a model's own code may raise anything, also a missing package
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):

@@ -27,6 +27,15 @@ def test_the_task_is_recognised():
     assert detect_task(tiny_model("vit").config) == "embedding"
 
 
+def test_an_encoder_alone_is_loaded_as_such(tmp_path):
+    """By its type it would be T5 with a random decoder."""
+    config = t.T5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    t.T5EncoderModel(config).save_pretrained(tmp_path)
+    found = load_model(str(tmp_path))
+    assert type(found.model) is t.T5EncoderModel
+    assert found.task == "embedding"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_non_finite_tensor_is_named(copy, value):
     path = copy / "model.safetensors"

@@ -174,6 +174,50 @@ def test_a_texts_mask_is_not_taken_for_its_pictures():
     assert {rows[site.name] for site in sites if site.name.startswith("vision")} == {2 * 17}
 
 
+class InPlace(nn.Module):
+    """A layer whose output is changed in place, as some models do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden):
+        output = self.layer(hidden)
+        output /= 2.0
+        return output
+
+
+def test_an_output_that_is_changed_in_place_has_its_gradient(bert):
+    model, task = bert
+    query = model.encoder.layer[0].attention.self.query
+    _, plain = collect(model, task, text_batches(1))
+    model.encoder.layer[0].attention.self.query = InPlace(query)
+    with torch.no_grad():
+        query.weight *= 2.0
+        query.bias *= 2.0
+    _, changed = collect(model, task, text_batches(1))
+    name = "encoder.layer.0.attention.self.query"
+    expected = plain.moments[f"left:{name}"] / 4  # of half the gradient, squared
+    assert torch.allclose(changed.moments[f"left:{name}.layer"], expected)
+
+
+def test_a_site_that_no_gradient_reaches_is_named(bert):
+    model, task = bert
+    layer = model.encoder.layer[1].output.dense
+    layer.register_forward_hook(lambda _module, _args, output: output.detach())
+    with pytest.raises(ModelError, match="no gradient reaches encoder"):
+        collect(model, task, text_batches(1))
+    found = collect(model, task, text_batches(1), kinds=frozenset({"gram"}))
+    assert found[1].moments
+
+
+def test_a_model_without_gradients_is_refused(bert):
+    model, task = bert
+    model.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no backward")))
+    with pytest.raises(ModelError, match=r"no statistics can be collected .*: no backward; choose"):
+        collect(model, task, text_batches(1))
+
+
 def test_hooks_are_gone_afterwards(bert):
     model, task = bert
     collect(model, task, text_batches(1))
