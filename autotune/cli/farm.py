@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.cli.options import token_option
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def command(address: str, token_file: Path, *, output_format: str) -> int:
     from autotune.farm.processes import make_token, start_coordinator
 
     node = start_coordinator(address, make_token(token_file))
-    click.echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
+    echo(f"coordinator listening on {address}; farm token in {token_file}", err=True)
     emit(output_format, {"address": address, "token_file": str(token_file)}, lines=[])
     return stay(node)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import signal
 import sys
@@ -13,8 +14,16 @@ import click
 from click.shell_completion import CompletionItem
 
 from autotune import __version__
-from autotune.core.errors import AutotuneError, ExitCode, UsageError
+from autotune.core.crash import crash_sentence
+from autotune.core.errors import (
+    AutotuneError,
+    ExitCode,
+    UsageError,
+    file_system_refusal,
+    memory_refusal,
+)
 from autotune.core.progress.pipe import report_error
+from autotune.core.text import guard_logs, printable
 
 _COMMANDS = {
     "tune": ("autotune.cli.tune", "Tune a model under a budget (what bare `autotune` does)."),
@@ -127,13 +136,18 @@ def cli() -> None:
     """
 
 
+def echo(text: object, *, err: bool = False, newline: bool = True) -> None:
+    """Print text for a person; no control character of a name, log or error gets through."""
+    click.echo(printable(text), err=err, nl=newline)
+
+
 def emit(output_format: str, record: Mapping[str, Any], *, lines: Sequence[str]) -> None:
     """Print `lines` for a person, or the record as one JSON document on the last line."""
     if output_format == "json":
         click.echo(json.dumps(record, sort_keys=True, allow_nan=False))
     else:
         for line in lines:
-            click.echo(line)
+            echo(line)
 
 
 def format_option(command: Any) -> Any:
@@ -166,21 +180,34 @@ def json_flag(command: Any) -> Any:
 
 
 def main() -> None:
-    """Run the command line; every expected error is one sentence and its exit code."""
+    """Run the command line; every error is one sentence and its exit code, also unexpected ones."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    guard_logs()
     try:
-        code = cli.main(prog_name="autotune", standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = _run()
+    except KeyboardInterrupt:
         code = _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-        report_error(type(error).__name__, error.format_message(), exit_code=code)
-    except AutotuneError as error:
-        code = _refused(error)
-    except BrokenPipeError:
-        code = 1
+    except Exception as error:
+        code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    """What the command returns, or the exit code of an error that was foreseen."""
+    try:
+        return cli.main(prog_name="autotune", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
+    except click.ClickException as error:
+        shown = io.StringIO()
+        error.show(file=shown)
+        echo(shown.getvalue(), err=True, newline=False)
+        report_error(type(error).__name__, error.format_message(), exit_code=error.exit_code)
+        return error.exit_code
+    except AutotuneError as error:
+        return _refused(error)
+    except BrokenPipeError:
+        return 1
 
 
 def _refused(error: AutotuneError) -> int:
@@ -188,14 +215,24 @@ def _refused(error: AutotuneError) -> int:
     from autotune.cli.job_options import SCHEMAS
     from autotune.core.option_names import spell
 
-    click.echo(f"autotune: {spell(error, 'cli', *SCHEMAS)}", err=True)
+    echo(f"autotune: {spell(error, 'cli', *SCHEMAS)}", err=True)
     report_error(type(error).__name__, error.template, exit_code=error.exit_code)
     return error.exit_code
 
 
+def _unexpected(error: Exception) -> int:
+    """An error that no part of the program turned into a sentence."""
+    refusal: AutotuneError | None = memory_refusal(error)
+    if refusal is None and isinstance(error, OSError):
+        refusal = file_system_refusal(error)
+    if refusal is not None:
+        return _failed(type(refusal).__name__, str(refusal), exit_code=refusal.exit_code)
+    return _failed(type(error).__name__, crash_sentence(error), exit_code=ExitCode.CRASHED)
+
+
 def _failed(kind: str, message: str, *, exit_code: int) -> int:
     """Show an error, report it to the program that started this one, and return the exit code."""
-    click.echo(f"autotune: {message}", err=True)
+    echo(f"autotune: {message}", err=True)
     report_error(kind, message, exit_code=exit_code)
     return exit_code
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.cli.options import token_option
 from autotune.cli.schema import GroupedCommand, given, schema_options
 from autotune.core.options_json import at, from_json, merged
@@ -58,11 +58,11 @@ def command(**options: Any) -> int:
     record = {**result.record.to_json(), "output": str(result.folder)}
     emit(options["output_format"], record, lines=summary(result.record, result.folder))
     if result.verdict is not Verdict.MET:
-        click.echo(f"autotune: {miss_text(result.record)}", err=True)
+        echo(f"autotune: {miss_text(result.record)}", err=True)
     if result.record.quality_lost:
-        click.echo(f"autotune: {loss_text(result.record)}", err=True)
+        echo(f"autotune: {loss_text(result.record)}", err=True)
     elif result.quality_verdict is not QualityVerdict.KEPT:
-        click.echo(f"autotune: warning: {quality_text(result.record)}", err=True)
+        echo(f"autotune: warning: {quality_text(result.record)}", err=True)
     return result.record.exit_code
 
 

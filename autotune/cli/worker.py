@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.farm import stay
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.cli.options import token_option
 
 
@@ -26,7 +26,7 @@ def command(address: str, token_file: Path, *, output_format: str) -> int:
     token = read_token(token_file)
     found = {d.name: d.reported_name for d in LocalExecutor().devices()}
     devices = ", ".join(f"{name} ({reported})" for name, reported in found.items())
-    click.echo(f"joining {address} with {devices}", err=True)
+    echo(f"joining {address} with {devices}", err=True)
     node = start_worker(address, token)
     emit(output_format, {"address": address, "devices": found}, lines=[])
     return stay(node)

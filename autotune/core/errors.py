@@ -7,7 +7,8 @@ Every error ends the command line with one sentence on stderr and the exit code 
     │   ├── QuantityError                  a size, time or ratio that does not parse
     │   ├── ModelError                     a missing, unreadable, non-finite or unsupported model
     │   ├── CalibrationError               text or tensors that cannot calibrate the model
-    │   ├── RunFolderError                 an output folder that cannot be written or is in use
+    │   ├── RunFolderError                 an output folder that cannot be written
+    │   │   └── RunFolderBusyError    75       another process is using it; a later call may succeed
     │   └── OptionError                    a value that its option does not admit (core.options)
     │       └── BudgetError                a limit of a budget that does not parse (core.workload)
     ├── StorageError                   2   the disk is full, or the file system refused a write
@@ -24,12 +25,14 @@ Every error ends the command line with one sentence on stderr and the exit code 
     │   ├── ChildTimeoutError              it does not answer in time
     │   └── ChildDiedError                 it has ended; carries how
     ├── FarmUnreachableError          75   the farm does not answer (autotune.farm.errors)
+    ├── OutOfMemoryError               1   the work does not fit into memory
     └── ServiceError                   1   the service refused a request (autotune.service.errors,
                                            whose subclasses carry an HTTP status)
 
 A command that ends without an error exits with 0; with 1 where a measured or predicted result
 misses the budget or has lost its quality, or a check failed; and with 5 where the measurement does
-not decide whether the budget is met.
+not decide whether the budget is met. An error that is none of these is a fault of this program: it
+ends with 70, and its traceback is kept in a file (`autotune.core.crash`).
 
 Each message states what was given, what is allowed, and what to do next. It names an option by
 `option_name("search.trials")`, at any level of the program; whoever hands the error to its caller
@@ -58,6 +61,7 @@ _REFUSED = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "cannot allocate memory")
 
 
 class ExitCode(IntEnum):
@@ -68,6 +72,7 @@ class ExitCode(IntEnum):
     UNUSABLE = 2  # wrong usage, or a place that cannot be read or written
     INFEASIBLE = 3
     MISSING = 4
+    CRASHED = 70  # EX_SOFTWARE of sysexits.h: an unexpected error, whose traceback is kept
     TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
     INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -137,7 +142,13 @@ class CalibrationError(UsageError):
 
 
 class RunFolderError(UsageError):
-    """The output folder of a tuning cannot be written or is in use."""
+    """The output folder of a tuning cannot be written."""
+
+
+class RunFolderBusyError(RunFolderError):
+    """Another process is using the output folder; the same call may succeed later."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class StorageError(AutotuneError):
@@ -197,10 +208,42 @@ def foreign_code(message: str, kind: type[AutotuneError] = ModelError) -> Iterat
     """
     try:
         yield
-    except (AutotuneError, MemoryError):
+    except AutotuneError:
         raise
     except Exception as error:
+        if memory_refusal(error) is not None:
+            raise
         raise kind(message.replace("<why>", one_line(error))) from error
+
+
+class OutOfMemoryError(AutotuneError):
+    """The work does not fit into the memory that this process may use."""
+
+
+def file_system_refusal(error: OSError) -> AutotuneError | None:
+    """A sentence for a file that the system refuses to open, read or write; None for other errors.
+
+    For whoever handles errors last: code that knows what it writes uses `storage_errors`.
+    """
+    if error.errno in _FULL:
+        return _full(Path(str(error.filename or "a file")))
+    if error.errno in _REFUSED and error.filename is not None:
+        return StorageError(
+            f"cannot use {error.filename} ({error.strerror}); check its permissions, or "
+            f"{ANOTHER_PATH}"
+        )
+    return None
+
+
+def memory_refusal(error: BaseException) -> OutOfMemoryError | None:
+    """A sentence for an allocation that failed, as Python, torch and onnxruntime report it."""
+    text = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or any(word in text for word in _OUT_OF_MEMORY):
+        return OutOfMemoryError(
+            "out of memory; use a smaller batch, input length or model, or a machine with more "
+            "memory"
+        )
+    return None
 
 
 ANOTHER_PATH = "choose a path that can be written"

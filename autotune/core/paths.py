@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from autotune.core.errors import UsageError
@@ -19,6 +20,15 @@ def database_address(text: str) -> Address:
 def data_folder() -> Path:
     """The user's own, for what this program keeps."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "autotune"
+
+
+def state_folder() -> Path:
+    """The user's own, for reports of crashes; nothing there is needed again."""
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:  # a user without a home
+        base = tempfile.gettempdir()
     return Path(base) / "autotune"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from autotune.core.checksums import Checksums, checksum_file
-from autotune.core.errors import RunFolderError, option_name, refused_write
+from autotune.core.errors import RunFolderBusyError, RunFolderError, option_name, refused_write
 from autotune.core.files import PARTIAL, remove, write_text_whole, write_whole
 from autotune.core.lockfile import open_lock_file
 from autotune.core.types import canonical_json, digest
@@ -39,7 +39,8 @@ class RunFolder:
     has none, is named to `note` and built again.
 
     Raises:
-        RunFolderError: not writable, or another process is using it.
+        RunFolderError: not writable.
+        RunFolderBusyError: another process is using it.
         StorageError: the disk is full.
     """
 
@@ -60,7 +61,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
-            raise RunFolderError(
+            raise RunFolderBusyError(
                 f"{self.path} is in use by another autotune process; wait until it ends, or set "
                 f"{option_name('output')} to another folder"
             ) from error

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from autotune.core.errors import UsageError
+from autotune.core.text import one_line
 from autotune.service.errors import ForbiddenError, NotFoundError
 from autotune.service.job_schema import API_KEY
 from autotune.service.jobs import JobDatabase
@@ -32,7 +34,12 @@ def create_key(database: JobDatabase, name: str) -> tuple[ApiKey, str]:
     """Create a key; returns it with its token, which is not stored and cannot be read again.
 
     The secret has 256 random bits, so a plain hash of it cannot be reversed by trying secrets.
+
+    Raises:
+        UsageError: a name with a control character, which could forge a line of `keys list`.
     """
+    if one_line(name) != name:
+        raise UsageError(f"the name of a key is one line of printable text, got {one_line(name)!r}")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     insert = API_KEY.insert().values(
         id=key_id, name=name, sha256=_sha256(secret), created_at=database.dialect.now()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from autotune.core.progress import Advance, Reporter
+from autotune.core.text import printable
 
 VARIABLE = "AUTOTUNE_PROGRESS_FD"
 _EVERY_S = 0.25
@@ -31,7 +32,7 @@ class PipeReporter(Reporter):
     def stage(self, name: str) -> Iterator[Advance]:
         """Report the stage's name, and then its progress at most four times a second."""
         self._send(stage=name)
-        sys.stderr.write(f"{name}\n")
+        sys.stderr.write(f"{printable(name)}\n")
         told = 0.0
 
         def advance(done: int, total: int) -> None:
@@ -45,7 +46,7 @@ class PipeReporter(Reporter):
     def note(self, text: str) -> None:
         """Report one line of text."""
         self._send(note=text)
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{printable(text)}\n")
 
     def _send(self, **message: object) -> None:
         _write(self._descriptor, message)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from autotune.core.progress import Advance, Reporter, no_progress
+from autotune.core.text import printable
 
 
 class TerminalReporter(Reporter):
@@ -21,8 +22,9 @@ class TerminalReporter(Reporter):
     @contextmanager
     def stage(self, name: str) -> Iterator[Advance]:
         """A bar with count and time left, or one line."""
+        name = printable(name)
         if not self.live:
-            self.console.print(name, style="dim", highlight=False)
+            self.console.print(name, style="dim", highlight=False, markup=False)
             yield no_progress
             return
         from rich.progress import (
@@ -37,7 +39,7 @@ class TerminalReporter(Reporter):
 
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -51,4 +53,4 @@ class TerminalReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Print one line above the progress bars."""
-        self.console.print(text, highlight=False)
+        self.console.print(printable(text), highlight=False, markup=False)

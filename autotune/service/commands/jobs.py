@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.core.text import one_line
 from autotune.service.commands.options import client_options, job_argument, make_client
 from autotune.service.job_schema import RUNNING, STATES
 from autotune.service.summary import outcome
@@ -54,7 +55,8 @@ def _line(job: dict[str, Any]) -> str:
     when = datetime.datetime.fromtimestamp(job["created_at"], datetime.UTC)
     far = f"{job['stage']} {job['done']}/{job['total']}" if job["state"] == RUNNING else ""
     said = far or job["error"] or outcome(job["result"])
-    return f"{job['id']}  {when:%m-%d %H:%M}  {job['kind']:8s}{job['state']:10s} {said}"[:150]
+    line = f"{job['id']}  {when:%m-%d %H:%M}  {job['kind']:8s}{job['state']:10s} {said}"
+    return one_line(line)[:150]
 
 
 def _whole(job: dict[str, Any]) -> list[str]:

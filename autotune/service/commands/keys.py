@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.core.text import one_line
 from autotune.core.types import Address
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
 from autotune.service.keys import create_key, list_keys, revoke_key
@@ -41,7 +42,8 @@ def show(data: Path, jobs_db: Address | None, *, output_format: str) -> None:
         keys = list_keys(database)
     lines = [
         f"{key.id}  {_day(key.created_at)}  "
-        f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'active':18s}  {key.name}"
+        f"{f'revoked {_day(key.revoked_at)}' if key.revoked_at else 'active':18s}  "
+        f"{one_line(key.name)}"
         for key in keys
     ]
     emit(output_format, {"keys": [dataclasses.asdict(key) for key in keys]}, lines=lines)

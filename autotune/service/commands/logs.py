@@ -6,7 +6,7 @@ import time
 
 import click
 
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.service.commands.options import client_options, job_argument, make_client
 
 _EVERY_S = 0.5
@@ -26,7 +26,7 @@ def command(*, job_id: str, follow: bool, server: str, key: str | None, output_f
             part = client.logs(job_id, offset)
             found.append(part["text"])
             if output_format == "text":
-                click.echo(part["text"], nl=False)
+                echo(part["text"], newline=False)
             if part["next_offset"] == offset:
                 if not follow or part["ended"]:
                     break

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from autotune.cli.job_options import ExportOptions
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.cli.options import file_format_option, split_formats
 from autotune.cli.schema import GroupedCommand, given, schema_options
 from autotune.service.client import Client
@@ -61,7 +61,7 @@ def _command(kind: Kind) -> click.Command:
             if run is not None:
                 spec["run"] = last_run(client) if run == "last" else run
             job = client.submit(kind.name, spec, idempotency_key=idempotency_key)
-            click.echo(f"job {job['id']} at {server}", err=True)
+            echo(f"job {job['id']} at {server}", err=True)
             if wait:
                 job = follow(client, job["id"])
         emit(output_format, job, lines=[job["id"]])

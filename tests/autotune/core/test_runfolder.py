@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from autotune.core.errors import RunFolderError, StorageError, storage_errors
+from autotune.core.errors import RunFolderBusyError, RunFolderError, StorageError, storage_errors
 from autotune.core.runfolder import RunFolder
 
 
@@ -54,8 +54,9 @@ def test_a_killed_stage_is_built_again(tmp_path):
 
 def test_one_process_at_a_time(tmp_path):
     with RunFolder(tmp_path):
-        with pytest.raises(RunFolderError, match="in use"):
+        with pytest.raises(RunFolderBusyError, match="in use") as caught:
             RunFolder(tmp_path).__enter__()
+    assert caught.value.exit_code == 75
     with RunFolder(tmp_path):
         pass
 
