@@ -9,6 +9,7 @@ from autotune.core.errors import AutotuneError
 from autotune.service.jobs import JobDatabase
 from autotune.service.runner import Runner
 from autotune.service.settings import Settings
+from autotune.service.silence import SilenceWatch
 
 LOG = logging.getLogger(__name__)
 _IDLE_S = 0.5
@@ -61,9 +62,16 @@ class Dispatcher:
 
     def _keep_house(self) -> None:
         stale_s = self.settings.stale_s
-        while not self.stopping.wait(min(stale_s / 3, 5.0)):
+        every_s = min(stale_s / 3, 5.0)
+        watch = SilenceWatch(stale_s, every_s=every_s)
+        while not self.stopping.wait(every_s):
             try:
-                for job_id in self.database.requeue_stale(stale_s, self.settings.attempts):
+                watch.look(self.database.heartbeats())
+                for job_id in self.database.requeue_stale(
+                    stale_s, self.settings.attempts, is_silent=watch.is_silent
+                ):
                     LOG.warning("job %s requeued: runner timed out", job_id)
             except AutotuneError as error:
                 LOG.warning("%s", error)
+            except Exception:
+                LOG.exception("housekeeping: unexpected error, continuing")

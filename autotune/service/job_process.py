@@ -21,8 +21,9 @@ from autotune.core.childprocess import (
     last_line,
     session_memory,
 )
-from autotune.core.errors import ExitCode
+from autotune.core.errors import ExitCode, OutOfMemoryError, RunFolderBusyError
 from autotune.core.progress.pipe import VARIABLE
+from autotune.core.text import printable
 from autotune.results.verdict import Verdict
 from autotune.service.child import MEMORY_VARIABLE
 from autotune.service.job_records import Ending
@@ -31,9 +32,10 @@ COMMAND = (sys.executable, "-m", "autotune.service.child")
 _GRACE_S = 5.0
 # With these a command ends with a result: met or valid, missed or invalid, undecided.
 _RESULT_CODES = tuple(verdict.exit_code for verdict in Verdict)
-# After these the same command may succeed: somebody interrupted it, or something that it needs did
-# not answer.
+# After these, and after a signal, the same command may succeed: somebody interrupted it, or what it
+# needs did not answer. Any other end is an answer: the next attempt would end the same way.
 _AGAIN = (ExitCode.INTERRUPTED, ExitCode.TRY_AGAIN)
+_VMSTAT = Path("/proc/vmstat")
 _ERROR_CHARACTERS = 2000
 
 
@@ -55,6 +57,8 @@ class JobProcess:
         self.folder = folder
         self.stage, self.done, self.total = "", 0, 0
         self._error: str | None = None
+        self._busy = False
+        self._oom_kills = oom_kills()
         self._pipe, theirs = os.pipe()
         self._stdout = folder / "stdout.txt"
         with (folder / "log.txt").open("ab") as log, self._stdout.open("wb") as out:
@@ -119,12 +123,13 @@ class JobProcess:
 
     def _event(self, message: Mapping[str, Any]) -> tuple[str, str] | None:
         if "stage" in message:
-            self.stage, self.done, self.total = message["stage"], 0, 0
+            self.stage, self.done, self.total = printable(message["stage"]), 0, 0
             return "stage", self.stage
         if "note" in message:
-            return "note", str(message["note"])[:_ERROR_CHARACTERS]
+            return "note", printable(message["note"])[:_ERROR_CHARACTERS]
         if "error" in message:
-            self._error = str(message["error"]["message"])[:_ERROR_CHARACTERS]
+            self._error = printable(message["error"]["message"])[:_ERROR_CHARACTERS]
+            self._busy = message["error"]["type"] == RunFolderBusyError.__name__
         if "done" in message:
             self.done, self.total = message["done"], message["total"]
         return None
@@ -147,7 +152,8 @@ class JobProcess:
     def ending(self) -> Ending:
         """How the process ended: the last line of its output, or the error that it reported.
 
-        One that died, or ended without a reported error, may be tried again.
+        One that was killed or interrupted may be tried again. One that the kernel killed for want
+        of memory would be again, so it is not.
         """
         code = self._process.wait()
         self.listen(0.0)
@@ -158,7 +164,29 @@ class JobProcess:
                 if isinstance(found, dict):
                     return Ending(exit_code=code, result=found)
         if self._error is not None and code >= 0:
-            return Ending(exit_code=code, error=self._error, again=code in _AGAIN)
+            again = code in _AGAIN
+            return Ending(
+                exit_code=code, error=self._error, again=again, waits=again and self._busy
+            )
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            error = "the job's process was killed because this host ran out of memory"
+            return Ending(exit_code=OutOfMemoryError.exit_code, error=error)
         with (self.folder / "log.txt").open("rb") as log:
-            death = Death.of(code, last_line(log, self._log_start))
-        return Ending(exit_code=code, error=f"the job's process {death}", again=True)
+            death = Death.of(code, printable(last_line(log, self._log_start)))
+        return Ending(
+            exit_code=code, error=f"the job's process {death}", again=code < 0 or code in _AGAIN
+        )
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started; 0 if unknown.
+
+    The count is the host's, so that a process which dies at the same moment of another's SIGKILL
+    may be taken for one of them; its job then fails with this reason rather than being repeated.
+    """
+    with suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0

@@ -9,8 +9,8 @@ from sqlalchemy import exc
 
 from autotune.core.store.base import Store
 from autotune.service.errors import NotFoundError
-from autotune.service.job_records import Event, Job
-from autotune.service.job_schema import EVENT, JOB, MIGRATIONS, STATES
+from autotune.service.job_records import Event, Job, Lease
+from autotune.service.job_schema import EVENT, JOB, MIGRATIONS, RUNNING, STATES
 
 
 class JobQueries(Store):
@@ -64,6 +64,16 @@ class JobQueries(Store):
         query = sa.select(JOB.c.id, JOB.c.revision).where(JOB.c.id.in_(list(job_ids)))
         with self.transaction() as connection:
             return {row.id: row.revision for row in connection.execute(query)}
+
+    def heartbeats(self) -> dict[Lease, float]:
+        """The time of the last heartbeat of every running job."""
+        columns = (JOB.c.id, JOB.c.runner, JOB.c.attempt, JOB.c.heartbeat_at)
+        query = sa.select(*columns).where(JOB.c.state == RUNNING)
+        with self.transaction() as connection:
+            return {
+                Lease(job_id=row.id, runner=row.runner or "", attempt=row.attempt): row.heartbeat_at
+                for row in connection.execute(query)
+            }
 
     def events(self, job_id: str, after: int = 0, *, limit: int = 1000) -> list[Event]:
         """What happened after event number `after`."""

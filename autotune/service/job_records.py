@@ -15,8 +15,8 @@ from autotune.service.specs import upgraded
 class Job:
     """One row of the job table; times are seconds since 1970 by the database's clock.
 
-    `attempt` counts how often the job was started; `revision` rises with every change. `error` is
-    set if and only if the job failed.
+    `attempt` counts how often the job was started, less what was given back; `revision` rises with
+    every change. `error` is set if and only if the job failed.
     """
 
     id: str
@@ -85,10 +85,12 @@ class Lease:
 class Ending:
     """How a job's process ended: with a result, or with the message that explains the failure.
 
-    `again`: the cause lies outside the job itself, so another attempt may succeed.
+    `again`: the cause lies outside the job itself, so another attempt may succeed. `waits`: another
+    process still has its folder, so that this was no attempt.
     """
 
     exit_code: int
     result: Mapping[str, Any] | None = None
     error: str | None = None
     again: bool = False
+    waits: bool = False

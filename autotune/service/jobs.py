@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
+from autotune.core.text import printable
 from autotune.core.types import canonical_json
 from autotune.service.errors import ConflictError, LeaseLostError, QuotaError
+from autotune.service.job_ids import behind_all_others, new_id
 from autotune.service.job_queries import JobQueries, one_job
 from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.job_schema import (
@@ -24,10 +24,14 @@ from autotune.service.job_schema import (
 )
 from autotune.service.specs import upgraded
 
+# A job that is put back starts again within this time; if it is due later, a clock was set back.
+_LONGEST_DELAY_S = 60.0
 
-def new_id() -> str:
-    """An id that sorts by creation time; 32 random bits separate those of one millisecond."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(4).hex()}"
+
+def _always_silent(lease: Lease, heartbeat_at: float) -> bool:
+    """What `requeue_stale` supposes of a runner unless its caller watches runners itself."""
+    del lease, heartbeat_at
+    return True
 
 
 class JobDatabase(JobQueries):
@@ -90,6 +94,7 @@ class JobDatabase(JobQueries):
                     raise QuotaError(
                         f"limit reached: {most_queued} jobs are queued; wait for some to end"
                     )
+            job_id = behind_all_others(connection, job_id)
             self._event(connection, job_id, kind="state", text=QUEUED)
             return one_job(connection, JOB.c.id == job_id), True
 
@@ -98,7 +103,10 @@ class JobDatabase(JobQueries):
         now = self.dialect.now()
         oldest = (
             sa.select(JOB.c.id)
-            .where(JOB.c.state == QUEUED, JOB.c.not_before <= now)
+            .where(
+                JOB.c.state == QUEUED,
+                sa.or_(JOB.c.not_before <= now, JOB.c.not_before > now + _LONGEST_DELAY_S),
+            )
             .order_by(JOB.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -129,6 +137,7 @@ class JobDatabase(JobQueries):
         Raises:
             LeaseLostError: another runner has the job.
         """
+        stage = printable(stage)
         changed = sa.or_(JOB.c.stage != stage, JOB.c.done != done, JOB.c.total != total)
         beat = (
             _held(lease)
@@ -164,31 +173,49 @@ class JobDatabase(JobQueries):
         state = CANCELLED if cancelled else FAILED if ending.error is not None else SUCCEEDED
         values = {
             "exit_code": ending.exit_code,
-            "error": ending.error if state == FAILED else None,
+            "error": printable(ending.error) if state == FAILED else None,
             "result": None if ending.result is None else canonical_json(dict(ending.result)),
         }
         with self.transaction() as connection:
             self._end(connection, _held(lease), lease=lease, state=state, values=values)
 
-    def requeue(self, lease: Lease, why: str, *, delay_s: float) -> None:
+    def requeue(self, lease: Lease, why: str, *, delay_s: float, give_back: bool = False) -> None:
         """Put a running job back in the queue, to start again after `delay_s`.
+
+        `give_back`: what ended was no attempt, so it is not counted.
 
         Raises:
             LeaseLostError: another runner has the job.
         """
+        held = _held(lease)
+        if give_back:
+            held = held.values(attempt=JOB.c.attempt - 1)
         with self.transaction() as connection:
-            self._back(connection, _held(lease), lease=lease, why=why, delay_s=delay_s)
+            self._back(connection, held, lease=lease, why=why, delay_s=delay_s)
 
-    def requeue_stale(self, older_than_s: float, most_attempts: int) -> list[str]:
-        """Requeue the jobs of runners that timed out; those at the limit of attempts fail."""
-        stale = sa.select(JOB).where(
-            JOB.c.state == RUNNING, JOB.c.heartbeat_at < self.dialect.now() - older_than_s
-        )
+    def requeue_stale(
+        self,
+        older_than_s: float,
+        most_attempts: int,
+        *,
+        is_silent: Callable[[Lease, float], bool] = _always_silent,
+    ) -> list[str]:
+        """Requeue the jobs of runners that timed out; those at the limit of attempts fail.
+
+        A heartbeat is too old when it is `older_than_s` away from the database's clock: it lies in
+        the future where the clock was set back. `is_silent` has the last word, given the lease and
+        the time of the heartbeat.
+        """
+        now = self.dialect.now()
+        near = JOB.c.heartbeat_at.between(now - older_than_s, now + older_than_s)
+        stale = sa.select(JOB).where(JOB.c.state == RUNNING, ~near)
         found = []
         with self.transaction() as connection:
             rows = [Job.of(dict(row._mapping)) for row in connection.execute(stale)]
         for job in rows:
             lease = Lease(job_id=job.id, runner=job.runner or "", attempt=job.attempt)
+            if not is_silent(lease, job.heartbeat_at or 0.0):
+                continue
             silent = _held(lease).where(JOB.c.heartbeat_at == job.heartbeat_at)
             try:
                 with self.transaction() as connection:
@@ -266,7 +293,7 @@ class JobDatabase(JobQueries):
             .returning(JOB.c.events)
         )
         number = connection.execute(counted).scalar_one()
-        row = {"job_id": job_id, "number": number, "kind": kind, "text": text}
+        row = {"job_id": job_id, "number": number, "kind": kind, "text": printable(text)}
         connection.execute(EVENT.insert().values(at=self.dialect.now(), **row))
 
 

@@ -36,6 +36,7 @@ _PAUSE_S = 1.0
 _LOOK_S = 5.0
 _WEIGH_S = 1.0
 _AGAIN_S = 2.0
+_BUSY_S = 10.0  # between two looks at a folder that another process is using
 _T = TypeVar("_T")
 
 
@@ -90,9 +91,7 @@ class Runner:
                     return None
             if self.stopping.is_set():
                 process.stop()
-                self._try(
-                    lambda: self.database.requeue(lease, "its server is stopping", delay_s=0.0)
-                )
+                self._try(lambda: self._give_back(lease, "its server is stopping", delay_s=0.0))
                 return None
             if now - started > quotas.runtime_s:
                 process.stop()
@@ -130,7 +129,10 @@ class Runner:
         return self.database.beat(lease, process.stage, done=process.done, total=process.total)
 
     def _end(self, job: Job, lease: Lease, *, ending: Ending) -> None:
-        """A result, a failure, or another attempt."""
+        """A result, a failure, or another attempt; while its folder is in use the job waits."""
+        if ending.waits:
+            self._patiently(lambda: self._give_back(lease, str(ending.error), delay_s=_BUSY_S))
+            return
         if ending.again and job.attempt < self.settings.attempts:
             why = ending.error or "its process was interrupted"
             delay = _AGAIN_S * job.attempt
@@ -144,6 +146,9 @@ class Runner:
                 error=f"{ending.error}; limit of {job.attempt} attempts reached",
             )
         self._patiently(lambda: self.database.finish(lease, ending))
+
+    def _give_back(self, lease: Lease, why: str, *, delay_s: float) -> None:
+        self.database.requeue(lease, why, delay_s=delay_s, give_back=True)
 
     def _try(self, write: Callable[[], _T]) -> _T | None:
         """A write that may fail, as the next one makes up for it."""

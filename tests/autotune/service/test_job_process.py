@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from autotune.core.runfolder import RunFolder
 from autotune.service import job_process
 from autotune.service.job_process import JobProcess
 
@@ -94,3 +95,83 @@ def test_children_in_groups_of_their_own_end_with_the_job(tmp_path, monkeypatch)
             for _ in range(200):  # until it is reaped
                 os.kill(int(text), 0)
                 time.sleep(0.05)
+
+
+CRASH = "import sys; sys.argv = ['autotune', 'devices']; import autotune.cli.main as m\n"
+
+
+def test_an_unexpected_error_is_final_and_leaves_a_private_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    script(monkeypatch, f"{CRASH}m.cli.main = lambda **_: {{}}['a\\x1b[2Jkey']\nm.main()")
+    found = ending(tmp_path)
+    assert (found.exit_code, found.again) == (70, False)
+    assert "unexpected error KeyError" in found.error
+    (report,) = (tmp_path / "state" / "autotune" / "crashes").iterdir()
+    assert str(report) in found.error
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert report.parent.stat().st_mode & 0o777 == 0o700
+    assert "Traceback (most recent call last)" in report.read_text()
+    log = (tmp_path / "log.txt").read_text()
+    assert "Traceback" not in log
+    assert "\x1b" not in log + found.error + report.read_text()
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError('std::bad_alloc')"])
+def test_out_of_memory_is_final(tmp_path, monkeypatch, error):
+    script(
+        monkeypatch,
+        f"{CRASH}def fail(**_): raise {error}\nm.cli.main = fail\nm.main()",
+    )
+    found = ending(tmp_path)
+    assert (found.exit_code, found.again) == (1, False)
+    assert "out of memory" in found.error
+
+
+def test_an_exit_without_a_word_is_final(tmp_path, monkeypatch):
+    script(monkeypatch, "import sys; sys.stderr.write('ImportError: x\\n'); sys.exit(1)")
+    found = ending(tmp_path)
+    assert (found.again, found.error) == (
+        False,
+        "the job's process ended with exit code 1: ImportError: x",
+    )
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_final(tmp_path, monkeypatch):
+    counts = iter([3, 4])
+    monkeypatch.setattr(job_process, "oom_kills", lambda: next(counts))
+    script(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    found = ending(tmp_path)
+    assert (found.exit_code, found.again) == (1, False)
+    assert "ran out of memory" in found.error
+
+
+def test_the_kernel_counts_its_kills():
+    assert job_process.oom_kills() >= 0
+
+
+def test_a_folder_in_use_is_waited_for(tmp_path, monkeypatch):
+    script(
+        monkeypatch,
+        f"{CRASH}from autotune.core.runfolder import RunFolder\nfrom pathlib import Path\n"
+        "m.cli.main = lambda **_: RunFolder(Path('out')).__enter__()\nm.main()",
+    )
+    with RunFolder(tmp_path / "out"):
+        found = ending(tmp_path)
+    assert (found.exit_code, found.again, found.waits) == (75, True, True)
+
+
+def test_control_characters_of_a_message_are_made_visible(tmp_path, monkeypatch):
+    script(
+        monkeypatch,
+        "import os\nfrom autotune.core.progress.pipe import PipeReporter, VARIABLE, report_error\n"
+        "reporter = PipeReporter(int(os.environ[VARIABLE]))\n"
+        "reporter.note('a\\x1b[2J\\x00')\n"
+        "report_error('UsageError', 'b\\x1b[2J\\x00', exit_code=2)\nraise SystemExit(2)",
+    )
+    with JobProcess((), tmp_path, {}) as process:
+        events = []
+        while process.alive:
+            events += process.listen(0.1)
+        events += process.listen(0.0)
+        assert events == [("note", "a\\x1b[2J\\x00")]
+        assert process.ending().error == "b\\x1b[2J\\x00"

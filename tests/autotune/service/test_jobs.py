@@ -1,5 +1,6 @@
 """The job table: one runner a job, one end a job, no event lost or doubled."""
 
+import itertools
 import threading
 
 import pytest
@@ -244,3 +245,72 @@ def test_latencies_and_jobs_may_share_a_server(postgres_server):
         assert latencies.runs() == []
     with LatencyDatabase(address), JobDatabase(address) as found:
         assert found.get(job.id).state == "queued"
+
+
+def test_a_heartbeat_of_a_clock_that_was_set_back_is_too_old_as_well(jobs):
+    submit(jobs)
+    job = jobs.claim("gone")
+    age(jobs, job, -3600)
+    assert jobs.requeue_stale(15.0, most_attempts=5) == [job.id]
+    job = jobs.claim("gone")
+    age(jobs, job, -3600)
+    jobs.cancel(job.id)
+    jobs.requeue_stale(15.0, most_attempts=5)
+    assert jobs.get(job.id).state == "cancelled"
+
+
+def test_a_runner_whose_heartbeat_was_seen_to_change_keeps_its_job(jobs):
+    """The clock was set forward: by the database's time the runner has been silent for hours."""
+    submit(jobs)
+    job = jobs.claim("a")
+    age(jobs, job, 7200)
+    assert jobs.heartbeats() == {lease_of(job): jobs.get(job.id).heartbeat_at}
+    assert jobs.requeue_stale(15.0, 5, is_silent=lambda lease, beat: False) == []
+    assert not jobs.beat(lease_of(job), "", done=0, total=0)
+
+
+def test_what_waits_for_a_time_far_ahead_starts_now(jobs):
+    """A job was put back for two seconds; since then the clock was set back by six hours."""
+    submit(jobs)
+    job = jobs.claim("a")
+    jobs.requeue(lease_of(job), "its process died", delay_s=2 + 6 * 3600)
+    assert jobs.claim("a").id == job.id
+
+
+def test_an_orderly_stop_gives_the_attempt_back(jobs):
+    submit(jobs)
+    for _ in range(7):
+        job = jobs.claim("a")
+        assert job.attempt == 1
+        jobs.requeue(lease_of(job), "its server is stopping", delay_s=0.0, give_back=True)
+    assert jobs.get(job.id).attempt == 0
+
+
+def test_ids_sort_by_submission_whatever_the_clock_does(jobs, monkeypatch):
+    hours = itertools.cycle([10, 16, 4, 4, 10, 3])
+    monkeypatch.setattr("time.time_ns", lambda: int(next(hours) * 3600e9) + 1_700_000_000 * 10**9)
+    made = [submit(jobs).id for _ in range(5)]
+    assert made == sorted(made)
+    assert [job.id for job in jobs.page()] == made[::-1]
+    assert jobs.claim("a").id == made[0]
+    assert jobs.events(made[2])[0].text == "queued"
+
+
+EVIL = "\x1b]0;title\x07\x1b[2J a\x00b \u202etxt.exe \ud800"
+
+
+def test_control_characters_of_an_error_are_kept_visibly(jobs):
+    """PostgreSQL refuses NUL, and a terminal obeys the others; the reason must not be lost."""
+    submit(jobs)
+    job = jobs.claim("a")
+    lease = lease_of(job)
+    jobs.beat(lease, EVIL, done=0, total=0)
+    jobs.note(lease, "note", text=EVIL)
+    jobs.requeue(lease, EVIL, delay_s=0.0)
+    lease = lease_of(jobs.claim("a"))
+    jobs.finish(lease, Ending(exit_code=2, error=EVIL))
+    job = jobs.get(job.id)
+    shown = "\\x1b]0;title\\x07\\x1b[2J a\\x00b \\u202etxt.exe \\ud800"
+    assert (job.state, job.error, job.stage) == ("failed", shown, shown)
+    texts = [event.text for event in jobs.events(job.id)]
+    assert texts[2:4] == [shown, f"queued again: {shown}"]
