@@ -11,7 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from autotune.compress.declared_size import check_size
+from autotune.compress.documents import CONFIG, check_documents, read_object, reading
 from autotune.compress.locate import (
     EMBEDDED_MODEL,
     checkpoint_folder,
@@ -25,6 +28,7 @@ from autotune.core.errors import ModelError
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 # How the names of a head's weights begin.
 _HEADS = ("classifier.", "score.", "qa_outputs.", "cls.", "lm_head.")
+_DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ def check_weights(folder: Path) -> str:
     """sha256 over config and weight files; every floating tensor must be finite.
 
     Raises:
-        ModelError: unreadable file, or a tensor with NaN or infinity (named).
+        ModelError: unreadable file, or a tensor that is quantized or holds NaN or infinity (named).
     """
     files = weight_files(folder)
     sha = hashlib.sha256((folder / "config.json").read_bytes())
@@ -65,6 +69,12 @@ def check_weights(folder: Path) -> str:
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
                     tensor = tensors.get_tensor(key)
+                    if tensor.is_floating_point() and tensor.dtype not in _DENSE:
+                        kind = str(tensor.dtype).removeprefix("torch.")
+                        raise ModelError(
+                            f"tensor {key!r} in {path.name} is {kind}, a quantized format; tune "
+                            "the dense original"
+                        )
                     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                         bad = int((~torch.isfinite(tensor)).sum())
                         raise ModelError(
@@ -89,10 +99,10 @@ def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedMo
         ModelError: missing, unreadable or non-finite model.
     """
     folder = model_folder(name)
+    if check_documents(folder).get("quantization_config"):
+        raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
     sha = check_weights(folder)
     config = _config(folder)
-    if getattr(config, "quantization_config", None):
-        raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
     label = EMBEDDED_MODEL if name is None else str(name)
     return _loaded(label, folder, config=config, dtype=dtype, sha=sha)
 
@@ -106,6 +116,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
         ModelError: missing, unreadable or non-finite.
     """
     found = checkpoint_folder(folder)
+    check_documents(found)
     sha = check_weights(found)
     return _loaded(str(folder), found, config=_config(found), dtype=dtype, sha=sha)
 
@@ -123,32 +134,46 @@ def _loaded(
     label: str, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype | None, sha: str
 ) -> LoadedModel:
     task = detect_task(config, folder)
+    if getattr(config, "quantization_config", None) is None:
+        check_size(folder, config, auto_class(task, folder))
     model = load_class(task, folder, dtype=dtype)
     make_task(task, folder).check_model(model)
     tokenizer = None
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
+        with reading(f"the tokenizer of {folder} cannot be loaded"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
     return LoadedModel(
         name=label, folder=folder, task=task, model=model, tokenizer=tokenizer, weights_sha256=sha
     )
 
 
 def _config(folder: Path) -> PretrainedConfig:
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, **_NO_CODE)
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    found = read_object(folder / CONFIG)
+    if found.get("auto_map") and found.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise ModelError(
-            f"{folder}/config.json is not a transformers configuration: {error}"
-        ) from error
+            f"{folder} needs Python code of its own (auto_map in {CONFIG}), which is never run; "
+            "give a model of a type that transformers has"
+        )
+    with reading(f"{folder / CONFIG} is not a transformers configuration"):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, **_NO_CODE)
     config._attn_implementation = None  # also of towers, whatever the file names (a kernel, say)
     return config
 
 
-def _auto_class(task: str, folder: Path) -> str:
-    """The class of transformers that loads the folder; of T5, maybe its encoder alone."""
+def auto_class(task: str, folder: Path) -> type[AutoModel]:
+    """The class of transformers that loads the folder; of T5, maybe its encoder alone.
+
+    Raises:
+        UsageError: an unknown task.
+    """
+    import transformers
+
     name, architectures = task_class(task).auto_class, _config(folder).architectures or []
     alone = any(architecture.endswith("EncoderModel") for architecture in architectures)
-    return "AutoModelForTextEncoding" if alone and name == "AutoModel" else name
+    found: type[AutoModel] = getattr(
+        transformers, "AutoModelForTextEncoding" if alone and name == "AutoModel" else name
+    )
+    return found
 
 
 def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Module:
@@ -158,10 +183,8 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
         UsageError: an unknown task.
         ModelError: transformers refuses the folder.
     """
-    import transformers
-
-    kind: type[AutoModel] = getattr(transformers, _auto_class(task, folder))
-    try:
+    kind = auto_class(task, folder)
+    with reading(f"transformers cannot load {folder}"):
         model, report = kind.from_pretrained(
             folder,
             config=_config(folder),
@@ -171,10 +194,6 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
             output_loading_info=True,
             **_NO_CODE,
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # a model's own code may raise anything, also a missing package
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler = _NoPooler()

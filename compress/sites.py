@@ -131,6 +131,9 @@ def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]
 
     A layer that does not run, or runs more than once, is left out with that reason: its latency
     would not be that of one layer.
+
+    Raises:
+        ModelError: the model computes NaN or infinity.
     """
     calls: dict[str, list[int]] = {site.name: [] for site in sites.sites}
     received: dict[str, tuple[Tensor, int]] = {}  # held, so that no address is used twice
@@ -147,10 +150,11 @@ def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]
         for site in sites.sites
     ]
     try:
-        model(**inputs)
+        outputs = model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
+    _check_finite(outputs)
     left_out = dict(sites.left_out)
     kept = []
     for site in sites.sites:
@@ -166,6 +170,23 @@ def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]
         sharing.setdefault(key, []).append(site)
     joint = tuple(_together(members) for members in sharing.values() if len(members) > 1)
     return Sites(sites=tuple(kept), left_out=left_out, joint=joint)
+
+
+def _check_finite(outputs: Any) -> None:
+    """Refuse a model that computes NaN or infinity though its weights are finite.
+
+    Raises:
+        ModelError: names the output.
+    """
+    named = outputs if isinstance(outputs, Mapping) else {"its output": outputs}
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            bad = int((~torch.isfinite(value)).sum())
+            if bad:
+                raise ModelError(
+                    f"the model computes {bad} NaN or infinite values in {name} for random input; "
+                    "check its configuration (such as eps and rope) and the size of its weights"
+                )
 
 
 def _together(members: Sequence[Site]) -> Site:

@@ -187,7 +187,9 @@ def main() -> None:
         code = _run()
     except KeyboardInterrupt:
         code = _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic in a library written in Rust is no Exception
         code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -220,7 +222,7 @@ def _refused(error: AutotuneError) -> int:
     return error.exit_code
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     """An error that no part of the program turned into a sentence."""
     refusal: AutotuneError | None = memory_refusal(error)
     if refusal is None and isinstance(error, OSError):

@@ -33,9 +33,13 @@ def one_line(text: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, cut to 300 characters; its type if empty."""
-    lines = str(error).strip().splitlines()
-    text = printable(lines[0]) if lines else type(error).__name__
+    """The first line of an error of another library, cut to 300 characters; its type if empty.
+
+    A line that ends with a colon is followed by the next one.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[: 2 if lines[:1] and lines[0].endswith(":") else 1])
+    text = one_line(text) if text else type(error).__name__
     return text if len(text) <= _REASON_CHARACTERS else f"{text[:_REASON_CHARACTERS]} …"
 
 
