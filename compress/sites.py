@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from autotune.compress.lowrank import dense_weight
 from autotune.core.errors import ModelError, UsageError, option_name
 from autotune.core.layers import Site
-from autotune.core.patterns import NamePattern
+from autotune.core.patterns import NamePatterns
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
 
@@ -56,17 +56,17 @@ def _reason(
     weight: Tensor,
     *,
     shared: bool,
-    targets: list[NamePattern],
-    ignore: list[NamePattern],
+    targets: NamePatterns,
+    ignore: NamePatterns,
 ) -> str | None:
     if shared:
         return "its weight is tied to another module's"
-    if any(p.search(name) for p in ignore):
+    if ignore.match(name):
         return "matches an ignore pattern"
     if _EXPERT.search(name):
         return "an expert of a mixture"
     if targets:
-        return None if any(p.search(name) for p in targets) else "matches no target pattern"
+        return None if targets.match(name) else "matches no target pattern"
     if _HEADS.search(name):
         return "a head"
     if min(weight.shape) < _MIN_FEATURES:
@@ -83,10 +83,11 @@ def find_sites(
     head. Tokens are unknown (0) until `count_tokens` has run the model.
 
     Raises:
-        UsageError: a pattern that is none or takes too long, or targets that match nothing.
+        UsageError: a pattern that does not compile or takes too long, or targets that match
+            nothing.
         ModelError: the model has no linear layer that may be factorized.
     """
-    wanted, unwanted = list(map(NamePattern, targets)), list(map(NamePattern, ignore))
+    wanted, unwanted = NamePatterns(targets), NamePatterns(ignore)
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

@@ -1,56 +1,103 @@
-"""Regular expressions that users give for names of modules, matched within a time limit.
+"""Regular expressions of module names, which anybody may submit: bounded in size and time.
 
-A pattern such as `(([a-z.])+)+!` takes longer than anybody waits on one name of thirty characters,
-and `re` lets no other thread run meanwhile. The engine used here gives up after a while.
+Python's own `re` keeps the interpreter for hours at a pattern such as `^(([a-z0-9_.])+)+!$`, and
+nothing can interrupt it. The module `regex`, which transformers needs as well, takes the same
+patterns and a time limit; of its own constructs, such as recursion, none is allowed.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from collections.abc import Sequence
 from typing import Any
 
-import regex
-
 from autotune.core.errors import UsageError
+from autotune.core.text import one_line
 
-_LIMIT_S = 0.5
-_EXAMPLE = "model.decoder.layers.31.self_attn.q_proj"
+MOST_CHARACTERS = 500
+MOST_REPEATS = 1000
+_PROBE_S = 0.25
+_ALL_NAMES_S = 2.0
+# What names look like; a pattern that is slow at these is refused before a model is loaded.
+_NAMES = ("model.layers.0.self_attn.q_proj", "encoder.layer.11.attention.output.dense", "h.0_A-")
+_COUNT = re.compile(r"\{(\d{0,9}),?(\d{0,9})\}")
 
 
-@dataclass(frozen=True)
-class NamePattern:
-    """A regular expression that is searched in names; written as for `re`.
+class NamePatterns:
+    """Compiled regular expressions, searched in names.
+
+    All searches together may take two seconds, of which an ordinary pattern needs microseconds.
 
     Raises:
-        UsageError: it is no regular expression, or takes too long on a name of usual length.
+        UsageError: a pattern that is no regular expression, is too long or takes too long.
     """
 
-    text: str
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = [(text, _compiled(text)) for text in patterns]
+        self._left_s = _ALL_NAMES_S
 
-    def __post_init__(self) -> None:
-        try:
-            re.compile(self.text)
-            _ = self._compiled
-        except (re.error, regex.error, OverflowError, RecursionError) as error:
-            raise UsageError(f"{self.text!r} is not a regular expression: {error}") from None
-        self.search(_EXAMPLE)
+    def __bool__(self) -> bool:
+        return bool(self._patterns)
 
-    @cached_property
-    def _compiled(self) -> Any:
-        return regex.compile(self.text, regex.VERSION0)
-
-    def search(self, name: str) -> bool:
-        """Whether the pattern is found in `name`.
+    def match(self, name: str) -> bool:
+        """Whether one of them is found in `name`.
 
         Raises:
-            UsageError: that takes too long.
+            UsageError: the time is used up.
         """
-        try:
-            return self._compiled.search(name, timeout=_LIMIT_S) is not None
-        except TimeoutError:
-            raise UsageError(
-                f"regular expression {self.text[:100]!r} takes longer than {_LIMIT_S:g} s on the "
-                f"name {name[:100]!r}; use fewer repetitions, such as .* once"
-            ) from None
+        return any(self._found(text, pattern, name) for text, pattern in self._patterns)
+
+    def first(self, name: str) -> int | None:
+        """The index of the first pattern that is found in `name`; None if none is."""
+        found = (i for i, each in enumerate(self._patterns) if self._found(*each, name))
+        return next(found, None)
+
+    def _found(self, text: str, pattern: Any, name: str) -> bool:
+        started_s = time.monotonic()
+        found = _search(text, pattern, name, limit_s=max(self._left_s, 1e-3))
+        self._left_s -= time.monotonic() - started_s
+        return found
+
+
+def check_pattern(text: str) -> None:
+    """Refuse what is no regular expression, or one that takes too long for a name.
+
+    Raises:
+        UsageError: says which, and what is allowed.
+    """
+    pattern = _compiled(text)
+    for name in _NAMES:
+        _search(text, pattern, name, limit_s=_PROBE_S)
+
+
+def _compiled(text: str) -> Any:
+    import regex
+
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(
+            f"a regular expression of {len(text)} characters is longer than the {MOST_CHARACTERS} "
+            "allowed; use several"
+        )
+    counts = [max(int(number or 1) for number in found) for found in _COUNT.findall(text)]
+    if math.prod(max(count, 1) for count in counts) > MOST_REPEATS:
+        raise UsageError(
+            f"{one_line(text)!r} repeats more than {MOST_REPEATS} times by its counts in braces; "
+            "use + or *"
+        )
+    try:
+        re.compile(text)  # the other module has constructs of its own, such as recursion
+        return regex.compile(text)
+    except (re.error, regex.error, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(f"{one_line(text)!r} is not a regular expression: {error}") from error
+
+
+def _search(text: str, pattern: Any, name: str, *, limit_s: float) -> bool:
+    try:
+        return pattern.search(name, timeout=limit_s, concurrent=True) is not None
+    except TimeoutError:
+        raise UsageError(
+            f"{one_line(text)!r} takes too long to search in {one_line(name)!r}; write it without "
+            "repetitions inside of repetitions"
+        ) from None

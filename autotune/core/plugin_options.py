@@ -56,7 +56,7 @@ def convert_options(cls: Any, options: Mapping[str, str], *, what: str) -> dict[
 
 
 def arguments(cls: Any) -> dict[str, Any]:
-    """Names of a class's options and their annotations."""
+    """Names of a class's options and their annotations, of those that text can express."""
     parameters = inspect.signature(cls).parameters
     try:
         hints = typing.get_type_hints(
@@ -65,7 +65,18 @@ def arguments(cls: Any) -> dict[str, Any]:
     except (NameError, TypeError):
         hints = {}  # names that are imported for the type checker only
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {n: hints.get(n, Any) for n, p in parameters.items() if p.kind not in variadic}
+    named = {n: hints.get(n, Any) for n, p in parameters.items() if p.kind not in variadic}
+    return {name: hint for name, hint in named.items() if _is_written(hint)}
+
+
+def _is_written(hint: Any) -> bool:
+    """Whether values of an annotation can be written as text; others are set in Python only."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _is_written(typing.get_args(hint)[0])
+    if origin in (types.UnionType, typing.Union):
+        return any(map(_is_written, set(typing.get_args(hint)) - {types.NoneType}))
+    return origin is typing.Literal or hint in (Any, str, *_WORDS)
 
 
 def _convert(text: str, hint: Any) -> Any:
@@ -76,19 +87,27 @@ def _convert(text: str, hint: Any) -> Any:
     """
     if typing.get_origin(hint) is typing.Annotated:
         kind, *extras = typing.get_args(hint)
-        value = _convert(text, kind)
-        for bounds in (each for each in extras if isinstance(each, Bounds)):
-            if not bounds.hold(value):
-                raise ValueError(str(bounds))
-        return value
+        return _bounded(text, kind, [each for each in extras if isinstance(each, Bounds)])
     if typing.get_origin(hint) is typing.Literal:
         allowed = typing.get_args(hint)
         if text not in allowed:
             raise ValueError(f"one of {', '.join(map(str, allowed))}")
         return text
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return _first(text, [each for each in typing.get_args(hint) if each is not type(None)])
+        return _first(text, [each for each in typing.get_args(hint) if _is_written(each)])
     return _plain(text, hint)
+
+
+def _bounded(text: str, kind: Any, limits: list[Bounds]) -> Any:
+    """`text` in a type, inside its bounds; the message of the error holds both."""
+    inside = " and ".join(map(str, limits))
+    try:
+        value = _convert(text, kind)
+    except ValueError as error:
+        raise ValueError(f"{error}, {inside}" if inside else str(error)) from None
+    if not all(each.hold(value) for each in limits):
+        raise ValueError(f"{_WORDS.get(kind, 'a value')}, {inside}")
+    return value
 
 
 def _first(text: str, kinds: list[Any]) -> Any:

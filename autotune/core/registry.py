@@ -138,7 +138,7 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     """Name and options of `NAME:key=value,key=value`, values as they are written.
 
     Raises:
-        UsageError: an option without a value.
+        UsageError: an option without a value, or with two.
     """
     name, _, rest = text.partition(":")
     options: dict[str, str] = {}
@@ -146,6 +146,8 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not (key.strip() and equals and value.strip()):
             raise UsageError(f"{text!r}: write options as NAME:key=value,key=value")
+        if key.strip() in options:
+            raise UsageError(f"{text!r} sets the option {key.strip()!r} twice")
         options[key.strip()] = value.strip()
     return name, options
 

@@ -12,7 +12,7 @@ from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import UsageError
 from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
-from autotune.core.patterns import NamePattern
+from autotune.core.patterns import check_pattern
 from autotune.core.types import Address
 from autotune.devices.detect import cpu_threads
 from autotune.devices.specs import DTYPE_BYTES, known_devices
@@ -187,9 +187,9 @@ class MethodOptions:
 
 def _check_pattern(path: str, pattern: str) -> None:
     try:
-        NamePattern(pattern)
+        check_pattern(pattern)
     except UsageError as error:
-        rule = f"must be a regular expression that matches quickly: {error}"
+        rule = f"must be a regular expression: {error}"
         raise OptionError(path, rule, schema=MethodOptions) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from autotune.compress.factorizers.base import Factorizer, Layer
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics.base import Whitening
+from autotune.core.plugin_options import Bounds
 
 _PLAIN = Whitening(left=None, right=None, scale=1.0)
 
@@ -26,7 +28,11 @@ class Als(Factorizer):
 
     name = "als"
 
-    def __init__(self, iterations: int = 10, tolerance: float = 1e-6) -> None:
+    def __init__(
+        self,
+        iterations: Annotated[int, Bounds(ge=1, le=1000)] = 10,
+        tolerance: Annotated[float, Bounds(ge=0, le=1)] = 1e-6,
+    ) -> None:
         self.iterations = iterations
         self.tolerance = tolerance
 

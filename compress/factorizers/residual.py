@@ -5,6 +5,8 @@ See docs/methods/erc.md.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from autotune.compress.factorizers.base import Factorizer, Layer
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics.base import Whitening
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 
 _PLAIN = Whitening(left=None, right=None, scale=1.0)
 
@@ -27,7 +30,11 @@ class Residual(Factorizer):
     name = "residual"
 
     def __init__(
-        self, beta: float = 0.05, stages: int = 2, *, plain: tuple[bool, ...] | None = None
+        self,
+        beta: Annotated[float, Bounds(ge=0, le=0.9)] = 0.05,
+        stages: Annotated[int, Bounds(ge=2, le=16)] = 2,
+        *,
+        plain: tuple[bool, ...] | None = None,
     ) -> None:
         self.beta = beta
         # Which stages are plain; the first is in the metric.

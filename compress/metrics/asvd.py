@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
 from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 
 _FLOOR = 1e-6
 
@@ -17,7 +20,7 @@ class Asvd(Metric):
     name = "asvd"
     moments = frozenset({"absmean"})
 
-    def __init__(self, alpha: float = 0.5) -> None:
+    def __init__(self, alpha: Annotated[float, Bounds(ge=0, le=4)] = 0.5) -> None:
         self.alpha = alpha
 
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:

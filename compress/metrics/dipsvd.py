@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from autotune.compress.metrics.base import Metric, Whitening, support_root
 from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 
 
 def channel_weights(gram: Tensor, top: float, *, amplify: float) -> Tensor:
@@ -30,7 +32,11 @@ class DipSvd(Metric):
     name = "dipsvd"
     moments = frozenset({"gram"})
 
-    def __init__(self, top: float = 0.03, amplify: float = 30.0) -> None:
+    def __init__(
+        self,
+        top: Annotated[float, Bounds(ge=0, le=1)] = 0.03,
+        amplify: Annotated[float, Bounds(ge=1e-3, le=1e6)] = 30.0,
+    ) -> None:
         self.top = top
         self.amplify = amplify
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from autotune.compress.metrics.base import Metric, Whitening, damped_root
 from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 
 
 class Kfac(Metric):
@@ -17,7 +20,11 @@ class Kfac(Metric):
     moments = frozenset({"gram", "grad"})
     in_loss_units = True
 
-    def __init__(self, damping: float = 1e-8, gradient_damping: float = 1e-2) -> None:
+    def __init__(
+        self,
+        damping: Annotated[float, Bounds(ge=1e-12, le=100)] = 1e-8,
+        gradient_damping: Annotated[float, Bounds(ge=1e-12, le=100)] = 1e-2,
+    ) -> None:
         self.damping = damping
         self.gradient_damping = gradient_damping
 

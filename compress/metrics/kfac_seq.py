@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from autotune.compress.metrics.base import Metric, Whitening, damped_root
 from autotune.compress.statistics import Statistics
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 
 
 class KfacSequence(Metric):
@@ -28,7 +30,7 @@ class KfacSequence(Metric):
     moments = frozenset({"left", "right"})
     in_loss_units = True
 
-    def __init__(self, damping: float = 1e-2) -> None:
+    def __init__(self, damping: Annotated[float, Bounds(ge=1e-12, le=100)] = 1e-2) -> None:
         self.damping = damping
 
     def whitening(self, site: Site, statistics: Statistics) -> Whitening:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import UsageError
 from autotune.core.forms import Plan
+from autotune.core.plugin_options import Bounds
 from autotune.search.allocators.base import Allocator, Question, blocks_of
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
@@ -57,9 +58,11 @@ class DipsvdHeuristic(Allocator):
 
     name = "dipsvd-heuristic"
 
-    def __init__(self, beta: float = 0.27, sign: str = "code") -> None:
-        if sign not in ("code", "paper"):
-            raise UsageError(f"dipsvd sign {sign!r}: code or paper")
+    def __init__(
+        self,
+        beta: Annotated[float, Bounds(ge=0, le=1)] = 0.27,
+        sign: Literal["code", "paper"] = "code",
+    ) -> None:
         self.beta = beta
         self.sign = sign
 
@@ -90,7 +93,7 @@ class DipsvdBayes(Allocator):
 
     name = "dipsvd-bayes"
 
-    def __init__(self, trials: int = 180) -> None:
+    def __init__(self, trials: Annotated[int, Bounds(ge=1, le=10_000)] = 180) -> None:
         self.trials = trials
 
     def allocate(self, question: Question) -> Allocation:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from autotune.core.checksums import Checksums
 from autotune.core.files import write_whole
 from autotune.core.forms import DENSE, Plan, low_rank
 from autotune.core.layers import Site, break_even_rank
+from autotune.core.plugin_options import Bounds
 from autotune.core.types import digest
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.problem import Allocation
@@ -34,11 +36,11 @@ class Dobi(Allocator):
     def __init__(
         self,
         *,
-        steps: int = 40,
-        learning_rate: float = 0.03,
-        penalty: float = 20.0,
-        form: str = "loewner",
-        save_every: int = 5,
+        steps: Annotated[int, Bounds(ge=1, le=10_000)] = 40,
+        learning_rate: Annotated[float, Bounds(ge=1e-6, le=1)] = 0.03,
+        penalty: Annotated[float, Bounds(ge=0, le=1e6)] = 20.0,
+        form: Literal["loewner", "taylor"] = "loewner",
+        save_every: Annotated[int, Bounds(ge=1, le=10_000)] = 5,
     ) -> None:
         self.steps = steps
         self.learning_rate = learning_rate

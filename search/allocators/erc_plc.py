@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import DENSE, Plan
 from autotune.core.layers import Site
+from autotune.core.plugin_options import Bounds
 from autotune.search.allocators.base import Allocator, Question, blocks_of
 from autotune.search.problem import Allocation
 
@@ -18,7 +21,7 @@ class ErcPlc(Allocator):
 
     name = "erc-plc"
 
-    def __init__(self, step: int | None = None) -> None:
+    def __init__(self, step: Annotated[int, Bounds(ge=1, le=10_000)] | None = None) -> None:
         self.step = step
 
     def allocate(self, question: Question) -> Allocation:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
 from autotune.compress.lowrank import dense_weight
-from autotune.core.errors import UsageError
 from autotune.core.forms import DENSE, Form, Plan, low_rank
 from autotune.core.layers import Site
 from autotune.search.allocators.base import Allocator, Question
@@ -37,9 +37,9 @@ class Flar(Allocator):
 
     name = "flar"
 
-    def __init__(self, criterion: str = "fast", whole_grid: bool = False) -> None:
-        if criterion not in ("fast", "precise"):
-            raise UsageError(f"flar criterion {criterion!r}: fast or precise")
+    def __init__(
+        self, criterion: Literal["fast", "precise"] = "fast", whole_grid: bool = False
+    ) -> None:
         self.criterion = criterion
         self.whole_grid = whole_grid
         self._errors: dict[tuple[str, int], float] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,18 +12,25 @@ from torch import Tensor
 from autotune.core.errors import BudgetInfeasibleError, UsageError
 from autotune.core.forms import Plan
 from autotune.core.layers import Site
-from autotune.core.patterns import NamePattern
+from autotune.core.patterns import NamePatterns, check_pattern
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
 
 _RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_MOST_GROUPS = 4  # each multiplies the plans that are tried by the number of ratios
 
 
 def rank_of_error(sigma: Tensor, epsilon: float) -> int:
     """min{r : √(Σ_{i>r} σ_i²) ≤ ε·√(Σ σ_i²)} (eq. 7), at least 1."""
     tail = torch.cat([sigma.square().flip(0).cumsum(0).flip(0), sigma.new_zeros(1)]).sqrt()
     return max(1, int((tail > epsilon * tail[0]).sum()))
+
+
+def _group(site: Site, patterns: NamePatterns) -> int:
+    """The number of the first pattern that names the site, from 1; 0 where none does."""
+    found = patterns.first(site.name)
+    return 0 if found is None else found + 1
 
 
 class Pgsvd(Allocator):
@@ -35,29 +43,32 @@ class Pgsvd(Allocator):
     grid for the least loss of the error table; one text may join several by "+".
 
     Raises:
-        UsageError: an unknown profile, or a group that is no regular expression.
+        UsageError: more groups than four, or one that is no regular expression.
     """
 
     name = "pgsvd"
 
     def __init__(
-        self, profile: str = "weight", alpha: bool = False, *, groups: str | Sequence[str] = ()
+        self,
+        profile: Literal["weight", "metric"] = "weight",
+        alpha: bool = False,
+        *,
+        groups: str | Sequence[str] = (),
     ) -> None:
-        if profile not in ("weight", "metric"):
-            raise UsageError(f"pgsvd profile {profile!r}: weight or metric")
         self.profile = profile
         self.alpha = alpha
         named = groups.split("+") if isinstance(groups, str) else groups
         self.groups = tuple(pattern for pattern in named if pattern)
-        try:
-            self._patterns = tuple(map(NamePattern, self.groups))
-        except UsageError as error:
-            raise UsageError(f"pgsvd group {error}") from error
+        if len(self.groups) > _MOST_GROUPS:
+            raise UsageError(f"at most {_MOST_GROUPS} groups, got {len(self.groups)}")
+        for pattern in self.groups:
+            check_pattern(pattern)
 
     def allocate(self, question: Question) -> Allocation:
         """The best over the groups' ratios; one bisection without groups."""
         weights = self._weights(question.evidence, question.sites)
-        groups = [self._group(site) for site in question.sites]
+        patterns = NamePatterns(self.groups)
+        groups = [_group(site, patterns) for site in question.sites]
         found: list[Allocation] = []
         failure: BudgetInfeasibleError | None = None
         for ratios in itertools.product(*[_RATIOS] * len(self.groups)):
@@ -89,13 +100,6 @@ class Pgsvd(Allocator):
             return plan
 
         return question.largest_fitting(plan_of, solver=self.name)
-
-    def _group(self, site: Site) -> int:
-        """The number of the first pattern that names the site, from 1; 0 where none does."""
-        for i, pattern in enumerate(self._patterns):
-            if pattern.search(site.name):
-                return i + 1
-        return 0
 
     def _weights(self, evidence: Evidence, sites: Sequence[Site]) -> dict[str, float]:
         if not self.alpha:
