@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.errors import DeviceMissingError, UsageError, option_name
+from autotune.devices.control_groups import cpu_quota
 from autotune.devices.specs import DeviceSpec, find_device, known_devices
 from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
@@ -40,6 +41,15 @@ def cpu_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """The threads to use unless told otherwise: the cores, as far as control groups grant them.
+
+    More threads than granted would be stopped together for a part of every period.
+    """
+    quota = cpu_quota()
+    return cpu_threads() if quota is None else max(1, min(cpu_threads(), int(quota)))
 
 
 def gpu_names() -> tuple[str, ...]:
@@ -106,14 +116,14 @@ def require_device(name: str) -> PresentDevice:
 
 
 def check_threads(threads: int | None) -> int:
-    """`threads`, or all cores when None.
+    """`threads`, or `default_threads` when None.
 
     Raises:
         UsageError: below 1 or above the cores here.
     """
-    available = cpu_threads()
     if threads is None:
-        return available
+        return default_threads()
+    available = cpu_threads()
     if not 1 <= threads <= available:
         raise UsageError(
             f"{option_name('machine.threads')} must be 1 to {available}, the cores that this "

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.devices.control_groups import cpu_quota
 from autotune.devices.detect import cpu_name, cpu_threads
 from autotune.devices.visible import physical_gpus, visible_gpus
 from autotune.devices.waiting import waited_s
@@ -96,8 +97,8 @@ class CpuReading:
             )
         if self.quota is not None and self.quota < self.threads:
             found.append(
-                f"{self.threads} cores are visible, the control group grants {self.quota:g}: give "
-                f"--threads {max(1, int(self.quota))}"
+                f"{self.threads} cores are visible, the control group grants {self.quota:g}: "
+                f"the default of --threads is {max(1, int(self.quota))}"
             )
         if self.governor == "powersave":
             found.append("the clock policy is powersave: the first calls run at low clocks")
@@ -110,17 +111,9 @@ def read_cpu() -> CpuReading:
         name=cpu_name(),
         threads=cpu_threads(),
         load=os.getloadavg()[0],
-        quota=parse_quota(_text("/sys/fs/cgroup/cpu.max")),
+        quota=cpu_quota(),
         governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
     )
-
-
-def parse_quota(text: str) -> float | None:
-    """Cores from a control group's `cpu.max` ("150000 100000" is 1.5; "max 100000" is no limit)."""
-    parts = text.split()
-    if len(parts) != 2 or parts[0] == "max":
-        return None
-    return int(parts[0]) / int(parts[1])
 
 
 def read_gpus() -> tuple[GpuReading, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.forms import Plan, plan_from_json, plan_to_json
-from autotune.devices.detect import cpu_threads
+from autotune.devices.detect import default_threads
 from autotune.farm.answers import AnswerError, read_losses
 from autotune.search.evaluator import EvaluatorSetup, JudgingProcess
 from autotune.search.judges import JudgePool, Losses
@@ -79,7 +79,7 @@ class HostJudge:
         found = EvaluatorSetup.from_json(json.loads(setup))
         here = unpack(found, files, folder=Path(self._folder))
         # Workers are killed without notice; the process outlives them for long enough to tidy up.
-        self._process = JudgingProcess(here, cpu_threads(), owned=self._folder)
+        self._process = JudgingProcess(here, default_threads(), owned=self._folder)
 
     def ask(self, text: str) -> str | None:
         """The losses of a plan, as JSON text; None if the process died."""

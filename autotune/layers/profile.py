@@ -17,7 +17,7 @@ from autotune.predictor.layers.measuring_plan import (
 )
 from autotune.predictor.layers.recovery import RecoveryProcess
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.points import measure_points, missing_points
+from autotune.profiler.measure.points import measure_missing
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tuning.measuring import MeasuringMachine
 
@@ -54,18 +54,17 @@ def profile_points(
 ) -> Profiled:
     """Measure what the database lacks of `wanted`."""
     shapes = set(wanted)
-    points = missing_points(database, machine.fingerprint, wanted=shapes)
-    failed = measure_points(
+    count, failed = measure_missing(
         database,
         machine.fingerprint,
-        points=points,
+        wanted=shapes,
         runner=machine.runner,
         policy=policy,
         progress=advance,
     )
     return Profiled(
         wanted=len(shapes),
-        measured=len(points) - len(failed),
+        measured=count - len(failed),
         failed=tuple(row.error for row in failed),
     )
 

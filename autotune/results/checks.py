@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.errors import AutotuneError
+from autotune.core.text import first_line
 from autotune.results.codec import encode
 from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.verdict import Verdict
@@ -190,11 +191,15 @@ def run_check(
     export: str = "",
     phase: str = "",
 ) -> Check:
-    """Call `look` and record what it found; an error that it raises is why the check fails."""
+    """Call `look` and record what it found; whatever it raises is why the check fails."""
     try:
         found = look()
-    except (AutotuneError, OSError, KeyError, ValueError) as error:
+    except AutotuneError as error:
         found = Finding(reason=str(error) or type(error).__name__)
+    except MemoryError:
+        raise
+    except Exception as error:  # of the libraries that read and run the files
+        found = Finding(reason=f"{type(error).__name__}: {first_line(error)}")
     return Check(
         kind=kind,
         subject=subject,

@@ -145,7 +145,10 @@ def _optional(kind: Any, value: Any, *, where: str) -> Any:
 
 def _plain(kind: type, value: Any, *, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _mismatch(value, where, _PLAIN[kind]) from None
     if kind in (int, float) and isinstance(value, bool):
         raise _mismatch(value, where, wanted=_PLAIN[kind])
     found = _typed(kind, value, where=where, wanted=_PLAIN[kind])

@@ -37,7 +37,7 @@ def read_versioned(
         raise UsageError(f"{path} is damaged: not UTF-8 text; {remedy}") from error
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is damaged: invalid JSON ({error}); {remedy}") from error
     if not isinstance(values, dict) or "schema_version" not in values:
         raise UsageError(f"{path} is damaged: it has no schema_version; {remedy}")

@@ -23,7 +23,7 @@ from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseM
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import SiteProfile
-from autotune.profiler.measure.points import measure_points, missing_points, plan_forms
+from autotune.profiler.measure.points import measure_missing, missing_points, plan_forms
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_timing
 from autotune.tuning.machine import Machine
@@ -147,14 +147,13 @@ class MeasuringMachine(Machine):
         self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyTable:
         """Measure those of `shapes` that the database lacks; the table over all that it holds."""
-        points = missing_points(self.database, self.fingerprint, wanted=shapes)
-        if points:
+        if missing_points(self.database, self.fingerprint, wanted=shapes):
             policy = layer_policy(self.spec.kind, self.measure_seconds)
             with workspace.stage(stage) as advance:
-                failed = measure_points(
+                _, failed = measure_missing(
                     self.database,
                     self.fingerprint,
-                    points=points,
+                    wanted=shapes,
                     runner=self.runner,
                     policy=policy,
                     progress=advance,

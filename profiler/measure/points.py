@@ -19,6 +19,7 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
 FORMS_PER_TASK = 4
 _ATTEMPTS = 3
+_RESERVE_S = 3600.0
 
 
 def fingerprint_of(
@@ -53,6 +54,36 @@ def missing_points(
     """Those of `wanted` that have no successful measurement yet."""
     have = {row.shape for row in database.measurements(fingerprint.id)}
     return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.form))
+
+
+def measure_missing(
+    database: LatencyDatabase,
+    fingerprint: Fingerprint,
+    *,
+    wanted: Iterable[LayerShape],
+    runner: TaskRunner,
+    policy: TimingPolicy | None = None,
+    progress: Advance = no_progress,
+) -> tuple[int, list[FailedMeasurement]]:
+    """Measure what the database lacks of `wanted`; how many points that were, and the failed ones.
+
+    Programs that measure under one fingerprint into one database do it one after the other, so that
+    the next one finds what the one before has measured.
+    """
+    shapes = set(wanted)
+    if not missing_points(database, fingerprint, wanted=shapes):
+        return 0, []
+    with database.reserve(f"measuring-{fingerprint.id}", limit_s=_RESERVE_S):
+        points = missing_points(database, fingerprint, wanted=shapes)
+        failed = measure_points(
+            database,
+            fingerprint,
+            points=points,
+            runner=runner,
+            policy=policy,
+            progress=progress,
+        )
+    return len(points), failed
 
 
 def measure_points(

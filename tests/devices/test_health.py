@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from autotune.devices.health import CpuReading, GpuReading, parse_quota, read_cpu, read_gpus
+from autotune.devices.health import CpuReading, GpuReading, read_cpu, read_gpus
 from tests.outcomes import last_record
 
 QUIET = CpuReading(name="cpu", threads=4, load=0.1, quota=None, governor="performance")
@@ -34,7 +34,7 @@ def test_a_quiet_machine_has_nothing_to_warn_of():
     ("change", "says"),
     [
         ({"load": 1.5}, "a load of 1.5 on 4 cores"),
-        ({"quota": 1.5}, "grants 1.5: give --threads 1"),
+        ({"quota": 1.5}, "grants 1.5: the default of --threads is 1"),
         ({"governor": "powersave"}, "powersave"),
     ],
 )
@@ -56,12 +56,6 @@ def test_what_disturbs_the_processor_is_named(change, says):
 def test_what_disturbs_a_gpu_is_named(change, says):
     (text,) = dataclasses.replace(GPU, **change).warnings
     assert says in text
-
-
-def test_a_control_groups_quota_is_in_cores():
-    assert parse_quota("150000 100000") == 1.5
-    assert parse_quota("max 100000") is None
-    assert parse_quota("") is None
 
 
 def test_this_machine_is_read():

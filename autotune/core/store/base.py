@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +12,12 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from autotune.core.errors import DatabaseError
+from autotune.core.errors import DatabaseError, StorageError
 from autotune.core.store.dialects import Dialect, dialect_of
 from autotune.core.types import Address
+
+_LOG = logging.getLogger(__name__)
+_LOOK_S = 0.1
 
 
 class Store(ABC):
@@ -81,8 +86,35 @@ class Store(ABC):
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """One transaction, committed at the end; errors of the driver become ours."""
+        self.dialect.check_place()
         try:
             with self._engine.begin() as connection:
                 yield connection
         except exc.DBAPIError as error:
             raise self.dialect.translate(error) from error
+        self.dialect.check_place()
+
+    @contextmanager
+    def reserve(self, key: str, *, limit_s: float) -> Iterator[None]:
+        """Be the only user of `key` among the programs that use this database.
+
+        Waits for the one that has it. After `limit_s` it goes on without: to have a key keeps
+        others from doing the same work, and is needed for nothing else.
+        """
+        until_s = time.monotonic() + limit_s
+        release, told = None, False
+        try:
+            while (release := self.dialect.hold(key, self._engine)) is None:
+                if time.monotonic() >= until_s:
+                    break
+                if not told:
+                    told = True
+                    _LOG.warning("waiting for another program that uses %s", self.dialect.shown)
+                time.sleep(_LOOK_S)
+        except (exc.DBAPIError, StorageError):
+            pass  # the transaction that follows has the sentence, if it fails as well
+        try:
+            yield
+        finally:
+            if release is not None:
+                release()

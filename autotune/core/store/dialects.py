@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import os
 import sqlite3
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,9 @@ from autotune.core.errors import (
 from autotune.core.files import make_folder
 from autotune.core.types import Address
 
-_MIGRATION_LOCK = 0x6175746F
 _BUSY_S = 30.0
 # As many as threads may ask at once; those beyond what is kept are opened anew each time.
-_POOL = {"pool_size": 20, "max_overflow": 45}
+POOL = {"pool_size": 20, "max_overflow": 45}
 
 
 class Dialect(ABC):
@@ -50,6 +53,22 @@ class Dialect(ABC):
     @abstractmethod
     def engine(self) -> sa.Engine:
         """A new SQLAlchemy engine for the address."""
+
+    @abstractmethod
+    def check_place(self) -> None:
+        """Refuse to go on where the database that was opened is no longer at its address.
+
+        Raises:
+            DatabaseError: it was removed or replaced.
+        """
+
+    @abstractmethod
+    def hold(self, key: str, engine: sa.Engine) -> Callable[[], None] | None:
+        """Reserve `key` among the programs that use the database; what releases it, or None.
+
+        It is None while another program, or another caller here, holds it. The end of the process
+        releases it too.
+        """
 
     @abstractmethod
     def version(self, connection: sa.Connection) -> int:
@@ -83,13 +102,44 @@ class Dialect(ABC):
 class SqliteFile(Dialect):
     """A file, STRICT tables, write-ahead log; commits survive a killed process."""
 
+    _file: tuple[int, int] | None = None
+
     def engine(self) -> sa.Engine:
         """Creates the folder; the file comes with the first transaction."""
         path = Path(self.address)
         make_folder(path.parent, f"give another file for the {self.what}")
-        engine = sa.create_engine(f"sqlite:///{path}", **_POOL)
+        engine = sa.create_engine(f"sqlite:///{path}", **POOL)
         sa.event.listen(engine, "connect", _configure)
+        sa.event.listen(engine, "connect", self._note_file)
         return engine
+
+    def _note_file(self, _connection: sqlite3.Connection, _record: Any) -> None:
+        """Which file the first connection opened; a further one may open another of that name."""
+        if self._file is None:
+            self._file = _identity(Path(self.address))
+
+    def check_place(self) -> None:
+        """SQLite goes on in a file that was removed, and all that it writes is lost."""
+        if self._file is not None and _identity(Path(self.address)) != self._file:
+            raise DatabaseError(
+                f"{self.address} was removed or replaced while in use, so what is written to it "
+                "would be lost; put the file back, or start again"
+            )
+
+    def hold(self, key: str, engine: sa.Engine) -> Callable[[], None] | None:
+        """By a lock on a file beside the database, which stays there."""
+        del engine
+        path = f"{self.address}-{key}.lock"
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise StorageError(f"cannot write {path} ({error.strerror})") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        return functools.partial(os.close, file)
 
     def version(self, connection: sa.Connection) -> int:
         """SQLite keeps a number for its users in the header."""
@@ -141,80 +191,6 @@ class SqliteFile(Dialect):
         )
 
 
-class PostgresServer(Dialect):
-    """A database of a PostgreSQL server, shared by many machines; needs psycopg."""
-
-    def engine(self) -> sa.Engine:
-        """Connects when first used.
-
-        Raises:
-            UsageError: the address cannot be read, or psycopg is not installed.
-        """
-        try:
-            url = sa.make_url(str(self.address)).set(drivername="postgresql+psycopg")
-            # A server that was restarted has closed connections that the pool still holds.
-            return sa.create_engine(url, pool_pre_ping=True, **_POOL)
-        except exc.ArgumentError as error:
-            raise UsageError(f"{self.address}: {error}") from error
-        except ImportError as error:
-            raise UsageError(
-                f"{self.address} needs psycopg: pip install 'lowrank-autotune[postgres]'"
-            ) from error
-
-    def version(self, connection: sa.Connection) -> int:
-        """In a table of one row, under a lock that lasts as long as the transaction."""
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-        made = f"CREATE TABLE IF NOT EXISTS {self._versions} (number INTEGER)"
-        connection.exec_driver_sql(made)
-        found = connection.exec_driver_sql(f"SELECT max(number) FROM {self._versions}").scalar()  # noqa: S608
-        return int(found or 0)
-
-    def begin_migration(self, connection: sa.Connection) -> int:
-        """The version; reading it took the lock already."""
-        return self.version(connection)
-
-    def set_version(self, connection: sa.Connection, version: int) -> None:
-        """Replace the only row of the table of versions."""
-        connection.exec_driver_sql(f"DELETE FROM {self._versions}")  # noqa: S608
-        insert = sa.text(f"INSERT INTO {self._versions} VALUES (:number)")  # noqa: S608
-        connection.execute(insert, {"number": version})
-
-    @property
-    def _versions(self) -> str:
-        """The first kind of database that there was keeps the name it has."""
-        first = self.what == "latency database"
-        return "schema_version" if first else f"{self.what.replace(' ', '_')}_version"
-
-    def insert(self, table: sa.Table) -> postgresql.Insert:
-        """An INSERT that knows PostgreSQL's `ON CONFLICT` clauses."""
-        return postgresql.insert(table)
-
-    def now(self) -> sa.ColumnElement[float]:
-        """The wall clock, not the start of the transaction."""
-        return sa.literal_column("extract(epoch from clock_timestamp())::float8", sa.Double())
-
-    def problems(self, connection: sa.Connection) -> list[str]:
-        """The server checks its pages and references itself."""
-        del connection
-        return []
-
-    def translate(self, error: exc.DBAPIError) -> AutotuneError:
-        """A full disk, a server that is not there, or a refused row."""
-        text = str(error.orig).strip()
-        if "No space left" in text or "could not extend file" in text:
-            return StorageError(f"no space left on the server of {self.shown} ({text})")
-        if isinstance(error, exc.OperationalError) or error.connection_invalidated:
-            return DatabaseUnreachableError(
-                f"{self.shown} does not answer ({text}); check its address and that it runs"
-            )
-        return DatabaseError(f"{self.shown} refuses the row: {text}")
-
-    @property
-    def shown(self) -> str:
-        """The address without a password."""
-        return sa.make_url(str(self.address)).render_as_string(hide_password=True)
-
-
 def dialect_of(address: Address, what: str) -> Dialect:
     """The dialect that an address is of.
 
@@ -223,9 +199,20 @@ def dialect_of(address: Address, what: str) -> Dialect:
     """
     if isinstance(address, Path) or "://" not in address:
         return SqliteFile(Path(address), what)
+    from autotune.core.store.postgres import PostgresServer
+
     if address.partition("://")[0] in ("postgresql", "postgres", "postgresql+psycopg"):
         return PostgresServer(address.replace("postgres://", "postgresql://", 1), what)
     raise UsageError(f"{address}: a {what} is a SQLite file, or postgresql://user@host/name")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:

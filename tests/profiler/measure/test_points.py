@@ -1,0 +1,61 @@
+"""Two programs that measure the same points into one database do the work once."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from autotune.core.errors import DatabaseError
+from autotune.core.forms import low_rank
+from autotune.core.layers import LayerShape
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import measure_missing
+from autotune.testing.disturbance import CALM
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.runner import SimulatedRunner
+from tests.profiler.points import FINGERPRINT
+
+DENSE = LayerShape(tokens=128, in_features=384, out_features=384, dtype="fp32")
+WANTED = [DENSE, *(DENSE.with_form(low_rank(rank)) for rank in (16, 32, 48, 64, 80))]
+
+
+class Measuring(SimulatedRunner):
+    """Calls `then` once it has begun."""
+
+    def __init__(self, then):
+        super().__init__(simulated_hardware("cpu-like"), CALM)
+        self.then = then
+
+    def run(self, tasks):
+        self.then()
+        yield from super().run(tasks)
+
+
+def test_the_second_one_looks_again_at_what_is_there(tmp_path):
+    path = tmp_path / "latency.sqlite"
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        assert go_on.wait(60)
+
+    def measure(then):
+        with LatencyDatabase(path) as store:
+            return measure_missing(store, FINGERPRINT, wanted=WANTED, runner=Measuring(then))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(measure, wait)
+        assert begun.wait(60)
+        second = pool.submit(measure, lambda: None)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        go_on.set()
+        assert first.result(timeout=60) == (6, [])
+        assert second.result(timeout=60) == (0, [])
+
+
+def test_a_database_that_is_removed_meanwhile_is_an_error(tmp_path):
+    """It said "12 measured in FILE", and there was no FILE."""
+    path = tmp_path / "latency.sqlite"
+    with LatencyDatabase(path) as store, pytest.raises(DatabaseError, match="was removed"):
+        measure_missing(store, FINGERPRINT, wanted=WANTED, runner=Measuring(path.unlink))
