@@ -1,0 +1,46 @@
+"""A result that was edited by hand is one sentence, or means what it says."""
+
+import json
+
+import pytest
+
+from autotune.core.errors import UsageError
+from autotune.results.record import TuneRecord
+from autotune.results.result import read_result, result_text
+from tests.conftest import DATA
+from tests.security.edited import RESULTS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "result.json").write_text((DATA / "result-v3.json").read_text())
+    return result_text(read_result(folder))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_an_edited_result(tmp_path, whole, name):
+    (tmp_path / "result.json").write_text(whole)
+    RESULTS[name](tmp_path)
+    try:
+        found = read_result(tmp_path)
+    except UsageError as error:
+        assert "\n" not in str(error)
+        assert str(tmp_path) in str(error)
+    else:
+        assert isinstance(found, TuneRecord)
+        read = json.loads((tmp_path / "result.json").read_text())
+        assert {**read, **found.to_json()}.items() >= read.items()
+
+
+def test_most_of_them_are_refused(tmp_path, whole):
+    """The test above would pass if nothing were checked."""
+    refused = 0
+    for change in RESULTS.values():
+        (tmp_path / "result.json").write_text(whole)
+        change(tmp_path)
+        try:
+            read_result(tmp_path)
+        except UsageError:
+            refused += 1
+    assert refused > 0.8 * len(RESULTS)
