@@ -17,7 +17,7 @@ from autotune.core.errors import ModelError
 _FACTOR, _MORE = 2, 10_000_000
 
 
-def check_size(folder: Path, config: PretrainedConfig, kind: type[AutoModel]) -> None:
+def check_size(folder: Path, config: PretrainedConfig, *, kind: type[AutoModel]) -> None:
     """Refuse a configuration that declares far more parameters than the weights have.
 
     transformers would allocate all of them before it finds that they do not match.

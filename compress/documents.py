@@ -108,20 +108,20 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
         raise ModelError(f"{path} holds NaN in {where}; {_AGAIN}")
     model_type = config.get("model_type")
     if model_type is not None and not isinstance(model_type, str):
-        raise _wrong(path, "model_type", "text", model_type)
+        raise _wrong(path, "model_type", allowed="text", value=model_type)
     architectures = config.get("architectures")
     listed = isinstance(architectures, list) and all(isinstance(a, str) for a in architectures)
     if architectures is not None and not listed:
-        raise _wrong(path, "architectures", "a list of names", architectures)
+        raise _wrong(path, "architectures", allowed="a list of names", value=architectures)
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int) and layers > _MOST_LAYERS:
-        raise _wrong(path, "num_hidden_layers", f"{_MOST_LAYERS:,} at most", layers)
+        raise _wrong(path, "num_hidden_layers", allowed=f"{_MOST_LAYERS:,} at most", value=layers)
     quantization = config.get("quantization_config")
     if quantization is not None and not isinstance(quantization, dict):
-        raise _wrong(path, "quantization_config", "an object", quantization)
+        raise _wrong(path, "quantization_config", allowed="an object", value=quantization)
 
 
-def _wrong(path: Path, key: str, allowed: str, value: Any) -> ModelError:
+def _wrong(path: Path, key: str, *, allowed: str, value: Any) -> ModelError:
     return ModelError(f"{path}: {key} must be {allowed}, got {_shown(value)}; {_AGAIN}")
 
 

@@ -135,7 +135,7 @@ def _loaded(
 ) -> LoadedModel:
     task = detect_task(config, folder)
     if getattr(config, "quantization_config", None) is None:
-        check_size(folder, config, auto_class(task, folder))
+        check_size(folder, config, kind=auto_class(task, folder))
     model = load_class(task, folder, dtype=dtype)
     make_task(task, folder).check_model(model)
     tokenizer = None

@@ -47,16 +47,17 @@ class NamePatterns:
         Raises:
             UsageError: the time is used up.
         """
-        return any(self._found(text, pattern, name) for text, pattern in self._patterns)
+        return self.first(name) is not None
 
     def first(self, name: str) -> int | None:
         """The index of the first pattern that is found in `name`; None if none is."""
-        found = (i for i, each in enumerate(self._patterns) if self._found(*each, name))
+        found = (i for i in range(len(self._patterns)) if self._found(i, name))
         return next(found, None)
 
-    def _found(self, text: str, pattern: Any, name: str) -> bool:
+    def _found(self, index: int, name: str) -> bool:
+        text, pattern = self._patterns[index]
         started_s = time.monotonic()
-        found = _search(text, pattern, name, limit_s=max(self._left_s, 1e-3))
+        found = _search(pattern, name, text=text, limit_s=max(self._left_s, 1e-3))
         self._left_s -= time.monotonic() - started_s
         return found
 
@@ -69,7 +70,7 @@ def check_pattern(text: str) -> None:
     """
     pattern = _compiled(text)
     for name in _NAMES:
-        _search(text, pattern, name, limit_s=_PROBE_S)
+        _search(pattern, name, text=text, limit_s=_PROBE_S)
 
 
 def _compiled(text: str) -> Any:
@@ -93,7 +94,7 @@ def _compiled(text: str) -> Any:
         raise UsageError(f"{one_line(text)!r} is not a regular expression: {error}") from error
 
 
-def _search(text: str, pattern: Any, name: str, *, limit_s: float) -> bool:
+def _search(pattern: Any, name: str, *, text: str, limit_s: float) -> bool:
     try:
         return pattern.search(name, timeout=limit_s, concurrent=True) is not None
     except TimeoutError:

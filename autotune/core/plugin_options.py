@@ -87,7 +87,7 @@ def _convert(text: str, hint: Any) -> Any:
     """
     if typing.get_origin(hint) is typing.Annotated:
         kind, *extras = typing.get_args(hint)
-        return _bounded(text, kind, [each for each in extras if isinstance(each, Bounds)])
+        return _bounded(text, kind, limits=[e for e in extras if isinstance(e, Bounds)])
     if typing.get_origin(hint) is typing.Literal:
         allowed = typing.get_args(hint)
         if text not in allowed:
@@ -98,7 +98,7 @@ def _convert(text: str, hint: Any) -> Any:
     return _plain(text, hint)
 
 
-def _bounded(text: str, kind: Any, limits: list[Bounds]) -> Any:
+def _bounded(text: str, kind: Any, *, limits: list[Bounds]) -> Any:
     """`text` in a type, inside its bounds; the message of the error holds both."""
     inside = " and ".join(map(str, limits))
     try:

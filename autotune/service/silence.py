@@ -30,11 +30,11 @@ class SilenceWatch:
         passed_s = 0.0 if self._looked_s is None else min(now_s - self._looked_s, self._every_s)
         self._looked_s = now_s
         self._silent = {
-            lease: (beat, self._silence_s(lease, beat, passed_s))
+            lease: (beat, self._silence_s(lease, beat, passed_s=passed_s))
             for lease, beat in heartbeats.items()
         }
 
-    def _silence_s(self, lease: Lease, beat: float, passed_s: float) -> float:
+    def _silence_s(self, lease: Lease, beat: float, *, passed_s: float) -> float:
         before, silent_s = self._silent.get(lease, (None, 0.0))
         return silent_s + passed_s if before == beat else 0.0
 
