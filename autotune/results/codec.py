@@ -148,7 +148,7 @@ def _plain(kind: type, value: Any, *, where: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise _mismatch(value, where, _PLAIN[kind]) from None
+            raise _mismatch(value, where, wanted=_PLAIN[kind]) from None
     if kind in (int, float) and isinstance(value, bool):
         raise _mismatch(value, where, wanted=_PLAIN[kind])
     found = _typed(kind, value, where=where, wanted=_PLAIN[kind])
