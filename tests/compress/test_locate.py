@@ -136,7 +136,7 @@ def test_the_attention_that_a_file_names_is_not_used(saved, value):
     config = json.loads((folder / "config.json").read_text())
     for key in ("attn_implementation", "_attn_implementation"):
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
-        model = load_class("causal-lm", folder, torch.float32)
+        model = load_class("causal-lm", folder, dtype=torch.float32)
         assert model.config._attn_implementation == "sdpa"
 
 
