@@ -6,11 +6,13 @@ them; `sha256sum -c *.sha256` checks them all.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from autotune.core.files import file_sha256, files_of, write_text_whole
 
 SUFFIX = ".sha256"
+_LINE = re.compile(r"[0-9a-f]{64}  .+")
 _Stamp = tuple[int, int, int]
 
 
@@ -51,6 +53,8 @@ def _difference(path: Path, found: list[str]) -> str:
     if not beside.is_file():
         return "has no checksum"
     lines = beside.read_text(errors="replace").splitlines()
+    if not lines or not all(_LINE.fullmatch(line) for line in lines):
+        return "has a damaged checksum"
     expected = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     for name in sorted({*expected, *found}):
         if name not in found:
@@ -59,7 +63,7 @@ def _difference(path: Path, found: list[str]) -> str:
             return f"has {name}, which was not written with it"
         if file_sha256(path.parent / name) != expected[name]:
             return "is not what was written (sha256 differs)"
-    return "" if expected else "has an empty checksum"
+    return ""
 
 
 def _name(file: Path, path: Path, *, written: Path) -> str:
