@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
@@ -24,19 +24,22 @@ from autotune.core.errors import (
     UsageError,
 )
 from autotune.core.version import __version__
-from autotune.service import pages, routes_data, routes_jobs, routes_system, tunings
+from autotune.service import pages, routes_data, routes_jobs, routes_system, sign_in, tunings
 from autotune.service.errors import ForbiddenError, NotFoundError, ServiceError
 from autotune.service.guard import Guard, error_body
+from autotune.service.housekeeping import keeping_house
 from autotune.service.jobs import JobDatabase
 from autotune.service.latencies import Latencies
 from autotune.service.metrics import Timed
-from autotune.service.predictions import Predictions
+from autotune.service.prediction_pool import PredictionPool
 from autotune.service.refusals import refusal
 from autotune.service.settings import Settings
 from autotune.service.state import Counts, State
 from autotune.service.streams import Watcher
+from autotune.service.uploads import Uploads
 
 LOG = logging.getLogger(__name__)
+_MOST_FIELDS = 20  # that an answer names, of those that are wrong
 _STATUS = (
     (DatabaseUnreachableError, 503),
     (StorageError, 507),
@@ -49,13 +52,15 @@ _STATUS = (
 
 def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
     """The application on top of a job database; a `Dispatcher`, in any process, runs the jobs."""
-    watcher = Watcher(database, settings.quotas.streams)
+    quotas = settings.quotas
+    watcher = Watcher(database, most=quotas.streams, each=quotas.streams_each)
     latencies = Latencies(settings.latency_database)
+    predictions = PredictionPool(settings.latency_database, threads=settings.threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with latencies:
-            async with watcher.running():
+        with latencies, closing(predictions):
+            async with watcher.running(), keeping_house(settings, database):
                 yield
 
     app = FastAPI(
@@ -65,7 +70,7 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.quotas.body_bytes,
+        max_body_size=quotas.body_bytes,
         responses={code: {"description": text} for code, text in _REFUSALS.items()},
     )
     app.state.parts = State(
@@ -73,13 +78,14 @@ def create_app(settings: Settings, database: JobDatabase) -> FastAPI:
         database=database,
         counts=Counts(database),
         latencies=latencies,
-        predictions=Predictions(settings, latencies),
+        predictions=predictions,
+        uploads=Uploads(settings),
         watcher=watcher,
     )
-    for each in (routes_jobs, tunings, routes_data, routes_system, pages):
+    for each in (routes_jobs, tunings, routes_data, routes_system, pages, sign_in):
         app.include_router(each.router)
     app.mount("/static", pages.STATIC)
-    app.add_middleware(Guard, pause_s=settings.quotas.pause_s)
+    app.add_middleware(Guard, settings=settings, database=database, refuse=_ours)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.hosts))
     app.add_middleware(Timed)
     app.add_exception_handler(AutotuneError, _ours)
@@ -131,9 +137,9 @@ def _page(request: Request, error: Exception) -> Response | None:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Every field that is wrong, and the first of them as the message."""
+    """The first fields that are wrong, and the very first of them as the message."""
     assert isinstance(error, RequestValidationError)
-    fields = [refusal(one) for one in error.errors()]
+    fields = [refusal(one) for one in error.errors()[:_MOST_FIELDS]]
     return JSONResponse(error_body("UsageError", fields[0]["message"], fields=fields), 422)
 
 

@@ -7,7 +7,8 @@
         ├── ConflictError         409
         │   └── LeaseLostError    409   a runner's job was given to another runner
         ├── TooLargeError         413
-        └── QuotaError            429
+        ├── QuotaError            429
+        └── BusyError             503   cannot be done now; the same request may succeed later
 
 On the command line they all have exit code 1.
 """
@@ -51,6 +52,12 @@ class QuotaError(ServiceError):
     """A quota is used up, such as that of queued jobs."""
 
     status = 429
+
+
+class BusyError(ServiceError):
+    """The request cannot be answered now; the same one may succeed later."""
+
+    status = 503
 
 
 class LeaseLostError(ConflictError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def _model(settings: Settings, name: str | None) -> str | None:
 def _below_a_root(settings: Settings, name: str, *, what: str) -> Path:
     for root in settings.model_roots:
         real = root.resolve()
-        path = (real / name).resolve()
-        if path != real and _inside(path, real) and path.exists():
-            return path
+        with suppress(OSError, ValueError):  # a name that no file can have
+            path = (real / name).resolve()
+            if path != real and _inside(path, real) and path.exists():
+                return path
     raise UsageError(
         f"{what} {name!r} is not on the list of files this service may read; {_advice(settings)}"
     )

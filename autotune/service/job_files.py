@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from autotune.service.errors import NotFoundError
@@ -10,18 +13,26 @@ from autotune.service.settings import Settings
 _LOG_PART = 256_000
 
 
-def artefacts_of(settings: Settings, job_id: str) -> list[tuple[str, int]]:
-    """Name and size in bytes of every output file of a job; caches are left out."""
+def own_folder(settings: Settings, job_id: str) -> Path | None:
+    """The folder of a job's output files; None if there is none, or a link leads elsewhere."""
     root = settings.run_folder(job_id)
-    if not root.is_dir():
-        return []
-    files = [path for path in sorted(root.rglob("*")) if _is_shown(root, path)]
-    return [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+    jobs = settings.job_folder(job_id).parent.resolve()
+    return root if root.is_dir() and root.resolve() == jobs / job_id / root.name else None
 
 
-def _is_shown(root: Path, path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and not path.is_symlink() and not hidden
+def artefacts_of(settings: Settings, job_id: str) -> list[tuple[str, int]]:
+    """Name and size in bytes of every output file of a job; caches and links are left out."""
+    root = own_folder(settings, job_id)
+    found = []
+    for folder, folders, files in os.walk(root or os.devnull):  # follows no links
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(folder, name)
+            with suppress(OSError):  # removed meanwhile
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and not name.startswith("."):
+                    found.append((path.relative_to(str(root)).as_posix(), status.st_size))
+    return sorted(found)
 
 
 def artefact_path(settings: Settings, job_id: str, *, name: str) -> Path:
@@ -37,10 +48,13 @@ def artefact_path(settings: Settings, job_id: str, *, name: str) -> Path:
 
 def read_log(settings: Settings, job_id: str, *, offset: int) -> tuple[str, int]:
     """A part of the job's log from byte `offset` on, and the offset at which it ends."""
-    path = settings.job_folder(job_id) / "log.txt"
-    if not path.is_file():
+    folder = settings.job_folder(job_id)
+    path = folder / "log.txt"
+    if folder.is_symlink() or path.is_symlink() or not path.is_file():
         return "", 0
     with path.open("rb") as log:
+        if offset >= os.fstat(log.fileno()).st_size:
+            return "", offset
         log.seek(offset)
         part = log.read(_LOG_PART)
     return part.decode(errors="replace"), offset + len(part)

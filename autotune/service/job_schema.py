@@ -78,9 +78,21 @@ API_KEY = Table(
     Column("revoked_at", Double),
 )
 
+SESSION = Table(
+    "session",
+    METADATA,
+    Column("sha256", Text, primary_key=True),
+    Column("key_id", Text, ForeignKey("api_key.id"), nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
 
 def _create_all(connection: Connection) -> None:
     METADATA.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all,)
+def _add_sessions(connection: Connection) -> None:
+    SESSION.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all, _add_sessions)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -97,3 +98,18 @@ def any_key(database: JobDatabase) -> bool:
     """Whether a key was ever created; from then on, every request needs one."""
     with database.transaction() as connection:
         return connection.execute(sa.select(API_KEY.c.id).limit(1)).first() is not None
+
+
+def refused_keys(database: JobDatabase, callers: Collection[str]) -> set[str]:
+    """Those of the `callers`, ids of keys, that may do nothing any more.
+
+    The empty one stands for whoever came before the first key.
+    """
+    valid = sa.select(API_KEY.c.id).where(
+        API_KEY.c.id.in_(list(callers)), API_KEY.c.revoked_at.is_(None)
+    )
+    with database.transaction() as connection:
+        found = set(connection.execute(valid).scalars())
+    if "" in callers and not any_key(database):
+        found.add("")
+    return set(callers) - found

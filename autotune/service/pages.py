@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi import APIRouter, Query
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel
 
 from autotune.compress.locate import EMBEDDED_MODEL
 from autotune.core.options import EFFORTS
@@ -20,10 +20,11 @@ from autotune.core.quantities import format_bytes, format_count, format_seconds
 from autotune.report.summary import verdict_text
 from autotune.results.record import TuneRecord
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
-from autotune.service.guard import COOKIE, PLOTS_POLICY, check_access
+from autotune.service.guard import PLOTS_POLICY
 from autotune.service.job_files import artefacts_of
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
+from autotune.service.routes_jobs import JobId
 from autotune.service.settings import Settings
 from autotune.service.specs import defaults, flat_spec
 from autotune.service.state import Caller, Parts
@@ -100,7 +101,7 @@ ENVIRONMENT = _environment()
 
 def render(template: str, status: int = 200, *, plots: bool = False, **values: Any) -> HTMLResponse:
     """Render a page; `plots` allows the inline styles that plotly.js needs."""
-    text = ENVIRONMENT.get_template(template).render(**{"here": "", **values})
+    text = ENVIRONMENT.get_template(template).render(**{"here": "", "signed_in": False, **values})
     headers = {"Content-Security-Policy": PLOTS_POLICY} if plots else {}
     return HTMLResponse(text, status, headers)
 
@@ -129,21 +130,23 @@ def _row(job: Job) -> dict[str, Any]:
 @router.get("/")
 def jobs_page(
     parts: Parts,
-    _: Caller,
-    *,
+    caller: Caller,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
 ) -> HTMLResponse:
     """The page with the form for a new tuning and the list of jobs."""
     jobs = parts.database.page(before=before, limit=50)
     known = defaults("tune")
+    uploads = list_uploads(parts.settings)
     return render(
         "jobs.html",
         here="jobs",
+        signed_in=bool(caller),
         jobs=[_row(job) for job in jobs],
         devices=describe_devices(),
         counts=parts.counts.now(),
         next=jobs[-1].id if len(jobs) == 50 else None,
-        models=_models(parts.settings),
+        models=_models(parts.settings, uploads),
+        uploads=[(one["name"], sum(one["files"].values())) for one in uploads],
         default_model=EMBEDDED_MODEL,
         budgets=_BUDGETS,
         numbers=[(name, label, known[name]) for name, label in _NUMBERS],
@@ -153,19 +156,19 @@ def jobs_page(
     )
 
 
-def _models(settings: Settings) -> list[str]:
+def _models(settings: Settings, uploads: Sequence[Mapping[str, Any]]) -> list[str]:
     """The model names that the form suggests."""
     local = [
         path.parent.relative_to(root).as_posix()
         for root in settings.model_roots
         for path in sorted(root.glob("*/config.json"))
     ]
-    uploads = [entry["name"] for entry in list_uploads(settings)]
-    return [EMBEDDED_MODEL, *local, *uploads, *sorted(settings.hub_ids)]
+    uploaded = [entry["name"] for entry in uploads]
+    return [EMBEDDED_MODEL, *local, *uploaded, *sorted(settings.hub_ids)]
 
 
 @router.get("/jobs/{job_id}")
-def job_page(job_id: str, parts: Parts, *, _: Caller) -> HTMLResponse:
+def job_page(job_id: str, parts: Parts, caller: Caller) -> HTMLResponse:
     """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
@@ -173,6 +176,7 @@ def job_page(job_id: str, parts: Parts, *, _: Caller) -> HTMLResponse:
     spec = {k: v for k, v in spec.items() if v is not None and v is not False and v != []}
     return render(
         "job.html",
+        signed_in=bool(caller),
         plots=record is not None,
         job=job,
         view=_row(job),
@@ -186,27 +190,39 @@ def job_page(job_id: str, parts: Parts, *, _: Caller) -> HTMLResponse:
 
 
 @router.get("/devices")
-def devices_page(parts: Parts, _: Caller) -> HTMLResponse:
+def devices_page(parts: Parts, caller: Caller) -> HTMLResponse:
     """The page that lists all known devices."""
     points: dict[str, int] = {}
     for row in describe_database(parts.latencies):
         points[row["device"]] = points.get(row["device"], 0) + row["points"]
-    return render("devices.html", here="devices", devices=describe_devices(), points=points)
+    return render(
+        "devices.html",
+        here="devices",
+        signed_in=bool(caller),
+        devices=describe_devices(),
+        points=points,
+    )
 
 
 @router.get("/devices/{name}")
-def device_page(name: str, parts: Parts, *, _: Caller) -> HTMLResponse:
+def device_page(name: str, parts: Parts, caller: Caller) -> HTMLResponse:
     """The page of one device: specification, measurements, and a form to predict a layer."""
     found = describe_device(parts.latencies, name)
-    return render("device.html", plots=True, here="devices", sizes=_SIZES, **found)
+    return render(
+        "device.html",
+        plots=True,
+        here="devices",
+        signed_in=bool(caller),
+        sizes=_SIZES,
+        **found,
+    )
 
 
 @router.get("/compare")
 def compare_page(
     parts: Parts,
-    _: Caller,
-    *,
-    job: Annotated[list[str], Query(max_length=8)] = [],  # noqa: B006
+    caller: Caller,
+    job: Annotated[list[JobId], Query(max_length=8)] = [],  # noqa: B006
 ) -> HTMLResponse:
     """The page that compares several results."""
     candidates = parts.database.page(states=[SUCCEEDED], kind="tune", limit=100)
@@ -221,42 +237,12 @@ def compare_page(
         "compare.html",
         plots=bool(rows),
         here="compare",
+        signed_in=bool(caller),
         candidates=[_row(one) for one in candidates],
         chosen=job,
         rows=rows,
         query=urlencode([("job", job_id) for job_id, _, _ in rows]),
     )
-
-
-class Login(BaseModel):
-    """The body of a sign-in request."""
-
-    key: Annotated[str, Query(max_length=200)]
-
-
-@router.get("/login")
-def login_page(
-    target: Annotated[str, Query(alias="next", max_length=500)] = "/",
-) -> HTMLResponse:
-    """The page on which a browser signs in with an API key."""
-    inside = target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
-    return render("login.html", next=inside)
-
-
-@router.post("/login")
-def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
-    """Check the key and store it in a cookie that scripts and other sites cannot use."""
-    check_access(parts.database, body.key)
-    answer = JSONResponse({"ok": True})
-    answer.set_cookie(
-        COOKIE,
-        body.key,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-        max_age=30 * 86_400,
-    )
-    return answer
 
 
 @router.get("/static/plotly.min.js")

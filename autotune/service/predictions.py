@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections import OrderedDict
 from typing import Any
 
-from autotune.core.layers import LayerShape
-from autotune.layers.predict import KnownLayers, LayerPredictions
+from autotune.layers.predict import KnownLayers
 from autotune.service.latencies import Latencies
-from autotune.service.settings import Settings
+from autotune.service.prediction_records import Prediction, Question
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import nearest_machine
 from autotune.tuning.options import MachineOptions
 
-_KEPT = 16
+_KEPT = 4
 
 
 class Predictions:
-    """A cache of latency tables by device, backend, dtype and extrapolation. Thread-safe."""
+    """A cache of latency tables by device, backend, dtype and extrapolation.
 
-    def __init__(self, settings: Settings, latencies: Latencies) -> None:
-        self.settings, self.latencies = settings, latencies
-        self._lock = threading.Lock()
-        self._tables: dict[MachineOptions, tuple[Machine, KnownLayers]] = {}
+    Not thread-safe: predictors fit as they are asked. Of the tables, the latest used are kept.
+    """
+
+    def __init__(self, latencies: Latencies, *, threads: int | None = None) -> None:
+        self.latencies, self.threads = latencies, threads
+        self._tables: OrderedDict[MachineOptions, tuple[Machine, KnownLayers]] = OrderedDict()
         self._stamp: Any = None
 
-    def answer(
-        self,
-        device: str,
-        backend: str | None,
-        *,
-        dtype: str | None,
-        shapes: Sequence[LayerShape],
-        allow_extrapolation: bool = False,
-    ) -> tuple[Machine, LayerPredictions]:
-        """The machine, and one estimate per shape in the machine's dtype.
+    def answer(self, question: Question) -> Prediction:
+        """One estimate per shape, in the machine's dtype.
 
         Raises:
             UsageError, DeviceMissingError: as `find_machine`, or nothing is known of a shape.
         """
         options = MachineOptions(
-            device=device,
-            backend=backend,
-            dtype=dtype,
-            threads=self.settings.threads,
-            database=self.settings.latency_database,
-            allow_extrapolation=allow_extrapolation,
+            device=question.device,
+            backend=question.backend,
+            dtype=question.dtype,
+            threads=self.threads,
+            database=self.latencies.address,
+            allow_extrapolation=question.allow_extrapolation,
         )
-        stamp = self.latencies.stamp()  # before the lock: nobody waits for another's database
-        with self._lock:  # predictors fit as they are asked
-            machine, layers = self._known(options, stamp)
-            return machine, layers.predict(shapes)
+        machine, layers = self._known(options)
+        found = layers.predict(question.shapes)
+        return Prediction(
+            device=machine.spec.name,
+            backend=machine.backend.name,
+            dtype=machine.dtype,
+            sources=found.sources,
+            estimates=found.estimates,
+        )
 
-    def _known(self, options: MachineOptions, stamp: object) -> tuple[Machine, KnownLayers]:
-        """The table of the options; one that was made at `stamp` or later."""
-        full = options not in self._tables and len(self._tables) >= _KEPT
-        if stamp != self._stamp or full:
-            self._stamp, self._tables = stamp, {}
+    def _known(self, options: MachineOptions) -> tuple[Machine, KnownLayers]:
+        """The table of the options, of the database as it is now."""
+        stamp = self.latencies.stamp()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._tables.clear()
         if options not in self._tables:
             with nearest_machine(options) as machine:
                 layers = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
                 self._tables[options] = machine, layers
+        self._tables.move_to_end(options)
+        while len(self._tables) > _KEPT:
+            self._tables.popitem(last=False)
         return self._tables[options]

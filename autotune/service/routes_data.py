@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -11,12 +10,12 @@ from fastapi import Path as PathParameter
 from autotune.cli.job_options import PredictOptions
 from autotune.core.errors import AutotuneError
 from autotune.core.option_names import spell
-from autotune.layers.predict import LayerPredictions
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
-from autotune.service.state import Caller, Parts, State
-from autotune.service.uploads import list_uploads, receive
-from autotune.service.views import Answer, EstimateView, PredictionRequest, layer_of
-from autotune.tuning.machine import Machine
+from autotune.service.prediction_records import Question
+from autotune.service.state import Caller, Owner, Parts
+from autotune.service.uploads import list_uploads, remove_upload
+from autotune.service.views import Answer, PredictionRequest, layer_of
+from autotune.service.writing import in_writers
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 _Name = Annotated[str, PathParameter(max_length=100)]
@@ -41,29 +40,20 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 
 
 @router.post("/predict")
-def predict(question: PredictionRequest, parts: Parts, *, _: Caller) -> Answer:
+async def predict(body: PredictionRequest, parts: Parts, _: Caller, owner: Owner) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     try:
-        machine, found = _predicted(question, parts)
+        question = Question(
+            device=body.device,
+            backend=body.backend,
+            dtype=body.dtype,
+            shapes=tuple(layer_of(shape) for shape in body.shapes),
+            allow_extrapolation=body.allow_extrapolation,
+        )
+        found = await parts.predictions.answer(owner, question)
     except AutotuneError as error:
         raise spell(error, "api", PredictOptions) from None
-    return Answer(
-        device=machine.spec.name,
-        backend=machine.backend.name,
-        dtype=machine.dtype,
-        sources=list(found.sources),
-        estimates=[EstimateView(**dataclasses.asdict(one)) for one in found.estimates],
-    )
-
-
-def _predicted(question: Any, parts: State) -> tuple[Machine, LayerPredictions]:
-    return parts.predictions.answer(
-        question.device,
-        question.backend,
-        dtype=question.dtype,
-        shapes=[layer_of(shape) for shape in question.shapes],
-        allow_extrapolation=question.allow_extrapolation,
-    )
+    return Answer(**found.to_json())
 
 
 @router.get("/models", tags=["models"])
@@ -80,7 +70,21 @@ def models(parts: Parts, _: Caller) -> list[dict[str, Any]]:
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
 )
 async def upload(
-    name: _Name, file: _Name, *, request: Request, parts: Parts, _: Caller
+    name: _Name, file: _Name, *, request: Request, parts: Parts, caller: Caller
 ) -> dict[str, Any]:
     """Upload one file of a model: safetensors, configuration or tokenizer."""
-    return await receive(parts.settings, name, file=file, body=request.stream())
+    length = request.headers.get("Content-Length", "")
+    return await parts.uploads.receive(
+        caller,
+        name=name,
+        file=file,
+        body=request.stream(),
+        declared=int(length) if length.isdecimal() else None,
+    )
+
+
+@router.delete("/models/{name}", status_code=204, tags=["models"])
+@in_writers
+def delete_model(name: _Name, parts: Parts, _: Caller) -> None:
+    """Delete an uploaded model; refused while a job that has not ended uses it."""
+    remove_upload(parts.settings, parts.database, name)

@@ -8,15 +8,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi import Path as PathParameter
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from autotune.service.job_files import artefact_path, artefacts_of, read_log
 from autotune.service.job_schema import StateName
+from autotune.service.removal import remove_job
 from autotune.service.specs import KINDS
-from autotune.service.state import Caller, Parts
+from autotune.service.state import Caller, Owner, Parts
 from autotune.service.submission import accept
 from autotune.service.views import ArtefactView, JobPage, JobView, Log, Submission
+from autotune.service.writing import in_writers
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -35,6 +38,7 @@ _KindName = Annotated[str, Query(pattern=f"^({'|'.join(KINDS)})$")]
 
 
 @router.post("", status_code=201, responses={200: {"model": JobView}})
+@in_writers
 def submit(
     body: Submission,
     *,
@@ -84,9 +88,17 @@ def get_job(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
+@in_writers
+def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
     """Cancel a job: at once if queued, within seconds if running; no effect once it ended."""
     return JobView.of(parts.database.cancel(job_id))
+
+
+@router.delete("/{job_id}", status_code=204)
+@in_writers
+def delete(job_id: JobId, parts: Parts, _: Caller) -> None:
+    """Delete a job that has ended, with its events, log and result files."""
+    remove_job(parts.settings, parts.database, job_id)
 
 
 @router.get("/{job_id}/logs")
@@ -95,7 +107,7 @@ def logs(
     parts: Parts,
     *,
     _: Caller,
-    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    offset: Annotated[int, Query(ge=0, le=2**50)] = 0,
 ) -> Log:
     """Get the log of a job from byte `offset` on."""
     job = parts.database.get(job_id)
@@ -103,10 +115,11 @@ def logs(
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
-def watchable(job_id: JobId, parts: Parts, *, _: Caller) -> None:
-    """Refuse before the stream starts, while a status can still be sent."""
-    parts.database.get(job_id)
-    parts.watcher.admit()
+async def watchable(job_id: JobId, parts: Parts, _: Caller, owner: Owner) -> AsyncIterator[None]:
+    """Refuse before the stream starts, while a status can still be sent; then hold its place."""
+    await run_in_threadpool(parts.database.get, job_id)
+    with parts.watcher.shares.hold(owner):
+        yield
 
 
 @router.get(
@@ -115,11 +128,11 @@ def watchable(job_id: JobId, parts: Parts, *, _: Caller) -> None:
 async def events(
     job_id: JobId,
     parts: Parts,
-    *,
+    caller: Caller,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events after `Last-Event-ID` as they happen, until the job has ended."""
-    async for event in parts.watcher.events(job_id, int(last_event_id or 0)):
+    async for event in parts.watcher.events(job_id, int(last_event_id or 0), caller=caller):
         yield event
 
 

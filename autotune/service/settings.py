@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autotune.core.paths import default_database
 from autotune.core.types import Address
+from autotune.service.limits import ConnectionLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,10 @@ class Quotas:
 
     `body_bytes` limits a JSON request, `upload_bytes` one uploaded file, `uploaded_bytes` all
     uploaded files together, `artefact_bytes` the folder of one job, `memory_bytes` the memory of
-    one job (None: no limit), `runtime_s` one attempt at a job, `streams` the open event streams,
-    `pause_s` the wait for the next part of a request.
+    one job (None: no limit), `runtime_s` one attempt at a job, `streams` the open event streams and
+    `streams_each` those of one user, `pause_s` the wait for the next part of a request. Jobs and
+    uploads are deleted `keep_jobs_days` and `keep_uploads_days` after they ended or were last added
+    to, if these are set.
     """
 
     queued_jobs: int = 20_000
@@ -29,7 +32,10 @@ class Quotas:
     memory_bytes: int | None = None
     runtime_s: float = 24 * 3600.0
     streams: int = 500
+    streams_each: int = 100
     pause_s: float = 20.0
+    keep_jobs_days: float | None = None
+    keep_uploads_days: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class Settings:
     stale_s: float = 15.0
     attempts: int = 5
     quotas: Quotas = field(default_factory=Quotas)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     server: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.urandom(3).hex()}")
 
     def job_folder(self, job_id: str) -> Path:

@@ -9,12 +9,13 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from autotune.service.guard import check_access, token_of
+from autotune.service.errors import ForbiddenError
 from autotune.service.jobs import JobDatabase
 from autotune.service.latencies import Latencies
-from autotune.service.predictions import Predictions
+from autotune.service.prediction_pool import PredictionPool
 from autotune.service.settings import Settings
 from autotune.service.streams import Watcher
+from autotune.service.uploads import Uploads
 
 _COUNTED_S = 1.0
 
@@ -45,7 +46,8 @@ class State:
     database: JobDatabase
     counts: Counts
     latencies: Latencies
-    predictions: Predictions
+    predictions: PredictionPool
+    uploads: Uploads
     watcher: Watcher
 
 
@@ -57,9 +59,18 @@ async def state_of(request: Request) -> State:
 Parts = Annotated[State, Depends(state_of)]
 
 
-def caller_of(request: Request, parts: Parts) -> str:
-    """The id of the caller's API key; see `check_access`."""
-    return check_access(parts.database, token_of(request))
+async def caller_of(request: Request) -> str:
+    """The id of the caller's API key, empty if no key was ever created; `Guard` has checked it."""
+    caller = request.state.caller
+    if caller is None:
+        raise ForbiddenError("an API key is required")
+    return cast(str, caller)
+
+
+async def owner_of(request: Request) -> str:
+    """The name under which the caller's limits are counted: the key, else the address."""
+    return cast(str, request.state.owner)
 
 
 Caller = Annotated[str, Depends(caller_of)]
+Owner = Annotated[str, Depends(owner_of)]

@@ -18,12 +18,14 @@ from autotune.report.plotly_json import plotly_json
 from autotune.results.record import Staircase, StaircasePoint, TuneRecord
 from autotune.results.result import RESULT, read_result
 from autotune.service.errors import ConflictError, NotFoundError
+from autotune.service.job_files import own_folder
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
+from autotune.service.prediction_records import Question
 from autotune.service.routes_jobs import JobId
 from autotune.service.settings import Settings
 from autotune.service.specs import Text
-from autotune.service.state import Caller, Parts
+from autotune.service.state import Caller, Owner, Parts
 
 router = APIRouter(prefix="/v1", tags=["results"])
 _POINTS = 64
@@ -38,8 +40,12 @@ def read_record(settings: Settings, job: Job) -> TuneRecord | None:
     """
     if job.kind != "tune" or job.state != SUCCEEDED:
         return None
-    folder = settings.run_folder(job.id)
-    return read_result(folder) if (folder / RESULT).is_file() else None
+    folder = own_folder(settings, job.id)
+    if folder is None or not (folder / RESULT).is_file():
+        return None
+    if (folder / RESULT).is_symlink():
+        raise UsageError(f"{RESULT} of job {job.id} is a link; links are not followed")
+    return read_result(folder)
 
 
 def open_record(settings: Settings, job: Job) -> tuple[TuneRecord | None, str]:
@@ -93,25 +99,21 @@ class CurveQuestion(BaseModel):
 
 
 @router.post("/curve")
-def curve(question: CurveQuestion, parts: Parts, *, _: Caller) -> dict[str, Any]:
+async def curve(question: CurveQuestion, parts: Parts, _: Caller, owner: Owner) -> dict[str, Any]:
     """Predict the latency of one layer against its rank: the points, and the figure."""
-    guess = question.allow_extrapolation
     spec = find_device(question.device)
     dense = LayerShape(
         tokens=question.tokens,
         in_features=question.in_features,
         out_features=question.out_features,
     )
-    ranks = aligned_ranks(
-        spec,
-        in_features=dense.in_features,
-        out_features=dense.out_features,
-        dtype=spec.default_dtype,
+    ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
+    ladder = (dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))
+    shapes = (dense, *ladder)
+    asked = Question(
+        device=spec.name, shapes=shapes, allow_extrapolation=question.allow_extrapolation
     )
-    shapes = [dense, *(dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))]
-    machine, answer = parts.predictions.answer(
-        spec.name, None, dtype=None, shapes=shapes, allow_extrapolation=guess
-    )
+    answer = await parts.predictions.answer(owner, asked)
     found = answer.estimates
     points = [
         {"rank": shape.form.rank_or_none, "form": str(shape.form), **dataclasses.asdict(one)}
@@ -139,8 +141,8 @@ def curve(question: CurveQuestion, parts: Parts, *, _: Caller) -> dict[str, Any]
     )
     return {
         "sources": list(answer.sources),
-        "backend": machine.backend.name,
-        "dtype": machine.dtype,
+        "backend": answer.backend,
+        "dtype": answer.dtype,
         "points": points,
         "figure": plotly_json(figure),
     }

@@ -2,26 +2,109 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import AsyncIterator
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from autotune.core.errors import UsageError, storage_errors
 from autotune.service.errors import ConflictError, NotFoundError, TooLargeError
-from autotune.service.job_files import folder_bytes
+from autotune.service.job_queries import JobQueries
+from autotune.service.removal import remove_folder, users_of
 from autotune.service.settings import Settings
+from autotune.service.upload_check import check_upload
+from autotune.service.upload_parts import Part
 
 UPLOAD = "upload:"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_WEIGHTS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
-_TEXTS = frozenset({
-    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "preprocessor_config.json", "vocab.txt", "merges.txt",
+_WEIGHTS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors", re.ASCII)
+_SETTINGS = frozenset({
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "preprocessor_config.json",
 })  # fmt: skip
-_TEXT_BYTES = 64_000_000
+_TEXTS = _SETTINGS | {
+    "model.safetensors.index.json", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt",
+}  # fmt: skip
+_SETTINGS_BYTES = 4_000_000
+_TEXT_BYTES = 48_000_000
+_STEP_BYTES = 16_000_000  # reserved at a time where the size is not known before
+_WRITERS = 8
+_T = TypeVar("_T")
+
+
+class Uploads:
+    """Takes uploads, in a few threads of their own, and checks one file at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._writing = anyio.CapacityLimiter(_WRITERS)
+        self._checking = anyio.CapacityLimiter(1)
+
+    async def receive(
+        self,
+        owner: str,
+        *,
+        name: str,
+        file: str,
+        body: AsyncIterator[bytes],
+        declared: int | None = None,
+    ) -> dict[str, Any]:
+        """Stream one file of a model to disk; it becomes visible once it is complete and checked.
+
+        `declared` is its size in bytes if the client gave one; it is reserved before the first
+        byte.
+
+        Raises:
+            UsageError: the name or content is not allowed.
+            TooLargeError: the file exceeds a quota.
+            ConflictError: the file exists already, or the name belongs to another user.
+            StorageError: the disk is full.
+        """
+        most = _most_bytes(self.settings, file)
+        folder = self.settings.uploads / _checked(name)
+        if declared is not None and declared > most:
+            raise _too_large(most)
+        await self._run(partial(_claim, self.settings, name, owner))
+        with storage_errors(folder):
+            try:
+                with await self._run(partial(Part, folder / file)) as part:
+                    await self._fill(part, body, most=most, declared=declared)
+                    await self._run(part.complete)
+                    await anyio.to_thread.run_sync(
+                        check_upload, part.path, file, limiter=self._checking
+                    )
+                    await self._run(part.publish)
+            finally:
+                await self._run(partial(_release, self.settings, name))
+        return {"name": f"{UPLOAD}{name}", "file": file, "bytes": part.written}
+
+    async def _fill(
+        self, part: Part, body: AsyncIterator[bytes], *, most: int, declared: int | None
+    ) -> None:
+        uploads, quota = self.settings.uploads, self.settings.quotas.uploaded_bytes
+        await self._run(partial(part.reserve, declared or 0, uploads=uploads, most=quota))
+        async for chunk in body:
+            size = part.written + len(chunk)
+            if size > most:
+                raise _too_large(most)
+            if size > part.reserved:
+                step = min(most, size + _STEP_BYTES)
+                try:
+                    await self._run(partial(part.reserve, step, uploads=uploads, most=quota))
+                except TooLargeError:  # this much may still fit
+                    await self._run(partial(part.reserve, size, uploads=uploads, most=quota))
+            await self._run(partial(part.write, chunk))
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await anyio.to_thread.run_sync(work, limiter=self._writing)
 
 
 def uploaded_folder(settings: Settings, name: str) -> Path:
@@ -32,9 +115,48 @@ def uploaded_folder(settings: Settings, name: str) -> Path:
         NotFoundError: there is no upload of that name.
     """
     folder = settings.uploads / _checked(name)
-    if not folder.is_dir():
+    if not folder.is_dir() or folder.is_symlink():
         raise NotFoundError(f"no uploaded model {name!r}")
     return folder
+
+
+def list_uploads(settings: Settings) -> list[dict[str, Any]]:
+    """Name and files, with their sizes in bytes, of every uploaded model."""
+    found = []
+    for folder in sorted(settings.uploads.glob("[!.]*")):
+        files = {}
+        for path in sorted(folder.glob("[!.]*")):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                files[path.name] = path.stat().st_size
+        if files:
+            found.append({"name": f"{UPLOAD}{folder.name}", "files": files})
+    return found
+
+
+def remove_upload(settings: Settings, database: JobQueries, name: str) -> None:
+    """Delete an uploaded model.
+
+    Raises:
+        UsageError, NotFoundError: as `uploaded_folder`.
+        ConflictError: a job that has not ended uses it.
+    """
+    folder = uploaded_folder(settings, name)
+    if jobs := users_of(database, f"{UPLOAD}{name}"):
+        raise ConflictError(f"job {jobs[0]} uses {UPLOAD}{name}; wait for it or cancel it first")
+    remove_folder(folder)
+    _owner_file(settings, name).unlink(missing_ok=True)
+
+
+def old_uploads(settings: Settings, days: float) -> list[str]:
+    """Names of the uploads to which nothing was added for so many days."""
+    before = time.time() - days * 86_400
+    found = []
+    for folder in settings.uploads.glob("[!.]*"):
+        with suppress(OSError):
+            times = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+            if _NAME.fullmatch(folder.name) and max(times) < before:
+                found.append(folder.name)
+    return found
 
 
 def _checked(name: str) -> str:
@@ -46,80 +168,53 @@ def _checked(name: str) -> str:
     return name
 
 
-def list_uploads(settings: Settings) -> list[dict[str, Any]]:
-    """Name and files, with their sizes in bytes, of every uploaded model."""
-    if not settings.uploads.is_dir():
-        return []
-    return [
-        {
-            "name": f"{UPLOAD}{folder.name}",
-            "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-        }
-        for folder in sorted(settings.uploads.iterdir())
-        if folder.is_dir()
-    ]
-
-
-async def receive(
-    settings: Settings, name: str, *, file: str, body: AsyncIterator[bytes]
-) -> dict[str, Any]:
-    """Stream one file of a model to disk; it becomes visible once it is complete and checked.
-
-    Raises:
-        UsageError: the name or content is not allowed.
-        TooLargeError: the file exceeds a quota.
-        ConflictError: the file exists already.
-        StorageError: the disk is full.
-    """
-    folder = settings.uploads / _checked(name)
-    text = file in _TEXTS
-    if not text and not _WEIGHTS.fullmatch(file):
+def _most_bytes(settings: Settings, file: str) -> int:
+    """The limit of a file of this name."""
+    if file in _TEXTS:
+        own = _SETTINGS_BYTES if file in _SETTINGS else _TEXT_BYTES
+        return min(own, settings.quotas.upload_bytes)
+    if not _WEIGHTS.fullmatch(file):
         raise UsageError(
             f"file {file[:80]!r} is not allowed; a model consists of model*.safetensors and "
             f"{', '.join(sorted(_TEXTS))}"
         )
-    quotas = settings.quotas
-    left = max(quotas.uploaded_bytes - folder_bytes(settings.uploads), 0)
-    most = min(quotas.upload_bytes, left, *([_TEXT_BYTES] if text else []))
-    target = folder / file
-    if target.exists():
-        raise ConflictError(f"{name} already has {file}; upload under another model name")
-    temporary = folder / f".{file}.{id(body):x}.part"
+    return settings.quotas.upload_bytes
+
+
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(f"limit reached: the file is larger than {most} bytes")
+
+
+def _claim(settings: Settings, name: str, owner: str) -> None:
+    """Make the folder of a model the caller's, or check that it is.
+
+    Raises:
+        ConflictError: somebody else has uploaded a model of that name.
+    """
+    folder, mark = settings.uploads / name, _owner_file(settings, name)
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            size = await _write(temporary, body, most=most)
-            _check(temporary, file)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return {"name": f"{UPLOAD}{name}", "file": file, "bytes": size}
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            with tempfile.NamedTemporaryFile("w", dir=mark.parent) as file:
+                file.write(owner)
+                file.flush()
+                with suppress(FileExistsError):  # appears with its content, and once
+                    os.link(file.name, mark)
+        with suppress(FileNotFoundError):  # older versions kept no owner
+            if mark.read_text() != owner:
+                raise ConflictError(
+                    f"the name {name} is taken by a model of another user; choose another one"
+                )
+        folder.mkdir(exist_ok=True)
 
 
-async def _write(path: Path, body: AsyncIterator[bytes], *, most: int) -> int:
-    import anyio
-
-    size = 0
-    async with await anyio.open_file(path, "wb") as file:
-        async for chunk in body:
-            size += len(chunk)
-            if size > most:
-                raise TooLargeError(f"limit reached: the file is larger than {most} bytes")
-            await file.write(chunk)
-    return size
+def _release(settings: Settings, name: str) -> None:
+    """Remove the folder again if no file came."""
+    with suppress(OSError):
+        (settings.uploads / name).rmdir()
+        _owner_file(settings, name).unlink(missing_ok=True)
 
 
-def _check(path: Path, name: str) -> None:
-    """Check that the content is what the file name promises."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if name.endswith(".safetensors"):
-            with safe_open(path, framework="numpy") as file:
-                file.keys()
-        elif name.endswith(".json"):
-            json.loads(path.read_text(encoding="utf-8"))
-        else:
-            path.read_text(encoding="utf-8")
-    except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise UsageError(f"{name} is damaged or not of that format: {str(error)[:200]}") from error
+def _owner_file(settings: Settings, name: str) -> Path:
+    """The file that holds the id of the key by which a model was uploaded."""
+    return settings.uploads / ".owners" / name

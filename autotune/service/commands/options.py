@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from autotune.core.files import make_folder
 from autotune.core.paths import data_folder, database_address
 from autotune.core.types import Address
 from autotune.service.client import DEFAULT_SERVER, Client
@@ -62,5 +64,13 @@ def job_argument(client: Client, job_id: str) -> str:
 
 
 def job_database(data: Path, address: Address | None) -> JobDatabase:
-    """The job database at `address`, by default in the data folder."""
-    return JobDatabase(address or data.resolve() / "jobs.sqlite")
+    """The job database at `address`, by default in the data folder.
+
+    From here on, nobody but its owner can read what this process and those that it starts write;
+    what was in the data folder before is closed to others with the folder.
+    """
+    os.umask(0o077)
+    folder = make_folder(data.resolve())
+    with suppress(PermissionError):  # of another owner, who decides
+        folder.chmod(0o700)
+    return JobDatabase(address or folder / "jobs.sqlite")

@@ -18,6 +18,7 @@ from autotune.core.errors import UsageError
 from autotune.core.quantities import parse_quantity
 from autotune.devices.memory import memory_bytes
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
+from autotune.service.limits import ConnectionLimits, raise_file_limit
 from autotune.service.settings import Quotas, Settings
 from autotune.tuning.options import MachineOptions
 
@@ -105,6 +106,45 @@ _LEAST_MEMORY = 512 << 20
     help="Memory limit of one job, such as 16GiB.  [default: 80 % of this machine's, divided by "
     "--slots]",
 )
+@click.option(
+    "--max-streams",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Limit on the open event streams of one user.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(8),
+    default=2_000,
+    show_default=True,
+    help="Limit on open connections; less where the process may have fewer files.",
+)
+@click.option(
+    "--max-connections-per-client",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Limit on the open connections of one client address.",
+)
+@click.option(
+    "--proxy",
+    "proxies",
+    multiple=True,
+    default=ConnectionLimits.proxies,
+    show_default=True,
+    help="Address or network of a reverse proxy that reports its clients' addresses (repeatable).",
+)
+@click.option(
+    "--keep-jobs",
+    type=click.FloatRange(0, min_open=True),
+    help="Days after which a job that has ended is deleted (default: never).",
+)
+@click.option(
+    "--keep-uploads",
+    type=click.FloatRange(0, min_open=True),
+    help="Days after which an uploaded model is deleted (default: never).",
+)
 @format_option
 def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
     """Run the job server: submit, watch and fetch jobs from a browser, from Python or over HTTP."""
@@ -112,6 +152,7 @@ def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
 
     from autotune.service.announced import Announced
     from autotune.service.app import create_app
+    from autotune.service.connections import uvicorn_settings
     from autotune.service.dispatcher import Dispatcher
     from autotune.service.keys import any_key
 
@@ -131,10 +172,11 @@ def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
             log_level="warning",
             timeout_graceful_shutdown=3,
             server_header=False,
-            h11_max_incomplete_event_size=65536,
+            **uvicorn_settings(settings.connections),
         )
-        server = Announced(config, output_format)
-        with Dispatcher(settings, database):
+        dispatcher = Dispatcher(settings, database)
+        server = Announced(config, output_format, on_end=dispatcher.stopping.set)
+        with dispatcher:
             server.run()
         return 0 if server.started else 1
 
@@ -166,6 +208,15 @@ def settings_of(options: dict[str, Any]) -> Settings:
             uploaded_bytes=_bytes("--max-uploaded", options["max_uploaded"]),
             artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
             memory_bytes=_memory_bytes(options["max_memory"], slots=options["slots"]),
+            streams=max(Quotas.streams, options["max_streams"]),
+            streams_each=options["max_streams"],
+            keep_jobs_days=options["keep_jobs"],
+            keep_uploads_days=options["keep_uploads"],
+        ),
+        connections=ConnectionLimits(
+            most=raise_file_limit(options["max_connections"]),
+            each=options["max_connections_per_client"],
+            proxies=options["proxies"],
         ),
     )
 

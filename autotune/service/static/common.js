@@ -2,7 +2,7 @@
 
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { credentials: "same-origin", ...options });
-  const body = await answer.json();
+  const body = answer.status === 204 ? null : await answer.json();
   if (!answer.ok) throw new Error(body.error ? body.error.message : `The server returned status ${answer.status}.`);
   return body;
 }
@@ -13,6 +13,19 @@ export function send(path, body, headers = {}) {
     headers: { "Content-Type": "application/json", ...headers },
     body: JSON.stringify(body),
   });
+}
+
+// Delete after a question; the error is shown in `place`. Returns whether it was deleted.
+export async function erase(path, question, place) {
+  if (!window.confirm(question)) return false;
+  try {
+    await ask(path, { method: "DELETE" });
+    return true;
+  } catch (error) {
+    place.textContent = error.message;
+    place.hidden = false;
+    return false;
+  }
 }
 
 export function complain(form, error) {

@@ -1,4 +1,4 @@
-import { ask, drawAlways, send } from "./common.js";
+import { ask, drawAlways, erase, send } from "./common.js";
 
 const job = document.getElementById("job").dataset;
 const events = document.getElementById("events");
@@ -62,6 +62,12 @@ async function figures() {
 document.getElementById("cancel")?.addEventListener("click", async (event) => {
   event.target.disabled = true;
   await send(`/v1/jobs/${job.id}/cancel`, {});
+});
+
+document.getElementById("delete")?.addEventListener("click", async () => {
+  const question = "Delete this job with its log and all its result files? This cannot be undone.";
+  const place = document.getElementById("delete-error");
+  if (await erase(`/v1/jobs/${job.id}`, question, place)) location.assign("/");
 });
 
 document.getElementById("log").addEventListener("toggle", async (event) => {

@@ -1,4 +1,4 @@
-import { ask, complain, send } from "./common.js";
+import { ask, complain, erase, send } from "./common.js";
 
 const form = document.getElementById("tune");
 const budgets = [...form.querySelectorAll(".pair input")].map((input) => input.name);
@@ -34,6 +34,15 @@ form.addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
+
+for (const button of document.querySelectorAll(".delete-upload")) {
+  button.addEventListener("click", async () => {
+    const { name } = button.dataset;
+    const path = `/v1/models/${name.replace("upload:", "")}`;
+    const place = document.getElementById("upload-error");
+    if (await erase(path, `Delete ${name}? This cannot be undone.`, place)) button.closest("tr").remove();
+  });
+}
 
 // Keep the states of the listed jobs up to date.
 async function refresh() {

@@ -9,7 +9,8 @@ form.addEventListener("submit", async (event) => {
     body: JSON.stringify({ key }),
   });
   if (answer.ok) {
-    location.assign(form.dataset.next || "/");
+    const target = new URL(form.dataset.next || "/", location.href);
+    location.assign(target.origin === location.origin ? target.href : "/");
     return;
   }
   const place = form.querySelector(".error");

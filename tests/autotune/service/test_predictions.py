@@ -9,6 +9,7 @@ from autotune.profiler.database.audit import Suspect, quarantine
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.app import create_app
 from autotune.service.latencies import Latencies
+from autotune.service.prediction_records import Question
 from autotune.service.predictions import Predictions
 from autotune.tuning.machines import local_machine
 from autotune.tuning.options import MachineOptions
@@ -21,7 +22,7 @@ SHAPE = LayerShape(tokens=128, in_features=64, out_features=96, form=low_rank(16
 @pytest.fixture
 def predictions(settings):
     with Latencies(settings.latency_database) as latencies:
-        yield Predictions(settings, latencies)
+        yield Predictions(latencies, threads=settings.threads)
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def stored(settings):
 
 
 def source_of(predictions, shape=SHAPE):
-    _, found = predictions.answer("cpu", None, dtype=None, shapes=[shape], allow_extrapolation=True)
-    (estimate,) = found.estimates
+    question = Question(device="cpu", shapes=(shape,), allow_extrapolation=True)
+    (estimate,) = predictions.answer(question).estimates
     return estimate.source
 
 

@@ -7,9 +7,9 @@ import json
 import httpx2 as httpx
 import pytest
 
-from autotune.service import guard
 from autotune.service.app import create_app
 from autotune.service.keys import create_key, revoke_key
+from autotune.service.sessions import COOKIE, open_session
 from autotune.service.settings import Quotas
 from autotune.service.streams import Watcher
 from tests.autotune.service.conftest import TUNE
@@ -42,7 +42,7 @@ def test_every_route_needs_a_key_once_there_is_one(client, database):
             assert answer.headers["WWW-Authenticate"] == "Bearer"
         answer = client.request(method, path, headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code != 401, (method, path)
-        client.cookies.set(guard.COOKIE, token)
+        client.cookies.set(COOKIE, open_session(database, key.id))
         assert client.request(method, path).status_code != 401
         client.cookies.clear()
     assert client.get("/healthz").status_code == 200
@@ -122,7 +122,7 @@ def test_many_shapes_are_too_many(client):
 
 def test_streams_are_counted(client, database, settings, monkeypatch):
     job_id = submit(client).json()["id"]
-    monkeypatch.setattr(client.app.state.parts.watcher, "most", 0)
+    monkeypatch.setattr(client.app.state.parts.watcher.shares, "total", 0)
     answer = client.get(f"/v1/jobs/{job_id}/events")
     assert answer.status_code == 429
     assert client.get(f"/v1/jobs/{NOBODY}/events").status_code == 404
@@ -179,7 +179,7 @@ def test_a_stream_waits_for_what_is_later_than_it_has_read(database):
     """The last look at the revisions may be older than what a stream has read since."""
 
     async def newer(known, seen):
-        watcher = Watcher(database, 1)
+        watcher = Watcher(database, most=1, each=1)
         watcher._revisions["job"] = known
         await asyncio.wait_for(watcher._newer("job", seen), 0.2)
 

@@ -1,0 +1,62 @@
+"""Signing in and out with a browser: an API key is exchanged for a session."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from pydantic import BaseModel
+
+from autotune.service.keys import key_of
+from autotune.service.pages import render
+from autotune.service.sessions import COOKIE, LIFE_S, close_session, open_session
+from autotune.service.state import Parts
+from autotune.service.writing import in_writers
+
+router = APIRouter(include_in_schema=False)
+# Browsers drop tabs and line breaks from an address, and take a backslash for a slash.
+_OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+
+
+class Login(BaseModel):
+    """The body of a sign-in request."""
+
+    key: Annotated[str, Query(max_length=200)]
+
+
+@router.get("/login")
+def login_page(
+    target: Annotated[str, Query(alias="next", max_length=500)] = "/",
+) -> HTMLResponse:
+    """The page on which a browser signs in with an API key."""
+    return render("login.html", next=target if _OWN_PATH.fullmatch(target) else "/")
+
+
+@router.post("/login")
+@in_writers
+def login(body: Login, request: Request, parts: Parts) -> JSONResponse:
+    """Check the key and begin a session, whose cookie scripts and other sites cannot use."""
+    session = open_session(parts.database, key_of(parts.database, body.key))
+    answer = JSONResponse({"ok": True})
+    answer.set_cookie(
+        COOKIE,
+        session,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        max_age=LIFE_S,
+    )
+    return answer
+
+
+@router.post("/logout")
+@in_writers
+def logout(request: Request, parts: Parts) -> RedirectResponse:
+    """End the session, on the server as well as in the browser."""
+    if session := request.cookies.get(COOKIE):
+        close_session(parts.database, session)
+    answer = RedirectResponse("/login", 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer

@@ -1,0 +1,150 @@
+"""Files of uploads while they arrive: locked, counted before they are written, renamed whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from autotune.service.errors import ConflictError, TooLargeError
+from autotune.service.job_files import folder_bytes
+
+_LOCK = ".lock"
+_SUFFIX = ".part"
+
+
+class Part:
+    """A file that arrives under a temporary name. Use as a context manager; all methods block.
+
+    The kernel's lock on it lasts as long as its server, so that a part without a lock is one that
+    nobody will finish. Its size is what may still come, so that all servers count it.
+
+    Raises:
+        ConflictError: the file is there, or somebody else is uploading it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name}{_SUFFIX}")
+        self.written = 0
+        self._published = False
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            raise _deleted(target) from None
+        try:
+            if not _locked(self._file) or not _same_file(self._file, self.path):
+                raise ConflictError(f"{target.name} is being uploaded by somebody else")
+            if target.exists():
+                self.path.unlink(missing_ok=True)
+                raise ConflictError(
+                    f"{target.parent.name} already has {target.name}; upload under another model "
+                    "name"
+                )
+            os.ftruncate(self._file, 0)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._published:
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def reserve(self, size: int, *, uploads: Path, most: int) -> None:
+        """Count `size` bytes of the file, before they come.
+
+        Raises:
+            TooLargeError: the files below `uploads` would have more than `most` bytes.
+        """
+        with _reserving(uploads):
+            others = folder_bytes(uploads) - os.fstat(self._file).st_size
+            if others + size > most:
+                left = max(most - others, 0)
+                raise TooLargeError(
+                    f"limit reached: the file is larger than {left} bytes, which is what all "
+                    "uploads together have left; delete uploads that are no longer used"
+                )
+            os.ftruncate(self._file, size)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that are counted."""
+        return os.fstat(self._file).st_size
+
+    def write(self, chunk: bytes) -> None:
+        """Append to what was written."""
+        view = memoryview(chunk)
+        while view:
+            done = os.pwrite(self._file, view, self.written)
+            self.written += done
+            view = view[done:]
+
+    def complete(self) -> None:
+        """Nothing follows: the file has the size that was written, and is on the disk."""
+        os.ftruncate(self._file, self.written)
+        os.fsync(self._file)
+
+    def publish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            ConflictError: its folder was deleted meanwhile.
+        """
+        try:
+            self.path.rename(self.target)
+        except FileNotFoundError:
+            raise _deleted(self.target) from None
+        self._published = True
+
+
+def _deleted(target: Path) -> ConflictError:
+    return ConflictError(f"{target.parent.name} was deleted during the upload; upload it again")
+
+
+def remove_dead_parts(uploads: Path) -> list[Path]:
+    """Remove the parts that a server left behind when it was killed."""
+    found = []
+    for path in uploads.glob(f"*/.*{_SUFFIX}"):
+        with suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if _locked(file):
+                    path.unlink()
+                    found.append(path)
+            finally:
+                os.close(file)
+    return found
+
+
+def _locked(file: int) -> bool:
+    """Whether this process has the lock of the file now; it ends when the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_file(file: int, path: Path) -> bool:
+    """Whether the open file still has the name: whoever found it dead may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _reserving(uploads: Path) -> Iterator[None]:
+    """One reservation at a time, of all servers that share the folder."""
+    file = os.open(uploads / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
