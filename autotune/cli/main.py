@@ -52,6 +52,7 @@ _COMMANDS = {
     "jobs": ("autotune.service.commands.jobs", "List a service's jobs, or show one."),
     "logs": ("autotune.service.commands.logs", "Print the log of a job."),
     "cancel": ("autotune.service.commands.cancel", "Cancel a job."),
+    "delete": ("autotune.service.commands.delete", "Delete a job or an uploaded model."),
     "fetch": ("autotune.service.commands.fetch", "Download the results of a job."),
     "merge": ("autotune.cli.merge", "Write the dense equivalent of a tuned checkpoint."),
 }

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2 as httpx
 
@@ -97,6 +98,14 @@ class Client:
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask the service to cancel a job, and return the job."""
         return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its events, log and result files."""
+        self._json("DELETE", f"/v1/jobs/{_part(job_id)}")
+
+    def delete_upload(self, name: str) -> None:
+        """Delete an uploaded model."""
+        self._json("DELETE", f"/v1/models/{quote(name, safe='')}")
 
     def logs(self, job_id: str, offset: int = 0) -> dict[str, Any]:
         """The log of a job from byte `offset` on."""
@@ -211,7 +220,7 @@ class Client:
         except httpx.HTTPError as error:
             raise self._silent(error) from error
         self._check(response)
-        return response.json()
+        return response.json() if response.content else None
 
     def _silent(self, error: Exception) -> ServiceError:
         return ServiceError(

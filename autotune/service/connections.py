@@ -143,7 +143,10 @@ def uvicorn_settings(limits: ConnectionLimits) -> dict[str, Any]:
         "http": limited_protocol(limits),
         "ws": "none",
         "h11_max_incomplete_event_size": HEAD_BYTES,
-        "limit_concurrency": limits.most + 1,
+        # The crowd keeps to the limit; this counts also the connections that it is closing.
+        "limit_concurrency": 2 * limits.most,
+        # So many are accepted before anything is read; none of them may be taken for a silent one.
+        "backlog": max(16, limits.most // 4),
         "proxy_headers": True,
         "forwarded_allow_ips": list(limits.proxies),
     }

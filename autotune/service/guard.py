@@ -122,10 +122,7 @@ class Guard:
             try:
                 caller = await run_in_threadpool(check_access, self.database, request)
             except AutotuneError as error:
-                answer = await self.refuse(request, error)
-                if scope["method"] not in _SAFE:
-                    answer.headers["Connection"] = "close"  # its body is not waited for
-                await answer(scope, receive, send)
+                await (await self.refuse(request, error))(scope, receive, send)
                 return
             state["caller"], state["owner"] = caller, caller or state["owner"]
         body = Body(receive, state["owner"], guard=self, stored=path.startswith(_UPLOADS))

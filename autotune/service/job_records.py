@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +56,20 @@ class Job:
         return Job(
             **{
                 **row,
-                "spec": upgraded(row["kind"], json.loads(row["spec"])),
-                "result": None if result is None else json.loads(result),
+                "spec": upgraded(row["kind"], _object(row["spec"])),
+                "result": None if result is None else _object(result),
                 "cancel_requested": bool(row["cancel_requested"]),
             }
         )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object in a column; a damaged one must not hide the other jobs of a list."""
+    with suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    return {"damaged": text[:1000]}
 
 
 @dataclass(frozen=True, kw_only=True)
