@@ -271,4 +271,10 @@ def test_a_key_opens_the_pages(tmp_path, browser):
         wait(browser, lambda b: b.current_url == f"{locked.address}/devices")
         assert token not in browser.execute_script("return document.cookie")
         assert [u for u in requests(browser) if not u.startswith((locked.address, "data:"))] == []
+        browser.find_element(By.CSS_SELECTOR, ".sign-out button").click()
+        wait(browser, lambda b: b.current_url == f"{locked.address}/login")
+        browser.get(f"{locked.address}/login?next=/%09/127.0.0.1:1/x")
+        fill(browser, "key", token)
+        browser.find_element(By.CSS_SELECTOR, "#login button").click()
+        wait(browser, lambda b: b.current_url == f"{locked.address}/")
         browser.delete_all_cookies()

@@ -1,0 +1,159 @@
+"""What one client can do to a server, without a key and with one, while another client looks on.
+
+    python benchmarks/abuse.py [--only NAME …] [--seconds 60] [--jobs 4000] [--schemathesis 5]
+
+A real server process on this machine, without runners. The attacker comes from 127.0.0.2, has at
+most `--seconds` for each attack, and sends what the attack is named after, in bounded numbers. The
+other client comes from 127.0.0.1 and reads /healthz, /v1/jobs and a page in turn, each on a new
+connection; its worst wait counts. Prints a row for each attack: what became of it, the worst wait,
+and the largest memory of the server and of all its processes together. At the end nothing that the
+other client had stored may be missing, and SIGTERM must end the server. The last line is one JSON
+document; the exit code is 1 if something of that does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from abuse_attacks import ATTACKS, Target
+from abuse_watch import Onlooker
+
+from autotune.service.jobs import JobDatabase
+from autotune.service.keys import create_key
+from tests.autotune.service.browser import Server
+
+MOST_WAIT_S = 1.0
+MOST_MB = 600.0
+MOST_END_S = 10.0
+
+
+def main() -> int:
+    """Attack in turn, then look at what is left."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=sorted(ATTACKS))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--jobs", type=int, default=4000)
+    parser.add_argument("--schemathesis", type=int, default=5, help="Examples of each operation.")
+    options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    with tempfile.TemporaryDirectory() as scratch:
+        record = run(Path(scratch) / "data", options)
+    print(json.dumps(record))
+    return 0 if record["holds"] else 1
+
+
+def run(data: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All attacks on one server; what they came to."""
+    rows: list[dict[str, Any]] = []
+    with JobDatabase(data / "jobs.sqlite") as database:
+        _, key = create_key(database, "other")
+        _, evil = create_key(database, "attacker")
+    server = Server(data, "--slots", 0, "--db", data.parent / "latency.sqlite")
+    try:
+        target = Target.of(server.address, evil, seconds=options.seconds, jobs=options.jobs)
+        onlooker = Onlooker(server.address, key, server.process.pid)
+        stored = onlooker.store()
+        for name, attack in ATTACKS.items():
+            if options.only and name not in options.only:
+                continue
+            rows.append({"attack": name, **watched(onlooker, lambda a=attack: a(target))})  # type: ignore[misc]
+            show(rows[-1])
+        if options.schemathesis and not options.only:
+            found = watched(onlooker, lambda: fuzzed(server.address, evil, options.schemathesis))
+            rows.append({"attack": "schemathesis", **found})
+            show(rows[-1])
+        lost = onlooker.missing(stored)
+        started = time.monotonic()
+        server.stop()
+        end_s = time.monotonic() - started
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+    record = {
+        "rows": rows,
+        "lost": lost,
+        "end_s": round(end_s, 2),
+        "worst_wait_s": max(row["worst_wait_s"] for row in rows),
+        "server_mb": max(row["server_mb"] for row in rows),
+        "failures": sum(row["failures"] for row in rows),
+        "server_errors": sum(row["outcome"].get("500", 0) for row in rows),
+    }
+    record["holds"] = (
+        not lost
+        and end_s < MOST_END_S
+        and record["worst_wait_s"] < MOST_WAIT_S
+        and record["server_mb"] < MOST_MB
+        and not record["failures"]
+        and not record["server_errors"]
+    )
+    print(f"lost {lost}, ended {end_s:.1f} s after SIGTERM, load {os.getloadavg()[0]:.1f}")
+    return record
+
+
+def watched(onlooker: Onlooker, attack: Callable[[], Counter[str]]) -> dict[str, Any]:
+    """One attack with somebody looking on."""
+    started = time.monotonic()
+    with onlooker.looking() as seen:
+        outcome = attack()
+    return {
+        "outcome": dict(outcome),
+        "seconds": round(time.monotonic() - started, 1),
+        "worst_wait_s": round(max(seen.waits_s), 3),
+        "looks": len(seen.waits_s),
+        "failures": seen.failures,
+        "server_mb": round(seen.server_mb),
+        "all_mb": round(seen.all_mb),
+    }
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line."""
+    outcome = ", ".join(f"{count} {what}" for what, count in sorted(row["outcome"].items()))
+    print(
+        f"{row['attack']:24s} {row['seconds']:6.1f} s  worst wait {row['worst_wait_s']:.2f} s of "
+        f"{row['looks']} ({row['failures']} failed), server {row['server_mb']} MB, all "
+        f"{row['all_mb']} MB; {outcome}",
+        flush=True,
+    )
+
+
+def fuzzed(address: str, key: str, examples: int) -> Counter[str]:
+    """Statuses of random requests that the OpenAPI document allows."""
+    import hypothesis
+    import schemathesis
+
+    found: Counter[str] = Counter()
+    headers = {"Authorization": f"Bearer {key}"}
+    document = schemathesis.openapi.from_url(f"{address}/openapi.json")
+    for result in document.exclude(path_regex="/events$").get_all_operations():
+        strategy = result.ok().as_strategy()
+
+        @hypothesis.given(case=strategy)
+        @hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        def try_it(case: Any) -> None:
+            found[str(case.call(headers=headers).status_code)] += 1
+
+        try_it()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
