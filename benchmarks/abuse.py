@@ -27,12 +27,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from abuse_attacks import ATTACKS, Target
-from abuse_watch import Onlooker
 
 from autotune.service.jobs import JobDatabase
 from autotune.service.keys import create_key
 from tests.autotune.service.browser import Server
+from tests.security.attacks import ATTACKS, Target
+from tests.security.onlooker import Onlooker
 
 MOST_WAIT_S = 1.0
 MOST_MB = 600.0
@@ -139,7 +139,8 @@ def fuzzed(address: str, key: str, examples: int) -> Counter[str]:
     headers = {"Authorization": f"Bearer {key}"}
     document = schemathesis.openapi.from_url(f"{address}/openapi.json")
     for result in document.exclude(path_regex="/events$").get_all_operations():
-        strategy = result.ok().as_strategy()
+        operation: Any = result.ok()  # type: ignore[union-attr]
+        strategy = operation.as_strategy()
 
         @hypothesis.given(case=strategy)
         @hypothesis.settings(

@@ -183,14 +183,16 @@ def _walk(schema: type, path: str) -> Iterator[Entry]:
             )
 
 
-def nested(schema: type) -> dict[str, type]:
+@functools.cache
+def nested(schema: Callable[..., Any]) -> Mapping[str, type]:
     """The schemas that a schema is made of, by field."""
     hints = typing.get_type_hints(schema)
-    return {
+    found = {
         field.name: hints[field.name]
-        for field in dataclasses.fields(schema)
+        for field in dataclasses.fields(typing.cast(type, schema))
         if dataclasses.is_dataclass(hints[field.name])
     }
+    return types.MappingProxyType(found)
 
 
 def _plain(hint: Any) -> tuple[type, type, bool]:

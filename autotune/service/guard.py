@@ -27,7 +27,9 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _PUBLIC = ("/healthz", "/login", "/logout", "/openapi.json")
 _STATIC = "/static/"
 _UPLOADS = "/v1/models/"
-_MOST_FIELDS = 20_000  # of a JSON body: each that is refused costs time
+_MOST_FIELDS = 10_000  # of a JSON body: each that is refused costs time
+_LARGE_BYTES = 20_000
+_ROOM_S = 0.01
 _LEAST_BYTES_PER_S = 10_000
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -84,6 +86,7 @@ class Guard:
         self.pause_s = settings.quotas.pause_s
         self.limits: ConnectionLimits = settings.connections
         self.requests = Shares(what="requests", total=self.limits.most, each=self.limits.each)
+        self.parsing = asyncio.Lock()
         self.bodies = Shares(what="bytes of request bodies", total=64_000_000, each=16_000_000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +143,7 @@ class Body:
 
     def __init__(self, receive: Receive, owner: str, *, guard: Guard, stored: bool) -> None:
         self._receive, self._owner, self._stored = receive, owner, stored
-        self._pause_s, self._shares = guard.pause_s, guard.bodies
+        self._pause_s, self._shares, self._parsing = guard.pause_s, guard.bodies, guard.parsing
         self._ended = False
         self._waited_s = 0.0
         self._bytes = self._kept = self._fields = 0
@@ -165,6 +168,11 @@ class Body:
         self._waited_s += time.monotonic() - started
         self._ended = message["type"] != "http.request" or not message.get("more_body", False)
         self._count(message.get("body", b""))
+        if self._ended and self._kept > _LARGE_BYTES:
+            # It is parsed at once when this returns. Bodies of this size are parsed one after the
+            # other, and other requests find room between them.
+            async with self._parsing:
+                await asyncio.sleep(_ROOM_S)
         return message
 
     def _count(self, part: bytes) -> None:

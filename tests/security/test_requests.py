@@ -103,7 +103,7 @@ def test_a_body_of_many_fields_is_refused_unread(settings, database, path):
 
     for answer in asyncio.run(both()):
         assert answer.status_code == 413
-        assert "more than 20000 fields" in message(answer)
+        assert "more than 10000 fields" in message(answer)
 
 
 def test_bodies_that_are_kept_have_a_share_each(settings, database):

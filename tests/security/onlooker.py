@@ -48,7 +48,9 @@ class Onlooker:
             connection.close()
 
     def store(self) -> dict[str, Any]:
-        """A job and an upload that must still be there at the end."""
+        """A job and an upload that must still be there at the end; every page is warm then."""
+        for path in _PATHS:
+            assert self.ask("GET", path)[0] == 200
         job = json.dumps({"kind": "tune", "spec": {"latency_budget": "0.9x"}}).encode()
         status, answer = self.ask("POST", "/v1/jobs", job)
         assert status == 201, answer
