@@ -183,9 +183,13 @@ def _walk(schema: type, path: str) -> Iterator[Entry]:
             )
 
 
-@functools.cache
-def nested(schema: Callable[..., Any]) -> Mapping[str, type]:
+def nested(schema: type) -> Mapping[str, type]:
     """The schemas that a schema is made of, by field."""
+    return _nested(typing.cast(Any, schema))
+
+
+@functools.cache
+def _nested(schema: Callable[..., Any]) -> Mapping[str, type]:
     hints = typing.get_type_hints(schema)
     found = {
         field.name: hints[field.name]
