@@ -59,10 +59,10 @@ def tidy(settings: Settings, database: JobDatabase) -> None:
     if quotas.keep_jobs_days is not None:
         for job_id in old_jobs(database, quotas.keep_jobs_days):
             with suppress(ServiceError):  # another job still needs it, or another server removed it
-                remove_job(settings, database, job_id)
+                remove_job(settings, database, job_id=job_id)
                 LOG.info("removed job %s, which has expired", job_id)
     if quotas.keep_uploads_days is not None:
         for name in old_uploads(settings, quotas.keep_uploads_days):
             with suppress(ServiceError):
-                remove_upload(settings, database, name)
+                remove_upload(settings, database, name=name)
                 LOG.info("removed the uploaded model %s, which has expired", name)

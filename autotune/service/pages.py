@@ -131,6 +131,7 @@ def _row(job: Job) -> dict[str, Any]:
 def jobs_page(
     parts: Parts,
     caller: Caller,
+    *,
     before: Annotated[str | None, Query(pattern="^[0-9a-f]{20}$")] = None,
 ) -> HTMLResponse:
     """The page with the form for a new tuning and the list of jobs."""
@@ -168,7 +169,7 @@ def _models(settings: Settings, uploads: Sequence[Mapping[str, Any]]) -> list[st
 
 
 @router.get("/jobs/{job_id}")
-def job_page(job_id: str, parts: Parts, caller: Caller) -> HTMLResponse:
+def job_page(job_id: str, parts: Parts, *, caller: Caller) -> HTMLResponse:
     """The page of one job: its progress while it runs, then its result."""
     job = parts.database.get(job_id)
     record, problem = open_record(parts.settings, job)
@@ -205,7 +206,7 @@ def devices_page(parts: Parts, caller: Caller) -> HTMLResponse:
 
 
 @router.get("/devices/{name}")
-def device_page(name: str, parts: Parts, caller: Caller) -> HTMLResponse:
+def device_page(name: str, parts: Parts, *, caller: Caller) -> HTMLResponse:
     """The page of one device: specification, measurements, and a form to predict a layer."""
     found = describe_device(parts.latencies, name)
     return render(
@@ -222,6 +223,7 @@ def device_page(name: str, parts: Parts, caller: Caller) -> HTMLResponse:
 def compare_page(
     parts: Parts,
     caller: Caller,
+    *,
     job: Annotated[list[JobId], Query(max_length=8)] = [],  # noqa: B006
 ) -> HTMLResponse:
     """The page that compares several results."""

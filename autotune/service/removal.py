@@ -25,7 +25,7 @@ def users_of(database: JobQueries, name: str) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
-def remove_job(settings: Settings, database: JobQueries, job_id: str) -> None:
+def remove_job(settings: Settings, database: JobQueries, *, job_id: str) -> None:
     """Delete a job that has ended, with its events, log and results.
 
     Raises:
@@ -44,7 +44,7 @@ def remove_job(settings: Settings, database: JobQueries, job_id: str) -> None:
     remove_folder(settings.job_folder(job_id))
 
 
-def old_jobs(database: JobQueries, days: float, most: int = 1000) -> list[str]:
+def old_jobs(database: JobQueries, days: float, *, most: int = 1000) -> list[str]:
     """Ids of the jobs that ended so many days ago, the oldest first."""
     before = database.dialect.now() - days * 86_400
     query = sa.select(JOB.c.id).where(JOB.c.state.in_(ENDED), JOB.c.finished_at < before)

@@ -40,7 +40,7 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 
 
 @router.post("/predict")
-async def predict(body: PredictionRequest, parts: Parts, _: Caller, owner: Owner) -> Answer:
+async def predict(body: PredictionRequest, parts: Parts, *, _: Caller, owner: Owner) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     try:
         question = Question(
@@ -85,6 +85,6 @@ async def upload(
 
 @router.delete("/models/{name}", status_code=204, tags=["models"])
 @in_writers
-def delete_model(name: _Name, parts: Parts, _: Caller) -> None:
+def delete_model(name: _Name, parts: Parts, *, _: Caller) -> None:
     """Delete an uploaded model; refused while a job that has not ended uses it."""
-    remove_upload(parts.settings, parts.database, name)
+    remove_upload(parts.settings, parts.database, name=name)

@@ -89,16 +89,16 @@ def get_job(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
 
 @router.post("/{job_id}/cancel")
 @in_writers
-def cancel(job_id: JobId, parts: Parts, _: Caller) -> JobView:
+def cancel(job_id: JobId, parts: Parts, *, _: Caller) -> JobView:
     """Cancel a job: at once if queued, within seconds if running; no effect once it ended."""
     return JobView.of(parts.database.cancel(job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
 @in_writers
-def delete(job_id: JobId, parts: Parts, _: Caller) -> None:
+def delete(job_id: JobId, parts: Parts, *, _: Caller) -> None:
     """Delete a job that has ended, with its events, log and result files."""
-    remove_job(parts.settings, parts.database, job_id)
+    remove_job(parts.settings, parts.database, job_id=job_id)
 
 
 @router.get("/{job_id}/logs")
@@ -115,7 +115,7 @@ def logs(
     return Log(text=text, next_offset=following, ended=job.ended)
 
 
-async def watchable(job_id: JobId, parts: Parts, _: Caller, owner: Owner) -> AsyncIterator[None]:
+async def watchable(job_id: JobId, parts: Parts, *, _: Caller, owner: Owner) -> AsyncIterator[None]:
     """Refuse before the stream starts, while a status can still be sent; then hold its place."""
     await run_in_threadpool(parts.database.get, job_id)
     with parts.watcher.shares.hold(owner):
@@ -128,6 +128,7 @@ async def watchable(job_id: JobId, parts: Parts, _: Caller, owner: Owner) -> Asy
 async def events(
     job_id: JobId,
     parts: Parts,
+    *,
     caller: Caller,
     last_event_id: Annotated[str, Header(alias="Last-Event-ID", pattern="^[0-9]{0,9}$")] = "",
 ) -> AsyncIterator[ServerSentEvent]:

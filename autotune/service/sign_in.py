@@ -36,7 +36,7 @@ def login_page(
 
 @router.post("/login")
 @in_writers
-def login(body: Login, request: Request, parts: Parts) -> JSONResponse:
+def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
     """Check the key and begin a session, whose cookie scripts and other sites cannot use."""
     session = open_session(parts.database, key_of(parts.database, body.key))
     answer = JSONResponse({"ok": True})

@@ -99,7 +99,9 @@ class CurveQuestion(BaseModel):
 
 
 @router.post("/curve")
-async def curve(question: CurveQuestion, parts: Parts, _: Caller, owner: Owner) -> dict[str, Any]:
+async def curve(
+    question: CurveQuestion, parts: Parts, *, _: Caller, owner: Owner
+) -> dict[str, Any]:
     """Predict the latency of one layer against its rank: the points, and the figure."""
     spec = find_device(question.device)
     dense = LayerShape(
@@ -107,7 +109,12 @@ async def curve(question: CurveQuestion, parts: Parts, _: Caller, owner: Owner) 
         in_features=question.in_features,
         out_features=question.out_features,
     )
-    ranks = aligned_ranks(spec, dense.in_features, dense.out_features, spec.default_dtype)
+    ranks = aligned_ranks(
+        spec,
+        in_features=dense.in_features,
+        out_features=dense.out_features,
+        dtype=spec.default_dtype,
+    )
     ladder = (dense.with_form(low_rank(rank)) for rank in coarse_grid(ranks, _POINTS))
     shapes = (dense, *ladder)
     asked = Question(

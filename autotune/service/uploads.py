@@ -72,7 +72,7 @@ class Uploads:
         folder = self.settings.uploads / _checked(name)
         if declared is not None and declared > most:
             raise _too_large(most)
-        await self._run(partial(_claim, self.settings, name, owner))
+        await self._run(partial(_claim, self.settings, name, owner=owner))
         with storage_errors(folder):
             try:
                 with await self._run(partial(Part, folder / file)) as part:
@@ -133,7 +133,7 @@ def list_uploads(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-def remove_upload(settings: Settings, database: JobQueries, name: str) -> None:
+def remove_upload(settings: Settings, database: JobQueries, *, name: str) -> None:
     """Delete an uploaded model.
 
     Raises:
@@ -185,7 +185,7 @@ def _too_large(most: int) -> TooLargeError:
     return TooLargeError(f"limit reached: the file is larger than {most} bytes")
 
 
-def _claim(settings: Settings, name: str, owner: str) -> None:
+def _claim(settings: Settings, name: str, *, owner: str) -> None:
     """Make the folder of a model the caller's, or check that it is.
 
     Raises:

@@ -29,4 +29,4 @@ def command(*, name: str, yes: bool, server: str, key: str | None, output_format
             client.delete_upload(name.removeprefix(_UPLOAD))
         else:
             client.delete(name)
-    emit(output_format, {"deleted": name}, [f"deleted {what}"])
+    emit(output_format, {"deleted": name}, lines=[f"deleted {what}"])
