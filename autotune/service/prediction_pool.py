@@ -24,7 +24,7 @@ MOST_TOKEN_COUNTS = 8  # a model is fitted for each, which takes a second and 18
 MOST_DENSE_LAYERS = 128
 _PROCESSES = 2
 _LIMIT_S = 120
-_LARGE_BYTES = 500_000_000  # a process that has grown beyond this is replaced by a fresh one
+_LARGE_BYTES = 400_000_000  # a process that has grown beyond this is replaced by a fresh one
 
 
 class PredictionPool:
