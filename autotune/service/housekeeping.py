@@ -24,8 +24,8 @@ _EVERY_S = 600.0
 
 @asynccontextmanager
 async def keeping_house(settings: Settings, database: JobDatabase) -> AsyncIterator[None]:
-    """Tidy up now, and again from time to time while the context is open."""
-    await run_in_threadpool(_tidy, settings, database)
+    """Tidy up now and from time to time while the context is open; parts are gone before that."""
+    await run_in_threadpool(_remove_parts, settings)
     task = asyncio.create_task(_keep(settings, database))
     try:
         yield
@@ -37,21 +37,21 @@ async def keeping_house(settings: Settings, database: JobDatabase) -> AsyncItera
 
 async def _keep(settings: Settings, database: JobDatabase) -> None:
     while True:
+        try:
+            await run_in_threadpool(tidy, settings, database)
+        except (AutotuneError, OSError) as error:
+            LOG.warning("housekeeping: %s", error)
         await asyncio.sleep(_EVERY_S)
-        await run_in_threadpool(_tidy, settings, database)
 
 
-def _tidy(settings: Settings, database: JobDatabase) -> None:
-    try:
-        tidy(settings, database)
-    except (AutotuneError, OSError) as error:
-        LOG.warning("housekeeping: %s", error)
+def _remove_parts(settings: Settings) -> None:
+    for path in remove_dead_parts(settings.uploads):
+        LOG.warning("removed %s, which its server did not finish", path)
 
 
 def tidy(settings: Settings, database: JobDatabase) -> None:
     """Remove what nobody finishes or may use any more, and what is older than is kept."""
-    for path in remove_dead_parts(settings.uploads):
-        LOG.warning("removed %s, which its server did not finish", path)
+    _remove_parts(settings)
     for parent in (settings.uploads, settings.data / "jobs"):
         finish_removals(parent)
     remove_expired_sessions(database)

@@ -23,6 +23,7 @@ from autotune.service.upload_check import check_upload
 from autotune.service.upload_parts import Part, remove_dead_parts
 from tests.autotune.service.conftest import TUNE
 from tests.autotune.service.test_http import message
+from tests.waiting import wait_for
 
 
 def header(size, text=b"{}"):
@@ -286,8 +287,9 @@ def test_jobs_and_uploads_expire_if_asked(settings, database, client):
     half = settings.data / "jobs" / ".removed-half"  # a server was killed while it deleted this
     (half / "out").mkdir(parents=True)
     with TestClient(create_app(dataclasses.replace(settings, quotas=quotas), database)) as again:
+        wait_for(lambda: len(again.get("/v1/models").json()) == 1, 60)
+        assert [model["name"] for model in again.get("/v1/models").json()] == ["upload:young"]
         jobs = {job["id"] for job in again.get("/v1/jobs").json()["jobs"]}
         assert jobs == {young, waiting}
-        assert [model["name"] for model in again.get("/v1/models").json()] == ["upload:young"]
     assert not settings.job_folder(old).exists()
     assert not half.exists()
