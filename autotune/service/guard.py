@@ -29,7 +29,7 @@ _STATIC = "/static/"
 _UPLOADS = "/v1/models/"
 _MOST_FIELDS = 10_000  # of a JSON body: each that is refused costs time
 _LARGE_BYTES = 20_000
-_ROOM_S = 0.01
+_ROOM_S = 0.05
 _LEAST_BYTES_PER_S = 10_000
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
