@@ -64,7 +64,7 @@ def test_what_a_job_writes_inherits_that(tmp_path, monkeypatch):
         monkeypatch.setattr("autotune.service.job_process.COMMAND", (sys.executable, "-c", program))
         folder = tmp_path / "job"
         folder.mkdir()
-        with JobProcess([], folder, {}) as process:
+        with JobProcess([], folder, environment={}) as process:
             process.ending()
     finally:
         os.umask(old)
