@@ -116,6 +116,13 @@ def read_cpu() -> CpuReading:
     )
 
 
+def disturbances(kind: str, cpu: CpuReading) -> list[str]:
+    """What would disturb a measurement on this host's device of `kind` ("cpu" or "cuda")."""
+    if kind == "cpu":
+        return cpu.warnings
+    return [text for gpu in read_gpus() for text in gpu.warnings]
+
+
 def read_gpus() -> tuple[GpuReading, ...]:
     """Every GPU that CUDA shows to this process, as it is now; empty without a driver."""
     gpus = visible_gpus()

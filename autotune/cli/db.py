@@ -1,4 +1,4 @@
-"""`autotune db info|export|import|merge|ship|verify|drift`: manage latency databases."""
+"""`autotune db info|export|import|merge|ship|verify|forget|drift`: manage latency databases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import DEVICE, database_option
+from autotune.cli.options import DEVICE, database_option, parse_shape
 from autotune.cli.schema import schema_options, values
 from autotune.core.types import Address
 
@@ -28,6 +28,8 @@ def command() -> None:
 def info(database: Address, output_format: str) -> None:
     """List the fingerprints in the database, with the number of points measured for each."""
     from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.database.records import measured_rows
+    from autotune.profiler.measure.settling import Settled
 
     entries = []
     lines = [str(database)]
@@ -35,6 +37,7 @@ def info(database: Address, output_format: str) -> None:
         checks = store.last_checks()
         for key, fingerprint in store.fingerprints().items():
             rows, failed = store.rows(key), len(store.failures(key))
+            settled = Settled.of(measured_rows(rows)).settled
             last = checks.get(key)
             entries.append(
                 {
@@ -42,13 +45,14 @@ def info(database: Address, output_format: str) -> None:
                     **fingerprint.to_json(),
                     "points": len(rows),
                     "failed": failed,
+                    "settled": settled,
                     "drift": last.to_json() if last else None,
                 }
             )
             lines.append(
                 f"{key}  {fingerprint.device_name}, {fingerprint.backend} {fingerprint.dtype}, "
-                f"{fingerprint.threads} threads: {len(rows)} points, {failed} failed"
-                + (f", {last.verdict} on {last.checked_at[:10]}" if last else "")
+                f"{fingerprint.threads} threads: {len(rows)} points, {settled} settled, "
+                f"{failed} failed" + (f", {last.verdict} on {last.checked_at[:10]}" if last else "")
             )
         runs = store.runs()
     emit(
@@ -183,6 +187,71 @@ def verify(database: Address, output_format: str) -> int:
     record = {"database": str(database), "problems": problems, "quarantined": found}
     emit(output_format, record, lines=lines)
     return 1 if problems else 0
+
+
+@command.command("forget", epilog="Example: autotune db forget --not-converged --yes")
+@click.option("--device", type=DEVICE, metavar="NAME", help="Points of this device.")
+@click.option(
+    "--fingerprint", metavar="ID", help="Points of this fingerprint (or its first digits)."
+)
+@click.option("--not-converged", is_flag=True, help="Points that did not settle, or failed.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="KxN", help="Points of this layer. [repeatable]"
+)
+@click.option("--tokens", multiple=True, type=int, metavar="M", help="Points of M. [repeatable]")
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only counted.")
+@database_option
+@format_option
+def forget(
+    database: Address,
+    output_format: str,
+    *,
+    device: str | None,
+    fingerprint: str | None,
+    not_converged: bool,
+    shapes: tuple[str, ...],
+    tokens: tuple[int, ...],
+    yes: bool,
+) -> None:
+    """Remove the points that meet all conditions given, so that they are measured afresh."""
+    from autotune.core.errors import UsageError
+    from autotune.core.option_names import about
+    from autotune.devices.specs import find_device
+    from autotune.profiler.database.forget import Forgettable, find_forgettable
+    from autotune.profiler.database.forget import forget as remove
+    from autotune.profiler.database.latency import LatencyDatabase
+
+    if not (device or fingerprint or not_converged or shapes or tokens):
+        raise UsageError(
+            "nothing was chosen; give --device, --fingerprint, --not-converged, --shape or --tokens"
+        )
+    layers = [parse_shape(shape, 1) for shape in shapes]
+    with about("machine.device"):
+        name = find_device(device).name if device else None
+    chosen = Forgettable(
+        device=name,
+        fingerprint=fingerprint or "",
+        not_converged=not_converged,
+        sizes={(layer.in_features, layer.out_features) for layer in layers},
+        tokens=tokens,
+    )
+    with LatencyDatabase(database) as store:
+        if fingerprint and not any(key.startswith(fingerprint) for key in store.fingerprints()):
+            raise UsageError(
+                f"no fingerprint in {database} begins with {fingerprint!r}; `autotune db info` "
+                "lists them"
+            )
+        found = find_forgettable(store, chosen)
+        count = remove(store, found) if yes else sum(map(len, found.values()))
+    counts = {key: len(rows) for key, rows in found.items()}
+    lines = [f"{key}: {number} points" for key, number in counts.items()]
+    lines.append(
+        f"{count} points removed from {database}"
+        if yes
+        else f"{count} points would be removed from {database}; add --yes to remove them"
+    )
+    record = {"database": str(database), "points": count, "removed": yes, "fingerprints": counts}
+    emit(output_format, record, lines)
 
 
 @command.command("drift", epilog="Example: autotune db drift")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import click
 
 from autotune.cli.main import emit, format_option
+from autotune.core.errors import AutotuneError
+from autotune.core.paths import default_database
+from autotune.core.types import Address
 
 
 @click.command("doctor", epilog="Example: autotune doctor")
@@ -38,6 +43,8 @@ def command(output_format: str) -> int:
         backends[name] = {"versions": versions, "missing": missing}
         installed = ", ".join(f"{package} {version}" for package, version in versions.items())
         lines.append(f"{name:17s} {missing or installed}")
+    latencies = _latencies(default_database())
+    lines += [f"{'latency database':17s} {latencies['text']}"] if latencies else []
     warnings = [*cpu.warnings, *(text for gpu in gpus for text in gpu.warnings)]
     lines += [f"warning: {text}" for text in warnings] or [
         "no warnings: nothing would disturb a measurement"
@@ -46,7 +53,25 @@ def command(output_format: str) -> int:
         "cpu": dataclasses.asdict(cpu),
         "gpus": [dataclasses.asdict(gpu) for gpu in gpus],
         "backends": backends,
+        "latencies": latencies,
         "warnings": warnings,
     }
     emit(output_format, record, lines=lines)
     return 1 if warnings else 0
+
+
+def _latencies(database: Address) -> dict[str, Any] | None:
+    """How many layer timings settled in the user's database; None where there is none yet."""
+    from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.measure.settling import Settled
+
+    if isinstance(database, Path) and not database.exists():
+        return None
+    try:
+        with LatencyDatabase(database) as store:
+            rows = [row for key in store.fingerprints() for row in store.measurements(key)]
+    except AutotuneError as error:
+        return {"database": str(database), "text": str(error)}
+    found = Settled.of(rows)
+    text = f"{found.settled} of {found.total} layer timings settled, in {database}"
+    return {"database": str(database), **dataclasses.asdict(found), "text": text}

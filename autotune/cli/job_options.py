@@ -107,6 +107,7 @@ class ProfileOptions:
     backend: str | None = same(MachineOptions, "backend")
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
+    remeasure: bool = same(MachineOptions, "remeasure")
     farm: str | None = same(MachineOptions, "farm")
     database: Address = same(MachineOptions, "database")
 

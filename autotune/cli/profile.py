@@ -51,7 +51,8 @@ def command(database: Address, output_format: str, **options: Any) -> int:
     known = found.wanted - found.measured - len(found.failed)
     lines = [
         f"{found.measured} measured, {known} already known, {len(found.failed)} failed; "
-        f"fingerprint {machine.fingerprint.id} in {database}"
+        f"fingerprint {machine.fingerprint.id} in {database}",
+        f"{found.settled} of {found.wanted} timings settled",
     ]
     emit(output_format, record, lines=[*lines, *found.failed[:5]])
     return 1 if found.failed else 0
@@ -62,7 +63,7 @@ def _machine(options: Mapping[str, Any], database: Address) -> MeasuringMachine:
     from autotune.tuning.machines import farm_machine, local_machine
     from autotune.tuning.options import MachineOptions
 
-    names = ("device", "backend", "dtype", "threads", "farm")
+    names = ("device", "backend", "dtype", "threads", "remeasure", "farm")
     chosen = {name: options[name] for name in names}
     if not options["farm"]:
         return local_machine(MachineOptions(**chosen, database=database))

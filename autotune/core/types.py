@@ -21,7 +21,15 @@ SCHEMA_VERSION = 3
 # Of a latency database: the path of a SQLite file, or the URL of a PostgreSQL database
 # (`postgresql://user@host/name`).
 Address = Path | str
-Source = Literal["measured", "imported", "interpolated", "predicted", "extrapolated", "roofline"]
+Source = Literal[
+    "measured",
+    "unsettled",
+    "imported",
+    "interpolated",
+    "predicted",
+    "extrapolated",
+    "roofline",
+]
 Record = TypeVar("Record")
 
 

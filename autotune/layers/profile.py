@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from autotune.core.layers import LayerShape
@@ -17,7 +18,7 @@ from autotune.predictor.layers.measuring_plan import (
 )
 from autotune.predictor.layers.recovery import RecoveryProcess
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.points import measure_missing
+from autotune.profiler.measure.settling import Settled, measure_wanted
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tuning.measuring import MeasuringMachine
 
@@ -29,11 +30,15 @@ _FULL_SHARES = (0.05, 0.15, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Profiled:
-    """What came of it: points wanted, those of them that were measured now, and errors."""
+    """What came of it: points wanted, those of them that were measured now, and errors.
+
+    `settled` of all wanted points are known for sure.
+    """
 
     wanted: int
     measured: int
     failed: tuple[str, ...]
+    settled: int
 
     def __add__(self, other: Profiled) -> Profiled:
         """The counts of both added up, failures of both in their order."""
@@ -41,6 +46,7 @@ class Profiled:
             wanted=self.wanted + other.wanted,
             measured=self.measured + other.measured,
             failed=self.failed + other.failed,
+            settled=self.settled + other.settled,
         )
 
 
@@ -52,20 +58,23 @@ def profile_points(
     policy: TimingPolicy,
     advance: Advance = no_progress,
 ) -> Profiled:
-    """Measure what the database lacks of `wanted`."""
+    """Measure those of `wanted` that are missing or in doubt."""
     shapes = set(wanted)
-    count, failed = measure_missing(
+    found = measure_wanted(
         database,
         machine.fingerprint,
         wanted=shapes,
+        doubtful=machine.doubtful(shapes),
         runner=machine.runner,
         policy=policy,
-        progress=advance,
+        stage=lambda again: nullcontext(advance),
     )
+    settled = Settled.of(database.measurements(machine.fingerprint.id), shapes)
     return Profiled(
         wanted=len(shapes),
-        measured=count - len(failed),
-        failed=tuple(row.error for row in failed),
+        measured=found.measured - len(found.failed),
+        failed=tuple(row.error for row in found.failed),
+        settled=settled.settled,
     )
 
 
@@ -100,7 +109,7 @@ def profile_quick(
     pool = standard_pool(spec, machine.dtype)
     started = time.monotonic()
     layers: list[LayerShape] = []
-    found = Profiled(wanted=0, measured=0, failed=())
+    found = Profiled(wanted=0, measured=0, failed=(), settled=0)
     while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
         wave = _wave(machine, database, pool=pool, layers=layers)
         layers += wave
@@ -122,7 +131,7 @@ def _wave(
         return first_layers(pool, _FIRST)
     spec = machine.spec
     rows = database.measurements(machine.fingerprint.id)
-    pairs = [row for row in rows if not row.shape.is_dense and not row.shape.parts]
+    pairs = [r for r in rows if r.converged and not r.shape.is_dense and not r.shape.parts]
     left = [dense for dense in pool if dense not in layers]
     count = min(_WAVE, QUICK_LAYERS - len(layers))
     shapes = [row.shape for row in pairs]

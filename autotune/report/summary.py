@@ -26,6 +26,7 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"budget      {budget}: {_budget_state(record)}",
         *_latency_lines(record),
         *_phase_lines(record),
+        *_timing_lines(record),
         f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
         f"{_quality_state(record)}; {quality.protocol}",
         f"parameters  {format_count(record.parameters.compressed)} of "
@@ -210,6 +211,11 @@ def _latency_lines(record: TuneRecord) -> list[str]:
         f"ratio {record.predicted_ratio:.3f}",
         *(f"            from {source}" for source in record.predicted_from),
     ]
+
+
+def _timing_lines(record: TuneRecord) -> list[str]:
+    """How many layer timings settled, where layers were measured."""
+    return [f"timings     {record.layer_timings.text}"] if record.layer_timings else []
 
 
 def _phase_lines(record: TuneRecord) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from autotune.core.forms import Form
 from autotune.core.types import Fingerprint, Workload
 from autotune.results.codec import Record, encode, json_key
+from autotune.results.layer_timings import LayerTimings
 from autotune.results.measured import Measured
 from autotune.results.parts import (
     BudgetUse,
@@ -36,6 +37,7 @@ __all__ = [
     "Calibration",
     "Cost",
     "CurvePoint",
+    "LayerTimings",
     "LeftOut",
     "PhaseRecord",
     "Quality",
@@ -62,7 +64,8 @@ class TuneRecord(Record):
     `allow_quality_loss` says that a lost quality is no failure. `predicted_…` were computed before
     anything was built. `stored_bytes` are weights on disk, `computed_bytes` weights in memory at
     run time. `builds` and `phases` have one entry for each phase of the workload, `pareto` is empty
-    without a latency budget, `files` maps each file that was handed out to its sha256.
+    without a latency budget, `layer_timings` is None where no layer was measured and in older
+    results, `files` maps each file that was handed out to its sha256.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -106,6 +109,7 @@ class TuneRecord(Record):
     calibration: Calibration
     cost: Cost
     staircases: tuple[Staircase, ...]
+    layer_timings: LayerTimings | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property

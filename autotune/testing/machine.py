@@ -30,6 +30,7 @@ class SimulatedMachine(MeasuringMachine):
         seed: int = 0,
         dtype: str | None = None,
         measure_seconds: float = 2.0,
+        remeasure: bool = False,
     ) -> None:
         self.simulated = SimulatedRunner(hardware, disturbance, seed=seed)
         settings = hardware.settings
@@ -40,6 +41,7 @@ class SimulatedMachine(MeasuringMachine):
             runner=self.simulated,
             database=database,
             measure_seconds=measure_seconds,
+            remeasure=remeasure,
         )
 
 

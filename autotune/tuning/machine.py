@@ -21,6 +21,7 @@ from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.timing import PairedTiming
+from autotune.results.layer_timings import LayerTimings
 from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
 
@@ -35,7 +36,8 @@ class Machine(ABC):
     Contract (`autotune.testing.suites.machine` checks it):
     - All latencies of a machine belong to its `fingerprint`, which stays the same while it is open.
     - What `measure_layers` measured is kept: `known_layers` has it afterwards, also of a machine
-      that is made anew on the same database, and nothing is measured twice.
+      that is made anew on the same database. What settled is not measured again; what did not is
+      measured again whenever it is asked for, in a bounded time.
     - A `verified` machine measures: `compare` times networks on the device. One that is not
       verified prices everything from tables: its `compare` raises MeasurementError, and what is
       handed out for it is a prediction.
@@ -124,6 +126,14 @@ class Machine(ABC):
     def sources(self) -> list[str]:
         """Where a prediction's numbers come from; empty for a machine that measures."""
         return []
+
+    def disturbances(self) -> list[str]:
+        """What would disturb a measurement, as found by `prepare`; empty where it is not known."""
+        return []
+
+    def layer_timings(self) -> LayerTimings | None:
+        """How well the layers that were asked for are known; None where nothing is measured."""
+        return None
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Fail now, before anything long, if what the machine needs cannot be had.

@@ -12,6 +12,7 @@ from autotune.core.option_names import about
 from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance
 from autotune.devices.detect import check_threads, require_device
+from autotune.devices.health import read_cpu
 from autotune.devices.specs import DeviceSpec, find_device
 from autotune.farm.local import runner_here
 from autotune.profiler.backends import Backend, make_backend, require_backend
@@ -119,6 +120,8 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
         profile_sites=partial(_profile_sites, threads=threads),
+        read_host=read_cpu,
+        remeasure=options.remeasure,
     )
 
 
@@ -164,6 +167,7 @@ def executor_machine(executor: Executor, options: MachineOptions) -> MeasuringMa
         threads=options.threads,
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
+        remeasure=options.remeasure,
     )
 
 

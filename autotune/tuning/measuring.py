@@ -15,6 +15,7 @@ from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
+from autotune.devices.health import CpuReading, disturbances
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
@@ -23,9 +24,11 @@ from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseM
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import SiteProfile
-from autotune.profiler.measure.points import measure_missing, missing_points, plan_forms
+from autotune.profiler.measure.points import plan_forms
+from autotune.profiler.measure.settling import Settled, measure_wanted
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_timing
+from autotune.results.layer_timings import LayerTimings
 from autotune.tuning.machine import Machine
 
 if TYPE_CHECKING:
@@ -87,8 +90,14 @@ class MeasuringMachine(Machine):
         database: Address,
         measure_seconds: float,
         profile_sites: SiteProfiler | None = None,
+        read_host: Callable[[], CpuReading] | None = None,
+        remeasure: bool = False,
     ) -> None:
-        """Without `profile_sites`, shares are timed beside the network instead of inside it."""
+        """Without `profile_sites`, shares are timed beside the network instead of inside it.
+
+        `read_host` reads the processor where the device is this host's. With `remeasure`, layers
+        are measured once more by this machine even if their timings are known and settled.
+        """
         super().__init__(
             spec=spec,
             device_name=fingerprint.device_name,
@@ -101,6 +110,11 @@ class MeasuringMachine(Machine):
         self.database_address = database
         self._fingerprint = fingerprint
         self._profile_sites = profile_sites
+        self._read_host = read_host
+        self._host: CpuReading | None = None
+        self._remeasure = remeasure
+        self._timed: set[LayerShape] = set()
+        self._wanted: set[LayerShape] = set()
         self._resources = ExitStack()
 
     @property
@@ -119,8 +133,24 @@ class MeasuringMachine(Machine):
         return self._resources.enter_context(LatencyDatabase(self.database_address))
 
     def prepare(self) -> None:
-        """Open the latency database, so that a bad address fails early."""
+        """Open the latency database, so that a bad address fails early; look at the host."""
         _ = self.database
+        self._host = self._read_host() if self._read_host else None
+
+    def disturbances(self) -> list[str]:
+        """What would disturb a measurement on this host, before anything of ours ran."""
+        return disturbances(self.spec.kind, self._host) if self._host else []
+
+    def layer_timings(self) -> LayerTimings:
+        """How many of the layers that were asked for settled, and the load before."""
+        rows = self.database.measurements(self.fingerprint.id)
+        found, host = Settled.of(rows, self._wanted), self._host
+        return LayerTimings(
+            settled=found.settled,
+            total=found.total,
+            load=host.load if host else None,
+            cores=host.threads if host else None,
+        )
 
     def own(self, resource: AbstractContextManager[object]) -> None:
         """Close `resource`, which was entered already, together with the machine."""
@@ -146,21 +176,30 @@ class MeasuringMachine(Machine):
     def measure_layers(
         self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyTable:
-        """Measure those of `shapes` that the database lacks; the table over all that it holds."""
-        if missing_points(self.database, self.fingerprint, wanted=shapes):
-            policy = layer_policy(self.spec.kind, self.measure_seconds)
-            with workspace.stage(stage) as advance:
-                _, failed = measure_missing(
-                    self.database,
-                    self.fingerprint,
-                    wanted=shapes,
-                    runner=self.runner,
-                    policy=policy,
-                    progress=advance,
-                )
-            for row in failed[:_SHOWN_FAILURES]:
-                workspace.note(f"failed: {row.shape}: {row.error}")
+        """Measure those of `shapes` that are missing or in doubt; the table over all points."""
+        wanted = set(shapes)
+        self._wanted |= wanted
+        found = measure_wanted(
+            self.database,
+            self.fingerprint,
+            wanted=wanted,
+            doubtful=self.doubtful(wanted),
+            runner=self.runner,
+            policy=layer_policy(self.spec.kind, self.measure_seconds),
+            stage=lambda again: workspace.stage(f"{stage} again" if again else stage),
+        )
+        self._timed |= wanted
+        for row in found.failed[:_SHOWN_FAILURES]:
+            workspace.note(f"failed: {row.shape}: {row.error}")
         return self._table()
+
+    def doubtful(self, shapes: Collection[LayerShape]) -> set[LayerShape]:
+        """Those of `shapes` that were measured and do not stand so, or shall be measured again."""
+        again = set(shapes) - self._timed if self._remeasure else set()
+        rows = self.database.measurements(self.fingerprint.id)
+        known = {row.shape for row in rows} & set(shapes)
+        table = self._table()
+        return {s for s in known if s in again or table.estimate(s).source != "measured"}
 
     def network(self, builder: Builder) -> NetworkModel:
         """From the measured layers, and one measurement of the dense network per phase."""
@@ -171,6 +210,9 @@ class MeasuringMachine(Machine):
                 forms = plan_forms(self.spec, shape, points=self.backend.ranks_per_shape)
                 wanted |= {shape, *map(shape.with_form, forms)}
         table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
+        warning = self.layer_timings().warning
+        if warning:
+            builder.workspace.note(f"warning: {warning}")
         phases = [
             PhaseModel(
                 name=phase,

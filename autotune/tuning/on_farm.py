@@ -28,6 +28,7 @@ class FarmMachine(MeasuringMachine):
         threads: int | None,
         database: Address,
         measure_seconds: float,
+        remeasure: bool = False,
     ) -> None:
         """Ask a worker for its fingerprint.
 
@@ -53,6 +54,7 @@ class FarmMachine(MeasuringMachine):
             database=database,
             measure_seconds=measure_seconds,
             profile_sites=runner.profile_sites,
+            remeasure=remeasure,
         )
         self._executor = executor
 

@@ -90,6 +90,12 @@ class MachineOptions:
         default_text=f"${MEASURE_SECONDS}, else by --effort",
         help="Time limit of one measurement of a network.",
     )
+    remeasure: bool = option(
+        False,
+        flag="--remeasure",
+        group="Machine",
+        help="Measure layers again whose latencies are known.",
+    )
     farm: str | None = option(
         flag="--farm",
         group="Machine",

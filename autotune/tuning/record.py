@@ -91,6 +91,7 @@ def tune_record(
         ),
         cost=tuning.cost(),
         staircases=staircases(planner),
+        layer_timings=machine.layer_timings(),
     )
 
 

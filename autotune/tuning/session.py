@@ -100,6 +100,8 @@ class Tuning:
             folder = stack.enter_context(RunFolder(request.output, note=reporter.note))
             require_replaceable(folder.path)
             workspace = Workspace(folder=folder, reporter=reporter)
+            for text in machine.disturbances():
+                workspace.note(f"warning: {text}")
             with workspace.stage("load the model"):
                 loaded = load_model(request.model)
             require_apart(folder.path, loaded.folder, option="model")

@@ -27,23 +27,38 @@ def interpolate(
     sides of a cliff (`cliff` is the multiple that fast kernels need) are no neighbours: rank 1025
     may take eight times as long as rank 1024.
     """
-    rank = shape.rank
-    known = [entry for entry in known if _side(entry[0].rank, cliff) == _side(rank, cliff)]
-    ranks = [s.rank for s, _ in known]
-    if not rank or not ranks or not ranks[0] <= rank <= ranks[-1]:
+    found = enclosing(shape, known, cliff=cliff)
+    if found is None:
         return None
-    right = bisect.bisect_left(ranks, rank)
-    if ranks[right] == rank:
-        return known[right][1]
-    (low, low_s), (high, high_s) = known[right - 1], known[right]
-    weight = math.log(rank / ranks[right - 1]) / math.log(ranks[right] / ranks[right - 1])
+    (low, low_s), (high, high_s) = found
+    if low == high:
+        return low_s
+    weight = math.log(shape.rank / low.rank) / math.log(high.rank / low.rank)
     utilisation = (1 - weight) * math.log(roofline.latency_s(low) / low_s) + weight * math.log(
         roofline.latency_s(high) / high_s
     )
     return roofline.latency_s(shape) / math.exp(utilisation)
 
 
-def _side(rank: int, cliff: int) -> int:
+def enclosing(
+    shape: LayerShape, known: Sequence[tuple[LayerShape, float]], *, cliff: int = 1
+) -> tuple[tuple[LayerShape, float], tuple[LayerShape, float]] | None:
+    """The entries of `known` just below and above the shape's rank; twice the same at a known one.
+
+    None outside of the ranks on the shape's side of the cliff.
+    """
+    rank = shape.rank
+    side = side_of_cliff(rank, cliff)
+    known = [entry for entry in known if side_of_cliff(entry[0].rank, cliff) == side]
+    ranks = [s.rank for s, _ in known]
+    if not rank or not ranks or not ranks[0] <= rank <= ranks[-1]:
+        return None
+    right = bisect.bisect_left(ranks, rank)
+    left = right if ranks[right] == rank else right - 1
+    return known[left], known[right]
+
+
+def side_of_cliff(rank: int, cliff: int) -> int:
     """The power of two that divides the rank, as far as it matters."""
     return min(rank & -rank, cliff)
 

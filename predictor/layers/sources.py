@@ -12,7 +12,12 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.features import MANY_PRODUCTS
-from autotune.predictor.layers.interpolation import interpolate, leave_one_out_errors
+from autotune.predictor.layers.interpolation import (
+    enclosing,
+    interpolate,
+    leave_one_out_errors,
+)
+from autotune.predictor.layers.unsettled import Ratio, weigh_unsettled
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.profiler.database.records import Measurement
 
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 _ROOFLINE_FACTOR = 4.0
 _NEAR = 2.0
 _NEAREST_TOKENS, _FAR = 3, math.log(16.0)
+# The seconds of a dense layer that was never timed in calm are off by a tenth at least.
+_UNSETTLED_DENSE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +71,32 @@ class MeasuredLayers(LatencySource):
     """Layers as they were measured.
 
     A pair's seconds are its measured ratio times the dense layer's seconds: the ratio was taken
-    from interleaved calls, so drift of the machine between two shapes cancels.
+    from interleaved calls, so drift of the machine between two shapes cancels. A point that did not
+    settle is weighed against the other ranks of its layer, and its source is "unsettled".
     """
 
-    def __init__(self, rows: Sequence[Measurement]) -> None:
+    def __init__(self, rows: Sequence[Measurement], roofline: Roofline, *, cliff: int = 1) -> None:
         self.estimates: dict[LayerShape, Estimate] = {}
-        changed = [row for row in rows if not row.shape.form.is_unchanged]
-        for row in [row for row in rows if row.shape.form.is_unchanged] + changed:
+        unsettled = weigh_unsettled(rows, roofline, cliff=cliff)
+        dense_s: dict[LayerShape, list[float]] = {}
+        for row in rows:
+            dense_s.setdefault(row.shape.dense, []).append(row.dense_latency_s)
+        for row in rows:
+            if row.shape.form.is_unchanged:
+                self.estimates[row.shape] = _dense_estimate(row, dense_s[row.shape.dense])
+        for row in rows:
+            if row.shape.form.is_unchanged:
+                continue
             dense = self.estimates.get(row.shape.dense)
             base = dense.latency_s if dense else row.latency_s / row.ratio
+            weighed = unsettled.get(row.shape)
+            found = weighed or Ratio.measured(row)
             self.estimates[row.shape] = Estimate(
-                latency_s=base * row.ratio,
-                low_s=base * min(row.ratio_low, row.ratio),
-                high_s=base * max(row.ratio_high, row.ratio),
-                ratio=row.ratio,
-                source="measured",
+                latency_s=base * found.value,
+                low_s=base * found.low,
+                high_s=base * found.high,
+                ratio=found.value,
+                source="unsettled" if weighed else "measured",
             )
 
     def knows(self, shape: LayerShape) -> bool:
@@ -86,8 +104,13 @@ class MeasuredLayers(LatencySource):
         return shape in self.estimates
 
     def price(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
-        """What was measured, with its 95 % interval."""
+        """What was measured: with its 95 % interval, or weighed, with a 90 % interval."""
         return [self.estimates[shape] for shape in shapes]
+
+    def half_width(self, shape: LayerShape) -> float:
+        """Half the log-width of an unsettled point's interval; 0 of one that settled."""
+        found = self.estimates[shape]
+        return 0.0 if found.source == "measured" else math.log(found.high_s / found.low_s) / 2
 
     @property
     def learnable(self) -> list[LayerShape]:
@@ -95,11 +118,26 @@ class MeasuredLayers(LatencySource):
         return [shape for shape in self.estimates if not shape.form.suffix]
 
 
+def _dense_estimate(row: Measurement, seen_s: Sequence[float]) -> Estimate:
+    """Of the dense layer itself; `seen_s` are its seconds beside all of its pairs.
+
+    Its ratio is 1 whatever disturbed it, so an unsettled one is as unsure as they are different.
+    """
+    least, most = min(row.latency_s, *seen_s), max(row.latency_s, *seen_s)
+    return Estimate(
+        latency_s=row.latency_s,
+        low_s=row.latency_s if row.converged else least / _UNSETTLED_DENSE,
+        high_s=row.latency_s if row.converged else most * _UNSETTLED_DENSE,
+        ratio=1.0,
+        source="measured" if row.converged else "unsettled",
+    )
+
+
 class InterpolatedLayers(LatencySource):
     """Between measured ranks of the same layer, in the same structure and precision."""
 
     def __init__(self, measured: MeasuredLayers, roofline: Roofline, *, cliff: int) -> None:
-        self._roofline, self._cliff = roofline, cliff
+        self._measured, self._roofline, self._cliff = measured, roofline, cliff
         self._known: dict[tuple[LayerShape, str], list[tuple[LayerShape, float]]] = {}
         for shape, estimate in measured.estimates.items():
             if not shape.is_dense:
@@ -110,7 +148,7 @@ class InterpolatedLayers(LatencySource):
         errors = [
             error
             for known in self._known.values()
-            for error in leave_one_out_errors(known, roofline, cliff=cliff)
+            for error in leave_one_out_errors(_settled(known, measured), roofline, cliff=cliff)
         ]
         self._half_width = conformal_quantile(errors, 0.9)
         self._seconds: dict[LayerShape, float] = {}
@@ -125,13 +163,27 @@ class InterpolatedLayers(LatencySource):
         return shape in self._seconds
 
     def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
-        """Interpolated seconds; the half width is that of leaving measured ranks out."""
+        """Interpolated seconds; the half width is that of leaving settled ranks out."""
         return [
             Guess(
-                latency_s=self._seconds[shape], half_width=self._half_width, source="interpolated"
+                latency_s=self._seconds[shape],
+                half_width=math.hypot(self._half_width, self._ends(shape)),
+                source="interpolated",
             )
             for shape in shapes
         ]
+
+    def _ends(self, shape: LayerShape) -> float:
+        """How unsure the less sure one of the enclosing ranks is."""
+        found = enclosing(shape, self._known[_curve(shape)], cliff=self._cliff)
+        assert found is not None, "a known shape"
+        return max(self._measured.half_width(end) for end, _ in found)
+
+
+def _settled(
+    known: Sequence[tuple[LayerShape, float]], measured: MeasuredLayers
+) -> list[tuple[LayerShape, float]]:
+    return [entry for entry in known if measured.estimates[entry[0]].source == "measured"]
 
 
 def _curve(shape: LayerShape) -> tuple[LayerShape, str]:

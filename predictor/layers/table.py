@@ -38,7 +38,7 @@ class LatencyTable(LatencyPredictor):
         cliff: int = 1,
     ) -> None:
         """`cliff`: ranks that are no multiple of it may be far slower (`spec.cliff(dtype)`)."""
-        measured = MeasuredLayers(measurements)
+        measured = MeasuredLayers(measurements, roofline, cliff=cliff)
         self._sources: list[LatencySource] = [
             measured,
             InterpolatedLayers(measured, roofline, cliff=cliff),

@@ -1,7 +1,8 @@
 """The latency database: committed as measured, keyed by fingerprint, checkable.
 
 SQLite or PostgreSQL through SQLAlchemy Core. One row per fingerprint and shape; a failed
-measurement is a row with its error and gives way to a later success. Every run carries a seal
+measurement is a row with its error and gives way to a later success, and one that did not settle to
+one that did or is narrower. Every run carries a seal
 (profiler/database/seals.py), renewed in the transaction that changes its rows.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,14 @@ from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.core.version import __version__
 from autotune.devices.health import ClockReading
 from autotune.profiler.database import seals
+from autotune.profiler.database.details import (
+    DETAILS,
+    drop,
+    lock_fingerprint,
+    put_clocks,
+    put_details,
+    row_key,
+)
 from autotune.profiler.database.records import (
     PERCENTS,
     Detail,
@@ -40,10 +49,8 @@ from autotune.profiler.database.schema import (
     KEY,
     MEASUREMENT,
     MIGRATIONS,
-    QUANTILES,
     QUARANTINE,
     RUN,
-    SAMPLES,
     SOURCE,
 )
 
@@ -118,10 +125,23 @@ class LatencyDatabase(Store):
         *,
         details: Mapping[LayerShape, Detail] | None = None,
         clocks: Sequence[ClockReading] = (),
+        remeasured: Collection[LayerShape] = (),
     ) -> None:
-        """Store `rows` in one transaction. A measured point is kept, a failed one replaced."""
+        """Store `rows` in one transaction, each in place of a worse one of the same shape.
+
+        Any success is better than a failure, and a settled timing than one that did not settle; of
+        two that did not, the narrower one stays. A settled timing stays, except that a settled one
+        of a `remeasured` shape replaces it.
+        """
         with self.transaction() as connection:
-            self._put_rows(connection, run_id, rows=rows, details=details or {}, clocks=clocks)
+            self._put_rows(
+                connection,
+                run_id,
+                rows=rows,
+                details=details or {},
+                clocks=clocks,
+                remeasured=remeasured,
+            )
 
     def put_contents(self, fingerprint: Fingerprint, contents: RunContents) -> None:
         """Store a run of another database as it is; once more changes nothing."""
@@ -148,29 +168,42 @@ class LatencyDatabase(Store):
         rows: Sequence[Row],
         details: Mapping[LayerShape, Detail],
         clocks: Sequence[ClockReading],
+        remeasured: Collection[LayerShape] = (),
     ) -> None:
         owner = sa.select(RUN.c.fingerprint_id).where(RUN.c.id == run_id).scalar_subquery()
-        # A write first: it takes the lock of this fingerprint, under which all that follows is read
-        # and that keeps two runs from waiting for each other.
-        lock = FINGERPRINT.update().where(FINGERPRINT.c.id == owner)
-        connection.execute(lock.values(record=FINGERPRINT.c.record))
+        lock_fingerprint(connection, owner)
         fingerprint_id = connection.execute(sa.select(owner)).scalar_one()
-        _put_clocks(connection, run_id, clocks=clocks)
+        put_clocks(connection, run_id, clocks=clocks)
         if not rows:
             return
         before = _rows_like(connection, fingerprint_id, shapes=[row.shape for row in rows])
-        failed = MEASUREMENT.c.error.is_not(None)
-        statement = self.dialect.insert(MEASUREMENT)
-        fresh = {n: statement.excluded[n] for n in (*COLUMNS, "run_id") if n not in KEY}
-        upsert = statement.on_conflict_do_update(index_elements=list(KEY), set_=fresh, where=failed)
         owners = {"fingerprint_id": fingerprint_id, "run_id": run_id}
-        connection.execute(upsert, [as_row(row) | owners for row in rows])
+        for again in (False, True):
+            some = [as_row(row) | owners for row in rows if (row.shape in remeasured) == again]
+            if some:
+                connection.execute(self._upsert(again), some)
         after = _rows_like(connection, fingerprint_id, shapes=[row.shape for row in rows])
         seals.renew(connection, MEASUREMENT, before=before, after=after)
-        known = {_key(row) for row in before if row["error"] is None}
-        new = {_key(row) for row in after if row["error"] is None} - known
-        fresh_rows = [row for row in rows if _key(as_row(row) | owners) in new]
-        _put_details(connection, owners, rows=fresh_rows, details=details)
+        old = {row_key(row): row for row in before}
+        changed = {row_key(row) for row in after if old.get(row_key(row)) != row}
+        replaced = [row for row in before if row_key(row) in changed]
+        drop(connection, replaced, tables=(*DETAILS, QUARANTINE))
+        fresh_rows = [row for row in rows if row_key(as_row(row) | owners) in changed]
+        put_details(connection, owners, rows=fresh_rows, details=details)
+
+    def _upsert(self, again: bool) -> Any:
+        """Insert measurements, or put them in place of worse ones; see `add`."""
+        statement = self.dialect.insert(MEASUREMENT)
+        old, new = MEASUREMENT.c, statement.excluded
+        narrower = new.ratio_high / new.ratio_low < old.ratio_high / old.ratio_low
+        better = [sa.and_(old.converged == 0, sa.or_(new.converged == 1, narrower))]
+        if again:
+            better.append(new.converged == 1)
+        return statement.on_conflict_do_update(
+            index_elements=list(KEY),
+            set_={name: new[name] for name in (*COLUMNS, "run_id") if name not in KEY},
+            where=sa.or_(old.error.is_not(None), sa.and_(new.error.is_(None), sa.or_(*better))),
+        )
 
     def measurements(self, fingerprint_id: str, *, quarantined: bool = False) -> list[Measurement]:
         """What was measured under one fingerprint, sorted by shape; impossible points on demand."""
@@ -226,13 +259,13 @@ class LatencyDatabase(Store):
             rows, quantiles, samples, clocks, source = (
                 seals.run_rows(connection, table, run_id=run_id) for table in seals.SEALED
             )
-        found = {_key(row): row for row in rows}
+        found = {row_key(row): row for row in rows}
         points = {key: from_row(row) for key, row in found.items()}
-        seconds = {_key(row): tuple(json.loads(row["seconds"])) for row in samples}
+        seconds = {row_key(row): tuple(json.loads(row["seconds"])) for row in samples}
         details = {
-            points[_key(row)].shape: Detail(
+            points[row_key(row)].shape: Detail(
                 quantiles_s=tuple(row[f"p{percent:02d}_s"] for percent in PERCENTS),
-                samples_s=seconds[_key(row)],
+                samples_s=seconds[row_key(row)],
             )
             for row in quantiles
         }
@@ -254,42 +287,6 @@ class LatencyDatabase(Store):
 def timestamp() -> str:
     """Now, UTC, ISO 8601 with seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in KEY)
-
-
-def _put_details(
-    connection: sa.Connection,
-    owners: dict[str, str],
-    *,
-    rows: Sequence[Row],
-    details: Mapping[LayerShape, Detail],
-) -> None:
-    quantiles, samples = [], []
-    for row in rows:
-        detail = details.get(row.shape)
-        if detail is None:
-            continue
-        keys = {name: value for name, value in as_row(row).items() if name in KEY} | owners
-        names = [f"p{percent:02d}_s" for percent in PERCENTS]
-        quantiles.append({**keys, **dict(zip(names, detail.quantiles_s, strict=True))})
-        samples.append({**keys, "seconds": canonical_json(list(detail.samples_s))})
-    for table, found in ((QUANTILES, quantiles), (SAMPLES, samples)):
-        if found:
-            connection.execute(table.insert(), found)
-            seals.renew(connection, table, before=[], after=found)
-
-
-def _put_clocks(connection: sa.Connection, run_id: str, *, clocks: Sequence[ClockReading]) -> None:
-    if not clocks:
-        return
-    query = sa.select(sa.func.count()).where(CLOCKS.c.run_id == run_id)
-    first = connection.execute(query).scalar_one()
-    rows = [{"run_id": run_id, "number": first + i, **vars(c)} for i, c in enumerate(clocks)]
-    connection.execute(CLOCKS.insert(), rows)
-    seals.renew(connection, CLOCKS, before=[], after=rows)
 
 
 def _rows_like(

@@ -1,7 +1,8 @@
-"""Measure what is missing and commit it as it comes."""
+"""Measure what is missing and what did not settle, and commit it as it comes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from autotune.core.forms import Form, low_rank
@@ -14,12 +15,14 @@ from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Detail, FailedMeasurement, Measurement, Row
+from autotune.profiler.measure.intervals import NORMAL
 from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
 FORMS_PER_TASK = 4
+# An interval that reaches 0 has no logarithm; this share of the ratio stands for it.
+_LEAST = 0.01
 _ATTEMPTS = 3
-_RESERVE_S = 3600.0
 
 
 def fingerprint_of(
@@ -53,37 +56,19 @@ def missing_points(
 ) -> list[LayerShape]:
     """Those of `wanted` that have no successful measurement yet."""
     have = {row.shape for row in database.measurements(fingerprint.id)}
-    return sorted(set(wanted) - have, key=lambda s: (s.dense.flops, s.form))
+    return _sorted(set(wanted) - have)
 
 
-def measure_missing(
-    database: LatencyDatabase,
-    fingerprint: Fingerprint,
-    *,
-    wanted: Iterable[LayerShape],
-    runner: TaskRunner,
-    policy: TimingPolicy | None = None,
-    progress: Advance = no_progress,
-) -> tuple[int, list[FailedMeasurement]]:
-    """Measure what the database lacks of `wanted`; how many points that were, and the failed ones.
+def unsettled_points(
+    database: LatencyDatabase, fingerprint: Fingerprint, *, wanted: Iterable[LayerShape]
+) -> list[LayerShape]:
+    """Those of `wanted` that were measured, but whose timing did not settle."""
+    rows = database.measurements(fingerprint.id)
+    return _sorted(set(wanted) & {row.shape for row in rows if not row.converged})
 
-    Programs that measure under one fingerprint into one database do it one after the other, so that
-    the next one finds what the one before has measured.
-    """
-    shapes = set(wanted)
-    if not missing_points(database, fingerprint, wanted=shapes):
-        return 0, []
-    with database.reserve(f"measuring-{fingerprint.id}", limit_s=_RESERVE_S):
-        points = missing_points(database, fingerprint, wanted=shapes)
-        failed = measure_points(
-            database,
-            fingerprint,
-            points=points,
-            runner=runner,
-            policy=policy,
-            progress=progress,
-        )
-    return len(points), failed
+
+def _sorted(shapes: Iterable[LayerShape]) -> list[LayerShape]:
+    return sorted(shapes, key=lambda s: (s.dense.flops, s.form))
 
 
 def measure_points(
@@ -97,19 +82,22 @@ def measure_points(
 ) -> list[FailedMeasurement]:
     """Time `points` (dense layers come along as references) and store each result at once.
 
-    Returns the failed ones; they are rows in the database too.
+    Points that are known are measured again; `LatencyDatabase.add` says which timing stays. Returns
+    the failed ones; they are rows in the database too.
     """
     if not points:
         return []
     policy = policy or TimingPolicy()
     tasks = _tasks(points, policy)
     run_id = database.start_run(fingerprint, f"{len(points)} points")
+    asked = set(points)
     failures: list[FailedMeasurement] = []
     done = 0
     progress(0, len(points))
     for task, outcome in _outcomes(runner, tasks):
         rows = _rows(task, outcome)
-        database.add(run_id, rows, details=_details(rows, outcome.timing), clocks=outcome.clocks)
+        details = _details(rows, outcome.timing)
+        database.add(run_id, rows, details=details, clocks=outcome.clocks, remeasured=asked)
         failures += [row for row in rows if isinstance(row, FailedMeasurement)]
         done += len(rows) - 1
         progress(min(done, len(points)), len(points))
@@ -173,13 +161,28 @@ def _rows(task: TimingTask, outcome: Outcome) -> list[Row]:
             latency_s=timing.latencies_s[i],
             dense_latency_s=timing.latencies_s[0],
             ratio=timing.ratios[i],
-            ratio_low=timing.ratio_lows[i],
+            ratio_low=max(timing.ratio_lows[i], _LEAST * timing.ratios[i]),
             ratio_high=timing.ratio_highs[i],
             rounds=timing.rounds,
             windows=timing.windows,
             disturbed_windows=timing.disturbed_windows,
-            converged=timing.converged,
+            converged=_has_settled(timing, i, policy=task.policy),
             measured_at=now,
         )
         for i, shape in enumerate(shapes)
     ]
+
+
+def _has_settled(timing: PairedTiming, index: int, *, policy: TimingPolicy) -> bool:
+    """Whether one alternative is as sure as the policy asks for.
+
+    A timing converges when all of them are; one that a neighbour hit takes nothing from the rest.
+    """
+    if timing.converged:
+        return True
+    calm = timing.windows - timing.disturbed_windows
+    width = timing.ratio_highs[index] - timing.ratio_lows[index]
+    half_width = width / (2 * timing.ratios[index])
+    # Intervals hold for any process; whether this one measured enough is asked without that.
+    enough = math.hypot(policy.target_relative_ci, NORMAL * policy.process_sd)
+    return calm >= policy.min_windows and half_width <= enough

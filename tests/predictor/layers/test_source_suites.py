@@ -34,7 +34,7 @@ class TestMeasured(LatencySourceSuite):
 
     @pytest.fixture
     def make_source(self):
-        return lambda: MeasuredLayers(ROWS)
+        return lambda: MeasuredLayers(ROWS, ROOFLINE)
 
 
 class TestInterpolated(LatencySourceSuite):
@@ -43,7 +43,7 @@ class TestInterpolated(LatencySourceSuite):
 
     @pytest.fixture
     def make_source(self):
-        return lambda: InterpolatedLayers(MeasuredLayers(ROWS), ROOFLINE, cliff=8)
+        return lambda: InterpolatedLayers(MeasuredLayers(ROWS, ROOFLINE), ROOFLINE, cliff=8)
 
 
 class TestRecovered(LatencySourceSuite):
@@ -52,7 +52,7 @@ class TestRecovered(LatencySourceSuite):
 
     @pytest.fixture
     def make_source(self):
-        return lambda: RecoveredPairs(MeasuredLayers(FEW), ROOFLINE)
+        return lambda: RecoveredPairs(MeasuredLayers(FEW, ROOFLINE), ROOFLINE)
 
 
 class TestLearned(LatencySourceSuite):
@@ -60,7 +60,7 @@ class TestLearned(LatencySourceSuite):
 
     @pytest.fixture
     def make_source(self):
-        return lambda: LearnedLayers(MeasuredLayers(ROWS), ROOFLINE)
+        return lambda: LearnedLayers(MeasuredLayers(ROWS, ROOFLINE), ROOFLINE)
 
 
 class TestRoofline(LatencySourceSuite):

@@ -2,14 +2,17 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
 from autotune.core.errors import DatabaseError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
+from autotune.core.progress import no_progress
 from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.measure.points import measure_missing
+from autotune.profiler.measure.settling import measure_wanted
+from autotune.profiler.measure.timing import TimingPolicy
 from autotune.testing.disturbance import CALM
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.runner import SimulatedRunner
@@ -31,6 +34,19 @@ class Measuring(SimulatedRunner):
         yield from super().run(tasks)
 
 
+def measure(store, then):
+    found = measure_wanted(
+        store,
+        FINGERPRINT,
+        wanted=WANTED,
+        doubtful=(),
+        runner=Measuring(then),
+        policy=TimingPolicy(),
+        stage=lambda again: nullcontext(no_progress),
+    )
+    return found.measured, list(found.failed)
+
+
 def test_the_second_one_looks_again_at_what_is_there(tmp_path):
     path = tmp_path / "latency.sqlite"
     begun, go_on = threading.Event(), threading.Event()
@@ -39,14 +55,14 @@ def test_the_second_one_looks_again_at_what_is_there(tmp_path):
         begun.set()
         assert go_on.wait(60)
 
-    def measure(then):
+    def measure_there(then):
         with LatencyDatabase(path) as store:
-            return measure_missing(store, FINGERPRINT, wanted=WANTED, runner=Measuring(then))
+            return measure(store, then)
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(measure, wait)
+        first = pool.submit(measure_there, wait)
         assert begun.wait(60)
-        second = pool.submit(measure, lambda: None)
+        second = pool.submit(measure_there, lambda: None)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.5)
         go_on.set()
@@ -58,4 +74,4 @@ def test_a_database_that_is_removed_meanwhile_is_an_error(tmp_path):
     """It said "12 measured in FILE", and there was no FILE."""
     path = tmp_path / "latency.sqlite"
     with LatencyDatabase(path) as store, pytest.raises(DatabaseError, match="was removed"):
-        measure_missing(store, FINGERPRINT, wanted=WANTED, runner=Measuring(path.unlink))
+        measure(store, path.unlink)
