@@ -251,7 +251,7 @@ def forget(
         else f"{count} points would be removed from {database}; add --yes to remove them"
     )
     record = {"database": str(database), "points": count, "removed": yes, "fingerprints": counts}
-    emit(output_format, record, lines)
+    emit(output_format, record, lines=lines)
 
 
 @command.command("drift", epilog="Example: autotune db drift")

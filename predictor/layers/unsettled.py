@@ -38,6 +38,8 @@ _UNSETTLED_FLOOR = 0.02
 # Standard deviation of a step, for a distance of 1 in log-rank: 0.07 for the settled points of
 # CPUs, 0.18 for those of the shipped H200. Taken where fewer than nine steps can be observed.
 _USUAL_RATE = 0.15
+# Deviations beyond which an unsettled point's interval is taken as too narrow; and beyond which a
+# settled point does not stand, if it is also so much faster than both of its neighbours.
 _DOUBT = 1.5
 _GROSS, _GROSS_FACTOR = 5.0, 1.25
 
@@ -139,6 +141,8 @@ def step_rate(curves: Sequence[Curve]) -> float:
 
 def _steps(curve: Curve) -> list[float]:
     """|error| of interpolating every inner settled point, per square root of the distance."""
+    if curve.settled.sum() < 3:
+        return []
     x, y = np.log(curve.ranks[curve.settled]), curve.values[curve.settled]
     left, right = np.diff(x)[:-1], np.diff(x)[1:]
     errors = y[1:-1] - (y[:-2] * right + y[2:] * left) / (left + right)

@@ -3,6 +3,7 @@
 tests/data/predictions.json was written by commit 2a6778f; see tests/data/README.md.
 """
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -32,7 +33,11 @@ def h200():
     rows = [r for r in shipped_tables("h200-sxm", "bf16")[0][1] if r.shape.tokens in (16, 2048)]
     sizes = sorted({(r.shape.in_features, r.shape.out_features) for r in rows})
     random.Random(0).shuffle(sizes)  # as when it was recorded
-    rows = [r for r in rows if (r.shape.in_features, r.shape.out_features) not in sizes[:40]]
+    rows = [
+        dataclasses.replace(row, converged=True)  # when it was recorded, all points were equal
+        for row in rows
+        if (row.shape.in_features, row.shape.out_features) not in sizes[:40]
+    ]
     return LatencyTable(rows, Roofline.of(find_device("h200-sxm"), 1), cliff=8), "bf16"
 
 
