@@ -141,9 +141,10 @@ def step_rate(curves: Sequence[Curve]) -> float:
 
 def _steps(curve: Curve) -> list[float]:
     """|error| of interpolating every inner settled point, per square root of the distance."""
-    if curve.settled.sum() < 3:
+    known = curve.settled & ~_below_both_neighbours(curve)
+    if known.sum() < 3:
         return []
-    x, y = np.log(curve.ranks[curve.settled]), curve.values[curve.settled]
+    x, y = np.log(curve.ranks[known]), curve.values[known]
     left, right = np.diff(x)[:-1], np.diff(x)[1:]
     errors = y[1:-1] - (y[:-2] * right + y[2:] * left) / (left + right)
     scaled: list[float] = (np.abs(errors) / np.sqrt(left * right / (left + right))).tolist()
