@@ -76,9 +76,13 @@ class Drift:
 
 
 def choose_anchors(rows: Sequence[Measurement], count: int = ANCHORS) -> list[Measurement]:
-    """`count` measured pairs, spread evenly from the smallest to the largest."""
+    """`count` measured pairs, spread evenly from the smallest to the largest.
+
+    They are pairs that settled where there are any: a wide interval holds whatever has changed.
+    """
+    measured = [row for row in rows if not row.shape.is_dense]
     pairs = sorted(
-        (row for row in rows if not row.shape.is_dense),
+        [row for row in measured if row.converged] or measured,
         key=lambda row: (row.shape.flops, row.shape.form, row.shape.in_features),
     )
     if len(pairs) <= count:

@@ -86,23 +86,29 @@ class MachineSuite(ExampleFixtures):
     def test_only_what_is_missing_is_measured(
         self, make_machine: MakeMachine, work: tuple[Workspace, RecordingReporter]
     ) -> None:
-        """The table prices what was asked for; nothing that is known is measured again."""
+        """The table prices what was asked for; nothing that settled is measured again."""
         workspace, reporter = work
         with make_machine() as machine:
             wanted = self.shapes(machine)
             table = machine.measure_layers(wanted, workspace, stage=_TITLE)
             first = [table.estimate(shape) for shape in wanted]
-        assert reporter.stages == ([_TITLE] if machine.verified else [])
+            timings = machine.layer_timings()
+        assert reporter.stages[:1] == ([_TITLE] if machine.verified else [])
         assert first[0].ratio == 1.0
         assert reporter.notes == []
+        assert (timings is not None) == machine.verified
+        settled = timings is None or timings.settled == timings.total == len(wanted)
+        stages = len(reporter.stages)
         with make_machine() as machine:
             table = machine.measure_layers(wanted, workspace, stage=_TITLE)
-            assert [table.estimate(shape) for shape in wanted] == first
+            second = [table.estimate(shape) for shape in wanted]
             known, sources = machine.known_layers(allow_extrapolation=False)
-            assert [known.estimate(shape) for shape in wanted] == first
+            assert [known.estimate(shape) for shape in wanted] == second
             assert sources
             assert all(isinstance(source, str) and source for source in sources)
-        assert len(reporter.stages) == int(machine.verified)
+        if settled:  # a busy host may leave some of them open
+            assert second == first
+        assert (len(reporter.stages) == stages) == settled
 
     def test_a_network_has_a_model_of_every_phase(
         self, machine: Machine, model: TracedModel, work: tuple[Workspace, RecordingReporter]
