@@ -20,8 +20,6 @@ from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, lay
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
 FORMS_PER_TASK = 4
-# An interval that reaches 0 has no logarithm; this share of the ratio stands for it.
-_LEAST = 0.01
 _ATTEMPTS = 3
 
 
@@ -161,7 +159,7 @@ def _rows(task: TimingTask, outcome: Outcome) -> list[Row]:
             latency_s=timing.latencies_s[i],
             dense_latency_s=timing.latencies_s[0],
             ratio=timing.ratios[i],
-            ratio_low=max(timing.ratio_lows[i], _LEAST * timing.ratios[i]),
+            ratio_low=timing.ratio_lows[i],
             ratio_high=timing.ratio_highs[i],
             rounds=timing.rounds,
             windows=timing.windows,
