@@ -17,6 +17,8 @@ from autotune.report.summary import (
 )
 from autotune.results.bench_record import BenchRecord
 from autotune.results.job_summary import TuneSummary
+from autotune.results.layer_timings import LayerTimings
+from autotune.results.record import TuneRecord
 from autotune.results.verdict import Verdict
 from tests.records import PREDICTED, kept_record, stored_record
 
@@ -43,6 +45,19 @@ def test_the_summary_of_a_measured_result(tmp_path):
     assert [line.split()[0] for line in lines[3:5]] == ["prefill", "decode"]
     assert lines[6].startswith("parameters  2.78 M of 3.48 M, 11.1 MB of 13.9 MB; ")
     assert lines[-1] == f"written     {tmp_path}/: model/, report.html"
+
+
+def test_settled_timings_and_the_load_are_in_the_summary_the_report_and_the_result(tmp_path):
+    timings = LayerTimings(settled=52, total=66, load=5.8, cores=2)
+    record = replace(stored_record(), layer_timings=timings)
+    text = "52 of 66 layer timings settled; load 5.8 on 2 cores"
+    assert f"timings     {text}" in summary(record, tmp_path)
+    write_report(record, tmp_path / "report.html")
+    assert f"{text}." in (tmp_path / "report.html").read_text()
+    values = record.to_json()
+    assert values["layer_timings"] == {"settled": 52, "total": 66, "load": 5.8, "cores": 2}
+    assert TuneRecord.from_json(values) == record
+    assert not any("timings" in line for line in summary(stored_record(), tmp_path))
 
 
 def test_the_summary_of_a_prediction_names_its_sources(tmp_path):
