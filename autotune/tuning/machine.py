@@ -131,6 +131,9 @@ class Machine(ABC):
         """What would disturb a measurement, as found by `prepare`; empty where it is not known."""
         return []
 
+    def keep_timings(self) -> None:  # noqa: B027 (most measure nothing)
+        """Measure no layer again that is known, settled or not."""
+
     def layer_timings(self) -> LayerTimings | None:
         """How well the layers that were asked for are known; None where nothing is measured."""
         return None

@@ -22,15 +22,17 @@ def test_the_small_commands(cli, tmp_path):
     assert "autotune profile --tokens 32 --shape 64x128" in done.stderr
     done = cli("profile", *shape, *database, "--format", "json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["measured"] == 3
-    done = cli("profile", *shape, *database)
-    assert "0 measured, 3 already known" in done.stdout
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["measured"] == found["wanted"] == 3
+    done = cli("profile", *shape, *database)  # a busy machine may leave some to be measured again
+    open_points = 3 - found["settled"]
+    assert f"{open_points} measured, {found['settled']} already known" in done.stdout
     done = cli("profile", "--tokens", 32, *database)
     assert done.returncode == 2
     assert "or --for, or --plan quick" in done.stderr
     done = cli("predict", *shape, "--rank", 16, *database, "--format", "json")
     answers = json.loads(done.stdout.splitlines()[-1])["estimates"]
-    assert [a["source"] for a in answers] == ["measured", "measured"]
+    assert {a["source"] for a in answers} <= {"measured", "unsettled"}
     assert [(a["rank"], a["form"]) for a in answers] == [(None, "dense"), (16, "rank=16")]
     done = cli("predict", *shape, "--form", "rank=16", *database, "--format", "json")
     assert json.loads(done.stdout.splitlines()[-1])["estimates"] == answers

@@ -105,7 +105,10 @@ def stamps(folder):
 
 
 def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
+    """A result that misses its budget is not final: layers that did not settle are tried again."""
     folder, record = tuned
+    if record["verdict"] != "met":
+        pytest.skip("the tuning did not meet its budget on this machine")
     before = stamps(folder)
     done = cli(*arguments, "--output", folder, "--format", "json")
     again = assert_finished(done)
@@ -118,12 +121,15 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
 
 
 @pytest.mark.slow
-def test_another_budget_reuses_what_does_not_depend_on_it(copied, cli, arguments):
+def test_another_budget_reuses_what_does_not_depend_on_it(tuned, copied, cli, arguments):
     done = cli(
         *arguments, *flags(output=copied, latency_budget="0.95x", trials=0, sensitivity_rounds=0)
     )
     assert_finished(done, copied)
-    for stage in ("statistics", "factorize", "export", "measure layers", "dense network"):
+    reused = ["statistics", "factorize", "export", "dense network"]
+    if tuned[1]["verdict"] == "met":  # otherwise layers that did not settle are tried again
+        reused.append("measure layers")
+    for stage in reused:
         assert stage not in done.stderr
     assert "measure round 1" in done.stderr
 
@@ -137,7 +143,8 @@ def test_a_models_profile_is_what_its_tuning_needs(tuned, cli, home):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["measured"] == 0
+    timings = tuned[1]["layer_timings"]
+    assert found["measured"] <= timings["total"] - timings["settled"]
     assert found["wanted"] > 50
 
 
