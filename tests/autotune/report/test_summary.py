@@ -57,7 +57,7 @@ def test_settled_timings_and_the_load_are_in_the_summary_the_report_and_the_resu
     values = record.to_json()
     assert values["layer_timings"] == {"settled": 52, "total": 66, "load": 5.8, "cores": 2}
     assert TuneRecord.from_json(values) == record
-    assert not any("timings" in line for line in summary(stored_record(), tmp_path))
+    assert not any(line.startswith("timings") for line in summary(stored_record(), tmp_path))
 
 
 def test_the_summary_of_a_prediction_names_its_sources(tmp_path):
