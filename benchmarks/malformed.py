@@ -19,7 +19,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.commands import run_command
 from tests.conftest import LLAMA
@@ -44,6 +46,10 @@ class Case:
     prepare: Callable[[Path], object]
 
 
+def _make(folder: Path, *, change: Any) -> object:
+    return make(folder, change)
+
+
 def cases(finished: Path) -> Iterator[Case]:
     """Every row; `finished` is the folder of a tuning that is copied and edited."""
     for name, change in FOLDERS.items():
@@ -51,7 +57,7 @@ def cases(finished: Path) -> Iterator[Case]:
             kind="folder",
             name=name,
             command="tune",
-            prepare=lambda folder, change=change: make(folder, change),
+            prepare=partial(_make, change=change),
         )
     for kind, command, changes in (
         ("result", "bench", RESULTS),
@@ -106,8 +112,8 @@ def main() -> None:
         for case in cases(home / "finished"):
             if (case.kind, case.name) in done:
                 continue
-            row = {"kind": case.kind, "name": case.name, "command": case.command}
-            row |= run(case, home)
+            about = {"kind": case.kind, "name": case.name, "command": case.command}
+            row = {**about, **run(case, home)}
             known.append(row)
             out.write(json.dumps(row) + "\n")
             out.flush()
