@@ -81,7 +81,9 @@ def run(data: Path, options: argparse.Namespace) -> dict[str, Any]:
             rows.append({"attack": name, **found})
             show(rows[-1])
         if options.schemathesis and not options.only:
-            found = watched(onlooker, lambda: fuzzed(server.address, evil, options.schemathesis))
+            found = watched(
+                onlooker, lambda: fuzzed(server.address, evil, examples=options.schemathesis)
+            )
             rows.append({"attack": "schemathesis", **found})
             show(rows[-1])
         lost = onlooker.missing(stored)
@@ -149,7 +151,7 @@ def show(row: dict[str, Any]) -> None:
     )
 
 
-def fuzzed(address: str, key: str, examples: int) -> Counter[str]:
+def fuzzed(address: str, key: str, *, examples: int) -> Counter[str]:
     """Statuses of random requests that the OpenAPI document allows."""
     import hypothesis
     import schemathesis

@@ -178,7 +178,7 @@ number is the largest difference over the largest value, at batches and lengths 
 traced and with padding on both sides. `benchmarks/coverage.py` writes this page.
 
 - {passes} of {total} pass: checkpoint and graphs, for decoders also of the decode step unless the
-  remark says otherwise.
+  remark states otherwise.
 - {no_graph} have no right ONNX graph, which is reported before anything is measured; with
   `--backend torch-eager` they are tuned.
 - {refused} are refused, for the reason in the remark.

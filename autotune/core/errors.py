@@ -19,12 +19,14 @@ Every error ends the command line with one sentence on stderr and the exit code 
     ├── EngineError                    4   an engine cannot be built or run here
     ├── ParityError                    1   an exported file computes something else than its model
     ├── MeasurementError               1   a measurement failed, so the budget cannot be checked
+    │   └── AnswerError                    a worker's answer makes no sense (autotune.farm.answers)
     ├── DeviceBusyError               75   another measurement holds the device (devices.lock)
     ├── ChildError                     1   a child process did not do its work (core.childprocess)
     │   ├── ChildStartError                it cannot be started
     │   ├── ChildTimeoutError              it does not answer in time
     │   └── ChildDiedError                 it has ended; carries how
     ├── FarmUnreachableError          75   the farm does not answer (autotune.farm.errors)
+    ├── WorkerLostError               75   a worker of the farm went silent (autotune.farm.errors)
     ├── OutOfMemoryError               1   the work does not fit into memory
     └── ServiceError                   1   the service refused a request (autotune.service.errors,
                                            whose subclasses carry an HTTP status)

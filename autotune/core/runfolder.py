@@ -18,7 +18,7 @@ from autotune.core.lockfile import open_lock_file
 from autotune.core.types import canonical_json, digest
 
 CACHE = ".cache"
-_ADVICE = f"set {option_name('output')} to a writable folder"
+ADVICE = f"set {option_name('output')} to a writable folder"
 # What killed runs left behind; the second form is that of earlier versions, for entries of a cache.
 _LEFTOVER = re.compile(rf"\..+{re.escape(PARTIAL)}|\.[a-z-]+-[0-9a-f]{{16}}(\.[a-z]+)?\.part")
 
@@ -56,7 +56,7 @@ class RunFolder:
             self.cache.mkdir(parents=True, exist_ok=True)
             self._lock = os.fdopen(open_lock_file(self.cache / "lock"), "a")
         except OSError as error:
-            raise refused_write(self.path, error, advice=_ADVICE, kind=RunFolderError) from error
+            raise refused_write(self.path, error, advice=ADVICE, kind=RunFolderError) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -76,11 +76,11 @@ class RunFolder:
 
     def write(self, path: Path, build: Callable[[Path], None]) -> Path:
         """Let `build` write a file or folder under a temporary name, then put it at `path`."""
-        return write_whole(path, build, advice=_ADVICE)
+        return write_whole(path, build, advice=ADVICE)
 
     def write_text(self, path: Path, text: str) -> Path:
         """Put a file with this text at `path`; see `write`."""
-        return write_text_whole(path, text, advice=_ADVICE)
+        return write_text_whole(path, text, advice=ADVICE)
 
     def stage(
         self, name: str, inputs: Any, *, suffix: str, build: Callable[[Path], None]
@@ -120,17 +120,15 @@ class RunFolder:
         inputs: Any,
         *,
         compute: Callable[[], Any],
-        keep: Callable[[Any], bool] = lambda value: True,
+        reuse: Callable[[Any], bool] = lambda value: True,
     ) -> Any:
-        """Like `stage`, for a value that is JSON; one that `keep` refuses is not written."""
+        """Like `stage`, for a value that is JSON; one that `reuse` refuses is computed again."""
         path = self._entry(name, inputs, suffix=".json")
-        if self.is_kept(path):
-            return json.loads(path.read_text())
+        if self.is_kept(path) and reuse(value := json.loads(path.read_text())):
+            return value
         text = canonical_json(compute())
-        value = json.loads(text)
-        if keep(value):
-            self._keep(path, partial(_write_text, text=text))
-        return value
+        self._keep(path, partial(_write_text, text=text))
+        return json.loads(text)
 
     def _entry(self, name: str, inputs: Any, *, suffix: str) -> Path:
         return self.cache / f"{name}-{digest(inputs)[:16]}{suffix}"

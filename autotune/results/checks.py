@@ -199,7 +199,8 @@ def run_check(
     except MemoryError:
         raise
     except Exception as error:  # of the libraries that read and run the files
-        found = Finding(reason=f"{type(error).__name__}: {first_line(error)}")
+        kind_of, why = type(error).__name__, first_line(error)
+        found = Finding(reason=why if why == kind_of else f"{kind_of}: {why}")
     return Check(
         kind=kind,
         subject=subject,

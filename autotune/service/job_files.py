@@ -63,9 +63,8 @@ def read_log(settings: Settings, job_id: str, *, offset: int) -> tuple[str, int]
 def folder_bytes(folder: Path) -> int:
     """The size of all files below a folder; files that vanish meanwhile are skipped."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except OSError:
-            continue
+    for place, folders, files in os.walk(folder):  # passes over folders that vanish
+        for name in (*folders, *files):
+            with suppress(OSError):
+                total += Path(place, name).lstat().st_size
     return total

@@ -203,7 +203,10 @@ class ClosedLoop:
             "inputs": inputs.name,
         }
         found = self.workspace.value(
-            "timing", key, compute=compute, keep=lambda one: bool(one["converged"])
+            "timing",
+            key,
+            compute=compute,
+            reuse=lambda one: bool(one["converged"]) or self.machine.keeps_timings,
         )
         return MeasuredPass(**found)
 

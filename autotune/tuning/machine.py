@@ -45,6 +45,7 @@ class Machine(ABC):
     """
 
     verified: bool
+    keeps_timings = False
 
     def __init__(
         self,
@@ -131,8 +132,9 @@ class Machine(ABC):
         """What would disturb a measurement, as found by `prepare`; empty where it is not known."""
         return []
 
-    def keep_timings(self) -> None:  # noqa: B027 (most measure nothing)
-        """Measure no layer again that is known, settled or not."""
+    def keep_timings(self) -> None:
+        """Measure nothing again that is known, settled or not."""
+        self.keeps_timings = True
 
     def layer_timings(self) -> LayerTimings | None:
         """How well the layers that were asked for are known; None where nothing is measured."""

@@ -113,7 +113,6 @@ class MeasuringMachine(Machine):
         self._read_host = read_host
         self._host: CpuReading | None = None
         self._remeasure = remeasure
-        self._keep = False
         self._timed: set[LayerShape] = set()
         self._wanted: set[LayerShape] = set()
         self._resources = ExitStack()
@@ -141,10 +140,6 @@ class MeasuringMachine(Machine):
     def disturbances(self) -> list[str]:
         """What would disturb a measurement on this host, before anything of ours ran."""
         return disturbances(self.spec.kind, self._host) if self._host else []
-
-    def keep_timings(self) -> None:
-        """Measure no layer again that is known, unless that was asked for."""
-        self._keep = True
 
     def layer_timings(self) -> LayerTimings:
         """How many of the layers that were asked for settled, and the load before."""
@@ -201,7 +196,7 @@ class MeasuringMachine(Machine):
     def doubtful(self, shapes: Collection[LayerShape]) -> set[LayerShape]:
         """Those of `shapes` that were measured and do not stand so, or shall be measured again."""
         again = set(shapes) - self._timed if self._remeasure else set()
-        if self._keep:
+        if self.keeps_timings:
             return again
         rows = self.database.measurements(self.fingerprint.id)
         known = {row.shape for row in rows} & set(shapes)
@@ -265,7 +260,10 @@ class MeasuringMachine(Machine):
             "shapes": [shape.to_json() for shape in shapes],
         }
         found = builder.workspace.value(
-            "anchor", key, compute=compute, keep=lambda one: bool(one["settled"])
+            "anchor",
+            key,
+            compute=compute,
+            reuse=lambda one: bool(one["settled"]) or self.keeps_timings,
         )
         return NetworkAnchor(
             latency_s=found["latency_s"],

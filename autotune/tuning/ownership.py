@@ -15,9 +15,9 @@ from typing import Any
 
 from autotune.compress.companions import is_checkpoint_file
 from autotune.compress.locate import EMBEDDED_MODEL, is_local
-from autotune.core.errors import RunFolderError, option_name
+from autotune.core.errors import RunFolderError, option_name, refused_write
 from autotune.core.files import file_sha256, files_of
-from autotune.core.runfolder import CACHE, RunFolder
+from autotune.core.runfolder import ADVICE, CACHE, RunFolder
 from autotune.core.types import canonical_json
 from autotune.results.result import RESULT
 from autotune.tuning.request import TuneRequest
@@ -38,6 +38,12 @@ def check_output(request: TuneRequest) -> None:
             data or the database of the request lie in what would be replaced, or hold it.
     """
     folder, database = request.output, request.machine.database
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a file where a folder should be
+        raise refused_write(folder, error, advice=ADVICE, kind=RunFolderError) from error
     if isinstance(database, Path):
         require_apart(folder, database, option="machine.database")
     if request.model not in (None, EMBEDDED_MODEL) and is_local(request.model):

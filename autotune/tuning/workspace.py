@@ -46,7 +46,7 @@ class Workspace:
         key: Any,
         *,
         compute: Callable[[], Any],
-        keep: Callable[[Any], bool] = lambda value: True,
+        reuse: Callable[[Any], bool] = lambda value: True,
     ) -> Any:
-        """The cached JSON value computed from `key`; only what `keep` says is cached."""
-        return self.folder.json_stage(name, key, compute=compute, keep=keep)
+        """The cached JSON value computed from `key`; one that `reuse` refuses is computed again."""
+        return self.folder.json_stage(name, key, compute=compute, reuse=reuse)

@@ -78,6 +78,8 @@ def _check_body(architecture: str, model_type: str) -> None:
     names = (bodies,) if isinstance(bodies, str) else bodies or ()
     if architecture in names or (not names and "For" not in architecture):
         return
+    if architecture.endswith("EncoderModel"):  # the encoder alone of a model with a decoder
+        return
     endings = (ending for kind in TASKS.values() for ending in kind.architectures)
     raise ModelError(
         f"config.json names the architecture {architecture}, whose outputs no task judges; judged "

@@ -171,10 +171,14 @@ def test_dense_layers_behind_the_pooling_belong_to_the_embedding(tmp_path):
     ("name", "text", "message"),
     [
         ("1_Pooling/config.json", '{"pooling_mode": "median"}', "pools by 'median'.*supported are"),
-        ("1_Pooling/config.json", "[]", "must hold one JSON object"),
-        ("1_Pooling/config.json", "{", "cannot be read"),
-        ("modules.json", "null", "must hold a list of modules"),
-        ("modules.json", '[{"path": "../../x"}, {"path": 5}, 7]', "must hold a list of modules"),
+        ("1_Pooling/config.json", "[]", "must hold a JSON object"),
+        ("1_Pooling/config.json", "{", "is not valid JSON"),
+        ("modules.json", "null", "must hold a JSON list of modules"),
+        (
+            "modules.json",
+            '[{"path": "../../x"}, {"path": 5}, 7]',
+            "must hold a JSON list of modules",
+        ),
         ("modules.json", '[{"type": "a.Pooling", "path": "../x"}]', "no folder beside it"),
         ("modules.json", '[{"type": "a.Transformer"}, {"type": "a.SpladePooling"}]', "SpladePool"),
         ("modules.json", '[{"type": "a.CLIPModel"}, {"type": "a.Pooling"}]', "module CLIPModel"),

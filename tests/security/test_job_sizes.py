@@ -61,7 +61,7 @@ def a_model(roots, **changes):  # noqa: F811
         ("profile", {"tokens": [128], "shapes": ["ééé"]}, "must be IN_FEATURESxOUT_FEATURES"),
         ("profile", {}, "give spec.tokens and spec.shapes"),
         ("tune", {"targets": ["("]}, "is not a regular expression"),
-        ("tune", {"ignore": [r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)\7[!?]"]}, "takes longer than"),
+        ("tune", {"ignore": [r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)\7[!?]"]}, "takes too long to search"),
         ("tune", {"allocator": "pgsvd:groups=("}, "is not a regular expression"),
     ],
 )

@@ -30,6 +30,12 @@ SUITES = {
 }
 # Abstract classes and protocols without a suite of their own, with the reason.
 WITHOUT_SUITE = {
+    "autotune.compress.tasks.distances.Distance": (
+        "private to tasks: TaskSuite runs every task with the distances that it has"
+    ),
+    "autotune.tuning.builders._Checked": (
+        "what the ONNX builders share: BuilderSuite runs each of them"
+    ),
     "autotune.compress.onnx_lower._Lowering": "a function's signature, private to its module",
     "autotune.core.store.dialects.Dialect": (
         "private to Store: StoreSuite runs every kind of database on every dialect"

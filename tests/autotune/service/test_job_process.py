@@ -168,7 +168,7 @@ def test_control_characters_of_a_message_are_made_visible(tmp_path, monkeypatch)
         "reporter.note('a\\x1b[2J\\x00')\n"
         "report_error('UsageError', 'b\\x1b[2J\\x00', exit_code=2)\nraise SystemExit(2)",
     )
-    with JobProcess((), tmp_path, {}) as process:
+    with JobProcess((), tmp_path, environment={}) as process:
         events = []
         while process.alive:
             events += process.listen(0.1)

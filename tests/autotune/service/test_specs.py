@@ -219,6 +219,7 @@ def test_flat_and_nested_names_make_the_same_spec():
         "search",
         "seed",
         "effort",
+        "allow_quality_loss",
     }
     assert flat_spec("tune", specs[0])["latency_budget"] == "1x"
 

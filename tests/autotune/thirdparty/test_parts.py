@@ -51,7 +51,11 @@ class TestExportedProgram(BackendSuite):
     [
         (make_metric, "depth-weighted:emphasis=11", "at least 0 and at most 10, got '11'"),
         (make_metric, "depth-weighted:end=middle", "one of first, last, got 'middle'"),
-        (make_allocator, "tapered:taper=steep", "a finite number, got 'steep'"),
+        (
+            make_allocator,
+            "tapered:taper=steep",
+            "a finite number, at least 0 and at most 1, got 'steep'",
+        ),
         (make_allocator, "tapered:slope=1", "unknown option 'slope'; known are taper"),
     ],
 )

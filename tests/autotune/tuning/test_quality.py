@@ -151,7 +151,7 @@ def weights_times(folder, factor):
     [
         (lambda f: weights_times(f, 0.0), CalibrationError, "the same for every held-out input"),
         (lambda f: weights_times(f, 1e36), (ModelError, CalibrationError), "held-out"),
-        (lambda f: put(f, rms_norm_eps=float("nan")), ModelError, "output is not finite"),
+        (lambda f: put(f, rms_norm_eps=float("nan")), ModelError, "holds NaN in rms_norm_eps"),
         (lambda f: put(f, max_position_embeddings=8), UsageError, "need 16 positions; .* has 8"),
     ],
 )
