@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def words(within: bool | None) -> str:
-    """The verdict in words."""
+    """Say in words what the verdict of the result is."""
     return {True: "budget met", False: "budget MISSED", None: "budget undecided"}[within]
 
 

@@ -219,4 +219,4 @@ class _NoPooler(nn.Module):
     """
 
     def forward(self, *_: object) -> None:
-        """Nothing."""
+        """Give no pooled output; the arguments are not looked at."""

@@ -66,7 +66,7 @@ def prepare() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line as a job, and end with its server."""
     prepare()
     from autotune.cli.main import main as run
 

@@ -104,7 +104,7 @@ class Client:
         self._json("DELETE", f"/v1/jobs/{_part(job_id)}")
 
     def delete_upload(self, name: str) -> None:
-        """Delete an uploaded model."""
+        """Delete an uploaded model with all of its files."""
         self._json("DELETE", f"/v1/models/{quote(name, safe='')}")
 
     def logs(self, job_id: str, offset: int = 0) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class LimitedProtocol(H11Protocol):
         self._unread = self.loop.call_later(self.crowd.limits.head_s, self.drop)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Forget the time limit for writing: the client reads again."""
         self._stop(self._unread)
         super().resume_writing()
 

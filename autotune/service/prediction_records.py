@@ -25,7 +25,7 @@ class Question:
     allow_extrapolation: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """The record as a JSON object, for the pipe to the other process."""
         shapes = [{**dataclasses.asdict(one), "form": str(one.form)} for one in self.shapes]
         return {**dataclasses.asdict(self), "shapes": shapes}
 
@@ -50,7 +50,7 @@ class Prediction:
     estimates: tuple[Estimate, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """The record as a JSON object, for the pipe to the other process."""
         return dataclasses.asdict(self)
 
     @staticmethod

@@ -74,7 +74,7 @@ class Part:
 
     @property
     def reserved(self) -> int:
-        """Bytes that are counted."""
+        """Bytes of the file that count against the quota, written or not."""
         return os.fstat(self._file).st_size
 
     def write(self, chunk: bytes) -> None:

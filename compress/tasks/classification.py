@@ -39,7 +39,7 @@ class Classification(Task):
 
     @property
     def setup(self) -> Mapping[str, Any]:
-        """The distance."""
+        """The distance, which changes what is judged and therefore what is cached."""
         return {"distance": self.distance.name}
 
     def check_model(self, model: nn.Module) -> None:
@@ -66,7 +66,7 @@ class Classification(Task):
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Those of the distance."""
+        """Signals whose gradients have the curvature of the distance as covariance."""
         del batch
         yield from self.distance.signals(output, generator)
 

@@ -104,7 +104,7 @@ class Score(Distance):
     metric = "R2 to dense"
 
     def between(self, ours: Tensor, dense: Tensor) -> Tensor:
-        """½‖ours − dense‖²."""
+        """½‖ours − dense‖² of each row, summed over its outputs."""
         return 0.5 * (ours.float() - dense.float()).square().sum()
 
     def signals(self, answers: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

@@ -40,7 +40,7 @@ class TokenClassification(Task):
 
     @property
     def setup(self) -> Mapping[str, Any]:
-        """The distance."""
+        """The distance, which changes what is judged and therefore what is cached."""
         return {"distance": self.distance.name}
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -135,7 +135,7 @@ class MaskedLM(Task):
 
     @property
     def setup(self) -> Mapping[str, Any]:
-        """The mask token."""
+        """The mask token, which decides the tokens that are judged."""
         return {"mask_token_id": self.mask_token_id}
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:

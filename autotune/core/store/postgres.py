@@ -1,4 +1,4 @@
-"""Databases of PostgreSQL servers."""
+"""The dialect of PostgreSQL servers, whose databases many machines share."""
 
 from __future__ import annotations
 

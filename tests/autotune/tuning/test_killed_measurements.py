@@ -21,7 +21,7 @@ from autotune.profiler.measure.shard import ShardRunner
 from autotune.profiler.measure.tasks import Subject
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tuning.machines import local_machine
-from autotune.tuning.measuring import time_subjects
+from autotune.tuning.network_timing import time_subjects
 from autotune.tuning.options import MachineOptions
 from tests.autotune.service.processes import descendants
 
