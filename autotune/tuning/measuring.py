@@ -273,7 +273,7 @@ class MeasuringMachine(Machine):
     def compare(
         self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
     ) -> PairedTiming:
-        """In fresh processes, more of them while the result is wide (`time_subjects`)."""
+        """In a fresh process, more often while the result is wide (`time_subjects`)."""
         subjects = [network_subject(build, inputs) for build in builds]
         policy = network_policy(self.spec.kind, self.measure_seconds, final=final)
         return time_subjects(self.runner, subjects, policy=policy, advance=advance)

@@ -1,8 +1,8 @@
-"""How networks and layers are timed: policies, and several processes for one network."""
+"""How networks and layers are timed: policies, and the repetitions of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotune.core.errors import MeasurementError
@@ -10,10 +10,10 @@ from autotune.core.progress import Advance
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_timing
 
-# A network is timed by so many processes at least, which share the time of one measurement, and by
-# so many at most while the result is wide.
-_PROCESSES = 2
-_MOST_PROCESSES = 6
+# A network is prepared and timed at least so often, which share the time of one measurement, and at
+# most so often while the result is wide.
+_TIMES = 2
+_MOST_TIMES = 6
 _WIDE = 0.02
 # How far the ratios of two processes on a calm machine lie apart (benchmarks/results/
 # 2026-11-26-busy.md), by device kind; a GPU's memory is placed the same way every time.
@@ -21,14 +21,14 @@ _PROCESS_SD = {"cpu": 0.003, "cuda": 0.001}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
-    """How one process times a whole network; the figure that is handed out gets twice the time.
+    """How a whole network is timed once prepared; the figure that is handed out gets twice the time.
 
     `kind` is that of the device, `measure_seconds` the limit of a measurement.
     """
     return TimingPolicy(
         rounds_per_window=3,
         min_windows=6,
-        max_seconds=measure_seconds * (2.0 if final else 1.0) / _PROCESSES,
+        max_seconds=measure_seconds * (2.0 if final else 1.0) / _TIMES,
         target_relative_ci=0.004,
         process_sd=_PROCESS_SD[kind],
     )
@@ -47,12 +47,12 @@ def network_subject(build: Path, inputs: Path) -> Subject:
 def time_subjects(
     runner: TaskRunner, subjects: Sequence[Subject], *, policy: TimingPolicy, advance: Advance
 ) -> PairedTiming:
-    """Time `subjects` in turn, in several fresh processes; what they found together.
+    """Time `subjects` in turn in a fresh process, prepared anew several times; all of it together.
 
-    Processes differ, and a neighbour that keeps the machine busy for a whole measurement disturbs
-    every window of it alike, so one process never suffices, and there are more of them while the
-    interval is wide. A process that was killed counts as one, and is no reason to lose what came
-    before.
+    A network that is prepared again lies elsewhere in memory, and a neighbour that keeps the
+    machine busy for a whole measurement disturbs every window of it alike: so once never suffices,
+    and it is done more often while the interval is wide. A process that was killed counts as once,
+    and is no reason to lose what came before.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
@@ -60,20 +60,18 @@ def time_subjects(
     task = TimingTask(subjects=tuple(subjects), policy=policy)
     timings: list[PairedTiming] = []
     error: str | None = None
-    for number in range(_MOST_PROCESSES):
-        (outcome,) = runner.run([task], _share(advance, number))
+
+    def progress(used: float) -> None:
+        advance(round(100 * min(1.0, (len(timings) + used) / _TIMES)), 100)
+
+    for outcome in runner.run([task] * _MOST_TIMES, progress):
         error = outcome.error
         if outcome.timing is not None:
             timings.append(outcome.timing)
         elif not outcome.died:
             raise MeasurementError(f"the measurement failed: {error}")
-        if len(timings) >= _PROCESSES and pooled_timing(timings).half_width <= _WIDE:
+        if len(timings) >= _TIMES and pooled_timing(timings).half_width <= _WIDE:
             break
     if not timings:
         raise MeasurementError(f"the measurement failed: {error}")
     return pooled_timing(timings)
-
-
-def _share(advance: Advance, number: int) -> Callable[[float], None]:
-    """Progress of process `number`, of which the first two are the usual whole."""
-    return lambda used: advance(round(100 * min(1.0, (number + used) / _PROCESSES)), 100)
