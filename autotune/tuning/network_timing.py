@@ -21,7 +21,7 @@ _PROCESS_SD = {"cpu": 0.003, "cuda": 0.001}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
-    """How a whole network is timed once prepared; the figure that is handed out gets twice the time.
+    """How a whole network is timed, once prepared; what is handed out gets twice the time.
 
     `kind` is that of the device, `measure_seconds` the limit of a measurement.
     """
