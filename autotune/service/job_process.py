@@ -152,8 +152,8 @@ class JobProcess:
     def ending(self) -> Ending:
         """How the process ended: the last line of its output, or the error that it reported.
 
-        One that was killed or interrupted may be tried again. One that the kernel killed for want
-        of memory would be again, so it is not.
+        One that was killed or interrupted, or that ended without a word of ours, may be tried
+        again. One that the kernel killed for want of memory would be again, so it is not.
         """
         code = self._process.wait()
         self.listen(0.0)
@@ -173,9 +173,9 @@ class JobProcess:
             return Ending(exit_code=OutOfMemoryError.exit_code, error=error)
         with (self.folder / "log.txt").open("rb") as log:
             death = Death.of(code, printable(last_line(log, self._log_start)))
-        return Ending(
-            exit_code=code, error=f"the job's process {death}", again=code < 0 or code in _AGAIN
-        )
+        # Without a word of ours a library ended the process, as Ray does when its head is gone.
+        again = code not in (ExitCode.UNUSABLE, ExitCode.CRASHED)
+        return Ending(exit_code=code, error=f"the job's process {death}", again=again)
 
 
 def oom_kills() -> int:
