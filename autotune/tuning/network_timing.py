@@ -15,8 +15,8 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_
 _TIMES = 2
 _MOST_TIMES = 6
 _WIDE = 0.02
-# How far the ratios of two processes on a calm machine lie apart (benchmarks/results/
-# 2026-11-26-busy.md), by device kind; a GPU's memory is placed the same way every time.
+# How far the ratios of two processes on a calm machine lie apart, by device kind. Assumed, not
+# measured: benchmarks/process_spread.py measures it.
 _PROCESS_SD = {"cpu": 0.003, "cuda": 0.001}
 
 
