@@ -77,13 +77,18 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, or holds something else.
     """
-    found = _read(path)
+    found = read_json(path)
     if not isinstance(found, dict):
         raise ModelError(f"{path} must hold a JSON object, not {_shown(found)}; {_AGAIN}")
     return found
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The JSON value in a file of a model folder.
+
+    Raises:
+        ModelError: the file cannot be read, or is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -91,7 +96,7 @@ def _read(path: Path) -> Any:
 
 
 def _check_modules(path: Path) -> None:
-    modules = _read(path)
+    modules = read_json(path)
     whole = isinstance(modules, list) and all(
         isinstance(each, dict) and isinstance(each.get("path", ""), str) for each in modules
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from autotune.compress.companions import (
     is_weights,
     module_folders,
 )
+from autotune.compress.documents import read_json
 from autotune.core.errors import ModelError, option_name
 
 EMBEDDED_MODEL = "all-MiniLM-L6-v2"
@@ -148,7 +148,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _refuse_redirections(folder: Path) -> None:
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     for key in _REDIRECTIONS:
         if isinstance(config, dict) and config.get(key) is not None:
             raise ModelError(
@@ -174,7 +174,7 @@ def named_shards(index: Path) -> list[str]:
     Raises:
         ModelError: it is damaged, names none, or one outside of its folder.
     """
-    found = _json(index)
+    found = read_json(index)
     shards = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(each, str) for each in shards.values()):
         raise ModelError(
@@ -187,17 +187,3 @@ def named_shards(index: Path) -> list[str]:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(f"{index} names {name!r}, which is no weight file of that folder")
     return names
-
-
-def _json(path: Path) -> Any:
-    """A JSON value.
-
-    Raises:
-        ModelError: the file is missing or is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); save the model again") from error

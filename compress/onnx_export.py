@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_weight
 from autotune.compress.onnx_trace import ADVICE, OPSET, trace
 from autotune.compress.tasks.base import Task
-from autotune.core.errors import ModelError, one_line
+from autotune.core.errors import ModelError
 from autotune.core.progress import Advance, no_progress
+from autotune.core.text import cause_line
 from autotune.core.types import Workload
 
 EXTERNAL_ABOVE_BYTES = 1_800_000_000
@@ -202,7 +203,7 @@ def check_graph(model: onnx.ModelProto | str, *, full: bool = False) -> None:
         onnx.checker.check_model(model, full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
-            f"the exported graph is not valid ONNX: {one_line(error)}; {ADVICE}"
+            f"the exported graph is not valid ONNX: {cause_line(error)}; {ADVICE}"
         ) from error
 
 

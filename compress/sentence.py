@@ -6,12 +6,12 @@ here in the same way is refused by name. docs/quality.md lists both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.compress.documents import read_json, read_object
 from autotune.core.errors import ModelError
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -79,8 +79,8 @@ def read_sentence_model(folder: Path) -> SentenceModel | None:
             heads.append(path)
         elif kind not in _WITHOUT_EFFECT:
             raise _unsupported(folder, kind)
-    pooling = _read(modules[place][1] / "config.json")
-    settings = next((_read(folder / n) for n in _SETTINGS if (folder / n).is_file()), {})
+    pooling = read_object(modules[place][1] / "config.json")
+    settings = next((read_object(folder / n) for n in _SETTINGS if (folder / n).is_file()), {})
     return SentenceModel(
         pooling=_modes(pooling, modules[place][1]),
         includes_prompt=bool(pooling.get("include_prompt", True)),
@@ -104,7 +104,7 @@ def sentence_modules(folder: Path) -> list[tuple[str, Path]]:
         pools = (folder / _POOLING_FOLDER / "config.json").is_file()
         return [("Pooling", folder / _POOLING_FOLDER)] if pools else []
     found: list[tuple[str, Path]] = []
-    modules = _parsed(path)
+    modules = read_json(path)
     for module in modules if isinstance(modules, list) else [modules]:
         kind, place = (
             (module.get("type"), module.get("path", ""))
@@ -137,7 +137,7 @@ def _modes(config: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 def _prompt(folder: Path) -> str:
     """The prompt that `encode` puts before a text unless it is given another."""
     path = folder / "config_sentence_transformers.json"
-    config = _read(path) if path.is_file() else {}
+    config = read_object(path) if path.is_file() else {}
     name, prompts = config.get("default_prompt_name"), config.get("prompts") or {}
     if name is None:
         return ""
@@ -155,22 +155,6 @@ def _max_tokens(settings: Mapping[str, Any], folder: Path) -> int | None:
     return found
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    found = _parsed(path)
-    if not isinstance(found, Mapping):
-        raise ModelError(f"{path} must hold one JSON object; restore it from the original model")
-    return found
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} cannot be read ({error}); restore it from the original model"
-        ) from error
-
-
 def _unsupported(folder: Path, kind: str) -> ModelError:
     return ModelError(
         f"{folder} has the sentence-transformers module {kind}, which is not supported; supported "
@@ -185,4 +169,4 @@ def read_head_config(folder: Path) -> Mapping[str, Any]:
     Raises:
         ModelError: a damaged file.
     """
-    return _read(folder / "config.json")
+    return read_object(folder / "config.json")

@@ -51,6 +51,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+from autotune.core.text import cause_line
+
 _NAME = re.compile(r"\{option:([a-z_.]+)\}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (
@@ -87,19 +89,6 @@ def option_name(path: str) -> str:
 def fill_names(template: str, names: Callable[[str], str] = str) -> str:
     """A message in which `names` spells every option by its path; unless given, it is the path."""
     return _NAME.sub(lambda found: names(found[1]), template)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of what a library raised at first, cut to `limit` characters.
-
-    What is raised around it often holds pages; an error without words is named by its type.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip().rstrip(":. ") if lines else ""
-    text = text or type(error).__name__
-    return text if len(text) <= limit else f"{text[:limit]} …"
 
 
 class AutotuneError(Exception):
@@ -215,7 +204,7 @@ def foreign_code(message: str, kind: type[AutotuneError] = ModelError) -> Iterat
     except Exception as error:
         if memory_refusal(error) is not None:
             raise
-        raise kind(message.replace("<why>", one_line(error))) from error
+        raise kind(message.replace("<why>", cause_line(error))) from error
 
 
 class OutOfMemoryError(AutotuneError):

@@ -43,6 +43,13 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= _REASON_CHARACTERS else f"{text[:_REASON_CHARACTERS]} …"
 
 
+def cause_line(error: BaseException) -> str:
+    """As `first_line`, of what a library raised at first: what is raised around it holds pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error).rstrip(":. ")
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

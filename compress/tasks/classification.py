@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
-from autotune.compress.tasks.base import Batch, Task, model_inputs
-from autotune.compress.tasks.distances import Choice, Distance, label_distance
+from autotune.compress.tasks.base import Batch, model_inputs
+from autotune.compress.tasks.labelled import LabelledTask
 from autotune.core.errors import ModelError
 from autotune.core.types import Workload
 
 
-class Classification(Task):
+class Classification(LabelledTask):
     """Loss and quality by what the labels mean: `autotune.compress.tasks.distances`.
 
     No labels are needed, so any inputs of the right kind calibrate it.
@@ -25,22 +23,6 @@ class Classification(Task):
     name = "classification"
     auto_class = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
-    output_name = "logits"
-    higher_is_better = True
-
-    def __init__(self, distance: Distance | None = None) -> None:
-        self.distance = distance or Choice()
-        self.metric = self.distance.metric
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> Self:
-        """With the distance that the number of labels and the type of the problem ask for."""
-        return cls(label_distance(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
-
-    @property
-    def setup(self) -> Mapping[str, Any]:
-        """The distance, which changes what is judged and therefore what is cached."""
-        return {"distance": self.distance.name}
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse a classifier that finds the last token of a sequence by a padding it lacks."""
@@ -74,10 +56,6 @@ class Classification(Task):
         """Distance to the dense answers, summed over inputs."""
         del batch
         return self.distance.between(output, reference), output.shape[0]
-
-    def figure(self, mean_loss: float) -> float:
-        """The figure of the distance, 1 where both models agree."""
-        return self.distance.figure(mean_loss)
 
     def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
         """The unit of the distance."""

@@ -9,39 +9,24 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from autotune.compress.tasks.base import MASK, Batch, Task, differ, text_inputs, vocabulary_size
-from autotune.compress.tasks.distances import Choice, Distance, label_distance
+from autotune.compress.tasks.distances import Choice
+from autotune.compress.tasks.labelled import LabelledTask
 from autotune.core.errors import ModelError
 from autotune.core.types import Workload
 
 _EVERY = 7  # the distance of masked tokens in random inputs, about 15 %
 
 
-class TokenClassification(Task):
+class TokenClassification(LabelledTask):
     """A label for every token: the distance of its logits to the dense model's, by token."""
 
     name = "token-classification"
     auto_class = "AutoModelForTokenClassification"
     architectures = ("ForTokenClassification",)
-    output_name = "logits"
-    higher_is_better = True
     default_metric = "kfac"
-
-    def __init__(self, distance: Distance | None = None) -> None:
-        self.distance = distance or Choice()
-        self.metric = self.distance.metric
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> Self:
-        """With the distance that the number of labels and the type of the problem ask for."""
-        return cls(label_distance(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
-
-    @property
-    def setup(self) -> Mapping[str, Any]:
-        """The distance, which changes what is judged and therefore what is cached."""
-        return {"distance": self.distance.name}
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
         """The logits of the labels, (batch, sequence, labels)."""
@@ -63,10 +48,6 @@ class TokenClassification(Task):
         """Distance to the dense logits, summed over tokens."""
         keep = batch[MASK].bool()
         return self.distance.between(output[keep], reference[keep]), int(keep.sum())
-
-    def figure(self, mean_loss: float) -> float:
-        """The figure of the distance, 1 where both models agree."""
-        return self.distance.figure(mean_loss)
 
     def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
         """The unit of the distance, from the tokens that are no padding."""

@@ -65,50 +65,36 @@ def measure_wanted(
     if not doubtful and not missing_points(database, fingerprint, wanted=wanted):
         return Pass(measured=0, failed=())
     with database.reserve(f"measuring-{fingerprint.id}", limit_s=_RESERVE_S):
-        return _measure(
-            database,
-            fingerprint,
-            wanted=wanted,
-            doubtful=doubtful,
-            runner=runner,
-            policy=policy,
-            stage=stage,
+        missing = missing_points(database, fingerprint, wanted=wanted)
+        known = sorted(
+            set(doubtful) - set(missing), key=lambda shape: (shape.dense.flops, shape.form)
         )
+        first = [*missing, *known]
+        if not first:
+            return Pass(measured=0, failed=())
 
+        def measure(points: list[LayerShape], again: bool) -> list[FailedMeasurement]:
+            with stage(again) as advance:
+                return measure_points(
+                    database,
+                    fingerprint,
+                    points=points,
+                    runner=runner,
+                    policy=policy,
+                    progress=advance,
+                )
 
-def _measure(
-    database: LatencyDatabase,
-    fingerprint: Fingerprint,
-    *,
-    wanted: Collection[LayerShape],
-    doubtful: Collection[LayerShape],
-    runner: TaskRunner,
-    policy: TimingPolicy,
-    stage: Callable[[bool], AbstractContextManager[Advance]],
-) -> Pass:
-    missing = missing_points(database, fingerprint, wanted=wanted)
-    known = sorted(set(doubtful) - set(missing), key=lambda shape: (shape.dense.flops, shape.form))
-    first = [*missing, *known]
-    if not first:
-        return Pass(measured=0, failed=())
+        def unsettled() -> list[LayerShape]:
+            return unsettled_points(database, fingerprint, wanted=wanted)
 
-    def measure(points: list[LayerShape], again: bool) -> list[FailedMeasurement]:
-        with stage(again) as advance:
-            return measure_points(
-                database, fingerprint, points=points, runner=runner, policy=policy, progress=advance
-            )
-
-    def unsettled() -> list[LayerShape]:
-        return unsettled_points(database, fingerprint, wanted=wanted)
-
-    before = unsettled()
-    failed = measure(first, False)
-    left, most = unsettled(), len(first)
-    useful = bool(missing) or len(left) < len(before)
-    while useful and left and most:
-        before = left
-        measure(left[:most], True)
-        most -= len(left[:most])
-        left = unsettled()
-        useful = len(left) < len(before)
-    return Pass(measured=len(first), failed=tuple(failed))
+        before = unsettled()
+        failed = measure(first, False)
+        left, most = unsettled(), len(first)
+        useful = bool(missing) or len(left) < len(before)
+        while useful and left and most:
+            before = left
+            measure(left[:most], True)
+            most -= len(left[:most])
+            left = unsettled()
+            useful = len(left) < len(before)
+        return Pass(measured=len(first), failed=tuple(failed))

@@ -30,6 +30,9 @@ SUITES = {
 }
 # Abstract classes and protocols without a suite of their own, with the reason.
 WITHOUT_SUITE = {
+    "autotune.compress.tasks.labelled.LabelledTask": (
+        "a half-finished Task: TaskSuite runs those that complete it"
+    ),
     "autotune.compress.tasks.distances.Distance": (
         "private to tasks: TaskSuite runs every task with the distances that it has"
     ),
