@@ -15,6 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from autotune.compress.loading import LoadedModel
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense, only_low_rank, rewrite_low_rank
@@ -164,8 +165,8 @@ class _Checked(Builder):
         batch = min(workload.batch_size, max(1, _CHECKED_TOKENS // length))
         return [(batch, length), _CHECKED_TOO]
 
-    def check(self, graph: Path, phase: str, *, dtype: str) -> None:
-        """Compare a dense graph with the model as transformers runs it.
+    def check(self, graph: Path, phase: str, *, loaded: LoadedModel, dtype: str) -> None:
+        """Compare a dense graph with what transformers makes of `loaded`, which is in its dtype.
 
         Raises:
             ModelError: it does not run at some shape, or computes something else.
@@ -180,7 +181,7 @@ class _Checked(Builder):
         with self.workspace.stage(f"compare the dense graph with the model, {phase}") as advance:
             try:
                 check_parity(
-                    self.model.loaded,
+                    loaded,
                     phase,
                     network=network,
                     dtype=dtype,
@@ -216,7 +217,7 @@ class OnnxBuilder(_Checked):
                         path=graph,
                         progress=advance,
                     )
-            self.check(graph, phase, dtype="fp32")
+            self.check(graph, phase, loaded=loaded, dtype="fp32")
 
         key = {
             **self.model.key,
@@ -280,7 +281,7 @@ class TypedOnnxBuilder(CheckpointBuilder, _Checked):
             )
             lowered(graphs[phase], opset)
             if name == "dense":
-                self.check(graphs[phase], phase, dtype=dtype)
+                self.check(graphs[phase], phase, loaded=loaded, dtype=dtype)
 
         key = {
             "checkpoint": self.key(checkpoint),

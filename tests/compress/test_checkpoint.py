@@ -54,7 +54,9 @@ def test_the_dense_model_is_left_as_it_was(tiny, tmp_path):
     assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
 
 
-@pytest.mark.parametrize("tiny", ["bert", "gpt2"], indirect=True)
+@pytest.mark.parametrize(
+    "tiny", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)], indirect=True
+)
 def test_stock_transformers_fails_loudly(saved):
     folder, kind, *_ = saved
     code = (

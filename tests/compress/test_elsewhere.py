@@ -141,6 +141,7 @@ def test_with_the_code_of_the_folder_alone_outputs_are_bit_equal(saved, tmp_path
     assert {k: v for k, v in says.items() if v != "equal"} == {}
 
 
+@pytest.mark.slow
 def test_with_neither_stock_transformers_fails_loudly(saved, tmp_path):
     says = stranger(saved, tmp_path, False)
     assert all(text.startswith("RuntimeError") and "mismatch" in text for text in says.values()), (

@@ -280,6 +280,7 @@ def test_a_config_whose_leader_is_missing_is_refused(found, tmp_path):
         type(model).from_pretrained(tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_the_graph_has_one_product_for_the_shared_factor(found, tmp_path):
     kind, model, task, sites, _ = found
     export_dense(

@@ -17,7 +17,14 @@ WORKLOAD = Workload(batch_size=2, sequence_length=8)
 SHAPES = [(1, 1), (3, 7), (1, 33), (5, 2)]
 
 
-@pytest.fixture(scope="module", params=TINY)
+# An export takes five seconds: two kinds are enough for the fast tier.
+KINDS = [
+    each if each in ("llama", "vit") else pytest.param(each, marks=pytest.mark.slow)
+    for each in TINY
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def exported(request, tmp_path_factory):
     kind, model, task = request.param, tiny_model(request.param), tiny_task(request.param)
     model.requires_grad_(False)

@@ -166,7 +166,6 @@ def test_a_model_is_recognised_by_its_architectures_or_its_type(architectures, k
         ("BertForNextSentencePrediction", "bert"),
         ("BertForMultipleChoice", "bert"),
         ("T5ForConditionalGeneration", "t5"),
-        ("T5EncoderModel", "t5"),
         ("WhisperForConditionalGeneration", "whisper"),
         ("CLIPTextModelWithProjection", "clip_text_model"),
         ("GPT2DoubleHeadsModel", "gpt2"),

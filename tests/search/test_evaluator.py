@@ -113,6 +113,7 @@ def test_processes_find_the_same_losses(world, tmp_path):
     assert together.true_loss(plans[0]) != together.true_loss(plans[-1])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_nothing(world):
     setup, plans, _ = world
     with Evaluators(setup, 2, threads=1) as evaluators:
@@ -126,6 +127,7 @@ def test_a_process_that_dies_costs_nothing(world):
         assert {i for i, _ in evaluators.losses(fresh)} == set(range(len(plans)))
 
 
+@pytest.mark.slow
 def test_threads_that_ask_at_once_get_their_own_answers(world):
     setup, plans, plan_losses = world
     alone = plan_losses()
@@ -164,6 +166,7 @@ def test_judges_that_never_answer_are_not_waited_for_again(world, monkeypatch):
         assert judge.true_loss(plans[0]) == plan_losses().true_loss(plans[0])
 
 
+@pytest.mark.slow
 def test_an_owned_folder_goes_when_the_caller_does(world, tmp_path):
     setup, plans, _ = world
     owned = tmp_path / "owned"
@@ -188,6 +191,7 @@ def test_an_answer_that_is_none_holds_nobody_up(world, tmp_path, monkeypatch):
         assert dict(evaluators.losses(plans)) == {}
 
 
+@pytest.mark.slow
 def test_where_no_process_can_run_the_caller_judges(world, tmp_path):
     setup, plans, plan_losses = world
     broken = EvaluatorSetup.from_json({**setup.to_json(), "factors": str(tmp_path / "missing")})

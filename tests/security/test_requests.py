@@ -106,6 +106,7 @@ def test_a_body_of_many_fields_is_refused_unread(settings, database, path):
         assert "more than 10000 fields" in message(answer)
 
 
+@pytest.mark.slow
 def test_bodies_that_are_kept_have_a_share_each(settings, database):
     """Of one user 300 half bodies of 1 MB are never in memory at once; another one is served."""
     app = create_app(dataclasses.replace(settings, quotas=Quotas(pause_s=10.0)), database)

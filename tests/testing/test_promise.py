@@ -156,6 +156,7 @@ class Distorted(LatencyPredictor):
         )
 
 
+@pytest.mark.slow
 def test_a_wrong_table_converges_in_three_rounds(tmp_path):
     """Savings that are a third too small or too large are corrected by what networks measure."""
     verdicts, over = Counter(), []
@@ -177,6 +178,7 @@ def test_a_wrong_table_converges_in_three_rounds(tmp_path):
     assert max(over) <= ALLOWED_EXCESS
 
 
+@pytest.mark.slow
 def test_a_slow_neighbour_never_turns_the_verdict(tmp_path):
     """Whatever stage it falls into: it may cost a plan its proof, but proves nothing wrong."""
     verdicts = Counter()

@@ -449,6 +449,7 @@ def test_a_broken_contract_is_found(name, report):
     assert FAILS[name] <= found, report[-3000:]
 
 
+@pytest.mark.slow
 def test_a_suite_without_its_fixture_says_which(tmp_path):
     (tmp_path / "test_nothing.py").write_text(
         "from autotune.testing.suites.store import StoreSuite\n"

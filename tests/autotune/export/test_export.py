@@ -49,6 +49,7 @@ def exported(llama):
     return export_onnx(llama, decode=True)
 
 
+@pytest.mark.slow
 def test_both_graphs_agree_with_the_checkpoint_at_every_shape(llama, exported):
     assert exported["output"] == str(llama / "onnx-fp32")
     assert set(exported["files"]) == {"model.onnx", "model_decode.onnx"}
@@ -103,6 +104,7 @@ def test_an_output_that_cannot_be_written(llama, cli, tmp_path, command, output)
     assert sentence.endswith("set --output to a writable folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "vit", "clip", "gpt2"])
 def test_other_architectures_in_half_precision(kind, tmp_path):
     folder = checkpoint(kind, tmp_path)
@@ -159,6 +161,7 @@ def test_a_graph_that_does_not_run_is_invalid(llama, tmp_path):
     assert re.match(r"model\.onnx does not run at \[3, 1\]: .*", found[0].reason)
 
 
+@pytest.mark.slow
 def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     found = export_onnx(llama, tmp_path / "large")
@@ -173,6 +176,7 @@ def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
     assert "model.onnx.data has been changed since it was written" in json.dumps(report.to_json())
 
 
+@pytest.mark.slow
 def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
     export_onnx(llama, tmp_path / "evil" / "export")

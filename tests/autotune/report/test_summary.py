@@ -175,6 +175,7 @@ def outputs(record, folder):
     }
 
 
+@pytest.mark.slow
 def test_a_lost_quality_is_said_in_every_output(tmp_path):
     said = outputs(stored_record(), tmp_path)
     assert (

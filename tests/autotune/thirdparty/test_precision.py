@@ -76,6 +76,7 @@ def test_plans_are_judged_and_cached_with_it(model, factors, compression):
     assert compression.plan_key(PLAN)["plan"] == plan_to_json(PLAN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch-eager", "onnxruntime-cpu"])
 def test_builds_hold_the_rounded_weights(model, compression, workspace, backend):
     builder = make_builder(model, machine_of(backend, "fp32"), workspace=workspace)

@@ -62,6 +62,7 @@ class TestCheckpoint(RealBuilderSuite):
         return decode_step(model, fed)[0] if phase == "decode" else model(**fed).logits
 
 
+@pytest.mark.slow
 class TestOnnx(GraphSuite):
     kind = OnnxBuilder
     backend = "onnxruntime-cpu"

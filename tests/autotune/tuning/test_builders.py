@@ -131,6 +131,7 @@ def test_every_builder_is_one_that_a_backend_names():
     assert {BUILDERS.load(name) for name in BUILDERS} == set(KINDS.values())
 
 
+@pytest.mark.slow
 def test_a_graph_names_its_plan(builder_for, compression):
     builder = builder_for("onnxruntime-cpu", "fp32")
     facts = metadata(builder.compressed("prefill", compression, plan=PLAN))
@@ -236,6 +237,7 @@ def test_an_engine_gets_half_precision_at_an_opset_it_reads(builder_for, tensorr
     assert any("past" in value.name for value in onnx.load(step).graph.input)
 
 
+@pytest.mark.slow
 def test_pairs_stay_two_products(builder_for, model, compression):
     builder = builder_for("tensorrt", "fp32")
     plan = {site.name: low_rank(8) for site in model.single}

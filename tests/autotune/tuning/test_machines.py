@@ -69,6 +69,7 @@ def test_a_gpu_that_nobody_measured(no_gpu):
         machine("t4")
 
 
+@pytest.mark.slow
 def test_one_that_nobody_measured_is_extrapolated_when_asked_to(no_gpu, monkeypatch):
     all_donors = donors_of
 

@@ -104,6 +104,7 @@ def errors(stubs, *scripts):
     return [line for line in done.stdout.splitlines() if "engine.py" in line and "error" in line]
 
 
+@pytest.mark.slow
 def test_calls_agree_with_the_wheel(stubs):
     assert "\n".join(errors(stubs, *SCRIPTS.glob("*_engine.py"))) == ""
 
