@@ -106,7 +106,7 @@ def stamps(folder):
 
 
 def final(folder, record):
-    """Whether the same command has nothing to measure: what missed or did not settle is tried again."""
+    """Whether the same command measures nothing: what missed or did not settle is tried again."""
     timings = [json.loads(each.read_text()) for each in (folder / ".cache").glob("timing-*.json")]
     assert timings
     return record["verdict"] == "met" and all(each["converged"] for each in timings)

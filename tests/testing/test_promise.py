@@ -205,6 +205,7 @@ def test_a_slow_neighbour_never_turns_the_verdict(tmp_path):
     assert verdicts["met"] >= 0.8 * len(SEEDS), verdicts
 
 
+@pytest.mark.slow
 def test_nothing_slower_than_dense_is_handed_out_unsaid(tmp_path):
     """Where pairs are slower than their layers, a plan for a parameter budget is a miss."""
     verdicts = Counter()

@@ -6,8 +6,6 @@ import torch
 from autotune.compress.factorizers.truncated import factorize
 from autotune.compress.metrics.base import Whitening, damped_root
 
-torch.set_num_threads(2)
-
 
 @pytest.fixture
 def layer():
