@@ -63,7 +63,7 @@ def models(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 
 
 @router.put(
-    "/models/{name}/{file}",
+    "/models/{name}/{file:path}",
     status_code=201,
     tags=["models"],
     max_body_size=2**62,
@@ -72,7 +72,7 @@ def models(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 async def upload(
     name: _Name, file: _Name, *, request: Request, parts: Parts, caller: Caller
 ) -> dict[str, Any]:
-    """Upload one file of a model: safetensors, configuration or tokenizer."""
+    """Upload one file of a model: safetensors, configuration, tokenizer, or `1_Pooling/…`."""
     length = request.headers.get("Content-Length", "")
     return await parts.uploads.receive(
         caller,

@@ -20,6 +20,7 @@ from autotune.core.errors import UsageError
 HEADER_BYTES = 10_000_000  # some 80,000 tensors
 _DATA_BYTES = 400_000_000
 _CPU_S = 60
+_BINARY = (".model", ".spm")  # SentencePiece's vocabularies
 _LIMIT_S = 600.0  # on a machine that is busy with measurements
 _COMMAND = (sys.executable, "-m", "autotune.service.upload_check")
 
@@ -55,6 +56,8 @@ def _problem(path: Path, name: str) -> str:
     try:
         if name.endswith(".safetensors"):
             return _header_problem(path)
+        if name.endswith(_BINARY):
+            return ""
         text = path.read_text(encoding="utf-8")
         if name.endswith(".json"):
             json.loads(text, object_pairs_hook=_no_object)

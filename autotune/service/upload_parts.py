@@ -25,23 +25,24 @@ class Part:
         ConflictError: the file is there, or somebody else is uploading it.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.with_name(f".{target.name}{_SUFFIX}")
+    def __init__(self, folder: Path, file: str) -> None:
+        self.folder, self.target = folder, folder / file
+        self.path = self.target.with_name(f".{self.target.name}{_SUFFIX}")
         self.written = 0
         self._published = False
         try:
+            if self.target.parent != folder:  # of a module
+                self.target.parent.mkdir(exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
-            raise _deleted(target) from None
+            raise _deleted(folder) from None
         try:
             if not _locked(self._file) or not _same_file(self._file, self.path):
-                raise ConflictError(f"{target.name} is being uploaded by somebody else")
-            if target.exists():
+                raise ConflictError(f"{file} is being uploaded by somebody else")
+            if self.target.exists():
                 self.path.unlink(missing_ok=True)
                 raise ConflictError(
-                    f"{target.parent.name} already has {target.name}; upload under another model "
-                    "name"
+                    f"{folder.name} already has {file}; upload under another model name"
                 )
             os.ftruncate(self._file, 0)
         except BaseException:
@@ -99,18 +100,18 @@ class Part:
         try:
             self.path.rename(self.target)
         except FileNotFoundError:
-            raise _deleted(self.target) from None
+            raise _deleted(self.folder) from None
         self._published = True
 
 
-def _deleted(target: Path) -> ConflictError:
-    return ConflictError(f"{target.parent.name} was deleted during the upload; upload it again")
+def _deleted(folder: Path) -> ConflictError:
+    return ConflictError(f"{folder.name} was deleted during the upload; upload it again")
 
 
 def remove_dead_parts(uploads: Path) -> list[Path]:
     """Remove the parts that a server left behind when it was killed."""
     found = []
-    for path in uploads.glob(f"*/.*{_SUFFIX}"):
+    for path in (*uploads.glob(f"*/.*{_SUFFIX}"), *uploads.glob(f"*/*/.*{_SUFFIX}")):
         with suppress(OSError):
             file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:

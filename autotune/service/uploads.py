@@ -1,4 +1,4 @@
-"""Models uploaded file by file: safetensors, JSON and text files, no archives."""
+"""Models uploaded file by file: weights, configuration, tokenizer, modules; no archives."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from autotune.compress.companions import (
+    INDEX,
+    MODULE_NAMES,
+    MODULES,
+    NAMES,
+    SINGLE,
+    SUFFIXES,
+    is_companion,
+    is_weights,
+)
 from autotune.core.errors import UsageError, storage_errors
 from autotune.service.errors import ConflictError, NotFoundError, TooLargeError
 from autotune.service.job_queries import JobQueries
@@ -25,16 +35,8 @@ from autotune.service.upload_parts import Part
 
 UPLOAD = "upload:"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_WEIGHTS = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors", re.ASCII)
-_SETTINGS = frozenset({
-    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "preprocessor_config.json",
-})  # fmt: skip
-_TEXTS = _SETTINGS | {
-    "model.safetensors.index.json", "tokenizer.json", "vocab.json", "vocab.txt", "merges.txt",
-}  # fmt: skip
 _SETTINGS_BYTES = 4_000_000
-_TEXT_BYTES = 48_000_000
+_VOCABULARY_BYTES = 48_000_000
 _STEP_BYTES = 16_000_000  # reserved at a time where the size is not known before
 _WRITERS = 8
 _T = TypeVar("_T")
@@ -75,7 +77,7 @@ class Uploads:
         await self._run(partial(_claim, self.settings, name, owner=owner))
         with storage_errors(folder):
             try:
-                with await self._run(partial(Part, folder / file)) as part:
+                with await self._run(partial(Part, folder, file)) as part:
                     await self._fill(part, body, most=most, declared=declared)
                     await self._run(part.complete)
                     await anyio.to_thread.run_sync(
@@ -125,9 +127,10 @@ def list_uploads(settings: Settings) -> list[dict[str, Any]]:
     found = []
     for folder in sorted(settings.uploads.glob("[!.]*")):
         files = {}
-        for path in sorted(folder.glob("[!.]*")):
+        for path in sorted((*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*"))):
             with suppress(FileNotFoundError):  # deleted meanwhile
-                files[path.name] = path.stat().st_size
+                if path.is_file():
+                    files[path.relative_to(folder).as_posix()] = path.stat().st_size
         if files:
             found.append({"name": f"{UPLOAD}{folder.name}", "files": files})
     return found
@@ -153,7 +156,7 @@ def old_uploads(settings: Settings, days: float) -> list[str]:
     found = []
     for folder in settings.uploads.glob("[!.]*"):
         with suppress(OSError):
-            times = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+            times = [path.stat().st_mtime for path in (folder, *folder.rglob("*"))]
             if _NAME.fullmatch(folder.name) and max(times) < before:
                 found.append(folder.name)
     return found
@@ -170,15 +173,17 @@ def _checked(name: str) -> str:
 
 def _most_bytes(settings: Settings, file: str) -> int:
     """The limit of a file of this name."""
-    if file in _TEXTS:
-        own = _SETTINGS_BYTES if file in _SETTINGS else _TEXT_BYTES
-        return min(own, settings.quotas.upload_bytes)
-    if not _WEIGHTS.fullmatch(file):
+    most = settings.quotas.upload_bytes
+    if is_weights(file) or (is_companion(file) and file.endswith("/" + SINGLE)):
+        return most
+    if file != INDEX and not is_companion(file):
         raise UsageError(
-            f"file {file[:80]!r} is not allowed; a model consists of model*.safetensors and "
-            f"{', '.join(sorted(_TEXTS))}"
+            f"file {file[:80]!r} is not allowed; a model consists of model*.safetensors, {INDEX}, "
+            f"{', '.join(sorted(NAMES))}, files that end with {', '.join(SUFFIXES)}, and in "
+            f"folders such as 1_Pooling {', '.join(MODULE_NAMES)}"
         )
-    return settings.quotas.upload_bytes
+    settings_only = file.endswith(("config.json", "_map.json", ".jinja")) or file == MODULES
+    return min(_SETTINGS_BYTES if settings_only else _VOCABULARY_BYTES, most)
 
 
 def _too_large(most: int) -> TooLargeError:
@@ -210,8 +215,12 @@ def _claim(settings: Settings, name: str, *, owner: str) -> None:
 
 def _release(settings: Settings, name: str) -> None:
     """Remove the folder again if no file came."""
+    folder = settings.uploads / name
     with suppress(OSError):
-        (settings.uploads / name).rmdir()
+        for module in folder.iterdir():
+            with suppress(OSError):
+                module.rmdir()
+        folder.rmdir()
         _owner_file(settings, name).unlink(missing_ok=True)
 
 

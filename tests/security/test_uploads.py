@@ -196,19 +196,19 @@ def test_parts_of_a_killed_server_are_removed_at_start(settings, database):
 
 
 def test_a_part_reserves_before_it_is_written(tmp_path):
-    with Part(tmp_path / "model.safetensors") as part:
+    with Part(tmp_path, "model.safetensors") as part:
         part.reserve(5_000, uploads=tmp_path, most=6_000)
         assert part.path.stat().st_size == 5_000
         with pytest.raises(TooLargeError):
             part.reserve(6_001, uploads=tmp_path, most=6_000)
         with pytest.raises(ConflictError, match="being uploaded"):
-            Part(tmp_path / "model.safetensors")
+            Part(tmp_path, "model.safetensors")
         part.write(b"abc")
         part.complete()
         part.publish()
     assert (tmp_path / "model.safetensors").read_bytes() == b"abc"
     with pytest.raises(ConflictError, match="already has"):
-        Part(tmp_path / "model.safetensors")
+        Part(tmp_path, "model.safetensors")
     assert [path.name for path in tmp_path.glob("*")] == [".lock", "model.safetensors"]
 
 
@@ -217,7 +217,7 @@ def test_a_link_instead_of_a_part_is_not_written_to(tmp_path):
     victim.write_text("mine")
     (tmp_path / ".config.json.part").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
-        Part(tmp_path / "config.json")
+        Part(tmp_path, "config.json")
     assert victim.read_text() == "mine"
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from autotune.compress.sentence import read_sentence_model
 from autotune.service.job_records import Ending, Lease
 from tests.autotune.service.conftest import TUNE
 
@@ -237,6 +238,12 @@ def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
         ("modeling.py", b"x", 422),
         ("model.safetensors.zip", b"x", 422),
         (".ssh", b"x", 422),
+        ("1_Pooling/config.json", b"{", 422),
+        ("1_Pooling/modeling.py", b"x", 422),
+        ("2_Dense/model.safetensors", b"not weights", 422),
+        ("1_Pooling/2_Pooling/config.json", b"{}", 422),
+        ("1_Pooling/%2e%2e/config.json", b"{}", 422),
+        ("evil/config.json", b"{}", 422),
         ("vocab.txt", b"\xff\xfe", 422),
         ("tokenizer.json", b"[" * 100_000, 422),
     ]:
@@ -249,6 +256,44 @@ def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
     assert client.get("/v1/models").json() == [
         {"name": "upload:mine", "files": {"config.json": len(weights)}}
     ]
+
+
+def test_an_embedding_model_comes_with_what_pools_it(client, settings):
+    """The files by which sentence-transformers computes an embedding, templates and vocabularies."""
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.models.Pooling",
+        },
+    ]
+    files = {
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": b'{"word_embedding_dimension": 64, "pooling_mode": "cls"}',
+        "sentence_bert_config.json": b'{"max_seq_length": 32, "do_lower_case": false}',
+        "config_sentence_transformers.json": b'{"prompts": {}}',
+        "chat_template.jinja": "{{ 'hé' }}".encode(),
+        "additional_chat_templates/tool.jinja": b"{{ 1 }}",
+        "spiece.model": b"\xff\x00\xfe",
+    }
+    for name, content in files.items():
+        answer = client.put(f"/v1/models/pooled/{name}", content=content)
+        assert answer.status_code == 201, answer.text
+        assert answer.json() == {"name": "upload:pooled", "file": name, "bytes": len(content)}
+        assert (settings.uploads / "pooled" / name).read_bytes() == content
+    again = client.put("/v1/models/pooled/1_Pooling/config.json", content=b"{}")
+    assert again.status_code == 409
+    assert client.get("/v1/models").json() == [
+        {"name": "upload:pooled", "files": {name: len(files[name]) for name in sorted(files)}}
+    ]
+    found = read_sentence_model(settings.uploads / "pooled")
+    assert found is not None
+    assert found.pooling == ("cls",)
+    assert found.max_tokens == 32
+    assert client.delete("/v1/models/pooled").status_code == 204
+    assert not (settings.uploads / "pooled").exists()
 
 
 def test_all_uploads_together_have_a_limit(client):
