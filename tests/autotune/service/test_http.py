@@ -259,7 +259,7 @@ def test_uploads_are_streamed_checked_and_whole(client, settings, roots):
 
 
 def test_an_embedding_model_comes_with_what_pools_it(client, settings):
-    """The files by which sentence-transformers computes an embedding, templates and vocabularies."""
+    """Modules of sentence-transformers, templates and vocabularies."""
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {
