@@ -24,6 +24,7 @@ from autotune.core.childprocess import (
 from autotune.core.errors import ExitCode, OutOfMemoryError, RunFolderBusyError
 from autotune.core.progress.pipe import VARIABLE
 from autotune.core.text import printable
+from autotune.devices.lock import DeviceBusyError
 from autotune.results.verdict import Verdict
 from autotune.service.child import MEMORY_VARIABLE
 from autotune.service.job_records import Ending
@@ -34,6 +35,8 @@ _GRACE_S = 5.0
 _RESULT_CODES = tuple(verdict.exit_code for verdict in Verdict)
 # After these, and after a signal, the same command may succeed: somebody interrupted it, or what it
 # needs did not answer. Any other end is an answer: the next attempt would end the same way.
+# Somebody else is at work: no fault of the job, so it waits instead of using up an attempt.
+_BUSY = (RunFolderBusyError.__name__, DeviceBusyError.__name__)
 _AGAIN = (ExitCode.INTERRUPTED, ExitCode.TRY_AGAIN)
 _VMSTAT = Path("/proc/vmstat")
 _ERROR_CHARACTERS = 2000
@@ -129,7 +132,7 @@ class JobProcess:
             return "note", printable(message["note"])[:_ERROR_CHARACTERS]
         if "error" in message:
             self._error = printable(message["error"]["message"])[:_ERROR_CHARACTERS]
-            self._busy = message["error"]["type"] == RunFolderBusyError.__name__
+            self._busy = message["error"]["type"] in _BUSY
         if "done" in message:
             self.done, self.total = message["done"], message["total"]
         return None

@@ -129,8 +129,12 @@ class Runner:
         return self.database.beat(lease, process.stage, done=process.done, total=process.total)
 
     def _end(self, job: Job, lease: Lease, *, ending: Ending) -> None:
-        """A result, a failure, or another attempt; while its folder is in use the job waits."""
-        if ending.waits:
+        """A result, a failure, or another attempt.
+
+        While its folder or device is in use the job waits, for as long after its submission as an
+        attempt may take; from then on each try counts as one.
+        """
+        if ending.waits and time.time() - job.created_at < self.settings.quotas.runtime_s:
             self._patiently(lambda: self._give_back(lease, str(ending.error), delay_s=_BUSY_S))
             return
         if ending.again and job.attempt < self.settings.attempts:

@@ -1,14 +1,19 @@
 """How a job's process ended is what it reported, not what its log looks like."""
 
+import dataclasses
 import os
 import sys
+import threading
 import time
 
 import pytest
 
 from autotune.core.runfolder import RunFolder
+from autotune.devices.lock import device_lock
 from autotune.service import job_process
 from autotune.service.job_process import JobProcess
+from autotune.service.runner import Runner
+from tests.autotune.service.conftest import TUNE
 
 
 def ending(tmp_path, *arguments):
@@ -159,6 +164,36 @@ def test_a_folder_in_use_is_waited_for(tmp_path, monkeypatch):
     with RunFolder(tmp_path / "out"):
         found = ending(tmp_path)
     assert (found.exit_code, found.again, found.waits) == (75, True, True)
+
+
+def test_a_device_in_use_is_waited_for(tmp_path, monkeypatch):
+    script(
+        monkeypatch,
+        f"{CRASH}from autotune.devices.lock import device_lock\n"
+        "m.cli.main = lambda **_: device_lock('cpu').__enter__()\nm.main()",
+    )
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", "0.2")
+    with device_lock("cpu"):
+        found = ending(tmp_path)
+    assert (found.exit_code, found.again, found.waits) == (75, True, True)
+
+
+@pytest.mark.parametrize(("age_s", "attempt"), [(0.0, 0), (7200.0, 1)])
+def test_what_is_in_use_is_not_waited_for_for_ever(settings, database, monkeypatch, age_s, attempt):
+    """A job keeps its attempts only until it is older than an attempt may take."""
+    script(
+        monkeypatch,
+        f"{CRASH}from autotune.core.errors import RunFolderBusyError\n"
+        "def main(**_): raise RunFolderBusyError('in use')\nm.cli.main = main\nm.main()",
+    )
+    quotas = dataclasses.replace(settings.quotas, runtime_s=3600.0)
+    settings = dataclasses.replace(settings, quotas=quotas)
+    database.submit("tune", TUNE, device="cpu")
+    job = database.claim("me")
+    aged = dataclasses.replace(job, created_at=job.created_at - age_s)
+    Runner(settings, database, name="me", stopping=threading.Event()).run(aged)
+    left = database.get(job.id)
+    assert (left.state, left.attempt) == ("queued", attempt)
 
 
 def test_control_characters_of_a_message_are_made_visible(tmp_path, monkeypatch):
