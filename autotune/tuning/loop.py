@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.forms import Plan, plan_to_json
+from autotune.core.forms import plan_to_json
+from autotune.core.layers import LayerShape
 from autotune.core.types import digest
-from autotune.predictor.network.model import PhaseModel
+from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.network.model import NetworkModel
 from autotune.results.measured import Measured, MeasuredPass, pooled_looks
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
 from autotune.tuning.builders import Builder
 from autotune.tuning.compression import Compression
+from autotune.tuning.corrections import corrected, surprise
+from autotune.tuning.decisions import guessed, measure_decisions
 from autotune.tuning.machine import Machine
 from autotune.tuning.planner import Corrections, Planner
 from autotune.tuning.rounds import Round
@@ -29,10 +33,6 @@ from autotune.tuning.workspace import Workspace
 
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
-# A correction moves the predicted saving by at most this factor; by less where the measurement was
-# disturbed, as one wild measurement once sent the next plan to half the parameters.
-_MAX_STEP = 2.0
-_DISTURBED_STEP = 1.25
 _MAX_MARGIN = 0.03
 # A measurement this far from its prediction is made again, and the one nearer to it is learned
 # from: a neighbour that stays for a whole measurement spoils it without widening its interval. What
@@ -42,6 +42,8 @@ _SURPRISE = 0.05
 _FINAL_LOOKS = 3
 # By how much the target is tightened when the same plan would be built again.
 _MARGIN_STEP = 0.01
+# How often a plan is solved again because what it chose had to be measured first.
+_SETTLING_TURNS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +78,11 @@ class ClosedLoop:
         rounds: list[Round] = []
         corrections, margin = self.planner.uncorrected, self.planner.margin
         seen: set[str] = set()
-        held = True
+        held, loop = True, self
         for number in range(self.rounds):
             try:
-                allocation, margin = self._next(
+                loop = loop._informed(knobs, corrections)
+                loop, allocation, margin = loop._next(
                     knobs, corrections, margin=margin, avoid=() if held else seen
                 )
             except BudgetInfeasibleError:
@@ -89,7 +92,7 @@ class ClosedLoop:
             if _name(allocation) in seen:
                 break
             seen.add(_name(allocation))
-            outcome = self._measured_round(allocation, corrections, number=number)
+            outcome = loop._measured_round(allocation, corrections, number=number)
             promising = self._holds_without_waste(outcome)
             rounds.append(self._looked_at_again(outcome) if promising else outcome)
             last = rounds[-1].decided
@@ -101,18 +104,55 @@ class ClosedLoop:
             margin = min(max(margin, spread), _MAX_MARGIN)
         return rounds
 
+    def _informed(self, knobs: Knobs, corrections: Corrections) -> ClosedLoop:
+        """The loop after measuring the forms whose predictions could change the next plan."""
+        if not self.planner.limits_latency:
+            return self
+        return self._on(
+            measure_decisions(
+                self.planner.network,
+                lambda network: self.planner.hoped_for(network, knobs, corrections),
+                measure=self._time,
+            )
+        )
+
+    def _settled(
+        self, knobs: Knobs, corrections: Corrections, *, margin: float
+    ) -> tuple[ClosedLoop, Allocation]:
+        """The plan, solved again as long as it holds forms whose latency is a guess.
+
+        Forms that a busy machine did not let settle are measured once and then left.
+        """
+        loop, tried = self, set[LayerShape]()
+        for _ in range(_SETTLING_TURNS):
+            allocation = loop._solve(knobs, corrections, margin=margin)
+            network = loop.planner.network
+            guesses = set(guessed(network, allocation.plan)) - tried
+            if not guesses or not loop.planner.limits_latency:
+                break
+            tried |= guesses
+            loop = loop._on(network.on(loop._time(guesses)))
+        return loop, allocation
+
+    def _on(self, network: NetworkModel) -> ClosedLoop:
+        return replace(self, planner=replace(self.planner, network=network))
+
+    def _time(self, shapes: Collection[LayerShape]) -> LatencyPredictor:
+        return self.machine.measure_layers(shapes, self.workspace, stage="measure forms in doubt")
+
     def _next(
         self, knobs: Knobs, corrections: Corrections, *, margin: float, avoid: Collection[str]
-    ) -> tuple[Allocation, float]:
-        """The next plan, and the margin that gave it.
+    ) -> tuple[ClosedLoop, Allocation, float]:
+        """The next plan with the margin that gave it, and the loop that measured its forms.
 
         Where it is one of `avoid`, which were measured and did not hold, the target is tightened
         until it is another: what was measured of them teaches nothing else.
         """
+        loop = self
         while True:
-            allocation = self._solve(knobs, corrections, margin=margin)
+            loop, allocation = loop._settled(knobs, corrections, margin=margin)
             if _name(allocation) not in avoid or margin >= _MAX_MARGIN:
-                return allocation, margin
+                return loop, allocation, margin
             margin = min(margin + _MARGIN_STEP, _MAX_MARGIN)
 
     def confirm(self, rounds: Sequence[Round]) -> Round:
@@ -242,21 +282,3 @@ class ClosedLoop:
 
 def _name(allocation: Allocation) -> str:
     return digest(plan_to_json(allocation.plan))
-
-
-def corrected(model: PhaseModel, plan: Plan, *, measured: MeasuredPass) -> float:
-    """The correction of a phase that its measurement proves, one bounded step at a time.
-
-    A prediction inside the measured interval stands; outside, it is moved to the interval's near
-    end.
-    """
-    predicted = model.predict(plan).ratio
-    proven = min(max(predicted, measured.ratio_low), measured.ratio_high)
-    factor = max(1.0 - proven, 1e-6) / max(1.0 - predicted, 1e-6)
-    step = _MAX_STEP if measured.converged else _DISTURBED_STEP
-    return model.correction * min(max(factor, 1.0 / step), step)
-
-
-def surprise(outcome: Round) -> float:
-    """How far the measured ratio is from the predicted one."""
-    return abs(outcome.judged.ratio - outcome.predicted.ratio)

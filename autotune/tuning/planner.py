@@ -134,9 +134,9 @@ class Planner:
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, limits=self.limits) from error
 
-    def hoped_for(self, network: NetworkModel, knobs: Knobs) -> Plan:
+    def hoped_for(self, network: NetworkModel, knobs: Knobs, corrections: Corrections) -> Plan:
         """The exact solver's plan if layers took what `network` predicts, without a margin."""
-        return solve_exact(replace(self, network=network).problem(knobs)).plan
+        return solve_exact(replace(self, network=network).problem(knobs, corrections)).plan
 
     def table_loss(self, plan: Plan) -> float:
         """Predicted loss of a plan by the table that plans are compared on, without knobs."""

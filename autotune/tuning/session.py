@@ -25,7 +25,6 @@ from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
-from autotune.predictor.network.model import NetworkModel
 from autotune.results.record import Cost, Quality
 from autotune.results.result import TuneResult, read_result
 from autotune.results.verdict import Verdict
@@ -34,7 +33,6 @@ from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression, compress
-from autotune.tuning.decisions import measure_decisions
 from autotune.tuning.handout import hand_out
 from autotune.tuning.judging import (
     dense_heldout_loss,
@@ -215,8 +213,11 @@ class Tuning:
         self.knobs = knobs
         if not self.machine.verified:
             return [self._loop.predict(knobs)]
-        self.planner = replace(self.planner, network=self._decided(knobs))
-        return self._loop.run(knobs)
+        rounds = self._loop.run(knobs)
+        # Rounds have measured further layers; what they learned of the network is their own.
+        network = rounds[-1].network.corrected(self.planner.uncorrected)
+        self.planner = replace(self.planner, network=network)
+        return rounds
 
     @property
     def _loop(self) -> ClosedLoop:
@@ -227,18 +228,6 @@ class Tuning:
             machine=self.machine,
             workspace=self.workspace,
             rounds=self.request.search.rounds,
-        )
-
-    def _decided(self, knobs: Knobs) -> NetworkModel:
-        """The network model after measuring the forms whose predictions could change the plan."""
-        if not self.planner.limits_latency:
-            return self.planner.network
-        return measure_decisions(
-            self.planner.network,
-            lambda network: self.planner.hoped_for(network, knobs),
-            measure=lambda shapes: self.machine.measure_layers(
-                shapes, self.workspace, stage="measure forms in doubt"
-            ),
         )
 
     def confirm(self, rounds: Sequence[Round]) -> Round:

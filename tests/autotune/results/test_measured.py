@@ -5,7 +5,7 @@ import pytest
 from autotune.core.errors import UsageError
 from autotune.core.types import Workload
 from autotune.results.measured import Measured, MeasuredPass
-from autotune.tuning.loop import corrected
+from autotune.tuning.corrections import corrected
 from tests.predictor.network.test_network import PLAN, prefill
 
 

@@ -9,13 +9,16 @@ import pytest
 
 from autotune.core.forms import low_rank
 from autotune.core.workload import Budget, Workload
+from autotune.profiler.measure.points import plan_forms
 from autotune.profiler.measure.timing import PairedTiming
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.verdict import Verdict
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedMachine
 from autotune.testing.tuning import example_errors, example_sites, simulated_tuning
-from autotune.tuning.loop import corrected, surprise
+from autotune.tuning import measuring
+from autotune.tuning.corrections import corrected, surprise
+from autotune.tuning.decisions import guessed
 from autotune.tuning.rounds import Round, predicted_as_measured
 
 WORKLOAD = Workload(batch_size=1, sequence_length=256)
@@ -48,8 +51,16 @@ class ScriptedMachine(SimulatedMachine):
         )
 
 
+def ends(spec, shape, *, points):
+    """The dense layer, its least and its greatest rank: all others are guessed."""
+    forms = plan_forms(spec, shape, points=points)
+    return [forms[0], *forms[1:2], *forms[-1:]]
+
+
 @pytest.fixture
-def tuning(tmp_path):
+def tuning(tmp_path, request, monkeypatch):
+    if hasattr(request, "param"):
+        monkeypatch.setattr(measuring, "plan_forms", request.param)
     sites = example_sites(WORKLOAD)
     machine = ScriptedMachine(simulated_hardware("cpu-like"), tmp_path / "latency.sqlite")
     with simulated_tuning(
@@ -180,7 +191,9 @@ class TestRun:
         assert first.judged.ratio == 0.79
         assert first.second_look.ratio == 0.83
         assert tuning.verdict(first.decided) is Verdict.MISSED
-        assert second.predicted.ratio < first.predicted.ratio
+        table = second.network.corrected((1.0,))
+        tighter, wider = (table.predict(each.allocation.plan).ratio for each in (second, first))
+        assert tighter < wider
         final = tuning.confirm(rounds)
         assert tuning.machine.script == []
         assert final.allocation == second.allocation
@@ -238,3 +251,16 @@ class TestCorrected:
         assert whole > 1.25 or wild > 1
         moved = dataclasses.replace(phase, correction=2.0)
         assert 2.0 / step <= corrected(moved, plan, measured=timed) <= 2.0 * step
+
+
+@pytest.mark.parametrize("tuning", [ends], indirect=True)
+def test_what_every_round_would_choose_is_measured_before_it_is_built(tuning):
+    """Also where the corrections of a missed round lead to forms that nobody had hoped for."""
+    tuning.machine.script = [MISSED, (0.9, 0.89, 0.91), MISSED]
+    rounds = tuning.close_loop({})
+    assert len(rounds) == 3
+    assert len({str(each.allocation.plan) for each in rounds}) == 3
+    assert [guessed(each.network, each.allocation.plan) for each in rounds] == [[], [], []]
+    learned = tuning.planner.network
+    assert guessed(learned, rounds[-1].allocation.plan) == []
+    assert learned.phases[0].correction == 1.0
