@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,10 @@ from autotune.core.errors import UsageError
 from autotune.core.forms import Form, parse_form
 
 _KEY = "json_key"
+# Names carry their units; what they count or measure is never negative.
+_QUANTITY = re.compile(
+    r"_s$|seconds$|_bytes$|_features$|ratio|(^|_)(count|windows|total|settled|cores)$"
+)
 _PLAIN = {str: "a string", int: "a whole number", float: "a finite number", bool: "true or false"}
 
 
@@ -126,6 +131,7 @@ def _decode_record(kind: Any, values: Mapping[str, Any], *, where: str) -> Any:
         for key, field in fields.items()
         if key in values
     }
+    _check_numbers(found, where=where)
     with _at(where):
         record = kind(**found)
     for name in derived:
@@ -136,6 +142,21 @@ def _decode_record(kind: Any, values: Mapping[str, Any], *, where: str) -> Any:
                 f"give {expected!r}"
             )
     return record
+
+
+def _check_numbers(values: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a quantity below zero and an interval whose ends are exchanged, by the fields' names.
+
+    Raises:
+        UsageError: names the field.
+    """
+    numbers = {name: one for name, one in values.items() if isinstance(one, int | float)}
+    for name, one in numbers.items():
+        if _QUANTITY.search(name) and one < 0:
+            raise _mismatch(one, _inside(where, name), wanted="at least 0")
+        high = numbers.get(name.replace("_low", "_high"), one)
+        if one > high:
+            raise _mismatch(one, _inside(where, name), wanted=f"at most the upper end {high}")
 
 
 def _optional(kind: Any, value: Any, *, where: str) -> Any:

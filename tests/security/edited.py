@@ -79,7 +79,17 @@ _KEYS = (
 )  # fmt: skip
 
 # What `bench` refuses, or does as if nothing had happened where the value does not matter to it.
+IMPOSSIBLE: dict[str, Change] = {
+    "dense_latency_s": put(-0.001, "dense_latency_s"),
+    "measured_ratio_low": put(99.0, "measured_ratio_low"),
+    "passes[0].ratio": put(-0.5, "passes", 0, "ratio"),
+    "passes[0].count": put(-1, "passes", 0, "count"),
+    "sites[0].in_features": put(-64, "sites", 0, "in_features"),
+    "cost.seconds": put(-2.0, "cost", "seconds"),
+    "rounds[0].predicted_ratio": put(-0.1, "rounds", 0, "predicted_ratio"),
+}
 RESULTS: dict[str, Change] = {
+    **IMPOSSIBLE,
     **{f"result is {name}": file(RESULT, text) for name, text in _RAW.items()},
     **{f"without {key}": without(key) for key in _KEYS},
     **{f"{key} is null": put(None, key) for key in _KEYS},

@@ -1,6 +1,7 @@
 """A result that was edited by hand is one sentence, or means what it says."""
 
 import json
+import re
 
 import pytest
 
@@ -8,7 +9,7 @@ from autotune.core.errors import UsageError
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result, result_text
 from tests.conftest import DATA
-from tests.security.edited import RESULTS
+from tests.security.edited import IMPOSSIBLE, RESULTS
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,14 @@ def test_an_edited_result(tmp_path, whole, name):
         assert isinstance(found, TuneRecord)
         read = json.loads((tmp_path / "result.json").read_text())
         assert {**read, **found.to_json()}.items() >= read.items()
+
+
+@pytest.mark.parametrize("place", IMPOSSIBLE)
+def test_a_number_that_nothing_can_have_is_refused_by_its_place(tmp_path, whole, place):
+    (tmp_path / "result.json").write_text(whole)
+    IMPOSSIBLE[place](tmp_path)
+    with pytest.raises(UsageError, match=re.escape(f"{place} must be at ")):
+        read_result(tmp_path)
 
 
 def test_most_of_them_are_refused(tmp_path, whole):
