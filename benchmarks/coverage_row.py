@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import autotune
 from autotune.compress.loading import LoadedModel, load_checkpoint
 from autotune.compress.tasks import make_task
-from autotune.core.errors import AutotuneError
+from autotune.core.errors import AutotuneError, BudgetInfeasibleError
 from autotune.core.types import Budget, Workload
 from autotune.export.parity import check_parity, onnx_network
 
@@ -38,7 +38,7 @@ def work(entry: Entry) -> dict[str, Any]:
     attempts.append({})
     for attempt in attempts:
         try:
-            found = tuned(folder, calibration, **attempt)
+            found = reached(folder, calibration, **attempt)
             break
         except AutotuneError as error:
             text = str(error)
@@ -49,7 +49,7 @@ def work(entry: Entry) -> dict[str, Any]:
             if EAGER not in text:
                 return {"outcome": "refused", "note": notes[0]}
             try:
-                found, graph = tuned(folder, calibration, backend=EAGER), False
+                found, graph = reached(folder, calibration, backend=EAGER), False
             except AutotuneError as second:
                 return {"outcome": "refused", "note": f"{notes[0]}; there: {_short(str(second))}"}
             break
@@ -102,15 +102,28 @@ def calibration_file(folder: Path, kind: str) -> Path:
     return path
 
 
+def reached(folder: Path, calibration: Path, **attempt: Any) -> Path:
+    """The run folder of a tuning; experts stay dense, and are most of a mixture."""
+    try:
+        return tuned(folder, calibration, parameters="0.9x", **attempt)
+    except BudgetInfeasibleError:
+        return tuned(folder, calibration, parameters="0.99x", **attempt)
+
+
 def tuned(
-    folder: Path, calibration: Path, *, output_length: int = 0, backend: str | None = None
+    folder: Path,
+    calibration: Path,
+    *,
+    parameters: str,
+    output_length: int = 0,
+    backend: str | None = None,
 ) -> Path:
     """The run folder of a short tuning."""
-    output = Path(f"out-{output_length}-{backend}")
+    output = Path(f"out-{parameters}-{output_length}-{backend}")
     workload = Workload(batch_size=BATCH_SIZE, sequence_length=LENGTH, output_length=output_length)
     autotune.tune(
         folder,
-        budget=Budget(parameters="0.9x"),
+        budget=Budget(parameters=parameters),
         workload=workload,
         calibration=str(calibration),
         calibration_samples=16,

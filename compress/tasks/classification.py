@@ -27,7 +27,7 @@ class Classification(LabelledTask):
     def check_model(self, model: nn.Module) -> None:
         """Refuse a classifier that finds the last token of a sequence by a padding it lacks."""
         config: Any = model.config
-        if config.get_text_config().pad_token_id is not None:
+        if getattr(config.get_text_config(), "pad_token_id", None) is not None:
             return
         try:
             with torch.no_grad():

@@ -1,9 +1,12 @@
 """Graphs of models that trace wrongly by themselves: each is right, or refused in one sentence."""
 
+from functools import partial
+
 import onnx
 import pytest
 import torch
 import transformers as t
+from transformers.models.qwen3_next import modeling_qwen3_next
 
 from autotune.compress.checkpoint import save_checkpoint
 from autotune.compress.decode import decode_inputs
@@ -135,18 +138,25 @@ def test_what_has_no_right_graph_is_refused_in_one_line(name, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_loop_over_chunks_that_was_unrolled_is_found(tmp_path):
-    """Of the gated delta rule, whose chunks have 64 tokens: the trace sees one."""
+def test_a_loop_over_chunks_that_was_unrolled_is_found(tmp_path, monkeypatch):
+    """Of the gated delta rule, here with chunks of 16 tokens: the trace sees one."""
+    rule = modeling_qwen3_next.torch_chunk_gated_delta_rule
+    short = partial(rule, chunk_size=16)
+    monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", short)
     linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2}
     linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
     config = t.Qwen3NextConfig(
-        **GROUPED, **linear, head_dim=32, num_experts=0, layer_types=["linear_attention"]
+        **{**GROUPED, "num_hidden_layers": 2},
+        **linear,
+        head_dim=32,
+        num_experts=0,
+        layer_types=["linear_attention", "full_attention"],
     )
     loaded = checkpoint(lambda: t.Qwen3NextForCausalLM(config), tmp_path / "model")
     network = onnx_network(graph_of(loaded, "prefill", tmp_path / "graph"))
-    check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 64)])
-    with pytest.raises(ParityError, match=r"it differs from the checkpoint by .* length 65"):
-        check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 65)])
+    check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 16)])
+    with pytest.raises(ParityError, match=r"it differs from the checkpoint by .* length 17"):
+        check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 17)])
 
 
 def test_caches_of_anything_but_keys_and_values_are_refused():

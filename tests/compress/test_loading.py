@@ -27,6 +27,13 @@ def test_the_task_is_recognised():
     assert detect_task(tiny_model("vit").config) == "embedding"
 
 
+def test_a_classifier_of_images_has_no_padding_to_miss(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = t.ViTConfig(**sizes, num_attention_heads=4, image_size=32, patch_size=8)
+    t.ViTForImageClassification(config).save_pretrained(tmp_path)
+    assert load_model(str(tmp_path)).task == "image-classification"
+
+
 def test_an_encoder_alone_is_loaded_as_such(tmp_path):
     """By its type it would be T5 with a random decoder."""
     config = t.T5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
