@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.request
 
 import pytest
 
@@ -139,6 +140,29 @@ def test_a_running_job_is_cancelled_from_its_page(server, browser):
     assert not browser.find_elements(By.ID, "cancel")
 
 
+def test_a_job_and_an_upload_are_deleted_after_a_question(server, browser):
+    put = urllib.request.Request(f"{server.address}/v1/models/gone/vocab.txt", b"a\n", method="PUT")
+    urllib.request.urlopen(put).close()
+    browser.get(server.address)
+    browser.find_element(By.CSS_SELECTOR, "#tune button").click()
+    wait(browser, lambda b: "/jobs/" in b.current_url)
+    job = browser.current_url
+    browser.find_element(By.ID, "cancel").click()
+    wait(browser, lambda b: b.find_element(By.ID, "state").text == "cancelled", 60)
+    browser.get(job)
+    browser.find_element(By.ID, "delete").click()
+    assert "cannot be undone" in browser.switch_to.alert.text
+    browser.switch_to.alert.dismiss()
+    assert browser.current_url == job
+    browser.find_element(By.ID, "delete").click()
+    browser.switch_to.alert.accept()
+    wait(browser, lambda b: b.current_url == f"{server.address}/")
+    assert not browser.find_elements(By.CSS_SELECTOR, f"a[href$='{job.rpartition('/')[2]}']")
+    browser.find_element(By.CSS_SELECTOR, ".delete-upload").click()
+    browser.switch_to.alert.accept()
+    wait(browser, lambda b: not b.find_elements(By.CSS_SELECTOR, ".delete-upload"))
+
+
 def test_a_device_answers_what_a_layer_would_cost(server, browser):
     browser.get(f"{server.address}/devices")
     browser.find_element(By.LINK_TEXT, "h200-sxm").click()
@@ -175,7 +199,7 @@ def test_a_device_is_checked_for_drift(server, browser, finished):
 
 def test_results_are_compared(server, browser, finished):
     browser.get(finished)
-    browser.find_element(By.LINK_TEXT, "Compare with others").click()
+    browser.find_element(By.LINK_TEXT, "Compare with other tunings").click()
     plots(browser, 1)
     assert browser.find_element(By.CSS_SELECTOR, "main tbody tr").text
 
@@ -278,3 +302,4 @@ def test_a_key_opens_the_pages(tmp_path, browser):
         browser.find_element(By.CSS_SELECTOR, "#login button").click()
         wait(browser, lambda b: b.current_url == f"{locked.address}/")
         browser.delete_all_cookies()
+        assert [u for u in requests(browser) if not u.startswith((locked.address, "data:"))] == []
