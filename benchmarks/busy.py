@@ -122,7 +122,8 @@ def _run(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=3600)
     if done.returncode not in _ENDED:
         raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @contextlib.contextmanager
