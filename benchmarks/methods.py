@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from method_options import METHODS, exact
 from torch import Tensor, nn
 
 from autotune.compress.calibration_plan import CalibrationPlan
@@ -41,7 +42,7 @@ from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance, Reporter, no_progress
 from autotune.core.types import Budget, Workload
 from autotune.results.record import Quality
-from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
+from autotune.tuning.options import MachineOptions, SearchOptions
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
 from autotune.tuning.session import Tuning
@@ -49,53 +50,6 @@ from autotune.tuning.session import Tuning
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """The options of one row: those of the method, and of the search where they differ."""
-
-    metric: str | None = None
-    factorizer: str = "svd"
-    allocator: str | None = None
-    storage: str = "fp32"
-    joint: bool = True
-    sensitivity_rounds: int | None = None
-    trials: int | None = None
-
-    def applied(self, request: TuneRequest) -> TuneRequest:
-        """The request with these options."""
-        method = MethodOptions(
-            metric=self.metric,
-            factorizer=self.factorizer,
-            allocator=self.allocator,
-            storage=self.storage,
-            joint=self.joint,
-        )
-        given = {"sensitivity_rounds": self.sensitivity_rounds, "trials": self.trials}
-        search = {name: value for name, value in given.items() if value is not None}
-        return replace(request, method=method, search=replace(request.search, **search))
-
-
-def _exact(metric: str, sensitivity_rounds: int = 0) -> Method:
-    return Method(metric=metric, allocator="exact", sensitivity_rounds=sensitivity_rounds)
-
-
-METHODS: dict[str, Method] = {
-    "svd uniform": Method(metric="weight", allocator="uniform"),
-    "svd-llm": Method(metric="activation", allocator="uniform"),
-    "asvd": Method(metric="asvd", allocator="uniform"),
-    "pgsvd": Method(metric="activation", factorizer="als", allocator="pgsvd"),
-    "dobi": Method(metric="activation", factorizer="output-subspace", allocator="dobi"),
-    "dipsvd heuristic": Method(metric="dipsvd", allocator="dipsvd-heuristic"),
-    "dipsvd bayes": Method(metric="dipsvd", allocator="dipsvd-bayes:trials=60"),
-    "flar": Method(metric="ledoit-wolf", allocator="flar"),
-    "erc": Method(metric="activation", factorizer="residual", allocator="erc-plc"),
-    "exact on activation": _exact("activation"),
-    "exact on kfac": _exact("kfac"),
-    "exact on kfac-seq": _exact("kfac-seq"),
-    "exact sensitivity": _exact("kfac", sensitivity_rounds=1),
-    "default not joint": Method(joint=False),
-    "default": Method(),
-}
 _HELDOUT_TOKENS = 20_000
 # Stages of a tuning in which a plan is looked for; the last of them always runs.
 _SEARCHES = ("sensitivity of every layer", "search the outer knobs")
@@ -196,7 +150,7 @@ def measure_layers(request: TuneRequest) -> None:
     layers are measured as well.
     """
     machine = replace(request.machine, measure_seconds=default_measure_seconds())
-    cheap = _exact("weight").applied(replace(request, machine=machine))
+    cheap = exact("weight").applied(replace(request, machine=machine))
     with Tuning.open(cheap, Stopwatch()):
         pass
 

@@ -6,12 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
-from autotune.predictor.layers.features import MANY_PRODUCTS
 from autotune.predictor.layers.interpolation import (
     enclosing,
     interpolate,
@@ -21,13 +19,7 @@ from autotune.predictor.layers.unsettled import Ratio, weigh_unsettled
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.profiler.database.records import Measurement
 
-if TYPE_CHECKING:
-    from autotune.predictor.layers.recovery import RecoveryProcess
-    from autotune.predictor.layers.regressor import LatencyRegressor
-
 _ROOFLINE_FACTOR = 4.0
-_NEAR = 2.0
-_NEAREST_TOKENS, _FAR = 3, math.log(16.0)
 # The seconds of a dense layer that was never timed in calm are off by a tenth at least.
 _UNSETTLED_DENSE = 1.1
 
@@ -189,134 +181,6 @@ def _settled(
 def _curve(shape: LayerShape) -> tuple[LayerShape, str]:
     """What the ranks of one staircase have in common."""
     return shape.dense, shape.form.suffix
-
-
-class RecoveredPairs(LatencySource):
-    """Ratios of pairs, learned by a Gaussian process from a few measured pairs.
-
-    Where there are many pairs the regressor is as good and much faster to fit.
-    """
-
-    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
-        self._measured, self._roofline = measured, roofline
-        self._fitted: dict[int, RecoveryProcess | None] = {}
-
-    def knows(self, shape: LayerShape) -> bool:
-        """Whether it is a plain pair, and few pairs but enough of them were measured."""
-        plain = not shape.is_dense and not shape.form.suffix
-        return plain and self._process(shape.tokens) is not None
-
-    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
-        """The ratios of pairs, each asked by itself."""
-        return [self._guess(shape) for shape in shapes]
-
-    def _guess(self, shape: LayerShape) -> Guess:
-        process = self._process(shape.tokens)
-        assert process is not None, "a known shape"
-        ratios, half_widths = process.predict([shape])
-        return Guess(
-            ratio=float(ratios[0]),
-            half_width=float(half_widths[0]),
-            source="predicted",
-            add_dense_error=True,
-        )
-
-    def _process(self, tokens: int) -> RecoveryProcess | None:
-        """Fitted when first asked, on the pairs of M near the one asked where they are enough."""
-        if tokens not in self._fitted:
-            self._fitted[tokens] = self._fit(tokens)
-        return self._fitted[tokens]
-
-    def _fit(self, tokens: int) -> RecoveryProcess | None:
-        from autotune.predictor.layers.recovery import MAX_PAIRS, RecoveryProcess
-
-        pairs = [s for s in self._measured.learnable if not s.is_dense and not s.parts]
-        near = [s for s in pairs if _is_near(s, tokens)]
-        chosen = near if RecoveryProcess.enough(near) else pairs
-        if len(chosen) > MAX_PAIRS or self._halves_known(tokens):
-            return None
-        if not RecoveryProcess.enough(chosen):
-            return None
-        ratios = [self._measured.estimates[s].ratio for s in chosen]
-        return RecoveryProcess(self._roofline, chosen, ratios=ratios)
-
-    def _halves_known(self, tokens: int) -> bool:
-        """Whether so many products were measured near M that kriging knows a pair's halves."""
-        near = (s for s in self._measured.learnable if _is_near(s, tokens))
-        return sum(s.is_dense and not s.parts for s in near) >= MANY_PRODUCTS
-
-
-def _is_near(shape: LayerShape, tokens: int) -> bool:
-    return 1 / _NEAR <= shape.tokens / tokens <= _NEAR
-
-
-class LearnedLayers(LatencySource):
-    """Seconds of dense layers and ratios of pairs, from a regressor of all that was measured.
-
-    Where too few pairs were measured to learn ratios from, it gives seconds of pairs too.
-    """
-
-    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
-        self._measured, self._roofline = measured, roofline
-        self._fitted: dict[int, LatencyRegressor | None] = {}
-
-    def knows(self, shape: LayerShape) -> bool:
-        """Whether it is dense or a plain pair, and enough was measured to fit on."""
-        return not shape.form.suffix and self._regressor(shape.tokens) is not None
-
-    def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
-        """Seconds or ratios, all shapes of one M together."""
-        groups: dict[int, list[LayerShape]] = {}
-        for shape in shapes:
-            groups.setdefault(shape.tokens, []).append(shape)
-        found: dict[LayerShape, Guess] = {}
-        for tokens, group in groups.items():
-            found |= self._guesses(tokens, group)
-        return [found[shape] for shape in shapes]
-
-    def _guesses(self, tokens: int, shapes: Sequence[LayerShape]) -> dict[LayerShape, Guess]:
-        regressor = self._regressor(tokens)
-        assert regressor is not None, "known shapes"
-        pairs = [s for s in shapes if not s.is_dense] if regressor.knows_ratios else []
-        rest = [s for s in shapes if s.is_dense] if pairs else shapes
-        found: dict[LayerShape, Guess] = {}
-        if pairs:
-            dense_known = [self._measured.knows(s.dense) for s in pairs]
-            ratios, half_widths = regressor.predict_ratios(pairs, dense_known)
-            for shape, ratio, width in zip(
-                pairs, ratios.tolist(), half_widths.tolist(), strict=True
-            ):
-                found[shape] = Guess(ratio=ratio, half_width=width, source="predicted")
-        if rest:
-            seconds, half_widths = regressor.predict_with_half_widths(rest)
-            for shape, value, width in zip(
-                rest, seconds.tolist(), half_widths.tolist(), strict=True
-            ):
-                found[shape] = Guess(latency_s=value, half_width=width, source="predicted")
-        return found
-
-    def _regressor(self, tokens: int) -> LatencyRegressor | None:
-        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables."""
-        if tokens not in self._fitted:
-            self._fitted[tokens] = self._fit(tokens)
-        return self._fitted[tokens]
-
-    def _fit(self, tokens: int) -> LatencyRegressor | None:
-        """On the measured M nearest to the one asked, where they are enough.
-
-        A whole GPU's database takes long to fit.
-        """
-        from autotune.predictor.layers.regressor import LatencyRegressor
-
-        known = self._measured.learnable
-        far = {s.tokens: abs(math.log(s.tokens / tokens)) for s in known}
-        chosen = [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
-        near = [s for s in known if s.tokens in chosen]
-        shapes = near if LatencyRegressor.enough(near) else known
-        if not LatencyRegressor.enough(shapes):
-            return None
-        seconds = [self._measured.estimates[shape].latency_s for shape in shapes]
-        return LatencyRegressor(self._roofline).fit(shapes, seconds)
 
 
 class RooflineGuesses(LatencySource):

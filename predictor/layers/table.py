@@ -11,13 +11,12 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.layers.learned_sources import LearnedLayers, RecoveredPairs
 from autotune.predictor.layers.sources import (
     Guess,
     InterpolatedLayers,
     LatencySource,
-    LearnedLayers,
     MeasuredLayers,
-    RecoveredPairs,
     RooflineGuesses,
 )
 from autotune.profiler.database.records import Measurement

@@ -2,11 +2,10 @@
 
 import pytest
 
+from autotune.predictor.layers.learned_sources import LearnedLayers, RecoveredPairs
 from autotune.predictor.layers.sources import (
     InterpolatedLayers,
-    LearnedLayers,
     MeasuredLayers,
-    RecoveredPairs,
     RooflineGuesses,
 )
 from autotune.testing.shapes import at_rank

@@ -1,0 +1,1 @@
+"""Implementations that break their contract, each with the suite that must find it."""
