@@ -97,6 +97,14 @@ def tune(
         return run(request, reporter or Reporter())
 
 
+# What a caller may have meant who gave a text or a dictionary.
+_EXAMPLES = {
+    "budget": "a Budget, such as Budget(latency='0.85x'); or give latency_budget='0.85x'",
+    "workload": "a Workload, such as Workload(batch_size=1); or give batch_size=1",
+    "options": "a TuneOptions; or give its options by their names",
+}
+
+
 def make_request(
     model: str | Path | None = None,
     *,
@@ -113,6 +121,13 @@ def make_request(
         OptionError: a value that cannot be used.
         TypeError: a keyword that is not an option.
     """
+    for name, kind, one in (
+        ("budget", Budget, budget),
+        ("workload", Workload, workload),
+        ("options", TuneOptions, options),
+    ):
+        if not isinstance(one, kind | None):
+            raise TypeError(f"{name} must be {_EXAMPLES[name]}, got {one!r}")
     flat, given = flat or {}, {"budget": budget, "workload": workload, "options": options}
     options = options or TuneOptions()
     values: dict[str, Any] = {

@@ -12,6 +12,7 @@ from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import DEVICE, database_option, parse_shape
 from autotune.cli.schema import schema_options, values
+from autotune.core.paths import check_database_exists
 from autotune.core.types import Address
 
 _PATH = click.Path(path_type=Path)
@@ -33,6 +34,7 @@ def info(database: Address, output_format: str) -> None:
 
     entries = []
     lines = [str(database)]
+    check_database_exists(database)
     with LatencyDatabase(database) as store:
         checks = store.last_checks()
         for key, fingerprint in store.fingerprints().items():
@@ -55,6 +57,8 @@ def info(database: Address, output_format: str) -> None:
                 f"{failed} failed" + (f", {last.verdict} on {last.checked_at[:10]}" if last else "")
             )
         runs = store.runs()
+    if not entries:
+        lines.append("empty: nothing has been measured yet; `autotune profile` measures layers")
     emit(
         output_format,
         {"database": str(database), "fingerprints": entries, "runs": runs},
@@ -71,6 +75,7 @@ def export(path: Path, database: Address, *, output_format: str) -> None:
     from autotune.profiler.database.exchange import export_table
     from autotune.profiler.database.latency import LatencyDatabase
 
+    check_database_exists(database)
     with LatencyDatabase(database) as store:
         count = export_table(store, path)
     emit(
@@ -155,6 +160,7 @@ def ship(path: Path, database: Address, *, output_format: str) -> None:
     from autotune.profiler.database.exchange import ship as ship_file
     from autotune.profiler.database.latency import LatencyDatabase
 
+    check_database_exists(database)
     with LatencyDatabase(database) as store:
         sha256 = ship_file(store, path)
     emit(
@@ -176,6 +182,7 @@ def verify(database: Address, output_format: str) -> int:
     from autotune.profiler.database.audit import find_problems, find_suspects, quarantine
     from autotune.profiler.database.latency import LatencyDatabase
 
+    check_database_exists(database)
     with LatencyDatabase(database) as store:
         problems = find_problems(store)
         # What was changed is not judged further, and nothing is written to it.
@@ -235,6 +242,7 @@ def forget(
         sizes={(layer.in_features, layer.out_features) for layer in layers},
         tokens=tokens,
     )
+    check_database_exists(database)
     with LatencyDatabase(database) as store:
         if fingerprint and not any(key.startswith(fingerprint) for key in store.fingerprints()):
             raise UsageError(

@@ -40,7 +40,7 @@ class LayerOptions:
     form: str | None = option(
         flag="--form",
         metavar="FORM",
-        help="Form, such as rank=96 or rank=96:pivoted:int8-static.",
+        help="Form, such as rank=96; other structures and precisions need a backend that has them.",
     )
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class ProfileOptions:
         chosen_forms(self.ranks, self.forms)
 
 
-def check_forms(forms: Iterable[Form], backend: Backend) -> None:
+def check_forms(forms: Iterable[Form], backend: Backend, *, schema: type) -> None:
     """Refuse forms of layers that the backend cannot run.
 
     Raises:
@@ -144,7 +144,7 @@ def check_forms(forms: Iterable[Form], backend: Backend) -> None:
                 f"{form}: {backend.name} has no implementation of it; measure plain pairs in "
                 "native precision, such as rank=96, or choose another {backend}"
             )
-            raise OptionError("forms", rule, schema=ProfileOptions)
+            raise OptionError("forms", rule, schema=schema)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from autotune.cli.forms import chosen_forms
-from autotune.cli.job_options import PredictOptions
+from autotune.cli.job_options import PredictOptions, check_forms
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import parse_shape
 from autotune.cli.schema import schema_options, values
@@ -26,6 +26,7 @@ def command(output_format: str, **options: Any) -> None:
     For a device that is not on this machine, predictions come from the database that ships with
     the package, or from third-party measurements.
     """
+    from autotune.core.paths import check_database_exists
     from autotune.core.quantities import format_seconds
     from autotune.layers.predict import KnownLayers
     from autotune.tuning.machines import nearest_machine
@@ -36,7 +37,9 @@ def command(output_format: str, **options: Any) -> None:
     names = ("device", "backend", "dtype", "threads", "database", "allow_extrapolation")
     dense = parse_shape(chosen.shape, chosen.tokens)
     shapes = [dense.with_form(form) for form in (DENSE, *wanted)]
+    check_database_exists(chosen.database)
     with nearest_machine(MachineOptions(**{n: getattr(chosen, n) for n in names})) as machine:
+        check_forms(wanted, machine.backend, schema=PredictOptions)
         layers = KnownLayers(machine, allow_extrapolation=chosen.allow_extrapolation)
         found = layers.predict(shapes)
         name, dtype = machine.spec.name, machine.dtype

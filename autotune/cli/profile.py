@@ -99,7 +99,7 @@ def _profile(
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
     """The forms asked for, which the backend must be able to run."""
     forms = chosen_forms(options["ranks"], options["forms"])
-    check_forms(forms, backend)
+    check_forms(forms, backend, schema=ProfileOptions)
     return forms
 
 

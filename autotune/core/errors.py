@@ -19,7 +19,8 @@ Every error ends the command line with one sentence on stderr and the exit code 
     ├── EngineError                    4   an engine cannot be built or run here
     ├── ParityError                    1   an exported file computes something else than its model
     ├── MeasurementError               1   a measurement failed, so the budget cannot be checked
-    │   └── AnswerError                    a worker's answer makes no sense (autotune.farm.answers)
+    │   ├── AnswerError                    a worker's answer makes no sense (autotune.farm.answers)
+    │   └── NotPricedError             2   no table prices a layer that was asked for
     ├── DeviceBusyError               75   another measurement holds the device (devices.lock)
     ├── ChildError                     1   a child process did not do its work (core.childprocess)
     │   ├── ChildStartError                it cannot be started
@@ -29,7 +30,8 @@ Every error ends the command line with one sentence on stderr and the exit code 
     ├── WorkerLostError               75   a worker of the farm went silent (autotune.farm.errors)
     ├── OutOfMemoryError               1   the work does not fit into memory
     └── ServiceError                   1   the service refused a request (autotune.service.errors,
-                                           whose subclasses carry an HTTP status)
+                                           whose subclasses carry an HTTP status; 75 where a later
+                                           call may succeed)
 
 A command that ends without an error exits with 0; with 1 where a measured or predicted result
 misses the budget or has lost its quality, or a check failed; and with 5 where the measurement does
@@ -188,6 +190,12 @@ class ParityError(AutotuneError):
 
 class MeasurementError(AutotuneError):
     """A measurement failed or timed out."""
+
+
+class NotPricedError(MeasurementError):
+    """A layer was asked for that no measurement or table prices."""
+
+    exit_code = ExitCode.UNUSABLE
 
 
 @contextmanager

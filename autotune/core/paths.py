@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 from autotune.core.types import Address
 
 MEASURE_SECONDS = "AUTOTUNE_MEASURE_SECONDS"
@@ -15,6 +15,21 @@ MEASURE_SECONDS = "AUTOTUNE_MEASURE_SECONDS"
 def database_address(text: str) -> Address:
     """A URL as it is, anything else as a path."""
     return text if "://" in text else Path(text).expanduser()
+
+
+def check_database_exists(address: Address | None) -> None:
+    """Refuse a mistyped path that would be made an empty database, and then read.
+
+    The default database may be missing; so does every one before its first measurement.
+
+    Raises:
+        UsageError: a path where there is no file.
+    """
+    if isinstance(address, Path) and address != default_database() and not address.exists():
+        raise UsageError(
+            f"{option_name('machine.database')}: {address} does not exist; give a database that "
+            "`autotune profile` or a tuning has written"
+        )
 
 
 def data_folder() -> Path:

@@ -27,6 +27,7 @@ import httpx2 as httpx
 from autotune.core.errors import UsageError, option_name
 from autotune.core.files import file_sha256, write_whole
 from autotune.service.errors import (
+    BusyError,
     ConflictError,
     ForbiddenError,
     NotFoundError,
@@ -38,7 +39,14 @@ from autotune.service.errors import (
 DEFAULT_SERVER = "http://127.0.0.1:8420"
 _ERRORS: dict[int, type[ServiceError]] = {
     error.status: error
-    for error in (NotFoundError, ForbiddenError, ConflictError, TooLargeError, QuotaError)
+    for error in (
+        NotFoundError,
+        ForbiddenError,
+        ConflictError,
+        TooLargeError,
+        QuotaError,
+        BusyError,
+    )
 }
 _AGAIN_S = 1.0
 _PATIENCE = 30
@@ -222,8 +230,8 @@ class Client:
         self._check(response)
         return response.json() if response.content else None
 
-    def _silent(self, error: Exception) -> ServiceError:
-        return ServiceError(
+    def _silent(self, error: Exception) -> BusyError:
+        return BusyError(
             f"{self.server} does not answer ({error}); check the address (--server), and that "
             "`autotune serve` runs there"
         )

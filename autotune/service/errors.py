@@ -15,7 +15,7 @@ On the command line they all have exit code 1.
 
 from __future__ import annotations
 
-from autotune.core.errors import AutotuneError
+from autotune.core.errors import AutotuneError, ExitCode
 
 
 class ServiceError(AutotuneError):
@@ -58,6 +58,7 @@ class BusyError(ServiceError):
     """The request cannot be answered now; the same one may succeed later."""
 
     status = 503
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class LeaseLostError(ConflictError):

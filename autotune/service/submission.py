@@ -112,7 +112,7 @@ def _check_measuring(settings: Settings, options: ProfileOptions | DriftOptions)
     if not settings.farm:
         check_cores(options.threads, "threads", schema=ProfileOptions)
     backend = check_measurable(_as_run(settings, machine))
-    check_forms(chosen_forms(options.ranks, options.forms), backend)
+    check_forms(chosen_forms(options.ranks, options.forms), backend, schema=ProfileOptions)
     _check_layers(settings, options)
 
 

@@ -140,6 +140,8 @@ class MeasuringMachine(Machine):
     def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
         """The table of what the database holds of this machine."""
         table = self._table(allow_extrapolation=allow_extrapolation)
+        if not self.database.measurements(self.fingerprint.id):
+            return table, [f"the specification sheet of {self.spec.name} alone"]
         return table, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
 
     def _table(self, *, allow_extrapolation: bool = False) -> LatencyTable:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autotune.core.errors import MeasurementError, option_name
+from autotune.core.errors import NotPricedError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
@@ -106,13 +106,12 @@ def _spread(seconds: float, half_width: float, *, source: Source) -> Estimate:
     )
 
 
-def _unknown(shape: LayerShape) -> MeasurementError:
+def _unknown(shape: LayerShape) -> NotPricedError:
     m, k, n = shape.tokens, shape.in_features, shape.out_features
     form = shape.form
-    what = f"rank {form.rank or 'dense'}" if not form.suffix else str(form)
     how = f" --form {form}" if form.suffix else ""
-    return MeasurementError(
-        f"nothing measured is near {m} tokens, {k}x{n}, {what}; measure it with "
+    return NotPricedError(
+        f"nothing measured is near {m} tokens, {k}x{n}, {form}; measure it with "
         f"`autotune profile --tokens {m} --shape {k}x{n}{how}`, or allow a roofline guess with "
         f"{option_name('machine.allow_extrapolation')}"
     )

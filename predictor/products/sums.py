@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.errors import MeasurementError
+from autotune.core.errors import NotPricedError
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import products
@@ -81,14 +81,14 @@ class ProductSums(LatencyPredictor):
 
 def _check(shape: LayerShape) -> None:
     if shape.form.suffix:
-        raise MeasurementError(
+        raise NotPricedError(
             f"the form {shape.form} cannot be priced: the third-party tables hold products in "
             "the native precision only; measure it on the device itself"
         )
     sizes = [size for _, k, n in products(shape) for size in (k, n)]
     odd = [size for size in sizes if size % MULTIPLE]
     if odd:
-        raise MeasurementError(
+        raise NotPricedError(
             f"a size of {odd[0]} cannot be priced: the third-party tables hold multiples of "
             f"{MULTIPLE} only, and latency may jump between them; choose a multiple, or measure on "
             "the device itself"

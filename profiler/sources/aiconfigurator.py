@@ -86,8 +86,10 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
             f"to 3.13): pip install {PACKAGE}"
         )
     if device not in imported_devices() or dtype not in TABLE_DTYPES:
-        known = ", ".join(imported_devices())
-        raise UsageError(f"{PACKAGE} has no {dtype} table of {device}; it has {known}")
+        raise UsageError(
+            f"{PACKAGE} has no {dtype} table of {device}; it has "
+            f"{', '.join(TABLE_DTYPES)} tables of {', '.join(imported_devices())}"
+        )
     tables = []
     for file in newest_files(folder, device, kind="gemm", name=_TABLE):
         rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])

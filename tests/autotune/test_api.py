@@ -1,6 +1,7 @@
 """`autotune.tune`: options as objects, and by the flat names of older versions."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,20 @@ def test_errors_name_the_option_as_it_was_written(given, said):
 def test_an_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'; options are"):
         tune(budget=BUDGET, colour="red")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"budget": "0.9x"}, "budget must be a Budget, such as Budget(latency='0.85x'); or give"),
+        ({"budget": {"latency": "0.9x"}}, "budget must be a Budget"),
+        ({"budget": BUDGET, "workload": 8}, "workload must be a Workload, such as"),
+        ({"budget": BUDGET, "options": {}}, "options must be a TuneOptions"),
+    ],
+)
+def test_another_type_than_the_options_own_is_named(given, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        tune(**given)
 
 
 def test_a_farm_without_a_token_is_refused(monkeypatch, tmp_path):

@@ -28,6 +28,9 @@ BASE = (
 )
 
 
+PREDICT = ("predict", "--tokens", 128, "--shape", "384x1536")
+
+
 def refuse(done, code, *says):
     assert done.returncode == code, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
@@ -191,3 +194,28 @@ def test_an_output_that_cannot_be_written(cli, tmp_path, name):
     done = cli(*BASE, "--model", LLAMA, "--latency-budget", "0.9x", "-o", name, cwd=tmp_path)
     refuse(done, 2, "cannot write", "--output")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--device", "a100", "--rank", 96, "--rank", 97), ["97 cannot be priced", "multiple"]),
+        (("--form", "rank=96:bogus"), ["--form", "rank=96:bogus", "has no implementation of it"]),
+        (("--rank", 96), ["nothing measured is near", "dense", "autotune profile"]),
+    ],
+)
+def test_a_layer_that_cannot_be_priced(cli, more, says):
+    refuse(cli(*PREDICT, *more), 2, *says)
+
+
+@pytest.mark.parametrize(
+    "command", [PREDICT, ("db", "info"), ("db", "verify"), ("db", "forget", "--tokens", 1)]
+)
+def test_a_mistyped_database_is_not_made(cli, tmp_path, command):
+    missing = tmp_path / "typo.sqlite"
+    refuse(cli(*command, "--db", missing), 2, "--db", str(missing), "does not exist")
+    assert list(tmp_path.glob("typo*")) == []
+
+
+def test_a_service_that_is_not_there_may_be_there_later(cli):
+    refuse(cli("jobs", "--server", "http://127.0.0.1:9"), 75, "does not answer")
