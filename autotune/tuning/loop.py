@@ -111,7 +111,7 @@ class ClosedLoop:
         return self._on(
             measure_decisions(
                 self.planner.network,
-                lambda network: self.planner.hoped_for(network, knobs, corrections),
+                lambda network: self.planner.hoped_for(network, knobs, corrections=corrections),
                 measure=self._time,
             )
         )

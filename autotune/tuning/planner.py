@@ -134,7 +134,7 @@ class Planner:
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, limits=self.limits) from error
 
-    def hoped_for(self, network: NetworkModel, knobs: Knobs, corrections: Corrections) -> Plan:
+    def hoped_for(self, network: NetworkModel, knobs: Knobs, *, corrections: Corrections) -> Plan:
         """The exact solver's plan if layers took what `network` predicts, without a margin."""
         return solve_exact(replace(self, network=network).problem(knobs, corrections)).plan
 

@@ -49,7 +49,7 @@ def test_every_route_needs_a_key_once_there_is_one(client, database):
     with database.transaction() as connection:
         kept = str(connection.exec_driver_sql("SELECT * FROM api_key").all())
     assert token not in kept
-    assert token.rpartition("_")[2] not in kept
+    assert token.split("_", 2)[2] not in kept
     revoke_key(database, key.id)
     assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {token}"}).status_code == 401
 
@@ -169,7 +169,7 @@ def test_keys_are_made_listed_and_revoked_by_command(cli, tmp_path, settings):
     listed = keys("list").stdout
     assert "alice" in listed
     assert "active" in listed
-    assert token.rpartition("_")[2] not in listed
+    assert token.split("_", 2)[2] not in listed
     assert keys("revoke", token.split("_")[1]).returncode == 0
     assert "revoked" in keys("list").stdout
     assert keys("revoke", "0" * 12).returncode == 1
