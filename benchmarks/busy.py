@@ -62,7 +62,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as text:
             quiet = _quiet_points(Path(text)) if wanted and kind == "small" else {}
             for number in wanted:
-                row = {"kind": kind, "number": number, **_row(kind, Path(text), number, quiet)}
+                row = {
+                    "kind": kind,
+                    "number": number,
+                    **_row(kind, Path(text), number=number, quiet=quiet),
+                }
                 known.append(row)
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
@@ -72,7 +76,7 @@ def main() -> None:
     )
 
 
-def _row(kind: str, home: Path, number: int, quiet: Mapping[Any, float]) -> dict[str, Any]:
+def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> dict[str, Any]:
     """Tune beside the neighbour, repeat in quiet."""
     output, database = home / "out", home / "busy.sqlite"
     shutil.rmtree(output, ignore_errors=True)
