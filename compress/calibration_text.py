@@ -14,7 +14,7 @@ from autotune.compress.loading import LoadedModel
 from autotune.compress.sentence import SentenceModel, read_sentence_model
 from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
-from autotune.core.errors import CalibrationError, option_name
+from autotune.core.errors import CalibrationError, foreign_code, option_name
 from autotune.core.types import Workload
 
 MIN_SEQUENCES = 8
@@ -32,20 +32,24 @@ def text_rows(
     tokens that a masked language model has to predict.
 
     Raises:
+        ModelError: the tokenizer fails, as with a damaged configuration.
         CalibrationError: unreadable, too little text, a model that text alone cannot feed, or a
             tokenizer with tokens that the model has no embedding for.
     """
     tokenizer: Any = loaded.tokenizer
     _check_reads_text(loaded)
     text = _read_text(path)
+    damaged = f"the tokenizer of {loaded.name} cannot read the text: <why>; its files are damaged"
     if loaded.kind.reads_windows:
         length = window_length(workload)
-        ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+        with foreign_code(damaged):
+            ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
         rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)]
         found = f"{len(ids)} token{'' if len(ids) == 1 else 's'}"
         kind = f"windows of {length} tokens"
     else:
-        rows = _documents(loaded, text, workload=workload)
+        with foreign_code(damaged):
+            rows = _documents(loaded, text, workload=workload)
         found = f"{sum(map(len, rows))} tokens in {len(rows)} documents"
         kind = "documents"
     if len(rows) < MIN_SEQUENCES:

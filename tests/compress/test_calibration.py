@@ -10,7 +10,7 @@ from autotune.compress.calibration import load_calibration
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.tasks.base import MASK
-from autotune.core.errors import CalibrationError
+from autotune.core.errors import CalibrationError, ModelError
 from autotune.core.types import Workload
 from tests.conftest import LLAMA, tiny_model
 
@@ -213,6 +213,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model(llama, tmp_path):
     plan = CalibrationPlan(calibration=str(tmp_path / "text.txt"))
     with pytest.raises(CalibrationError, match="has 2049 tokens and the model's embedding 2048"):
         load_calibration(loaded, plan, workload=WORKLOAD)
+
+
+@pytest.mark.parametrize("model", ["llama", "encoder"])
+def test_a_tokenizer_that_fails_is_named(request, model):
+    """Its configuration is only looked at when a text is longer than its limit."""
+    loaded = request.getfixturevalue(model)
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.model_max_length = "x"
+    with pytest.raises(ModelError, match="the tokenizer of .* cannot read the text: .*") as caught:
+        load_calibration(replace(loaded, tokenizer=tokenizer), CalibrationPlan(), workload=WORKLOAD)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
