@@ -97,18 +97,28 @@ def _masked(tokenizer: Any, row: Tensor, *, seed: int) -> Tensor:
 
 
 def _check_reads_text(loaded: LoadedModel) -> None:
-    """Refuse a model without a tokenizer, or with inputs besides text."""
+    """Refuse a model without a tokenizer of words, or with inputs besides text."""
     shape = Workload(batch_size=1, sequence_length=2)
     inputs = make_task(loaded.task, loaded.folder).example_inputs(loaded.model, shape)
     others = sorted(set(inputs) - _TEXT_INPUTS)
-    if loaded.tokenizer is not None and not others:
+    if others:
+        why = f"takes {' and '.join(others)}"
+    elif loaded.tokenizer is None:
+        why = "has no tokenizer"
+    elif not _has_words(loaded.tokenizer):
+        why = f"has a tokenizer without a vocabulary (its files are not all in {loaded.folder})"
+    else:
         return
-    why = f"takes {' and '.join(others)}" if others else "has no tokenizer"
     raise CalibrationError(
         f"{loaded.name} {why}, so text cannot calibrate it; set "
         f"{option_name('calibration.calibration')} to a .safetensors file of its input tensors, "
         f"{', '.join(sorted(inputs))} (first dimension = samples)"
     )
+
+
+def _has_words(tokenizer: Any) -> bool:
+    """Whether it has more than special tokens, all that is left where its vocabulary is missing."""
+    return not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)
 
 
 def _check_vocabulary(loaded: LoadedModel, rows: list[Tensor]) -> None:

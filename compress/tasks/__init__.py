@@ -81,9 +81,13 @@ def _check_body(architecture: str, model_type: str) -> None:
     if architecture.endswith("EncoderModel"):  # the encoder alone of a model with a decoder
         return
     endings = (ending for kind in TASKS.values() for ending in kind.architectures)
+    encoder = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(model_type, "")
+    part, loader = "body", "AutoModel"
+    if encoder.endswith("EncoderModel"):  # `AutoModel` would keep the decoder
+        part, loader = "encoder", "AutoModelForTextEncoding"
     raise ModelError(
         f"config.json names the architecture {architecture}, whose outputs no task judges; judged "
         f"are …{', …'.join(endings)}, models without a head, and pairs of a text and an image "
-        "tower. To tune the body alone as an embedding model, save it with "
-        "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)"
+        f"tower. To tune the {part} alone as an embedding model, save it with "
+        f"{loader}.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)"
     )

@@ -1,10 +1,12 @@
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 from autotune.compress.calibration import load_calibration
 from autotune.compress.calibration_plan import CalibrationPlan
@@ -203,6 +205,18 @@ def test_text_does_not_calibrate_a_model_with_other_inputs(encoder, llama):
     ):
         with pytest.raises(CalibrationError, match=f"{inputs}, so text cannot calibrate it; set"):
             load_calibration(loaded, CalibrationPlan(), workload=WORKLOAD)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_tokenizer_whose_vocabulary_is_missing(kind, tmp_path):
+    """Of text it makes nothing, or one unknown token of every word."""
+    name = {"llama": "LlamaTokenizer", "bert": "BertTokenizer"}[kind]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    task = {"llama": "causal-lm", "bert": "embedding"}[kind]
+    loaded = loaded_tiny(kind, task, folder=tmp_path, tokenizer=tokenizer)
+    with pytest.raises(CalibrationError, match=f"without a vocabulary .*{tmp_path}.* text cannot"):
+        load_calibration(loaded, CalibrationPlan(), workload=WORKLOAD)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(llama, tmp_path):

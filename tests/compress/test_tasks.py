@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import transformers as t
 
-from autotune.compress.loading import LoadedModel
+from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.sentence import POOLING_MODES
 from autotune.compress.tasks import TASKS, detect_task, make_task
 from autotune.compress.tasks.causal_lm import CausalLM
@@ -177,6 +177,16 @@ def test_a_head_that_no_task_judges_is_refused_by_name(architecture, kind):
     config = SimpleNamespace(architectures=[architecture], model_type=kind)
     with pytest.raises(ModelError, match=f"{architecture}, whose outputs no task judges; .*save"):
         detect_task(config)
+
+
+def test_of_an_encoder_decoder_model_the_encoder_is_what_can_be_tuned(tmp_path):
+    config = t.T5Config(vocab_size=99, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    t.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "whole")
+    with pytest.raises(ModelError, match=r"encoder alone .* save it with AutoModelForTextEncoding"):
+        load_model(str(tmp_path / "whole"))
+    encoder = t.AutoModelForTextEncoding.from_pretrained(tmp_path / "whole")
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert load_model(str(tmp_path / "encoder")).task == "embedding"
 
 
 def test_every_task_says_what_the_rest_needs_to_know():
