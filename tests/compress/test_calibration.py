@@ -235,7 +235,7 @@ def test_a_tokenizer_that_fails_is_named(request, model):
     loaded = request.getfixturevalue(model)
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.model_max_length = "x"
-    with pytest.raises(ModelError, match="the tokenizer of .* cannot read the text: .*") as caught:
+    with pytest.raises(ModelError, match=r"the tokenizer of .* cannot read the text: .*") as caught:
         load_calibration(replace(loaded, tokenizer=tokenizer), CalibrationPlan(), workload=WORKLOAD)
     assert len(str(caught.value).splitlines()) == 1
 
