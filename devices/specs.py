@@ -84,6 +84,15 @@ def known_devices() -> dict[str, DeviceSpec]:
     return {name: spec for name, (spec, _) in sorted(_files().items())}
 
 
+def device_names() -> list[str]:
+    """The names and aliases of all devices.
+
+    Raises:
+        UsageError: as `known_devices`.
+    """
+    return [name for spec in known_devices().values() for name in (spec.name, *spec.aliases)]
+
+
 def device_file(name: str) -> str:
     """The TOML text of a device, as a pattern for another.
 
