@@ -281,7 +281,7 @@ class Tuning:
 def _earlier(folder: RunFolder) -> TuneRecord | None:
     """The result that the folder holds, if there is one."""
     try:
-        return read_result(folder.path).record
+        return read_result(folder.path)
     except UsageError:
         return None
 
