@@ -1,6 +1,5 @@
 """What a tuning hands out is what it made: never a damaged, stale or blessed file."""
 
-import dataclasses
 import json
 import shutil
 
@@ -10,13 +9,8 @@ import autotune
 from autotune.core.errors import UsageError
 from autotune.core.files import file_sha256
 from autotune.core.progress import Reporter
-from autotune.core.runfolder import RunFolder
-from autotune.results.layer_timings import LayerTimings
-from autotune.results.result import result_text
-from autotune.tuning.session import _earlier, _is_same
 from tests.conftest import LLAMA
 from tests.damage import DAMAGES, save_model
-from tests.records import stored_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.duration(120)]
 
@@ -147,17 +141,3 @@ def test_bench_refuses_a_damaged_build(copied):
 def test_files_are_readable_by_others(tuned):
     modes = {(tuned.folder / name).stat().st_mode & 0o777 for name in tuned.record.files}
     assert len(modes) == 1
-
-
-def test_a_tuning_that_ends_as_its_folder_did_is_the_same_result(tmp_path):
-    record = stored_record()
-    cost = dataclasses.replace(record.cost, seconds=record.cost.seconds + 1)
-    timings = LayerTimings(settled=1, total=2, load=5.8, cores=2)
-    again = dataclasses.replace(record, cost=cost, layer_timings=timings)
-    assert _is_same(again, record)
-    with RunFolder(tmp_path) as folder:
-        assert _earlier(folder) is None
-        (tmp_path / "result.json").write_text(result_text(record))
-        assert _is_same(again, _earlier(folder))
-    assert not _is_same(again, None)
-    assert not _is_same(dataclasses.replace(again, measured_ratio=0.9), record)
