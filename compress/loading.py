@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import logging
 
 from autotune.compress.declared_size import check_size
 from autotune.compress.documents import CONFIG, check_documents, read_object, reading
@@ -98,6 +99,7 @@ def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedMo
     Raises:
         ModelError: missing, unreadable or non-finite model.
     """
+    _quiet_transformers()
     folder = model_folder(name)
     if check_documents(folder).get("quantization_config"):
         raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
@@ -115,10 +117,17 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
     Raises:
         ModelError: missing, unreadable or non-finite.
     """
+    _quiet_transformers()
     found = checkpoint_folder(folder)
     check_documents(found)
     sha = check_weights(found)
     return _loaded(str(folder), found, config=_config(found), dtype=dtype, sha=sha)
+
+
+def _quiet_transformers() -> None:
+    """No progress bars nor warnings of transformers: what matters of a model is checked here."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def checkpoint_dtype(folder: Path) -> str:

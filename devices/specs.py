@@ -65,6 +65,9 @@ DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 # What PyTorch calls them.
 TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
+# What people write who mean the GPU that is there.
+_ANY_GPU = ("gpu", "cuda", "nvidia")
+
 
 def own_devices_folder() -> Path:
     """Where a user keeps own files: `$AUTOTUNE_DEVICES`, else `~/.config/autotune/devices`."""
@@ -79,6 +82,15 @@ def known_devices() -> dict[str, DeviceSpec]:
         UsageError: a file of the user's is no specification; names the file and the mistake.
     """
     return {name: spec for name, (spec, _) in sorted(_files().items())}
+
+
+def device_names() -> list[str]:
+    """The names and aliases of all devices.
+
+    Raises:
+        UsageError: as `known_devices`.
+    """
+    return [name for spec in known_devices().values() for name in (spec.name, *spec.aliases)]
 
 
 def device_file(name: str) -> str:
@@ -130,13 +142,18 @@ def find_device(name: str) -> DeviceSpec:
     """The specification of `name` or of an alias.
 
     Raises:
-        UsageError: unknown; suggests the nearest names.
+        UsageError: unknown, with the nearest names; or no more than a word for any GPU.
     """
     specs = known_devices()
     by_alias = {alias: spec for spec in specs.values() for alias in (spec.name, *spec.aliases)}
     spec = by_alias.get(name.lower())
     if spec is not None:
         return spec
+    if name.lower() in _ANY_GPU:
+        raise UsageError(
+            f"{name!r} is no name of a device; name the GPU, such as h100: `autotune devices` "
+            "lists them"
+        )
     near = difflib.get_close_matches(name.lower(), by_alias, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise UsageError(

@@ -1,4 +1,4 @@
-"""`autotune bench DIR`: measure a finished result again."""
+"""`autotune bench FOLDER`: measure a finished result again."""
 
 from __future__ import annotations
 

@@ -23,7 +23,11 @@ def command() -> None:
     """Inspect, move and check latency databases."""
 
 
-@command.command("info", epilog="Example: autotune db info --format json")
+@command.command(
+    "info",
+    short_help="List the fingerprints and count their points.",
+    epilog="Example: autotune db info --format json",
+)
 @database_option
 @format_option
 def info(database: Address, output_format: str) -> None:
@@ -83,7 +87,11 @@ def export(path: Path, database: Address, *, output_format: str) -> None:
     )
 
 
-@command.command("import", epilog="Example: autotune db import latencies.parquet")
+@command.command(
+    "import",
+    short_help="Add the points of an export, or known points of a device.",
+    epilog="Example: autotune db import latencies.parquet",
+)
 @click.argument("path", type=_PATH, required=False)
 @click.option(
     "--device",
@@ -126,7 +134,11 @@ def import_(
     )
 
 
-@command.command("merge", epilog="Example: autotune db merge colleague.sqlite")
+@command.command(
+    "merge",
+    short_help="Add the measurements of another database file.",
+    epilog="Example: autotune db merge colleague.sqlite",
+)
 @click.argument("path", type=_PATH)
 @click.option(
     "--keep-apart",
@@ -151,7 +163,11 @@ def merge(path: Path, keep_apart: bool, *, database: Address, output_format: str
     )
 
 
-@command.command("ship", epilog="Example: autotune db ship a-gpu.sqlite")
+@command.command(
+    "ship",
+    short_help="Write the whole database to one file for `db merge`.",
+    epilog="Example: autotune db ship a-gpu.sqlite",
+)
 @click.argument("path", type=_PATH)
 @database_option
 @format_option
@@ -196,7 +212,11 @@ def verify(database: Address, output_format: str) -> int:
     return 1 if problems else 0
 
 
-@command.command("forget", epilog="Example: autotune db forget --not-converged --yes")
+@command.command(
+    "forget",
+    short_help="Remove the points that meet all conditions given.",
+    epilog="Example: autotune db forget --not-converged --yes",
+)
 @click.option("--device", type=DEVICE, metavar="NAME", help="Points of this device.")
 @click.option(
     "--fingerprint", metavar="ID", help="Points of this fingerprint (or its first digits)."
@@ -262,7 +282,11 @@ def forget(
     emit(output_format, record, lines=lines)
 
 
-@command.command("drift", epilog="Example: autotune db drift")
+@command.command(
+    "drift",
+    short_help="Time some points again and compare them with the database.",
+    epilog="Example: autotune db drift",
+)
 @schema_options(DriftOptions, filled=True)
 @format_option
 def drift(output_format: str, **options: Any) -> int:

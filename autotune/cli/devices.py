@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import DEVICE
+
+if TYPE_CHECKING:
+    from autotune.profiler.sources.known import KnownDevice
 
 
 @click.group("devices", invoke_without_command=True, epilog="Example: autotune devices show a100")
@@ -29,11 +33,19 @@ def command(ctx: click.Context, output_format: str) -> None:
     }
     lines = []
     for known in found:
-        spec, tables = known.spec, known.predicted_from
-        mark = f"here: {known.here}" if known.here else f"predicted from {tables}" if tables else ""
+        spec = known.spec
         aliases = f" ({', '.join(spec.aliases)})" if spec.aliases else ""
-        lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {mark}".rstrip())
+        lines.append(f"{spec.name + aliases:38s} {spec.title:42s} {_use(known)}".rstrip())
     emit(output_format, record, lines=lines)
+
+
+def _use(known: KnownDevice) -> str:
+    """Where latencies of a device come from."""
+    if known.here:
+        return f"here: {known.here}"
+    if known.predicted_from:
+        return f"predicted from {known.predicted_from}"
+    return "only with --allow-extrapolation" if known.spec.kind == "cuda" else ""
 
 
 @command.command("show", epilog="Example: autotune devices show h200")

@@ -1,4 +1,4 @@
-"""`autotune export DIR`: export a checkpoint to ONNX or TensorRT."""
+"""`autotune export FOLDER`: export a checkpoint to ONNX or TensorRT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("folder", type=click.Path(path_type=Path))
 @file_format_option
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: in DIR)."
+    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: in FOLDER)."
 )
 @schema_options(ExportOptions, leave_out=lambda entry: entry.name == "form")
 def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.forms import Form, parse_form
 from autotune.core.layers import LayerShape
-from autotune.core.options import OptionError, check_options, option, same
+from autotune.core.options import Entry, OptionError, check_options, entries, option, same
 from autotune.core.types import Address
 from autotune.core.workload import Workload
 from autotune.tuning.options import MachineOptions, check_cores
@@ -115,7 +115,7 @@ class ProfileOptions:
         check_options(self)
 
     def check(self) -> None:
-        """Refuse what is no layer and no form, and layers that are given twice or not at all.
+        """Refuse what is no layer and no form, layers not given once, and a workload of no model.
 
         Raises:
             UsageError: one that cannot be used, under its name.
@@ -127,9 +127,17 @@ class ProfileOptions:
         if sum(map(bool, ways)) != 1:
             rule = "give {tokens} and {shapes}, or {model}, or {plan} quick"
             raise OptionError("", rule, schema=ProfileOptions)
+        given = [each.path for each in entries(ProfileOptions) if self._is_of_a_model(each)]
+        if given and not self.model:
+            raise OptionError(given[0], "needs {model}", schema=ProfileOptions)
         for shape in self.shapes:
             parse_shape(shape, max(self.tokens, default=1))
         chosen_forms(self.ranks, self.forms)
+
+    def _is_of_a_model(self, entry: Entry) -> bool:
+        """Whether an option of the model's workload was set to another value than its default."""
+        name = entry.name
+        return name in ("batch_size", "isl", "osl") and getattr(self, name) != entry.default
 
 
 def check_forms(forms: Iterable[Form], backend: Backend, *, schema: type) -> None:
@@ -172,6 +180,7 @@ class ExportOptions:
         flag="--batch-size",
         ge=1,
         le=_SIZE,
+        metavar="N",
         default_text="as it was tuned",
         help="TensorRT: largest batch size.",
     )
@@ -233,7 +242,9 @@ class VerifyOptions:
 class DriftOptions:
     """Measure some points again and compare them with the latency database."""
 
-    anchors: int = option(20, flag="--anchors", ge=1, le=1000, help="Points to measure again.")
+    anchors: int = option(
+        20, flag="--anchors", ge=1, le=1000, metavar="N", help="Points to measure again."
+    )
     device: str = same(MachineOptions, "device")
     backend: str | None = same(MachineOptions, "backend")
     dtype: str | None = same(MachineOptions, "dtype")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import json
@@ -58,7 +59,8 @@ _COMMANDS = {
 }
 _JSON = "autotune.json"
 INTERRUPTED = ExitCode.INTERRUPTED
-_INTERRUPTION = "interrupted; what was finished is kept, the same command continues"
+# These keep what they finished, and do the rest when they are run again.
+_CONTINUED = ("tune", "profile")
 
 
 class LazyGroup(click.Group):
@@ -84,6 +86,15 @@ class LazyGroup(click.Group):
             ) from error
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest the nearest command for a name that is none."""
+        near = [] if args[0] in _COMMANDS else difflib.get_close_matches(args[0], _COMMANDS, n=1)
+        if near and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """`autotune --latency-budget 0.85x` is `autotune tune --latency-budget 0.85x`."""
@@ -187,7 +198,7 @@ def main() -> None:
     try:
         code = _run()
     except KeyboardInterrupt:
-        code = _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
+        code = _failed("Interrupted", _interruption(), exit_code=INTERRUPTED)
     except SystemExit:
         raise
     except BaseException as error:  # a panic in a library written in Rust is no Exception
@@ -200,7 +211,7 @@ def _run() -> object:
     try:
         return cli.main(prog_name="autotune", standalone_mode=False)
     except click.exceptions.Abort:
-        return _failed("Interrupted", _INTERRUPTION, exit_code=INTERRUPTED)
+        return _failed("Interrupted", _interruption(), exit_code=INTERRUPTED)
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
@@ -211,6 +222,15 @@ def _run() -> object:
         return _refused(error)
     except BrokenPipeError:
         return 1
+
+
+def _interruption() -> str:
+    """What to say when this process's command is interrupted."""
+    name = next(iter(sys.argv[1:]), "")
+    continues = name in _CONTINUED or name.startswith("-")
+    return "interrupted" + (
+        "; what was finished is kept, the same command continues" if continues else ""
+    )
 
 
 def _refused(error: AutotuneError) -> int:

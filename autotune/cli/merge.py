@@ -1,4 +1,4 @@
-"""`autotune merge DIR`: write the dense equivalent of a factorized checkpoint."""
+"""`autotune merge FOLDER`: write the dense equivalent of a factorized checkpoint."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from autotune.cli.main import emit, format_option
 
 
 @click.command("merge", epilog="Example: autotune merge out -o out/dense")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: DIR/dense)."
+    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: FOLDER/dense)."
 )
 @format_option
 def command(folder: Path, output: Path | None, *, output_format: str) -> int:

@@ -14,12 +14,12 @@ from autotune.cli.schema import Suggested, single
 from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.paths import data_folder
-from autotune.devices.specs import known_devices
+from autotune.devices.specs import device_names
 from autotune.tuning.options import MachineOptions
 
 database_option = single(MachineOptions, "machine.database")
 threads_option = single(MachineOptions, "machine.threads")
-DEVICE = Suggested(known_devices)
+DEVICE = Suggested(device_names)
 token_option = click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),

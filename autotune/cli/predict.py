@@ -13,6 +13,7 @@ from autotune.cli.main import emit, format_option
 from autotune.cli.options import parse_shape
 from autotune.cli.schema import schema_options, values
 from autotune.core.forms import DENSE
+from autotune.core.types import Estimate
 
 
 @click.command(
@@ -51,9 +52,18 @@ def command(output_format: str, **options: Any) -> None:
         name_of = str(form) if form.suffix or form.is_dense else f"rank {form.rank}"
         lines.append(
             f"{name_of:10s} "
-            f"{format_seconds(estimate.latency_s):>9s}  ({format_seconds(estimate.low_s)} to "
-            f"{format_seconds(estimate.high_s)})  ratio {estimate.ratio:.3f}  {estimate.source}"
+            f"{format_seconds(estimate.latency_s):>9s}  {_interval(estimate)}"
+            f"ratio {estimate.ratio:.3f}  {estimate.source}"
         )
     sources = list(found.sources)
     record = {"device": name, "dtype": dtype, "sources": sources, "estimates": answers}
     emit(output_format, record, lines=[*lines, *(f"from {source}" for source in sources)])
+
+
+def _interval(estimate: Estimate) -> str:
+    """The interval with the space behind it; nothing where it has no width."""
+    from autotune.core.quantities import format_seconds
+
+    if estimate.low_s == estimate.high_s:
+        return ""
+    return f"({format_seconds(estimate.low_s)} to {format_seconds(estimate.high_s)})  "

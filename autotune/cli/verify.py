@@ -1,4 +1,4 @@
-"""`autotune verify DIR`: check a finished result."""
+"""`autotune verify FOLDER`: check a finished result."""
 
 from __future__ import annotations
 

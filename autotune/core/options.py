@@ -253,7 +253,7 @@ def check_value(entry: Entry, value: Any, *, schema: type) -> Any:
         return None
     rule = broken_rule(entry, value)
     if rule:
-        raise OptionError(entry.path, rule, value=value, schema=schema)
+        raise OptionError(entry.path, rule, value=_offending(entry, value), schema=schema)
     return None if value is None else _converted(entry, value)
 
 
@@ -264,15 +264,24 @@ def broken_rule(entry: Entry, value: Any) -> str:
         return f"must be {_KINDS.get(entry.kind, 'text')}"
     if type(value) is int and option.le is not None and value > option.le >= _IN_RANGE:
         return f"must be at most {option.le:,}"
-    for one in value if isinstance(value, tuple) else (value,):
-        too_low = option.ge is not None and one < option.ge
-        if too_low or (option.le is not None and one > option.le):
-            return f"must be {option.bounds}"
+    if any(_is_outside(option, one) for one in (value if isinstance(value, tuple) else (value,))):
+        return f"must be {option.bounds}"
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     if option.choices and option.part is None and value not in option.names():
         return f"must be one of {', '.join(option.names())}"
     return ""
+
+
+def _is_outside(option: Option, number: Any) -> bool:
+    too_low = option.ge is not None and number < option.ge
+    return too_low or (option.le is not None and number > option.le)
+
+
+def _offending(entry: Entry, value: Any) -> Any:
+    """Of a list, the first item outside the bounds; else the value as it was given."""
+    items = _converted(entry, value) if entry.kind is tuple else None
+    return next((one for one in items or () if _is_outside(entry.option, one)), value)
 
 
 def _converted(entry: Entry, value: Any) -> Any:

@@ -43,6 +43,10 @@ def _entry(schema: type, name: str) -> Entry:
     return next(entry for entry in entries(schema) if entry.path == path)
 
 
+def _is_secret(schema: type, name: str) -> bool:
+    return name not in nested(schema) and _entry(schema, name).option.secret
+
+
 def from_json(schema: type[Schema], values: Any, *, root: type | None = None) -> Schema:
     """The instance of a schema that nested JSON describes; what is missing has its default.
 
@@ -60,7 +64,8 @@ def from_json(schema: type[Schema], values: Any, *, root: type | None = None) ->
     for key in values:
         if key not in known:
             path = f"{prefix}.{key}".lstrip(".")
-            text = f"unknown option {path!r}; known are {', '.join(sorted(known))}"
+            shown = sorted(name for name in known if not _is_secret(schema, name))
+            text = f"unknown option {path!r}; known are {', '.join(shown)}"
             raise OptionError("", text, schema=root)
     made: Nested = {}
     for key, value in values.items():

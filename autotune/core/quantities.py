@@ -27,6 +27,14 @@ UNITS: dict[str, dict[str, float]] = {
     "kv_cache_bytes": _BYTES,
     "activation_bytes": _BYTES,
 }
+_NAMES = {
+    "latency": "the latency",
+    "weight_bytes": "the bytes of the weights",
+    "parameters": "the number of parameters",
+    "flops": "the FLOPs",
+    "kv_cache_bytes": "the bytes of the KV cache",
+    "activation_bytes": "the bytes of the activations",
+}
 _EXAMPLES = {
     "latency": "20ms, 850us, 1.5s or 0.75x",
     "weight_bytes": "8GiB, 1.5GB or 0.8x",
@@ -61,12 +69,12 @@ def parse_quantity(text: str, resource: str) -> Quantity:
     unit = match.group(2) if match else ""
     if match is None or (unit != "x" and unit not in units):
         raise QuantityError(
-            f"{text!r} is not a {resource} limit; write a number with a unit, such as "
+            f"{text!r} is not a limit on {_NAMES[resource]}; write a number with a unit, such as "
             f"{_EXAMPLES[resource]} (x = relative to the dense model)"
         )
     value = float(match.group(1)) * (1.0 if unit == "x" else units[unit])
     if not (0.0 < value < math.inf):
-        raise QuantityError(f"{text!r}: a {resource} limit must be above zero")
+        raise QuantityError(f"{text!r}: a limit on {_NAMES[resource]} must be above zero")
     if unit == "x" and value > 1.0:
         raise QuantityError(
             f"{text!r}: relative to the dense model, so at most 1x; "

@@ -43,6 +43,7 @@ class Workload:
         le=1 << 24,
         common=True,
         group="Workload",
+        metavar="N",
         help="Sequences in a batch.",
     )
     sequence_length: int = option(

@@ -47,7 +47,8 @@ def bench_lines(record: BenchRecord) -> list[str]:
     )
     return [
         f"latency {format_seconds(record.latency_s)} against "
-        f"{format_seconds(record.dense_latency_s)} dense, ratio {record.ratio:.3f} (95 % interval: "
+        f"{format_seconds(record.dense_latency_s)} dense, paired ratio {record.ratio:.3f} (95 % "
+        f"interval: "
         f"{record.ratio_low:.3f} to {record.ratio_high:.3f}); when tuned {record.tuned_ratio:.3f}",
         f"budget {state}",
     ]
@@ -199,8 +200,8 @@ def _latency_lines(record: TuneRecord) -> list[str]:
     dense, measured = format_seconds(record.dense_latency_s), record.measured
     if measured is not None:
         return [
-            f"latency     {format_seconds(measured.latency_s)} against {dense} dense, ratio "
-            f"{measured.ratio:.3f} (95 % interval: {_interval(measured)}), predicted "
+            f"latency     {format_seconds(measured.latency_s)} against {dense} dense, paired "
+            f"ratio {measured.ratio:.3f} (95 % interval: {_interval(measured)}), predicted "
             f"{record.predicted_ratio:.3f}"
         ]
     low = format_seconds(record.predicted_latency_low_s)
@@ -222,9 +223,10 @@ def _phase_lines(record: TuneRecord) -> list[str]:
     """The phases of a request, one by one."""
     if len(record.phases) == 1:
         return []
+    ratio = "ratio" if record.measured is None else "paired ratio"
     return [
         f"  {phase.name:8s}  {phase.count} x {format_seconds(phase.latency_s)} against "
-        f"{format_seconds(phase.dense_latency_s)}, ratio {phase.ratio:.3f}, predicted "
+        f"{format_seconds(phase.dense_latency_s)}, {ratio} {phase.ratio:.3f}, predicted "
         f"{phase.predicted_ratio:.3f}"
         for phase in record.phases
     ]

@@ -33,7 +33,8 @@ class LayerTimings:
         return (
             f"{left} of {self.total} layer timings did not settle"
             + (load and f" ({load})")
-            + "; they count less than their neighbours, and the same command measures them again"
+            + "; they count less than their neighbours. The same command measures them again "
+            "unless this run meets its budget; with --remeasure it does so in any case"
         )
 
     @property

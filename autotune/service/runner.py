@@ -29,6 +29,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS, arguments
 from autotune.service.summary import summarise
+from autotune.tuning.request import typed
 
 LOG = logging.getLogger(__name__)
 _LISTEN_S = 0.2
@@ -197,7 +198,7 @@ def command_of(settings: Settings, job: Job) -> list[str]:
             request = merged(request, {"machine": {"threads": settings.threads}})
 
         def write(file: Path) -> None:
-            file.write_text(json.dumps(request, indent=2))
+            file.write_text(json.dumps(typed(request), indent=2))
 
         write_whole(path, write)
         return ["tune", f"--request={path}", "--json"]

@@ -46,6 +46,7 @@ class Machine(ABC):
 
     verified: bool
     keeps_timings = False
+    has_measured = False
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from autotune.devices.detect import check_threads, require_device
 from autotune.devices.health import read_cpu
 from autotune.devices.specs import DeviceSpec, find_device
 from autotune.farm.local import runner_here
-from autotune.profiler.backends import Backend, make_backend, require_backend
+from autotune.profiler.backends import Backend, make_backend, needed_device, require_backend
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.tuning.machine import Machine
@@ -108,9 +108,8 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
     with about("machine.device"):
         present = require_device(options.device)
     spec = present.spec
-    with about("machine.backend"):
-        require_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
     backend, dtype = _backend_and_dtype(spec, options)
+    require_backend(backend.name, spec.kind)
     threads = check_threads(options.threads)
     return MeasuringMachine(
         spec=spec,
@@ -194,8 +193,10 @@ def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backe
     with about("machine.backend"):
         backend = make_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
         if spec.kind not in backend.device_kinds:
-            kinds = "/".join(backend.device_kinds)
-            raise UsageError(f"backend {backend.name} runs on {kinds} only")
+            raise UsageError(
+                f"{backend.name} needs {needed_device(backend)}, and "
+                f"{option_name('machine.device')} is {options.device}"
+            )
     usual = spec.default_dtype if spec.default_dtype in backend.dtypes else backend.dtypes[0]
     dtype = options.dtype or usual
     if dtype not in backend.dtypes:

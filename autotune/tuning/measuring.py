@@ -167,6 +167,7 @@ class MeasuringMachine(Machine):
             policy=layer_policy(self.spec.kind, self.measure_seconds),
             stage=lambda again: workspace.stage(f"{stage} again" if again else stage),
         )
+        self.has_measured |= found.measured > 0
         self._timed |= wanted
         for row in found.failed[:_SHOWN_FAILURES]:
             workspace.note(f"failed: {row.shape}: {row.error}")
@@ -218,6 +219,7 @@ class MeasuringMachine(Machine):
         inside = self._profile_sites is not None and self.backend.profiles_nodes
 
         def compute() -> dict[str, Any]:
+            self.has_measured = True
             subjects = [network_subject(dense, inputs)]
             if not inside:
                 subjects += [Subject(layer=shape) for shape in shapes]
@@ -276,6 +278,7 @@ class MeasuringMachine(Machine):
         self, builds: Sequence[Path], inputs: Path, *, final: bool, advance: Advance
     ) -> PairedTiming:
         """In a fresh process, more often while the result is wide (`time_subjects`)."""
+        self.has_measured = True
         subjects = [network_subject(build, inputs) for build in builds]
         policy = network_policy(self.spec.kind, self.measure_seconds, final=final)
         return time_subjects(self.runner, subjects, policy=policy, advance=advance)

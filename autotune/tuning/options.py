@@ -15,7 +15,7 @@ from autotune.core.paths import MEASURE_SECONDS, database_address, default_datab
 from autotune.core.patterns import check_pattern
 from autotune.core.types import Address
 from autotune.devices.detect import cpu_threads
-from autotune.devices.specs import DTYPE_BYTES, known_devices
+from autotune.devices.specs import DTYPE_BYTES, device_names
 from autotune.profiler.backends import BACKENDS
 from autotune.search.allocators import ALLOCATORS
 
@@ -36,7 +36,7 @@ class MachineOptions:
         common=True,
         group="Machine",
         metavar="NAME",
-        complete=known_devices,
+        complete=device_names,
         help="Target device; `autotune devices` lists them.",
     )
     backend: str | None = option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,15 @@ class TuneOptions:
 
 def request_json(request: TuneRequest) -> dict[str, Any]:
     """A request as it is stored in a file; the user's own database and secrets are not in it."""
-    found = {"type": _TYPE, "version": _VERSION, **to_json(request)}
+    found = typed(to_json(request))
     if request.machine.database == default_database():
         del found["machine"]["database"]
     return found
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested JSON of a request as `read_request` reads it, with its type and version."""
+    return {"type": _TYPE, "version": _VERSION, **values}
 
 
 def read_request(path: Path) -> dict[str, Any]:
@@ -240,7 +246,7 @@ def read_request(path: Path) -> dict[str, Any]:
         raise UsageError(f"request {path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"request {path} must hold one JSON object")
-    if found.pop("type", _TYPE) != _TYPE or found.pop("version", _VERSION) != _VERSION:
+    if found.pop("type", None) != _TYPE or found.pop("version", _VERSION) != _VERSION:
         raise UsageError(
             f"request {path} is not of type {_TYPE!r}, version {_VERSION}; write one with "
             "`autotune tune … --print-request`"

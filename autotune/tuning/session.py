@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
+import torch
+
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.loading import load_model
 from autotune.compress.quality import relative_loss
@@ -25,7 +27,7 @@ from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
-from autotune.results.record import Cost, Quality
+from autotune.results.record import Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult, read_result
 from autotune.results.verdict import Verdict
 from autotune.search.allocators import make_allocator
@@ -77,6 +79,7 @@ class Tuning:
     data: CalibrationData
     planner: Planner
     started_s: float
+    earlier: TuneRecord | None = None
     knobs: Knobs = field(default_factory=dict)
 
     @classmethod
@@ -92,14 +95,16 @@ class Tuning:
             MeasurementError: a measurement failed.
         """
         started_s = time.monotonic()
-        _quiet_libraries(check_threads(request.machine.threads))
+        torch.set_num_threads(check_threads(request.machine.threads))
         with ExitStack() as stack:
             machine = stack.enter_context(machine or find_machine(request.machine))
             machine.prepare()
             folder = stack.enter_context(RunFolder(request.output, note=reporter.note))
             require_replaceable(folder.path)
             workspace = Workspace(folder=folder, reporter=reporter)
-            if _has_met(folder):  # nothing better is needed, and the same command changes nothing
+            earlier = _earlier(folder)
+            # Nothing better is needed, and the same command changes nothing.
+            if earlier and earlier.verdict is Verdict.MET:
                 machine.keep_timings()
             for text in machine.disturbances():
                 workspace.note(f"warning: {text}")
@@ -149,6 +154,7 @@ class Tuning:
                 data=data,
                 planner=planner,
                 started_s=started_s,
+                earlier=earlier,
             )
 
     def require_feasible(self) -> None:
@@ -261,7 +267,10 @@ class Tuning:
 
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
-        return hand_out(self, final, rounds=rounds)
+        result = hand_out(self, final, rounds=rounds)
+        if not self.machine.has_measured and _is_same(result.record, self.earlier):
+            self.workspace.note("this folder already holds this result; nothing was measured")
+        return result
 
     def cost(self) -> Cost:
         """Seconds since the tuning was opened, and its peak memory so far."""
@@ -269,24 +278,22 @@ class Tuning:
         return Cost(seconds=seconds, peak_memory_bytes=_peak_memory_bytes())
 
 
-def _has_met(folder: RunFolder) -> bool:
-    """Whether the folder holds a result that meets its budget."""
+def _earlier(folder: RunFolder) -> TuneRecord | None:
+    """The result that the folder holds, if there is one."""
     try:
-        return read_result(folder.path).verdict is Verdict.MET
+        return read_result(folder.path)
     except UsageError:
+        return None
+
+
+def _is_same(record: TuneRecord, earlier: TuneRecord | None) -> bool:
+    """Whether two tunings ended alike, but for what they cost and how busy the host was."""
+    if earlier is None:
         return False
+    return replace(record, cost=earlier.cost, layer_timings=earlier.layer_timings) == earlier
 
 
 def _peak_memory_bytes() -> int:
     """This process's peak plus the largest measuring process's: they ran side by side."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
-
-
-def _quiet_libraries(threads: int) -> None:
-    import torch
-    from transformers.utils import logging
-
-    torch.set_num_threads(threads)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()

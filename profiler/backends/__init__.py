@@ -6,7 +6,14 @@ from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.registry import Registry
 from autotune.profiler.backends.base import Backend, TimedLayer
 
-__all__ = ["BACKENDS", "Backend", "TimedLayer", "make_backend", "require_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "TimedLayer",
+    "make_backend",
+    "needed_device",
+    "require_backend",
+]
 
 BACKENDS = Registry(
     "backend",
@@ -21,6 +28,7 @@ BACKENDS = Registry(
     },
 )
 ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
+_KINDS = {"cpu": "a CPU", "cuda": "an NVIDIA GPU"}
 
 
 def make_backend(name: str, device_kind: str | None = None) -> Backend:
@@ -36,6 +44,11 @@ def make_backend(name: str, device_kind: str | None = None) -> Backend:
     return backend
 
 
+def needed_device(backend: Backend) -> str:
+    """The kinds of device that a backend runs on, in words."""
+    return " or ".join(_KINDS[kind] for kind in backend.device_kinds)
+
+
 def require_backend(name: str, device_kind: str) -> Backend:
     """The backend `name`, installed and able to run on `device_kind`.
 
@@ -45,7 +58,7 @@ def require_backend(name: str, device_kind: str) -> Backend:
     """
     backend = make_backend(name, device_kind)
     if device_kind not in backend.device_kinds:
-        raise UsageError(f"backend {backend.name} runs on {'/'.join(backend.device_kinds)} only")
+        raise UsageError(f"{backend.name} needs {needed_device(backend)}")
     missing = backend.missing()
     if missing:
         raise DeviceMissingError(missing)

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from autotune.core.errors import DatabaseError, UsageError, option_name, storage_errors
 from autotune.core.files import file_sha256, write_whole
 from autotune.core.forms import parse_form
+from autotune.core.text import first_line
 from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase
@@ -23,6 +24,7 @@ from autotune.profiler.database.records import Origin, Row
 from autotune.profiler.database.rows import COLUMNS, LINEAR, as_row, from_row
 
 _ADVICE = "give another file"
+_SUFFIXES = (".csv", ".parquet")
 # Of an export: `form` repeats what kind and rank say, in the spelling of the command line.
 _FIELDS = [name for known in COLUMNS for name in ((known, "form") if known == "rank" else (known,))]
 
@@ -36,7 +38,7 @@ def export_table(database: LatencyDatabase, path: Path) -> int:
         UsageError: another suffix, or a file there that is no earlier export.
         StorageError: the file cannot be written.
     """
-    if path.suffix not in (".csv", ".parquet"):
+    if path.suffix not in _SUFFIXES:
         raise UsageError(f"{path.name}: write to a .csv or .parquet file")
     with storage_errors(path, _ADVICE):
         if path.is_file() and not _is_export(path):
@@ -93,10 +95,16 @@ def read_table(path: Path) -> list[tuple[Fingerprint, list[Row]]]:
     Raises:
         UsageError: unreadable file, or columns that are not those of an export.
     """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist")
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"{path} is no .csv or .parquet file")
     try:
         frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"{path} is no readable .csv or .parquet file: {error}") from error
+        text = first_line(error)
+        cause = text.partition(f"'{path}': ")[2] or text  # pyarrow names the file once more
+        raise UsageError(f"{path} is no readable {path.suffix} file: {cause}") from error
     if "kind" not in frame.columns:
         frame["kind"] = LINEAR  # exported before there were joint sites
     expected = ["fingerprint", *COLUMNS]
@@ -133,11 +141,14 @@ def merge(target: LatencyDatabase, source: Path, *, keep_apart: bool = False) ->
     point that was measured already change nothing.
 
     Raises:
+        UsageError: `source` is an export.
         DatabaseError: `source` is missing, damaged or fails its hashes; or one of its fingerprints
             differs from one of the same name in `target` and `keep_apart` is not set.
     """
     if not source.is_file():
         raise DatabaseError(f"{source} does not exist")
+    if source.suffix in _SUFFIXES:
+        raise UsageError(f"{source} is an export, not a database; `autotune db import` reads it")
     with LatencyDatabase(source) as other:
         problems = find_problems(other)
         if problems:

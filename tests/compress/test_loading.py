@@ -227,3 +227,10 @@ def test_parameters_are_frozen_and_in_fp32():
     model = load_model(str(LLAMA)).model
     assert not any(p.requires_grad for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("load", "model"), [(load_model, str(LLAMA)), (load_checkpoint, LLAMA)])
+def test_loading_shows_no_progress_of_the_library(load, model, capfd):
+    t.utils.logging.enable_progress_bar()
+    load(model)
+    assert capfd.readouterr().err == ""

@@ -82,6 +82,15 @@ def test_an_unknown_device_suggests_near_names():
         find_device("h20")
 
 
+@pytest.mark.parametrize("name", ["gpu", "CUDA"])
+def test_a_gpu_must_be_named(name):
+    with pytest.raises(
+        UsageError, match=r"name the GPU, such as h100: `autotune devices`"
+    ) as error:
+        find_device(name)
+    assert "cpu" not in str(error.value)
+
+
 def test_a_known_device_that_is_not_here(monkeypatch):
     monkeypatch.setattr(detect, "visible_gpus", tuple)
     with pytest.raises(DeviceMissingError, match="not on this machine") as caught:

@@ -162,7 +162,10 @@ def test_absolute_budgets_decode_steps_and_requests(predicted, cli, calibrated, 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--device", "a100", "--backend", "onnxruntime-cpu"), "runs on cpu only"),
+        (
+            ("--device", "a100", "--backend", "onnxruntime-cpu"),
+            "onnxruntime-cpu needs a CPU, and --device is a100",
+        ),
         (("--device", "h200", "--dtype", "fp32"), "no fp32 points"),
         (("--device", "cpu", "--dtype", "bf16"), "not bf16"),
     ],

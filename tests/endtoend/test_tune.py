@@ -133,6 +133,7 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
     changed = [p.name for p in after if before.get(p) != after[p]]
     assert set(changed) <= {"lock"}
     assert not any(line.startswith("measure") for line in done.stderr.splitlines())
+    assert "this folder already holds this result; nothing was measured" in done.stderr
 
 
 @pytest.mark.slow

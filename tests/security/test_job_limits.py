@@ -122,3 +122,5 @@ def test_the_default_is_a_share_of_the_machines_memory(tmp_path, cli):
     done = cli("serve", "--max-memory", "1MB", "--data", tmp_path)
     assert done.returncode == 2
     assert "--max-memory 1MB: a job needs at least" in done.stderr
+    done = cli("serve", "--max-memory", "80", "--data", tmp_path)
+    assert (done.returncode, "--max-memory 80: must be a size such as" in done.stderr) == (2, True)

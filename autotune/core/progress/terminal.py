@@ -24,7 +24,7 @@ class TerminalReporter(Reporter):
         """A bar with count and time left, or one line."""
         name = printable(name)
         if not self.live:
-            self.console.print(name, style="dim", highlight=False, markup=False)
+            self._print(name, style="dim")
             yield no_progress
             return
         from rich.progress import (
@@ -53,4 +53,10 @@ class TerminalReporter(Reporter):
 
     def note(self, text: str) -> None:
         """Print one line above the progress bars."""
-        self.console.print(printable(text), highlight=False, markup=False)
+        self._print(printable(text))
+
+    def _print(self, text: str, style: str = "") -> None:
+        """One line, which is wrapped on a terminal only: elsewhere a line of text stays whole."""
+        self.console.print(
+            text, style=style, highlight=False, markup=False, soft_wrap=not self.live
+        )

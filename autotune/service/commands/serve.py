@@ -14,7 +14,7 @@ import click
 from autotune.cli.main import format_option
 from autotune.cli.options import database_option, threads_option, token_option
 from autotune.cli.schema import single
-from autotune.core.errors import UsageError
+from autotune.core.errors import QuantityError, UsageError
 from autotune.core.quantities import parse_quantity
 from autotune.devices.memory import memory_bytes
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
@@ -233,9 +233,12 @@ def _farm_token(farm: str | None, file: Path) -> str | None:
 
 
 def _bytes(option: str, text: str) -> int:
-    found = parse_quantity(text, "weight_bytes")
-    if found.relative:
-        raise UsageError(f"{option} {text}: must be a size such as 64GiB, not relative to a model")
+    try:
+        found = parse_quantity(text, "weight_bytes")
+    except QuantityError:
+        found = None
+    if found is None or found.relative:
+        raise UsageError(f"{option} {text}: must be a size such as 64GiB")
     return int(found.value)
 
 

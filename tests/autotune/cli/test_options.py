@@ -1,6 +1,8 @@
 """The command line that is derived from the schema: flags, help, completion, stored requests."""
 
+import dataclasses
 import json
+import sys
 
 import click
 import pytest
@@ -84,7 +86,8 @@ def test_help_shows_ten_options_first_and_the_others_in_groups(cli):
         (["submit", "tune", "--factorizer"], "al", {"als"}),
         ([], "--lat", {"--latency-budget"}),
         ([], "pro", {"profile"}),
-        (["tune", "--device"], "h2", {"h200-sxm"}),
+        (["tune", "--device"], "h2", {"h200", "h200-sxm"}),
+        (["predict", "--device"], "h1", {"h100", "h100-pcie", "h100-sxm"}),
         (["submit", "tune", "--device"], "cp", {"cpu"}),
         (["devices", "show"], "cp", {"cpu"}),
         (["db", "import", "--device"], "cp", {"cpu"}),
@@ -108,7 +111,7 @@ def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
     assert again["workload"]["sequence_length"] == 64
     thorough = printed(cli, "--request", path, "--effort", "thorough")
     assert (thorough["search"]["trials"], thorough["search"]["rounds"]) == (40, 6)
-    path.write_text('{"budget": {"latency": "0.9x"}, "search": {"trails": 1}}')
+    path.write_text('{"type": "tune-request", "search": {"trails": 1}}')
     done = cli("tune", "--request", path)
     assert done.returncode == 2
     assert "unknown option 'search.trails'; known are jobs" in done.stderr
@@ -126,6 +129,8 @@ def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
         (("--allocator", "exact+optuna", "--trials", "0"), "--allocator exact+optuna needs --tri"),
         (("--backend", "nope"), "--backend: unknown backend 'nope'; known are"),
         (("--device", "nope"), "--device: unknown device 'nope'"),
+        (("--device", "gpu"), "--device: 'gpu' is no name of a device; name the GPU"),
+        (("--backend", "onnxruntime-cuda"), "cuda needs an NVIDIA GPU, and --device is cpu"),
         (("--model", "./nope"), "--model: model './nope' does not exist"),
         (("--calibration", "/nope"), "--calibration /nope cannot be read"),
         (("--evaluation", "/nope"), "--evaluation /nope cannot be read"),
@@ -144,11 +149,19 @@ def test_errors_name_the_flag(cli, args, said):
         (("predict", "--tokens", 0, "--shape", "8x8"), "--tokens must be 1 or more, got 0"),
         (("predict", "--tokens", 1, "--shape", "8"), "--shape must be IN_FEATURESxOUT_FEATURES"),
         (("predict", "--tokens", 1, "--shape", "0x8"), "--shape must be IN_FEATURESxOUT_FEATURES"),
-        (("predict", "--tokens", 1, "--shape", "8x8", "--rank", 0), "--rank must be 1 or more"),
+        (
+            ("predict", "--tokens", 1, "--shape", "8x8", "--rank", 0),
+            "--rank must be 1 or more, got 0\n",
+        ),
         (("predict", "--tokens", 1, "--shape", "8x8", "--form", "x"), "--form: "),
         (("predict", "--tokens", 1, "--shape", "8x8", "--device", "x"), "--device: unknown device"),
         (("profile", "--tokens", 1), "give --tokens and --shape, or --for, or --plan quick"),
         (("profile", "--tokens", 1, "--shape", "8x8", "--rank", 0), "--rank must be 1 or more"),
+        (
+            ("profile", "--batch-size", 2, "--tokens", 12, "--shape", "32x32"),
+            "--batch-size needs --for",
+        ),
+        (("profile", "--plan", "quick", "--osl", 4), "--osl needs --for"),
         (("profile", "--plan", "quick", "--backend", "x"), "--backend: unknown backend 'x'"),
         (("profile", "--plan", "quick", "--threads", 9999), "--threads must be 1 to"),
         (("db", "import", "--device", "x"), "--device: unknown device 'x'"),
@@ -218,3 +231,72 @@ def test_an_export_takes_file_and_output_formats_together():
     assert split_formats(("json",)) == ("onnx", "json")
     assert split_formats(("tensorrt", "json")) == ("tensorrt", "json")
     assert split_formats(("json", "tensorrt")) == ("tensorrt", "json")
+
+
+def test_numbers_are_called_n_and_folders_folder():
+    for words, command in commands(root):
+        context = click.Context(command, info_name=" ".join(words))
+        metavars = {flag: p.make_metavar(context) for p in command.params for flag in p.opts}
+        assert metavars.get("--batch-size", "N") == metavars.get("--anchors", "N") == "N", words
+        assert metavars.get("folder", "FOLDER") == "FOLDER", words
+
+
+def test_a_group_lists_whole_summaries(cli):
+    for group in ("db", "devices", "keys"):
+        assert "..." not in cli(group, "--help").stdout.partition("\nCommands:")[2], group
+
+
+def test_a_mistyped_command_suggests_the_nearest(cli):
+    done = cli("tunee")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such command 'tunee'. Did you mean 'tune'?" in done.stderr
+    assert "Did you mean" not in cli("xyzzy").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "continues"),
+    [
+        (["tune"], True),
+        (["--latency-budget", "0.9x"], True),
+        (["profile"], True),
+        (["bench", "out"], False),
+        (["logs", "1"], False),
+    ],
+)
+def test_only_commands_that_continue_say_so(words, continues, monkeypatch, capsys):
+    from autotune.cli import main
+
+    def interrupted(**given):
+        raise click.exceptions.Abort
+
+    monkeypatch.setattr(sys, "argv", ["autotune", *words])
+    monkeypatch.setattr(root, "main", interrupted)
+    assert main._run() == 130
+    said = capsys.readouterr().err
+    assert said.startswith("autotune: interrupted")
+    assert ("the same command continues" in said) == continues
+
+
+def test_a_prediction_without_width_shows_no_interval():
+    from autotune.cli.predict import _interval
+    from autotune.core.types import Estimate
+
+    known = Estimate(latency_s=4e-5, low_s=4e-5, high_s=4e-5, ratio=1.0, source="measured")
+    assert _interval(known) == ""
+    assert _interval(dataclasses.replace(known, high_s=5e-5)) == "(40 us to 50 us)  "
+
+
+def test_devices_without_tables_say_what_predicts_them(cli):
+    lines = {line.split()[0]: line for line in cli("devices").stdout.splitlines()}
+    assert lines["t4"].endswith("only with --allow-extrapolation")
+    assert lines["a100-sxm"].endswith("predicted from third-party measurements")
+
+
+def test_an_unknown_option_of_a_request_lists_no_secret(cli, tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text('{"type": "tune-request", "machine": {"x": 1}}')
+    done = cli("--request", path)
+    assert "unknown option 'machine.x'; known are allow_extrapolation" in done.stderr
+    assert "farm_token" not in done.stderr
+    path.write_text('{"model": "x"}')
+    assert "is not of type 'tune-request'" in cli("--request", path).stderr

@@ -206,7 +206,14 @@ def test_a_part_is_spelled_as_the_command_has_it_and_a_command_as_itself():
     assert str(spell(caught.value, "http", Alone)) == "spec.several must be 0 to 10, got -1"
     with pytest.raises(OptionError) as caught:
         Alone(several=(-1,), needed=1)
-    assert str(spell(caught.value, "http", Outer)) == "spec.several must be 0 to 10, got (-1,)"
+    assert str(spell(caught.value, "http", Outer)) == "spec.several must be 0 to 10, got -1"
+
+
+def test_of_several_values_the_one_that_breaks_the_rule_is_named():
+    with pytest.raises(OptionError, match=r"^several must be 0 to 10, got 11$"):
+        Alone(several=(1, 11, -1), needed=1)
+    with pytest.raises(OptionError, match=r"^several must be 0 to 10, got 11$"):
+        from_json(Alone, {"several": [1, 11], "needed": 1})
 
 
 def test_a_refusal_that_names_no_option_gets_its_name_in_front_once():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.core.errors import QuantityError
-from autotune.core.quantities import format_seconds, parse_quantity
+from autotune.core.quantities import UNITS, format_seconds, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,14 @@ def test_refuses_what_could_be_misread(text):
     with pytest.raises(QuantityError) as error:
         parse_quantity(text, "latency")
     assert repr(text)[1:10] in str(error.value)
+
+
+@pytest.mark.parametrize("resource", UNITS)
+@pytest.mark.parametrize("text", ["80parsec", "0x"])
+def test_refusals_name_the_resource_in_words(text, resource):
+    with pytest.raises(QuantityError, match="limit on the") as error:
+        parse_quantity(text, resource)
+    assert "_" not in str(error.value)
 
 
 @given(st.floats(1e-8, 1e5))

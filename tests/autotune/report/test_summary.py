@@ -41,7 +41,7 @@ def test_the_summary_of_a_measured_result(tmp_path):
     lines = summary(stored_record(), tmp_path)
     assert lines[0].endswith("on AMD EPYC, onnxruntime-cpu, 1 × 32 tokens and 8 decode steps")
     assert lines[1] == "budget      latency 0.97x, parameters 0.8x: met"
-    assert lines[2].startswith("latency     6.42 ms against 6.96 ms dense, ratio 0.919 (95 %")
+    assert lines[2].startswith("latency     6.42 ms against 6.96 ms dense, paired ratio 0.919 (")
     assert [line.split()[0] for line in lines[3:5]] == ["prefill", "decode"]
     assert lines[6].startswith("parameters  2.78 M of 3.48 M, 11.1 MB of 13.9 MB; ")
     assert lines[-1] == f"written     {tmp_path}/: model/, report.html"

@@ -62,5 +62,5 @@ def test_an_absolute_limit_becomes_a_ratio_of_the_same_measurement():
     assert latency_limit("8ms", 0.010) == pytest.approx(0.8)
     assert latency_limit("0.85x", 0.010) == 0.85
     assert latency_limit(None, 0.010) is None
-    with pytest.raises(UsageError, match="latency limit"):
+    with pytest.raises(UsageError, match="limit on the latency"):
         latency_limit("8 apples", 0.010)

@@ -61,7 +61,7 @@ def test_the_same_key_is_the_same_job(client):
 @pytest.mark.parametrize(
     ("kind", "spec", "said"),
     [
-        ("tune", {**TUNE, "latency_budget": "20 parsec"}, "latency limit"),
+        ("tune", {**TUNE, "latency_budget": "20 parsec"}, "limit on the latency"),
         ("tune", {**TUNE, "latency_budget": None}, "budget"),
         ("tune", {**TUNE, "model": "/etc"}, "not on the list"),
         ("tune", {**TUNE, "device": "abacus"}, "abacus"),

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_beside_the_form(server, browser):
     browser.find_element(By.CSS_SELECTOR, "#tune button").click()
     error = browser.find_element(By.CSS_SELECTOR, "#tune .error")
     wait(browser, lambda _: error.is_displayed())
-    assert "is not a latency limit" in error.text
+    assert "is not a limit on the latency" in error.text
     # A refused request is a line on the console, which is the browser's own and no mistake here.
     assert all("422" in line for line in complaints(browser))
 

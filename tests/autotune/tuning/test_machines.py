@@ -144,7 +144,8 @@ def test_a_device_that_is_here_is_never_guessed(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"device": "a100", "backend": "onnxruntime-cpu"}, "runs on cpu only"),
+        ({"device": "a100", "backend": "onnxruntime-cpu"}, "needs a CPU, and .* is a100$"),
+        ({"device": "cpu", "backend": "onnxruntime-cuda"}, "needs an NVIDIA GPU, and .* is cpu$"),
         ({"device": "a100", "backend": "magic"}, "unknown backend"),
         ({"device": "cpu", "dtype": "bf16"}, "not bf16"),
         ({"device": "h20"}, "did you mean"),
@@ -175,7 +176,7 @@ class TestCheck:
             ({"farm": "farm:6380"}, "IP:PORT"),
             ({"farm": "8.8.8.8:6380"}, "private"),
             ({"farm": "10.0.0.1:6380", "device": "h20"}, "did you mean"),
-            ({"farm": "10.0.0.1:6380", "device": "a100", "backend": "onnxruntime-cpu"}, "cpu only"),
+            ({"farm": "10.0.0.1:6380", "device": "a100", "backend": "onnxruntime-cpu"}, "a CPU"),
             ({"farm": "10.0.0.1:6380", "dtype": "bf16"}, "not bf16"),
         ],
     )

@@ -108,7 +108,8 @@ def test_a_token_is_never_written_or_shown():
         ("[]", "one JSON object"),
         (None, "cannot be read"),
         ('{"type": "plan"}', "not of type 'tune-request'"),
-        ('{"version": 2}', "version 1"),
+        ('{"model": "x"}', "not of type 'tune-request'"),
+        ('{"type": "tune-request", "version": 2}', "version 1"),
     ],
 )
 def test_a_file_that_holds_no_request_is_refused(text, said, tmp_path):

@@ -117,8 +117,10 @@ def test_a_neighbour_that_leaves_costs_no_timing(tmp_path):
 
 @pytest.mark.parametrize("remeasure", [False, True])
 def test_known_layers_are_measured_again_only_where_that_was_asked_for(tmp_path, remeasure):
-    with open_tuning(machine_at(tmp_path), tmp_path / "first"):
-        pass
+    with open_tuning(machine_at(tmp_path), tmp_path / "first") as first:
+        assert first.machine.has_measured
+    with open_tuning(machine_at(tmp_path), tmp_path / "first") as again:
+        assert not again.machine.has_measured
     noise = Disturbance(noise=Noise(sigma=0.001, tail_probability=0.0))
     machine = machine_at(tmp_path, noise, remeasure=remeasure)
     before = {r.shape: r for r in machine.database.measurements(machine.fingerprint.id)}
@@ -135,6 +137,7 @@ def test_timings_are_reported_with_the_load():
     found = LayerTimings(settled=52, total=66, load=5.8, cores=2)
     assert found.text == "52 of 66 layer timings settled; load 5.8 on 2 cores"
     assert "14 of 66 layer timings did not settle (load 5.8 on 2 cores)" in found.warning
+    assert "again unless this run meets its budget; with --remeasure it does so" in found.warning
     quiet = LayerTimings(settled=66, total=66, load=None, cores=None)
     assert (quiet.text, quiet.warning) == ("66 of 66 layer timings settled", None)
 

@@ -175,3 +175,30 @@ def test_a_link_is_not_shipped_over(database, tmp_path):
     with pytest.raises(UsageError, match="exists already"):
         ship(database, tmp_path / "link.sqlite")
     assert (tmp_path / "link.sqlite").is_symlink()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_export_is_imported_and_not_merged(database, tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    export_table(database, path)
+    with pytest.raises(UsageError, match="`autotune db import` reads it"):
+        merge(database, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("request.json", "{}", "is no .csv or .parquet file"),
+        ("table.parquet", "x", "is no readable .parquet file: "),
+        ("table.csv", "", "is no readable .csv file: "),
+        ("gone.csv", None, "does not exist"),
+    ],
+)
+def test_what_cannot_be_imported_is_named_once(tmp_path, name, text, said):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_table(path)
+    assert said in str(caught.value)
+    assert str(caught.value).count(name) == 1
