@@ -97,8 +97,8 @@ class CpuReading:
             )
         if self.quota is not None and self.quota < self.threads:
             found.append(
-                f"{self.threads} cores are visible, the control group grants {self.quota:g}: "
-                f"the default of --threads is {max(1, int(self.quota))}"
+                f"{self.threads} cores are visible, but the control group allows {self.quota:g}; "
+                f"the default number of threads is {max(1, int(self.quota))}"
             )
         if self.governor == "powersave":
             found.append("the clock policy is powersave: the first calls run at low clocks")

@@ -91,7 +91,7 @@ class PlanLosses:
         return float(sum(sums) / max(sum(counts), 1))
 
     def losses(self, plan: Plan) -> Losses:
-        """(sum, count) of every search batch."""
+        """(summed loss, number of items) of each search batch, in order; judged if unknown."""
         name = plan_key(plan)
         if name not in self._losses:
             self.judge([plan])

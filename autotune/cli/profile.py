@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @token_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
-    """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    """Measure dense and low-rank layers and store the results in the database."""
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 

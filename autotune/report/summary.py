@@ -97,8 +97,8 @@ def loss_text(record: TuneRecord) -> str:
     quality = record.quality
     return (
         f"the quality is lost: {quality.metric} {quality.compressed:.4g} (dense "
-        f"{quality.dense:.4g}) is {quality.limit_text}; its folder has been written; give a looser "
-        "budget, or --allow-quality-loss to take it as it is"
+        f"{quality.dense:.4g}) is {quality.limit_text}; the result has been written; give a looser "
+        "budget, or --allow-quality-loss to accept it"
     )
 
 
@@ -130,7 +130,7 @@ def miss_text(record: TuneRecord) -> str:
         )
     return (
         f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency)"
-        f"{_disturbed(measured)}; its folder has been written; give more --rounds or a looser "
+        f"{_disturbed(measured)}; the result has been written; give more --rounds or a looser "
         "budget"
     )
 
