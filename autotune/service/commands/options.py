@@ -31,7 +31,7 @@ jobs_db_option = click.option(
     "--jobs-db",
     type=str,
     callback=lambda _c, _p, text: database_address(text) if text else None,
-    help="Job database: a SQLite file or postgresql://….  [default: jobs.sqlite in --data]",
+    help="Job database: a SQLite file or postgresql://…  [default: jobs.sqlite in --data]",
 )
 
 
@@ -39,13 +39,13 @@ def client_options(command: Any) -> Any:
     """Add --server and --key to a command."""
     for option in (
         click.option(
-            "--key", envvar="AUTOTUNE_API_KEY", help="API key.  [default: $AUTOTUNE_API_KEY]"
+            "--key", envvar="AUTOTUNE_API_KEY", help="API key. [default: $AUTOTUNE_API_KEY]"
         ),
         click.option(
             "--server",
             envvar="AUTOTUNE_SERVER",
             default=DEFAULT_SERVER,
-            help=f"Address of the service.  [default: $AUTOTUNE_SERVER, else {DEFAULT_SERVER}]",
+            help=f"Address of the service. [default: $AUTOTUNE_SERVER, else {DEFAULT_SERVER}]",
         ),
     ):
         command = option(command)

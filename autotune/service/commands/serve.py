@@ -139,12 +139,14 @@ _LEAST_MEMORY = 512 << 20
 @click.option(
     "--keep-jobs",
     type=click.FloatRange(0, min_open=True),
-    help="Days after which a job that has ended is deleted.  [default: never]",
+    show_default="never",
+    help="Days after which a job that has ended is deleted.",
 )
 @click.option(
     "--keep-uploads",
     type=click.FloatRange(0, min_open=True),
-    help="Days after which an uploaded model is deleted.  [default: never]",
+    show_default="never",
+    help="Days after which an uploaded model is deleted.",
 )
 @format_option
 def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
