@@ -77,7 +77,7 @@ class CpuReading:
     """The processor, the part of it that this process may use, and who else is on it.
 
     `load` is the number of runnable threads over the last minute, `quota` the cores that a control
-    group grants (None: all), `governor` the kernel's clock policy (None: not told).
+    group grants (None: all), `governor` the kernel's clock policy (None: unknown).
     """
 
     name: str

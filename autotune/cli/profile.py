@@ -97,7 +97,7 @@ def _profile(
 
 
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
-    """The forms asked for, which the backend must be able to run."""
+    """The requested forms, which the backend must be able to run."""
     forms = chosen_forms(options["ranks"], options["forms"])
     check_forms(forms, backend)
     return forms

@@ -12,7 +12,7 @@ from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.verdict import Verdict
 
-# From this share of disturbed windows on, a miss is said to have had other work beside it.
+# From this share of disturbed windows on, the message of a miss mentions other work.
 _BUSY_SHARE = 0.25
 _WRITTEN = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
 

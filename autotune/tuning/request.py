@@ -123,7 +123,7 @@ class TuneRequest:
 
     @property
     def chosen_allocator(self) -> str:
-        """The one asked for; else exact, with Optuna around it when there are trials."""
+        """The requested one; else exact, with Optuna around it when there are trials."""
         return self.method.allocator or ("exact+optuna" if self.search.trials else "exact")
 
     @property

@@ -52,7 +52,7 @@ class Task(ABC):
     # The metric where none is asked for: by what the mean loss averages over, tokens or whole
     # sequences (docs/methods/default.md).
     default_metric: str = "kfac-seq"
-    # Sequences for statistics, search and the quality figure, unless the request says otherwise.
+    # Sequences for statistics, search and the quality figure, unless the request sets them.
     default_samples: tuple[int, int, int] = (1024, 128, 256)
     # Whether some tokens of a text are replaced by the mask token, which the model then predicts.
     masks_tokens: bool = False
@@ -78,7 +78,7 @@ class Task(ABC):
         """Refuse a model that this task cannot judge.
 
         Raises:
-            ModelError: says why, and what to change.
+            ModelError: with the reason and what to change.
         """
         del model
 

@@ -54,7 +54,7 @@ class Embedding(Task):
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """With the pooling and the heads that the folder says; the mean where it says nothing.
+        """The task with the pooling and the heads that the folder names; else mean pooling.
 
         Raises:
             ModelError: damaged files of sentence-transformers, or what they ask is not supported.
