@@ -1,4 +1,4 @@
-"""How well latencies are predicted from others' tables, beside simpler predictors.
+"""How well latencies are predicted from third-party tables, beside simpler predictors.
 
     python benchmarks/latency.py [--devices a100-sxm,h200-sxm] [--task TASK] [--jobs N]
 

@@ -1,6 +1,6 @@
 """Make `autotune/data/default_text.txt`, the calibration text shipped for English text models.
 
-One document a line: WordNet 3.0 glosses with their usage examples (general English, short) and
+One document per line: WordNet 3.0 glosses with their usage examples (general English, short) and
 paragraphs of Python's documentation (technical English, long), drawn with a fixed seed.
 
     python benchmarks/make_default_text.py --wordnet DIR --python-docs DIR/_sources

@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 _HELDOUT_TOKENS = 20_000
 # Stages of a tuning in which a plan is looked for; the last of them always runs.
-_SEARCHES = ("sensitivity of every layer", "search the outer knobs")
+_SEARCHES = ("sensitivity pass", "search the outer knobs")
 _SOLVES = "choose the plan"
 
 

@@ -8,9 +8,9 @@ its children end with it.
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import random
-import sys
 import time
 
 PROCESSES = 2
@@ -29,7 +29,9 @@ def burn(seed: int) -> None:
 
 def main() -> None:
     """Start the processes and wait to be ended."""
-    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    seed = parser.parse_args().seed
     for number in range(PROCESSES):
         arguments = (PROCESSES * seed + number,)
         multiprocessing.Process(target=burn, args=arguments, daemon=True).start()

@@ -2,10 +2,10 @@
 
     python benchmarks/network_gpu.py --database FILE [--device h200] [--dtype bf16] [--layers 8]
 
-A Llama-3-8B-shaped model of random weights; three plans, each timed in turn with the dense model.
-A tuning would have to factorize these layers first, which latencies do not depend on: here the
-factors are random too, and only the table, the network model and the timing are the product's. The
-last line is one JSON document.
+A Llama-3-8B-shaped model of random weights; three plans, each timed alternately with the dense
+model. A tuning would have to factorize these layers first, which latencies do not depend on: here
+the factors are random too, and only the table, the network model and the timing are the product's.
+The last line is one JSON document.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/query_speed.py [--repeats 3]
 
-From the shipped H200 database and, of a device elsewhere, others' A100 tables. Every repeat builds
-its table anew; a table's time is with the fit. The last line is one JSON document.
+From the shipped H200 database and, of a device elsewhere, third-party A100 tables. Every repeat
+builds its table anew; a table's time is with the fit. The last line is one JSON document.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from autotune.core.options import check_options, option
 class CalibrationPlan:
     """Calibration files and sizes. Sizes are in sequences; None lets the task choose.
 
-    `calibration` and `evaluation` are text files (one document a line) or .safetensors files of
+    `calibration` and `evaluation` are text files (one document per line) or .safetensors files of
     input tensors; without `evaluation` the held-out part is cut from `calibration`. `seed` is that
     of the request unless it is given.
 
@@ -28,7 +28,7 @@ class CalibrationPlan:
         group="Calibration",
         metavar="FILE",
         default_text="the text that ships with the package",
-        help="Calibration data: text, one document a line, or .safetensors input tensors.",
+        help="Calibration data: text, one document per line, or .safetensors input tensors.",
     )
     evaluation: str | None = option(
         flag="--evaluation",

@@ -153,5 +153,5 @@ def _read_text(path: str | None) -> str:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CalibrationError(
             f"calibration file {path} cannot be read: {why}; give a text file with one document "
-            "a line, or a .safetensors file of input tensors"
+            "per line, or a .safetensors file of input tensors"
         ) from error

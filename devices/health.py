@@ -77,7 +77,7 @@ class CpuReading:
     """The processor, the part of it that this process may use, and who else is on it.
 
     `load` is the number of runnable threads over the last minute, `quota` the cores that a control
-    group grants (None: all), `governor` the kernel's clock policy (None: not told).
+    group grants (None: all), `governor` the kernel's clock policy (None: unknown).
     """
 
     name: str
@@ -97,8 +97,8 @@ class CpuReading:
             )
         if self.quota is not None and self.quota < self.threads:
             found.append(
-                f"{self.threads} cores are visible, the control group grants {self.quota:g}: "
-                f"the default of --threads is {max(1, int(self.quota))}"
+                f"{self.threads} cores are visible, but the control group allows {self.quota:g}; "
+                f"the default number of threads is {max(1, int(self.quota))}"
             )
         if self.governor == "powersave":
             found.append("the clock policy is powersave: the first calls run at low clocks")

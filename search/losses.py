@@ -58,8 +58,8 @@ class PlanLosses:
 
     The journal lies in `folder` (None keeps losses in memory only), under a name that depends on
     `key`: a hash of what the model, its factors and the batches were made from. A line of it counts
-    only with its own sha256; `note` is told of others, whose plans are judged again. `judges` is
-    where several plans can be judged at the same time.
+    only with its own sha256; `note` reports damaged lines, whose plans are judged again. `judges`
+    is where several plans can be judged at the same time.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PlanLosses:
         return float(sum(sums) / max(sum(counts), 1))
 
     def losses(self, plan: Plan) -> Losses:
-        """(sum, count) of every search batch."""
+        """(summed loss, number of items) of each search batch, in order; judged if unknown."""
         name = plan_key(plan)
         if name not in self._losses:
             self.judge([plan])

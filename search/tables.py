@@ -170,8 +170,8 @@ def _require_peak(peak: float, totals: Resources) -> None:
     least = totals.dense["activation_bytes"]
     if peak < least:
         raise BudgetInfeasibleError(
-            f"infeasible budget: activation_bytes {format_bytes(peak)} was asked, "
-            f"{_amount('activation_bytes', least, totals=totals)} is the least any plan reaches; "
+            f"infeasible budget: activation_bytes {format_bytes(peak)} was requested; no plan "
+            f"needs less than {_amount('activation_bytes', least, totals=totals)}; "
             "factorizing adds a latent and removes neither input nor output",
             {"activation_bytes": least},
         )
@@ -201,8 +201,8 @@ def explain_infeasible(
     }
     over = [name for name in problem.resources if reachable[name] > limits[name]]
     parts = [
-        f"{name} {_FORMATS[name](limits[name])} requested, "
-        f"{_amount(name, reachable[name], totals=totals)} is the least any plan reaches"
+        f"{name} {_FORMATS[name](limits[name])} was requested and no plan needs less than "
+        f"{_amount(name, reachable[name], totals=totals)}"
         for name in over or problem.resources
     ]
     if "kv_cache_bytes" in over:

@@ -104,7 +104,7 @@ def export(path: Path, database: Address, *, output_format: str) -> None:
 def import_(
     path: Path | None, device: str | None, *, database: Address, output_format: str
 ) -> None:
-    """Add the points of an exported .csv or .parquet file, or known points of a device.
+    """Add the points of an exported .csv or .parquet file, or the published points of a device.
 
     With --device: the points that ship with this package or, if there are none, third-party
     measurements from the installed aiconfigurator-core package.
@@ -225,7 +225,13 @@ def verify(database: Address, output_format: str) -> int:
 @click.option(
     "--shape", "shapes", multiple=True, metavar="KxN", help="Points of this layer. [repeatable]"
 )
-@click.option("--tokens", multiple=True, type=int, metavar="M", help="Points of M. [repeatable]")
+@click.option(
+    "--tokens",
+    multiple=True,
+    type=int,
+    metavar="M",
+    help="Points with this number of input rows, M. [repeatable]",
+)
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only counted.")
 @database_option
 @format_option
@@ -311,7 +317,7 @@ def drift(output_format: str, **options: Any) -> int:
     with local_machine(machine_options) as machine:
         fingerprint = machine.fingerprint
         rows = machine.database.measurements(fingerprint.id)
-        with make_reporter().stage("time anchors again") as advance:
+        with make_reporter().stage("drift check") as advance:
             found = measure_drift(
                 rows, machine.runner, policy=policy, count=chosen.anchors, progress=advance
             )

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @click.argument("folder", type=click.Path(path_type=Path))
 @file_format_option
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="New folder (default: in FOLDER)."
+    "--output", "-o", type=click.Path(path_type=Path), help="New folder  [default: inside FOLDER]"
 )
 @schema_options(ExportOptions, leave_out=lambda entry: entry.name == "form")
 def command(folder: Path, formats: tuple[str, ...], **options: Any) -> int:
-    """Export a checkpoint, or what a run made, and compare it with the checkpoint.
+    """Export a checkpoint or the result of a tuning, and compare the export with the checkpoint.
 
     Where TensorRT or the GPU is missing, `--format tensorrt` writes a kit that builds the engine
     elsewhere; `--device here`, or the name of the GPU, makes that an error (exit code 4).

@@ -47,7 +47,7 @@ class LayerOptions:
         check_options(self)
 
     def layer(self) -> LayerShape:
-        """The layer in the form asked for; `form` goes before `rank`."""
+        """The layer in the requested form; `form` takes precedence over `rank`."""
         return LayerShape(
             tokens=self.tokens,
             in_features=self.in_features,
@@ -82,7 +82,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
-    """Measure layers into the latency database."""
+    """Measure dense and low-rank layers and store the results in the database."""
 
     tokens: tuple[int, ...] = same(LayerOptions, "tokens", default=(), required=False)
     shapes: tuple[str, ...] = same(
@@ -165,7 +165,7 @@ class ExportOptions:
     dtype: str | None = option(
         flag="--dtype",
         choices=("fp32", "fp16"),
-        default_text="as the weights are",
+        default_text="same as the weights",
         help="Number format of the exported file.",
     )
     decode: bool = option(
@@ -181,7 +181,7 @@ class ExportOptions:
         ge=1,
         le=_SIZE,
         metavar="N",
-        default_text="as it was tuned",
+        default_text="same as in the tuning",
         help="TensorRT: largest batch size.",
     )
     isl: int | None = option(
@@ -189,7 +189,7 @@ class ExportOptions:
         ge=1,
         le=_SIZE,
         metavar="TOKENS",
-        default_text="as it was tuned",
+        default_text="same as in the tuning",
         help="TensorRT: largest input sequence length.",
     )
     osl: int = option(
@@ -201,7 +201,9 @@ class ExportOptions:
         help="TensorRT: largest output sequence length.",
     )
     tensorrt: str | None = option(
-        flag="--tensorrt", choices=("8", "10"), help="TensorRT: major version; 10 stands for later."
+        flag="--tensorrt",
+        choices=("8", "10"),
+        help="TensorRT: major version; 10 also covers later versions.",
     )
     one_profile: bool = option(
         False,
@@ -235,7 +237,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """Check a result again: files, ranks, parity, latency and quality."""
+    """Check a result again: files, forms, parity, latency and quality."""
 
 
 @dataclass(frozen=True, kw_only=True)

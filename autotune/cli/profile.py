@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @token_option
 @format_option
 def command(database: Address, output_format: str, **options: Any) -> int:
-    """Measure layers, dense and low-rank, and keep what was measured in the database."""
+    """Measure dense and low-rank layers and store the results in the database."""
     from autotune.cli.reporting import make_reporter
     from autotune.profiler.database.latency import LatencyDatabase
 
@@ -97,7 +97,7 @@ def _profile(
 
 
 def _forms(options: Mapping[str, Any], backend: Backend) -> list[Form]:
-    """The forms asked for, which the backend must be able to run."""
+    """The requested forms, which the backend must be able to run."""
     forms = chosen_forms(options["ranks"], options["forms"])
     check_forms(forms, backend, schema=ProfileOptions)
     return forms

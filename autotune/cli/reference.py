@@ -26,8 +26,8 @@ a keyword of `autotune.tune` and, for one release, a field of an HTTP `spec`. An
 option in the spelling that was used.
 
 `autotune tune … --print-request > job.json` stores a request, and
-`autotune tune --request job.json` runs it; flags beside it win. A service stores its tunings in the
-same form.
+`autotune tune --request job.json` runs it; options on the command line take precedence. A service
+stores its tunings in the same form.
 """
 _EFFORT = """
 ## Effort

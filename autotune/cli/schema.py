@@ -26,7 +26,7 @@ class PartName(click.ParamType[str]):
         self._entry = entry
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """As written: whether the name is known is checked with the whole request."""
+        """The text unchanged: the name is checked with the whole request."""
         del param, ctx
         return str(value)
 
@@ -65,7 +65,7 @@ class Parsed(click.ParamType[Any]):
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As the option's schema converts it."""
+        """The text parsed by the option's `parse` function."""
         del param, ctx
         return self._parse(str(value))
 

@@ -28,11 +28,12 @@ _JSON = click.Path(path_type=Path, dir_okay=False)
     "--request",
     "request_file",
     type=_JSON,
-    help="JSON file of a request, as --print-request writes it; options given beside it win.",
+    help="JSON file of a request, as --print-request writes it; options on the command line take "
+    "precedence.",
 )
 @click.option("--print-request", is_flag=True, help="Print the request as JSON and do not run it.")
 @token_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Hide progress output.")
 @format_option
 def command(**options: Any) -> int:
     """Tune a model: measure, choose ranks under the budget, factorize, export, verify.
@@ -67,7 +68,7 @@ def command(**options: Any) -> int:
 
 
 def tune_request(options: Mapping[str, Any]) -> TuneRequest:
-    """What the options ask for: those of the request file, with those given beside it over them.
+    """The request of the request file, with the options of the command line over it.
 
     Raises:
         UsageError: a value or a file that cannot be used.

@@ -27,7 +27,7 @@ class Bounds:
     le: float | None = None
 
     def hold(self, value: float) -> bool:
-        """Whether the value is inside."""
+        """Whether `ge` ≤ value ≤ `le`; a limit that is None is not checked."""
         return (self.ge is None or value >= self.ge) and (self.le is None or value <= self.le)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ def _convert(text: str, hint: Any) -> Any:
     """`text` as a value of the annotation.
 
     Raises:
-        ValueError: it is none; the message says what it must be.
+        ValueError: it is none; the message states what it must be.
     """
     if typing.get_origin(hint) is typing.Annotated:
         kind, *extras = typing.get_args(hint)

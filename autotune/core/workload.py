@@ -64,7 +64,7 @@ class Workload:
         common=True,
         group="Workload",
         metavar="TOKENS",
-        help="Output sequence length of a request; 0 is a prefill alone.",
+        help="Output sequence length of a request; 0: prefill only.",
     )
     phase: str = option(
         None,

@@ -257,7 +257,11 @@ class RayExecutor(Executor):
         return Hired(self, made.remote(*arguments))
 
     def check_coordinator(self) -> None:
-        """Fail early if the coordinator is gone: Ray would end this process a minute later."""
+        """Fail early if the coordinator is gone: Ray would end this process a minute later.
+
+        Raises:
+            FarmUnreachableError: no connection to its address after several attempts.
+        """
         for attempt in range(_LOOKS):
             try:
                 socket.create_connection(self._address, timeout=_LOOK_S).close()

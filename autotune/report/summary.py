@@ -12,7 +12,7 @@ from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import TuneRecord
 from autotune.results.verdict import Verdict
 
-# From this share of disturbed windows on, a miss is said to have had other work beside it.
+# From this share of disturbed windows on, the message of a miss mentions other work.
 _BUSY_SHARE = 0.25
 _WRITTEN = ("model", "model.onnx", "model_decode.onnx", "report.html", "result.json")
 
@@ -98,8 +98,8 @@ def loss_text(record: TuneRecord) -> str:
     quality = record.quality
     return (
         f"the quality is lost: {quality.metric} {quality.compressed:.4g} (dense "
-        f"{quality.dense:.4g}) is {quality.limit_text}; its folder has been written; give a looser "
-        "budget, or --allow-quality-loss to take it as it is"
+        f"{quality.dense:.4g}) is {quality.limit_text}; the result has been written; give a looser "
+        "budget, or --allow-quality-loss to accept it"
     )
 
 
@@ -131,7 +131,7 @@ def miss_text(record: TuneRecord) -> str:
         )
     return (
         f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency)"
-        f"{_disturbed(measured)}; its folder has been written; give more --rounds or a looser "
+        f"{_disturbed(measured)}; the result has been written; give more --rounds or a looser "
         "budget"
     )
 

@@ -11,7 +11,7 @@ from autotune.results.verdict import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecord(Record):
-    """A new measurement of a finished tuning, in turn with its dense model.
+    """A new measurement of a finished tuning, alternately with its dense model.
 
     Ratios are to the dense latency of this measurement; `tuned_ratio` is the one of the tuning, and
     `budget_ratio` the largest that the budget allows (1 without a latency budget).

@@ -54,7 +54,7 @@ class EngineFacts(ParityFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class TimingFacts(Facts):
-    """An export timed in turn with the dense model: seconds, ratio and its 95 % interval."""
+    """An export timed alternately with the dense model: seconds, ratio and its 95 % interval."""
 
     latency_s: float
     ratio: float

@@ -1,4 +1,4 @@
-"""A compressed network timed in turn with the dense one: each phase, and the whole workload."""
+"""A compressed network timed alternately with the dense one: each phase, and the whole workload."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class MeasuredPass:
 
     Latencies are in seconds. `ratio` is that of compressed / dense, round by round, with its 95 %
     interval. `disturbed_windows` of all `windows` were not calm, `waiting` is the share of the
-    others' time in which the process waited for cores; not `converged`: the time limit came before
-    the interval was as narrow as was asked.
+    other windows' time in which the process waited for cores; not `converged`: the time limit came
+    before the interval was as narrow as requested.
     """
 
     name: str

@@ -41,7 +41,7 @@ class JobQueries(Store):
         before: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """The youngest first; `before` an id is the next page."""
+        """The newest first; `before` an id is the next page."""
         query = sa.select(JOB).order_by(JOB.c.id.desc()).limit(limit)
         if states:
             query = query.where(JOB.c.state.in_(list(states)))
@@ -60,7 +60,7 @@ class JobQueries(Store):
         return {state: int(found.get(state, 0)) for state in STATES}
 
     def revisions(self, job_ids: Iterable[str]) -> dict[str, int]:
-        """Of those jobs that are there."""
+        """The revision of each of the jobs that exists, by id."""
         query = sa.select(JOB.c.id, JOB.c.revision).where(JOB.c.id.in_(list(job_ids)))
         with self.transaction() as connection:
             return {row.id: row.revision for row in connection.execute(query)}
@@ -76,7 +76,7 @@ class JobQueries(Store):
             }
 
     def events(self, job_id: str, after: int = 0, *, limit: int = 1000) -> list[Event]:
-        """What happened after event number `after`."""
+        """Up to `limit` events of a job after event number `after`, oldest first."""
         query = sa.select(EVENT.c.number, EVENT.c.at, EVENT.c.kind, EVENT.c.text)
         query = query.where(EVENT.c.job_id == job_id, EVENT.c.number > after)
         query = query.order_by(EVENT.c.number).limit(limit)

@@ -257,7 +257,7 @@ class JobDatabase(JobQueries):
         now = self.dialect.now()
         with self.transaction() as connection:
             if connection.execute(wanted.values(cancel_requested=1)).rowcount:
-                self._event(connection, job_id, kind="cancel", text="asked for")
+                self._event(connection, job_id, kind="cancel", text="cancellation requested")
             if connection.execute(waiting.values(state=CANCELLED, finished_at=now)).rowcount:
                 self._event(connection, job_id, kind="state", text=CANCELLED)
             return one_job(connection, JOB.c.id == job_id)

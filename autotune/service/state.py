@@ -60,7 +60,11 @@ Parts = Annotated[State, Depends(state_of)]
 
 
 async def caller_of(request: Request) -> str:
-    """The id of the caller's API key, empty if no key was ever created; `Guard` has checked it."""
+    """The id of the caller's API key, empty if no key was ever created; `Guard` has checked it.
+
+    Raises:
+        ForbiddenError: keys exist and the caller sent none.
+    """
     caller = request.state.caller
     if caller is None:
         raise ForbiddenError("an API key is required")

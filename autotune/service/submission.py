@@ -130,10 +130,10 @@ def _device_of_run(database: JobDatabase, run: str) -> str:
     try:
         job = database.get(run)
     except NotFoundError as error:
-        raise UsageError(f"run {run[:80]!r}: {error}") from None
+        raise UsageError(f"job {run[:80]!r}: {error}") from None
     if job.state != SUCCEEDED or not KINDS[job.kind].writes:
         raise UsageError(
-            f"run {run} is a {job.kind} job in state {job.state}; it must be a tuning or an "
+            f"job {run} is a {job.kind} job in state {job.state}; it must be a tuning or an "
             "export that succeeded"
         )
     return job.device

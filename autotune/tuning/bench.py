@@ -18,7 +18,7 @@ from autotune.tuning.options import MachineOptions
 
 
 def bench(folder: Path, reporter: Reporter) -> BenchRecord:
-    """Time the compressed model of a run folder in turn with its dense model.
+    """Time the compressed model of a run folder alternately with its dense model.
 
     Raises:
         UsageError: the folder has no finished tuning, nothing was measured in it, or the models
@@ -77,7 +77,7 @@ def _require_builds(folder: Path, record: TuneRecord) -> None:
 def time_pass(
     folder: Path, record: TuneRecord, *, phase: str, compressed: Path, reporter: Reporter
 ) -> MeasuredPass:
-    """Time the model `compressed` in one phase, in turn with the dense model of the tuning.
+    """Time the model `compressed` in one phase, alternately with the dense model of the tuning.
 
     Raises:
         MeasurementError: the backend failed.

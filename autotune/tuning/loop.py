@@ -1,8 +1,8 @@
 """The closed loop: solve, build, measure, correct, until a plan holds that was measured.
 
 The latency table is made of single layers, and a network is more than their sum. So every plan is
-built and timed in turn with the dense network; where the prediction was off, the predicted saving
-of each phase is corrected and the problem solved again.
+built and timed alternately with the dense network; where the prediction was off, the predicted
+saving of each phase is corrected and the problem solved again.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ class ClosedLoop:
         return replace(self, planner=replace(self.planner, network=network))
 
     def _time(self, shapes: Collection[LayerShape]) -> LatencyPredictor:
-        return self.machine.measure_layers(shapes, self.workspace, stage="measure forms in doubt")
+        return self.machine.measure_layers(
+            shapes, self.workspace, stage="measure forms that could change the plan"
+        )
 
     def _next(
         self, knobs: Knobs, corrections: Corrections, *, margin: float, avoid: Collection[str]
@@ -211,7 +213,7 @@ class ClosedLoop:
         label: str,
         final: bool = False,
     ) -> Round:
-        """Time every phase of a compressed model, in `builds`, in turn with the dense one."""
+        """Time every phase of a compressed model, in `builds`, alternately with the dense one."""
         network = self.planner.network.corrected(corrections)
         phases = tuple(
             replace(

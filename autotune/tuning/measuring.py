@@ -212,7 +212,7 @@ class MeasuringMachine(Machine):
         """Time one phase of the dense network, and the share of it that each dense shape takes.
 
         The shares come from the network's own nodes where the backend reports them, otherwise from
-        layers timed in turn with the network.
+        layers timed alternately with the network.
         """
         shapes = builder.model.dense_shapes(phase, self.dtype)
         dense, inputs = builder.dense(phase), builder.inputs(phase)

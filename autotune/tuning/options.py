@@ -94,7 +94,7 @@ class MachineOptions:
         False,
         flag="--remeasure",
         group="Machine",
-        help="Measure layers again whose latencies are known.",
+        help="Measure layers again even if their latencies are known.",
     )
     farm: str | None = option(
         flag="--farm",
@@ -103,7 +103,7 @@ class MachineOptions:
         env="AUTOTUNE_FARM",
         local=True,
         default_text="$AUTOTUNE_FARM, else none",
-        help="Address of a farm whose workers take part.",
+        help="Address of the farm to measure on.",
     )
     farm_token: str | None = option(local=True, secret=True, help="Token of the farm.")
 
@@ -224,7 +224,7 @@ class SearchOptions:
         le=100_000,
         by_effort=(0, 12, 40),
         metavar="N",
-        help="Optuna trials over the outer knobs; 0 takes the exact plan as it is.",
+        help="Optuna trials over the outer knobs; 0: the exact plan, without a search.",
     )
     rounds: int = option(
         flag="--rounds",
@@ -233,7 +233,7 @@ class SearchOptions:
         le=10,
         by_effort=(2, 3, 5),
         metavar="N",
-        help="Rounds of the closed loop at most: solve, build, measure, correct.",
+        help="Maximum rounds of the closed loop (solve, build, measure, correct).",
     )
     sensitivity_rounds: int = option(
         flag="--sensitivity-rounds",
@@ -254,7 +254,7 @@ class SearchOptions:
         le=256,
         default_text="threads / 4",
         metavar="N",
-        help="Processes that judge plans side by side.",
+        help="Number of processes that judge plans in parallel.",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a tuning is asked for: every option, declared once, and checked once.
+"""The request of a tuning: every option, declared once, and checked once.
 
 The command line, the HTTP interface, the Python API and a job's stored specification are derived
 from the dataclasses here; `docs/options.md` is their reference and `docs/extending.md` shows what a
@@ -53,7 +53,7 @@ _EFFORT_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """Everything that one tuning depends on.
+    """Tune a model: measure, choose ranks under the budget, factorize, export, verify.
 
     Values that are not given are filled in here: by `effort` (`docs/options.md` has the table), the
     output folder from the model's name, and the seed of the calibration from `seed`.
@@ -79,7 +79,7 @@ class TuneRequest:
         metavar="FOLDER",
         local=True,
         default_text="autotune-out/MODEL",
-        help="Run folder; the same command continues in it.",
+        help="Output folder; rerunning the command resumes an interrupted tuning.",
     )
     machine: MachineOptions = field(default_factory=MachineOptions)
     budget: Budget = field(default_factory=Budget)
@@ -94,14 +94,14 @@ class TuneRequest:
         ge=0,
         le=2**31 - 1,
         metavar="N",
-        help="Seed of everything random.",
+        help="Random seed.",
     )
     allow_quality_loss: bool = option(
         False,
         flag="--allow-quality-loss",
         group="Budgets",
-        help="Take a result that has lost its quality for a success: exit code 0 if the budget is "
-        "met.",
+        help="Treat a result whose quality is lost as a success (exit code 0 if the budget is "
+        "met).",
     )
     effort: str = option(
         "normal", flag="--effort", common=True, group="Search", choices=EFFORTS, help=_EFFORT_HELP
@@ -124,7 +124,7 @@ class TuneRequest:
 
     @property
     def chosen_allocator(self) -> str:
-        """The one asked for; else exact, with Optuna around it when there are trials."""
+        """The requested one; else exact, with Optuna around it when there are trials."""
         return self.method.allocator or ("exact+optuna" if self.search.trials else "exact")
 
     @property
@@ -164,7 +164,7 @@ class TuneRequest:
             if path is not None and not Path(path).expanduser().is_file():
                 raise CalibrationError(
                     f"{option_name(f'calibration.{name}')} {path} cannot be read: No such file; "
-                    "give a text file with one document a line, or a .safetensors file of input "
+                    "give a text file with one document per line, or a .safetensors file of input "
                     "tensors"
                 )
 

@@ -173,7 +173,7 @@ class Tuning:
         """
         rounds = self.request.sensitivity_turns
         if rounds:
-            with self.workspace.stage("sensitivity of every layer") as advance:
+            with self.workspace.stage("sensitivity pass") as advance:
                 self.planner = self.planner.rescaled(rounds, advance)
         return self._search_knobs()
 

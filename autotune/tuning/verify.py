@@ -39,9 +39,9 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
     """Check the folder of a tuning, or of an export, and everything in it.
 
     Of a tuning: the hashes of its files, the forms in the checkpoint, the ONNX graphs against the
-    checkpoint, the latency in turn with the dense model, the quality on the same held-out data, and
-    every export inside the folder; `report.html` then lists those exports too. Of an export: its
-    hashes, and parity with its checkpoint.
+    checkpoint, the latency (timed alternately with the dense model), the quality on the same
+    held-out data, and every export inside the folder; `report.html` then lists those exports too.
+    Of an export: its hashes, and parity with its checkpoint.
 
     Raises:
         UsageError: the folder holds neither a tuning nor an export, or a result that cannot be

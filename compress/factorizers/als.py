@@ -37,7 +37,7 @@ class Als(Factorizer):
         self.tolerance = tolerance
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """The factors of the last iterate of alternating least squares."""
+        """Up (N, r) and down (r, K) factor of the last iterate."""
         last = float("inf")
         for up, down, objective in self.iterates(layer, rank):  # noqa: B007
             if objective > last * (1 - self.tolerance):

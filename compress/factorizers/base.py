@@ -43,7 +43,7 @@ class Factorizer(ABC):
 
     @abstractmethod
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """The factors of one rank."""
+        """Up (N, r) and down (r, K) factor of rank r."""
 
     def least_rank(self, site: Site) -> int:
         """The smallest rank this factorizer can make of the site."""

@@ -23,7 +23,7 @@ class OutputSubspace(Factorizer):
     needs_output_basis = True
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """The projection of the weight."""
+        """Up (N, r): the top r output directions V. Down (r, K): Vᵀ W."""
         assert layer.output_basis is not None
         basis = layer.output_basis[:, :rank].to(layer.weight)
         return basis, basis.T @ layer.weight

@@ -59,7 +59,7 @@ class Residual(Factorizer):
         return [rank - shared, *parts]
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """The stages' factors side by side."""
+        """Up (N, r) and down (r, K) factor: those of the stages, concatenated along r."""
         rest = layer.weight
         ups, downs = [], []
         for size, plain in zip(self.ranks(layer.site, rank), self.plain, strict=True):

@@ -103,5 +103,5 @@ class Truncated(Factorizer):
     name = "svd"
 
     def factors(self, layer: Layer, rank: int) -> tuple[Tensor, Tensor]:
-        """Slices of the whole decomposition."""
+        """Up (N, r) and down (r, K) factor: the first r components of the decomposition."""
         return factorize(layer.weight, layer.whitening, max_rank=rank).factors(rank)

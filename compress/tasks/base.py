@@ -52,7 +52,7 @@ class Task(ABC):
     # The metric where none is asked for: by what the mean loss averages over, tokens or whole
     # sequences (docs/methods/default.md).
     default_metric: str = "kfac-seq"
-    # Sequences for statistics, search and the quality figure, unless the request says otherwise.
+    # Sequences for statistics, search and the quality figure, unless the request sets them.
     default_samples: tuple[int, int, int] = (1024, 128, 256)
     # Whether some tokens of a text are replaced by the mask token, which the model then predicts.
     masks_tokens: bool = False
@@ -78,16 +78,16 @@ class Task(ABC):
         """Refuse a model that this task cannot judge.
 
         Raises:
-            ModelError: says why, and what to change.
+            ModelError: with the reason and what to change.
         """
         del model
 
     @abstractmethod
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's output for one batch."""
+        """The model's output for one batch, (batch, …)."""
 
     def plain(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The same from transformers' plain call, `model(**batch)`: what graphs are compared with.
+        """The output, (batch, …), of the plain call `model(**batch)`, to compare graphs with.
 
         A task whose `output` calls the model in another way overrides it.
         """
@@ -97,23 +97,26 @@ class Task(ABC):
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Scalars to differentiate, one at a time; their gradients are averaged."""
+        """Scalars, shape (), to differentiate one at a time; their gradients are averaged."""
 
     def items(self, output: Tensor, batch: Batch) -> int:
-        """What the mean loss averages over: sequences, unless the task says otherwise."""
+        """How many items of the batch the mean loss averages over: sequences, unless overridden."""
         del batch
         return output.shape[0]
 
     @abstractmethod
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """Summed loss of `output` (given the dense `reference`), differentiable, and its count."""
+        """Summed loss, shape (), of `output` against the dense model's `reference`; and its count.
+
+        The loss is differentiable in `output`, (batch, …); `reference` is as `reduce` returns it.
+        """
 
     @abstractmethod
     def figure(self, mean_loss: float) -> float:
-        """The quality figure from the mean loss, taken in units of `scale`."""
+        """The quality figure of a mean loss in units of `scale`."""
 
     def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
-        """The unit in which `figure` takes the mean loss, from the dense model's `references`."""
+        """The unit of the mean loss in `figure`, from the dense model's outputs by batch."""
         del references, batches
         return 1.0
 
@@ -128,7 +131,7 @@ class Task(ABC):
 
     @abstractmethod
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random inputs of the workload's shape, for tracing, counting and timing."""
+        """Random inputs by name, (batch, …), for tracing, counting and timing."""
 
     def protocol(self, batches: Sequence[Batch]) -> str:
         """How the quality figure was obtained, to print beside it."""
@@ -147,7 +150,7 @@ class Task(ABC):
     def losses(
         self, model: nn.Module, batches: Sequence[Batch], *, references: Sequence[Tensor | None]
     ) -> list[tuple[float, int]]:
-        """Summed loss and count of every batch."""
+        """(summed loss, count) of every batch, in their order."""
         found = []
         for batch, reference in zip(batches, references, strict=True):
             output = self.output(model, batch)
@@ -161,13 +164,13 @@ class Task(ABC):
 
     @torch.no_grad()
     def references(self, model: nn.Module, batches: Sequence[Batch]) -> list[Tensor | None]:
-        """The dense model's reduced outputs, where the loss compares with them."""
+        """The dense model's reduced output for each batch; None where the loss needs none."""
         if not self.needs_reference:
             return [None] * len(batches)
         return [self.reduce(self.output(model, batch), batch) for batch in batches]
 
     def reduce(self, output: Tensor, batch: Batch) -> Tensor:
-        """What of the output the loss compares (small enough to keep for every batch)."""
+        """The part of the output, (batch, …), that the loss compares, small enough to keep."""
         del batch
         return output
 
@@ -197,7 +200,7 @@ def pixel_inputs(config: Any, workload: Workload) -> dict[str, Tensor]:
 
 
 def model_inputs(model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-    """Random inputs for whichever of text or pixels the model's main input is."""
+    """Random token ids and mask (batch, sequence), or pixels where they are the main input."""
     config: Any = model.config
     if getattr(model, "main_input_name", "input_ids") == "pixel_values":
         return pixel_inputs(config, workload)

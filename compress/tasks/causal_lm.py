@@ -47,14 +47,14 @@ class CausalLM(Task):
         return logits
 
     def plain(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The logits; the model counts positions itself, and fills a cache."""
+        """The logits, (batch, sequence, vocabulary), with the model's own positions and cache."""
         logits: Tensor = model(**batch).logits
         return logits
 
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Summed cross-entropy against labels drawn from the model (the true Fisher)."""
+        """One scalar: summed cross-entropy against labels drawn from the model (true Fisher)."""
         rows = output[batch[MASK].bool()].float()
         with torch.no_grad():
             labels = torch.multinomial(rows.softmax(-1), 1, generator=generator).squeeze(1)
@@ -66,7 +66,7 @@ class CausalLM(Task):
         return int(batch[MASK].sum())
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """Cross-entropy of the next token, summed over predicted tokens."""
+        """Cross-entropy of the next token, shape (), summed over tokens; their number."""
         del reference
         keep = batch[MASK][:, 1:].bool()
         rows = output[:, :-1][keep].float()
@@ -78,7 +78,7 @@ class CausalLM(Task):
         return math.exp(mean_loss) if mean_loss < 700 else math.inf
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids and mask."""
+        """Random token ids and a mask, (batch, sequence)."""
         return model_inputs(model, workload)
 
     def protocol(self, batches: Sequence[Batch]) -> str:

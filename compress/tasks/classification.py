@@ -41,29 +41,29 @@ class Classification(LabelledTask):
             ) from error
 
     def output(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The logits of the labels, shape (batch, labels)."""
+        """The logits of the labels, (batch, labels)."""
         logits: Tensor = model(**batch).logits
         return logits
 
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Signals whose gradients have the curvature of the distance as covariance."""
+        """Scalars whose gradients have the curvature of the distance as covariance."""
         del batch
         yield from self.distance.signals(output, generator)
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """Distance to the dense answers, summed over inputs."""
+        """Distance to the dense logits, shape (), summed over the batch; its size."""
         del batch
         return self.distance.between(output, reference), output.shape[0]
 
     def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
-        """The unit of the distance."""
+        """The unit of the distance, from the dense logits (batch, labels) of all batches."""
         del batches
         return self.distance.scale([each for each in references if each is not None])
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids and mask, or pixels."""
+        """Random token ids and mask (batch, sequence), or pixels."""
         return model_inputs(model, workload)
 
 

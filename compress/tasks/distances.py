@@ -26,18 +26,21 @@ class Distance(ABC):
 
     @abstractmethod
     def between(self, ours: Tensor, dense: Tensor) -> Tensor:
-        """The distance summed over the items, differentiable in `ours`."""
+        """The distance of answers (items, labels), shape (), summed over items.
+
+        It is differentiable in `ours`.
+        """
 
     @abstractmethod
     def signals(self, answers: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Scalars whose gradients at the answers have the curvature of the distance."""
+        """Scalars whose gradients at the answers (items, labels) have the distance's curvature."""
 
     @abstractmethod
     def figure(self, mean: float) -> float:
         """The quality figure of a mean distance, taken in units of `scale`; 1 where it is 0."""
 
     def scale(self, dense: Sequence[Tensor]) -> float:
-        """The unit in which `figure` takes the mean, from all of the dense model's answers."""
+        """The unit of the mean in `figure`, from all dense answers, tensors (items, labels)."""
         del dense
         return 1.0
 
@@ -49,12 +52,12 @@ class Choice(Distance):
     metric = "exp(-KL to dense)"
 
     def between(self, ours: Tensor, dense: Tensor) -> Tensor:
-        """KL divergence from the dense distribution."""
+        """KL divergence from the dense distribution, shape (), summed over items."""
         ours, dense = ours.float().log_softmax(-1), dense.float().log_softmax(-1)
         return functional.kl_div(ours, dense, reduction="sum", log_target=True)
 
     def signals(self, answers: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Cross-entropy against labels drawn from the model, four draws (the true Fisher)."""
+        """Cross-entropy against labels drawn from the model: four scalars (the true Fisher)."""
         probabilities = answers.detach().float().softmax(-1)
         for _ in range(_DRAWS):
             labels = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
@@ -72,7 +75,7 @@ class Independent(Distance):
     metric = "exp(-KL to dense)"
 
     def between(self, ours: Tensor, dense: Tensor) -> Tensor:
-        """KL divergence of all labels together: the sum of those of each label."""
+        """KL divergence, shape (), summed over labels and items."""
         ours, dense = ours.float(), dense.float()
         likely = dense.sigmoid()
         yes = likely * (functional.logsigmoid(dense) - functional.logsigmoid(ours))
@@ -80,7 +83,7 @@ class Independent(Distance):
         return (yes + no).sum()
 
     def signals(self, answers: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Cross-entropy of every label against answers drawn from the model, four draws."""
+        """Cross-entropy of every label against answers drawn from the model: four scalars."""
         probabilities = answers.detach().float().sigmoid()
         for _ in range(_DRAWS):
             labels = torch.bernoulli(probabilities, generator=generator)
@@ -104,11 +107,11 @@ class Score(Distance):
     metric = "R2 to dense"
 
     def between(self, ours: Tensor, dense: Tensor) -> Tensor:
-        """½‖ours − dense‖² of each row, summed over its outputs."""
+        """½‖ours − dense‖², shape (), summed over scores and items."""
         return 0.5 * (ours.float() - dense.float()).square().sum()
 
     def signals(self, answers: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Random projections of the scores, four draws."""
+        """Random projections of the scores (items, labels): four scalars."""
         for _ in range(_DRAWS):
             direction = torch.randn(answers.shape, generator=generator)
             yield (answers.float() * direction.to(answers.device)).sum()

@@ -48,13 +48,13 @@ class Embedding(Task):
 
     @classmethod
     def has_type(cls, config: Any) -> bool:
-        """Whatever nothing else is known of."""
+        """Always true: the task takes the models that no other task takes."""
         del config
         return True
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """With the pooling and the heads that the folder says; the mean where it says nothing.
+        """The task with the pooling and the heads that the folder names; else mean pooling.
 
         Raises:
             ModelError: damaged files of sentence-transformers, or what they ask is not supported.
@@ -99,20 +99,20 @@ class Embedding(Task):
         return functional.normalize(pooled.float(), dim=-1)
 
     def reduce(self, output: Tensor, batch: Batch) -> Tensor:
-        """Keep embeddings, not hidden states."""
+        """Unit embeddings, (batch, features), instead of hidden states."""
         return self.embed(output, batch)
 
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Random projections of the embeddings, summed over the batch."""
+        """`projections` scalars: random projections of the embeddings, summed over the batch."""
         embedded = self.embed(output, batch)
         for _ in range(self.projections):
             direction = torch.randn(embedded.shape, generator=generator)
             yield (embedded * direction.to(embedded.device)).sum()
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """1 − cosine, summed over sequences."""
+        """1 − cosine to the dense embeddings, shape (), summed over sequences; their number."""
         cosine = (self.embed(output, batch) * reference).sum(-1)
         return (1.0 - cosine).sum(), cosine.numel()
 
@@ -121,7 +121,7 @@ class Embedding(Task):
         return 1.0 - mean_loss
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids and mask, or pixels."""
+        """Random token ids and mask (batch, sequence), or pixels."""
         return model_inputs(model, workload)
 
 

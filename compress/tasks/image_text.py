@@ -31,7 +31,7 @@ class ImageText(Embedding):
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """Both towers pool by themselves."""
+        """The task without options, since both towers pool by themselves."""
         del folder
         return cls()
 
@@ -41,7 +41,7 @@ class ImageText(Embedding):
         return torch.stack([found.text_embeds, found.image_embeds], dim=1)
 
     def items(self, output: Tensor, batch: Batch) -> int:
-        """Both embeddings of every pair."""
+        """The number of embeddings: two for every pair."""
         del batch
         return 2 * output.shape[0]
 
@@ -51,7 +51,7 @@ class ImageText(Embedding):
         return functional.normalize(output.float(), dim=-1)
 
     def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
-        """Whether both towers tell inputs apart."""
+        """Whether both towers' embeddings, (batch, 2, features), differ between inputs."""
         del output, batch
         return all(differ(tower) for tower in reference.unbind(1))
 

@@ -24,7 +24,7 @@ class LabelledTask(Task):
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """With the distance that the number of labels and the type of the problem ask for."""
+        """The task with the distance for config.json's `problem_type` and number of labels."""
         return cls(label_distance(AutoConfig.from_pretrained(folder, trust_remote_code=False)))
 
     @property

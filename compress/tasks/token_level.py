@@ -36,7 +36,7 @@ class TokenClassification(LabelledTask):
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Those of the distance, at the tokens that are no padding."""
+        """The scalars of the distance, over the tokens that are not padding."""
         yield from self.distance.signals(output[batch[MASK].bool()], generator)
 
     def items(self, output: Tensor, batch: Batch) -> int:
@@ -45,12 +45,12 @@ class TokenClassification(LabelledTask):
         return int(batch[MASK].sum())
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """Distance to the dense logits, summed over tokens."""
+        """Distance to the dense logits, shape (), summed over tokens; their number."""
         keep = batch[MASK].bool()
         return self.distance.between(output[keep], reference[keep]), int(keep.sum())
 
     def scale(self, references: Sequence[Tensor | None], batches: Sequence[Batch]) -> float:
-        """The unit of the distance, from the tokens that are no padding."""
+        """The unit of the distance, from the dense logits of the tokens that are not padding."""
         pairs = zip(references, batches, strict=True)
         return self.distance.scale([r[b[MASK].bool()] for r, b in pairs if r is not None])
 
@@ -60,7 +60,7 @@ class TokenClassification(LabelledTask):
         return differ(reference[batch[MASK].bool()])
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids and mask."""
+        """Random token ids and a mask, (batch, sequence)."""
         return text_inputs(vocabulary_size(model.config), workload)
 
     def protocol(self, batches: Sequence[Batch]) -> str:
@@ -92,7 +92,7 @@ class MaskedLM(Task):
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
-        """With the tokenizer's mask token.
+        """The task with the tokenizer's mask token.
 
         Raises:
             ModelError: there is none.
@@ -130,7 +130,7 @@ class MaskedLM(Task):
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Cross-entropy at the masked tokens against words drawn from the model."""
+        """Four scalars: cross-entropy at the masked tokens against words drawn from the model."""
         yield from self._distance.signals(output[self._masked(batch)], generator)
 
     def items(self, output: Tensor, batch: Batch) -> int:
@@ -146,7 +146,7 @@ class MaskedLM(Task):
         return output.gather(1, order.unsqueeze(-1).expand(-1, -1, output.shape[-1]))
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """KL divergence from the dense distribution, summed over masked tokens."""
+        """KL divergence from the dense model, shape (), summed over masked tokens; their number."""
         counts = self._masked(batch).sum(1, keepdim=True)
         ours = self.reduce(output, batch)
         keep = torch.arange(ours.shape[1], device=ours.device) < counts
@@ -158,7 +158,7 @@ class MaskedLM(Task):
         return math.exp(mean_loss) if mean_loss < 700 else math.inf
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids, some of them masked, and the mask of all tokens."""
+        """Random token ids, some of them masked, and a mask of ones, (batch, sequence)."""
         inputs = text_inputs(vocabulary_size(model.config), workload)
         inputs["input_ids"][:, ::_EVERY] = self.mask_token_id
         return inputs
@@ -196,16 +196,16 @@ class QuestionAnswering(Task):
     def curvature_signals(
         self, output: Tensor, batch: Batch, *, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Cross-entropy against starts and ends drawn from the model."""
+        """Four scalars: cross-entropy against starts and ends drawn from the model."""
         yield from self._distance.signals(self._by_position(output, batch), generator)
 
     def items(self, output: Tensor, batch: Batch) -> int:
-        """A start and an end for every sequence."""
+        """The number of positions: a start and an end for every sequence."""
         del batch
         return 2 * output.shape[0]
 
     def loss(self, output: Tensor, reference: Tensor, *, batch: Batch) -> tuple[Tensor, int]:
-        """KL divergence from the dense distributions, summed over starts and ends."""
+        """KL divergence, shape (), summed over starts and ends; their number."""
         ours, dense = (self._by_position(each, batch) for each in (output, reference))
         return self._distance.between(ours, dense), len(ours)
 
@@ -219,5 +219,5 @@ class QuestionAnswering(Task):
         return differ(reference[batch[MASK].bool()])
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
-        """Random token ids and mask."""
+        """Random token ids and a mask, (batch, sequence)."""
         return text_inputs(vocabulary_size(model.config), workload)

@@ -1,4 +1,4 @@
-"""What is known of a device that is not here: this project's database of it, or others' tables."""
+"""What is known of a device that is not here: this project's database or third-party tables."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def device_table(
     if extrapolate:
         return _extrapolated(spec, dtype, own=own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
-    raise UsageError(f"nothing is known of {spec.name} in {dtype}; there are tables of {known}")
+    raise UsageError(f"no latency tables for {spec.name} in {dtype}; tables exist for {known}")
 
 
 def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None = None) -> Tables:
@@ -103,7 +103,7 @@ def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None 
             for key, fingerprint in store.fingerprints().items()
             if fingerprint.device == spec.name
             and dtype in (None, fingerprint.dtype)
-            # Others' products in it are read from their package, where stacks are kept apart.
+            # Third-party products in it are read from their package, where stacks are kept apart.
             and not fingerprint.backend.startswith("imported")
         ]
     return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))

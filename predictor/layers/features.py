@@ -55,12 +55,12 @@ class LayerArrays:
 
     @property
     def undivided(self) -> LayerArrays:
-        """The dense layers of them all."""
+        """The same layers without factorization: `down` is the dense layer and `up` NaN."""
         nothing = np.full_like(self.dense, np.nan)
         return LayerArrays(dense=self.dense, down=self.dense, up=nothing, parts=self.parts)
 
     def of_rows(self, rows: NDArray[Any]) -> LayerArrays:
-        """Some of them, by mask or index."""
+        """The layers that `rows` selects: a mask (n,), or indices."""
         return LayerArrays(
             dense=self.dense[rows], down=self.down[rows], up=self.up[rows], parts=self.parts[rows]
         )

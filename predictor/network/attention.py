@@ -1,4 +1,4 @@
-"""Seconds of attention kernels on a device, learned from others' tables of it.
+"""Seconds of attention kernels on a device, learned from third-party tables of it.
 
 Boosting on log(latency / roofline), where the roofline counts two products and one pass over
 queries, keys, values and outputs; intervals are split-conformal over whole (batch, keys) groups.
@@ -44,7 +44,7 @@ class AttentionLatency:
     @property
     def source(self) -> str:
         """Where its numbers come from."""
-        return "others' attention tables" if self._model else "a roofline of attention"
+        return "third-party attention tables" if self._model else "a roofline of attention"
 
     def seconds(self, operations: Sequence[Operation]) -> Array:
         """Seconds of each, (n,); off by `half_width` in log at 90 %."""

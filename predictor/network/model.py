@@ -16,7 +16,7 @@ from autotune.predictor.base import LatencyPredictor
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkAnchor:
-    """The dense network timed in turn with its dense layers.
+    """The dense network timed alternately with its dense layers.
 
     `latency_s` of the network; `layer_shares`: seconds of one dense layer / seconds of the
     network, by dense shape, as medians of paired rounds. `relative_error`: by how much the network

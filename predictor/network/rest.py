@@ -1,6 +1,6 @@
 """The rest of a network on a device that is not here: attention, norms, embeddings, heads.
 
-Products are priced like layers, attention by others' tables (attention.py), and what only moves
+Products are priced like layers, attention by third-party tables (attention.py), and what only moves
 memory by bytes over bandwidth and a kernel's least time, both learned from the same products
 that price the layers: streaming a large weight shows the bandwidth, the smallest one the least.
 """

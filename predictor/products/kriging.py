@@ -1,4 +1,4 @@
-"""What a table's products say of the ones between them: two krigings, and how sure they are."""
+"""Interpolation between the products of a table: two krigings, with their variances."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 class ProductKriging:
     """log(seconds / roofline) of products, a smooth and a rough kriging averaged.
 
-    `noises` are theirs (`Kriging`). Answers are values, (n,), and hints for a model above, (n, 5):
+    `noises` are theirs (`Kriging`). They return values, (n,), and hints for a model above, (n, 5):
     both values, the logs of their variances, and how far they are apart.
     """
 
@@ -23,19 +23,19 @@ class ProductKriging:
         self.roofline, self._noises = roofline, noises
 
     def fit(self, products: Array, values: Array) -> tuple[Array, Array]:
-        """Learn; what is said of every training product without itself."""
+        """Fit to products (n, 3) and values (n,); leave-one-out values (n,) and hints (n, 5)."""
         tokens, points = products[:, 0], coordinates(products, self.roofline)
         smooth, rough = self._noises
         self._krigings = [SliceKriging(tokens, smooth), SliceKriging(tokens, rough, rough=True)]
         return _answer([kriging.fit(points, values) for kriging in self._krigings])
 
     def predict(self, products: Array) -> tuple[Array, Array]:
-        """What is said of other products."""
+        """Values (n,) and hints (n, 5) of products (n, 3)."""
         points = coordinates(products, self.roofline)
         return _answer([each.predict(products[:, 0], points) for each in self._krigings])
 
     def values(self, products: Array) -> Array:
-        """What both say of other products, (n, 2)."""
+        """The values of both krigings, (n, 2), of products (n, 3)."""
         points = coordinates(products, self.roofline)
         return np.column_stack([each.values(products[:, 0], points) for each in self._krigings])
 

@@ -40,7 +40,7 @@ class DriftCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One layer, timed in turn with its dense layer.
+    """One layer, timed alternately with its dense layer.
 
     `ratio` is latency recovery, the median of paired rounds, with its 95 % interval. The policy's
     precision was reached where `converged`; `disturbed_windows` of `windows` were left out.

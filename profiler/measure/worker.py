@@ -35,6 +35,10 @@ def prepare(
     """A callable for the subject, and how many layers one call of it runs.
 
     `loader` opens networks for the backends that cannot do it themselves.
+
+    Raises:
+        ValueError: the backend has no implementation of the layer's form, or the subject is neither
+            a layer nor a network with inputs.
     """
     if subject.layer is not None:
         # Timed as what it is not, a layer would stay in the database under a false name.
@@ -99,7 +103,7 @@ def _divided(
 
 
 def raise_priority() -> None:
-    """Go before others' work, where the system allows it (root, CAP_SYS_NICE).
+    """Take priority over other work, where the system allows it (root, CAP_SYS_NICE).
 
     A neighbour that keeps one core busy slows a product on two threads by half or not at all, for
     seconds at a time, so that no choice among the samples finds the truth.

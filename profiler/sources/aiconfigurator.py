@@ -169,7 +169,7 @@ def import_gemms(database: LatencyDatabase, device: str, *, dtype: str = "bf16")
 
 
 def fingerprint_of_table(table: ImportedTable) -> Fingerprint:
-    """The fingerprint that a stack's table is kept under: others' measurements mix with none."""
+    """The fingerprint that a stack's table is stored under; it is never mixed with others."""
     return Fingerprint(
         device=table.device,
         device_name=table.device,

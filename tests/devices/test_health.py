@@ -34,7 +34,7 @@ def test_a_quiet_machine_has_nothing_to_warn_of():
     ("change", "says"),
     [
         ({"load": 1.5}, "a load of 1.5 on 4 cores"),
-        ({"quota": 1.5}, "grants 1.5: the default of --threads is 1"),
+        ({"quota": 1.5}, "allows 1.5; the default number of threads is 1"),
         ({"governor": "powersave"}, "powersave"),
     ],
 )

@@ -85,7 +85,13 @@ class Store(ABC):
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction, committed at the end; errors of the driver become ours."""
+        """One transaction, committed at the end.
+
+        Raises:
+            DatabaseError: the database was removed or replaced, is damaged, or refuses a row.
+            DatabaseUnreachableError: it was busy for too long, or its server does not answer.
+            StorageError: the file cannot be written.
+        """
         self.dialect.check_place()
         try:
             with self._engine.begin() as connection:

@@ -38,7 +38,7 @@ class Dialect(ABC):
     - `engine()` connects; every transaction sees what was committed before it took its lock.
     - `version` and `set_version` keep the number of migrations done; 0 in an empty database.
       `begin_migration` lets one program at a time make the next ones.
-    - `translate` turns an error of the driver into one of ours, which names the address.
+    - `translate` turns an error of the driver into an AutotuneError that names the address.
     """
 
     def __init__(self, address: Address, what: str) -> None:
@@ -84,7 +84,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that knows `on_conflict_do_update`."""
+        """An INSERT into `table` that has the method `on_conflict_do_update`."""
 
     @abstractmethod
     def now(self) -> sa.ColumnElement[float]:
@@ -92,11 +92,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def problems(self, connection: sa.Connection) -> list[str]:
-        """What the database's own check finds."""
+        """Damage that the database's own check finds, a line each; empty if there is none."""
 
     @abstractmethod
     def translate(self, error: exc.DBAPIError) -> AutotuneError:
-        """The error as one of ours."""
+        """The driver's error as a DatabaseError or StorageError that names the address."""
 
 
 class SqliteFile(Dialect):
@@ -151,7 +151,7 @@ class SqliteFile(Dialect):
         return self.version(connection)
 
     def set_version(self, connection: sa.Connection, version: int) -> None:
-        """In the header, within the transaction."""
+        """Write the number to the header, within the transaction."""
         connection.exec_driver_sql(f"PRAGMA user_version={version}")
 
     def insert(self, table: sa.Table) -> sqlite.Insert:
@@ -170,7 +170,7 @@ class SqliteFile(Dialect):
         return [line for line in lines if line != "ok"]
 
     def translate(self, error: exc.DBAPIError) -> AutotuneError:
-        """A full disk, a file that cannot be opened, a refused row, or damage."""
+        """StorageError for a full disk or a file that cannot be opened, else DatabaseError."""
         text = str(error.orig)
         if isinstance(error, exc.IntegrityError):
             return DatabaseError(f"{self.address} refuses the row: {text}")

@@ -25,13 +25,13 @@ data_option = click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     default=default_data,
-    help="Folder for jobs and uploads (default: $AUTOTUNE_DATA, else the user's data folder).",
+    help="Folder for jobs and uploads.  [default: $AUTOTUNE_DATA, else the user's data folder]",
 )
 jobs_db_option = click.option(
     "--jobs-db",
     type=str,
     callback=lambda _c, _p, text: database_address(text) if text else None,
-    help="Job database: a SQLite file or postgresql://… (default: jobs.sqlite in --data).",
+    help="Job database: a SQLite file or postgresql://…  [default: jobs.sqlite in --data]",
 )
 
 
@@ -39,14 +39,13 @@ def client_options(command: Any) -> Any:
     """Add --server and --key to a command."""
     for option in (
         click.option(
-            "--key", envvar="AUTOTUNE_API_KEY", help="API key (default: $AUTOTUNE_API_KEY)."
+            "--key", envvar="AUTOTUNE_API_KEY", help="API key. [default: $AUTOTUNE_API_KEY]"
         ),
         click.option(
             "--server",
             envvar="AUTOTUNE_SERVER",
             default=DEFAULT_SERVER,
-            show_default=True,
-            help="Address of the service (default: $AUTOTUNE_SERVER).",
+            help=f"Address of the service. [default: $AUTOTUNE_SERVER, else {DEFAULT_SERVER}]",
         ),
     ):
         command = option(command)

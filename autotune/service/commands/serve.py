@@ -18,6 +18,7 @@ from autotune.core.errors import QuantityError, UsageError
 from autotune.core.quantities import parse_quantity
 from autotune.devices.memory import memory_bytes
 from autotune.service.commands.options import data_option, job_database, jobs_db_option
+from autotune.service.jobs import JobDatabase
 from autotune.service.limits import ConnectionLimits, raise_file_limit
 from autotune.service.settings import Quotas, Settings
 from autotune.tuning.options import MachineOptions
@@ -118,7 +119,7 @@ _LEAST_MEMORY = 512 << 20
     type=click.IntRange(8),
     default=2_000,
     show_default=True,
-    help="Limit on open connections; less where the process may have fewer files.",
+    help="Limit on open connections; lower if the process's file limit is lower.",
 )
 @click.option(
     "--max-connections-per-client",
@@ -138,12 +139,14 @@ _LEAST_MEMORY = 512 << 20
 @click.option(
     "--keep-jobs",
     type=click.FloatRange(0, min_open=True),
-    help="Days after which a job that has ended is deleted (default: never).",
+    show_default="never",
+    help="Days after which a job that has ended is deleted.",
 )
 @click.option(
     "--keep-uploads",
     type=click.FloatRange(0, min_open=True),
-    help="Days after which an uploaded model is deleted (default: never).",
+    show_default="never",
+    help="Days after which an uploaded model is deleted.",
 )
 @format_option
 def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
@@ -154,17 +157,12 @@ def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
     from autotune.service.app import create_app
     from autotune.service.connections import uvicorn_settings
     from autotune.service.dispatcher import Dispatcher
-    from autotune.service.keys import any_key
 
     settings = settings_of(options)
     sys.setswitchinterval(0.0005)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with job_database(settings.data, settings.job_database) as database:
-        if not _is_private(host) and not any_key(database):
-            raise UsageError(
-                f"--host {host} is reachable from other machines, but there is no API key yet; "
-                "create one with `autotune keys create NAME`, or leave --host at 127.0.0.1"
-            )
+        _check_host(host, database)
         config = uvicorn.Config(
             create_app(settings, database),
             host=host,
@@ -179,6 +177,21 @@ def command(host: str, port: int, *, output_format: str, **options: Any) -> int:
         with dispatcher:
             server.run()
         return 0 if server.started else 1
+
+
+def _check_host(host: str, database: JobDatabase) -> None:
+    """Refuse to serve other machines without API keys.
+
+    Raises:
+        UsageError: the host is reachable from other machines, and no key was created yet.
+    """
+    from autotune.service.keys import any_key
+
+    if not _is_private(host) and not any_key(database):
+        raise UsageError(
+            f"--host {host} is reachable from other machines, but there is no API key yet; "
+            "create one with `autotune keys create NAME`, or leave --host at 127.0.0.1"
+        )
 
 
 def settings_of(options: dict[str, Any]) -> Settings:

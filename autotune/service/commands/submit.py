@@ -33,6 +33,9 @@ class Submissions(click.Group):
         return _command(KINDS[cmd_name]) if cmd_name in KINDS else None
 
 
+_OF_A_RUN = "\n\nJOB: id of a finished tuning or export; last: the newest."
+
+
 @click.group(
     "submit", cls=Submissions, epilog="Example: autotune submit tune --latency-budget 0.85x --wait"
 )
@@ -67,16 +70,17 @@ def _command(kind: Kind) -> click.Command:
         emit(output_format, job, lines=[job["id"]])
         return 1 if job["state"] in (FAILED, CANCELLED) else 0
 
+    text = f"Like `autotune {' '.join(kind.path)}`, done by a service. Prints the job's id."
     found = GroupedCommand(
         kind.name,
         callback=submit,
         short_help=kind.summary,
-        help=f"Like `autotune {' '.join(kind.path)}`, done by a service. Prints the job's id.",
+        help=text + _OF_A_RUN if kind.of_a_run else text,
     )
     own: list[Callable[[Any], Any]] = [
         click.option("--wait", is_flag=True, help="Follow the job to its end."),
         click.option(
-            "--idempotency-key", help="A further submission with the same key is the same job."
+            "--idempotency-key", help="Submitting again with the same key returns the existing job."
         ),
         file_format_option if exports else format_option,
         client_options,
@@ -85,14 +89,14 @@ def _command(kind: Kind) -> click.Command:
         ),
     ]
     if kind.of_a_run:
-        own.insert(0, click.argument("run"))
+        own.insert(0, click.argument("run", metavar="JOB|last"))
     for option in own:
         found = option(found)
     return found
 
 
 def last_run(client: Client) -> str:
-    """The id of the youngest job that succeeded and made a folder.
+    """The id of the newest job that succeeded and made a folder.
 
     Raises:
         NotFoundError: there is none.

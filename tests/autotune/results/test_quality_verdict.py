@@ -61,8 +61,12 @@ def test_every_task_has_limits_of_its_own_metric():
     metrics = {kind.metric for kind in TASKS.values() if hasattr(kind, "metric")}
     metrics |= {distance.metric for distance in (Choice, Independent, Score)}
     assert metrics == {
-        "perplexity", "cosine", "exp(-KL to dense)", "exp(KL to dense)", "R2 to dense",
-    }  # fmt: skip
+        "perplexity",
+        "cosine",
+        "exp(-KL to dense)",
+        "exp(KL to dense)",
+        "R2 to dense",
+    }
     for metric in metrics:
         higher = metric not in ("perplexity", "exp(KL to dense)")
         assert limits_text(metric, higher_is_better=higher)

@@ -47,9 +47,12 @@ def test_a_refused_prediction_names_the_field(client, body, said):
 
 def test_the_question_is_derived_and_takes_what_it_took(client):
     body = {
-        "device": "h200", "backend": None, "dtype": "bf16", "allow_extrapolation": True,
+        "device": "h200",
+        "backend": None,
+        "dtype": "bf16",
+        "allow_extrapolation": True,
         "shapes": [LAYER, {**LAYER, "rank": 16, "form": None}, {**LAYER, "form": "rank=16"}],
-    }  # fmt: skip
+    }
     answer = client.post("/v1/predict", json=body)
     assert answer.status_code == 200, answer.text
     _, one, other = answer.json()["estimates"]

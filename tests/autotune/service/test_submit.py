@@ -45,7 +45,7 @@ def end(database: JobDatabase, **how):
 
 
 @pytest.mark.parametrize("kind", ["verify", "export"])
-def test_last_is_the_youngest_job_that_succeeded_and_made_a_folder(
+def test_last_is_the_newest_job_that_succeeded_and_made_a_folder(
     kind, command, client, database, settings
 ):
     finished(client, database, settings)

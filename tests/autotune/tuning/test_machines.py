@@ -120,7 +120,7 @@ def test_a_database_of_ones_own_is_a_table(no_gpu, tmp_path):
         database.add(database.start_run(fingerprint, "a few"), rows[:3])
     few = machine("h200", dtype="fp16", database=tmp_path / "few.sqlite")
     assert few.sources()[0].startswith("this project's database")
-    with pytest.raises(UsageError, match="nothing is known of rtx-4090 in bf16"):
+    with pytest.raises(UsageError, match="no latency tables for rtx-4090 in bf16"):
         machine("rtx-4090", database=path).prepare()
     assert not (tmp_path / "none.sqlite").exists()
     with pytest.raises(DeviceMissingError):

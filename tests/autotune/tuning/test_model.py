@@ -94,9 +94,14 @@ def test_the_cache_of_latent_attention_is_as_small_as_it_is():
     latent = {"kv_lora_rank": 32, "q_lora_rank": 48, "qk_rope_head_dim": 16, "v_head_dim": 16}
     mixture = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
     config = t.DeepseekV3Config(
-        **SIZES, **latent, **mixture, qk_nope_head_dim=16, num_key_value_heads=4,
-        moe_intermediate_size=64, first_k_dense_replace=1,
-    )  # fmt: skip
+        **SIZES,
+        **latent,
+        **mixture,
+        qk_nope_head_dim=16,
+        num_key_value_heads=4,
+        moe_intermediate_size=64,
+        first_k_dense_replace=1,
+    )
     model = t.DeepseekV3ForCausalLM(config)
     workload = Workload(batch_size=2, sequence_length=8, output_length=4)
     found = trace_model(loaded(model, "causal-lm"), workload).kv_cache_bytes("fp32")

@@ -20,8 +20,14 @@ from autotune.tuning.options import SearchOptions
 from autotune.tuning.request import TuneRequest
 from tests.conftest import LLAMA
 
-SIZES = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "max_position_embeddings": 128}  # fmt: skip
+SIZES = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 
 
 @pytest.fixture
