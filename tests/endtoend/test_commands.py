@@ -17,8 +17,8 @@ def test_bench_needs_a_finished_run(cli, tmp_path):
 def test_the_small_commands(cli, tmp_path):
     database, other = (("--db", tmp_path / name) for name in ("small.sqlite", "n.sqlite"))
     shape = ("--tokens", 32, "--shape", "64x128")
-    done = cli("predict", *shape, *database)
-    assert done.returncode == 1
+    done = cli("predict", *shape)
+    assert done.returncode == 2
     assert "autotune profile --tokens 32 --shape 64x128" in done.stderr
     done = cli("profile", *shape, *database, "--format", "json")
     assert done.returncode == 0, done.stderr

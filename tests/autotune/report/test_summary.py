@@ -168,7 +168,7 @@ def test_the_latencies_of_the_card_divide():
     """Also where the dense network was faster at the end than when the tuning began."""
     record = replace(kept_record(), dense_latency_s=0.002, predicted_ratio=0.75)
     (row,) = [line for line in model_card(record).splitlines() if "latency, predicted" in line]
-    assert row == "| latency, predicted | 2.00 ms | 1.50 ms (ratio 0.750) |"
+    assert row == "| latency, predicted | 2 ms | 1.5 ms (ratio 0.750) |"
 
 
 def outputs(record, folder):

@@ -45,7 +45,7 @@ def test_a_device_of_the_farm_need_not_be_here(kind, spec, client):
     ("kind", "spec", "said"),
     [
         ("tune", {**TUNE, "device": "abacus"}, "abacus"),
-        ("profile", {**LAYER, "device": "h200", "backend": "onnxruntime-cpu"}, "runs on cpu"),
+        ("profile", {**LAYER, "device": "h200", "backend": "onnxruntime-cpu"}, "needs a CPU"),
         ("profile", {**LAYER, "device": "h200", "forms": ["rank=8:pivoted:zz"]}, "implementation"),
         ("drift", {"device": "h200"}, "not on this machine"),  # which the farm does not do
     ],
