@@ -9,7 +9,7 @@ from autotune.core.errors import UsageError
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result, result_text
 from tests.conftest import DATA
-from tests.security.edited import IMPOSSIBLE, RESULTS
+from tests.security.edited import IMPOSSIBLE, RESULTS, put
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,13 @@ def test_a_number_that_nothing_can_have_is_refused_by_its_place(tmp_path, whole,
     IMPOSSIBLE[place](tmp_path)
     with pytest.raises(UsageError, match=re.escape(f"{place} must be at ")):
         read_result(tmp_path)
+
+
+def test_layers_that_overlap_leave_less_than_nothing(tmp_path, whole):
+    """`rest_latency_s` is a difference, which is negative there."""
+    (tmp_path / "result.json").write_text(whole)
+    put(-0.001, "rest_latency_s")(tmp_path)
+    assert read_result(tmp_path).rest_latency_s == -0.001
 
 
 def test_most_of_them_are_refused(tmp_path, whole):
