@@ -246,7 +246,7 @@ def read_request(path: Path) -> dict[str, Any]:
         raise UsageError(f"request {path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"request {path} must hold one JSON object")
-    if found.pop("type", None) != _TYPE or found.pop("version", _VERSION) != _VERSION:
+    if found.pop("type", _TYPE) != _TYPE or found.pop("version", _VERSION) != _VERSION:
         raise UsageError(
             f"request {path} is not of type {_TYPE!r}, version {_VERSION}; write one with "
             "`autotune tune … --print-request`"
