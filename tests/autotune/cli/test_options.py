@@ -298,5 +298,5 @@ def test_an_unknown_option_of_a_request_lists_no_secret(cli, tmp_path):
     done = cli("--request", path)
     assert "unknown option 'machine.x'; known are allow_extrapolation" in done.stderr
     assert "farm_token" not in done.stderr
-    path.write_text('{"model": "x"}')
+    path.write_text('{"type": "result", "model": "x"}')
     assert "is not of type 'tune-request'" in cli("--request", path).stderr
