@@ -2,7 +2,7 @@
 
     python benchmarks/process_spread.py --run OUT [--processes 12] [--seconds 2.5]
 
-OUT is the folder of a finished tuning on this CPU. Every process times both networks in turn, as
+OUT is the folder of a finished tuning on this device. Every process times both networks in turn, as
 one process of a tuning does, but with intervals of its own rounds alone. Prints one line a
 process; the last line is one JSON document with the standard deviation between the processes,
 relative to their median, and what of it their own intervals explain.
@@ -35,20 +35,19 @@ def main() -> None:
     build = record.builds["prefill"]
     networks = (options.run / build.dense, options.run / build.compressed)
     inputs = options.run / build.inputs
-    policy = dataclasses.replace(
-        network_policy("cpu", options.seconds),
-        max_seconds=options.seconds,
-        target_relative_ci=0.0,
-        process_sd=0.0,
-    )
-    task = TimingTask(
-        subjects=tuple(network_subject(path, inputs) for path in networks), policy=policy
-    )
+    subjects = tuple(network_subject(path, inputs) for path in networks)
     machine_options = MachineOptions(
         device=record.device.device, backend=record.backend, threads=record.device.threads
     )
     ratios, errors, waits = [], [], []
     with local_machine(machine_options) as machine:
+        policy = dataclasses.replace(
+            network_policy(machine.spec.kind, options.seconds),
+            max_seconds=options.seconds,
+            target_relative_ci=0.0,
+            process_sd=0.0,
+        )
+        task = TimingTask(subjects=subjects, policy=policy)
         for _ in range(options.processes):
             (outcome,) = machine.runner.run([task])
             assert outcome.timing is not None, outcome.error
