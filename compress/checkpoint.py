@@ -131,12 +131,11 @@ class TimedCheckpoint:
     model: Any
     inputs: Mapping[str, torch.Tensor]
 
-    def run(self) -> None:
-        """One pass, or one decode step where past keys are given; the output is dropped."""
+    def run(self) -> Any:
+        """The output of one pass, or of one decode step where past keys are given."""
         if any(name.startswith(PAST) for name in self.inputs):
-            decode_step(self.model, self.inputs)
-        else:
-            self.model(**self.inputs)
+            return decode_step(self.model, self.inputs)
+        return self.model(**self.inputs)
 
 
 def load_for_timing(folder: Path, inputs: Path, *, device: str) -> TimedCheckpoint:

@@ -15,9 +15,9 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_
 _TIMES = 2
 _MOST_TIMES = 6
 _WIDE = 0.02
-# How far the ratios of two processes on a calm machine lie apart, by device kind. Assumed, not
-# measured: benchmarks/process_spread.py measures it.
-_PROCESS_SD = {"cpu": 0.003, "cuda": 0.001}
+# How far the ratios of two processes on a calm machine lie apart, by device kind. Measured on an
+# H100: 0.0003 over 16 processes (benchmarks/results/2026-11-26-process-spread.md).
+_PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:

@@ -8,26 +8,46 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 
 
-def interpolate(
-    shape: LayerShape,
-    known: Sequence[tuple[LayerShape, float]],
-    *,
-    roofline: Roofline,
-    cliff: int = 1,
-) -> float | None:
-    """Seconds of `shape` from `known` (shape, seconds) of the same layer, sorted by rank.
+class Curve:
+    """The measured ranks of one layer, on every side of the cliff by itself.
 
-    None outside of the measured ranks: there is nothing to interpolate between. Ranks on different
-    sides of a cliff (`cliff` is the multiple that fast kernels need) are no neighbours: rank 1025
-    may take eight times as long as rank 1024.
+    Ranks on different sides (`cliff` is the multiple that fast kernels need) are no neighbours:
+    rank 1025 may take eight times as long as rank 1024.
     """
-    found = enclosing(shape, known, cliff=cliff)
+
+    def __init__(self, known: Iterable[tuple[LayerShape, float]], *, cliff: int = 1) -> None:
+        """`known`: shapes of one layer and their seconds."""
+        self._cliff = cliff
+        self._sides: dict[int, list[tuple[LayerShape, float]]] = {}
+        for shape, seconds in sorted(known, key=lambda entry: entry[0].rank):
+            side = side_of_cliff(shape.rank, cliff)
+            self._sides.setdefault(side, []).append((shape, seconds))
+
+    def enclosing(
+        self, shape: LayerShape
+    ) -> tuple[tuple[LayerShape, float], tuple[LayerShape, float]] | None:
+        """The entries just below and above the shape's rank; twice the same at a known one.
+
+        None outside of the ranks on the shape's side of the cliff: there is nothing between.
+        """
+        rank = shape.rank
+        known = self._sides.get(side_of_cliff(rank, self._cliff), [])
+        if not rank or not known or not known[0][0].rank <= rank <= known[-1][0].rank:
+            return None
+        right = bisect.bisect_left(known, rank, key=lambda entry: entry[0].rank)
+        left = right if known[right][0].rank == rank else right - 1
+        return known[left], known[right]
+
+
+def interpolate(shape: LayerShape, curve: Curve, *, roofline: Roofline) -> float | None:
+    """Seconds of `shape` between the ranks of its layer; None where none enclose it."""
+    found = curve.enclosing(shape)
     if found is None:
         return None
     (low, low_s), (high, high_s) = found
@@ -40,24 +60,6 @@ def interpolate(
     return roofline.latency_s(shape) / math.exp(utilisation)
 
 
-def enclosing(
-    shape: LayerShape, known: Sequence[tuple[LayerShape, float]], *, cliff: int = 1
-) -> tuple[tuple[LayerShape, float], tuple[LayerShape, float]] | None:
-    """The entries of `known` just below and above the shape's rank; twice the same at a known one.
-
-    None outside of the ranks on the shape's side of the cliff.
-    """
-    rank = shape.rank
-    side = side_of_cliff(rank, cliff)
-    known = [entry for entry in known if side_of_cliff(entry[0].rank, cliff) == side]
-    ranks = [s.rank for s, _ in known]
-    if not rank or not ranks or not ranks[0] <= rank <= ranks[-1]:
-        return None
-    right = bisect.bisect_left(ranks, rank)
-    left = right if ranks[right] == rank else right - 1
-    return known[left], known[right]
-
-
 def side_of_cliff(rank: int, cliff: int) -> int:
     """The power of two that divides the rank, as far as it matters."""
     return min(rank & -rank, cliff)
@@ -66,11 +68,11 @@ def side_of_cliff(rank: int, cliff: int) -> int:
 def leave_one_out_errors(
     known: Sequence[tuple[LayerShape, float]], roofline: Roofline, *, cliff: int = 1
 ) -> list[float]:
-    """|log(interpolated / measured)| of every inner point, each left out in turn."""
+    """|log(interpolated / measured)| of every inner point of `known`, sorted by rank, left out."""
     errors = []
     for i in range(1, len(known) - 1):
         rest = [*known[:i], *known[i + 1 :]]
-        guess = interpolate(known[i][0], rest, roofline=roofline, cliff=cliff)
+        guess = interpolate(known[i][0], Curve(rest, cliff=cliff), roofline=roofline)
         if guess is not None:
             errors.append(abs(math.log(guess / known[i][1])))
     return errors

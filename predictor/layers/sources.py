@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
-from autotune.predictor.layers.interpolation import (
-    enclosing,
-    interpolate,
-    leave_one_out_errors,
-)
+from autotune.predictor.layers.interpolation import Curve, interpolate, leave_one_out_errors
 from autotune.predictor.layers.unsettled import Ratio, weigh_unsettled
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.profiler.database.records import Measurement
@@ -129,17 +125,17 @@ class InterpolatedLayers(LatencySource):
     """Between measured ranks of the same layer, in the same structure and precision."""
 
     def __init__(self, measured: MeasuredLayers, roofline: Roofline, *, cliff: int) -> None:
-        self._measured, self._roofline, self._cliff = measured, roofline, cliff
-        self._known: dict[tuple[LayerShape, str], list[tuple[LayerShape, float]]] = {}
+        self._measured, self._roofline = measured, roofline
+        curves: dict[tuple[LayerShape, str], list[tuple[LayerShape, float]]] = {}
         for shape, estimate in measured.estimates.items():
             if not shape.is_dense:
-                known = self._known.setdefault(_curve(shape), [])
-                known.append((shape, estimate.latency_s))
-        for known in self._known.values():
+                curves.setdefault(_curve(shape), []).append((shape, estimate.latency_s))
+        for known in curves.values():
             known.sort(key=lambda item: item[0].rank)
+        self._curves = {name: Curve(known, cliff=cliff) for name, known in curves.items()}
         errors = [
             error
-            for known in self._known.values()
+            for known in curves.values()
             for error in leave_one_out_errors(_settled(known, measured), roofline, cliff=cliff)
         ]
         self._half_width = conformal_quantile(errors, 0.9)
@@ -148,8 +144,8 @@ class InterpolatedLayers(LatencySource):
     def knows(self, shape: LayerShape) -> bool:
         """Whether measured ranks enclose the shape's."""
         if shape not in self._seconds and not shape.is_dense:
-            known = self._known.get(_curve(shape), [])
-            seconds = interpolate(shape, known, roofline=self._roofline, cliff=self._cliff)
+            curve = self._curves.get(_curve(shape))
+            seconds = interpolate(shape, curve, roofline=self._roofline) if curve else None
             if seconds is not None:
                 self._seconds[shape] = seconds
         return shape in self._seconds
@@ -167,7 +163,7 @@ class InterpolatedLayers(LatencySource):
 
     def _ends(self, shape: LayerShape) -> float:
         """How unsure the less sure one of the enclosing ranks is."""
-        found = enclosing(shape, self._known[_curve(shape)], cliff=self._cliff)
+        found = self._curves[_curve(shape)].enclosing(shape)
         assert found is not None, "a known shape"
         return max(self._measured.half_width(end) for end, _ in found)
 

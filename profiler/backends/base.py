@@ -35,7 +35,10 @@ class OpenNetwork(Protocol):
     """A whole model with its inputs, on a device."""
 
     def run(self) -> object:
-        """Run the network once on the inputs it was opened with."""
+        """Run the network once on the inputs it was opened with; returns its output.
+
+        A compiler removes work whose result is not returned.
+        """
 
 
 class NetworkLoader(Protocol):
@@ -52,7 +55,7 @@ class Backend(ABC):
     - `missing()` is None when everything needed is installed, else one sentence on what to install.
     - `layer(shape, threads)` prepares (M × K)·(K × N) without bias, or its pair when the shape has
       a rank; weights are random and distinct per copy, inputs and outputs preallocated. Calling
-      `run` returns after the work is done.
+      `run` returns after the work is done; no compiler may find that nobody needs it.
     - `network(artefact, inputs, threads, loader)` prepares a whole model in the same way; `inputs`
       is a safetensors file of its named inputs; `loader` opens both on a device where the backend
       cannot open them itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from autotune.core.layers import LayerShape
@@ -45,7 +46,7 @@ class TorchCudaGraph(Backend):
         return captured(network_pass(artefact, inputs, loader=loader, device=self.device))
 
 
-def captured(one_pass: Runner) -> Runner:
+def captured(one_pass: Callable[[], object]) -> Runner:
     """`one_pass` as a CUDA graph, after the warm-up that lets libraries choose their kernels."""
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from autotune.core.layers import LayerShape
@@ -16,6 +17,7 @@ class TorchEager(Backend):
     packages = ("torch", "transformers")
     dtypes = ("fp32", "fp16", "bf16")
     device_kinds = ("cpu", "cuda")
+    _needs_outputs = False
 
     def settings(self) -> dict[str, str]:
         """The versions of CUDA and of the driver; nothing on a CPU."""
@@ -33,9 +35,8 @@ class TorchEager(Backend):
 
         torch.set_num_threads(threads)
         copies = self.copies(shape)
-        return TimedLayer(
-            run=self._runner(layer_pass(shape, self.device, copies=copies)), copies=copies
-        )
+        one_pass = layer_pass(shape, self.device, copies=copies, keeps_outputs=self._needs_outputs)
+        return TimedLayer(run=self._runner(one_pass), copies=copies)
 
     def network(
         self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
@@ -48,14 +49,15 @@ class TorchEager(Backend):
         torch.set_num_threads(threads)
         return self._runner(network_pass(artefact, inputs, loader=loader, device=self.device))
 
-    def _runner(self, one_pass: Runner) -> Runner:
+    def _runner(self, one_pass: Callable[[], object]) -> Runner:
         """Calls return before a GPU is done; a runner does not."""
-        if self.device == "cpu":
-            return one_pass
         import torch
+
+        on_gpu = self.device != "cpu"
 
         def run() -> None:
             one_pass()
-            torch.cuda.synchronize()
+            if on_gpu:
+                torch.cuda.synchronize()
 
         return run

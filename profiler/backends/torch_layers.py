@@ -27,8 +27,12 @@ def cuda_settings() -> dict[str, str]:
     return {"cuda": str(torch.version.cuda), "driver": driver}
 
 
-def layer_pass(shape: LayerShape, device: str, *, copies: int) -> Pass:
-    """One pass over `copies` instances of the layer, with weights of their own, on one input."""
+def layer_pass(shape: LayerShape, device: str, *, copies: int, keeps_outputs: bool = False) -> Pass:
+    """One pass over `copies` instances of the layer, with weights of their own, on one input.
+
+    It returns the outputs if it `keeps_outputs`: a compiler drops what nobody reads. Otherwise
+    each is freed before the next is computed, as in a network.
+    """
     dtype, k, rank = TORCH_DTYPES[shape.dtype], shape.in_features, shape.rank
 
     def weight(n: int, k: int) -> Tensor:
@@ -44,12 +48,17 @@ def layer_pass(shape: LayerShape, device: str, *, copies: int) -> Pass:
     ]
     x = torch.randn(shape.tokens, k, dtype=dtype, device=device)
 
-    def run() -> None:
+    def run() -> list[Tensor]:
+        kept = []
         with torch.no_grad():
             for down, ups in chains:
                 latent = x if down is None else linear(x, down)
                 for up in ups:
-                    linear(latent, up)
+                    output = linear(latent, up)
+                    if keeps_outputs:
+                        kept.append(output)
+                    del output
+        return kept
 
     return run
 
@@ -57,7 +66,7 @@ def layer_pass(shape: LayerShape, device: str, *, copies: int) -> Pass:
 def network_pass(
     artefact: Path, inputs: Path, *, loader: NetworkLoader | None, device: str
 ) -> Pass:
-    """One pass of the model that `loader` opens on `device`."""
+    """One pass of the model that `loader` opens on `device`; it returns the model's output."""
     if loader is None:
         raise ValueError(
             "a torch backend needs a loader for networks; run them in "
@@ -65,8 +74,8 @@ def network_pass(
         )
     one_pass = loader(artefact, inputs, device=device).run
 
-    def run() -> None:
+    def run() -> object:
         with torch.no_grad():
-            one_pass()
+            return one_pass()
 
     return run

@@ -139,9 +139,9 @@ def test_what_has_no_right_graph_is_refused_in_one_line(name, tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_loop_over_chunks_that_was_unrolled_is_found(tmp_path, monkeypatch):
-    """Of the gated delta rule, here with chunks of 16 tokens: the trace sees one."""
+    """Of the gated delta rule, here with chunks of 8 tokens: the trace sees one."""
     rule = modeling_qwen3_next.torch_chunk_gated_delta_rule
-    short = partial(rule, chunk_size=16)
+    short = partial(rule, chunk_size=8)
     monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", short)
     linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2}
     linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
@@ -154,9 +154,9 @@ def test_a_loop_over_chunks_that_was_unrolled_is_found(tmp_path, monkeypatch):
     )
     loaded = checkpoint(lambda: t.Qwen3NextForCausalLM(config), tmp_path / "model")
     network = onnx_network(graph_of(loaded, "prefill", tmp_path / "graph"))
-    check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 16)])
-    with pytest.raises(ParityError, match=r"it differs from the checkpoint by .* length 17"):
-        check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 17)])
+    check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 8)])
+    with pytest.raises(ParityError, match=r"it differs from the checkpoint by .* length 9"):
+        check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 9)])
 
 
 def test_caches_of_anything_but_keys_and_values_are_refused():

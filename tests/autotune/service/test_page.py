@@ -68,6 +68,7 @@ def finished(server, browser):
     browser.get(server.address)
     assert "No jobs yet." in browser.find_element(By.ID, "counts").text
     fill(browser, "latency", "0.9")
+    fill(browser, "batch_size", "1")
     browser.find_element(By.TAG_NAME, "summary").click()
     for name, value in [
         ("trials", "0"),

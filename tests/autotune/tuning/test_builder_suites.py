@@ -1,12 +1,15 @@
 """The suite for every builder, each with what runs its builds on a processor."""
 
+import shutil
+from functools import partial
+
 import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from autotune.compress.decode import decode_step
-from autotune.compress.loading import load_checkpoint
+from autotune.compress.checkpoint import load_for_timing
+from autotune.testing.example_tuning import example_workspace
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.testing.suites.builder import BuilderSuite
@@ -28,18 +31,38 @@ class RealBuilderSuite(BuilderSuite):
     backend = ""
     dtype = "fp32"
 
+    @classmethod
+    def made(cls, model, workspace):
+        builder = make_builder(model, machine_of(cls.backend, cls.dtype), workspace=workspace)
+        assert type(builder) is cls.kind
+        return builder
+
     @pytest.fixture
     def make_builder(self, model):
-        def make(workspace):
-            builder = make_builder(model, machine_of(self.backend, self.dtype), workspace=workspace)
-            assert type(builder) is self.kind
-            return builder
-
-        return make
+        return partial(self.made, model)
 
 
 class GraphSuite(RealBuilderSuite):
-    """Builds are ONNX graphs, which onnxruntime runs."""
+    """Builds are ONNX graphs, which onnxruntime runs.
+
+    The dense graphs, whose tracing takes nearly all of the time, are built once a class.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def dense_builds(cls, model, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("dense") / "out"
+        with example_workspace(folder) as (workspace, _):
+            builder = cls.made(model, workspace)
+            for phase in ("prefill", "decode"):
+                builder.dense(phase)
+        return folder
+
+    @pytest.fixture
+    def workspace(self, dense_builds, tmp_path):
+        shutil.copytree(dense_builds, tmp_path / "out")
+        with example_workspace(tmp_path / "out") as (workspace, _):
+            yield workspace
 
     def outputs(self, build, inputs, *, phase):
         assert build.name == {"prefill": "model.onnx", "decode": "model_decode.onnx"}[phase]
@@ -58,8 +81,9 @@ class TestCheckpoint(RealBuilderSuite):
 
     @torch.no_grad()
     def outputs(self, build, inputs, *, phase):
-        model, fed = load_checkpoint(build).model, load_file(inputs)
-        return decode_step(model, fed)[0] if phase == "decode" else model(**fed).logits
+        """Of the very pass that is timed."""
+        found = load_for_timing(build, inputs, device="cpu").run()
+        return found[0] if phase == "decode" else found.logits
 
 
 @pytest.mark.slow
@@ -78,8 +102,14 @@ class TestTypedOnnx(GraphSuite):
 
 @pytest.mark.slow
 class TestEngineOnnx(GraphSuite):
+    """It adds but an opset to the builder of TestTypedOnnx, which keeps the cache."""
+
     kind = EngineOnnxBuilder
     backend = "tensorrt"
+    test_what_is_built_is_reused = None
+    test_the_key_names_the_cache_entry = None
+    test_a_dense_site_is_no_part_of_a_plan = None
+    test_a_build_that_fails_leaves_nothing_behind = None
 
 
 class TestSimulated(BuilderSuite):

@@ -13,7 +13,7 @@ from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.features import LayerArrays, distinct
-from autotune.predictor.layers.interpolation import interpolate
+from autotune.predictor.layers.interpolation import Curve, interpolate
 from autotune.predictor.layers.regressor import LatencyRegressor, _HalfWidths
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.learning.conformal import conformal_quantile
@@ -65,9 +65,11 @@ def test_interpolation_is_exact_at_constant_utilisation():
     known = [(shape(r), ROOFLINE.latency_s(shape(r)) / 0.37) for r in (16, 64, 160)]
     for rank in (16, 17, 40, 64, 159, 160):
         truth = ROOFLINE.latency_s(shape(rank)) / 0.37
-        assert interpolate(shape(rank), known, roofline=ROOFLINE) == pytest.approx(truth, rel=1e-12)
-    assert interpolate(shape(8), known, roofline=ROOFLINE) is None
-    assert interpolate(shape(161), known, roofline=ROOFLINE) is None
+        assert interpolate(shape(rank), Curve(known), roofline=ROOFLINE) == pytest.approx(
+            truth, rel=1e-12
+        )
+    assert interpolate(shape(8), Curve(known), roofline=ROOFLINE) is None
+    assert interpolate(shape(161), Curve(known), roofline=ROOFLINE) is None
 
 
 def test_conformal_quantile_is_the_finite_sample_one():

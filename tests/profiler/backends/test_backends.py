@@ -1,5 +1,6 @@
 """The suite for every backend, and what is particular to some."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
 from autotune.testing.backend import SimulatedBackend
 from autotune.testing.hardware import simulated_hardware
+from autotune.testing.shapes import at_rank
 from autotune.testing.suites.backend import BackendSuite
 
 SHAPE = LayerShape(tokens=16, in_features=64, out_features=96)
@@ -47,6 +49,44 @@ class TestSimulatedBackend(BackendSuite):
     def time(self, backend, task):
         timeline = backend.timeline
         return run_task(backend, task, threads=1, clock=timeline.clock, watching=timeline.watch)[0]
+
+
+TORCH = [
+    pytest.param(
+        (name, kind), id=f"{name}-{kind}", marks=[pytest.mark.gpu] if kind == "cuda" else []
+    )
+    for name, kind in [
+        ("torch-eager", "cpu"),
+        ("torch-compile", "cpu"),
+        ("torch-eager", "cuda"),
+        ("torch-compile", "cuda"),
+        ("torch-cudagraph", "cuda"),
+    ]
+]
+
+
+def executed(run, kind):
+    """How many products a call executes on a CPU, or how many kernels on a GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    chosen = ProfilerActivity.CPU if kind == "cpu" else ProfilerActivity.CUDA
+    with profile(activities=[chosen]) as seen:
+        run()
+    names = ("aten::mm", "aten::addmm") if kind == "cpu" else ("",)
+    return sum(event.count for event in seen.key_averages() if event.key.startswith(names))
+
+
+@pytest.mark.parametrize("place", TORCH)
+@pytest.mark.parametrize("rank", [0, 8])
+def test_every_product_is_computed_though_nobody_reads_it(place, rank):
+    """A compiler that removes what has no consequence leaves nothing to time."""
+    ready = make_backend(*place)
+    if ready.missing():
+        pytest.skip(ready.missing())
+    shape = at_rank(dataclasses.replace(SHAPE, dtype=ready.dtypes[0]), rank)
+    timed = ready.layer(shape, 1)
+    timed.run()
+    assert executed(timed.run, place[1]) >= timed.copies * (2 if rank else 1)
 
 
 @pytest.mark.parametrize("form", ["rank=8:pivoted", "rank=8:int8-static", "dense:int8-static"])
