@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from autotune.api import tune
     from autotune.compress.calibration_plan import CalibrationPlan
     from autotune.core.types import Budget, Workload
+    from autotune.export.dense import merge
+    from autotune.export.onnx import export_onnx
+    from autotune.export.tensorrt import export_tensorrt
     from autotune.results.result import TuneResult
+    from autotune.tuning.bench import bench
     from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
     from autotune.tuning.request import TuneOptions
+    from autotune.tuning.verify import verify
 
 __all__ = [
     "Budget",
@@ -29,11 +34,21 @@ __all__ = [
     "TuneResult",
     "Workload",
     "__version__",
+    "bench",
+    "export_onnx",
+    "export_tensorrt",
+    "merge",
     "tune",
+    "verify",
 ]
 
 _HOMES = {
     "tune": "autotune.api",
+    "bench": "autotune.tuning.bench",
+    "verify": "autotune.tuning.verify",
+    "merge": "autotune.export.dense",
+    "export_onnx": "autotune.export.onnx",
+    "export_tensorrt": "autotune.export.tensorrt",
     "TuneResult": "autotune.results.result",
     "Budget": "autotune.core.types",
     "Workload": "autotune.core.types",

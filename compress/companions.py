@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autotune.core.errors import ModelError
+from autotune.core.files import file_sha256
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODULES = "modules.json"
@@ -26,8 +27,18 @@ _TOKENIZERS = frozenset({
     "chat_template.json", "vocab.json", "vocab.txt", "merges.txt", "dict.txt", "byte_maps.json",
     "entity_vocab.json", "emoji.json",
 })  # fmt: skip
+# Settings of sentence-transformers, of which a folder has one: the library reads all these names.
+SENTENCE_SETTINGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
 _SENTENCE_TRANSFORMERS = frozenset({
-    MODULES, "sentence_bert_config.json", "config_sentence_transformers.json",
+    MODULES, "config_sentence_transformers.json", *SENTENCE_SETTINGS,
 })  # fmt: skip
 NAMES = _OWN | _PROCESSORS | _TOKENIZERS | _SENTENCE_TRANSFORMERS
 # Vocabularies and templates under whatever name.
@@ -69,14 +80,27 @@ def copy_companions(source: Path, folder: Path) -> None:
     Raises:
         ModelError: `modules.json` is not what sentence-transformers writes.
     """
-    names = {path.name for path in source.iterdir() if is_companion(path.name)} - _OWN
+    for name in _companions(source):
+        if name not in _OWN and not (folder / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+
+
+def companion_hashes(source: Path) -> dict[str, str]:
+    """sha256 by name of all that belongs to the model in `source`, beside its weights.
+
+    Raises:
+        ModelError: `modules.json` is not what sentence-transformers writes.
+    """
+    return {name: file_sha256(source / name) for name in _companions(source)}
+
+
+def _companions(source: Path) -> list[str]:
+    names = {path.name for path in source.iterdir() if is_companion(path.name)}
     names |= {f"{TEMPLATES}/{path.name}" for path in (source / TEMPLATES).glob("*.jinja")}
     for module in module_folders(source):
         names |= {f"{module}/{name}" for name in MODULE_NAMES}
-    for name in sorted(names):
-        if (source / name).is_file() and not (folder / name).exists():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+    return sorted(name for name in names if (source / name).is_file())
 
 
 def module_folders(source: Path) -> list[str]:

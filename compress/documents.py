@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autotune.compress.companions import SENTENCE_SETTINGS
 from autotune.core.errors import AutotuneError, ModelError, memory_refusal
 from autotune.core.text import first_line
 
@@ -27,7 +28,7 @@ _OBJECTS = (
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
-    "sentence_bert_config.json",
+    *SENTENCE_SETTINGS,
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.compress.companions import SENTENCE_SETTINGS
 from autotune.compress.documents import read_json, read_object
 from autotune.core.errors import ModelError
 
@@ -27,15 +28,6 @@ _FLAGS = {
 # Modules that leave the direction of an embedding as it is, and that this package computes itself.
 _WITHOUT_EFFECT = ("Normalize", "Dropout")
 _POOLING_FOLDER = "1_Pooling"
-_SETTINGS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +72,8 @@ def read_sentence_model(folder: Path) -> SentenceModel | None:
         elif kind not in _WITHOUT_EFFECT:
             raise _unsupported(folder, kind)
     pooling = read_object(modules[place][1] / "config.json")
-    settings = next((read_object(folder / n) for n in _SETTINGS if (folder / n).is_file()), {})
+    found = (folder / name for name in SENTENCE_SETTINGS)
+    settings = next((read_object(path) for path in found if path.is_file()), {})
     return SentenceModel(
         pooling=_modes(pooling, modules[place][1]),
         includes_prompt=bool(pooling.get("include_prompt", True)),

@@ -18,6 +18,7 @@ class JobQueries(Store):
 
     what = "job database"
     schema = len(MIGRATIONS)
+    own_table = JOB.name
 
     def migrate(self, connection: sa.Connection, found: int) -> None:
         """The migrations that are missing."""

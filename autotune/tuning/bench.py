@@ -17,7 +17,7 @@ from autotune.tuning.machines import local_machine
 from autotune.tuning.options import MachineOptions
 
 
-def bench(folder: Path, reporter: Reporter) -> BenchRecord:
+def bench(folder: str | Path, reporter: Reporter | None = None) -> BenchRecord:
     """Time the compressed model of a run folder alternately with its dense model.
 
     Raises:
@@ -25,6 +25,7 @@ def bench(folder: Path, reporter: Reporter) -> BenchRecord:
             that were timed have been removed.
         MeasurementError: the backend failed.
     """
+    folder, reporter = Path(folder), reporter or Reporter()
     record = read_result(folder)
     tuned = record.measured
     if tuned is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.files import copy_whole, file_sha256, files_of, remove
+from autotune.core.types import digest
 from autotune.results.result import RESULT, TuneResult, result_text
 from autotune.tuning.ownership import (
     GRAPH_FILES,
@@ -67,9 +68,11 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
 def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
     """Write `model/` unless it is of this plan already, as the earlier result lists it."""
     from autotune.compress.checkpoint import save_checkpoint
-    from autotune.compress.companions import copy_companions
+    from autotune.compress.companions import companion_hashes, copy_companions
 
     folder, loaded = tuning.workspace.folder, tuning.model.loaded
+    # Templates, tokenizer and generation settings are handed out too, and no part of any build.
+    key = digest({"build": key, "companions": companion_hashes(loaded.folder)})
     if is_unchanged(folder.path, key):
         return
 

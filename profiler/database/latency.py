@@ -67,6 +67,7 @@ class LatencyDatabase(Store):
 
     what = "latency database"
     schema = SCHEMA
+    own_table = FINGERPRINT.name
 
     def migrate(self, connection: sa.Connection, found: int) -> None:
         """The migrations, and then every run's seal, since they change what is sealed."""

@@ -192,6 +192,11 @@ def test_the_function_is_no_package():
     assert autotune.tune is autotune.api.tune
 
 
+def test_every_public_name_is_there():
+    for name in set(autotune.__all__) - {"__version__"}:
+        assert callable(getattr(autotune, name)), name
+
+
 def test_what_a_call_takes_is_exported():
     for name in ("TuneOptions", "MachineOptions", "MethodOptions", "SearchOptions"):
         assert name in autotune.__all__

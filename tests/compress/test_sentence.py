@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from autotune.compress.calibration import load_calibration
 from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.compress.companions import SENTENCE_SETTINGS, is_companion
 from autotune.compress.loading import load_model
 from autotune.compress.sentence import POOLING_MODES, read_sentence_model
 from autotune.compress.tasks import make_task
@@ -135,6 +136,18 @@ def test_prompt_length_and_case_are_those_of_the_folder(tmp_path):
     put(folder / "config_sentence_transformers.json",
         prompts={"query": "search for: "}, default_prompt_name=None)  # fmt: skip
     assert_same_embeddings(folder, cut=20)
+
+
+@pytest.mark.parametrize("name", SENTENCE_SETTINGS)
+def test_settings_have_a_name_by_the_kind_of_model(name, tmp_path):
+    """The library reads them under any of these names, so they belong to the model."""
+    folder = make_folder(tmp_path / "model", {"pooling_mode": "mean"})
+    put(folder / name, max_seq_length=20, do_lower_case=False)
+    assert read_sentence_model(folder).max_tokens == 20
+    assert is_companion(name)
+    (folder / name).write_text("[]")
+    with pytest.raises(ModelError, match=name):
+        load_model(str(folder))
 
 
 def test_a_prompt_that_is_not_pooled(tmp_path):

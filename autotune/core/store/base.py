@@ -24,7 +24,8 @@ class Store(ABC):
     """One database, at a path (SQLite) or a URL (PostgreSQL). Use as a context manager.
 
     `what` names it in messages; where several kinds live on one PostgreSQL server, their versions
-    are kept under `what` too. `schema` is the version that this program writes.
+    are kept under `what` too. `schema` is the version that this program writes. `own_table` is one
+    that every version has: a file with other tables alone is another program's and stays as it is.
 
     Contract (`autotune.testing.suites.store` checks it):
     - To open a database migrates it to `schema`. Any number of programs may open an empty one at
@@ -44,10 +45,13 @@ class Store(ABC):
 
     what: str
     schema: int
+    own_table: str = ""
 
     def __init__(self, address: Address) -> None:
         self.dialect: Dialect = dialect_of(address, self.what)
         self.address = address
+        if self.own_table:
+            self.dialect.check_owner(self.own_table)
         self._engine = self.dialect.engine()
         try:
             self._bring_up_to_date()

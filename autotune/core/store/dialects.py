@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -11,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -60,6 +62,15 @@ class Dialect(ABC):
 
         Raises:
             DatabaseError: it was removed or replaced.
+        """
+
+    def check_owner(self, own_table: str) -> None:
+        """Refuse a file with tables of which none is `own_table`, before anything is written.
+
+        A server's database is shared by several programs.
+
+        Raises:
+            DatabaseError: another program's file.
         """
 
     @abstractmethod
@@ -124,6 +135,16 @@ class SqliteFile(Dialect):
             raise DatabaseError(
                 f"{self.address} was removed or replaced while in use, so what is written to it "
                 "would be lost; put the file back, or start again"
+            )
+
+    def check_owner(self, own_table: str) -> None:
+        """By a connection that reads only: ours would change how the file is written."""
+        tables = _tables(Path(self.address))
+        if tables and own_table not in tables:
+            shown = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
+            raise DatabaseError(
+                f"{self.address} belongs to another program: it is a SQLite file with the tables "
+                f"{shown}; give another file for the {self.what}"
             )
 
     def hold(self, key: str, engine: sa.Engine) -> Callable[[], None] | None:
@@ -204,6 +225,21 @@ def dialect_of(address: Address, what: str) -> Dialect:
     if address.partition("://")[0] in ("postgresql", "postgres", "postgresql+psycopg"):
         return PostgresServer(address.replace("postgres://", "postgresql://", 1), what)
     raise UsageError(f"{address}: a {what} is a SQLite file, or postgresql://user@host/name")
+
+
+def _tables(path: Path) -> list[str]:
+    """The names of a file's tables; none where it cannot be read, which opening it will report."""
+    if not path.is_file():
+        return []
+    try:
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_S)) as found:
+            rows = found.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            )
+            return sorted(str(name) for (name,) in rows)
+    except sqlite3.Error:
+        return []
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

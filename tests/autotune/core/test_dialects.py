@@ -9,6 +9,7 @@ import pytest
 
 from autotune.core.errors import DatabaseError, DatabaseUnreachableError
 from autotune.core.store import dialects
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.service.jobs import JobDatabase
 from tests.autotune.service.conftest import jobs
 
@@ -40,6 +41,24 @@ class TestSqliteFile:
         with pytest.raises(DatabaseUnreachableError, match="busy for too long"):
             JobDatabase(tmp_path / "jobs.sqlite")
         assert writer.in_transaction
+
+    @pytest.mark.parametrize("kind", [JobDatabase, LatencyDatabase])
+    @pytest.mark.parametrize("version", [0, 1])
+    def test_another_programs_file_stays_as_it_is(self, kind, version, tmp_path):
+        path = tmp_path / "history.sqlite"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE page (address TEXT)")
+            connection.execute(f"PRAGMA user_version={version}")
+        kept = path.read_bytes()
+        with pytest.raises(DatabaseError, match=r"belongs to another program: .* tables page;"):
+            kind(path)
+        assert path.read_bytes() == kept
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_each_kind_refuses_the_other(self, tmp_path):
+        JobDatabase(tmp_path / "jobs.sqlite").close()
+        with pytest.raises(DatabaseError, match="give another file for the latency database"):
+            LatencyDatabase(tmp_path / "jobs.sqlite")
 
     @pytest.mark.parametrize("change", ["removed", "replaced", "folder removed"])
     def test_a_file_that_is_gone_is_an_error_and_no_silence(self, tmp_path, change):

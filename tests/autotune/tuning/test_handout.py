@@ -84,6 +84,18 @@ def test_a_changed_checkpoint_is_written_again(tuned, copied, tune, name, damage
     assert again.record.files == tuned.record.files == hashes(copied, again.record)
 
 
+def test_templates_of_the_model_that_changed_are_handed_out_anew(home, copied, tune):
+    template = home / "dense" / "chat_template.jinja"
+    try:
+        for text in ("{{ messages }}", "{{ messages[0] }}"):
+            template.write_text(text)
+            again = tune(copied)
+            assert (copied / "model" / template.name).read_text() == text
+            assert hashes(copied, again.record) == again.record.files
+    finally:
+        template.unlink()
+
+
 # benchmarks/damage.py crosses every damage with every kind of entry.
 @pytest.mark.parametrize(
     ("kind", "damage"),
