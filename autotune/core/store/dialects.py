@@ -64,10 +64,9 @@ class Dialect(ABC):
             DatabaseError: it was removed or replaced.
         """
 
+    @abstractmethod
     def check_owner(self, own_table: str) -> None:
         """Refuse a file with tables of which none is `own_table`, before anything is written.
-
-        A server's database is shared by several programs.
 
         Raises:
             DatabaseError: another program's file.

@@ -59,9 +59,9 @@ class Farm:
     def up(self):
         """A coordinator and a worker, once the one listens and the other runs its Ray node."""
         coordinator = self.coordinator()
-        wait_for(lambda: listens(self.address), 60)
+        wait_for(lambda: listens(self.address), 180)
         worker = self.worker()
-        wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()), 60)
+        wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()), 180)
         return coordinator, worker
 
     def lose_host(self):
@@ -114,6 +114,7 @@ def farm(tmp_path_factory):
     found = Farm(tmp_path_factory.mktemp("farm"))
     found.coordinator()
     try:
+        wait_for(lambda: listens(found.address), 180)  # Ray starts slowly beside other tests
         yield found
     finally:
         found.stop()
