@@ -47,7 +47,10 @@ class TorchEager(Backend):
         from autotune.profiler.backends.torch_layers import network_pass
 
         torch.set_num_threads(threads)
-        return self._runner(network_pass(artefact, inputs, loader=loader, device=self.device))
+        one_pass = network_pass(
+            artefact, inputs, loader=loader, device=self.device, keeps_outputs=self._needs_outputs
+        )
+        return self._runner(one_pass)
 
     def _runner(self, one_pass: Callable[[], object]) -> Runner:
         """Calls return before a GPU is done; a runner does not."""

@@ -30,8 +30,8 @@ def cuda_settings() -> dict[str, str]:
 def layer_pass(shape: LayerShape, device: str, *, copies: int, keeps_outputs: bool = False) -> Pass:
     """One pass over `copies` instances of the layer, with weights of their own, on one input.
 
-    It returns the outputs if it `keeps_outputs`: a compiler drops what nobody reads. Otherwise
-    each is freed before the next is computed, as in a network.
+    It returns the outputs if it `keeps_outputs`: a compiler drops what nobody reads. Otherwise it
+    returns None, and each output is freed before the next is computed, as in a network.
     """
     dtype, k, rank = TORCH_DTYPES[shape.dtype], shape.in_features, shape.rank
 
@@ -48,7 +48,7 @@ def layer_pass(shape: LayerShape, device: str, *, copies: int, keeps_outputs: bo
     ]
     x = torch.randn(shape.tokens, k, dtype=dtype, device=device)
 
-    def run() -> list[Tensor]:
+    def run() -> list[Tensor] | None:
         kept = []
         with torch.no_grad():
             for down, ups in chains:
@@ -58,15 +58,23 @@ def layer_pass(shape: LayerShape, device: str, *, copies: int, keeps_outputs: bo
                     if keeps_outputs:
                         kept.append(output)
                     del output
-        return kept
+        return kept if keeps_outputs else None
 
     return run
 
 
 def network_pass(
-    artefact: Path, inputs: Path, *, loader: NetworkLoader | None, device: str
+    artefact: Path,
+    inputs: Path,
+    *,
+    loader: NetworkLoader | None,
+    device: str,
+    keeps_outputs: bool = False,
 ) -> Pass:
-    """One pass of the model that `loader` opens on `device`; it returns the model's output."""
+    """One pass of the model that `loader` opens on `device`.
+
+    It returns the model's output if it `keeps_outputs`, as `layer_pass`.
+    """
     if loader is None:
         raise ValueError(
             "a torch backend needs a loader for networks; run them in "
@@ -76,6 +84,7 @@ def network_pass(
 
     def run() -> object:
         with torch.no_grad():
-            return one_pass()
+            output = one_pass()
+        return output if keeps_outputs else None
 
     return run
