@@ -312,6 +312,18 @@ def test_health_and_metrics(client):
     assert 'route="/v1/jobs"' in text
 
 
+def test_what_a_client_makes_up_is_no_label_of_a_metric(client):
+    """Labels are kept for ever, and a request without a key has some too."""
+    client.request("MADE-UP-METHOD", "/v1/jobs")
+    client.get("/made-up-path")
+    client.get(f"/v1/jobs/{NOBODY[:-1]}7")
+    text = client.get("/metrics").text
+    assert 'method="other"' in text
+    assert 'route="/v1/jobs/{job_id}"' in text
+    for made_up in ("MADE-UP", "made-up", f"{NOBODY[:-1]}7"):
+        assert made_up not in text
+
+
 def test_a_database_that_does_not_answer_is_said(client, database, monkeypatch):
     from autotune.core.errors import DatabaseUnreachableError, StorageError
 
