@@ -18,11 +18,38 @@ from autotune.core.text import one_line
 
 MOST_CHARACTERS = 500
 MOST_REPEATS = 1000
-_PROBE_S = 0.25
+_ALL_PATTERNS_S = 0.5
 _ALL_NAMES_S = 2.0
 # What names look like; a pattern that is slow at these is refused before a model is loaded.
 _NAMES = ("model.layers.0.self_attn.q_proj", "encoder.layer.11.attention.output.dense", "h.0_A-")
 _COUNT = re.compile(r"\{(\d{0,9}),?(\d{0,9})\}")
+
+
+class SearchTime:
+    """The time that several searches may take together; an ordinary one needs microseconds."""
+
+    def __init__(self, seconds: float = _ALL_PATTERNS_S) -> None:
+        self._left_s = seconds
+
+    def search(self, pattern: Any, name: str, *, text: str) -> bool:
+        """Whether the compiled `pattern`, written as `text`, is found in `name`.
+
+        Where the time is used up an ordinary pattern is still searched for.
+
+        Raises:
+            UsageError: it takes longer than what is left of the time.
+        """
+        started_s = time.monotonic()
+        try:
+            limit_s = max(self._left_s, 1e-3)
+            return pattern.search(name, timeout=limit_s, concurrent=True) is not None
+        except TimeoutError:
+            raise UsageError(
+                f"{one_line(text)!r} takes too long to search in {one_line(name)!r}; write it "
+                "without repetitions inside of repetitions"
+            ) from None
+        finally:
+            self._left_s -= time.monotonic() - started_s
 
 
 class NamePatterns:
@@ -36,7 +63,7 @@ class NamePatterns:
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = [(text, _compiled(text)) for text in patterns]
-        self._left_s = _ALL_NAMES_S
+        self._time = SearchTime(_ALL_NAMES_S)
 
     def __bool__(self) -> bool:
         return bool(self._patterns)
@@ -56,21 +83,20 @@ class NamePatterns:
 
     def _found(self, index: int, name: str) -> bool:
         text, pattern = self._patterns[index]
-        started_s = time.monotonic()
-        found = _search(pattern, name, text=text, limit_s=max(self._left_s, 1e-3))
-        self._left_s -= time.monotonic() - started_s
-        return found
+        return self._time.search(pattern, name, text=text)
 
 
-def check_pattern(text: str) -> None:
+def check_pattern(text: str, limit: SearchTime) -> None:
     """Refuse what is no regular expression, or one that takes too long for a name.
+
+    `limit` is that of all patterns which are given together.
 
     Raises:
         UsageError: says which, and what is allowed.
     """
     pattern = _compiled(text)
     for name in _NAMES:
-        _search(pattern, name, text=text, limit_s=_PROBE_S)
+        limit.search(pattern, name, text=text)
 
 
 def _compiled(text: str) -> Any:
@@ -92,13 +118,3 @@ def _compiled(text: str) -> Any:
         return regex.compile(text)
     except (re.error, regex.error, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"{one_line(text)!r} is not a regular expression: {error}") from error
-
-
-def _search(pattern: Any, name: str, *, text: str, limit_s: float) -> bool:
-    try:
-        return pattern.search(name, timeout=limit_s, concurrent=True) is not None
-    except TimeoutError:
-        raise UsageError(
-            f"{one_line(text)!r} takes too long to search in {one_line(name)!r}; write it without "
-            "repetitions inside of repetitions"
-        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import UsageError
 from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
-from autotune.core.patterns import check_pattern
+from autotune.core.patterns import SearchTime, check_pattern
 from autotune.core.types import Address
 from autotune.devices.detect import cpu_threads
 from autotune.devices.specs import DTYPE_BYTES, device_names
@@ -186,17 +187,20 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name in ("targets", "ignore"):
-            for pattern in getattr(self, name):
-                _check_pattern(f"method.{name}", pattern)
+        _check_patterns(self.targets, self.ignore)
 
 
-def _check_pattern(path: str, pattern: str) -> None:
-    try:
-        check_pattern(pattern)
-    except UsageError as error:
-        rule = f"must be a regular expression: {error}"
-        raise OptionError(path, rule, schema=MethodOptions) from None
+@functools.lru_cache(maxsize=16)  # a job that is submitted has its options made several times
+def _check_patterns(targets: tuple[str, ...], ignore: tuple[str, ...]) -> None:
+    """Refuse patterns that are none, or that together take too long."""
+    limit = SearchTime()
+    for path, patterns in (("method.targets", targets), ("method.ignore", ignore)):
+        for pattern in patterns:
+            try:
+                check_pattern(pattern, limit)
+            except UsageError as error:
+                rule = f"must be a regular expression: {error}"
+                raise OptionError(path, rule, schema=MethodOptions) from None
 
 
 def check_cores(threads: int | None, path: str, *, schema: type) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from autotune.core.errors import BudgetInfeasibleError, UsageError
 from autotune.core.forms import Plan
 from autotune.core.layers import Site
-from autotune.core.patterns import NamePatterns, check_pattern
+from autotune.core.patterns import NamePatterns, SearchTime, check_pattern
 from autotune.search.allocators.base import Allocator, Question
 from autotune.search.evidence import Evidence
 from autotune.search.problem import Allocation
@@ -61,8 +61,9 @@ class Pgsvd(Allocator):
         self.groups = tuple(pattern for pattern in named if pattern)
         if len(self.groups) > _MOST_GROUPS:
             raise UsageError(f"at most {_MOST_GROUPS} groups, got {len(self.groups)}")
+        limit = SearchTime()
         for pattern in self.groups:
-            check_pattern(pattern)
+            check_pattern(pattern, limit)
 
     def allocate(self, question: Question) -> Allocation:
         """The best over the groups' ratios; one bisection without groups."""

@@ -153,3 +153,15 @@ def test_parts_that_contradict_each_other_are_refused(parts, said):
 def test_what_is_no_regular_expression_is_refused_at_once(name):
     with pytest.raises(OptionError, match=rf"method.{name} must be a regular expression: '\('"):
         MethodOptions(**{name: ("mlp", "(")})
+
+
+def test_all_patterns_of_a_request_have_one_time_and_are_checked_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "autotune.tuning.options.check_pattern", lambda text, limit: seen.append((text, limit))
+    )
+    names = [f"once-{i}" for i in range(4)]
+    for _ in range(2):
+        MethodOptions(targets=tuple(names[:2]), ignore=tuple(names[2:]))
+    assert [text for text, _ in seen] == names
+    assert len({id(limit) for _, limit in seen}) == 1
