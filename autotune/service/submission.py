@@ -14,6 +14,7 @@ from autotune.compress.locate import is_local, model_folder
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.option_names import spell
 from autotune.core.options_json import from_json
+from autotune.core.types import canonical_json
 from autotune.core.workload import Workload
 from autotune.devices.specs import find_device
 from autotune.service.errors import NotFoundError
@@ -28,6 +29,8 @@ from autotune.tuning.machines import check_measurable, local_machine
 from autotune.tuning.options import MachineOptions, check_cores
 from autotune.tuning.request import TuneRequest
 
+_MOST_CHARACTERS = 20_000  # of a specification as it is stored: a list has those of 500 jobs
+
 
 def accept(
     settings: Settings, database: JobDatabase, *, kind: str, body: Spec
@@ -40,10 +43,21 @@ def accept(
     """
     try:
         spec = canonical(kind, body.model_dump(exclude_unset=True))
+        _check_length(spec)
         return check_submission(settings, database, kind=kind, spec=spec), spec
     except AutotuneError as error:
         flat = isinstance(body, TakesFlatNames) and body.flat
         raise spell(error, "flat" if flat else "http", KINDS[kind].schema) from None
+
+
+def _check_length(spec: Mapping[str, Any]) -> None:
+    """Refuse a specification that would make every list of jobs long."""
+    length = len(canonical_json(dict(spec)))
+    if length > _MOST_CHARACTERS:
+        raise UsageError(
+            f"the specification of the job has {length:,} characters as JSON, more than the "
+            f"{_MOST_CHARACTERS:,} allowed; use fewer or shorter values"
+        )
 
 
 def check_submission(

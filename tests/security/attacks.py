@@ -244,7 +244,7 @@ def streams(target: Target) -> Outcome:
 def jobs(target: Target) -> Outcome:
     """Thousands of jobs with long fields, as fast as they are taken."""
     text = "x" * 480
-    spec = {"latency_budget": "1x", "targets": [text] * 64, "ignore": [text] * 64}
+    spec = {"latency_budget": "1x", "targets": [text] * 18, "ignore": [text] * 18}
     body = json.dumps({"kind": "tune", "spec": spec}).encode()
     return target.many(target.jobs, lambda _: target.ask("POST", "/v1/jobs", body), at_once=20)
 

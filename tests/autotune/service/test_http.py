@@ -50,6 +50,21 @@ def test_submit_look_and_cancel(client):
     assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("tune", {**TUNE, "targets": ["x" * 480] * 64, "ignore": ["x" * 480] * 64}),
+        ("tune", {**TUNE, "targets": ["\U0001f680" * 120] * 40}),  # 12 characters each as JSON
+        ("profile", {**LAYER, "shapes": [f"64x{'0' * 400}96"] * 64}),
+    ],
+)
+def test_a_specification_that_would_make_every_list_long_is_refused(client, kind, spec):
+    answer = submit(client, kind, spec)
+    assert answer.status_code == 422
+    assert "characters as JSON, more than the 20,000 allowed" in message(answer)
+    assert client.get("/v1/jobs").json()["jobs"] == []
+
+
 def test_the_same_key_is_the_same_job(client):
     first, again = (submit(client, **{"Idempotency-Key": "a-1"}) for _ in range(2))
     assert (first.status_code, again.status_code) == (201, 200)
