@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import sqlalchemy as sa
 
 from autotune.service.job_schema import JOB
+
+_ID = re.compile("[0-9a-f]{20}")
+
+
+def is_id(text: str) -> bool:
+    """Whether a job may have this id: PostgreSQL refuses to look for a text with NUL."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_id(after: str = "") -> str:

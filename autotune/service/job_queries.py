@@ -9,6 +9,7 @@ from sqlalchemy import exc
 
 from autotune.core.store.base import Store
 from autotune.service.errors import NotFoundError
+from autotune.service.job_ids import is_id
 from autotune.service.job_records import Event, Job, Lease
 from autotune.service.job_schema import EVENT, JOB, MIGRATIONS, RUNNING, STATES
 
@@ -31,6 +32,8 @@ class JobQueries(Store):
         Raises:
             NotFoundError: no such job.
         """
+        if not is_id(job_id):
+            raise _no_such_job()
         with self.transaction() as connection:
             return one_job(connection, JOB.c.id == job_id)
 
@@ -94,4 +97,8 @@ def one_job(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job
     try:
         return Job.of(dict(connection.execute(sa.select(JOB).where(condition)).one()._mapping))
     except exc.NoResultFound:
-        raise NotFoundError("no such job; `autotune jobs` lists them") from None
+        raise _no_such_job() from None
+
+
+def _no_such_job() -> NotFoundError:
+    return NotFoundError("no such job; `autotune jobs` lists them")

@@ -227,6 +227,13 @@ def test_what_is_not_there_is_said(jobs):
             call("0" * 20)
 
 
+@pytest.mark.parametrize("name", ["\0", f"{'0' * 19}\0", "\ud800", "", "../..", "0" * 21])
+def test_what_is_no_id_is_no_job(jobs, name):
+    """The database is not asked: PostgreSQL refuses NUL, and no driver takes half a character."""
+    with pytest.raises(NotFoundError, match="no such job"):
+        jobs.get(name)
+
+
 def test_a_newer_database_is_not_touched(jobs, tmp_path):
     with jobs.transaction() as connection:
         jobs.dialect.set_version(connection, 99)

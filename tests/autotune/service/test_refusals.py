@@ -6,6 +6,7 @@ import json
 
 import httpx2 as httpx
 import pytest
+from starlette.testclient import TestClient
 
 from autotune.service.app import create_app
 from autotune.service.keys import create_key, revoke_key
@@ -75,6 +76,30 @@ def test_hostile_bodies_are_refused_with_a_sentence(client, path, name):
     answer = client.post(path, content=BODIES[name], headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500, answer.text
     assert message(answer)
+
+
+def test_no_text_of_a_request_is_an_error_of_the_database(settings, jobs):
+    """NUL, which PostgreSQL refuses, in everything by which something is looked up or stored."""
+    get = ["/jobs/{}", "/devices/{}", "/compare?job={}", "/v1/compare?job={}", "/v1/devices/{}"]
+    get += ["/v1/jobs/{}", "/v1/jobs/{}/logs", "/v1/jobs/{}/events", "/v1/jobs?before={}"]
+    found = [("GET", path, None) for path in (*get, "/v1/jobs?state={}", "/v1/jobs?kind={}")]
+    found += [("DELETE", path, None) for path in ("/v1/jobs/{}", "/v1/models/{}")]
+    found += [("POST", "/v1/jobs/{}/cancel", None), ("POST", "/login", {"key": "a\0"})]
+    named = [("export", "run"), ("verify", "run"), ("drift", "device"), ("profile", "backend")]
+    named += [("tune", name) for name in ("model", "calibration", "device", "metric", "dtype")]
+    for kind, name in named:
+        spec = {**(TUNE if kind == "tune" else {}), name: "a\0"}
+        found.append(("POST", "/v1/jobs", {"kind": kind, "spec": spec}))
+    found.append(("POST", "/v1/jobs", {"kind": "a\0", "spec": {}}))
+    with TestClient(create_app(settings, jobs), raise_server_exceptions=False) as client:
+        for method, path, body in found:
+            answer = client.request(
+                method, path.format("a%00"), json=body, headers={"Accept": "text/html"}
+            )
+            assert answer.status_code in (401, 404, 422), (method, path, body, answer.text)
+        key = {"Idempotency-Key": b"a\0"}
+        assert submit(client, **key).status_code == 422
+        assert jobs.page() == []
 
 
 def test_a_body_may_not_be_endless(client):
