@@ -55,7 +55,15 @@ def _escaped(character: str) -> str:
 
 
 class _PrintableRecord(logging.LogRecord):
-    """A log record whose message is printable, whichever library and handler it belongs to."""
+    """A log record whose text is printable, whichever library and handler it belongs to.
+
+    That of an exception is set by the formatter, and read again when the line is put together.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("exc_text", "stack_info") and value is not None:
+            value = printable(value)
+        super().__setattr__(name, value)
 
     def getMessage(self) -> str:  # noqa: N802 (the name that logging gives it)
         return printable(super().getMessage())

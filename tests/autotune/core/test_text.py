@@ -46,9 +46,11 @@ def test_logs_and_warnings_of_any_library_are_guarded():
         "import logging, warnings\nfrom autotune.core.text import guard_logs\n"
         "guard_logs()\nlogging.getLogger('a').warning('%s', 'l\\x1b[2J')\n"
         "warnings.warn('w\\x1b[2J')\n"
+        "logging.getLogger('a').error('m', exc_info=ValueError('e\\x1b[2J\\n\\x9b'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stderr
     assert "l\\x1b[2J" in done.stderr
     assert "w\\x1b[2J" in done.stderr
+    assert "ValueError: e\\x1b[2J\n\\x9b" in done.stderr
     assert logging.getLogRecordFactory() is factory
