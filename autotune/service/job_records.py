@@ -17,7 +17,8 @@ class Job:
     """One row of the job table; times are seconds since 1970 by the database's clock.
 
     `attempt` counts how often the job was started, less what was given back; `revision` rises with
-    every change. `error` is set if and only if the job failed.
+    every change. `error` is set if and only if the job failed. `busy_since`: when its folder or
+    device was first found in use, since the last attempt that found both free.
     """
 
     id: str
@@ -43,6 +44,14 @@ class Job:
     revision: int
     events: int
     idempotency_key: str | None = None
+    busy_since: float | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """For how long, until it was claimed, another process had its folder or device."""
+        if self.busy_since is None or self.heartbeat_at is None:
+            return 0.0
+        return self.heartbeat_at - self.busy_since
 
     @property
     def ended(self) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    inspect,
 )
 
 StateName = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -52,6 +53,7 @@ JOB = Table(
     Column("result", Text),
     Column("revision", Integer, nullable=False),  # rises with every change
     Column("events", Integer, nullable=False),
+    Column("busy_since", Double),  # when its folder or device was first found in use
     UniqueConstraint("owner", "idempotency_key"),
     CheckConstraint(f"state IN {STATES}", name="state"),
     CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failure_is_stated"),
@@ -95,4 +97,13 @@ def _add_sessions(connection: Connection) -> None:
     SESSION.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create_all, _add_sessions)
+def _add_busy_since(connection: Connection) -> None:
+    if "busy_since" not in {each["name"] for each in inspect(connection).get_columns("job")}:
+        connection.exec_driver_sql("ALTER TABLE job ADD COLUMN busy_since DOUBLE PRECISION")
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _create_all,
+    _add_sessions,
+    _add_busy_since,
+)

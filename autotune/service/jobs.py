@@ -179,10 +179,19 @@ class JobDatabase(JobQueries):
         with self.transaction() as connection:
             self._end(connection, _held(lease), lease=lease, state=state, values=values)
 
-    def requeue(self, lease: Lease, why: str, *, delay_s: float, give_back: bool = False) -> None:
+    def requeue(
+        self,
+        lease: Lease,
+        why: str,
+        *,
+        delay_s: float,
+        give_back: bool = False,
+        busy: bool = False,
+    ) -> None:
         """Put a running job back in the queue, to start again after `delay_s`.
 
-        `give_back`: what ended was no attempt, so it is not counted.
+        `give_back`: what ended was no attempt, so it is not counted. `busy`: its folder or device
+        was in use.
 
         Raises:
             LeaseLostError: another runner has the job.
@@ -190,6 +199,10 @@ class JobDatabase(JobQueries):
         held = _held(lease)
         if give_back:
             held = held.values(attempt=JOB.c.attempt - 1)
+        if busy:
+            held = held.values(busy_since=sa.func.coalesce(JOB.c.busy_since, self.dialect.now()))
+        elif not give_back:
+            held = held.values(busy_since=None)
         with self.transaction() as connection:
             self._back(connection, held, lease=lease, why=why, delay_s=delay_s)
 

@@ -92,7 +92,11 @@ class Runner:
                     return None
             if self.stopping.is_set():
                 process.stop()
-                self._try(lambda: self._give_back(lease, "its server is stopping", delay_s=0.0))
+                self._try(
+                    lambda: self.database.requeue(
+                        lease, "its server is stopping", delay_s=0.0, give_back=True
+                    )
+                )
                 return None
             if now - started > quotas.runtime_s:
                 process.stop()
@@ -132,16 +136,18 @@ class Runner:
     def _end(self, job: Job, lease: Lease, *, ending: Ending) -> None:
         """A result, a failure, or another attempt.
 
-        While its folder or device is in use the job waits, for as long after its submission as an
-        attempt may take; from then on each try counts as one.
+        While its folder or device is in use the job waits. Once it has waited for as long as an
+        attempt may take, each try counts as one.
         """
-        if ending.waits and time.time() - job.created_at < self.settings.quotas.runtime_s:
-            self._patiently(lambda: self._give_back(lease, str(ending.error), delay_s=_BUSY_S))
-            return
-        if ending.again and job.attempt < self.settings.attempts:
+        free = ending.waits and job.waited_s < self.settings.quotas.runtime_s
+        if free or (ending.again and job.attempt < self.settings.attempts):
             why = ending.error or "its process was interrupted"
-            delay = _AGAIN_S * job.attempt
-            self._patiently(lambda: self.database.requeue(lease, why, delay_s=delay))
+            delay_s = _BUSY_S if ending.waits else _AGAIN_S * job.attempt
+            self._patiently(
+                lambda: self.database.requeue(
+                    lease, why, delay_s=delay_s, give_back=free, busy=ending.waits
+                )
+            )
             return
         if ending.result is not None:
             ending = Ending(exit_code=ending.exit_code, result=summarise(job.kind, ending.result))
@@ -151,9 +157,6 @@ class Runner:
                 error=f"{ending.error}; limit of {job.attempt} attempts reached",
             )
         self._patiently(lambda: self.database.finish(lease, ending))
-
-    def _give_back(self, lease: Lease, why: str, *, delay_s: float) -> None:
-        self.database.requeue(lease, why, delay_s=delay_s, give_back=True)
 
     def _try(self, write: Callable[[], _T]) -> _T | None:
         """A write that may fail, as the next one makes up for it."""

@@ -12,6 +12,7 @@ from autotune.core.runfolder import RunFolder
 from autotune.devices.lock import device_lock
 from autotune.service import job_process
 from autotune.service.job_process import JobProcess
+from autotune.service.job_schema import JOB
 from autotune.service.runner import Runner
 from tests.autotune.service.conftest import TUNE
 
@@ -178,9 +179,14 @@ def test_a_device_in_use_is_waited_for(tmp_path, monkeypatch):
     assert (found.exit_code, found.again, found.waits) == (75, True, True)
 
 
-@pytest.mark.parametrize(("age_s", "attempt"), [(0.0, 0), (7200.0, 1)])
-def test_what_is_in_use_is_not_waited_for_for_ever(settings, database, monkeypatch, age_s, attempt):
-    """A job keeps its attempts only until it is older than an attempt may take."""
+@pytest.mark.parametrize(
+    ("queued_s", "busy_s", "attempt"), [(0, None, 0), (7200, None, 0), (7200, 60, 0), (0, 7200, 1)]
+)
+def test_what_is_in_use_is_not_waited_for_for_ever(
+    settings, database, monkeypatch, queued_s, busy_s, attempt
+):
+    """A job keeps its attempts until it has waited for as long as one may take, however long it
+    was queued before; its tries are as far apart in either case."""
     script(
         monkeypatch,
         f"{CRASH}from autotune.core.errors import RunFolderBusyError\n"
@@ -188,12 +194,24 @@ def test_what_is_in_use_is_not_waited_for_for_ever(settings, database, monkeypat
     )
     quotas = dataclasses.replace(settings.quotas, runtime_s=3600.0)
     settings = dataclasses.replace(settings, quotas=quotas)
-    database.submit("tune", TUNE, device="cpu")
+    made, _ = database.submit("tune", TUNE, device="cpu")
+    since = None if busy_s is None else made.created_at - busy_s
+    aged = JOB.update().values(created_at=made.created_at - queued_s, busy_since=since)
+    with database.transaction() as connection:
+        connection.execute(aged)
+    requeue, delays_s = database.requeue, []
+
+    def noted(*args, delay_s, **how):
+        delays_s.append(delay_s)
+        requeue(*args, delay_s=delay_s, **how)
+
+    monkeypatch.setattr(database, "requeue", noted)
     job = database.claim("me")
-    aged = dataclasses.replace(job, created_at=job.created_at - age_s)
-    Runner(settings, database, name="me", stopping=threading.Event()).run(aged)
+    Runner(settings, database, name="me", stopping=threading.Event()).run(job)
     left = database.get(job.id)
-    assert (left.state, left.attempt) == ("queued", attempt)
+    assert (left.state, left.attempt, delays_s) == ("queued", attempt, [10.0])
+    assert left.busy_since is not None
+    assert since in (None, left.busy_since)
 
 
 def test_control_characters_of_a_message_are_made_visible(tmp_path, monkeypatch):

@@ -293,6 +293,21 @@ def test_an_orderly_stop_gives_the_attempt_back(jobs):
     assert jobs.get(job.id).attempt == 0
 
 
+def test_since_when_a_job_waits_is_kept_until_an_attempt_found_all_free(jobs):
+    submit(jobs)
+    ways = [{"busy": True, "give_back": True}, {"busy": True, "give_back": True}]
+    ways += [{"give_back": True}, {"busy": True}, {}]
+    since = []
+    for way in ways:
+        job = jobs.claim("a")
+        jobs.requeue(lease_of(job), "in use", delay_s=0.0, **way)
+        since.append(jobs.get(job.id).busy_since)
+    assert since[0] is not None
+    assert since == [*since[:1] * 4, None]
+    assert job.waited_s == job.heartbeat_at - since[0]
+    assert jobs.claim("a").waited_s == 0.0
+
+
 def test_ids_sort_by_submission_whatever_the_clock_does(jobs, monkeypatch):
     hours = itertools.cycle([10, 16, 4, 4, 10, 3])
     monkeypatch.setattr("time.time_ns", lambda: int(next(hours) * 3600e9) + 1_700_000_000 * 10**9)
