@@ -54,20 +54,25 @@ def old_jobs(database: JobQueries, days: float, *, most: int = 1000) -> list[str
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder: it disappears at once, whole, even if deleting takes long or is cut off."""
-    aside = folder.with_name(f"{_REMOVED}{folder.name}-{os.urandom(4).hex()}")
     with storage_errors(folder), suppress(FileNotFoundError):
-        folder.rename(aside)
-        _delete(aside)
+        delete(set_aside(folder))
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to what is deleted by `finish_removals` if nobody else does; its new path."""
+    aside = folder.with_name(f"{_REMOVED}{folder.name}-{os.urandom(4).hex()}")
+    return folder.rename(aside)
 
 
 def finish_removals(parent: Path) -> None:
     """Delete what a server that was killed had begun to delete."""
     for path in parent.glob(f"{_REMOVED}*"):
         with suppress(OSError):
-            _delete(path)
+            delete(path)
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it."""
     if path.is_symlink() or not path.is_dir():
         path.unlink()
     else:

@@ -53,7 +53,11 @@ class Part:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._published:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the part, unless it has become the file."""
+        if not self._published and _same_file(self._file, self.path):
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
@@ -63,7 +67,7 @@ class Part:
         Raises:
             TooLargeError: the files below `uploads` would have more than `most` bytes.
         """
-        with _reserving(uploads):
+        with alone(uploads):
             others = folder_bytes(uploads) - os.fstat(self._file).st_size
             if others + size > most:
                 left = max(most - others, 0)
@@ -97,10 +101,9 @@ class Part:
         Raises:
             ConflictError: its folder was deleted meanwhile.
         """
-        try:
-            self.path.rename(self.target)
-        except FileNotFoundError:
-            raise _deleted(self.folder) from None
+        if not _same_file(self._file, self.path):
+            raise _deleted(self.folder)
+        self.path.rename(self.target)
         self._published = True
 
 
@@ -141,8 +144,8 @@ def _same_file(file: int, path: Path) -> bool:
 
 
 @contextmanager
-def _reserving(uploads: Path) -> Iterator[None]:
-    """One reservation at a time, of all servers that share the folder."""
+def alone(uploads: Path) -> Iterator[None]:
+    """One change of sizes or names at a time, of all servers that share the folder."""
     file = os.open(uploads / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -28,10 +26,10 @@ from autotune.compress.companions import (
 from autotune.core.errors import UsageError, storage_errors
 from autotune.service.errors import ConflictError, NotFoundError, TooLargeError
 from autotune.service.job_queries import JobQueries
-from autotune.service.removal import remove_folder, users_of
+from autotune.service.removal import delete, set_aside, users_of
 from autotune.service.settings import Settings
 from autotune.service.upload_check import check_upload
-from autotune.service.upload_parts import Part
+from autotune.service.upload_parts import Part, alone
 
 UPLOAD = "upload:"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -74,18 +72,18 @@ class Uploads:
         folder = self.settings.uploads / _checked(name)
         if declared is not None and declared > most:
             raise _too_large(most)
-        await self._run(partial(_claim, self.settings, name, owner=owner))
         with storage_errors(folder):
+            part = await self._run(partial(_begin, self.settings, name, file=file, owner=owner))
             try:
-                with await self._run(partial(Part, folder, file)) as part:
-                    await self._fill(part, body, most=most, declared=declared)
-                    await self._run(part.complete)
-                    await anyio.to_thread.run_sync(
-                        check_upload, part.path, file, limiter=self._checking
-                    )
-                    await self._run(part.publish)
+                await self._fill(part, body, most=most, declared=declared)
+                await self._run(part.complete)
+                await anyio.to_thread.run_sync(
+                    check_upload, part.path, file, limiter=self._checking
+                )
+                await self._run(partial(_publish, self.settings, part))
             finally:
-                await self._run(partial(_release, self.settings, name))
+                with anyio.CancelScope(shield=True):
+                    await self._run(partial(_end, self.settings, part))
         return {"name": f"{UPLOAD}{name}", "file": file, "bytes": part.written}
 
     async def _fill(
@@ -146,8 +144,24 @@ def remove_upload(settings: Settings, database: JobQueries, *, name: str) -> Non
     folder = uploaded_folder(settings, name)
     if jobs := users_of(database, f"{UPLOAD}{name}"):
         raise ConflictError(f"job {jobs[0]} uses {UPLOAD}{name}; wait for it or cancel it first")
-    remove_folder(folder)
-    _owner_file(settings, name).unlink(missing_ok=True)
+    with storage_errors(folder), suppress(FileNotFoundError):
+        with alone(settings.uploads):
+            aside = set_aside(folder)
+            _owner_file(settings, name).unlink(missing_ok=True)
+        delete(aside)
+
+
+def free_unused_names(settings: Settings) -> None:
+    """Free the names that a server that was killed left taken although they have no files."""
+    if not settings.uploads.is_dir():
+        return
+    with storage_errors(settings.uploads), alone(settings.uploads):
+        for folder in settings.uploads.glob("[!.]*"):
+            if not folder.is_symlink():
+                _release(settings, folder.name)
+        for mark in _owner_file(settings, "").glob("*"):
+            if not (settings.uploads / mark.name).exists():
+                mark.unlink()
 
 
 def old_uploads(settings: Settings, days: float) -> list[str]:
@@ -190,6 +204,33 @@ def _too_large(most: int) -> TooLargeError:
     return TooLargeError(f"limit reached: the file is larger than {most} bytes")
 
 
+def _begin(settings: Settings, name: str, *, file: str, owner: str) -> Part:
+    """The part of a file, in the folder of a model that is the caller's.
+
+    Names are taken and freed under one lock, and taken together with a part. The owner's mark is
+    there before the folder and goes after it, so that a mark without a folder counts for nothing.
+    """
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+    with alone(settings.uploads):
+        _claim(settings, name, owner=owner)
+        try:
+            return Part(settings.uploads / name, file)
+        except BaseException:
+            _release(settings, name)
+            raise
+
+
+def _publish(settings: Settings, part: Part) -> None:
+    with alone(settings.uploads):
+        part.publish()
+
+
+def _end(settings: Settings, part: Part) -> None:
+    with alone(settings.uploads):
+        part.close()
+        _release(settings, part.folder.name)
+
+
 def _claim(settings: Settings, name: str, *, owner: str) -> None:
     """Make the folder of a model the caller's, or check that it is.
 
@@ -197,20 +238,17 @@ def _claim(settings: Settings, name: str, *, owner: str) -> None:
         ConflictError: somebody else has uploaded a model of that name.
     """
     folder, mark = settings.uploads / name, _owner_file(settings, name)
-    with storage_errors(folder):
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
-            with tempfile.NamedTemporaryFile("w", dir=mark.parent) as file:
-                file.write(owner)
-                file.flush()
-                with suppress(FileExistsError):  # appears with its content, and once
-                    os.link(file.name, mark)
-        with suppress(FileNotFoundError):  # older versions kept no owner
-            if mark.read_text() != owner:
-                raise ConflictError(
-                    f"the name {name} is taken by a model of another user; choose another one"
-                )
-        folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        mark.parent.mkdir(exist_ok=True)
+        new = mark.with_name(f".{name}")
+        new.write_text(owner)
+        new.replace(mark)
+        folder.mkdir()
+    with suppress(FileNotFoundError):  # older versions kept no owner
+        if mark.read_text() != owner:
+            raise ConflictError(
+                f"the name {name} is taken by a model of another user; choose another one"
+            )
 
 
 def _release(settings: Settings, name: str) -> None:
