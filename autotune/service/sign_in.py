@@ -1,17 +1,23 @@
-"""Signing in and out with a browser: an API key is exchanged for a session."""
+"""Signing in and out with a browser: an API key is exchanged for a session.
+
+Both are open to everybody, so only who has a key or a session gets as far as writing.
+"""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel
 
+from autotune.service.errors import ForbiddenError
 from autotune.service.keys import key_of
 from autotune.service.pages import render
-from autotune.service.sessions import COOKIE, LIFE_S, close_session, open_session
+from autotune.service.sessions import COOKIE, LIFE_S, close_session, key_of_session, open_session
 from autotune.service.state import Parts
 from autotune.service.writing import in_writers
 
@@ -35,10 +41,10 @@ def login_page(
 
 
 @router.post("/login")
-@in_writers
-def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
+async def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
     """Check the key and begin a session, whose cookie scripts and other sites cannot use."""
-    session = open_session(parts.database, key_of(parts.database, body.key))
+    key_id = await run_in_threadpool(key_of, parts.database, body.key)
+    session = await in_writers(open_session)(parts.database, key_id)
     answer = JSONResponse({"ok": True})
     answer.set_cookie(
         COOKIE,
@@ -52,11 +58,12 @@ def login(body: Login, request: Request, *, parts: Parts) -> JSONResponse:
 
 
 @router.post("/logout")
-@in_writers
-def logout(request: Request, parts: Parts) -> RedirectResponse:
+async def logout(request: Request, parts: Parts) -> RedirectResponse:
     """End the session, on the server as well as in the browser."""
     if session := request.cookies.get(COOKIE):
-        close_session(parts.database, session)
+        with suppress(ForbiddenError):
+            await run_in_threadpool(key_of_session, parts.database, session)
+            await in_writers(close_session)(parts.database, session)
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return answer

@@ -1,4 +1,4 @@
-"""Routes that write to a database have threads of their own: reading never waits for them.
+"""What writes to a database for a request has threads of its own: reading never waits for it.
 
 Where a database is locked, whoever writes waits for it in a thread, for up to half a minute.
 """
@@ -23,7 +23,7 @@ _LIMITER: RunVar[anyio.CapacityLimiter] = RunVar("writers")
 
 
 def in_writers(work: Callable[_P, _T]) -> Callable[_P, Awaitable[_T]]:
-    """A route that runs in the threads of writers.
+    """A route, or its part that writes, that runs in the threads of writers.
 
     Raises (when called):
         BusyError: too many writers wait already.

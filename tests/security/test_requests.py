@@ -10,6 +10,7 @@ import pytest
 from autotune.service.app import create_app
 from autotune.service.errors import QuotaError
 from autotune.service.keys import create_key
+from autotune.service.sessions import COOKIE
 from autotune.service.settings import Quotas
 from autotune.service.shares import Shares
 from tests.autotune.service.test_http import message
@@ -223,6 +224,11 @@ def test_writers_that_wait_do_not_hold_up_readers(client, database, monkeypatch)
         try:
             assert client.get("/healthz").status_code == 200
             assert client.get("/v1/jobs").status_code == 200
+            # Without a key or a session, one gets no place among the writers.
+            assert client.post("/login", json={"key": "x"}).status_code == 401
+            headers = {"Cookie": f"{COOKIE}=x"}
+            answer = client.post("/logout", headers=headers, follow_redirects=False)
+            assert (answer.status_code, answer.headers["Location"]) == (303, "/login")
             assert not any(writer.done() for writer in writers)
         finally:
             freed.set()
