@@ -1,7 +1,7 @@
 """Opening a file to lock it, in a folder where others may have put something else of that name.
 
-Opening a FIFO waits for its other end, a link leads to somebody else's file, and a hard link is
-one: what is locked is always a regular file with a single name.
+Opening a FIFO waits for its other end, a symbolic link leads to somebody else's file, and a hard
+link is one: what is locked is always a regular file, and what is written has a single name.
 """
 
 from __future__ import annotations
@@ -18,25 +18,32 @@ def open_lock_file(path: Path) -> int:
     """A descriptor of the file at `path`, which is created if there is nothing; it never waits.
 
     Raises:
-        OSError: it cannot be created or opened, or there is something else than a regular file.
+        OSError: it cannot be created or opened, or there is something else than a regular file with
+            a single name.
     """
-    return checked(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666))
+    descriptor = _regular(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666))
+    if has_single_name(descriptor):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EEXIST, "the lock file has several names")
 
 
 def open_existing(path: Path) -> int:
     """A descriptor of an existing lock file: for writing where that is allowed, else for reading.
 
-    Without O_CREAT, which the kernel forbids on another user's file in a shared folder.
+    Without O_CREAT, which the kernel forbids on another user's file in a shared folder. Whoever may
+    write the file can give it further names while it is locked, so they are no reason to refuse it:
+    locking changes nothing in it. What writes to it asks `has_single_name` first.
 
     Raises:
         OSError: it is not there, or cannot be opened, or is no regular file.
     """
     try:
-        return checked(os.open(path, os.O_RDWR | _FLAGS))
+        return _regular(os.open(path, os.O_RDWR | _FLAGS))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return checked(os.open(path, os.O_RDONLY | _FLAGS))
+        return _regular(os.open(path, os.O_RDONLY | _FLAGS))
 
 
 def create_for_all(path: Path) -> int:
@@ -50,14 +57,18 @@ def create_for_all(path: Path) -> int:
     return descriptor
 
 
-def checked(descriptor: int) -> int:
-    """The descriptor, if it is of a regular file with one name; else it is closed.
+def has_single_name(descriptor: int) -> bool:
+    """Whether the file has no name elsewhere, under which its content may be of use to somebody."""
+    return os.fstat(descriptor).st_nlink <= 1
+
+
+def _regular(descriptor: int) -> int:
+    """The descriptor, if it is of a regular file; else it is closed.
 
     Raises:
         OSError: it is of something else.
     """
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EEXIST, "the lock file is no regular file")

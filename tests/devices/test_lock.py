@@ -142,6 +142,19 @@ def test_what_has_taken_the_locks_name_neither_blocks_nor_is_touched(kind, locks
         assert (locks / "other").read_text() == "kept"
 
 
+def test_further_names_of_a_lock_that_is_held_let_nobody_in(locks, monkeypatch):
+    """Any user can make them, as any user can write the file."""
+    monkeypatch.setenv("AUTOTUNE_LOCK_SECONDS", "0.2")
+    first = holder()
+    assert first.stdout.readline() == "in\n"
+    (locks / "other").hardlink_to(lock_file("cpu"))
+    with pytest.raises(DeviceBusyError), device_lock("cpu"):
+        pass
+    first.communicate("\n", timeout=30)
+    with device_lock("cpu"):
+        assert sorted(path.name for path in locks.iterdir()) == ["autotune-cpu.lock", "other"]
+
+
 def test_a_device_that_stays_busy_is_an_error_that_names_its_holder(locks, monkeypatch):
     first = holder()
     assert first.stdout.readline() == "in\n"
