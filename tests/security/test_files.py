@@ -12,6 +12,8 @@ import pytest
 
 from autotune.results.result import result_text
 from autotune.service.job_process import JobProcess
+from autotune.service.jobs import JobDatabase
+from autotune.service.keys import create_key
 from tests.autotune.service.browser import serving
 from tests.autotune.service.conftest import TUNE
 from tests.autotune.service.test_http import finished, message
@@ -36,6 +38,18 @@ def open_to_others(folder):
         for path in (folder, *folder.rglob("*"))
         if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
+
+
+def test_a_job_database_elsewhere_is_closed_to_others(tmp_path, old_umask):
+    """That of an older version, say, while another process has it open."""
+    file = tmp_path / "elsewhere" / "jobs.sqlite"
+    with JobDatabase(file) as database:
+        create_key(database, "alice")
+        of_it = {file.with_name(f"{file.name}{end}") for end in ("", "-wal", "-shm")}
+        assert of_it <= set(open_to_others(file.parent))
+        options = ("--data", tmp_path / "data", "--jobs-db", file)
+        assert run_command("keys", "create", "bob", *options).returncode == 0
+        assert not of_it & set(open_to_others(file.parent))
 
 
 @pytest.mark.slow

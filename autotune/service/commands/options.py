@@ -66,10 +66,18 @@ def job_database(data: Path, address: Address | None) -> JobDatabase:
     """The job database at `address`, by default in the data folder.
 
     From here on, nobody but its owner can read what this process and those that it starts write;
-    what was in the data folder before is closed to others with the folder.
+    what was in the data folder before is closed to others with the folder, and so is the file of
+    a database elsewhere, which holds hashes of keys.
     """
     os.umask(0o077)
     folder = make_folder(data.resolve())
     with suppress(PermissionError):  # of another owner, who decides
         folder.chmod(0o700)
-    return JobDatabase(address or folder / "jobs.sqlite")
+    place = address or folder / "jobs.sqlite"
+    database = JobDatabase(place)
+    if isinstance(place, Path):  # only now, as it is a job database
+        file = place.resolve()
+        for path in (file, *(file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm"))):
+            with suppress(FileNotFoundError, PermissionError):
+                path.chmod(0o600)
+    return database
