@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,23 @@ def model_folder(name: str | None) -> Path:
             "'org/name'"
         )
     return _download(name)
+
+
+def known_folder(name: str | None) -> Path | None:
+    """The model's folder as far as its files are here already; None for a hub model not yet loaded.
+
+    Raises:
+        ModelError: no such folder.
+    """
+    if is_local(name):
+        return model_folder(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    with suppress(ValueError):  # a name that the hub does not allow, which the job reports
+        config = try_to_load_from_cache(str(name), "config.json")
+        if isinstance(config, str):
+            return Path(config).parent
+    return None
 
 
 def checkpoint_folder(folder: Path) -> Path:

@@ -27,20 +27,30 @@ _EXPERTS = re.compile(r"experts$")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "embed_dim")
 _INNER = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim", "mlp_dim")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
+_EMBEDDED = ("embedding_size", "word_embed_proj_dim", *_HIDDEN)
+_POSITIONS = ("max_position_embeddings", "n_positions")
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
+# Those with a weight for every position; to others, `max_position_embeddings` is only a number.
+_WITH_TABLE = (
+    *("albert", "bert", "camembert", "distilbert", "electra", "ernie", "gpt2", "gpt_bigcode"),
+    *("gpt_neo", "layoutlm", "longformer", "mobilebert", "mpnet", "openai-gpt", "opt", "roberta"),
+    *("xlm-roberta", "xlm-roberta-xl"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Widths:
     """Sizes of a transformer, from its config.json; 0 where it does not name one.
 
-    `cached` are the keys and values that all layers keep of one token.
+    `vocabulary` counts the logits of a token, `embeddings` the numbers of the largest table of
+    tokens or positions, and `cached` the keys and values that all layers keep of one token.
     """
 
     hidden: int
     inner: int
     heads: int
     vocabulary: int
+    embeddings: int
     cached: int
 
     def cache_bytes(self, workload: Workload, *, dtype: str) -> int:
@@ -66,13 +76,17 @@ class Widths:
         return found * DTYPE_BYTES[dtype]
 
 
+# A model of which nothing is known yet, smaller than any; a token is kept in a mask at least.
+_UNKNOWN = Widths(hidden=16, inner=0, heads=1, vocabulary=0, embeddings=0, cached=2)
+
+
 def check_model(folder: Path, limit_bytes: int) -> None:
     """Refuse a model that asks for more modules or weights than a job can hold.
 
     Raises:
         UsageError: that.
     """
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
     if weights > limit_bytes:
         raise UsageError(
             f"{option_name('model')} has weights of {_size(weights)}, and a job of this server may "
@@ -88,7 +102,7 @@ def check_model(folder: Path, limit_bytes: int) -> None:
             f"{_MOST_MODULES:,} in all are accepted"
         )
     widths = widths_of(folder)
-    largest = 4 * widths.hidden * max(widths.hidden, widths.inner, widths.vocabulary)
+    largest = 4 * max(widths.hidden * max(widths.hidden, widths.inner), widths.embeddings)
     if largest > limit_bytes:
         raise UsageError(
             f"{option_name('model')} has a config.json whose largest weight alone takes "
@@ -96,13 +110,17 @@ def check_model(folder: Path, limit_bytes: int) -> None:
         )
 
 
-def check_workload(folder: Path, workload: Workload, *, limit_bytes: int, dtype: str) -> None:
+def check_workload(
+    folder: Path | None, workload: Workload, *, limit_bytes: int, dtype: str
+) -> None:
     """Refuse a workload whose activations do not fit into a job's memory.
+
+    Without the model's folder, those of a very small model are taken.
 
     Raises:
         UsageError: that.
     """
-    widths = widths_of(folder)
+    widths = _UNKNOWN if folder is None else widths_of(folder)
     needed = max(
         widths.activation_bytes(workload, dtype=dtype, scores=dtype == "fp32"),
         widths.cache_bytes(workload, dtype=dtype),
@@ -154,8 +172,16 @@ def widths_of(folder: Path) -> Widths:
         inner=_first(part, _INNER),
         heads=_first(part, _HEADS),
         vocabulary=_first(part, ("vocab_size",)) if causal else 0,
+        embeddings=_embeddings(part),
         cached=_cached(part),
     )
+
+
+def _embeddings(config: Mapping[str, Any]) -> int:
+    rows = _first(config, ("vocab_size",))
+    if config.get("model_type") in _WITH_TABLE:
+        rows = max(rows, _first(config, _POSITIONS))
+    return rows * _first(config, _EMBEDDED)
 
 
 def _cached(config: Mapping[str, Any]) -> int:
@@ -176,15 +202,17 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
     return 0
 
 
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Every whole number of a configuration by its key; those of a list are added up."""
-    if isinstance(value, Mapping):
-        for name, below in value.items():
-            yield from _numbers(below, str(name))
-    elif isinstance(value, list) and all(type(each) is int for each in value):
-        yield key, sum(value)
-    elif type(value) is int:
-        yield key, value
+    left: list[tuple[str, Any]] = [("", config)]  # however deep it is nested
+    while left:
+        key, value = left.pop()
+        if isinstance(value, Mapping):
+            left.extend(value.items())
+        elif isinstance(value, list) and all(type(each) is int for each in value):
+            yield key, sum(value)
+        elif type(value) is int:
+            yield key, value
 
 
 def _size(count: int) -> str:

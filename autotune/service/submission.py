@@ -10,7 +10,7 @@ from typing import Any
 from autotune.cli.forms import chosen_forms
 from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, check_forms
 from autotune.cli.options import parse_shape
-from autotune.compress.locate import is_local, model_folder
+from autotune.compress.locate import known_folder
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.option_names import spell
 from autotune.core.options_json import from_json
@@ -88,11 +88,16 @@ def check_submission(
 def _check_size(settings: Settings, request: TuneRequest) -> None:
     """Refuse a model or a workload that cannot fit into the memory of a job."""
     limit = settings.quotas.memory_bytes
-    if limit is None or not is_local(request.model):  # a hub model's files are not here yet
-        return
-    folder = model_folder(request.model)
-    check_model(folder, limit)
-    check_workload(folder, request.workload, limit_bytes=limit, dtype=_dtype(request.machine))
+    if limit is not None:
+        dtype = _dtype(request.machine)
+        _check_fits(request.model, request.workload, limit_bytes=limit, dtype=dtype)
+
+
+def _check_fits(model: str | None, workload: Workload, *, limit_bytes: int, dtype: str) -> None:
+    folder = known_folder(model)
+    if folder is not None:
+        check_model(folder, limit_bytes)
+    check_workload(folder, workload, limit_bytes=limit_bytes, dtype=dtype)
 
 
 def _check_layers(settings: Settings, options: ProfileOptions) -> None:
@@ -103,11 +108,9 @@ def _check_layers(settings: Settings, options: ProfileOptions) -> None:
     if limit is None:
         return
     dtype = _dtype(options)
-    if options.model is not None and is_local(options.model):
-        folder = model_folder(options.model)
+    if options.model is not None:
         workload = Workload(batch_size=options.batch_size, sequence_length=options.isl)
-        check_model(folder, limit)
-        check_workload(folder, workload, limit_bytes=limit, dtype=dtype)
+        _check_fits(options.model, workload, limit_bytes=limit, dtype=dtype)
     layers = [parse_shape(shape, m) for shape in options.shapes for m in options.tokens]
     check_layers([dataclasses.replace(layer, dtype=dtype) for layer in layers], limit)
 

@@ -6,12 +6,15 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
+from autotune.core.errors import UsageError
 from autotune.core.workload import Workload
+from autotune.service import estimates
 from autotune.service.app import create_app
-from autotune.service.estimates import widths_of
+from autotune.service.estimates import check_model, widths_of
 from autotune.service.jobs import JobDatabase
 from tests.autotune.service.conftest import TUNE, roots, settings  # noqa: F401 (fixtures)
 
+HUB = "some/model"
 SMALL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -27,7 +30,7 @@ SMALL = {
 def submit(settings, roots):  # noqa: F811
     """Submit a job to a server whose jobs may use 8 GB."""
     quotas = dataclasses.replace(settings.quotas, memory_bytes=8_000_000_000)
-    settings = dataclasses.replace(settings, quotas=quotas)
+    settings = dataclasses.replace(settings, quotas=quotas, hub_ids=frozenset({HUB}))
     with JobDatabase(settings.job_database) as database:
         with TestClient(create_app(settings, database), raise_server_exceptions=False) as client:
 
@@ -80,6 +83,8 @@ def test_a_job_that_no_memory_or_patience_suffices_for_is_refused(submit, kind, 
         ({"num_hidden_layers": 5000, "num_local_experts": 5000}, "5,000 experts"),
         ({"hidden_size": 10**6}, "largest weight alone takes"),
         ({"vocab_size": 10**9}, "largest weight alone takes"),
+        ({"vocab_size": 10**9, "architectures": ["BertModel"]}, "largest weight alone takes"),
+        ({"max_position_embeddings": 10**9, "model_type": "bert"}, "largest weight alone takes"),
     ],
 )
 def test_a_model_that_claims_to_be_huge_is_refused(submit, roots, config, named):  # noqa: F811
@@ -104,6 +109,46 @@ def test_a_config_that_is_none_is_no_error_of_the_server(submit, roots, text):  
     name = a_model(roots)
     (roots / name / "config.json").write_text(text)
     assert submit(model=name).status_code in (201, 422)
+
+
+@pytest.mark.parametrize(
+    ("config", "refused", "taken"),
+    [
+        (None, {"batch_size": 2**20, "isl": 128}, {"batch_size": 64}),  # not loaded yet
+        (SMALL, {"batch_size": 2**16, "isl": 128}, {"batch_size": 64}),
+        (SMALL | {"hidden_size": 10**6}, {"batch_size": 1}, None),
+    ],
+)
+def test_hub_models_are_bounded_by_what_is_known_of_them(
+    submit, tmp_path, monkeypatch, config, refused, taken
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    if config is not None:
+        cached = tmp_path / "hub" / "models--some--model"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("abc")
+        (cached / "snapshots" / "abc").mkdir(parents=True)
+        (cached / "snapshots" / "abc" / "config.json").write_text(json.dumps(config))
+    for kind in ("tune", "profile"):
+        answer = submit(kind, model=HUB, **refused)
+        assert answer.status_code == 422, answer.text
+        assert "a job of this server may use 8.0 GB of memory" in answer.json()["error"]["message"]
+        if taken is not None:
+            assert submit(kind, model=HUB, **taken).status_code == 201
+
+
+def test_a_config_may_be_nested_however_deep(tmp_path, monkeypatch):
+    """How deep a document the parser takes depends on the version of Python."""
+    config = {"num_hidden_layers": 1_000_000}
+    for _ in range(100_000):
+        config = {"below": config}
+    monkeypatch.setattr(estimates, "read_config", lambda folder: config)
+    with pytest.raises(UsageError, match="of 1,000,000 layers"):
+        check_model(tmp_path, 8_000_000_000)
+
+
+def test_many_positions_are_no_weights_where_they_are_rotary(submit, roots):  # noqa: F811
+    assert submit(model=a_model(roots, max_position_embeddings=10**9)).status_code == 201
 
 
 def test_usual_jobs_are_taken(submit):
