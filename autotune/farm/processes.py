@@ -24,8 +24,8 @@ from autotune.farm.address import await_listener, check_own, split_address
 from autotune.farm.answers import cut
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.local import LocalExecutor
+from autotune.farm.offers import RESOURCE
 from autotune.farm.parcels import user_folder
-from autotune.farm.ray_executor import RESOURCE
 
 TOKEN_VARIABLE = "AUTOTUNE_FARM_TOKEN"  # noqa: S105 (a name)
 _LEAST_TOKEN = 32

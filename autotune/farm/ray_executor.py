@@ -8,7 +8,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from autotune.farm.answers import (
 from autotune.farm.base import Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError, WorkerLostError
 from autotune.farm.hired import Hired
+from autotune.farm.offers import RESOURCE, is_worker, offered_devices
 from autotune.farm.parcels import make_parcel, paths_in
 from autotune.farm.shard_stream import Limits, received
 from autotune.profiler.measure.nodes import SiteProfile
@@ -43,7 +44,6 @@ _PROFILE_S = 600.0
 _LOOK_S = 5.0
 _LOOKS = 3
 _GATHER_S = 15.0
-RESOURCE = "device:"
 
 
 class RayExecutor(Executor):
@@ -62,6 +62,7 @@ class RayExecutor(Executor):
         AuthenticationTokenLoader.instance().reset_cache()
         self.ray = ray
         self._running: set[Any] = set()
+        self._noted: set[str] = set()
         self._parcels: dict[Path, tuple[str, Any]] = {}
         self._address = split_address(address)
         self.coordinator_gone = False
@@ -83,16 +84,7 @@ class RayExecutor(Executor):
 
     def devices(self) -> tuple[FarmDevice, ...]:
         """The devices of the workers that are alive."""
-        counts: dict[str, int] = {}
-        for node in filter(_has_device, self.ray.nodes()):
-            for resource, count in node["Resources"].items():
-                if resource.startswith(RESOURCE):
-                    name = resource.removeprefix(RESOURCE)
-                    counts[name] = counts.get(name, 0) + int(count)
-        return tuple(
-            FarmDevice(name=name, reported_name=find_device(name).title, count=count)
-            for name, count in sorted(counts.items())
-        )
+        return offered_devices(self.ray.nodes(), self._noted)
 
     def fingerprint(self, device: str, backend: str, *, dtype: str, threads: int) -> Fingerprint:
         """The fingerprint that a worker with the device reports."""
@@ -249,7 +241,7 @@ class RayExecutor(Executor):
     @property
     def hosts(self) -> int:
         """The number of workers that are alive."""
-        return sum(_has_device(node) for node in self.ray.nodes())
+        return sum(is_worker(node) for node in self.ray.nodes())
 
     def hire(self, role: type, *arguments: Any) -> Hired:
         """Create an object of class `role` on some host, with one core reserved for it."""
@@ -292,11 +284,6 @@ class RayExecutor(Executor):
         self._cancel_all()
         if not self.coordinator_gone:
             self.ray.shutdown()
-
-
-def _has_device(node: Mapping[str, Any]) -> bool:
-    """Whether a node of the cluster is a worker that is alive."""
-    return bool(node["Alive"]) and any(name.startswith(RESOURCE) for name in node["Resources"])
 
 
 def _first_line(error: BaseException) -> str:
