@@ -46,6 +46,13 @@ class Record:
 
     derived: ClassVar[tuple[str, ...]] = ()
 
+    def check(self) -> None:
+        """Refuse values that contradict each other, when the record is read.
+
+        Raises:
+            UsageError: names the field.
+        """
+
     def to_json(self) -> dict[str, Any]:
         """All fields and derived properties as plain JSON values."""
         return encode(self)  # type: ignore[no-any-return]
@@ -59,8 +66,8 @@ class Record:
             where: What is read, such as the path of the file; error messages begin with it.
 
         Raises:
-            UsageError: unknown or missing keys, a value of another type, or a derived value that
-                contradicts the fields.
+            UsageError: unknown or missing keys, a value of another type, or values that contradict
+                each other.
         """
         with _at(where):
             return decode(cls, values)  # type: ignore[no-any-return]
@@ -143,6 +150,9 @@ def _decode_record(kind: Any, values: Mapping[str, Any], *, where: str) -> Any:
                 f"{_inside(where, name)}: {values[name]!r} contradicts the other values, which "
                 f"give {expected!r}"
             )
+    if isinstance(record, Record):
+        with _at(where):
+            record.check()
     return record
 
 

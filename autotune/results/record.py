@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from autotune.core.errors import UsageError
 from autotune.core.forms import Form
 from autotune.core.types import Fingerprint, Workload
 from autotune.results.codec import Record, encode, json_key
@@ -52,6 +53,7 @@ __all__ = [
 ]
 # Left-out layers stand among the sites in JSON; only sites that were considered have this key.
 _CONSIDERED = "group"
+_BUILDS = "artefacts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ class TuneRecord(Record):
     rounds: tuple[RoundRecord, ...]
     pareto: tuple[CurvePoint, ...]
     uniform: tuple[UniformPoint, ...]
-    builds: Mapping[str, BuildPaths] = field(metadata=json_key("artefacts"))
+    builds: Mapping[str, BuildPaths] = field(metadata=json_key(_BUILDS))
     sites: tuple[SiteRecord, ...]
     left_out: tuple[LeftOut, ...]
     knobs: Mapping[str, float]
@@ -186,6 +188,26 @@ class TuneRecord(Record):
                 return phase
         raise KeyError(name)
 
+    def check(self) -> None:
+        """Refuse phases other than the workload's, and a dense latency that divides by zero.
+
+        Raises:
+            UsageError: names the field.
+        """
+        wanted, found = self.workload.passes, [(one.name, one.count) for one in self.phases]
+        if sorted(found) != sorted(wanted.items()):
+            raise UsageError(
+                f"passes must be those of workload.phase {self.workload.phase}, "
+                f"{_counts(wanted.items())}, got {_counts(found) or 'none'}"
+            )
+        unbuilt = sorted(set(wanted) - set(self.builds))
+        if unbuilt and self.measured is not None:
+            raise UsageError(f"{_BUILDS} must have the key {unbuilt[0]}, a phase that was measured")
+        places = {f"passes[{i}].": one.dense_latency_s for i, one in enumerate(self.phases)}
+        for place, seconds in {"": self.dense_latency_s, **places}.items():
+            if not seconds > 0:
+                raise UsageError(f"{place}dense_latency_s must be above 0, got {seconds}")
+
     def to_json(self) -> dict[str, Any]:
         """All keys of `result.json` but the schema version."""
         values: dict[str, Any] = encode(self)
@@ -201,6 +223,10 @@ class TuneRecord(Record):
             considered = [one for one in sites if _is_considered(one)]
             values = {**values, "sites": considered, "left_out": left_out}
         return super().from_json(values, where)
+
+
+def _counts(passes: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} with count {count}" for name, count in passes)
 
 
 def _is_considered(site: object) -> bool:

@@ -27,7 +27,7 @@ def upgrade(values: Mapping[str, Any], version: int, *, where: str) -> _Json:
         where: What was read, such as the path of the file, for the error message.
 
     Raises:
-        UsageError: keys are missing that every result of that version has.
+        UsageError: keys are missing that every result of that version has, or a dense latency is 0.
     """
     found = dict(values)
     for number in range(version, SCHEMA_VERSION):
@@ -37,6 +37,10 @@ def upgrade(values: Mapping[str, Any], version: int, *, where: str) -> _Json:
             raise UsageError(
                 f"{where} is damaged: it does not have the keys of schema version {number} "
                 f"({error}); run the tuning again"
+            ) from error
+        except ZeroDivisionError as error:
+            raise UsageError(
+                f"{where}: dense_latency_s must be above 0; run the tuning again"
             ) from error
     return found
 

@@ -40,6 +40,17 @@ def plan_of(form: str) -> Change:
     return result(lambda values: values["plan"].update(dict.fromkeys(values["plan"], form)))
 
 
+def emptied(*path: str | int) -> Change:
+    """One value of `result.json` replaced by the empty one of its type: 0, "", [], {} or false."""
+
+    def edit(values: Any) -> None:
+        for key in path[:-1]:
+            values = values[key]
+        values[path[-1]] = type(values[path[-1]])()
+
+    return result(edit)
+
+
 def without(key: str) -> Change:
     return result(lambda values: {k: v for k, v in values.items() if k != key})
 
@@ -77,6 +88,8 @@ _KEYS = (
     "plan", "quality", "staircases", "verdict", "schema_version", "measured_ratio", "latency_s",
     "dense_latency_s", "backend", "dtype", "model",
 )  # fmt: skip
+_ABSENT = ("builds", "latency_s")  # of those keys, in every result
+_TIMED = ("latency_s", "dense_latency_s", "ratio", "ratio_low", "predicted_ratio", "name", "count")
 
 # What `bench` refuses, or does as if nothing had happened where the value does not matter to it.
 IMPOSSIBLE: dict[str, Change] = {
@@ -88,8 +101,23 @@ IMPOSSIBLE: dict[str, Change] = {
     "cost.seconds": put(-2.0, "cost", "seconds"),
     "rounds[0].predicted_ratio": put(-0.1, "rounds", 0, "predicted_ratio"),
 }
+# What `bench` would look up or divide by.
+EMPTY: dict[str, Change] = {
+    "passes": emptied("passes"),
+    "passes with count 0": emptied("passes", 1, "count"),
+    "passes of another phase": put("decode", "workload", "phase"),
+    "passes[0].dense_latency_s": emptied("passes", 0, "dense_latency_s"),
+    "dense_latency_s": emptied("dense_latency_s"),
+    "artefacts": emptied("artefacts"),
+    "artefacts without one phase": result(
+        lambda values: values["artefacts"].pop("decode") and None
+    ),
+}
 RESULTS: dict[str, Change] = {
     **IMPOSSIBLE,
+    **{f"empty: {name}": change for name, change in EMPTY.items()},
+    **{f"{key} is empty or 0": emptied(key) for key in _KEYS if key not in _ABSENT},
+    **{f"passes[1].{key} is 0": emptied("passes", 1, key) for key in _TIMED},
     **{f"result is {name}": file(RESULT, text) for name, text in _RAW.items()},
     **{f"without {key}": without(key) for key in _KEYS},
     **{f"{key} is null": put(None, key) for key in _KEYS},

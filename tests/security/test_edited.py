@@ -6,10 +6,15 @@ import re
 import pytest
 
 from autotune.core.errors import UsageError
+from autotune.core.progress import Reporter
+from autotune.report.summary import bench_lines, miss_text, summary
 from autotune.results.record import TuneRecord
 from autotune.results.result import read_result, result_text
+from autotune.tuning import bench as module
+from autotune.tuning.bench import bench
 from tests.conftest import DATA
-from tests.security.edited import IMPOSSIBLE, RESULTS, put
+from tests.records import stored_record
+from tests.security.edited import EMPTY, IMPOSSIBLE, RESULTS, put
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +24,22 @@ def whole(tmp_path_factory):
     return result_text(read_result(folder))
 
 
+def time_again(folder, record, monkeypatch):
+    """What reads most of a result, with the timings that it has itself."""
+    for build in record.builds.values():
+        for path in (build.dense, build.compressed, build.inputs):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).touch()
+    timings = {phase.name: phase.timing for phase in stored_record().phases}
+    monkeypatch.setattr(module, "time_pass", lambda *_, phase, **__: timings[phase])
+    assert summary(record, folder)
+    assert miss_text(record)
+    if record.measured is not None:
+        assert bench_lines(bench(folder, Reporter()))
+
+
 @pytest.mark.parametrize("name", RESULTS)
-def test_an_edited_result(tmp_path, whole, name):
+def test_an_edited_result(tmp_path, whole, name, monkeypatch):
     (tmp_path / "result.json").write_text(whole)
     RESULTS[name](tmp_path)
     try:
@@ -30,6 +49,7 @@ def test_an_edited_result(tmp_path, whole, name):
         assert str(tmp_path) in str(error)
     else:
         assert isinstance(found, TuneRecord)
+        time_again(tmp_path, found, monkeypatch)
         read = json.loads((tmp_path / "result.json").read_text())
         assert {**read, **found.to_json()}.items() >= read.items()
 
@@ -39,6 +59,23 @@ def test_a_number_that_nothing_can_have_is_refused_by_its_place(tmp_path, whole,
     (tmp_path / "result.json").write_text(whole)
     IMPOSSIBLE[place](tmp_path)
     with pytest.raises(UsageError, match=re.escape(f"{place} must be at ")):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_what_is_empty_or_zero_is_refused_by_its_place(tmp_path, whole, name):
+    (tmp_path / "result.json").write_text(whole)
+    EMPTY[name](tmp_path)
+    place = re.escape(f"{tmp_path / 'result.json'}: {name.split()[0]} must ")
+    with pytest.raises(UsageError, match=place):
+        read_result(tmp_path)
+
+
+def test_a_dense_latency_of_zero_in_an_older_result_is_refused(tmp_path):
+    values = json.loads((DATA / "result-v3.json").read_text())
+    edited = {**values, "budget": {"latency": "20ms"}, "dense_latency_s": 0}
+    (tmp_path / "result.json").write_text(json.dumps(edited))
+    with pytest.raises(UsageError, match="dense_latency_s must be above 0"):
         read_result(tmp_path)
 
 
