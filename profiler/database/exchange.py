@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import tempfile
-from collections.abc import Hashable
+import uuid
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from autotune.core.forms import parse_form
 from autotune.core.text import first_line
 from autotune.core.types import Fingerprint, canonical_json, from_mapping
 from autotune.profiler.database.audit import find_problems
-from autotune.profiler.database.latency import LatencyDatabase
-from autotune.profiler.database.records import Origin, Row
+from autotune.profiler.database.latency import LatencyDatabase, timestamp
+from autotune.profiler.database.records import Origin, Row, RunContents
 from autotune.profiler.database.rows import COLUMNS, LINEAR, as_row, from_row
 
 _ADVICE = "give another file"
 _SUFFIXES = (".csv", ".parquet")
+_MOST = 2**31 - 1  # in a column of whole numbers
+_WANTED = {int: f"a whole number from 0 to {_MOST}", float: "a number above 0", str: "text"}
 # Of an export: `form` repeats what kind and rank say, in the spelling of the command line.
 _FIELDS = [name for known in COLUMNS for name in ((known, "form") if known == "rank" else (known,))]
 
@@ -77,23 +81,36 @@ def _is_export(path: Path) -> bool:
 
 
 def import_table(database: LatencyDatabase, path: Path) -> int:
-    """Add the rows of an exported .csv or .parquet file; returns how many were read.
+    """Add the rows of an exported .csv or .parquet file, all or none; returns how many were read.
 
     Raises:
-        UsageError: unreadable file, or columns that are not those of an export.
+        UsageError: unreadable file, or columns or cells that are not those of an export.
+        DatabaseError: the database refuses a row.
     """
-    tables = read_table(path)
-    for fingerprint, rows in tables:
-        origin = Origin(kind="file", name=path.name, version="")
-        database.add(database.start_run(fingerprint, f"import {path.name}", origin=origin), rows)
-    return sum(len(rows) for _, rows in tables)
+    runs = [
+        (
+            fingerprint,
+            RunContents(
+                id=uuid.uuid4().hex,
+                started_at=timestamp(),
+                plan=f"import {path.name}",
+                origin=Origin(kind="file", name=path.name, version=""),
+                rows=rows,
+                details={},
+                clocks=(),
+            ),
+        )
+        for fingerprint, rows in read_table(path)
+    ]
+    database.put_contents(*runs)
+    return sum(len(run.rows) for _, run in runs)
 
 
 def read_table(path: Path) -> list[tuple[Fingerprint, list[Row]]]:
     """The fingerprints of an exported file, and their points.
 
     Raises:
-        UsageError: unreadable file, or columns that are not those of an export.
+        UsageError: unreadable file, or columns or cells that are not those of an export.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist")
@@ -111,22 +128,76 @@ def read_table(path: Path) -> list[tuple[Fingerprint, list[Row]]]:
     if sorted(frame.columns.drop("form", errors="ignore")) != sorted(expected):
         missing = sorted(set(expected) - set(frame.columns))
         raise UsageError(f"{path} is no export of a latency database (missing {missing[:3]})")
-    return [
-        (
-            from_mapping(Fingerprint, json.loads(str(record))),
-            [_row(row) for row in part.to_dict("records")],
-        )
-        for record, part in frame.groupby("fingerprint")
-    ]
+    frame, found = frame.reset_index(drop=True), []
+    for record, part in frame.groupby(frame["fingerprint"].map(str), dropna=False):
+        rows: list[Row] = []
+        for index, values in zip(part.index, part.to_dict("records"), strict=True):
+            with _at(f"{path}, row {index + 1}"):
+                if not rows:
+                    fingerprint = _fingerprint(str(record))
+                rows.append(_row(values))
+        found.append((fingerprint, rows))
+    return found
+
+
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Prefix the message of a `UsageError` with the place in the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
+
+
+def _fingerprint(text: str) -> Fingerprint:
+    """The fingerprint of a cell.
+
+    Raises:
+        UsageError: the cell holds something else.
+    """
+    try:
+        found = from_mapping(Fingerprint, json.loads(text))
+        texts = [found.device, found.device_name, found.backend, found.dtype]
+        texts += [*found.versions.values(), *found.settings.values()]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _mismatch("fingerprint", text, wanted="the JSON of a fingerprint") from error
+    if type(found.threads) is not int or not all(isinstance(one, str) for one in texts):
+        raise _mismatch("fingerprint", text, wanted="text, with a whole number of threads")
+    return found
+
+
+def _cell(name: str, value: Any) -> int | float | str | None:
+    """A cell of one of `COLUMNS`; None where a failed measurement has no time, or no error.
+
+    Raises:
+        UsageError: no such value can be in that column.
+    """
+    kind = COLUMNS[name]
+    try:
+        missing = bool(pd.isna(value))  # a missing number reads back as NaN
+        found = None if missing else kind(value)
+        fits = kind is float or name == "error" if found is None else _fits(found, value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _mismatch(name, value, wanted=_WANTED[kind]) from error
+    if not fits:
+        raise _mismatch(name, value, wanted=_WANTED[kind])
+    return found
+
+
+def _fits(found: int | float | str, value: Any) -> bool:
+    """Whether a database can hold it: `int` would have cut off a fraction of `value`."""
+    if isinstance(found, int):
+        return found == float(value) and 0 <= found <= _MOST
+    return isinstance(found, str) or 0 < found < math.inf
+
+
+def _mismatch(name: str, value: Any, *, wanted: str) -> UsageError:
+    return UsageError(f"{name} must be {wanted}, got {str(value)[:80]!r}")
 
 
 def _row(values: dict[Hashable, Any]) -> Row:
     """One row of a file, whose `form` (from before there were forms: none) must fit its kind."""
-    clean: dict[str, int | float | str | None] = {}
-    for name, kind in COLUMNS.items():
-        value = values[name]
-        # A missing number reads back as NaN.
-        clean[name] = None if value is None or value != value else kind(value)
+    clean = {name: _cell(name, values[name]) for name in COLUMNS}
     row = from_row(clean)
     form = values.get("form")
     if isinstance(form, str) and parse_form(form) != row.shape.form:
@@ -195,7 +266,7 @@ def _copy_runs(source: LatencyDatabase, target: LatencyDatabase) -> int:
     count = 0
     for run in source.runs():
         contents = source.contents(run["id"])
-        target.put_contents(fingerprints[run["fingerprint_id"]], contents)
+        target.put_contents((fingerprints[run["fingerprint_id"]], contents))
         count += len(contents.rows)
     return count
 

@@ -144,22 +144,23 @@ class LatencyDatabase(Store):
                 remeasured=remeasured,
             )
 
-    def put_contents(self, fingerprint: Fingerprint, contents: RunContents) -> None:
-        """Store a run of another database as it is; once more changes nothing."""
+    def put_contents(self, *runs: tuple[Fingerprint, RunContents]) -> None:
+        """Store whole runs as they are, all of them or none; once more changes nothing."""
         with self.transaction() as connection:
-            self._put_run(
-                connection,
-                fingerprint,
-                run_id=contents.id,
-                started_at=contents.started_at,
-                plan=contents.plan,
-                origin=contents.origin,
-            )
-            has = sa.select(CLOCKS.c.number).where(CLOCKS.c.run_id == contents.id)
-            clocks = () if connection.execute(has).first() else contents.clocks
-            self._put_rows(
-                connection, contents.id, rows=contents.rows, details=contents.details, clocks=clocks
-            )
+            for fingerprint, run in runs:
+                self._put_run(
+                    connection,
+                    fingerprint,
+                    run_id=run.id,
+                    started_at=run.started_at,
+                    plan=run.plan,
+                    origin=run.origin,
+                )
+                has = sa.select(CLOCKS.c.number).where(CLOCKS.c.run_id == run.id)
+                clocks = () if connection.execute(has).first() else run.clocks
+                self._put_rows(
+                    connection, run.id, rows=run.rows, details=run.details, clocks=clocks
+                )
 
     def _put_rows(
         self,

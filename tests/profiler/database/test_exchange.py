@@ -62,6 +62,61 @@ def test_files_from_before_there_were_forms_are_imported(database, tmp_path):
         read_table(path)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("column", "cell", "says"),
+    [
+        ("fingerprint", "x", "fingerprint must be the JSON of a fingerprint, got 'x'"),
+        ("fingerprint", None, "fingerprint must be the JSON of a fingerprint"),
+        ("fingerprint", "[]", "fingerprint must be the JSON of a fingerprint"),
+        ("fingerprint", '{"device": "cpu"}', "fingerprint must be the JSON of a fingerprint"),
+        ("tokens", "x", "tokens must be a whole number from 0 to 2147483647, got 'x'"),
+        ("tokens", "2.5", "tokens must be a whole number"),
+        ("tokens", None, "tokens must be a whole number"),
+        ("rank", "9" * 30, "rank must be a whole number"),
+        ("latency_s", "x", "latency_s must be a number above 0, got 'x'"),
+        ("latency_s", "inf", "latency_s must be a number above 0"),
+        ("ratio_low", "0", "ratio_low must be a number above 0"),
+        ("latency_s", None, "has neither an error nor a latency_s"),
+        ("kind", None, "kind must be text"),
+        ("kind", "round", "'round' is no kind of layer"),
+        ("form", "rank=8", "are not the form rank=8"),
+    ],
+)
+def test_an_edited_cell_is_refused_by_its_row_and_nothing_is_imported(
+    database, tmp_path, suffix, column, cell, says
+):
+    """Also where the points of another fingerprint, all of them right, come first in the file."""
+    path = tmp_path / f"table{suffix}"
+    with LatencyDatabase(tmp_path / "source.sqlite") as source:
+        for fingerprint in (dataclasses.replace(FINGERPRINT, device="another"), FINGERPRINT):
+            source.add(source.start_run(fingerprint, "test"), [point(16), point(32)])
+        export_table(source, path)
+    frame = (pd.read_csv if suffix == ".csv" else pd.read_parquet)(path).astype("string")
+    last = frame.index[frame["fingerprint"].str.contains('"cpu"')][-1]
+    frame.loc[last, column] = cell
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path, index=False)
+    with pytest.raises(UsageError, match=says) as caught:
+        import_table(database, path)
+    assert f"{path}, row {last + 1}: " in str(caught.value)
+    assert database.fingerprints() == {}
+    assert database.runs() == []
+
+
+def test_what_the_database_refuses_is_not_imported_by_halves(database, tmp_path):
+    first = dataclasses.replace(FINGERPRINT, device="another")
+    with LatencyDatabase(tmp_path / "source.sqlite") as source:
+        for fingerprint in (first, FINGERPRINT):
+            source.add(source.start_run(fingerprint, "test"), [point(16)])
+        export_table(source, tmp_path / "table.csv")
+    frame = pd.read_csv(tmp_path / "table.csv")
+    frame.loc[frame["fingerprint"].str.contains('"cpu"'), "latency_s"] = 2e6
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(DatabaseError):
+        import_table(database, tmp_path / "table.csv")
+    assert first.id not in database.fingerprints()
+
+
 def test_export_refuses_other_formats_and_import_other_tables(database, tmp_path):
     with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
         export_table(database, tmp_path / "table.xlsx")
