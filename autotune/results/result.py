@@ -85,9 +85,14 @@ class TuneResult:
     def export_onnx(self, path: str | Path, *, decode: bool = False) -> Path:
         """Copy the ONNX graph of the prefill, or of one decode step, to `path`.
 
+        Weights of a graph that is too large for one file lie beside it, in `<path>.data`.
+
         Raises:
-            UsageError: the backend does not run ONNX, or the workload has no decode phase.
+            UsageError: the backend does not run ONNX, the workload has no decode phase, or the
+                graph is damaged.
         """
+        from autotune.compress.onnx_copy import copy_graph
+
         source = self.folder / ("model_decode.onnx" if decode else "model.onnx")
         if decode and not source.is_file():
             raise UsageError(
@@ -98,7 +103,7 @@ class TuneResult:
                 f"backend {self.record.backend} does not produce an ONNX model; tune with "
                 "onnxruntime-cpu"
             )
-        return copy_whole(source, Path(path))
+        return copy_graph(source, Path(path))
 
     def report(self, path: str | Path) -> Path:
         """Copy the HTML report to `path`."""
