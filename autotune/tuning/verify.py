@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.progress import Reporter
@@ -26,9 +25,6 @@ from autotune.results.checks import (
 from autotune.results.record import TuneRecord
 from autotune.results.result import RESULT, read_result
 from autotune.results.verdict import Verdict
-
-if TYPE_CHECKING:
-    from autotune.compress.loading import LoadedModel
 
 # Relative: how far a new interval may lie above the recorded one before the ratio counts as moved.
 _MOVED = 0.05
@@ -90,7 +86,7 @@ def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> li
     checks.append(run_check(partial(_forms, folder, record), CheckKind.RANKS))
     checks += [
         run_check(
-            partial(_parity, folder / name, reporter),
+            partial(_parity, folder / name, record, reporter=reporter),
             CheckKind.PARITY,
             subject=name,
             phase=phase_of(name),
@@ -109,27 +105,25 @@ def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> li
 
 
 def _forms(folder: Path, record: TuneRecord) -> Finding:
-    from autotune.tuning.checkpoint_forms import compare_forms
-
-    return compare_forms(_load(folder).model, record)
-
-
-def _load(folder: Path) -> LoadedModel:
     import torch
 
     from autotune.compress.loading import load_checkpoint
+    from autotune.tuning.checkpoint_forms import compare_forms
 
-    return load_checkpoint(folder, torch.float32)
+    return compare_forms(load_checkpoint(folder, torch.float32).model, record)
 
 
-def _parity(graph: Path, reporter: Reporter) -> Finding:
+def _parity(graph: Path, record: TuneRecord, *, reporter: Reporter) -> Finding:
+    """Compare a graph with the checkpoint beside it, both in the dtype of the tuning."""
+    from autotune.export.graphs import open_checkpoint
     from autotune.export.parity import check_parity, onnx_network
 
     with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        network, loaded = onnx_network(graph), _load(graph.parent)
+        network = onnx_network(graph)
+        loaded, dtype = open_checkpoint(graph.parent, record.dtype)
         phase = phase_of(graph.name)
         found = check_parity(
-            loaded, phase, network=network, dtype="fp32", what=graph.name, progress=advance
+            loaded, phase, network=network, dtype=dtype, what=graph.name, progress=advance
         )
     return Finding(facts=ParityFacts(worst=found.worst))
 
@@ -187,7 +181,7 @@ def _time_export(folder: Path, record: TuneRecord, *, reporter: Reporter) -> lis
             phase=phase_of(name),
         )
         for name in manifest.parity
-        if phase_of(name) in record.builds
+        if phase_of(name) in record.workload.passes
     ]
 
 
