@@ -59,7 +59,8 @@ def command(**options: Any) -> int:
     record = {**result.record.to_json(), "output": str(result.folder)}
     emit(options["output_format"], record, lines=summary(result.record, result.folder))
     if result.verdict is not Verdict.MET:
-        echo(f"autotune: {miss_text(result.record)}", err=True)
+        left = len(result.record.rounds) < request.search.rounds
+        echo(f"autotune: {miss_text(result.record, rounds_left=left)}", err=True)
     if result.record.quality_lost:
         echo(f"autotune: {loss_text(result.record)}", err=True)
     elif result.quality_verdict is not QualityVerdict.KEPT:

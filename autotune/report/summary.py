@@ -103,8 +103,8 @@ def loss_text(record: TuneRecord) -> str:
     )
 
 
-def miss_text(record: TuneRecord) -> str:
-    """The sentence that goes with exit codes 1 and 5."""
+def miss_text(record: TuneRecord, *, rounds_left: bool = False) -> str:
+    """The sentence that goes with exit codes 1 and 5; `rounds_left`: not all rounds were used."""
     measured = record.measured
     if measured is None and record.verdict is Verdict.UNDECIDED:
         return (
@@ -131,9 +131,15 @@ def miss_text(record: TuneRecord) -> str:
         )
     return (
         f"the measured model misses the budget (ratio {measured.ratio:.3f} to the dense latency)"
-        f"{_disturbed(measured)}; the result has been written; give more --rounds or a looser "
-        "budget"
+        f"{_disturbed(measured)}; the result has been written; {_miss_advice(rounds_left)}"
     )
+
+
+def _miss_advice(rounds_left: bool) -> str:
+    """Rounds that were left were not used because none of them would have had another plan."""
+    if rounds_left:
+        return "further rounds would build no other plan; give a looser budget"
+    return "give more --rounds or a looser budget"
 
 
 def _disturbed(measured: Measured) -> str:

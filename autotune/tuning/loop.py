@@ -71,6 +71,9 @@ class ClosedLoop:
     def run(self, knobs: Knobs) -> list[Round]:
         """Rounds until the budget holds, measured twice, without waste; at most `self.rounds`.
 
+        Where only plans are left that were built already, the best of those that hold is measured
+        for the second time; if it does not hold then, the rounds go on with what that taught.
+
         Raises:
             BudgetInfeasibleError: no plan meets the budgets.
             MeasurementError: a network could not be timed.
@@ -79,7 +82,7 @@ class ClosedLoop:
         corrections, margin = self.planner.uncorrected, self.planner.margin
         seen: set[str] = set()
         held, loop = True, self
-        for number in range(self.rounds):
+        while len(rounds) < self.rounds:
             try:
                 loop = loop._informed(knobs, corrections)
                 loop, allocation, margin = loop._next(
@@ -89,13 +92,21 @@ class ClosedLoop:
                 if not rounds:
                     raise
                 break
-            if _name(allocation) in seen:
-                break
-            seen.add(_name(allocation))
-            outcome = loop._measured_round(allocation, corrections, number=number)
-            promising = self._holds_without_waste(outcome)
-            rounds.append(self._looked_at_again(outcome) if promising else outcome)
-            last = rounds[-1].decided
+            if _name(allocation) not in seen:
+                seen.add(_name(allocation))
+                outcome = loop._measured_round(allocation, corrections, number=len(rounds))
+                promising = self._holds_without_waste(outcome)
+                rounds.append(outcome)
+            else:
+                holding = self._holding(rounds)
+                if not holding:
+                    break
+                outcome, promising = holding[0], True
+            if promising:
+                looked = self._looked_at_again(outcome)
+                rounds = [looked if each is outcome else each for each in rounds]
+                outcome = looked
+            last = outcome.decided
             held = self.verdict(last) is Verdict.MET
             if not self.planner.limits_latency or (promising and held):
                 break
@@ -169,6 +180,11 @@ class ClosedLoop:
                 break
             looked.append(self._looked_at_again(candidate).decided)
         return self.preferred(looked)[0]
+
+    def _holding(self, rounds: Sequence[Round]) -> list[Round]:
+        """Rounds that seem to hold the budget and were not measured again, the best first."""
+        left = [each for each in rounds if each.second_look is None]
+        return [each for each in self.preferred(left) if self.verdict(each) is Verdict.MET]
 
     def _looked_at_again(self, candidate: Round) -> Round:
         """With a fresh measurement, repeated while its interval contains the limit."""

@@ -116,6 +116,14 @@ def test_a_miss_is_explained(record, miss, verdict):
     assert verdict in verdict_text(record)
 
 
+def test_more_rounds_are_advised_only_where_all_were_used():
+    """A loop that ended before its last round had no other plan."""
+    assert "give more --rounds or a looser budget" in miss_text(missed())
+    text = miss_text(missed(), rounds_left=True)
+    assert "--rounds" not in text
+    assert text.endswith("further rounds would build no other plan; give a looser budget")
+
+
 def test_a_result_slower_than_dense_says_so():
     slow = {"ratio": 1.2, "ratio_low": 1.1, "ratio_high": 1.3}
     record = missed()

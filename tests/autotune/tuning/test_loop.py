@@ -19,6 +19,7 @@ from autotune.testing.tuning import example_errors, example_sites, simulated_tun
 from autotune.tuning import measuring
 from autotune.tuning.corrections import corrected, surprise
 from autotune.tuning.decisions import guessed
+from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.rounds import Round, predicted_as_measured
 
 WORKLOAD = Workload(batch_size=1, sequence_length=256)
@@ -207,6 +208,38 @@ class TestRun:
         assert len(rounds) == 3
         losses = [each.allocation.loss for each in rounds]
         assert losses == sorted(set(losses))
+
+    def test_a_repeated_plan_is_looked_at_and_the_rounds_go_on(self, tuning, monkeypatch):
+        """Here the first round gave quality away, and its correction leads to the same plan."""
+        monkeypatch.setattr(ClosedLoop, "_corrections", lambda loop, _: loop.planner.uncorrected)
+        loop = dataclasses.replace(tuning._loop, rounds=3)
+        wasteful, next_one = (0.762, 0.76, 0.764), (0.79, 0.788, 0.795)
+        tuning.machine.script = [wasteful, MISSED, next_one, next_one]
+        first, second = rounds = loop.run({})
+        assert tuning.machine.script == []
+        assert (first.measured.ratio, first.second_look.ratio) == (0.762, 0.85)
+        assert second.allocation.plan != first.allocation.plan
+        final = tuning.confirm(rounds)
+        assert final.allocation == second.allocation
+        assert tuning.verdict(final) is Verdict.MET
+        assert len(tuning.machine.compared) == 4
+
+    @pytest.mark.parametrize(
+        ("script", "looked"),
+        [
+            ([(0.82, 0.81, 0.83)], False),
+            ([(0.762, 0.76, 0.764), MET], True),
+            ([MET, MISSED], True),
+        ],
+    )
+    def test_it_ends_where_no_other_plan_is_left(self, tuning, monkeypatch, script, looked):
+        (only,) = (each.allocation for each in rounds_of(tuning, 0.79))
+        monkeypatch.setattr(ClosedLoop, "_solve", lambda *_, **__: only)
+        loop = dataclasses.replace(tuning._loop, rounds=3)
+        tuning.machine.script = list(script)
+        (found,) = loop.run({})
+        assert tuning.machine.script == []
+        assert (found.second_look is not None) is looked
 
     def test_it_ends_after_its_rounds(self, tuning):
         loop = dataclasses.replace(tuning._loop, rounds=2)
