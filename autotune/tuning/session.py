@@ -22,19 +22,25 @@ import torch
 from autotune.compress.calibration import CalibrationData, load_calibration
 from autotune.compress.loading import load_model
 from autotune.compress.quality import relative_loss
-from autotune.core.errors import UsageError
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
 from autotune.results.record import Cost, Quality, TuneRecord
-from autotune.results.result import TuneResult, read_result
+from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
 from autotune.search.allocators import make_allocator
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression, compress
+from autotune.tuning.earlier import (
+    earlier_result,
+    is_answered,
+    is_same,
+    note_answer,
+    request_key,
+)
 from autotune.tuning.handout import hand_out
 from autotune.tuning.judging import (
     dense_heldout_loss,
@@ -68,7 +74,11 @@ def tune(
 
 @dataclass(kw_only=True)
 class Tuning:
-    """One request in one run folder; its steps, in the order in which `tune` takes them."""
+    """One request in one run folder; its steps, in the order in which `tune` takes them.
+
+    `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
+    held before.
+    """
 
     request: TuneRequest
     workspace: Workspace
@@ -79,6 +89,7 @@ class Tuning:
     data: CalibrationData
     planner: Planner
     started_s: float
+    key: str = ""
     earlier: TuneRecord | None = None
     knobs: Knobs = field(default_factory=dict)
 
@@ -102,10 +113,7 @@ class Tuning:
             folder = stack.enter_context(RunFolder(request.output, note=reporter.note))
             require_replaceable(folder.path)
             workspace = Workspace(folder=folder, reporter=reporter)
-            earlier = _earlier(folder)
-            # Nothing better is needed, and the same command changes nothing.
-            if earlier and earlier.verdict is Verdict.MET:
-                machine.keep_timings()
+            earlier = earlier_result(folder)
             for text in machine.disturbances():
                 workspace.note(f"warning: {text}")
             with workspace.stage("load the model"):
@@ -120,6 +128,10 @@ class Tuning:
             )
             data = load_calibration(loaded, request.calibration, workload=request.workload)
             dense_heldout_loss(model, data, workspace=workspace)
+            key = request_key(request, model=model, data=data, machine=machine)
+            # Nothing better is needed, and the same command changes nothing.
+            if earlier and earlier.verdict is Verdict.MET and is_answered(folder, earlier, key=key):
+                machine.keep_timings()
             builder = make_builder(model, machine, workspace=workspace)
             if machine.verified:  # a model that cannot be exported is refused before anything long
                 for phase in request.workload.passes:
@@ -154,6 +166,7 @@ class Tuning:
                 data=data,
                 planner=planner,
                 started_s=started_s,
+                key=key,
                 earlier=earlier,
             )
 
@@ -268,7 +281,8 @@ class Tuning:
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
         result = hand_out(self, final, rounds=rounds)
-        if not self.machine.has_measured and _is_same(result.record, self.earlier):
+        note_answer(self.workspace.folder, result.record, key=self.key)
+        if not self.machine.has_measured and is_same(result.record, self.earlier):
             self.workspace.note("this folder already holds this result; nothing was measured")
         return result
 
@@ -276,21 +290,6 @@ class Tuning:
         """Seconds since the tuning was opened, and its peak memory so far."""
         seconds = time.monotonic() - self.started_s
         return Cost(seconds=seconds, peak_memory_bytes=_peak_memory_bytes())
-
-
-def _earlier(folder: RunFolder) -> TuneRecord | None:
-    """The result that the folder holds, if there is one."""
-    try:
-        return read_result(folder.path)
-    except UsageError:
-        return None
-
-
-def _is_same(record: TuneRecord, earlier: TuneRecord | None) -> bool:
-    """Whether two tunings ended alike, but for what they cost and how busy the host was."""
-    if earlier is None:
-        return False
-    return replace(record, cost=earlier.cost, layer_timings=earlier.layer_timings) == earlier
 
 
 def _peak_memory_bytes() -> int:

@@ -2,10 +2,22 @@
 
 import dataclasses
 
+from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.runfolder import RunFolder
+from autotune.core.types import Budget, Workload
+from autotune.profiler.measure import points
 from autotune.results.layer_timings import LayerTimings
 from autotune.results.result import result_text
-from autotune.tuning.session import _earlier, _is_same
+from autotune.results.verdict import Verdict
+from autotune.testing.disturbance import CALM
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
+from autotune.tuning import session
+from autotune.tuning.earlier import earlier_result, is_same
+from autotune.tuning.options import SearchOptions
+from autotune.tuning.request import TuneRequest
+from tests.conftest import LLAMA
+from tests.damage import save_model
 from tests.records import stored_record
 
 
@@ -15,8 +27,41 @@ def test_a_tuning_that_ends_as_its_folder_did_is_the_same_result(tmp_path):
     timings = LayerTimings(settled=1, total=2, load=5.8, cores=2)
     again = dataclasses.replace(record, cost=cost, layer_timings=timings)
     with RunFolder(tmp_path) as folder:
-        assert _earlier(folder) is None
+        assert earlier_result(folder) is None
         (tmp_path / "result.json").write_text(result_text(record))
-        assert _is_same(again, _earlier(folder))
-        assert not _is_same(dataclasses.replace(again, measured_ratio=0.9), _earlier(folder))
-    assert not _is_same(again, None)
+        assert is_same(again, earlier_result(folder))
+        assert not is_same(dataclasses.replace(again, measured_ratio=0.9), earlier_result(folder))
+    assert not is_same(again, None)
+
+
+def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
+    save_model(tmp_path / "dense")
+
+    def tuned(budget):
+        request = TuneRequest(
+            model=str(tmp_path / "dense"),
+            output=tmp_path / "out",
+            budget=Budget(parameters=budget),
+            workload=Workload(batch_size=2, sequence_length=16),
+            calibration=CalibrationPlan(
+                calibration=str(LLAMA / "heldout.txt"),
+                statistics_samples=8,
+                search_samples=8,
+                heldout_samples=8,
+            ),
+            search=SearchOptions(trials=0, rounds=1, sensitivity_rounds=0),
+        )
+        hardware = simulated_hardware("cpu-like", seed=3)
+        machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite", disturbance=CALM)
+        record = session.tune(request, machine=machine).record
+        assert record.verdict is Verdict.MET
+        return record.layer_timings
+
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "_has_settled", lambda timing, index, *, policy: index != 1)
+        first = tuned("0.95x")
+    assert first.settled < first.total
+    assert tuned("0.95x") == first
+    other = tuned("0.8x")
+    assert other.settled == other.total
