@@ -301,11 +301,10 @@ def drift(output_format: str, **options: Any) -> int:
     The finding is stored in the database; `autotune db info` and the service's pages show it.
     """
     from autotune.cli.reporting import make_reporter
-    from autotune.core.paths import default_measure_seconds
     from autotune.profiler.database.latency import timestamp
     from autotune.profiler.measure.drift import measure_drift
-    from autotune.profiler.measure.timing import TimingPolicy
     from autotune.tuning.machines import local_machine
+    from autotune.tuning.network_timing import layer_policy
     from autotune.tuning.options import MachineOptions
 
     chosen: DriftOptions = values(DriftOptions, options)
@@ -313,8 +312,8 @@ def drift(output_format: str, **options: Any) -> int:
     machine_options = MachineOptions(
         **{name: options[name] for name in ("device", "backend", "dtype", "threads", "database")}
     )
-    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
     with local_machine(machine_options) as machine:
+        policy = layer_policy(machine.spec.kind, machine.measure_seconds)
         fingerprint = machine.fingerprint
         rows = machine.database.measurements(fingerprint.id)
         with make_reporter().stage("drift check") as advance:

@@ -80,12 +80,11 @@ def _profile(
     store: LatencyDatabase,
     advance: Advance,
 ) -> Profiled:
-    from autotune.core.paths import default_measure_seconds
     from autotune.layers.profile import profile_full, profile_points, profile_quick
     from autotune.profiler.measure.points import plan_forms
-    from autotune.profiler.measure.timing import TimingPolicy
+    from autotune.tuning.network_timing import layer_policy
 
-    policy = TimingPolicy(max_seconds=default_measure_seconds() / 10)
+    policy = layer_policy(machine.spec.kind, machine.measure_seconds)
     if options["plan"]:
         whole = {"quick": profile_quick, "full": profile_full}[options["plan"]]
         return whole(machine, store, policy=policy, advance=advance)
