@@ -133,7 +133,7 @@ def _pack(
         random.Random(plan.seed or 0).shuffle(order)
     ordered = [rows[i] for i in order]
     if held is None:
-        cut = max(1, len(ordered) // 5)
+        cut = max(2, len(ordered) // 5)  # one alone would not show a constant output
         ordered, held = ordered[:-cut], ordered[-cut:]
     cut = max(1, len(ordered) // 8)
     statistics = _spread(ordered[:-cut], plan.statistics_samples)

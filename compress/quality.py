@@ -13,6 +13,30 @@ from autotune.core.errors import CalibrationError, ModelError
 from autotune.core.progress import Advance, no_progress
 
 
+class _Spread:
+    """How far the items of all batches lie apart, by their least and largest values."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self._ends: Tensor | None = None
+
+    def add(self, items: Tensor) -> None:
+        """Count further ones, (items, parts, values)."""
+        self.items += len(items)
+        if len(items):
+            known = () if self._ends is None else self._ends
+            found = torch.stack([*torch.aminmax(items, dim=0), *known])
+            self._ends = torch.stack([*torch.aminmax(found, dim=0)])
+
+    @property
+    def differs(self) -> bool:
+        """Whether no part is the same in all items, apart from rounding."""
+        if self._ends is None:
+            return False
+        low, high = self._ends
+        return bool(((high - low).amax(-1) > 1e-5 * self._ends.abs().amax((0, -1))).all())
+
+
 @torch.no_grad()
 def dense_loss(
     task: Task, model: nn.Module, *, batches: Sequence[Batch], progress: Advance = no_progress
@@ -21,10 +45,10 @@ def dense_loss(
 
     Raises:
         CalibrationError: the figure could not fall, as nothing is judged or the output is the same
-            for any input.
+            for any input; or a single item is judged, which does not show that.
         ModelError: the output or the loss is not finite.
     """
-    total, count, varies = 0.0, 0, False
+    total, count, spread = 0.0, 0, _Spread()
     for done, batch in enumerate(batches):
         progress(done, len(batches))
         output = task.output(model, batch)
@@ -35,12 +59,17 @@ def dense_loss(
                 "the model's output is not finite on the held-out data; look for extreme weights, "
                 "or NaN among the values of its config.json"
             )
-        varies = varies or task.varies(output, reference, batch=batch)
+        spread.add(task.judged(output, reference, batch=batch))
         total, count = total + float(value), count + items
     progress(len(batches), len(batches))
     if not count:
         raise CalibrationError(NOTHING_JUDGED)
-    if not varies:
+    if spread.items < 2:
+        raise CalibrationError(
+            "a single item of the held-out data is judged, which cannot show whether the model's "
+            "output depends on its input; give more held-out data"
+        )
+    if not spread.differs:
         raise CalibrationError(
             "the model's output is the same for every held-out input, so no quality figure could "
             "show what compression does to it; give data that differ, or another model"

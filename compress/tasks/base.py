@@ -120,14 +120,14 @@ class Task(ABC):
         del references, batches
         return 1.0
 
-    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
-        """Whether what is judged differs between the items of a batch.
+    def judged(self, output: Tensor, reference: Tensor, *, batch: Batch) -> Tensor:
+        """What is judged of a batch, (items, parts, values); `reference` is the reduced `output`.
 
-        Where it is the same for any input, no plan could change it. `reference` is the reduced
-        `output`; a batch of one item cannot tell, and varies.
+        Every part must differ between the items of all batches: where it is the same for any
+        input, no plan could change it.
         """
         del output, batch
-        return differ(reference.flatten(0, -2))
+        return reference.flatten(0, -2).unsqueeze(1)
 
     @abstractmethod
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
@@ -173,12 +173,6 @@ class Task(ABC):
         """The part of the output, (batch, …), that the loss compares, small enough to keep."""
         del batch
         return output
-
-
-def differ(rows: Tensor) -> bool:
-    """Whether the rows (items, …) are not all the same, apart from rounding."""
-    spread = (rows - rows[:1]).abs().max() if rows.numel() else 0.0
-    return len(rows) < 2 or bool(spread > 1e-5 * rows.abs().max())
 
 
 def text_inputs(vocabulary: int, workload: Workload) -> dict[str, Tensor]:

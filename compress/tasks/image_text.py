@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.auto import modeling_auto as auto
 
-from autotune.compress.tasks.base import Batch, differ, pixel_inputs, text_inputs
+from autotune.compress.tasks.base import Batch, pixel_inputs, text_inputs
 from autotune.compress.tasks.embedding import Embedding
 from autotune.core.types import Workload
 
@@ -50,10 +50,10 @@ class ImageText(Embedding):
         del batch
         return functional.normalize(output.float(), dim=-1)
 
-    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
-        """Whether both towers' embeddings, (batch, 2, features), differ between inputs."""
+    def judged(self, output: Tensor, reference: Tensor, *, batch: Batch) -> Tensor:
+        """Both towers' embeddings, (batch, 2, features), each of which must differ."""
         del output, batch
-        return all(differ(tower) for tower in reference.unbind(1))
+        return reference
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids, at most as many as the text tower takes, and random pixels."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from autotune.compress.tasks.base import MASK, Batch, Task, differ, text_inputs, vocabulary_size
+from autotune.compress.tasks.base import MASK, Batch, Task, text_inputs, vocabulary_size
 from autotune.compress.tasks.distances import Choice
 from autotune.compress.tasks.labelled import LabelledTask
 from autotune.core.errors import ModelError
@@ -54,10 +54,10 @@ class TokenClassification(LabelledTask):
         pairs = zip(references, batches, strict=True)
         return self.distance.scale([r[b[MASK].bool()] for r, b in pairs if r is not None])
 
-    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
-        """Whether tokens that are no padding have different logits."""
+    def judged(self, output: Tensor, reference: Tensor, *, batch: Batch) -> Tensor:
+        """The logits of the tokens that are no padding, (tokens, 1, labels)."""
         del output
-        return differ(reference[batch[MASK].bool()])
+        return reference[batch[MASK].bool()].unsqueeze(1)
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids and a mask, (batch, sequence)."""
@@ -213,10 +213,10 @@ class QuestionAnswering(Task):
         """exp(−KL), 1 where both models agree."""
         return self._distance.figure(mean_loss)
 
-    def varies(self, output: Tensor, reference: Tensor, *, batch: Batch) -> bool:
-        """Whether the tokens that are no padding have different logits."""
+    def judged(self, output: Tensor, reference: Tensor, *, batch: Batch) -> Tensor:
+        """The logits of the tokens that are no padding, (tokens, 1, 2)."""
         del output
-        return differ(reference[batch[MASK].bool()])
+        return reference[batch[MASK].bool()].unsqueeze(1)
 
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids and a mask, (batch, sequence)."""

@@ -288,3 +288,9 @@ def test_text_calibrates_and_tensors_are_held_out(encoder, tmp_path):
     plan = CalibrationPlan(evaluation=str(tmp_path / "held.safetensors"))
     data = load_calibration(encoder, plan, workload=WORKLOAD)
     assert sum(len(b["input_ids"]) for b in data.heldout) == 40
+
+
+@pytest.mark.parametrize("count", [8, 9, 10])
+def test_more_than_one_sample_is_held_out(encoder, tmp_path, count):
+    data = load_calibration(encoder, saved(tmp_path, input_ids=IDS[:count]), workload=WORKLOAD)
+    assert len(rows(data.heldout)) == 2

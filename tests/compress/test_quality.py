@@ -170,3 +170,33 @@ def test_convolutions_are_pooled_over_the_picture_not_over_channels():
     assert embedded.shape == (2, 16)
     expected = nn.functional.normalize(output.mean((2, 3)), dim=-1)
     torch.testing.assert_close(embedded, expected)
+
+
+class Given(Classification):
+    """Its outputs are the inputs."""
+
+    def output(self, model, batch):
+        del model
+        return batch["scores"]
+
+
+def scores(*batches):
+    return [{"scores": torch.tensor(batch)[:, None]} for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (scores([1.0, 1.0], [1.0]), "the same for every held-out input"),
+        (scores([1.0], [1.0], [1.0]), "the same for every held-out input"),
+        (scores([1.0]), "a single item of the held-out data is judged.*give more held-out data"),
+    ],
+)
+@pytest.mark.parametrize("distance", [Choice(), Score()])
+def test_a_batch_of_one_item_does_not_hide_a_constant_output(distance, batches, message):
+    with pytest.raises(CalibrationError, match=message):
+        dense_loss(Given(distance), nn.Identity(), batches=batches)
+
+
+def test_items_of_different_batches_differ():
+    assert dense_loss(Given(Score()), nn.Identity(), batches=scores([1.0], [2.0])) == 0.0
