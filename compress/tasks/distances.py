@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autotune.core.errors import CalibrationError
+
 _DRAWS = 4
 
 
@@ -121,8 +123,18 @@ class Score(Distance):
         return 1.0 - 2.0 * mean
 
     def scale(self, dense: Sequence[Tensor]) -> float:
-        """The variance of the dense scores, summed over the labels."""
-        return float(torch.cat([each.double() for each in dense]).var(0, correction=0).sum())
+        """The variance of the dense scores, summed over the labels.
+
+        Raises:
+            CalibrationError: it is 0.
+        """
+        found = float(torch.cat([each.double() for each in dense]).var(0, correction=0).sum())
+        if not found:
+            raise CalibrationError(
+                "the model gives all held-out data the same score, so there is no spread of the "
+                "scores to compare with; give more held-out data, with different scores"
+            )
+        return found
 
 
 def label_distance(config: Any) -> Distance:

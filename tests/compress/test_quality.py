@@ -200,3 +200,10 @@ def test_a_batch_of_one_item_does_not_hide_a_constant_output(distance, batches, 
 
 def test_items_of_different_batches_differ():
     assert dense_loss(Given(Score()), nn.Identity(), batches=scores([1.0], [2.0])) == 0.0
+
+
+@pytest.mark.parametrize("dense", [scores([2.0]), scores([2.0, 2.0], [2.0])])
+def test_scores_without_a_spread_are_an_error(dense):
+    references = [batch["scores"] for batch in dense]
+    with pytest.raises(CalibrationError, match="all held-out data the same score.*give more"):
+        relative_loss(Given(Score()), nn.Identity(), batches=dense, references=references)
