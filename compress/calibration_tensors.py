@@ -13,7 +13,12 @@ from torch import Tensor
 
 from autotune.compress.calibration_text import MIN_SEQUENCES, embedding_size
 from autotune.compress.loading import LoadedModel
-from autotune.compress.positions import max_positions
+from autotune.compress.positions import (
+    POSITIONS,
+    first_position,
+    max_text_positions,
+    token_types,
+)
 from autotune.compress.tasks import make_task
 from autotune.compress.tasks.base import MASK
 from autotune.core.errors import CalibrationError
@@ -33,6 +38,7 @@ _NO_INPUTS = frozenset(
         "kwargs",
     }
 )
+_TYPES = "token_type_ids"
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -68,12 +74,15 @@ def _checked(
     found = dict(tensors)
     if "input_ids" in found and MASK in examples:
         found.setdefault(MASK, torch.ones_like(found["input_ids"]))
+    # One number for each token, as the ids are.
+    likened = {name: examples.get("input_ids") for name in (_TYPES, POSITIONS)} | examples
     found = {
-        name: _typed(path, name, tensor=tensor, example=examples.get(name))
+        name: _typed(path, name, tensor=tensor, example=likened.get(name))
         for name, tensor in found.items()
     }
     if "input_ids" in found:
         _check_ids(loaded, path, ids=found["input_ids"])
+        _check_by_token(loaded, path, tensors=found)
     if MASK in found:
         _check_mask(path, found[MASK], ids=found.get("input_ids"))
     return found
@@ -130,7 +139,7 @@ def _typed(path: Path, name: str, *, tensor: Tensor, example: Tensor | None) -> 
 
 
 def _check_ids(loaded: LoadedModel, path: Path, *, ids: Tensor) -> None:
-    size, limit = embedding_size(loaded), max_positions(loaded.model)
+    size, limit = embedding_size(loaded), max_text_positions(loaded.model)
     least, largest = int(ids.min()), int(ids.max())
     if size is not None and not 0 <= least <= largest < size:
         wrong = least if least < 0 else largest
@@ -145,12 +154,35 @@ def _check_ids(loaded: LoadedModel, path: Path, *, ids: Tensor) -> None:
         )
 
 
-def _check_mask(path: Path, mask: Tensor, *, ids: Tensor | None) -> None:
-    if ids is not None and mask.shape != ids.shape:
+def _check_by_token(loaded: LoadedModel, path: Path, *, tensors: Mapping[str, Tensor]) -> None:
+    """Types and positions of tokens: one for each token, and in the tables that the model has."""
+    positions = max_text_positions(loaded.model)
+    if positions is not None:
+        positions += first_position(loaded.model)
+    for name, size in ((_TYPES, token_types(loaded.model)), (POSITIONS, positions)):
+        if name not in tensors:
+            continue
+        values = tensors[name]
+        _check_shape(path, name, tensor=values, ids=tensors["input_ids"])
+        least, largest = int(values.min()), int(values.max())
+        if size is not None and not 0 <= least <= largest < size:
+            raise CalibrationError(
+                f"{name!r} in {path} holds {least if least < 0 else largest}; the model takes 0 to "
+                f"{size - 1}"
+            )
+
+
+def _check_shape(path: Path, name: str, *, tensor: Tensor, ids: Tensor) -> None:
+    if tensor.shape != ids.shape:
         raise CalibrationError(
-            f"{MASK!r} in {path} has the shape {tuple(mask.shape)}, 'input_ids' has "
+            f"{name!r} in {path} has the shape {tuple(tensor.shape)}, 'input_ids' has "
             f"{tuple(ids.shape)}"
         )
+
+
+def _check_mask(path: Path, mask: Tensor, *, ids: Tensor | None) -> None:
+    if ids is not None:
+        _check_shape(path, MASK, tensor=mask, ids=ids)
     if not ((mask == 0) | (mask == 1)).all():
         raise CalibrationError(f"{MASK!r} in {path} must hold 1 for tokens and 0 for padding")
     empty = (mask.sum(1) == 0).nonzero()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 POSITIONS = "position_ids"
 _TABLES = ("position_embeddings", "embed_positions")
+_TYPES = "token_type_embeddings"
 
 
 def _padded_table(model: nn.Module) -> nn.Embedding | None:
@@ -32,12 +33,29 @@ def max_positions(model: nn.Module) -> int | None:
 
     RoBERTa and its kin count positions from their padding token on, so those before it are lost.
     """
+    return _limit(model, model.config)
+
+
+def max_text_positions(model: nn.Module) -> int | None:
+    """`max_positions` of the text, also where it is not all that the model takes, as with CLIP."""
     config: Any = model.config
+    return _limit(model, config.get_text_config())
+
+
+def _limit(model: nn.Module, config: Any) -> int | None:
     limit: int | None = getattr(config, "max_position_embeddings", None)
     table = _padded_table(model)
     if limit is None or table is None:
         return limit
     return min(limit, table.num_embeddings - first_position(model))
+
+
+def token_types(model: nn.Module) -> int | None:
+    """How many types of tokens the model has a table for; None without such a table."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == _TYPES:
+            return module.num_embeddings
+    return None
 
 
 def takes_positions(model: nn.Module) -> bool:

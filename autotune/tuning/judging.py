@@ -13,6 +13,7 @@ from autotune.compress.calibration import CalibrationData
 from autotune.compress.factors import FactorStore, Stored
 from autotune.compress.quality import dense_loss
 from autotune.compress.tasks.base import Batch, Task
+from autotune.core.errors import CalibrationError, foreign_code
 from autotune.core.types import digest
 from autotune.devices.detect import check_threads
 from autotune.results.parts import Quality
@@ -28,6 +29,11 @@ from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
 
 _THREADS_PER_JUDGE = 4
+# The model ran on example inputs before.
+_NOT_RUN = (
+    "the model does not run on the held-out data: <why>; give inputs of the shapes and values that "
+    "it takes"
+)
 
 
 def make_judges(
@@ -108,12 +114,14 @@ def dense_heldout_loss(model: TracedModel, data: CalibrationData, *, workspace: 
     """The dense model's mean loss on held-out data, before anything long begins.
 
     Raises:
-        CalibrationError: the data could not show what compression does to the model.
+        CalibrationError: the data could not show what compression does to the model, or it does
+            not run on them.
         ModelError: the model's output is not finite.
     """
 
     def compute() -> float:
-        with workspace.stage("judge the dense model on held-out data") as advance:
+        stage = workspace.stage("judge the dense model on held-out data")
+        with foreign_code(_NOT_RUN, CalibrationError), stage as advance:
             return dense_loss(
                 model.task, model.loaded.model, batches=data.heldout, progress=advance
             )

@@ -294,3 +294,32 @@ def test_text_calibrates_and_tensors_are_held_out(encoder, tmp_path):
 def test_more_than_one_sample_is_held_out(encoder, tmp_path, count):
     data = load_calibration(encoder, saved(tmp_path, input_ids=IDS[:count]), workload=WORKLOAD)
     assert len(rows(data.heldout)) == 2
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"token_type_ids": 5 + 0 * IDS}, "'token_type_ids' .* holds 5; the model takes 0 to 1"),
+        ({"token_type_ids": 0 * IDS - 1}, "'token_type_ids' .* holds -1; the model takes 0 to 1"),
+        ({"token_type_ids": 0 * IDS[:, :3]}, r"'token_type_ids' .* shape \(40, 3\), 'input_ids'"),
+        ({"token_type_ids": 0.0 * IDS}, "'token_type_ids' .* must hold whole numbers"),
+        ({"position_ids": 512 + 0 * IDS}, "'position_ids' .* holds 512; the model takes 0 to 511"),
+        ({"position_ids": IDS[:, None] % 12}, "'position_ids' .* must have 2 dimensions"),
+    ],
+)
+def test_types_and_positions_of_tokens_are_checked_as_well(encoder, tmp_path, tensors, message):
+    with pytest.raises(CalibrationError, match=message):
+        load_calibration(encoder, saved(tmp_path, input_ids=IDS, **tensors), workload=WORKLOAD)
+
+
+def test_types_and_positions_of_tokens_are_taken(encoder, tmp_path):
+    more = {"token_type_ids": IDS % 2, "position_ids": IDS % 512}
+    data = load_calibration(encoder, saved(tmp_path, input_ids=IDS, **more), workload=WORKLOAD)
+    assert {*data.heldout[0]} == {"input_ids", MASK, *more}
+
+
+def test_texts_of_a_model_of_texts_and_images_are_checked_as_well(tmp_path):
+    ids = torch.randint(0, 100, (40, 65), generator=torch.Generator().manual_seed(0))
+    plan = saved(tmp_path, input_ids=ids, pixel_values=torch.randn(40, 3, 32, 32))
+    with pytest.raises(CalibrationError, match="sequences of 65 tokens; the model has 64 posit"):
+        load_calibration(loaded_tiny("clip", "image-text"), plan, workload=WORKLOAD)

@@ -172,6 +172,17 @@ def test_what_could_not_be_judged_is_refused_before_anything_is_measured(
     assert not (tmp_path / "latency.sqlite").exists() or not list((tmp_path / "out").glob("model"))
 
 
+def test_inputs_that_the_model_refuses_end_in_a_sentence(run, tmp_path):
+    """GPT-2 looks types of tokens up among its tokens."""
+    torch.manual_seed(0)
+    config = t.GPT2Config(vocab_size=2048, n_embd=64, n_layer=2, n_head=4, n_positions=128)
+    folder = make_model(tmp_path / "model", t.GPT2LMHeadModel(config))
+    ids = torch.randint(0, 2048, (40, 16))
+    save_file({"input_ids": ids, "token_type_ids": ids + 2048}, tmp_path / "data.safetensors")
+    with pytest.raises(CalibrationError, match="does not run on the held-out data: .*; give input"):
+        run(folder, calibration=tmp_path / "data.safetensors")
+
+
 def put(folder, **values):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
