@@ -205,5 +205,5 @@ def test_items_of_different_batches_differ():
 @pytest.mark.parametrize("dense", [scores([2.0]), scores([2.0, 2.0], [2.0])])
 def test_scores_without_a_spread_are_an_error(dense):
     references = [batch["scores"] for batch in dense]
-    with pytest.raises(CalibrationError, match="all held-out data the same score.*give more"):
+    with pytest.raises(CalibrationError, match=r"all held-out data the same score.*give more"):
         relative_loss(Given(Score()), nn.Identity(), batches=dense, references=references)
