@@ -38,8 +38,9 @@ def request_key(
     )
 
 
-def note_answer(folder: RunFolder, record: TuneRecord, *, key: str) -> None:
+def note_answer(folder: RunFolder, key: str) -> None:
     """Note that the result in the folder answers the request of this key."""
+    record = read_result(folder.path)  # numbers as they are read: 1 is 1.0 then
     if not is_answered(folder, record, key=key):
         folder.write_text(folder.cache / _ANSWERED, _answer(record, key))
 

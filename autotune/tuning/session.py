@@ -281,7 +281,7 @@ class Tuning:
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
         result = hand_out(self, final, rounds=rounds)
-        note_answer(self.workspace.folder, result.record, key=self.key)
+        note_answer(self.workspace.folder, self.key)
         if not self.machine.has_measured and is_same(result.record, self.earlier):
             self.workspace.note("this folder already holds this result; nothing was measured")
         return result

@@ -42,7 +42,7 @@ def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, mo
         request = TuneRequest(
             model=str(tmp_path / "dense"),
             output=tmp_path / "out",
-            budget=Budget(parameters=budget),
+            budget=Budget(parameters=budget, latency="1s"),
             workload=Workload(batch_size=2, sequence_length=16),
             calibration=CalibrationPlan(
                 calibration=str(LLAMA / "heldout.txt"),
