@@ -53,7 +53,8 @@ def test_ctrl_c_keeps_the_state(arguments, home):
     wait_for(entries, 120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    # Python ends by the signal itself where it came within an `exec` of a library: 130 to a shell.
+    assert process.returncode in (130, -signal.SIGINT), errors
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     assert entries()
