@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.compress.companions import is_weights
 from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.workload import Workload
@@ -86,7 +87,7 @@ def check_model(folder: Path, limit_bytes: int) -> None:
     Raises:
         UsageError: that.
     """
-    weights = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    weights = sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name))
     if weights > limit_bytes:
         raise UsageError(
             f"{option_name('model')} has weights of {_size(weights)}, and a job of this server may "

@@ -16,7 +16,8 @@ _TIMES = 2
 _MOST_TIMES = 6
 _WIDE = 0.02
 # How far the ratios of two processes on a calm machine lie apart, by device kind. Measured on an
-# H100: 0.0003 over 16 processes (benchmarks/results/2026-11-26-process-spread.md).
+# H100: 0.0003 over 16 processes; on CPUs noise hides it, and 0.003 is assumed
+# (benchmarks/results/2026-11-26-process-spread.md).
 _PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
 
 

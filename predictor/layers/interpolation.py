@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
+
+# A layer in some rank, and its seconds.
+Point: TypeAlias = tuple[LayerShape, float]
 
 
 class Curve:
@@ -21,17 +25,15 @@ class Curve:
     rank 1025 may take eight times as long as rank 1024.
     """
 
-    def __init__(self, known: Iterable[tuple[LayerShape, float]], *, cliff: int = 1) -> None:
+    def __init__(self, known: Iterable[Point], *, cliff: int = 1) -> None:
         """`known`: shapes of one layer and their seconds."""
         self._cliff = cliff
-        self._sides: dict[int, list[tuple[LayerShape, float]]] = {}
+        self._sides: dict[int, list[Point]] = {}
         for shape, seconds in sorted(known, key=lambda entry: entry[0].rank):
             side = side_of_cliff(shape.rank, cliff)
             self._sides.setdefault(side, []).append((shape, seconds))
 
-    def enclosing(
-        self, shape: LayerShape
-    ) -> tuple[tuple[LayerShape, float], tuple[LayerShape, float]] | None:
+    def enclosing(self, shape: LayerShape) -> tuple[Point, Point] | None:
         """The entries just below and above the shape's rank; twice the same at a known one.
 
         None outside of the ranks on the shape's side of the cliff: there is nothing between.
@@ -44,35 +46,32 @@ class Curve:
         left = right if known[right][0].rank == rank else right - 1
         return known[left], known[right]
 
+    def leave_one_out_errors(self, roofline: Roofline) -> list[float]:
+        """|log(interpolated / measured)| of every entry that has one on both sides, left out."""
+        return [
+            abs(math.log(_between(shape, low, high, roofline=roofline) / seconds))
+            for known in self._sides.values()
+            for low, (shape, seconds), high in zip(known, known[1:], known[2:], strict=False)
+        ]
+
 
 def interpolate(shape: LayerShape, curve: Curve, *, roofline: Roofline) -> float | None:
     """Seconds of `shape` between the ranks of its layer; None where none enclose it."""
     found = curve.enclosing(shape)
-    if found is None:
-        return None
-    (low, low_s), (high, high_s) = found
-    if low == high:
+    return None if found is None else _between(shape, *found, roofline=roofline)
+
+
+def _between(shape: LayerShape, low: Point, high: Point, *, roofline: Roofline) -> float:
+    """Seconds of `shape` by those of two ranks that enclose its own."""
+    (low_shape, low_s), (high_shape, _) = low, high
+    if low_shape == high_shape:
         return low_s
-    weight = math.log(shape.rank / low.rank) / math.log(high.rank / low.rank)
-    utilisation = (1 - weight) * math.log(roofline.latency_s(low) / low_s) + weight * math.log(
-        roofline.latency_s(high) / high_s
-    )
+    weight = math.log(shape.rank / low_shape.rank) / math.log(high_shape.rank / low_shape.rank)
+    at_low, at_high = (math.log(roofline.latency_s(end) / seconds) for end, seconds in (low, high))
+    utilisation = (1 - weight) * at_low + weight * at_high
     return roofline.latency_s(shape) / math.exp(utilisation)
 
 
 def side_of_cliff(rank: int, cliff: int) -> int:
     """The power of two that divides the rank, as far as it matters."""
     return min(rank & -rank, cliff)
-
-
-def leave_one_out_errors(
-    known: Sequence[tuple[LayerShape, float]], roofline: Roofline, *, cliff: int = 1
-) -> list[float]:
-    """|log(interpolated / measured)| of every inner point of `known`, sorted by rank, left out."""
-    errors = []
-    for i in range(1, len(known) - 1):
-        rest = [*known[:i], *known[i + 1 :]]
-        guess = interpolate(known[i][0], Curve(rest, cliff=cliff), roofline=roofline)
-        if guess is not None:
-            errors.append(abs(math.log(guess / known[i][1])))
-    return errors

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
-from autotune.predictor.layers.interpolation import Curve, interpolate, leave_one_out_errors
+from autotune.predictor.layers.interpolation import Curve, Point, interpolate
 from autotune.predictor.layers.unsettled import Ratio, weigh_unsettled
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.profiler.database.records import Measurement
@@ -126,17 +126,17 @@ class InterpolatedLayers(LatencySource):
 
     def __init__(self, measured: MeasuredLayers, roofline: Roofline, *, cliff: int) -> None:
         self._measured, self._roofline = measured, roofline
-        curves: dict[tuple[LayerShape, str], list[tuple[LayerShape, float]]] = {}
+        curves: dict[tuple[LayerShape, str], list[Point]] = {}
         for shape, estimate in measured.estimates.items():
             if not shape.is_dense:
                 curves.setdefault(_curve(shape), []).append((shape, estimate.latency_s))
-        for known in curves.values():
-            known.sort(key=lambda item: item[0].rank)
         self._curves = {name: Curve(known, cliff=cliff) for name, known in curves.items()}
         errors = [
             error
             for known in curves.values()
-            for error in leave_one_out_errors(_settled(known, measured), roofline, cliff=cliff)
+            for error in Curve(_settled(known, measured), cliff=cliff).leave_one_out_errors(
+                roofline
+            )
         ]
         self._half_width = conformal_quantile(errors, 0.9)
         self._seconds: dict[LayerShape, float] = {}
@@ -168,9 +168,7 @@ class InterpolatedLayers(LatencySource):
         return max(self._measured.half_width(end) for end, _ in found)
 
 
-def _settled(
-    known: Sequence[tuple[LayerShape, float]], measured: MeasuredLayers
-) -> list[tuple[LayerShape, float]]:
+def _settled(known: Sequence[Point], measured: MeasuredLayers) -> list[Point]:
     return [entry for entry in known if measured.estimates[entry[0]].source == "measured"]
 
 

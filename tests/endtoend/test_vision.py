@@ -13,6 +13,7 @@ from tests.outcomes import assert_finished
 pytestmark = pytest.mark.duration(40)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_tuned(cli, tmp_path):
     tiny_model("vit").save_pretrained(tmp_path / "vit")
     save_file({"pixel_values": torch.randn(64, 3, 32, 32)}, tmp_path / "images.safetensors")

@@ -67,6 +67,7 @@ def test_both_graphs_agree_with_the_checkpoint_at_every_shape(llama, exported):
     assert {"torch", "onnx"} <= set(json.loads(facts["autotune.versions"]))
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_and_anything_else_is_not(llama, exported, tmp_path):
     again = export_onnx(llama)
     assert set(again["files"]) == {"model.onnx"}

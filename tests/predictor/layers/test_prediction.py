@@ -72,6 +72,17 @@ def test_interpolation_is_exact_at_constant_utilisation():
     assert interpolate(shape(161), Curve(known), roofline=ROOFLINE) is None
 
 
+def test_points_are_left_out_between_those_of_their_side_of_the_cliff():
+    """Ranks 64 and 128 have the same side; 96 lies on another by itself, and 65 on a third."""
+    truth = {rank: ROOFLINE.latency_s(shape(rank)) / 0.5 for rank in (64, 65, 96, 128, 192)}
+    known = [(shape(rank), seconds) for rank, seconds in truth.items()]
+    assert Curve(known, cliff=64).leave_one_out_errors(ROOFLINE) == pytest.approx([0.0])
+    wrong = [(one, seconds * (2.0 if one.rank == 128 else 1.0)) for one, seconds in known]
+    found = Curve(wrong, cliff=64).leave_one_out_errors(ROOFLINE)
+    assert found == pytest.approx([math.log(2.0)])
+    assert len(Curve(known).leave_one_out_errors(ROOFLINE)) == 3
+
+
 def test_conformal_quantile_is_the_finite_sample_one():
     residuals = np.arange(1, 100) / 100.0
     assert conformal_quantile(residuals, 0.9) == 0.90
