@@ -15,8 +15,9 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.removal import finish_removals, old_jobs, remove_job
 from autotune.service.sessions import remove_expired_sessions
 from autotune.service.settings import Settings
+from autotune.service.upload_names import free_unused_names
 from autotune.service.upload_parts import remove_dead_parts
-from autotune.service.uploads import free_unused_names, old_uploads, remove_upload
+from autotune.service.uploads import old_uploads, remove_upload
 
 LOG = logging.getLogger(__name__)
 _EVERY_S = 600.0
@@ -54,7 +55,7 @@ def tidy(settings: Settings, database: JobDatabase) -> None:
     _remove_parts(settings)
     for parent in (settings.uploads, settings.data / "jobs"):
         finish_removals(parent)
-    free_unused_names(settings)
+    free_unused_names(settings.uploads)
     remove_expired_sessions(database)
     quotas = settings.quotas
     if quotas.keep_jobs_days is not None:

@@ -58,6 +58,7 @@ JOB = Table(
     CheckConstraint(f"state IN {STATES}", name="state"),
     CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="failure_is_stated"),
     Index("ix_job_state", "state", "id"),
+    Index("ix_job_owner", "owner", "started_at"),
 )
 
 EVENT = Table(
@@ -102,8 +103,13 @@ def _add_busy_since(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE job ADD COLUMN busy_since DOUBLE PRECISION")
 
 
+def _index_owners(connection: Connection) -> None:
+    connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS ix_job_owner ON job (owner, started_at)")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create_all,
     _add_sessions,
     _add_busy_since,
+    _index_owners,
 )

@@ -1,4 +1,4 @@
-"""The job table: submit, claim, keep alive, end. One writer for every running job, by its lease."""
+"""The job table: keep jobs alive, end them. One writer for every running job, by its lease."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ import sqlalchemy as sa
 
 from autotune.core.text import printable
 from autotune.core.types import canonical_json
-from autotune.service.errors import ConflictError, LeaseLostError, QuotaError
-from autotune.service.job_ids import behind_all_others, new_id
-from autotune.service.job_queries import JobQueries, one_job
+from autotune.service.errors import LeaseLostError
+from autotune.service.job_queries import one_job
+from autotune.service.job_queue import JobQueue
 from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.job_schema import (
     CANCELLED,
-    EVENT,
     FAILED,
     JOB,
     QUEUED,
     RUNNING,
     SUCCEEDED,
 )
-from autotune.service.specs import upgraded
-
-# A job that is put back starts again within this time; if it is due later, a clock was set back.
-_LONGEST_DELAY_S = 60.0
 
 
 def _always_silent(lease: Lease, heartbeat_at: float) -> bool:
@@ -34,102 +29,8 @@ def _always_silent(lease: Lease, heartbeat_at: float) -> bool:
     return True
 
 
-class JobDatabase(JobQueries):
+class JobDatabase(JobQueue):
     """Jobs, their events and the API keys; `Store` says how it is opened and what may be raised."""
-
-    def submit(
-        self,
-        kind: str,
-        spec: Mapping[str, Any],
-        *,
-        device: str,
-        owner: str = "",
-        idempotency_key: str | None = None,
-        most_queued: int | None = None,
-    ) -> tuple[Job, bool]:
-        """Put a job in the queue; and whether it is new, or was there under the idempotency key.
-
-        Raises:
-            ConflictError: the key was used for another job.
-            QuotaError: `most_queued` jobs are waiting.
-        """
-        now, job_id = self.dialect.now(), new_id()
-        insert = self.dialect.insert(JOB).values(
-            id=job_id,
-            kind=kind,
-            spec=canonical_json(dict(spec)),
-            owner=owner,
-            device=device,
-            idempotency_key=idempotency_key,
-            state=QUEUED,
-            created_at=now,
-            not_before=0.0,
-            attempt=0,
-            cancel_requested=0,
-            stage="",
-            done=0,
-            total=0,
-            revision=0,
-            events=0,
-        )
-        with self.transaction() as connection:
-            made = connection.execute(
-                insert.on_conflict_do_nothing(
-                    index_elements=["owner", "idempotency_key"]
-                ).returning(JOB.c.id)
-            ).first()
-            if made is None:
-                same = sa.and_(JOB.c.owner == owner, JOB.c.idempotency_key == idempotency_key)
-                found = one_job(connection, same)
-                if found.kind != kind or found.spec != upgraded(kind, dict(spec)):
-                    raise ConflictError(
-                        f"idempotency key {idempotency_key!r} belongs to job {found.id}, which "
-                        "asks for something else; use a new key"
-                    )
-                return found, False
-            queued = sa.select(sa.func.count()).where(JOB.c.state == QUEUED)
-            if most_queued is not None:
-                count = connection.execute(queued).scalar_one()
-                if count > most_queued:
-                    raise QuotaError(
-                        f"limit reached: {most_queued} jobs are queued; wait for some to end"
-                    )
-            job_id = behind_all_others(connection, job_id)
-            self._event(connection, job_id, kind="state", text=QUEUED)
-            return one_job(connection, JOB.c.id == job_id), True
-
-    def claim(self, runner: str) -> Job | None:
-        """The oldest job that may start, now `runner`'s; None when there is none."""
-        now = self.dialect.now()
-        oldest = (
-            sa.select(JOB.c.id)
-            .where(
-                JOB.c.state == QUEUED,
-                sa.or_(JOB.c.not_before <= now, JOB.c.not_before > now + _LONGEST_DELAY_S),
-            )
-            .order_by(JOB.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
-        take = (
-            JOB.update()
-            .where(JOB.c.id == oldest, JOB.c.state == QUEUED)
-            .values(
-                state=RUNNING,
-                runner=runner,
-                attempt=JOB.c.attempt + 1,
-                heartbeat_at=now,
-                started_at=sa.func.coalesce(JOB.c.started_at, now),
-            )
-            .returning(JOB.c.id)
-        )
-        with self.transaction() as connection:
-            job_id = connection.execute(take).scalar()
-            if job_id is None:
-                return None
-            self._event(connection, job_id, kind="state", text=RUNNING)
-            return one_job(connection, JOB.c.id == job_id)
 
     def beat(self, lease: Lease, stage: str, *, done: int, total: int) -> bool:
         """Record a heartbeat and the progress; returns whether the job is to be cancelled.
@@ -296,18 +197,6 @@ class JobDatabase(JobQueries):
         )
         _write(connection, back.returning(JOB.c.id), lease=lease)
         self._event(connection, lease.job_id, kind="state", text=f"{QUEUED} again: {why}")
-
-    def _event(self, connection: sa.Connection, job_id: str, *, kind: str, text: str) -> None:
-        """The row of the job is locked first, so that numbers have no gap and no double."""
-        counted = (
-            JOB.update()
-            .where(JOB.c.id == job_id)
-            .values(events=JOB.c.events + 1, revision=JOB.c.revision + 1)
-            .returning(JOB.c.events)
-        )
-        number = connection.execute(counted).scalar_one()
-        row = {"job_id": job_id, "number": number, "kind": kind, "text": printable(text)}
-        connection.execute(EVENT.insert().values(at=self.dialect.now(), **row))
 
 
 def _held(lease: Lease) -> sa.Update:

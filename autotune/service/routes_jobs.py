@@ -56,6 +56,7 @@ def submit(
         owner=caller,
         idempotency_key=idempotency_key,
         most_queued=parts.settings.quotas.queued_jobs,
+        most_queued_each=parts.settings.quotas.queued_jobs_each if caller else None,
     )
     response.status_code = 201 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"

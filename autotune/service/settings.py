@@ -16,18 +16,21 @@ from autotune.service.limits import ConnectionLimits
 class Quotas:
     """Limits of a server.
 
-    `body_bytes` limits a JSON request, `upload_bytes` one uploaded file, `uploaded_bytes` all
-    uploaded files together, `artefact_bytes` the folder of one job, `memory_bytes` the memory of
-    one job (None: no limit), `runtime_s` one attempt at a job, `streams` the open event streams and
-    `streams_each` those of one user, `pause_s` the wait for the next part of a request. Jobs and
-    uploads are deleted `keep_jobs_days` and `keep_uploads_days` after they ended or were last added
-    to, if these are set.
+    `queued_jobs` limits the jobs that wait, `body_bytes` a JSON request, `upload_bytes` one
+    uploaded file, `uploaded_bytes` all uploaded files together, `artefact_bytes` the folder of one
+    job, `memory_bytes` the memory of one job (None: no limit), `runtime_s` one attempt at a job,
+    `streams` the open event streams, `pause_s` the wait for the next part of a request. Of each of
+    these, `queued_jobs_each`, `uploaded_bytes_each` and `streams_each` is what one user may have.
+    Jobs and uploads are deleted `keep_jobs_days` and `keep_uploads_days` after they ended or were
+    last added to, if these are set.
     """
 
     queued_jobs: int = 20_000
+    queued_jobs_each: int = 16_000
     body_bytes: int = 1_000_000
     upload_bytes: int = 64 << 30
     uploaded_bytes: int = 1 << 40
+    uploaded_bytes_each: int = (1 << 40) * 4 // 5
     artefact_bytes: int = 256 << 30
     memory_bytes: int | None = None
     runtime_s: float = 24 * 3600.0

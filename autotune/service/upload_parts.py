@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.service.errors import ConflictError, TooLargeError
@@ -13,6 +14,25 @@ from autotune.service.job_files import folder_bytes
 
 _LOCK = ".lock"
 _SUFFIX = ".part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The space for all uploads, in bytes, and the share of it that one user may have.
+
+    `owned` lists the folders of that user; None: nobody else uploads, so there are no shares.
+    """
+
+    uploads: Path
+    most: int
+    each: int
+    owned: Callable[[], Iterable[Path]] | None
+
+    def left(self) -> Iterator[tuple[str, int]]:
+        """Whose files, and the bytes that may come to them."""
+        yield "all uploads", self.most - folder_bytes(self.uploads)
+        if self.owned is not None:
+            yield "your uploads", self.each - sum(map(folder_bytes, self.owned()))
 
 
 class Part:
@@ -61,20 +81,21 @@ class Part:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def reserve(self, size: int, *, uploads: Path, most: int) -> None:
+    def reserve(self, size: int, *, space: Space) -> None:
         """Count `size` bytes of the file, before they come.
 
         Raises:
-            TooLargeError: the files below `uploads` would have more than `most` bytes.
+            TooLargeError: the uploads of all users, or those of this one, would become too large.
         """
-        with alone(uploads):
-            others = folder_bytes(uploads) - os.fstat(self._file).st_size
-            if others + size > most:
-                left = max(most - others, 0)
-                raise TooLargeError(
-                    f"limit reached: the file is larger than {left} bytes, which is what all "
-                    "uploads together have left; delete uploads that are no longer used"
-                )
+        with alone(space.uploads):
+            mine = os.fstat(self._file).st_size
+            for whose, left in space.left():
+                if size > mine + left:
+                    most = max(mine + left, 0)
+                    raise TooLargeError(
+                        f"limit reached: the file is larger than {most} bytes, which is what "
+                        f"{whose} together have left; delete uploads that are no longer used"
+                    )
             os.ftruncate(self._file, size)
 
     @property

@@ -29,7 +29,8 @@ from autotune.service.job_queries import JobQueries
 from autotune.service.removal import delete, set_aside, users_of
 from autotune.service.settings import Settings
 from autotune.service.upload_check import check_upload
-from autotune.service.upload_parts import Part, alone
+from autotune.service.upload_names import claim, owned_by, owner_file, release
+from autotune.service.upload_parts import Part, Space, alone
 
 UPLOAD = "upload:"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -64,7 +65,7 @@ class Uploads:
 
         Raises:
             UsageError: the name or content is not allowed.
-            TooLargeError: the file exceeds a quota.
+            TooLargeError: the file exceeds a quota, or the share of its owner.
             ConflictError: the file exists already, or the name belongs to another user.
             StorageError: the disk is full.
         """
@@ -75,7 +76,8 @@ class Uploads:
         with storage_errors(folder):
             part = await self._run(partial(_begin, self.settings, name, file=file, owner=owner))
             try:
-                await self._fill(part, body, most=most, declared=declared)
+                space = _space_of(self.settings, owner)
+                await self._fill(part, body, space=space, most=most, declared=declared)
                 await self._run(part.complete)
                 await anyio.to_thread.run_sync(
                     check_upload, part.path, file, limiter=self._checking
@@ -87,10 +89,15 @@ class Uploads:
         return {"name": f"{UPLOAD}{name}", "file": file, "bytes": part.written}
 
     async def _fill(
-        self, part: Part, body: AsyncIterator[bytes], *, most: int, declared: int | None
+        self,
+        part: Part,
+        body: AsyncIterator[bytes],
+        *,
+        space: Space,
+        most: int,
+        declared: int | None,
     ) -> None:
-        uploads, quota = self.settings.uploads, self.settings.quotas.uploaded_bytes
-        await self._run(partial(part.reserve, declared or 0, uploads=uploads, most=quota))
+        await self._run(partial(part.reserve, declared or 0, space=space))
         async for chunk in body:
             size = part.written + len(chunk)
             if size > most:
@@ -98,9 +105,9 @@ class Uploads:
             if size > part.reserved:
                 step = min(most, size + _STEP_BYTES)
                 try:
-                    await self._run(partial(part.reserve, step, uploads=uploads, most=quota))
+                    await self._run(partial(part.reserve, step, space=space))
                 except TooLargeError:  # this much may still fit
-                    await self._run(partial(part.reserve, size, uploads=uploads, most=quota))
+                    await self._run(partial(part.reserve, size, space=space))
             await self._run(partial(part.write, chunk))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
@@ -147,21 +154,8 @@ def remove_upload(settings: Settings, database: JobQueries, *, name: str) -> Non
     with storage_errors(folder), suppress(FileNotFoundError):
         with alone(settings.uploads):
             aside = set_aside(folder)
-            _owner_file(settings, name).unlink(missing_ok=True)
+            owner_file(settings.uploads, name).unlink(missing_ok=True)
         delete(aside)
-
-
-def free_unused_names(settings: Settings) -> None:
-    """Free the names that a server that was killed left taken although they have no files."""
-    if not settings.uploads.is_dir():
-        return
-    with storage_errors(settings.uploads), alone(settings.uploads):
-        for folder in settings.uploads.glob("[!.]*"):
-            if not folder.is_symlink():
-                _release(settings, folder.name)
-        for mark in _owner_file(settings, "").glob("*"):
-            if not (settings.uploads / mark.name).exists():
-                mark.unlink()
 
 
 def old_uploads(settings: Settings, days: float) -> list[str]:
@@ -212,12 +206,22 @@ def _begin(settings: Settings, name: str, *, file: str, owner: str) -> Part:
     """
     settings.uploads.mkdir(parents=True, exist_ok=True)
     with alone(settings.uploads):
-        _claim(settings, name, owner=owner)
+        claim(settings.uploads, name, owner=owner)
         try:
             return Part(settings.uploads / name, file)
         except BaseException:
-            _release(settings, name)
+            release(settings.uploads, name)
             raise
+
+
+def _space_of(settings: Settings, owner: str) -> Space:
+    """The space that the files of an owner may take; without keys, everything is one owner's."""
+    return Space(
+        uploads=settings.uploads,
+        most=settings.quotas.uploaded_bytes,
+        each=settings.quotas.uploaded_bytes_each,
+        owned=partial(owned_by, settings.uploads, owner) if owner else None,
+    )
 
 
 def _publish(settings: Settings, part: Part) -> None:
@@ -228,40 +232,4 @@ def _publish(settings: Settings, part: Part) -> None:
 def _end(settings: Settings, part: Part) -> None:
     with alone(settings.uploads):
         part.close()
-        _release(settings, part.folder.name)
-
-
-def _claim(settings: Settings, name: str, *, owner: str) -> None:
-    """Make the folder of a model the caller's, or check that it is.
-
-    Raises:
-        ConflictError: somebody else has uploaded a model of that name.
-    """
-    folder, mark = settings.uploads / name, _owner_file(settings, name)
-    if not folder.exists():
-        mark.parent.mkdir(exist_ok=True)
-        new = mark.with_name(f".{name}")
-        new.write_text(owner)
-        new.replace(mark)
-        folder.mkdir()
-    with suppress(FileNotFoundError):  # older versions kept no owner
-        if mark.read_text() != owner:
-            raise ConflictError(
-                f"the name {name} is taken by a model of another user; choose another one"
-            )
-
-
-def _release(settings: Settings, name: str) -> None:
-    """Remove the folder again if no file came."""
-    folder = settings.uploads / name
-    with suppress(OSError):
-        for module in folder.iterdir():
-            with suppress(OSError):
-                module.rmdir()
-        folder.rmdir()
-        _owner_file(settings, name).unlink(missing_ok=True)
-
-
-def _owner_file(settings: Settings, name: str) -> Path:
-    """The file that holds the id of the key by which a model was uploaded."""
-    return settings.uploads / ".owners" / name
+        release(settings.uploads, part.folder.name)

@@ -17,6 +17,7 @@ from autotune.service import upload_check, uploads
 from autotune.service.app import create_app
 from autotune.service.errors import ConflictError, TooLargeError
 from autotune.service.job_records import Ending, Lease
+from autotune.service.keys import create_key
 from autotune.service.settings import Quotas
 from autotune.service.upload_check import check_upload
 from autotune.service.upload_parts import Part, remove_dead_parts
@@ -131,6 +132,11 @@ async def put_all(app, wanted, body, *, length=True):
         return await asyncio.gather(*(counted(path) for path in wanted))
 
 
+def user_headers(database, *names):
+    """Headers of new users, by their names."""
+    return {name: {"Authorization": f"Bearer {create_key(database, name)[1]}"} for name in names}
+
+
 @pytest.mark.parametrize("length", [True, False])
 def test_the_quota_holds_for_uploads_at_the_same_time(settings, database, length):
     quotas = Quotas(upload_bytes=900_000, uploaded_bytes=2_000_000)
@@ -143,6 +149,20 @@ def test_the_quota_holds_for_uploads_at_the_same_time(settings, database, length
     stored = [path for path in settings.uploads.rglob("*.json") if path.is_file()]
     assert sum(path.stat().st_size for path in stored) <= quotas.uploaded_bytes
     assert not list(settings.uploads.rglob("*.part"))
+
+
+def test_one_user_cannot_take_the_space_of_all(settings, database):
+    quotas = Quotas(upload_bytes=900_000, uploaded_bytes=2_500_000, uploaded_bytes_each=1_000_000)
+    app = create_app(dataclasses.replace(settings, quotas=quotas), database)
+    body = b'["' + b"a" * 800_000 + b'"]'
+    with TestClient(app) as client:
+        answers = [
+            client.put(f"/v1/models/{name}{n}/tokenizer.json", content=body, headers=headers)
+            for name, headers in user_headers(database, "alice", "bob").items()
+            for n in (0, 1)
+        ]
+    assert [answer.status_code for answer in answers] == [201, 413, 201, 413]
+    assert "your uploads together have left" in answers[1].text
 
 
 def test_a_file_is_uploaded_once(settings, database):

@@ -87,6 +87,11 @@ _LEAST_MEMORY = 512 << 20
     help="Limit on queued jobs.",
 )
 @click.option(
+    "--max-queued-per-user",
+    type=click.IntRange(1),
+    help="Limit on the queued jobs of one API key.  [default: 80 % of --max-queued]",
+)
+@click.option(
     "--max-runtime",
     type=click.FloatRange(1),
     default=86_400,
@@ -98,6 +103,10 @@ _LEAST_MEMORY = 512 << 20
 )
 @click.option(
     "--max-uploaded", default="1TiB", show_default=True, help="Size limit of all uploads together."
+)
+@click.option(
+    "--max-uploaded-per-user",
+    help="Size limit of the uploads of one API key.  [default: 80 % of --max-uploaded]",
 )
 @click.option(
     "--max-artefacts", default="256GiB", show_default=True, help="Size limit of one job's folder."
@@ -201,6 +210,8 @@ def settings_of(options: dict[str, Any]) -> Settings:
         UsageError: a size or the farm's address is not one, or the farm's token is missing.
     """
     data: Path = options["data"]
+    uploaded = _bytes("--max-uploaded", options["max_uploaded"])
+    uploaded_each = options["max_uploaded_per_user"]
     return Settings(
         data=data.resolve(),
         job_database=options["jobs_db"] or data.resolve() / "jobs.sqlite",
@@ -216,9 +227,13 @@ def settings_of(options: dict[str, Any]) -> Settings:
         farm_token=_farm_token(options["farm"], options["token_file"]),
         quotas=Quotas(
             queued_jobs=options["max_queued"],
+            queued_jobs_each=options["max_queued_per_user"] or _share(options["max_queued"]),
             runtime_s=options["max_runtime"],
             upload_bytes=_bytes("--max-upload", options["max_upload"]),
-            uploaded_bytes=_bytes("--max-uploaded", options["max_uploaded"]),
+            uploaded_bytes=uploaded,
+            uploaded_bytes_each=_share(uploaded)
+            if uploaded_each is None
+            else _bytes("--max-uploaded-per-user", uploaded_each),
             artefact_bytes=_bytes("--max-artefacts", options["max_artefacts"]),
             memory_bytes=_memory_bytes(options["max_memory"], slots=options["slots"]),
             streams=max(Quotas.streams, options["max_streams"]),
@@ -232,6 +247,11 @@ def settings_of(options: dict[str, Any]) -> Settings:
             proxies=options["proxies"],
         ),
     )
+
+
+def _share(limit: int) -> int:
+    """What one user may take of a limit, so that something is left for the others."""
+    return max(1, limit * 4 // 5)
 
 
 def _farm_token(farm: str | None, file: Path) -> str | None:

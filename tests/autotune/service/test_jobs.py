@@ -107,6 +107,32 @@ def test_the_oldest_job_goes_first(jobs):
     assert [jobs.claim("a").id, jobs.claim("a").id, jobs.claim("a")] == [first.id, second.id, None]
 
 
+def test_owners_take_turns_whoever_submitted_first(jobs):
+    many = [submit(jobs, owner="alice").id for _ in range(4)]
+    bobs = [submit(jobs, owner="bob").id for _ in range(2)]
+    claimed = [jobs.claim("r").id for _ in range(6)]
+    assert claimed == [many[0], bobs[0], many[1], bobs[1], many[2], many[3]]
+    # Bob has been served more recently than a newcomer, and a job that is put back keeps its turn.
+    later = submit(jobs, owner="bob").id
+    carols = submit(jobs, owner="carol").id
+    assert [jobs.claim("r").id, jobs.claim("r").id] == [carols, later]
+
+
+def test_one_owner_cannot_fill_the_queue(jobs):
+    limits = {"most_queued": 4, "most_queued_each": 2}
+    for _ in range(2):
+        submit(jobs, owner="alice", **limits)
+    with pytest.raises(QuotaError, match="2 jobs of one user are queued"):
+        submit(jobs, owner="alice", **limits)
+    submit(jobs, owner="bob", **limits)
+    submit(jobs, owner="carol", **limits)
+    with pytest.raises(QuotaError, match="4 jobs are queued"):
+        submit(jobs, owner="dave", **limits)
+    assert jobs.counts()["queued"] == 4
+    jobs.claim("r")
+    submit(jobs, owner="alice", **limits)
+
+
 def test_two_submissions_with_one_key_are_one_job(jobs):
     found = []
 
