@@ -1,8 +1,9 @@
-"""How much memory this process may use: the machine's, or less where a control group limits it."""
+"""How much memory this process may use, and how much it has used at most."""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,10 @@ _LIMITS = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # of version 2 
 
 
 def memory_bytes() -> int:
-    """Bytes of memory that this process and its children may use together."""
+    """Bytes of memory that this process and its children may use together.
+
+    They are those of the machine, or fewer where a control group limits them.
+    """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([total, *_group_limits()])
 
@@ -29,3 +33,9 @@ def _group_limits() -> Iterator[int]:
                 for folder in (path, *path.parents):
                     with suppress(OSError, ValueError):  # "max" is no number
                         yield int((_CGROUPS / name / folder / _LIMITS[name]).read_text())
+
+
+def peak_memory_bytes() -> int:
+    """Bytes of this process at most, plus those of its largest child: they ran side by side."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024

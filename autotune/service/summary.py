@@ -9,16 +9,22 @@ from autotune.core.errors import UsageError
 from autotune.report.summary import outcome_text
 from autotune.results.job_summary import TuneSummary
 
+_MOST_FAILURES = 20  # of layers that a profile could not measure; the database has them all
+
 
 def summarise(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a tuning without its sites and curves; everything of other kinds.
+    """The figures of a tuning without its sites and curves, of a profile without a long list.
 
     Raises:
         UsageError: the JSON of a tuning lacks keys, or has values of another type.
     """
     if kind == "tune":
         return TuneSummary.of_result(record).to_json()
-    return dict(record)
+    found = dict(record)
+    if kind == "profile":
+        failed = list(found.get("failed", ()))
+        found.update(failed=failed[:_MOST_FAILURES], failed_count=len(failed))
+    return found
 
 
 def outcome(result: Mapping[str, Any] | None) -> str:

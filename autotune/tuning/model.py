@@ -125,6 +125,7 @@ def trace_model(
     check_workload(workload, loaded)
     _require_positions(workload, max_positions(loaded.model))
     task = make_task(loaded.task, loaded.folder)
+    workload = task.fitted(loaded.model, workload)
     sites = find_sites(loaded.model, tuple(targets), ignore=tuple(ignore))
     with foreign_code(_not_run(loaded)):
         inputs = task.example_inputs(loaded.model, workload)

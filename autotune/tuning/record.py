@@ -54,7 +54,7 @@ def tune_record(
         backend=machine.backend.name,
         dtype=machine.dtype,
         predicted_from=tuple(machine.sources()),
-        workload=request.workload,
+        workload=tuning.model.workload,
         budget={name: limit.text for name, limit in request.budget.limits().items()},
         verdict=tuning.verdict(final),
         allow_quality_loss=request.allow_quality_loss,

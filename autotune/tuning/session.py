@@ -11,7 +11,6 @@ where it was.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +24,9 @@ from autotune.compress.quality import relative_loss
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import digest
+from autotune.core.workload import Workload
 from autotune.devices.detect import check_threads
+from autotune.devices.memory import peak_memory_bytes
 from autotune.results.record import Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
@@ -126,7 +127,8 @@ class Tuning:
                 ignore=request.method.ignore,
                 joint=request.offers_joint,
             )
-            data = load_calibration(loaded, request.calibration, workload=request.workload)
+            _note_length(workspace, asked=request.workload, given=model.workload)
+            data = load_calibration(loaded, request.calibration, workload=model.workload)
             dense_heldout_loss(model, data, workspace=workspace)
             key = request_key(request, model=model, data=data, machine=machine)
             # Nothing better is needed, and the same command changes nothing.
@@ -289,10 +291,13 @@ class Tuning:
     def cost(self) -> Cost:
         """Seconds since the tuning was opened, and its peak memory so far."""
         seconds = time.monotonic() - self.started_s
-        return Cost(seconds=seconds, peak_memory_bytes=_peak_memory_bytes())
+        return Cost(seconds=seconds, peak_memory_bytes=peak_memory_bytes())
 
 
-def _peak_memory_bytes() -> int:
-    """This process's peak plus the largest measuring process's: they ran side by side."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
+def _note_length(workspace: Workspace, *, asked: Workload, given: Workload) -> None:
+    """Say so where the inputs of the model are shorter than what was asked for."""
+    if asked != given:
+        workspace.note(
+            f"inputs have {given.sequence_length} tokens, the most that the model takes, instead "
+            f"of {asked.sequence_length}"
+        )

@@ -129,6 +129,15 @@ class Task(ABC):
         del output, batch
         return reference.flatten(0, -2).unsqueeze(1)
 
+    def fitted(self, model: nn.Module, workload: Workload) -> Workload:
+        """The workload as `example_inputs` follows it: the same, or no longer than inputs can be.
+
+        Only for models whose users do not choose the length, as that of a caption. Others are
+        refused where they have too few positions.
+        """
+        del model
+        return workload
+
     @abstractmethod
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random inputs by name, (batch, …), for tracing, counting and timing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.auto import modeling_auto as auto
 
+from autotune.compress.positions import max_text_positions
 from autotune.compress.tasks.base import Batch, pixel_inputs, text_inputs
 from autotune.compress.tasks.embedding import Embedding
 from autotune.core.types import Workload
@@ -55,13 +57,16 @@ class ImageText(Embedding):
         del output, batch
         return reference
 
+    def fitted(self, model: nn.Module, workload: Workload) -> Workload:
+        """With at most as many tokens as the text tower takes."""
+        limit = max_text_positions(model)
+        tokens = workload.sequence_length if limit is None else min(workload.sequence_length, limit)
+        return replace(workload, sequence_length=tokens)
+
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids, at most as many as the text tower takes, and random pixels."""
         config: Any = model.config
-        text = config.text_config
-        tokens = min(workload.sequence_length, text.max_position_embeddings)
-        shape = Workload(batch_size=workload.batch_size, sequence_length=tokens)
         return {
-            **text_inputs(text.vocab_size, shape),
+            **text_inputs(config.text_config.vocab_size, self.fitted(model, workload)),
             **pixel_inputs(config.vision_config, workload),
         }

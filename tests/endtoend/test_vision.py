@@ -80,6 +80,8 @@ def test_two_towers_are_tuned(cli, tmp_path):
     )
     record = assert_finished(done)
     assert record["task"] == "image-text"
+    assert record["workload"]["sequence_length"] == 64, "positions of its text"
+    assert "inputs have 64 tokens, the most that the model takes, instead of 128" in done.stderr
     assert record["quality"]["metric"] == "cosine"
     assert record["parameters"]["compressed"] <= 0.85 * record["parameters"]["dense"]
     chosen = [site["name"] for site in record["sites"] if site["rank"]]
