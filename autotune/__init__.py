@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from autotune.export.dense import merge
     from autotune.export.onnx import export_onnx
     from autotune.export.tensorrt import export_tensorrt
+    from autotune.layers.predict import predict
+    from autotune.layers.profiling import profile
     from autotune.results.result import TuneResult
     from autotune.tuning.bench import bench
     from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
@@ -38,6 +40,8 @@ __all__ = [
     "export_onnx",
     "export_tensorrt",
     "merge",
+    "predict",
+    "profile",
     "tune",
     "verify",
 ]
@@ -47,6 +51,8 @@ _HOMES = {
     "bench": "autotune.tuning.bench",
     "verify": "autotune.tuning.verify",
     "merge": "autotune.export.dense",
+    "predict": "autotune.layers.predict",
+    "profile": "autotune.layers.profiling",
     "export_onnx": "autotune.export.onnx",
     "export_tensorrt": "autotune.export.tensorrt",
     "TuneResult": "autotune.results.result",

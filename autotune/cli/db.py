@@ -10,10 +10,11 @@ import click
 
 from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import DEVICE, database_option, parse_shape
+from autotune.cli.options import DEVICE, database_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.paths import check_database_exists
 from autotune.core.types import Address
+from autotune.layers.options import parse_shape
 
 _PATH = click.Path(path_type=Path)
 

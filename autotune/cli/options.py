@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import click
 
 from autotune.cli.main import json_flag, wants_json
 from autotune.cli.schema import Suggested, single
-from autotune.core.errors import UsageError, option_name
-from autotune.core.layers import LayerShape
 from autotune.core.paths import data_folder
 from autotune.devices.specs import device_names
 from autotune.tuning.options import MachineOptions
@@ -52,23 +49,3 @@ def split_formats(formats: Sequence[str]) -> tuple[str, str]:
     files = [each for each in formats if each in FILE_FORMATS] or ["onnx"]
     outputs = [each for each in formats if each not in FILE_FORMATS] or ["text"]
     return files[-1], outputs[-1]
-
-
-_SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
-
-
-def parse_shape(text: str, tokens: int) -> LayerShape:
-    """`384x1536` (in_features x out_features) on `tokens` rows.
-
-    Raises:
-        UsageError: another form, or a size of zero.
-    """
-    match = _SHAPE.fullmatch(text)
-    if match is None or not all(map(int, match.groups())):
-        raise UsageError(
-            f"{option_name('shape')} must be IN_FEATURESxOUT_FEATURES, such as 384x1536, "
-            f"got {text!r}"
-        )
-    return LayerShape(
-        tokens=tokens, in_features=int(match.group(1)), out_features=int(match.group(2))
-    )

@@ -7,13 +7,10 @@ from typing import Any
 
 import click
 
-from autotune.cli.forms import chosen_forms
-from autotune.cli.job_options import PredictOptions, check_forms
 from autotune.cli.main import emit, format_option
-from autotune.cli.options import parse_shape
 from autotune.cli.schema import schema_options, values
-from autotune.core.forms import DENSE
 from autotune.core.types import Estimate
+from autotune.layers.options import PredictOptions
 
 
 @click.command(
@@ -27,23 +24,10 @@ def command(output_format: str, **options: Any) -> None:
     For a device that is not on this machine, predictions come from the database that ships with
     the package, or from third-party measurements.
     """
-    from autotune.core.paths import check_database_exists
     from autotune.core.quantities import format_seconds
-    from autotune.layers.predict import KnownLayers
-    from autotune.tuning.machines import nearest_machine
-    from autotune.tuning.options import MachineOptions
+    from autotune.layers.predict import predict_layers
 
-    chosen: PredictOptions = values(PredictOptions, options)
-    wanted = [form for form in chosen_forms(chosen.ranks, chosen.forms) if form != DENSE]
-    names = ("device", "backend", "dtype", "threads", "database", "allow_extrapolation")
-    dense = parse_shape(chosen.shape, chosen.tokens)
-    shapes = [dense.with_form(form) for form in (DENSE, *wanted)]
-    check_database_exists(chosen.database)
-    with nearest_machine(MachineOptions(**{n: getattr(chosen, n) for n in names})) as machine:
-        check_forms(wanted, machine.backend, schema=PredictOptions)
-        layers = KnownLayers(machine, allow_extrapolation=chosen.allow_extrapolation)
-        found = layers.predict(shapes)
-        name, dtype = machine.spec.name, machine.dtype
+    found = predict_layers(values(PredictOptions, options))
     answers, lines = [], []
     for one, estimate in zip(found.shapes, found.estimates, strict=True):
         form = one.form
@@ -56,7 +40,8 @@ def command(output_format: str, **options: Any) -> None:
             f"ratio {estimate.ratio:.3f}  {estimate.source}"
         )
     sources = list(found.sources)
-    record = {"device": name, "dtype": dtype, "sources": sources, "estimates": answers}
+    about = {"device": found.device, "dtype": found.dtype}
+    record = {**about, "sources": sources, "estimates": answers}
     emit(output_format, record, lines=[*lines, *(f"from {source}" for source in sources)])
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 
-from autotune.cli.job_options import PredictOptions
 from autotune.core.errors import AutotuneError
 from autotune.core.option_names import spell
+from autotune.layers.options import PredictOptions
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.prediction_records import Question
 from autotune.service.state import Caller, Owner, Parts

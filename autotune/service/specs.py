@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, VerifyOptions
+from autotune.cli.job_options import DriftOptions, ExportOptions, VerifyOptions
 from autotune.cli.schema import default_value
 from autotune.core.errors import UsageError
 from autotune.core.options import Entry, entries
 from autotune.core.options_json import Nested, at, from_json, nested_from_flat, to_json
+from autotune.layers.options import ProfileOptions
 from autotune.service.schema import Spec, TakesFlatNames, pydantic_model
 from autotune.service.schema import Text as Text
 from autotune.tuning.request import TuneRequest

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.cli.forms import chosen_forms
-from autotune.cli.job_options import DriftOptions, ExportOptions, ProfileOptions, check_forms
-from autotune.cli.options import parse_shape
+from autotune.cli.job_options import DriftOptions, ExportOptions
 from autotune.compress.locate import known_folder
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.option_names import spell
@@ -17,6 +15,7 @@ from autotune.core.options_json import from_json
 from autotune.core.types import canonical_json
 from autotune.core.workload import Workload
 from autotune.devices.specs import find_device
+from autotune.layers.options import ProfileOptions, check_forms, chosen_forms, parse_shape
 from autotune.service.errors import NotFoundError
 from autotune.service.estimates import check_layers, check_model, check_workload
 from autotune.service.inputs import resolve

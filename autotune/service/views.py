@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from fastapi import Body
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from autotune.cli.job_options import LayerOptions, PredictOptions
 from autotune.core.layers import LayerShape
 from autotune.core.options_json import from_json
+from autotune.layers.options import LayerOptions, PredictOptions
 from autotune.service.job_records import Job
 from autotune.service.job_schema import StateName
 from autotune.service.schema import Spec, pydantic_model

@@ -1,0 +1,211 @@
+"""What is asked of single layers: their options, and the shapes and forms that these spell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autotune.core.errors import AutotuneError, UsageError, option_name
+from autotune.core.forms import Form, low_rank, parse_form
+from autotune.core.layers import LayerShape
+from autotune.core.option_names import about, spell
+from autotune.core.options import Entry, OptionError, check_options, entries, option, same
+from autotune.core.options_json import from_json
+from autotune.core.types import Address
+from autotune.core.workload import Workload
+from autotune.tuning.options import MachineOptions
+
+if TYPE_CHECKING:
+    from autotune.profiler.backends.base import Backend
+
+_Options = TypeVar("_Options")
+_SIZE = 2**31 - 1
+_SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """A linear layer on `tokens` rows: dense, factorized at rank `rank`, or in a `form`."""
+
+    tokens: int = option(
+        flag="--tokens", required=True, ge=1, le=_SIZE, metavar="M", help="Rows of the input, M."
+    )
+    in_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the input, K.")
+    out_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the output, N.")
+    rank: int | None = option(
+        flag="--rank",
+        ge=1,
+        le=_SIZE,
+        metavar="R",
+        default_text="dense only",
+        help="Rank of the factors.",
+    )
+    form: str | None = option(
+        flag="--form",
+        metavar="FORM",
+        help="Form, such as rank=96; other structures and precisions need a backend that has them.",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def layer(self) -> LayerShape:
+        """The layer in the requested form; `form` takes precedence over `rank`."""
+        return LayerShape(
+            tokens=self.tokens,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            form=parse_form(self.form) if self.form else Form(rank=self.rank or 0),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Predict the latency of a layer."""
+
+    tokens: int = same(LayerOptions, "tokens")
+    shape: str = option(
+        flag="--shape",
+        required=True,
+        metavar="KxN",
+        help="IN_FEATURESxOUT_FEATURES of a layer.",
+    )
+    ranks: tuple[int, ...] = same(LayerOptions, "rank", default=(), flat="ranks")
+    forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
+    device: str = same(MachineOptions, "device")
+    backend: str | None = same(MachineOptions, "backend")
+    dtype: str | None = same(MachineOptions, "dtype")
+    threads: int | None = same(MachineOptions, "threads")
+    database: Address = same(MachineOptions, "database")
+    allow_extrapolation: bool = same(MachineOptions, "allow_extrapolation")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """Measure dense and low-rank layers and store the results in the database."""
+
+    tokens: tuple[int, ...] = same(LayerOptions, "tokens", default=(), required=False)
+    shapes: tuple[str, ...] = same(
+        PredictOptions, "shape", default=(), required=False, flat="shapes"
+    )
+    plan: str | None = option(
+        flag="--plan",
+        choices=("quick", "full"),
+        help="Profile the standard layers: quick (about 100 points, 2 minutes) or full.",
+    )
+    model: str | None = option(
+        flag="--for", flat="model", metavar="FOLDER|ID", help="Profile the layers of this model."
+    )
+    batch_size: int = same(Workload, "batch_size", note="With --for only: ")
+    isl: int = same(Workload, "sequence_length", note="With --for only: ")
+    osl: int = same(Workload, "output_length", note="With --for only: ")
+    ranks: tuple[int, ...] = same(
+        LayerOptions, "rank", default=(), flat="ranks", default_text="the aligned grid"
+    )
+    forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
+    device: str = same(MachineOptions, "device")
+    backend: str | None = same(MachineOptions, "backend")
+    dtype: str | None = same(MachineOptions, "dtype")
+    threads: int | None = same(MachineOptions, "threads")
+    remeasure: bool = same(MachineOptions, "remeasure")
+    farm: str | None = same(MachineOptions, "farm")
+    database: Address = same(MachineOptions, "database")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def check(self) -> None:
+        """Refuse what is no layer and no form, layers not given once, and a workload of no model.
+
+        Raises:
+            UsageError: one that cannot be used, under its name.
+        """
+        ways = (self.model, self.plan, self.tokens and self.shapes)
+        if sum(map(bool, ways)) != 1:
+            rule = "give {tokens} and {shapes}, or {model}, or {plan} quick"
+            raise OptionError("", rule, schema=ProfileOptions)
+        given = [each.path for each in entries(ProfileOptions) if self._is_of_a_model(each)]
+        if given and not self.model:
+            raise OptionError(given[0], "needs {model}", schema=ProfileOptions)
+        for shape in self.shapes:
+            parse_shape(shape, max(self.tokens, default=1))
+        chosen_forms(self.ranks, self.forms)
+
+    def _is_of_a_model(self, entry: Entry) -> bool:
+        """Whether an option of the model's workload was set to another value than its default."""
+        name = entry.name
+        return name in ("batch_size", "isl", "osl") and getattr(self, name) != entry.default
+
+
+def check_forms(forms: Iterable[Form], backend: Backend, *, schema: type) -> None:
+    """Refuse forms of layers that the backend cannot run.
+
+    Raises:
+        OptionError: one that it has no implementation of.
+    """
+    for form in forms:
+        if not backend.implements(form):
+            rule = (
+                f"{form}: {backend.name} has no implementation of it; measure plain pairs in "
+                "native precision, such as rank=96, or choose another {backend}"
+            )
+            raise OptionError("forms", rule, schema=schema)
+
+
+def parse_shape(text: str, tokens: int) -> LayerShape:
+    """`384x1536` (in_features x out_features) on `tokens` rows.
+
+    Raises:
+        UsageError: another form, or a size of zero.
+    """
+    match = _SHAPE.fullmatch(text)
+    if match is None or not all(map(int, match.groups())):
+        raise UsageError(
+            f"{option_name('shape')} must be IN_FEATURESxOUT_FEATURES, such as 384x1536, "
+            f"got {text!r}"
+        )
+    return LayerShape(
+        tokens=tokens, in_features=int(match.group(1)), out_features=int(match.group(2))
+    )
+
+
+def chosen_forms(ranks: Sequence[int], forms: Sequence[str]) -> list[Form]:
+    """The forms asked for with --rank and --form, each once, in the order given.
+
+    Raises:
+        UsageError: a form that is not spelled as one.
+    """
+    with about("form"):
+        return list(dict.fromkeys([*map(low_rank, ranks), *map(parse_form, forms)]))
+
+
+def from_keywords(schema: type[_Options], given: Mapping[str, Any], *, of: str) -> _Options:
+    """The options that keywords of the Python function `of` describe.
+
+    Raises:
+        OptionError: a value that cannot be used.
+        TypeError: a keyword that is not an option.
+    """
+    known = [each.name for each in fields(schema)]
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{of}() got an unexpected keyword argument {name!r}; options are "
+                f"{', '.join(known)}"
+            )
+    return from_json(schema, dict(given))
+
+
+@contextmanager
+def named_as_keywords(schema: type) -> Iterator[None]:
+    """Errors name an option by the keyword that sets it."""
+    try:
+        yield
+    except AutotuneError as error:
+        raise spell(error, "flat", schema) from None
