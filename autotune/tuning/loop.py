@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.forms import plan_to_json
+from autotune.core.forms import Plan, plan_to_json
 from autotune.core.layers import LayerShape
 from autotune.core.types import digest
 from autotune.predictor.base import LatencyPredictor
@@ -268,13 +268,17 @@ class ClosedLoop:
         )
         return MeasuredPass(**found)
 
+    def build(self, plan: Plan) -> dict[str, Path]:
+        """The compressed models of a plan, by phase."""
+        return {
+            phase: self.builder.compressed(phase, self.compression, plan=plan)
+            for phase in self.builder.model.workload.passes
+        }
+
     def _measured_round(
         self, allocation: Allocation, corrections: Corrections, *, number: int
     ) -> Round:
-        builds = {
-            phase: self.builder.compressed(phase, self.compression, plan=allocation.plan)
-            for phase in self.builder.model.workload.passes
-        }
+        builds = self.build(allocation.plan)
         label = f"measure round {number + 1}"
         outcome = self.measure(allocation, corrections, builds=builds, label=label)
         if self.planner.limits_latency and surprise(outcome) > _SURPRISE:

@@ -20,7 +20,8 @@ class Round:
 
     `builds` are the compressed models by phase. `measured` is None where the machine does not
     measure. A measurement that a round was chosen by flatters it, so one that seemed to hold the
-    budget has a `second_look`, made afresh.
+    budget has a `second_look`, made afresh. `prediction` is set where the layers were measured
+    again since: what the model predicts now is not what the round was chosen by.
     """
 
     allocation: Allocation
@@ -28,6 +29,7 @@ class Round:
     measured: Measured | None
     builds: Mapping[str, Path]
     second_look: Measured | None = None
+    prediction: Estimate | None = None
 
     @property
     def decided(self) -> Round:
@@ -41,8 +43,8 @@ class Round:
 
     @property
     def predicted(self) -> Estimate:
-        """What the corrected model predicts for the plan."""
-        return self.network.predict(self.allocation.plan)
+        """What the corrected model predicted for the plan."""
+        return self.prediction or self.network.predict(self.allocation.plan)
 
     @property
     def corrections(self) -> tuple[float, ...]:

@@ -40,6 +40,7 @@ from autotune.tuning.earlier import (
     is_answered,
     is_same,
     note_answer,
+    noted_rounds,
     request_key,
 )
 from autotune.tuning.handout import hand_out
@@ -234,11 +235,23 @@ class Tuning:
         self.knobs = knobs
         if not self.machine.verified:
             return [self._loop.predict(knobs)]
-        rounds = self._loop.run(knobs)
+        rounds = self._earlier_rounds() or self._loop.run(knobs)
         # Rounds have measured further layers; what they learned of the network is their own.
         network = rounds[-1].network.corrected(self.planner.uncorrected)
         self.planner = replace(self.planner, network=network)
         return rounds
+
+    def _earlier_rounds(self) -> list[Round]:
+        """The rounds of the result in the folder, where that answers this very request."""
+        if self.earlier is None or not self.machine.keeps_timings:
+            return []
+        return noted_rounds(
+            self.workspace.folder,
+            self.earlier,
+            self.planner.network,
+            key=self.key,
+            builds=self._loop.build,
+        )
 
     @property
     def _loop(self) -> ClosedLoop:
@@ -283,7 +296,7 @@ class Tuning:
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
         result = hand_out(self, final, rounds=rounds)
-        note_answer(self.workspace.folder, self.key)
+        note_answer(self.workspace.folder, self.key, rounds=rounds)
         if not self.machine.has_measured and is_same(result.record, self.earlier):
             self.workspace.note("this folder already holds this result; nothing was measured")
         return result

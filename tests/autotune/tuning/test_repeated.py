@@ -5,6 +5,7 @@ import dataclasses
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import Budget, Workload
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure import points
 from autotune.results.layer_timings import LayerTimings
 from autotune.results.result import result_text
@@ -34,24 +35,28 @@ def test_a_tuning_that_ends_as_its_folder_did_is_the_same_result(tmp_path):
     assert not is_same(again, None)
 
 
+def request_of(home, budget, *, rounds):
+    return TuneRequest(
+        model=str(home / "dense"),
+        output=home / "out",
+        budget=budget,
+        workload=Workload(batch_size=2, sequence_length=16),
+        calibration=CalibrationPlan(
+            calibration=str(LLAMA / "heldout.txt"),
+            statistics_samples=8,
+            search_samples=8,
+            heldout_samples=8,
+        ),
+        search=SearchOptions(trials=0, rounds=rounds, sensitivity_rounds=0),
+    )
+
+
 def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
     save_model(tmp_path / "dense")
 
     def tuned(budget):
-        request = TuneRequest(
-            model=str(tmp_path / "dense"),
-            output=tmp_path / "out",
-            budget=Budget(parameters=budget, latency="1s"),
-            workload=Workload(batch_size=2, sequence_length=16),
-            calibration=CalibrationPlan(
-                calibration=str(LLAMA / "heldout.txt"),
-                statistics_samples=8,
-                search_samples=8,
-                heldout_samples=8,
-            ),
-            search=SearchOptions(trials=0, rounds=1, sensitivity_rounds=0),
-        )
+        request = request_of(tmp_path, Budget(parameters=budget, latency="1s"), rounds=1)
         hardware = simulated_hardware("cpu-like", seed=3)
         machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite", disturbance=CALM)
         record = session.tune(request, machine=machine).record
@@ -65,3 +70,36 @@ def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, mo
     assert tuned("0.95x") == first
     other = tuned("0.8x")
     assert other.settled == other.total
+
+
+def test_the_same_command_changes_nothing_whatever_the_table_holds_by_then(tmp_path, monkeypatch):
+    """Layers are measured again during a tuning: its first plan was chosen by another table."""
+    monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
+    save_model(tmp_path / "dense")
+    measured = []
+
+    def tuned():
+        hardware = simulated_hardware("cpu-like", seed=3)
+        machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite", disturbance=CALM)
+        request = request_of(tmp_path, Budget(latency="0.9x"), rounds=3)
+        record = session.tune(request, machine=machine).record
+        measured.append(machine.has_measured)
+        return record
+
+    first = tuned()
+    assert first.verdict is Verdict.MET
+    with LatencyDatabase(tmp_path / "latency.sqlite") as database:
+        (name,) = database.fingerprints()
+        rows = [row for row in database.measurements(name) if row.shape.rank]
+        halves = ("latency_s", "ratio", "ratio_low", "ratio_high")
+        faster = [
+            dataclasses.replace(row, **{part: getattr(row, part) / 2 for part in halves})
+            for row in rows
+        ]
+        run = database.start_run(first.device, "again")
+        database.add(run, faster, remeasured=[row.shape for row in rows])
+    again = tuned()
+    assert measured == [True, False]
+    assert [site.form for site in again.sites] == [site.form for site in first.sites]
+    assert again.measured == first.measured
+    assert again.rounds == first.rounds
