@@ -82,10 +82,11 @@ def test_a_host_without_the_backend_tunes_for_the_workers_device(
     with sqlite3.connect(database) as store:
         (points,) = store.execute("SELECT count(*) FROM measurement WHERE error IS NULL").fetchone()
     assert points > 50, "layers are kept in the database of this host"
-    # Again: everything measured is reused, and the farm is only asked who it is.
+    # Again: everything measured is reused, and the farm is only asked who it is. Only a budget that
+    # was not met is a reason to measure what did not settle once more.
     again = assert_finished(cli(*command, env=environment, fresh=True), out)
-    assert again["measured_ratio"] == record["measured_ratio"]
+    assert again["measured_ratio"] == record["measured_ratio"] or record["verdict"] != "met"
     # The folder is one that whoever has the device can measure again.
     bench = json.loads(cli("bench", out, "--format", "json").stdout.splitlines()[-1])
-    assert bench["tuned_ratio"] == record["measured_ratio"]
+    assert bench["tuned_ratio"] == again["measured_ratio"]
     assert bench["ratio"] > 0

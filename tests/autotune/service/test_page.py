@@ -11,6 +11,7 @@ from autotune.service.keys import create_key
 from tests.autotune.service.browser import chromium, complaints, dark, requests, resize, serving
 
 selenium = pytest.importorskip("selenium")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
@@ -52,7 +53,11 @@ def fill(browser, name, value):
 
 
 def wait(browser, condition, seconds=30):
-    return WebDriverWait(browser, seconds, poll_frequency=0.2).until(condition)
+    """A page that was left takes its elements with it; the next look is at the new ones."""
+    patience = WebDriverWait(
+        browser, seconds, poll_frequency=0.2, ignored_exceptions=(StaleElementReferenceException,)
+    )
+    return patience.until(condition)
 
 
 def plots(browser, count):
