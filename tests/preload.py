@@ -1,5 +1,6 @@
 """All that a command may import, for the process that commands are forked from (commands.py)."""
 
+import contextlib
 import importlib
 import pkgutil
 
@@ -20,4 +21,5 @@ for name in LIBRARIES:
     importlib.import_module(name)
 for module in pkgutil.walk_packages(autotune.__path__, "autotune."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        with contextlib.suppress(ImportError):  # what only a GPU host has, such as TensorRT
+            importlib.import_module(module.name)
