@@ -14,6 +14,8 @@ from autotune.devices.control_groups import cpu_quota
 from autotune.devices.specs import DeviceSpec, find_device, known_devices
 from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
+THREADS = "AUTOTUNE_THREADS"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PresentDevice:
@@ -47,7 +49,19 @@ def default_threads() -> int:
     """The threads to use unless told otherwise: the cores, as far as control groups grant them.
 
     More threads than granted would be stopped together for a part of every period.
+    `$AUTOTUNE_THREADS` is for machines whose work is divided up in another way.
+
+    Raises:
+        UsageError: the variable is not a number from 1 to the cores of this process.
     """
+    text = os.environ.get(THREADS)
+    if text:
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= cpu_threads():
+            raise UsageError(
+                f"{THREADS} must be 1 to {cpu_threads()}, the cores that this process may use, "
+                f"got {text!r}"
+            )
+        return int(text)
     quota = cpu_quota()
     return cpu_threads() if quota is None else max(1, min(cpu_threads(), int(quota)))
 

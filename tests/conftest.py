@@ -28,6 +28,7 @@ LLAMA = DATA / "code-llama-3m"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Worker processes share the cores: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("AUTOTUNE_THREADS", "1")
 # Tests assert what is done, not how fast: short measurements serve.
 os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 

@@ -59,7 +59,7 @@ class MachineOptions:
         flag="--threads",
         group="Machine",
         ge=1,
-        default_text="all cores",
+        default_text="$AUTOTUNE_THREADS, else all cores",
         metavar="N",
         help="Threads of the backend.",
     )

@@ -135,7 +135,7 @@ class UnseenDevice:
         trees = ExtraTreesRegressor(
             40, min_samples_leaf=20, max_features=0.4, random_state=self.random_state
         )
-        boosting = HistGradientBoostingRegressor(
+        boosting = _Boosting(
             max_iter=200,
             learning_rate=0.05,
             max_leaf_nodes=15,
@@ -194,6 +194,30 @@ class UnseenDevice:
         return np.column_stack(
             [np.log(m), np.log(k), np.log(n), limit, np.log(np.ceil(waves) / waves), np.log(waves)]
         )
+
+
+class _Boosting(HistGradientBoostingRegressor):  # type: ignore[misc]
+    """Boosted trees on features rounded to 255 quantiles of the rows, whatever the rows weigh.
+
+    scikit-learn sorts the rows once for every quantile of every feature where rows have weights,
+    which takes ten times as long as the trees themselves.
+    """
+
+    def fit(self, x: Array, y: Array, *, sample_weight: Array) -> _Boosting:
+        """Learn from x (n, features), y (n,) and weights (n,)."""
+        steps = np.linspace(0, 1, self.max_bins + 1)[1:-1]
+        self._edges = [np.unique(np.quantile(column, steps)) for column in x.T]
+        super().fit(self._rounded(x), y, sample_weight=sample_weight)
+        return self
+
+    def predict(self, x: Array) -> Array:
+        """The prediction, (n,), of x (n, features)."""
+        found: Array = super().predict(self._rounded(x))
+        return found
+
+    def _rounded(self, x: Array) -> Array:
+        pairs = zip(self._edges, x.T, strict=True)
+        return np.column_stack([np.searchsorted(edges, column) for edges, column in pairs])
 
 
 def _families(donors: Sequence[Donor]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from autotune.core.errors import UsageError
 from autotune.devices import detect
 from autotune.devices.control_groups import cpu_quota, parse_quota
 
@@ -118,7 +119,19 @@ def test_a_quota_is_in_cores():
 )
 def test_the_default_threads_are_what_is_granted(monkeypatch, quota, threads):
     monkeypatch.setattr(detect, "cpu_quota", lambda: quota)
+    monkeypatch.delenv("AUTOTUNE_THREADS", raising=False)
     monkeypatch.setattr(detect, "cpu_threads", lambda: 8)
     assert detect.default_threads() == threads
     assert detect.check_threads(None) == threads
     assert detect.check_threads(8) == 8, "asked for, so it is done"
+    monkeypatch.setenv("AUTOTUNE_THREADS", "3")
+    assert detect.default_threads() == detect.check_threads(None) == 3
+    assert detect.check_threads(8) == 8
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "9", "two", "1.5", "\u0663"])
+def test_threads_of_the_environment_are_checked(monkeypatch, text):
+    monkeypatch.setenv("AUTOTUNE_THREADS", text)
+    monkeypatch.setattr(detect, "cpu_threads", lambda: 8)
+    with pytest.raises(UsageError, match="AUTOTUNE_THREADS must be 1 to 8, the cores"):
+        detect.default_threads()

@@ -126,7 +126,8 @@ def test_drivers_names_are_recognised(monkeypatch, reported, name):
     assert detect.require_device(name).gpu is gpu
 
 
-def test_threads_are_checked():
+def test_threads_are_checked(monkeypatch):
+    monkeypatch.delenv("AUTOTUNE_THREADS", raising=False)
     assert detect.check_threads(None) == detect.cpu_threads()
     for wrong in (0, -1, detect.cpu_threads() + 1):
         with pytest.raises(UsageError, match=r"machine\.threads must be 1 to"):

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, from an empty database to a tuning of the default model."""
+"""The pages in a real Chromium, from an empty database to a finished tuning."""
 
 import json
 import time
@@ -9,6 +9,7 @@ import pytest
 from autotune.service.jobs import JobDatabase
 from autotune.service.keys import create_key
 from tests.autotune.service.browser import chromium, complaints, dark, requests, resize, serving
+from tests.conftest import LLAMA
 
 selenium = pytest.importorskip("selenium")
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
@@ -24,7 +25,8 @@ LIMIT_S = 600
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     data = tmp_path_factory.mktemp("service") / "data"
-    with serving(data, "--db", data.parent / "latency.sqlite") as found:
+    models = ("--models", LLAMA.parent)
+    with serving(data, "--db", data.parent / "latency.sqlite", *models) as found:
         yield found
 
 
@@ -72,14 +74,19 @@ def finished(server, browser):
     """The address of a finished tuning, made through the form."""
     browser.get(server.address)
     assert "No jobs yet." in browser.find_element(By.ID, "counts").text
-    fill(browser, "latency", "0.9")
+    default = browser.find_element(By.ID, "model").get_attribute("placeholder")
+    assert "all-MiniLM-L6-v2" in default
+    fill(browser, "model", LLAMA.name)
+    fill(browser, "latency", "0.97")
     fill(browser, "batch_size", "1")
+    fill(browser, "isl", "64")
     browser.find_element(By.TAG_NAME, "summary").click()
     for name, value in [
         ("trials", "0"),
         ("rounds", "1"),
         ("sensitivity_rounds", "0"),
         ("calibration_samples", "8"),
+        ("calibration", f"{LLAMA.name}/heldout.txt"),
     ]:
         fill(browser, name, value)
     browser.find_element(By.CSS_SELECTOR, "#tune button").click()
@@ -105,7 +112,7 @@ def test_from_the_form_to_the_result(server, browser, finished):
     assert "budget" in browser.find_element(By.CSS_SELECTOR, ".verdict").text
     plots(browser, 6)
     words = browser.find_element(By.ID, "figure-pareto").text
-    for word in ("budget 0.9x", "uniform keep ratio", "chosen, measured"):
+    for word in ("budget 0.97x", "uniform keep ratio", "chosen, measured"):
         assert word in words
     events = [item.text for item in browser.find_elements(By.CSS_SELECTOR, "#events li")]
     assert "queued" in events[0]
@@ -115,8 +122,8 @@ def test_from_the_form_to_the_result(server, browser, finished):
     assert {"report.html", "model.onnx", "model/model.safetensors"} <= {a.text for a in links}
     browser.get(server.address)
     row = browser.find_element(By.CSS_SELECTOR, "#jobs tbody tr")
-    assert "all-MiniLM-L6-v2" in row.text
-    assert "latency 0.9x" in row.text
+    assert LLAMA.name in row.text
+    assert "latency 0.97x" in row.text
 
 
 def test_the_report_opens_without_scripts(browser, finished):
