@@ -23,7 +23,7 @@ from autotune.layers.profile import Profiled, profile_full, profile_points, prof
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import plan_forms
-from autotune.tuning.machines import farm_machine, local_machine
+from autotune.tuning import machines
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.model import model_shapes
 from autotune.tuning.network_timing import layer_policy
@@ -88,8 +88,8 @@ def _machine(options: ProfileOptions, farm_token: str | None) -> MeasuringMachin
     names = ("device", "backend", "dtype", "threads", "remeasure", "farm", "database")
     chosen = MachineOptions(**{name: getattr(options, name) for name in names})
     if not options.farm:
-        return local_machine(chosen)
-    return farm_machine(dataclasses.replace(chosen, farm_token=farm_token))
+        return machines.local_machine(chosen)
+    return machines.farm_machine(dataclasses.replace(chosen, farm_token=farm_token))
 
 
 def _measured(
