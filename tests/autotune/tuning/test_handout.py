@@ -9,10 +9,12 @@ import autotune
 from autotune.core.errors import UsageError
 from autotune.core.files import file_sha256
 from autotune.core.progress import Reporter
+from autotune.report import html
+from autotune.report.svg import svg
 from tests.conftest import LLAMA
 from tests.damage import DAMAGES, save_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.duration(50)]
 
 
 class Notes(Reporter):
@@ -27,7 +29,23 @@ class Notes(Reporter):
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("handout")
     save_model(folder / "dense")
+    (folder / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts_drawn_once():
+    """Nearly all of these tunings report the same, and to draw it takes most of their time."""
+    drawn = {}
+
+    def once(chart):
+        if repr(chart) not in drawn:
+            drawn[repr(chart)] = svg(chart)
+        return drawn[repr(chart)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "svg", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +60,7 @@ def tune(home):
             database=home / "latency.sqlite",
             batch_size=2,
             isl=16,
-            calibration=LLAMA / "heldout.txt",
+            calibration=home / "text.txt",
             calibration_samples=8,
             trials=0,
             sensitivity_rounds=1,
