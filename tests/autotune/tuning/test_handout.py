@@ -141,8 +141,9 @@ def test_a_damaged_entry_of_the_cache_is_named_and_nothing_of_it_is_handed_out(
     assert any(str(entry) in line and "made again" in line for line in notes.lines)
 
 
-def test_factors_that_another_budget_needs_are_made_again(copied, tune, tmp_path):
-    expected = tune(tmp_path / "fresh", budget="0.9x")
+def test_factors_that_another_budget_needs_are_made_again(tuned, copied, tune, tmp_path):
+    shutil.copytree(tuned.folder, tmp_path / "undamaged")
+    expected = tune(tmp_path / "undamaged", budget="0.9x")
     (path,) = (copied / ".cache").glob("factors-*.safetensors")
     path.write_bytes(DAMAGES["zeros"](path.read_bytes()))
     assert tune(copied, budget="0.9x").record.quality == expected.record.quality
