@@ -341,12 +341,12 @@ def test_layers_with_one_input_share_a_down_factor(cli, small, small_copy):
 
 
 @pytest.mark.slow
-def test_plans_are_judged_in_processes_of_their_own(cli, small, small_copy):
+def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
     done = cli(
-        *small,
+        *arguments,
         *flags(
-            output=small_copy,
-            trials=20,
+            output=copied,
+            trials=3,
             jobs=2,
             sensitivity_rounds=1,
             rounds=1,
@@ -355,11 +355,11 @@ def test_plans_are_judged_in_processes_of_their_own(cli, small, small_copy):
         ),
     )
     assert_finished(done)
-    (journal,) = (small_copy / ".cache").glob("losses-*.jsonl")
+    (journal,) = (copied / ".cache").glob("losses-*.jsonl")
     plans = [json.loads(line)["plan"] for line in journal.read_text().splitlines() if line]
     assert len(plans) == len(set(plans)) > 20
-    assert list((small_copy / ".cache").glob("search-batches-*"))
-    with sqlite3.connect(small_copy / ".cache" / "optuna.sqlite") as study:
+    assert list((copied / ".cache").glob("search-batches-*"))
+    with sqlite3.connect(copied / ".cache" / "optuna.sqlite") as study:
         states = [state for (state,) in study.execute("SELECT state FROM trials")]
     assert states.count("COMPLETE") >= 3
 
