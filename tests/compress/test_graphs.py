@@ -17,7 +17,7 @@ from autotune.compress.sites import find_sites
 from autotune.core.errors import ModelError, ParityError
 from autotune.export.parity import check_parity, onnx_network
 
-pytestmark = pytest.mark.duration(60)
+pytestmark = pytest.mark.duration(80)
 
 SIZES = {
     "vocab_size": 99,
