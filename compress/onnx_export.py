@@ -137,9 +137,9 @@ def rewrite_low_rank(
     del graph.node[:]
     graph.node.extend(nodes)
     for key, value in metadata.items():
-        model.metadata_props.add(
-            key=key, value=value if isinstance(value, str) else json.dumps(value)
-        )
+        # Sorted: plans that are equal, in whatever order, make the same file.
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        model.metadata_props.add(key=key, value=text)
     check_low_rank(model, layers)
     save_onnx(model, path)
 

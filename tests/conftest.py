@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import tiers
+from tests import flushing, tiers
 from tests.commands import run_command
 from tests.postgres import postgres_server
 from tests.seeds import (
@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """One tier and one seed for all worker processes."""
+    flushing.do_without()
     tiers.resolve(config)
     session_seed()
 
@@ -96,7 +97,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 TINY = ("bert", "gpt2", "llama", "vit")
 
 
-def tiny_model(kind: str, seed: int = 0) -> Any:
+def tiny_model(kind: str, seed: int = 0, *, layers: int = 2) -> Any:
     """A small random model with real architecture: gpt2 has Conv1D, llama GQA and tied weights."""
     import torch
     import transformers as t
@@ -104,7 +105,7 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
     sizes = {
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
     }
     text = {"vocab_size": 101, "max_position_embeddings": 64, **sizes}
@@ -112,7 +113,7 @@ def tiny_model(kind: str, seed: int = 0) -> Any:
     if kind == "bert":
         model = t.BertModel(t.BertConfig(**text))
     elif kind == "gpt2":
-        config = t.GPT2Config(vocab_size=101, n_embd=64, n_layer=2, n_head=4, n_positions=64)
+        config = t.GPT2Config(vocab_size=101, n_embd=64, n_layer=layers, n_head=4, n_positions=64)
         model = t.GPT2LMHeadModel(config)
     elif kind == "llama":
         config = t.LlamaConfig(**text, num_key_value_heads=2, tie_word_embeddings=True)

@@ -31,13 +31,13 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def save_model(folder: Path) -> None:
+def save_model(folder: Path, *, width: int = 64, positions: int = 64) -> None:
     """A tiny random Llama with a real tokenizer."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2}
     vocabulary = transformers.AutoConfig.from_pretrained(
         LLAMA, trust_remote_code=False, attn_implementation=None
     ).vocab_size
@@ -46,7 +46,7 @@ def save_model(folder: Path) -> None:
         vocab_size=vocabulary,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)

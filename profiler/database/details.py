@@ -71,13 +71,12 @@ def drop(
     connection: sa.Connection, rows: Sequence[Mapping[str, Any]], *, tables: Sequence[sa.Table]
 ) -> None:
     """Remove what `tables` hold of the stored `rows`, and take it out of its runs' seals."""
+    keys = [{f"key_{name}": row[name] for name in KEY} for row in rows]
     for table in tables:
         same = sa.and_(*(table.c[name] == sa.bindparam(f"key_{name}") for name in KEY))
-        for row in rows:
-            key = {f"key_{name}": row[name] for name in KEY}
-            gone = [
-                dict(held._mapping) for held in connection.execute(table.select().where(same), key)
-            ]
-            connection.execute(table.delete().where(same), key)
-            if gone and table in seals.SEALED:
+        query = table.select().where(same)
+        gone = [dict(row._mapping) for key in keys for row in connection.execute(query, key)]
+        if gone:
+            connection.execute(table.delete().where(same), keys)
+            if table in seals.SEALED:
                 seals.renew(connection, table, before=gone, after=[])

@@ -12,6 +12,7 @@ import datetime
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -183,7 +184,7 @@ class LatencyDatabase(Store):
         for again in (False, True):
             some = [as_row(row) | owners for row in rows if (row.shape in remeasured) == again]
             if some:
-                connection.execute(self._upsert(again), some)
+                connection.execute(self._upserts[again], some)
         after = _rows_like(connection, fingerprint_id, shapes=[row.shape for row in rows])
         seals.renew(connection, MEASUREMENT, before=before, after=after)
         old = {row_key(row): row for row in before}
@@ -193,8 +194,15 @@ class LatencyDatabase(Store):
         fresh_rows = [row for row in rows if row_key(as_row(row) | owners) in changed]
         put_details(connection, owners, rows=fresh_rows, details=details)
 
-    def _upsert(self, again: bool) -> Any:
-        """Insert measurements, or put them in place of worse ones; see `add`."""
+    @cached_property
+    def _upserts(self) -> tuple[Any, Any]:
+        """To insert measurements, or put them in place of worse ones: at first, and again.
+
+        See `add`. Built once: to build a statement takes as long as to execute it.
+        """
+        return self._upsert(again=False), self._upsert(again=True)
+
+    def _upsert(self, *, again: bool) -> Any:
         statement = self.dialect.insert(MEASUREMENT)
         old, new = MEASUREMENT.c, statement.excluded
         narrower = new.ratio_high / new.ratio_low < old.ratio_high / old.ratio_low

@@ -17,7 +17,7 @@ from autotune.compress.sites import find_sites
 from autotune.core.errors import ModelError, ParityError
 from autotune.export.parity import check_parity, onnx_network
 
-pytestmark = pytest.mark.duration(60)
+pytestmark = pytest.mark.duration(80)
 
 SIZES = {
     "vocab_size": 99,
@@ -69,6 +69,7 @@ CLASSES = {
         t.MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2)
     ),
 }  # fmt: skip
+SOME = ("qwen2 classifier", "layoutlm", "roberta decoder")  # in the fast tier
 SHAPES = ((2, 7), (3, 40))
 
 
@@ -83,13 +84,13 @@ def graph_of(loaded, phase, path):
     return export_checkpoint(loaded, phase, folder=path, metadata={})
 
 
-@pytest.mark.parametrize("name", ["qwen2 classifier", "layoutlm", "roberta decoder"])
+@pytest.mark.parametrize("name", SOME)
 def test_a_graph_is_what_transformers_computes(name, tmp_path):
     assert_right(name, "prefill", tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CLASSES])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in SOME])
 def test_so_is_every_other_one(name, tmp_path):
     assert_right(name, "prefill", tmp_path)
 

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
+from tests.commands import flags
 from tests.conftest import LLAMA
+from tests.damage import save_model
 
 BUDGET = "0.97x"
 SMALL = (
@@ -43,19 +45,41 @@ def arguments(home):
 
 
 @pytest.fixture(scope="module")
+def small(home):
+    """A short tuning of a tiny model, for tests that need neither trained weights nor latencies."""
+    save_model(home / "tiny", width=128)
+    return flags(
+        model=home / "tiny",
+        device="cpu",
+        batch_size=1,
+        isl=32,
+        calibration=home / "text.txt",
+        db=home / "latency.sqlite",
+        calibration_samples=8,
+        trials=0,
+        rounds=1,
+        sensitivity_rounds=0,
+    )
+
+
+@pytest.fixture(scope="module")
 def wide(home):
     """Layers that a large GPU runs faster when factorized; a model of 3 M is all launches there."""
+    return save_wide(home / "wide")
+
+
+def save_wide(folder, *, layers=2):
+    """A random Llama of layers as wide as those of real models."""
     import torch
     import transformers
 
-    folder = home / "wide"
     shutil.copytree(LLAMA, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
     vocabulary = transformers.AutoConfig.from_pretrained(LLAMA).vocab_size
     config = transformers.LlamaConfig(
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=4,
         vocab_size=vocabulary,

@@ -7,14 +7,21 @@ import pytest
 from safetensors import safe_open
 
 from autotune.devices.detect import gpu_names
+from tests.endtoend.conftest import save_wide
 from tests.outcomes import assert_agrees
 
 pytestmark = [
     pytest.mark.skipif(bool(gpu_names()), reason="there is a GPU here"),
     pytest.mark.slow,
-    pytest.mark.duration(90),
+    pytest.mark.duration(60),
 ]
 DEVICES = {"h200": "this project's database", "a100": "aiconfigurator-core"}
+
+
+@pytest.fixture(scope="module")
+def wide(home):
+    """One layer: its factors, which take most of the time here, are those of any."""
+    return save_wide(home / "wide", layers=1)
 
 
 @pytest.fixture(scope="module")

@@ -8,23 +8,24 @@ import sys
 
 import pytest
 
+from tests.commands import flags
 from tests.outcomes import assert_finished
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(90)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(60)]
 
 
-def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, home, moments):
+def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, small, home, moments):
     """Killed again and again at random moments, the run ends with the same kind of result."""
     folder = home / "killed"
-    lean = (*arguments, "--sensitivity-rounds", 0, "--output", folder)
+    lean = (*small, *flags(params_budget="0.8x", trials=2, rounds=2, output=folder))
     command = [sys.executable, "-m", "autotune", *map(str, lean)]
     for _ in range(2):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            process.wait(timeout=moments.uniform(5, 20))
+            process.wait(timeout=moments.uniform(3, 12))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -35,10 +36,12 @@ def test_kill_9_at_any_moment_then_the_same_command_finishes(cli, arguments, hom
     assert not list(folder.rglob(".*.part"))
 
 
-def test_ctrl_c_keeps_the_state(arguments, home):
+def test_ctrl_c_keeps_the_state(small, home):
     folder = home / "interrupted"
+    # The search goes on for longer than it takes to see that the graph is there.
+    lean = (*small, *flags(params_budget="0.8x", trials=200, sensitivity_rounds=2, output=folder))
     process = subprocess.Popen(
-        [sys.executable, "-m", "autotune", *map(str, arguments), "--output", str(folder)],
+        [sys.executable, "-m", "autotune", *map(str, lean)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,25 +64,16 @@ def test_ctrl_c_keeps_the_state(arguments, home):
     assert not list(folder.rglob(".*.part"))
 
 
-def test_torch_eager_is_a_backend_too(cli, arguments, home):
+def test_torch_eager_is_a_backend_too(cli, small, home):
     done = cli(
-        *arguments,
-        "--output",
-        home / "eager",
-        "--backend",
-        "torch-eager",
-        "--trials",
-        0,
-        "--latency-budget",
-        "1x",
-        "--targets",
-        r"mlp",
-        "--rounds",
-        1,
-        "--sensitivity-rounds",
-        0,
-        "--format",
-        "json",
+        *small,
+        *flags(
+            output=home / "eager",
+            backend="torch-eager",
+            params_budget="0.9x",
+            targets="mlp",
+            format="json",
+        ),
     )
     record = assert_finished(done)
     assert record["backend"] == "torch-eager"

@@ -7,29 +7,30 @@ import torch
 
 import autotune.compress.checkpoint  # noqa: F401  registers the format
 from autotune.compress.loading import load_class
+from tests.commands import flags
 from tests.conftest import LLAMA
+from tests.damage import save_model
 from tests.endtoend.test_bad_input import refuse
 from tests.outcomes import assert_finished
 
-pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
-
-QUICK = ("--trials", 0, "--rounds", 1, "--sensitivity-rounds", 0, "--format", "json")
+pytestmark = [pytest.mark.slow, pytest.mark.duration(45)]
 
 
 @pytest.fixture(scope="module")
-def request_run(cli, arguments, home):
+def request_run(cli, small, home):
     """A request of 128 tokens in and 32 out, at 0.9 of the dense model's parameters too."""
+    save_model(home / "longer", width=256, positions=256)
     done = cli(
-        *arguments,
-        *QUICK,
-        "--output",
-        home / "out",
-        "--osl",
-        32,
-        "--latency-budget",
-        "1x",
-        "--params-budget",
-        "0.9x",
+        *small,
+        *flags(
+            model=home / "longer",
+            isl=128,
+            osl=32,
+            latency_budget="1x",
+            params_budget="0.9x",
+            output=home / "out",
+            format="json",
+        ),
     )
     return home / "out", assert_finished(done)
 

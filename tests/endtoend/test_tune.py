@@ -15,7 +15,7 @@ from tests.endtoend.conftest import BUDGET
 from tests.endtoend.test_bad_input import refuse
 from tests.outcomes import assert_finished
 
-pytestmark = pytest.mark.duration(200)
+pytestmark = pytest.mark.duration(150)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,20 @@ def assert_same_model(folder, record):
     assert text.shape == (1, 22)
 
 
+@pytest.fixture(scope="module")
+def small_run(cli, small, home):
+    done = cli(*small, *flags(output=home / "small", params_budget="0.8x", format="json"))
+    assert_finished(done, home / "small")
+    return home / "small"
+
+
+@pytest.fixture
+def small_copy(small_run, tmp_path):
+    """A copy of the tiny model's finished run, to go on from."""
+    shutil.copytree(small_run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
 @pytest.fixture
 def copied(tuned, tmp_path):
     """A copy of the finished run, to go on from."""
@@ -138,9 +152,7 @@ def test_the_same_command_again_computes_nothing_again(tuned, cli, arguments):
 
 @pytest.mark.slow
 def test_another_budget_reuses_what_does_not_depend_on_it(tuned, copied, cli, arguments):
-    done = cli(
-        *arguments, *flags(output=copied, latency_budget="0.95x", trials=0, sensitivity_rounds=0)
-    )
+    done = cli(*arguments, *flags(output=copied, latency_budget="0.95x", trials=0, rounds=1))
     assert_finished(done, copied)
     reused = ["statistics", "factorize", "export"]
     timings = tuned[1]["layer_timings"]
@@ -174,11 +186,11 @@ def test_bench_measures_again(tuned, cli):
 
 
 @pytest.mark.slow
-def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
+def test_a_result_is_verified_and_a_changed_one_is_not(small_copy, cli):
     for dtype in ("fp16", "fp32"):
-        exported = cli("export", copied, "--dtype", dtype, "--json")
+        exported = cli("export", small_copy, "--dtype", dtype, "--json")
         assert exported.returncode == 0, exported.stderr
-    done = cli("verify", copied, "--format", "json")
+    done = cli("verify", small_copy, "--format", "json")
     report = json.loads(done.stdout.splitlines()[-1])
     found = {finding["check"]: finding for finding in report["findings"]}
     others = {k: f for k, f in found.items() if not k.startswith("latency")}  # too short to judge
@@ -186,12 +198,12 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     named = {"ranks", "latency", "quality", "parity of model.onnx", "model/model.safetensors"}
     named |= {"onnx-fp16/model.onnx", "parity of onnx-fp16/model.onnx"}
     assert named <= set(found)
-    _, rows = (copied / "report.html").read_text().split("<h2>Builds</h2>")
+    _, rows = (small_copy / "report.html").read_text().split("<h2>Builds</h2>")
     assert rows.rstrip().endswith("</html>")
     rows = rows.partition("</table>")[0]
     assert all(name in rows for name in ("<td>model.onnx", "onnx-fp16/model.onnx", "onnx-fp32/"))
     assert rows.count("not measured") == 1  # fp16 is not what this run was tuned in
-    record = json.loads((copied / "result.json").read_text())
+    record = json.loads((small_copy / "result.json").read_text())
     assert found["quality"]["value"] == pytest.approx(record["quality"]["compressed"], rel=1e-3)
     verdict = Verdict(report["verdict"])
     assert verdict.value == found["latency"]["verdict"]
@@ -199,11 +211,11 @@ def test_a_result_is_verified_and_a_changed_one_is_not(copied, cli):
     assert report["quality_verdict"] == record["quality_verdict"]
     wrong = not report["valid"] or report["quality_lost"]
     assert done.returncode == (1 if wrong else verdict.exit_code)
-    weights = copied / "model" / "model.safetensors"
+    weights = small_copy / "model" / "model.safetensors"
     raw = bytearray(weights.read_bytes())
     raw[-3] ^= 64
     weights.write_bytes(raw)
-    done = cli("verify", copied)
+    done = cli("verify", small_copy)
     assert done.returncode == 1
     assert "model.safetensors has been changed since it was written" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("INVALID: ")
@@ -301,31 +313,31 @@ def test_several_budgets_hold_together(cli, arguments, copied):
 
 
 @pytest.mark.slow
-def test_layers_with_one_input_share_a_down_factor(cli, arguments, copied):
+def test_layers_with_one_input_share_a_down_factor(cli, small, small_copy):
     """Where that costs less; without it the same budget costs more loss by the same table."""
     records = []
     for joint in ("--no-joint", "--joint"):
         done = cli(
-            *arguments,
+            *small,
             joint,
             *flags(
-                output=copied,
+                output=small_copy,
                 trials=0,
                 sensitivity_rounds=0,
                 rounds=1,
-                params_budget="0.6x",
+                params_budget="0.75x",
                 format="json",
             ),
         )
         records.append(assert_finished(done))
-        assert_same_model(copied, records[-1])
+        assert_same_model(small_copy, records[-1])
     apart, together = records
     shared = [site for site in together["sites"] if site["rank"] and len(site["layers"]) > 1]
     assert shared
     assert all("+" in site["name"] and site["measured_latency_s"] > 0 for site in shared)
     assert not any(len(site.get("layers", ())) > 1 for site in apart["sites"])
     assert together["solver"]["loss"] < apart["solver"]["loss"]
-    assert together["parameters"]["compressed"] <= 0.6 * together["parameters"]["dense"]
+    assert together["parameters"]["compressed"] <= 0.75 * together["parameters"]["dense"]
 
 
 @pytest.mark.slow
@@ -353,12 +365,12 @@ def test_plans_are_judged_in_processes_of_their_own(cli, arguments, copied):
 
 
 @pytest.mark.slow
-def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
+def test_a_papers_method_runs_through_the_same_pipeline(cli, small, small_copy):
     """ERC's factors and allocation in Dobi's storage: every part differs from the default's."""
     done = cli(
-        *arguments,
+        *small,
         *flags(
-            output=copied,
+            output=small_copy,
             rounds=1,
             metric="activation",
             factorizer="residual:beta=0.1",
@@ -376,16 +388,16 @@ def test_a_papers_method_runs_through_the_same_pipeline(cli, arguments, copied):
     assert (solver["allocator"], solver["storage"]) == ("erc-plc:step=1", "remap8")
     assert solver["certified_gap"] is None
     assert record["stored_bytes"]["compressed"] < record["computed_bytes"]["compressed"]
-    assert record["budgets"]["kv_cache_bytes"]["used"] == 2 * 4 * (2 * 64) * 128 * 4
-    weights = copied / "model" / "model.safetensors"
+    assert record["budgets"]["kv_cache_bytes"]["used"] == 2 * 2 * (2 * 32) * 32 * 4
+    weights = small_copy / "model" / "model.safetensors"
     assert weights.stat().st_size == pytest.approx(record["stored_bytes"]["compressed"], rel=0.01)
     from autotune.compress.loading import load_class
 
-    model = load_class("causal-lm", copied / "model", dtype=torch.float32)
+    model = load_class("causal-lm", small_copy / "model", dtype=torch.float32)
     ids = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
         expected = model(**inputs).logits
-    session = onnxruntime.InferenceSession(str(copied / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(small_copy / "model.onnx"))
     (got,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
     assert float((torch.from_numpy(got) - expected).abs().max()) < 1e-3

@@ -28,7 +28,7 @@ from autotune.testing.tuning import (
 )
 from tests.conftest import DATA
 
-pytestmark = pytest.mark.duration(90)
+pytestmark = pytest.mark.duration(180)
 
 SEEDS = range(50)
 WORKLOADS = {

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,11 +30,11 @@ from autotune.profiler.engines.engine_process import EngineProcess
 from autotune.tuning.verify import verify
 from tests.conftest import random_layers, tiny_model
 
-pytestmark = pytest.mark.duration(60)
+pytestmark = pytest.mark.duration(110)
 
 
 def checkpoint(kind, path):
-    model = tiny_model(kind)
+    model = tiny_model(kind, layers=1)
     replace_modules(model, random_layers(model, find_sites(model).sites, 8))
     save_checkpoint(model, None, folder=path / "model")
     return path
@@ -162,10 +163,19 @@ def test_a_graph_that_does_not_run_is_invalid(llama, tmp_path):
     assert re.match(r"model\.onnx does not run at \[3, 1\]: .*", found[0].reason)
 
 
+@pytest.fixture(scope="module")
+def large(llama, tmp_path_factory):
+    """An export whose weights count as too large for one file."""
+    folder = tmp_path_factory.mktemp("large") / "export"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
+        return folder, export_onnx(llama, folder)
+
+
 @pytest.mark.slow
-def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
-    found = export_onnx(llama, tmp_path / "large")
+def test_large_weights_lie_beside_the_graph(large, tmp_path):
+    folder, found = large
+    shutil.copytree(folder, tmp_path / "large")
     assert set(found["files"]) == {"model.onnx", "model.onnx.data"}
     assert verify(tmp_path / "large").valid
     data = tmp_path / "large" / "model.onnx.data"
@@ -178,9 +188,8 @@ def test_large_weights_lie_beside_the_graph(llama, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_external_data_outside_the_folder_is_not_read(llama, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "EXTERNAL_ABOVE_BYTES", 10_000)
-    export_onnx(llama, tmp_path / "evil" / "export")
+def test_external_data_outside_the_folder_is_not_read(large, tmp_path):
+    shutil.copytree(large[0], tmp_path / "evil" / "export")
     path = tmp_path / "evil" / "export" / "model.onnx"
     path.with_name("model.onnx.data").rename(tmp_path / "evil" / "secret")
     model = onnx.load(path, load_external_data=False)

@@ -22,6 +22,7 @@ from autotune.tuning.machines import find_machine
 from autotune.tuning.options import MachineOptions
 from tests.autotune.tuning.test_builders import DOWN, Q, machine_of, outputs
 from tests.conftest import LLAMA
+from tests.damage import save_model
 from tests.outcomes import assert_finished
 
 BACKEND = "exported-program"
@@ -95,10 +96,19 @@ def test_its_builder_makes_what_its_backend_runs(model, compression, workspace):
 
 
 def tuned(tmp_path, *more):
-    """A short tuning of the example model for a parameter budget, in a process of its own."""
+    """A short tuning of a tiny model for a parameter budget, in a process of its own."""
+    save_model(tmp_path / "tiny", width=128)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "autotune", "--model", LLAMA, "--params-budget", "0.95x"),
+            *(
+                sys.executable,
+                "-m",
+                "autotune",
+                "--model",
+                tmp_path / "tiny",
+                "--params-budget",
+                "0.95x",
+            ),
             *("--batch-size", "1", "--isl", "32", "--calibration", LLAMA / "heldout.txt"),
             *("--calibration-samples", "4", "--effort", "quick", "--targets", "mlp"),
             *("-o", tmp_path / "out", "--format", "json", *more),

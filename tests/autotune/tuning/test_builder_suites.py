@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from autotune.compress.checkpoint import load_for_timing
-from autotune.testing.example_tuning import example_workspace
+from autotune.testing.example_tuning import EXAMPLE_PLAN, example_workspace
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.testing.suites.builder import BuilderSuite
@@ -22,6 +22,8 @@ from autotune.tuning.builders import (
     make_builder,
 )
 from tests.autotune.tuning.test_builders import machine_of
+
+pytestmark = pytest.mark.duration(80)
 
 
 class RealBuilderSuite(BuilderSuite):
@@ -45,7 +47,8 @@ class RealBuilderSuite(BuilderSuite):
 class GraphSuite(RealBuilderSuite):
     """Builds are ONNX graphs, which onnxruntime runs.
 
-    The dense graphs, whose tracing takes nearly all of the time, are built once a class.
+    What all tests need is built once a class, since tracing takes nearly all of the time; only
+    where a build fails, none of the plan may be there before.
     """
 
     @pytest.fixture(scope="class")
@@ -58,9 +61,21 @@ class GraphSuite(RealBuilderSuite):
                 builder.dense(phase)
         return folder
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def all_builds(cls, model, compression, dense_builds, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("all") / "out"
+        shutil.copytree(dense_builds, folder)
+        with example_workspace(folder) as (workspace, _):
+            builder = cls.made(model, workspace)
+            for phase in ("prefill", "decode"):
+                builder.compressed(phase, compression, plan=EXAMPLE_PLAN)
+        return folder
+
     @pytest.fixture
-    def workspace(self, dense_builds, tmp_path):
-        shutil.copytree(dense_builds, tmp_path / "out")
+    def workspace(self, request, tmp_path):
+        kept = "dense_builds" if "fails" in request.node.name else "all_builds"
+        shutil.copytree(request.getfixturevalue(kept), tmp_path / "out")
         with example_workspace(tmp_path / "out") as (workspace, _):
             yield workspace
 

@@ -9,10 +9,12 @@ import autotune
 from autotune.core.errors import UsageError
 from autotune.core.files import file_sha256
 from autotune.core.progress import Reporter
+from autotune.report import html
+from autotune.report.svg import svg
 from tests.conftest import LLAMA
 from tests.damage import DAMAGES, save_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.duration(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.duration(50)]
 
 
 class Notes(Reporter):
@@ -27,7 +29,23 @@ class Notes(Reporter):
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("handout")
     save_model(folder / "dense")
+    (folder / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts_drawn_once():
+    """Nearly all of these tunings report the same, and to draw it takes most of their time."""
+    drawn = {}
+
+    def once(chart):
+        if repr(chart) not in drawn:
+            drawn[repr(chart)] = svg(chart)
+        return drawn[repr(chart)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "svg", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +60,7 @@ def tune(home):
             database=home / "latency.sqlite",
             batch_size=2,
             isl=16,
-            calibration=LLAMA / "heldout.txt",
+            calibration=home / "text.txt",
             calibration_samples=8,
             trials=0,
             sensitivity_rounds=1,
@@ -123,8 +141,9 @@ def test_a_damaged_entry_of_the_cache_is_named_and_nothing_of_it_is_handed_out(
     assert any(str(entry) in line and "made again" in line for line in notes.lines)
 
 
-def test_factors_that_another_budget_needs_are_made_again(copied, tune, tmp_path):
-    expected = tune(tmp_path / "fresh", budget="0.9x")
+def test_factors_that_another_budget_needs_are_made_again(tuned, copied, tune, tmp_path):
+    shutil.copytree(tuned.folder, tmp_path / "undamaged")
+    expected = tune(tmp_path / "undamaged", budget="0.9x")
     (path,) = (copied / ".cache").glob("factors-*.safetensors")
     path.write_bytes(DAMAGES["zeros"](path.read_bytes()))
     assert tune(copied, budget="0.9x").record.quality == expected.record.quality
