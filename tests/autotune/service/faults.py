@@ -114,10 +114,11 @@ def check_job(database: JobDatabase, job: Job, data: Path) -> None:
     assert starts == job.attempt
     folder = data / "jobs" / job.id / "out"
     assert not list(folder.rglob(".*.part")) or job.state != "succeeded"
-    if job.state == "succeeded":
-        assert job.result is not None
-        assert json.loads((folder / "result.json").read_text())["budget"]
-        assert (folder / "model" / "model.safetensors").is_file()
-    else:
+    if job.state != "succeeded":
         assert job.state == "failed"
         assert job.error
+        return
+    assert job.result is not None
+    if job.kind == "tune":
+        assert json.loads((folder / "result.json").read_text())["budget"]
+        assert (folder / "model" / "model.safetensors").is_file()

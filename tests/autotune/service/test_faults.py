@@ -19,23 +19,38 @@ from tests.autotune.service.browser import Server, serving
 from tests.autotune.service.conftest import TUNE, make_roots
 from tests.autotune.service.faults import MEASURING, all_ended, check_everything, kill_at_random
 from tests.autotune.service.processes import descendants, gone, kill
+from tests.damage import save_model
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.duration(250)]
+pytestmark = [pytest.mark.faults, pytest.mark.duration(200)]
 
 ROUNDS = int(os.environ.get("AUTOTUNE_FAULT_ROUNDS", "3"))
 ATTEMPTS = Settings.attempts
+# Jobs: small tunings, and layers to measure for seconds or for minutes.
+TINY = {**TUNE, "model": "tiny"}
+# Latencies are predicted: nothing is exported, and what is written first are the factors.
+PREDICTED = {**TUNE, "device": "h200"}
+SHORT = {"tokens": [16], "shapes": ["64x96"], "ranks": [8]}
+SHARED = {**SHORT, "tokens": list(range(16, 144, 16))}
+LONG = {**SHORT, "tokens": list(range(1, 65)), "shapes": ["64x96", "96x64", "64x64", "96x96"]}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """The folder of models of all tests here: code-llama-3m, and a tiny model of random weights."""
+    root = make_roots(tmp_path_factory.mktemp("roots"))
+    (root / "tiny").mkdir()
+    save_model(root / "tiny")
+    return root
 
 
 def options(roots, latencies, *more):
     return ("--models", roots, "--db", latencies, "--threads", 1, "--stale", 2, *more)
 
 
-def submitted(address, count=1, **changes):
+def submitted(address, kind="tune", spec=TINY):
     with Client(address) as client:
-        return [
-            client.submit("tune", {**TUNE, "seed": seed, **changes})["id"] for seed in range(count)
-        ]
+        return client.submit(kind, spec)["id"]
 
 
 def test_kill_9_of_jobs_workers_and_servers(tmp_path, roots, moments):
@@ -48,7 +63,7 @@ def test_kill_9_of_jobs_workers_and_servers(tmp_path, roots, moments):
     try:
         submitted(server.address)
         killed = []
-        kills = kill_at_random(start, server, rounds=ROUNDS, longest_s=12, moments=moments)
+        kills = kill_at_random(start, server, rounds=ROUNDS, longest_s=6, moments=moments)
         for victim, living in kills:
             killed.append(victim)
             server = living
@@ -70,7 +85,7 @@ def test_kill_9_of_jobs_workers_and_servers(tmp_path, roots, moments):
 def test_nothing_outlives_a_server_that_was_killed(tmp_path, roots):
     data = tmp_path / "data"
     server = Server(data, *options(roots, tmp_path / "latency.sqlite"))
-    submitted(server.address)
+    submitted(server.address, "profile", LONG)
     wait_for(lambda: any(MEASURING in c for c in descendants(server.process.pid).values()))
     server.kill()
     assert gone(str(data), 10)
@@ -80,7 +95,8 @@ def test_two_servers_share_the_work_and_one_dies(tmp_path, roots):
     data, latencies = tmp_path / "data", tmp_path / "latency.sqlite"
     with serving(data, *options(roots, latencies)) as first:
         with serving(data, *options(roots, latencies)) as second:
-            submitted(first.address, 2)
+            for _ in range(2):
+                submitted(first.address, "profile", SHARED)
             with JobDatabase(data / "jobs.sqlite") as database:
                 wait_for(lambda: database.counts()["running"] == 2)
                 runners = {job.runner for job in database.page(states=["running"])}
@@ -91,23 +107,23 @@ def test_two_servers_share_the_work_and_one_dies(tmp_path, roots):
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory):
+def lasting(tmp_path_factory, roots):
     """A server that nothing kills, and its data, for the tests that end jobs alone."""
     home = tmp_path_factory.mktemp("lasting")
-    with serving(home / "data", *options(make_roots(home), home / "latency.sqlite")) as server:
+    with serving(home / "data", *options(roots, home / "latency.sqlite")) as server:
         yield server, home / "data"
 
 
 def test_cancel_ends_the_process_and_all_it_started(lasting):
     server, _ = lasting
-    (job_id,) = submitted(server.address)
+    job_id = submitted(server.address, "profile", LONG)
     pid = server.process.pid
     wait_for(lambda: any(MEASURING in c for c in descendants(pid).values()))
     with Client(server.address) as client:
         client.cancel(job_id)
         assert client.wait(job_id)["state"] == "cancelled"
     wait_for(lambda: not descendants(pid), 10)
-    (again,) = submitted(server.address)  # the slot and the device are free
+    again = submitted(server.address, "profile", SHORT)  # the slot and the device are free
     with Client(server.address) as client:
         assert client.wait(again)["state"] == "succeeded"
 
@@ -115,7 +131,7 @@ def test_cancel_ends_the_process_and_all_it_started(lasting):
 def test_a_server_that_is_stopped_gives_its_job_back(tmp_path, roots):
     data, latencies = tmp_path / "data", tmp_path / "latency.sqlite"
     with serving(data, *options(roots, latencies)) as server:
-        (job_id,) = submitted(server.address)
+        job_id = submitted(server.address)
         with JobDatabase(data / "jobs.sqlite") as database:
             wait_for(lambda: database.get(job_id).stage)
             server.stop()
@@ -128,7 +144,7 @@ def test_a_server_that_is_stopped_gives_its_job_back(tmp_path, roots):
 def test_postgresql_is_restarted_while_a_job_runs(tmp_path, roots, postgres_server, moments):
     data, address = tmp_path / "data", postgres_server.new_database()
     with serving(data, *options(roots, address, "--jobs-db", address)) as server:
-        (job_id,) = submitted(server.address)
+        job_id = submitted(server.address)
         with Client(server.address) as client:
             wait_for(lambda: client.job(job_id)["stage"] not in ("", "load the model"))
             time.sleep(moments.uniform(0, 3))
@@ -159,7 +175,7 @@ def test_a_full_disk_is_a_stated_failure(tmp_path, roots):
     ]
     with limited(command, data, options(roots, tmp_path / "latency.sqlite")) as address:
         with Client(address) as client:
-            job = client.submit("tune", TUNE)
+            job = client.submit("tune", PREDICTED)
             job = client.wait(job["id"])
             assert job["state"] == "failed"
             assert "no space left" in job["error"]
@@ -195,7 +211,7 @@ def test_a_file_system_that_is_full_loses_nothing(small_disk, tmp_path, roots):
         space = os.statvfs(small_disk)
         with filler.open("wb") as file:
             file.write(bytes(space.f_bavail * space.f_frsize - 3_000_000))
-        job_id = client.submit("tune", TUNE)["id"]
+        job_id = client.submit("tune", PREDICTED)["id"]
         log = data / "jobs" / job_id / "log.txt"
         wait_for(lambda: log.exists() and b"no space left" in log.read_bytes(), 120)
         left = client.wait(job_id)
@@ -213,7 +229,7 @@ def test_a_file_system_that_is_full_loses_nothing(small_disk, tmp_path, roots):
         for job in waiting:
             if not job["finished_at"]:
                 client.cancel(job["id"])
-        (again,) = submitted(server.address)
+        again = submitted(server.address)
         ended = client.wait(again)
         assert ended["state"] == "succeeded", ended["error"]
     with JobDatabase(data / "jobs.sqlite") as database:
@@ -244,7 +260,7 @@ def limited(command, data, arguments):
 
 def test_a_job_that_always_dies_fails_and_says_so(lasting):
     server, data = lasting
-    (job_id,) = submitted(server.address)
+    job_id = submitted(server.address, "profile", SHORT)
 
     def killed_until_it_ended():
         for pid, command in descendants(server.process.pid).items():
@@ -267,7 +283,7 @@ def test_limits_of_time_and_bytes_are_stated(tmp_path, roots):
     ):
         data = tmp_path / option.strip("-")
         with serving(data, *options(roots, tmp_path / "latency.sqlite", option, value)) as server:
-            (job_id,) = submitted(server.address)
+            job_id = submitted(server.address)
             with Client(server.address) as client:
                 job = client.wait(job_id)
             assert job["state"] == "failed"
