@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.types import canonical_json
+from autotune.service.job_ids import new_id
 from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.job_schema import JOB
-from autotune.service.jobs import JobDatabase, new_id
+from autotune.service.jobs import JobDatabase
 
 _DAY_S = 86_400.0
 _RECORDED = json.loads(Path(__file__).with_name("recorded_job.json").read_text())

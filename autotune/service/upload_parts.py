@@ -17,22 +17,11 @@ _SUFFIX = ".part"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Space:
-    """The space for all uploads, in bytes, and the share of it that one user may have.
+class Share:
+    """The bytes that one user's uploads may have; `owned` lists their folders."""
 
-    `owned` lists the folders of that user; None: nobody else uploads, so there are no shares.
-    """
-
-    uploads: Path
     most: int
-    each: int
-    owned: Callable[[], Iterable[Path]] | None
-
-    def left(self) -> Iterator[tuple[str, int]]:
-        """Whose files, and the bytes that may come to them."""
-        yield "all uploads", self.most - folder_bytes(self.uploads)
-        if self.owned is not None:
-            yield "your uploads", self.each - sum(map(folder_bytes, self.owned()))
+    owned: Callable[[], Iterable[Path]]
 
 
 class Part:
@@ -81,20 +70,24 @@ class Part:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def reserve(self, size: int, *, space: Space) -> None:
+    def reserve(self, size: int, *, uploads: Path, most: int, share: Share | None = None) -> None:
         """Count `size` bytes of the file, before they come.
 
         Raises:
-            TooLargeError: the uploads of all users, or those of this one, would become too large.
+            TooLargeError: the files below `uploads` would have more than `most` bytes, or those of
+                the user more than the user's share.
         """
-        with alone(space.uploads):
+        with alone(uploads):
             mine = os.fstat(self._file).st_size
-            for whose, left in space.left():
-                if size > mine + left:
-                    most = max(mine + left, 0)
+            left = {"all uploads": most - folder_bytes(uploads)}
+            if share is not None:
+                left["your uploads"] = share.most - sum(map(folder_bytes, share.owned()))
+            for whose, others in left.items():
+                if size > mine + others:
                     raise TooLargeError(
-                        f"limit reached: the file is larger than {most} bytes, which is what "
-                        f"{whose} together have left; delete uploads that are no longer used"
+                        f"limit reached: the file is larger than {max(mine + others, 0)} bytes, "
+                        f"which is what {whose} together have left; delete uploads that are no "
+                        "longer used"
                     )
             os.ftruncate(self._file, size)
 

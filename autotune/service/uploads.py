@@ -30,7 +30,7 @@ from autotune.service.removal import delete, set_aside, users_of
 from autotune.service.settings import Settings
 from autotune.service.upload_check import check_upload
 from autotune.service.upload_names import claim, owned_by, owner_file, release
-from autotune.service.upload_parts import Part, Space, alone
+from autotune.service.upload_parts import Part, Share, alone
 
 UPLOAD = "upload:"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -76,8 +76,8 @@ class Uploads:
         with storage_errors(folder):
             part = await self._run(partial(_begin, self.settings, name, file=file, owner=owner))
             try:
-                space = _space_of(self.settings, owner)
-                await self._fill(part, body, space=space, most=most, declared=declared)
+                share = _share_of(self.settings, owner)
+                await self._fill(part, body, share=share, most=most, declared=declared)
                 await self._run(part.complete)
                 await anyio.to_thread.run_sync(
                     check_upload, part.path, file, limiter=self._checking
@@ -93,11 +93,13 @@ class Uploads:
         part: Part,
         body: AsyncIterator[bytes],
         *,
-        space: Space,
+        share: Share | None,
         most: int,
         declared: int | None,
     ) -> None:
-        await self._run(partial(part.reserve, declared or 0, space=space))
+        uploads, quota = self.settings.uploads, self.settings.quotas.uploaded_bytes
+        reserve = partial(part.reserve, uploads=uploads, most=quota, share=share)
+        await self._run(partial(reserve, declared or 0))
         async for chunk in body:
             size = part.written + len(chunk)
             if size > most:
@@ -105,9 +107,9 @@ class Uploads:
             if size > part.reserved:
                 step = min(most, size + _STEP_BYTES)
                 try:
-                    await self._run(partial(part.reserve, step, space=space))
+                    await self._run(partial(reserve, step))
                 except TooLargeError:  # this much may still fit
-                    await self._run(partial(part.reserve, size, space=space))
+                    await self._run(partial(reserve, size))
             await self._run(partial(part.write, chunk))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
@@ -214,14 +216,12 @@ def _begin(settings: Settings, name: str, *, file: str, owner: str) -> Part:
             raise
 
 
-def _space_of(settings: Settings, owner: str) -> Space:
-    """The space that the files of an owner may take; without keys, everything is one owner's."""
-    return Space(
-        uploads=settings.uploads,
-        most=settings.quotas.uploaded_bytes,
-        each=settings.quotas.uploaded_bytes_each,
-        owned=partial(owned_by, settings.uploads, owner) if owner else None,
-    )
+def _share_of(settings: Settings, owner: str) -> Share | None:
+    """The share of an owner; without keys, everything is one owner's."""
+    if not owner:
+        return None
+    most = settings.quotas.uploaded_bytes_each
+    return Share(most=most, owned=partial(owned_by, settings.uploads, owner))
 
 
 def _publish(settings: Settings, part: Part) -> None:

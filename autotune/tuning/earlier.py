@@ -67,8 +67,8 @@ def is_answered(folder: RunFolder, record: TuneRecord, *, key: str) -> bool:
 def noted_rounds(
     folder: RunFolder,
     record: TuneRecord,
-    network: NetworkModel,
     *,
+    network: NetworkModel,
     key: str,
     builds: Callable[[Plan], Mapping[str, Path]],
 ) -> list[Round]:

@@ -248,7 +248,7 @@ class Tuning:
         return noted_rounds(
             self.workspace.folder,
             self.earlier,
-            self.planner.network,
+            network=self.planner.network,
             key=self.key,
             builds=self._loop.build,
         )

@@ -49,7 +49,7 @@ class Curve:
     def leave_one_out_errors(self, roofline: Roofline) -> list[float]:
         """|log(interpolated / measured)| of every entry that has one on both sides, left out."""
         return [
-            abs(math.log(_between(shape, low, high, roofline=roofline) / seconds))
+            abs(math.log(_between(shape, (low, high), roofline=roofline) / seconds))
             for known in self._sides.values()
             for low, (shape, seconds), high in zip(known, known[1:], known[2:], strict=False)
         ]
@@ -58,16 +58,16 @@ class Curve:
 def interpolate(shape: LayerShape, curve: Curve, *, roofline: Roofline) -> float | None:
     """Seconds of `shape` between the ranks of its layer; None where none enclose it."""
     found = curve.enclosing(shape)
-    return None if found is None else _between(shape, *found, roofline=roofline)
+    return None if found is None else _between(shape, found, roofline=roofline)
 
 
-def _between(shape: LayerShape, low: Point, high: Point, *, roofline: Roofline) -> float:
+def _between(shape: LayerShape, ends: tuple[Point, Point], *, roofline: Roofline) -> float:
     """Seconds of `shape` by those of two ranks that enclose its own."""
-    (low_shape, low_s), (high_shape, _) = low, high
+    (low_shape, low_s), (high_shape, _) = ends
     if low_shape == high_shape:
         return low_s
     weight = math.log(shape.rank / low_shape.rank) / math.log(high_shape.rank / low_shape.rank)
-    at_low, at_high = (math.log(roofline.latency_s(end) / seconds) for end, seconds in (low, high))
+    at_low, at_high = (math.log(roofline.latency_s(end) / seconds) for end, seconds in ends)
     utilisation = (1 - weight) * at_low + weight * at_high
     return roofline.latency_s(shape) / math.exp(utilisation)
 
