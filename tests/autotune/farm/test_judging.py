@@ -13,6 +13,7 @@ from autotune.search.judges import JudgePool
 from autotune.testing.suites.judge_pool import JudgePoolSuite
 from tests.autotune.service.processes import descendants, kill
 from tests.conftest import LLAMA
+from tests.damage import save_model
 from tests.outcomes import assert_finished
 from tests.search.test_evaluator import world
 from tests.waiting import wait_for
@@ -114,10 +115,11 @@ def test_a_worker_that_dies_gives_no_wrong_answer(world, expected, farm, pool):
 def test_a_tuning_lets_the_farm_judge(farm, cluster, cli, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text((LLAMA / "heldout.txt").read_text()[:40_000])
+    save_model(tmp_path / "dense")
     done = cli(
         "tune",
         "--model",
-        LLAMA,
+        tmp_path / "dense",
         "--latency-budget",
         "1x",
         "--batch-size",

@@ -6,28 +6,29 @@ import sqlite3
 
 import pytest
 
-from tests.conftest import LLAMA
+from tests.damage import save_model
 from tests.outcomes import assert_finished
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.farm, pytest.mark.duration(90)]
+pytestmark = [pytest.mark.farm, pytest.mark.duration(60)]
+# Any latency will do, so the verdict is sure; the budget of parameters has layers factorized.
 OPTIONS = (
-    "--model",
-    LLAMA,
     "--latency-budget",
+    "1s",
+    "--params-budget",
     "0.95x",
     "--batch-size",
     1,
     "--isl",
     64,
     "--calibration-samples",
-    64,
+    8,
     "--trials",
     0,
     "--sensitivity-rounds",
     0,
     "--rounds",
-    2,
+    1,
     "--threads",
     1,
     "--format",
@@ -66,9 +67,11 @@ def test_a_host_without_the_backend_tunes_for_the_workers_device(
         "AUTOTUNE_DB": str(database),
         "PYTHONPATH": path,
     }
-    hidden = cli("tune", *OPTIONS, "--output", tmp_path / "here", env=environment, fresh=True)
+    save_model(tmp_path / "dense")
+    options = ("--model", tmp_path / "dense", *OPTIONS)
+    hidden = cli("tune", *options, "--output", tmp_path / "here", env=environment, fresh=True)
     assert hidden.returncode != 0, "the host must not be able to measure itself"
-    command = ("tune", *OPTIONS, "--output", out, "--farm", worker.address)
+    command = ("tune", *options, "--output", out, "--farm", worker.address)
     done = cli(*command, env=environment, fresh=True)
     record = assert_finished(done, out)
     assert record["predicted_from"] == []
@@ -78,10 +81,11 @@ def test_a_host_without_the_backend_tunes_for_the_workers_device(
     measured = {
         site["name"]: site["measured_latency_s"] for site in record["sites"] if "group" in site
     }
+    assert measured
     assert all(seconds > 0 for seconds in measured.values())
     with sqlite3.connect(database) as store:
         (points,) = store.execute("SELECT count(*) FROM measurement WHERE error IS NULL").fetchone()
-    assert points > 50, "layers are kept in the database of this host"
+    assert points > 10, "layers are kept in the database of this host"
     # Again: everything measured is reused, and the farm is only asked who it is. Only a budget that
     # was not met is a reason to measure what did not settle once more.
     again = assert_finished(cli(*command, env=environment, fresh=True), out)
