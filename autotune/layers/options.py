@@ -21,7 +21,7 @@ from autotune.tuning.options import MachineOptions
 if TYPE_CHECKING:
     from autotune.profiler.backends.base import Backend
 
-_Options = TypeVar("_Options")
+_Options = TypeVar("_Options", "PredictOptions", "ProfileOptions")
 _SIZE = 2**31 - 1
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 

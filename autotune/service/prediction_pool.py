@@ -24,7 +24,9 @@ MOST_TOKEN_COUNTS = 8  # a model is fitted for each, which takes a second and 18
 MOST_DENSE_LAYERS = 128
 _PROCESSES = 2
 _LIMIT_S = 120
-_LARGE_BYTES = 400_000_000  # a process that has grown beyond this is replaced by a fresh one
+# A process that has grown beyond this is replaced by a fresh one; one table of a device makes it
+# 350 to 420 MB.
+_LARGE_BYTES = 600_000_000
 
 
 class PredictionPool:

@@ -119,7 +119,9 @@ class UnseenDevice:
         )
         return log_seconds
 
-    def _train(self, spec: DeviceSpec, donors: Sequence[Donor]) -> list[ExtraTreesRegressor]:
+    def _train(
+        self, spec: DeviceSpec, donors: Sequence[Donor]
+    ) -> list[ExtraTreesRegressor | _Boosting]:
         draw = np.random.default_rng(self.random_state)
         features, targets, weights = [], [], []
         for donor in donors:
@@ -135,16 +137,9 @@ class UnseenDevice:
         trees = ExtraTreesRegressor(
             40, min_samples_leaf=20, max_features=0.4, random_state=self.random_state
         )
-        boosting = _Boosting(
-            max_iter=200,
-            learning_rate=0.05,
-            max_leaf_nodes=15,
-            min_samples_leaf=100,
-            max_features=0.3,
-            early_stopping=False,
-            random_state=self.random_state,
-        )
-        return [model.fit(x, y, sample_weight=w / w.mean()) for model in (trees, boosting)]
+        weights_of_rows = w / w.mean()
+        boosting = _Boosting(self.random_state).fit(x, y, sample_weight=weights_of_rows)
+        return [trees.fit(x, y, sample_weight=weights_of_rows), boosting]
 
     def _left_out(
         self, family: str, donors: Sequence[Donor]
@@ -196,23 +191,34 @@ class UnseenDevice:
         )
 
 
-class _Boosting(HistGradientBoostingRegressor):  # type: ignore[misc]
+class _Boosting:
     """Boosted trees on features rounded to 255 quantiles of the rows, whatever the rows weigh.
 
     scikit-learn sorts the rows once for every quantile of every feature where rows have weights,
     which takes ten times as long as the trees themselves.
     """
 
+    def __init__(self, random_state: int) -> None:
+        self._model = HistGradientBoostingRegressor(
+            max_iter=200,
+            learning_rate=0.05,
+            max_leaf_nodes=15,
+            min_samples_leaf=100,
+            max_features=0.3,
+            early_stopping=False,
+            random_state=random_state,
+        )
+
     def fit(self, x: Array, y: Array, *, sample_weight: Array) -> _Boosting:
         """Learn from x (n, features), y (n,) and weights (n,)."""
-        steps = np.linspace(0, 1, self.max_bins + 1)[1:-1]
+        steps = np.linspace(0, 1, self._model.max_bins + 1)[1:-1]
         self._edges = [np.unique(np.quantile(column, steps)) for column in x.T]
-        super().fit(self._rounded(x), y, sample_weight=sample_weight)
+        self._model.fit(self._rounded(x), y, sample_weight=sample_weight)
         return self
 
     def predict(self, x: Array) -> Array:
         """The prediction, (n,), of x (n, features)."""
-        found: Array = super().predict(self._rounded(x))
+        found: Array = self._model.predict(self._rounded(x))
         return found
 
     def _rounded(self, x: Array) -> Array:

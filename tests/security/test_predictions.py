@@ -45,6 +45,16 @@ def fake(monkeypatch):
     monkeypatch.setattr(prediction_pool, "COMMAND", (sys.executable, "-c", CHILD))
 
 
+def test_an_ordinary_question_leaves_its_process_for_the_next(tmp_path):
+    async def scenario(pool):
+        for tokens in (1024, 2048):
+            shapes = (dataclasses.replace(SHAPE, tokens=tokens),)
+            await pool.answer("alice", dataclasses.replace(KNOWN, shapes=shapes))
+        return list(pool._idle)
+
+    assert len(run(scenario)) == 1, "it has not grown too large"
+
+
 def asking(device):
     return dataclasses.replace(KNOWN, device=device)
 
