@@ -40,6 +40,9 @@ SMALL: dict[str, Any] = {
     "head_dim": 16,
     "kv_lora_rank": 32,
     "q_lora_rank": 48,
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
+    "rotary_dim": 16,
+    "initializer_range": 0.1,  # for these widths; with the usual 0.02 deep ones compute zeros
     "n_group": 1,
     "topk_group": 1,
     "first_k_dense_replace": 1,
@@ -78,7 +81,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE},
     },
     "align": {"vision_config": {"image_size": IMAGE, "hidden_dim": 64, "width_coefficient": 0.1}},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen4_exp_text": {
         "layer_types": ["linear_attention", "indexed_attention"],
         "indexer_n_heads": 2,
@@ -99,6 +103,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "convnext": {"hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2, "patch_size": 4},
     "convnextv2": {"hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2, "patch_size": 4},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "xlstm": {"hidden_size": 128},
     "zaya": {"num_experts_per_tok": 1},
     "cvt": {"embed_dim": [32, 64, 64], "depth": [1, 2, 3], "num_heads": [1, 2, 2]},
     "donut-swin": {
@@ -109,7 +114,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "window_size": 4,
     },
     "hiera": {"image_size": [32, 32], "depths": [1, 1, 1, 1], "embed_dim": 32},
-    "levit": {"image_size": 64},
+    "levit": {"image_size": 64, "patch_size": 16},
     "pvt": {
         "depths": [1, 1, 1, 1],
         "hidden_sizes": [32, 64, 64, 64],
@@ -221,7 +226,10 @@ def tiny_config(model_type: str) -> Any:
 
 def tiny_config_of(kind: Any, given: Mapping[str, Any]) -> Any:
     """A small configuration of a class, with `given` fields."""
-    fields = {**_fields(kind, SMALL), **_ends(kind), **given}
+    fields = {**_fields(kind, SMALL), **_ends(kind)}
+    if "kv_lora_rank" in fields:  # every head has keys and values of its own, of what is shared
+        fields |= _fields(kind, {"num_key_value_heads": 4})
+    fields |= given
     config = kind(**fields)
     layer_types = getattr(config, "layer_types", None)
     known = inspect.signature(kind).parameters

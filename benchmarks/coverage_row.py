@@ -74,6 +74,10 @@ def build(entry: Entry) -> Path:
     """The folder of a tiny random model of the class, with a tokenizer where it reads text."""
     torch.manual_seed(0)
     model = getattr(transformers, entry.name)(tiny_config(entry.model_type)).eval()
+    with torch.no_grad():  # a router of zeros, say, leaves it to chance which expert a token gets
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.02)
     folder = Path("model")
     model.save_pretrained(folder)
     if entry.kind not in ("image", "two towers"):
