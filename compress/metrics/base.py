@@ -89,26 +89,34 @@ def support_root(gram: Tensor, floor: float = 1e-10) -> Tensor:
     largest = float(values[-1])
     if largest <= 0:
         return torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    root: Tensor
     if float(values[0]) > floor * largest:
-        root = torch.linalg.cholesky(gram)
+        root: Tensor = torch.linalg.cholesky(gram)
         return root
-    # QR of the symmetric root: Rᵀ is lower and RᵀR the clipped Gram, with no second rounding.
-    clipped = values.clamp_min(floor * largest).sqrt()
-    _, upper = torch.linalg.qr(clipped[:, None] * vectors.T)
-    root = upper.T.contiguous()
-    return root
+    return _clipped_root(values, vectors, floor * largest)
 
 
 def damped_root(gram: Tensor, damping: float) -> Tensor:
     """Lower Cholesky root of gram + damping · mean(diag) · I, (n, n), fp64.
 
     A Gram of few samples is singular; the ridge keeps its root invertible, and moves the error
-    of no direction by more than `damping` of the average one.
+    of no direction by more than `damping` of the average one. Where rounding has left eigenvalues
+    below zero by more than the ridge, they are set to the ridge.
     """
     n = gram.shape[0]
     ridge = damping * float(gram.diagonal().mean())
     # A site that never received anything has a zero Gram: any root serves.
     eye = torch.eye(n, dtype=gram.dtype, device=gram.device)
-    root: Tensor = torch.linalg.cholesky(gram + ridge * eye if ridge > 0 else eye)
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(gram + ridge * eye if ridge > 0 else eye)
+    if failed:
+        values, vectors = torch.linalg.eigh(gram)
+        return _clipped_root(values, vectors, ridge)
+    return root
+
+
+def _clipped_root(values: Tensor, vectors: Tensor, lowest: float) -> Tensor:
+    """Lower root of the matrix of these eigenvalues, none below `lowest`, and vectors."""
+    # QR of the symmetric root: Rᵀ is lower and RᵀR the clipped Gram, with no second rounding.
+    _, upper = torch.linalg.qr(values.clamp_min(lowest).sqrt()[:, None] * vectors.T)
+    root: Tensor = upper.T.contiguous()
     return root

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autotune.compress.metrics import METRICS, make_metric
+from autotune.compress.metrics.base import damped_root
 from autotune.core.errors import UsageError
 from autotune.testing.suites.metric import MetricSuite
 
@@ -70,3 +71,28 @@ def test_a_singular_gram_is_exact_on_its_support():
     assert torch.allclose(root @ root.T, gram, atol=1e-8 * float(gram.max()))
     assert float(torch.linalg.svdvals(root)[-1]) > 0
     assert torch.equal(support_root(torch.zeros(3, 3).double()), torch.eye(3).double())
+
+
+def random_rows(rows, columns):
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(rows, columns, dtype=torch.float64, generator=generator)
+
+
+def test_a_gram_that_rounding_left_indefinite_has_a_root_of_what_is_positive():
+    """As of values so small that their products are subnormal in fp32."""
+    vectors, _ = torch.linalg.qr(random_rows(6, 6))
+    values = torch.tensor([-1e-3, 0.5, 1, 2, 3, 4], dtype=torch.float64) * 1e-42
+    gram = (vectors * values) @ vectors.T
+    root = damped_root(gram, 1e-6)
+    assert torch.equal(root, root.tril())
+    ridge = 1e-6 * gram.diagonal().mean()
+    expected = (vectors * values.clamp_min(ridge)) @ vectors.T
+    torch.testing.assert_close(root @ root.T * 1e42, expected * 1e42)
+
+
+def test_a_gram_of_few_samples_has_the_root_of_itself_and_its_ridge():
+    sample = random_rows(3, 6)
+    gram = sample.T @ sample
+    root = damped_root(gram, 1e-3)
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(root @ root.T, gram + ridge)
