@@ -41,7 +41,7 @@ from autotune.tuning.workspace import Workspace
 
 # What the dense graph is compared at: tokens of the workload, and another shape.
 _CHECKED_TOKENS = 4096
-_CHECKED_TOO = (3, 260)
+_CHECKED_TOO = [(1, 7), (3, 260)]
 _HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",
@@ -155,15 +155,16 @@ class _Checked(Builder):
     """A builder of graphs, which compares the dense one with the model before it is measured."""
 
     def checked(self, phase: str) -> list[tuple[int, int]]:
-        """(batch, length) of the comparison: the workload's own, and 3 sequences of 260 tokens.
+        """(batch, length) of the comparison: the workload's own, a short single one, and 3 long.
 
-        Both are longer than what was traced, the latter than the chunks and windows of most models.
+        260 tokens are more than what was traced and than the chunks and windows of most models; the
+        code of some drops the dimension of a batch of one.
         Of a large batch only so many sequences are compared as have 4,096 tokens together.
         """
         workload = self.model.workload
         length = workload.past_length if phase == "decode" else workload.sequence_length
         batch = min(workload.batch_size, max(1, _CHECKED_TOKENS // length))
-        return [(batch, length), _CHECKED_TOO]
+        return [(batch, length), *_CHECKED_TOO]
 
     def check(self, graph: Path, phase: str, *, loaded: LoadedModel, dtype: str) -> None:
         """Compare a dense graph with what transformers makes of `loaded`, which is in its dtype.

@@ -160,6 +160,18 @@ def test_a_loop_over_chunks_that_was_unrolled_is_found(tmp_path, monkeypatch):
         check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 9)])
 
 
+@pytest.mark.slow
+def test_a_batch_of_one_that_the_code_squeezes_is_found(tmp_path):
+    sizes = {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
+    sizes |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    config = t.MBartConfig(vocab_size=99, encoder_ffn_dim=64, decoder_ffn_dim=64, **sizes, **ENDS)
+    loaded = checkpoint(lambda: t.MBartModel(config), tmp_path / "model")
+    network = onnx_network(graph_of(loaded, "prefill", tmp_path / "graph"))
+    check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=SHAPES)
+    with pytest.raises(ParityError, match=r"does not run at \[1, 7\]"):
+        check_parity(loaded, "prefill", network=network, dtype="fp32", what="it", shapes=[(1, 7)])
+
+
 def test_caches_of_anything_but_keys_and_values_are_refused():
     config = t.Lfm2Config(**GROUPED, layer_types=["conv"], block_multiple_of=32)
     with pytest.raises(ModelError, match="decode steps are only supported where every layer"):

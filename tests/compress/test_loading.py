@@ -143,6 +143,21 @@ def test_a_classifier_that_cannot_see_padding_is_refused(tmp_path, kind):
     assert load_model(str(folder)).task == "classification"
 
 
+def test_a_classifier_that_does_not_run_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    config = t.LlamaConfig(**{"vocab_size": 101, **BERT})
+    config.pad_token_id = None
+    folder = save_text(tmp_path, t.LlamaForSequenceClassification(config))
+
+    def fail(*_given, **_more):
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(t.LlamaModel, "forward", fail)
+    with pytest.raises(
+        ModelError, match=r"LlamaForSequenceClassification does not run on two short .*: sizes do"
+    ):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize(
     ("kind", "task"),
     [

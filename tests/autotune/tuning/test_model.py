@@ -81,6 +81,15 @@ def test_a_model_of_other_inputs_is_refused_in_one_sentence():
         trace_model(loaded(t.CanineModel(config), "embedding"), Workload(sequence_length=8))
 
 
+def test_a_model_whose_output_lacks_what_the_task_reads_is_refused_in_one_sentence():
+    """As a few classes of transformers do: a hidden state where the logits should be."""
+    headless = loaded(t.BertModel(t.BertConfig(**SIZES)), "causal-lm")
+    with pytest.raises(
+        ModelError, match=r"does not run on the inputs of the task causal-lm: .*'logits'; only"
+    ):
+        trace_model(headless, Workload(batch_size=2, sequence_length=8))
+
+
 def test_positions_before_the_first_token_do_not_count():
     """RoBERTa's table has a row for padding and those before it, which no token uses."""
     config = t.RobertaConfig(**SIZES, max_position_embeddings=18, pad_token_id=1)
