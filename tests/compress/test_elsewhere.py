@@ -136,6 +136,7 @@ def test_with_the_plug_in_outputs_are_bit_equal(saved, kind, form):
     assert all(torch.equal(expected[name], stored[name]) for name in stored)
 
 
+@pytest.mark.slow
 def test_with_the_code_of_the_folder_alone_outputs_are_bit_equal(saved, tmp_path):
     says = stranger(saved, tmp_path, True)
     assert {k: v for k, v in says.items() if v != "equal"} == {}

@@ -163,6 +163,7 @@ def test_another_budget_reuses_what_does_not_depend_on_it(tuned, copied, cli, ar
     assert "measure round 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_models_profile_is_what_its_tuning_needs(tuned, cli, home):
     done = cli(
         "profile",
@@ -284,6 +285,7 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
     assert ranks > wanted
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_names_the_reachable_minimum(cli, arguments, copied):
     (copied / "result.json").unlink()
     done = cli(*arguments, "--output", copied, "--latency-budget", "1us")

@@ -146,6 +146,7 @@ def test_threads_that_ask_at_once_get_their_own_answers(world):
         assert loss == pytest.approx(alone.true_loss(plan), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_closed_pool_leaves_no_process(world):
     setup, plans, _ = world
     with Evaluators(setup, 2, threads=1) as evaluators:

@@ -106,6 +106,7 @@ def test_every_broken_implementation_is_tried():
     assert {path.stem for path in BROKEN.glob("[!_]*.py")} == set(FAILS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FAILS))
 def test_a_broken_contract_is_found(name, report):
     lines = [line for line in report.splitlines() if line.startswith("FAILED")]

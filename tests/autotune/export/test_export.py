@@ -131,6 +131,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_refused(llama, exported):
     loaded = load_checkpoint(llama)
     right = onnx_network(llama / "onnx-fp32" / "model.onnx")
@@ -268,9 +269,8 @@ def no_tensorrt(monkeypatch):
     monkeypatch.setenv(python.VARIABLE, "/nonexistent/python")
 
 
-@pytest.mark.parametrize(
-    ("version", "opset"), [pytest.param(8, 17, marks=pytest.mark.slow), (None, 18)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "opset"), [(8, 17), (None, 18)])
 def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, opset):
     workload = Workload(batch_size=2, sequence_length=16)
     found = export_tensorrt(
@@ -295,6 +295,7 @@ def test_without_tensorrt_there_is_a_kit(no_tensorrt, llama, tmp_path, version, 
     assert verify(tmp_path / "kit").valid
 
 
+@pytest.mark.slow
 def test_an_engine_may_do_with_one_profile(no_tensorrt, llama, tmp_path, cli):
     shape = ("--batch-size", "2", "--isl", "16", "--tensorrt", "8")
     done = cli(

@@ -11,6 +11,7 @@ EXAMPLES = int(os.environ.get("AUTOTUNE_FUZZ_EXAMPLES", "30"))
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
 
+@pytest.mark.slow
 def test_no_request_makes_the_server_fail(client):
     document = schemathesis.openapi.from_asgi("/openapi.json", client.app)
     tried = set()

@@ -216,9 +216,8 @@ def test_typed_graphs_hold_the_plan_in_the_dtype(builder_for, compression, phase
         assert any("past" in v.name for v in loaded.graph.input) is (phase == "decode")
 
 
-@pytest.mark.parametrize(
-    ("tensorrt", "expected"), [pytest.param("8.6.1", 17, marks=pytest.mark.slow), ("10.3.0", 18)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("tensorrt", "expected"), [("8.6.1", 17), ("10.3.0", 18)])
 def test_an_engine_gets_half_precision_at_an_opset_it_reads(builder_for, tensorrt, expected):
     """The TensorRT of the machine counts: on a farm it is not the one installed here."""
     builder = builder_for("tensorrt", "fp16", versions={"tensorrt": tensorrt})

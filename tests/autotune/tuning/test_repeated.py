@@ -51,6 +51,7 @@ def request_of(home, budget, *, rounds):
     )
 
 
+@pytest.mark.slow
 def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
     save_model(tmp_path / "dense")

@@ -36,6 +36,7 @@ def half(model, compression, tmp_path_factory):
         return copy_whole(graph, out / "model.onnx")
 
 
+@pytest.mark.slow
 def test_a_graph_in_half_precision_is_compared_in_half_precision(half):
     record = replace(stored_record(), dtype="fp16")
     found = verify._parity(half, record, reporter=Reporter())

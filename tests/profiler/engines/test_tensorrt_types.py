@@ -109,6 +109,7 @@ def test_calls_agree_with_the_wheel(stubs):
     assert "\n".join(errors(stubs, *SCRIPTS.glob("*_engine.py"))) == ""
 
 
+@pytest.mark.slow
 def test_wrong_calls_would_be_found(stubs, tmp_path):
     source = (SCRIPTS / "build_engine.py").read_text()
     wrong = {
