@@ -6,13 +6,14 @@ import asyncio
 import sys
 import threading
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from autotune.core.child_errors import ChildError, ChildTimeoutError
-from autotune.core.childprocess import ChildProcess
+from autotune.core.childprocess import ChildProcess, kill_group
 from autotune.core.errors import UsageError
 from autotune.core.types import Address
 from autotune.service.errors import BusyError
@@ -27,6 +28,15 @@ _LIMIT_S = 120
 # A process that has grown beyond this is replaced by a fresh one; one table of a device makes it
 # 350 to 420 MB.
 _LARGE_BYTES = 600_000_000
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A question on its way, and the process that is at work for it."""
+
+    question: Question
+    child: ChildProcess | None = None
+    given_up: bool = False
 
 
 class PredictionPool:
@@ -52,6 +62,8 @@ class PredictionPool:
     async def answer(self, owner: str, question: Question) -> Prediction:
         """Predict for `owner`, after what the same owner has asked before.
 
+        Cancelled, it ends the process that was at work for it.
+
         Raises:
             UsageError: too many different layers, or more than can be predicted in time.
             QuotaError: too many predictions are waiting.
@@ -59,13 +71,17 @@ class PredictionPool:
             AutotuneError: as `Predictions.answer`.
         """
         _check(question)
+        asked = _Asked(question)
         with self._shares.hold(owner):
             turn = self._turns[owner]
             try:
                 async with turn, self._places:
                     return await anyio.to_thread.run_sync(
-                        self._ask, question, limiter=self._threads, abandon_on_cancel=True
+                        self._ask, asked, limiter=self._threads, abandon_on_cancel=True
                     )
+            except asyncio.CancelledError:
+                self._give_up(asked)
+                raise
             finally:
                 if not self._shares.held[owner] - 1:
                     self._turns.pop(owner, None)
@@ -79,11 +95,18 @@ class PredictionPool:
         for child in found:
             child.close()
 
-    def _ask(self, question: Question) -> Prediction:
+    def _give_up(self, asked: _Asked) -> None:
+        """End the process that works for it; the thread that waits for its answer finds it dead."""
+        with self._lock:
+            asked.given_up = True
+            if asked.child is not None and asked.child in self._busy:
+                kill_group(asked.child.pid)
+
+    def _ask(self, asked: _Asked) -> Prediction:
         message: dict[str, Any] = {}
-        child = self._take()
+        child = self._take(asked)
         try:
-            child.send({"question": question.to_json(), "seconds": self.limit_s + 1})
+            child.send({"question": asked.question.to_json(), "seconds": self.limit_s + 1})
             message = child.receive(self.limit_s)
         except ChildTimeoutError:
             raise UsageError(
@@ -97,15 +120,18 @@ class PredictionPool:
             raise error_of(message["error"])
         return Prediction.from_json(message["answer"])
 
-    def _take(self) -> ChildProcess:
+    def _take(self, asked: _Asked) -> ChildProcess:
         """A process that waits for a question, started if there is none."""
         with self._lock:
             if self._closed:
                 raise BusyError("the server is stopping; ask again later")
+            if asked.given_up:
+                raise BusyError("nobody waits for the prediction")
             fresh = not self._idle
             threads = self._start["threads"] or 1
             child = ChildProcess(COMMAND, threads=threads) if fresh else self._idle.pop()
             self._busy.add(child)
+            asked.child = child
         if fresh:
             child.send(self._start)
         return child

@@ -12,6 +12,7 @@ from autotune.core.option_names import spell
 from autotune.layers.options import PredictOptions
 from autotune.service.catalogue import describe_database, describe_device, describe_devices
 from autotune.service.prediction_records import Question
+from autotune.service.presence import while_connected
 from autotune.service.state import Caller, Owner, Parts
 from autotune.service.uploads import list_uploads, remove_upload
 from autotune.service.views import Answer, PredictionRequest, layer_of
@@ -40,7 +41,9 @@ def databases(parts: Parts, _: Caller) -> list[dict[str, Any]]:
 
 
 @router.post("/predict")
-async def predict(body: PredictionRequest, parts: Parts, *, _: Caller, owner: Owner) -> Answer:
+async def predict(
+    body: PredictionRequest, parts: Parts, *, request: Request, _: Caller, owner: Owner
+) -> Answer:
     """Predict the latency of up to 1,000 layers on a device, whether or not it is present."""
     try:
         question = Question(
@@ -50,7 +53,7 @@ async def predict(body: PredictionRequest, parts: Parts, *, _: Caller, owner: Ow
             shapes=tuple(layer_of(shape) for shape in body.shapes),
             allow_extrapolation=body.allow_extrapolation,
         )
-        found = await parts.predictions.answer(owner, question)
+        found = await while_connected(request, parts.predictions.answer(owner, question))
     except AutotuneError as error:
         raise spell(error, "api", PredictOptions) from None
     return Answer(**found.to_json())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from autotune.core.errors import UsageError
@@ -22,6 +22,7 @@ from autotune.service.job_files import own_folder
 from autotune.service.job_records import Job
 from autotune.service.job_schema import SUCCEEDED
 from autotune.service.prediction_records import Question
+from autotune.service.presence import while_connected
 from autotune.service.routes_jobs import JobId
 from autotune.service.settings import Settings
 from autotune.service.specs import Text
@@ -100,7 +101,7 @@ class CurveQuestion(BaseModel):
 
 @router.post("/curve")
 async def curve(
-    question: CurveQuestion, parts: Parts, *, _: Caller, owner: Owner
+    question: CurveQuestion, parts: Parts, *, request: Request, _: Caller, owner: Owner
 ) -> dict[str, Any]:
     """Predict the latency of one layer against its rank: the points, and the figure."""
     spec = find_device(question.device)
@@ -120,7 +121,7 @@ async def curve(
     asked = Question(
         device=spec.name, shapes=shapes, allow_extrapolation=question.allow_extrapolation
     )
-    answer = await parts.predictions.answer(owner, asked)
+    answer = await while_connected(request, parts.predictions.answer(owner, asked))
     found = answer.estimates
     points = [
         {"rank": shape.form.rank_or_none, "form": str(shape.form), **dataclasses.asdict(one)}

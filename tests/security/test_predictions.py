@@ -13,11 +13,12 @@ from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
 from autotune.service import prediction_pool
+from autotune.service.app import create_app
 from autotune.service.errors import BusyError, QuotaError
 from autotune.service.prediction_pool import PredictionPool
 from autotune.service.prediction_records import Prediction, Question, error_json, error_of
 from tests.autotune.service.processes import descendants, gone, mentioning
-from tests.security.conftest import until
+from tests.security.conftest import connect, until
 from tests.waiting import wait_for
 
 SHAPE = LayerShape(tokens=2048, in_features=4096, out_features=4096, form=low_rank(1024))
@@ -128,6 +129,31 @@ def test_another_user_does_not_wait_for_a_long_prediction(fake):
         await asyncio.gather(*long, return_exceptions=True)
 
     run(scenario, limit_s=600)
+
+
+def test_a_prediction_that_nobody_waits_for_ends_and_makes_room(fake):
+    async def scenario(pool):
+        given_up = [asyncio.create_task(pool.answer(name, asking("hang"))) for name in "abca"]
+        await until(lambda: len(pool._busy) == 2)
+        for task in given_up:
+            task.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
+        assert not pool._shares.taken
+        return await asyncio.wait_for(pool.answer("a", asking("cpu")), 60)
+
+    assert run(scenario, limit_s=600).backend == "b"
+    assert gone("time.sleep(600)", 20)
+
+
+def test_who_closes_the_connection_no_longer_waits(fake, serve, settings, database):
+    port = serve(create_app(settings, database))
+    shape = {"tokens": 1, "in_features": 8, "out_features": 8}
+    body = json.dumps({"device": "hang", "shapes": [shape]})
+    head = "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with connect(port) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert wait_for(lambda: mentioning("time.sleep(600)"), 30)
+    assert gone("time.sleep(600)", 20)
 
 
 def test_waiting_predictions_have_a_limit(fake):
