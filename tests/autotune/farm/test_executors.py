@@ -62,19 +62,20 @@ def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
         assert len(store.measurements(machine.fingerprint.id)) == 1
 
 
-def measuring():
-    """pids of the processes that run shards on the workers."""
-    return [pid for pid, command in mentioning("ray::run_here").items()]
+def measuring(farm):
+    """pids of the processes that run shards on the farm's workers."""
+    below = [descendants(process.pid).items() for process in farm.processes]
+    return [pid for found in below for pid, command in found if "ray::run_here" in command]
 
 
-def test_a_worker_process_that_is_killed_costs_its_task_at_most(cluster):
+def test_a_worker_process_that_is_killed_costs_its_task_at_most(farm, cluster):
     tasks = [task(tokens=16 * (i + 1)) for i in range(24)]
     found, kill_at = {}, [2, 7]
     for outcome in cluster.run(shard(*tasks)):
         assert outcome.index not in found
         found[outcome.index] = outcome
         # Not at a count exactly: outcomes come in bunches, and nothing may run at that moment.
-        if kill_at and len(found) >= kill_at[0] and (pids := measuring()):
+        if kill_at and len(found) >= kill_at[0] and (pids := measuring(farm)):
             kill_at.pop(0)
             for pid in pids:
                 below = descendants(pid)

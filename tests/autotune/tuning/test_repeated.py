@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import Budget, Workload
