@@ -45,6 +45,14 @@ def pytest_configure(config: pytest.Config) -> None:
     session_seed()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: one more than cores, since tests wait for servers and children that start."""
+    from autotune.devices.detect import cpu_threads
+
+    del config
+    return cpu_threads() + 1
+
+
 # Last, after -m and -k have chosen: what they deselected is of no interest here.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
