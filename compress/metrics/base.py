@@ -92,7 +92,7 @@ def support_root(gram: Tensor, floor: float = 1e-10) -> Tensor:
     if float(values[0]) > floor * largest:
         root: Tensor = torch.linalg.cholesky(gram)
         return root
-    return _clipped_root(values, vectors, floor * largest)
+    return _clipped_root(values, vectors, lowest=floor * largest)
 
 
 def damped_root(gram: Tensor, damping: float) -> Tensor:
@@ -110,11 +110,11 @@ def damped_root(gram: Tensor, damping: float) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(gram + ridge * eye if ridge > 0 else eye)
     if failed:
         values, vectors = torch.linalg.eigh(gram)
-        return _clipped_root(values, vectors, ridge)
+        return _clipped_root(values, vectors, lowest=ridge)
     return root
 
 
-def _clipped_root(values: Tensor, vectors: Tensor, lowest: float) -> Tensor:
+def _clipped_root(values: Tensor, vectors: Tensor, *, lowest: float) -> Tensor:
     """Lower root of the matrix of these eigenvalues, none below `lowest`, and vectors."""
     # QR of the symmetric root: Rᵀ is lower and RᵀR the clipped Gram, with no second rounding.
     _, upper = torch.linalg.qr(values.clamp_min(lowest).sqrt()[:, None] * vectors.T)

@@ -122,7 +122,7 @@ class TestFarm:
             command for command in below if "monitor.py" in command and "log" not in command
         ]
 
-    def test_a_worker_that_hangs_costs_the_task_it_was_at(self, cluster, monkeypatch):  # noqa: F811
+    def test_a_worker_that_hangs_costs_the_task_it_was_at(self, farm, cluster, monkeypatch):  # noqa: F811
         limits = Limits(start_s=300.0, silent_s=25.0, whole_s=600.0)
         monkeypatch.setattr(shard_stream.Limits, "of", staticmethod(lambda shard, kind: limits))
         assert ray_executor.Limits is shard_stream.Limits
@@ -130,7 +130,7 @@ class TestFarm:
         found = {}
         for outcome in cluster.run(shard(*[task(tokens=16 * (i + 1)) for i in range(10)])):
             found[outcome.index] = outcome
-            if not stopped and (pids := measuring()):
+            if not stopped and (pids := measuring(farm)):
                 stopped += pids
                 for pid in pids:
                     os.kill(pid, signal.SIGSTOP)
