@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 OUT ?= autotune-out/all-MiniLM-L6-v2
 # More arguments of pytest: make test PYTEST='tests/search -x', PYTEST='-n 0 --pdb', PYTEST='-m farm'.
 PYTEST ?=
-# One process a core; the tests of a module stay together, since they share its fixtures.
+# One process more than cores (tests/conftest.py); the tests of a module stay together, since they share its fixtures.
 PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: tune test test-all test-times lint venv clean

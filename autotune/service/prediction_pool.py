@@ -99,7 +99,7 @@ class PredictionPool:
         """End the process that works for it; the thread that waits for its answer finds it dead."""
         with self._lock:
             asked.given_up = True
-            if asked.child is not None and asked.child in self._busy:
+            if asked.child is not None:
                 kill_group(asked.child.pid)
 
     def _ask(self, asked: _Asked) -> Prediction:
@@ -115,7 +115,7 @@ class PredictionPool:
         except ChildError as error:
             raise BusyError(f"the prediction was interrupted ({error}); ask again") from error
         finally:
-            self._put_back(child, keep=0 < message.get("resident_bytes", 0) < _LARGE_BYTES)
+            self._put_back(asked, keep=0 < message.get("resident_bytes", 0) < _LARGE_BYTES)
         if "error" in message:
             raise error_of(message["error"])
         return Prediction.from_json(message["answer"])
@@ -136,8 +136,10 @@ class PredictionPool:
             child.send(self._start)
         return child
 
-    def _put_back(self, child: ChildProcess, *, keep: bool) -> None:
+    def _put_back(self, asked: _Asked, *, keep: bool) -> None:
         with self._lock:
+            child, asked.child = asked.child, None  # from here on it may be at work for another
+            assert child is not None
             self._busy.discard(child)
             if keep and not self._closed:
                 self._idle.append(child)

@@ -39,9 +39,9 @@ from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
 from autotune.tuning.workspace import Workspace
 
-# What the dense graph is compared at: tokens of the workload, and another shape.
+# What the dense graph is compared at: tokens of the workload, and other shapes.
 _CHECKED_TOKENS = 4096
-_CHECKED_TOO = [(1, 7), (3, 260)]
+_CHECKED_TOO = ((1, 7), (3, 260))
 _HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",

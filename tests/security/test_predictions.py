@@ -145,6 +145,21 @@ def test_a_prediction_that_nobody_waits_for_ends_and_makes_room(fake):
     assert gone("time.sleep(600)", 20)
 
 
+def test_giving_up_what_was_answered_leaves_the_process_to_the_next(fake):
+    async def scenario(pool):
+        answered = prediction_pool._Asked(asking("cpu"))
+        await asyncio.to_thread(pool._ask, answered)
+        following = asyncio.create_task(pool.answer("b", asking("hang")))
+        await until(lambda: pool._busy)
+        pool._give_up(answered)
+        await asyncio.wait({following}, timeout=1)
+        assert not following.done(), "the same process is at work for it"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    run(scenario, limit_s=600)
+
+
 def test_who_closes_the_connection_no_longer_waits(fake, serve, settings, database):
     port = serve(create_app(settings, database))
     shape = {"tokens": 1, "in_features": 8, "out_features": 8}
