@@ -4,10 +4,11 @@
 
 A row is one tuning with an empty latency database while benchmarks/neighbour.py runs, as a user who
 may not raise priorities, then `bench` of the same folder without the neighbour. `small` rows tune
-tests/data/code-llama-3m to 0.9x, `main` rows run what `make tune` runs. A verdict is contradicted
-where the quiet 95 % interval lies wholly on the other side of the limit. The ratio of every layer
-that a small row measured is compared with one that was measured in quiet at the beginning. Rows
-that the file holds are not run again. The last line is one JSON document.
+tests/data/code-llama-3m to 0.9x with short measurements (AUTOTUNE_MEASURE_SECONDS=5), `main` rows
+run what `make tune` runs. A verdict is contradicted where the quiet 95 % interval lies wholly on
+the other side of the limit. The ratio of every layer that a small row measured is compared with one
+that was measured in quiet at the beginning. Rows that the file holds are not run again. The last
+line is one JSON document.
 """
 
 from __future__ import annotations
@@ -26,23 +27,28 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autotune.core.quantities import parse_quantity
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.records import Measurement, measured_rows
-from tests.conftest import LLAMA
 
 _ROOT = Path(__file__).parents[1]
+_LLAMA = _ROOT / "tests" / "data" / "code-llama-3m"
 _ORDINARY = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
 _SMALL_WORKLOAD = ("--batch-size", "1", "--isl", "128")
 _TUNINGS: Mapping[str, Sequence[str]] = {
     "small": (
-        *("--model", str(LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
-        *("--calibration", str(LLAMA / "heldout.txt"), "--calibration-samples", "16"),
+        *("--model", str(_LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
+        *("--calibration", str(_LLAMA / "heldout.txt"), "--calibration-samples", "16"),
         *("--trials", "0", "--sensitivity-rounds", "0", "--allow-quality-loss"),
     ),
     "main": ("--device", "cpu", "--latency-budget", "0.85x"),
+}
+_ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
+    "small": {"AUTOTUNE_MEASURE_SECONDS": "5"},
+    "main": {},
 }
 _ENDED = (0, 1, 5)
 
@@ -84,7 +90,7 @@ def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> d
     started_s = time.monotonic()
     with _neighbour(number):
         arguments = ("tune", *_TUNINGS[kind], "--output", str(output), "--db", str(database))
-        record = _run(*arguments)
+        record = _run(*arguments, environment=_ENVIRONMENT[kind])
     seconds = time.monotonic() - started_s
     again = _run("bench", str(output))
     limit = parse_quantity(record["budget"]["latency"], "latency").value
@@ -108,7 +114,7 @@ def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> d
 def _quiet_points(home: Path) -> dict[Any, float]:
     """The ratio to dense of every layer of the small model, measured without the neighbour."""
     database = home / "quiet.sqlite"
-    _run("profile", "--for", str(LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
+    _run("profile", "--for", str(_LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
     return {each.shape: each.ratio for each in _points(database) if each.converged}
 
 
@@ -119,11 +125,18 @@ def _points(path: Path) -> list[Measurement]:
         ]
 
 
-def _run(*arguments: str) -> dict[str, Any]:
+def _run(*arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A command as an ordinary user runs it; its JSON."""
     prefix = _ORDINARY if os.geteuid() == 0 else ()
     command = (*prefix, sys.executable, "-m", "autotune", *arguments, "--format", "json")
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(
+        command,
+        cwd=_ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
     if done.returncode not in _ENDED:
         raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
