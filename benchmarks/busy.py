@@ -6,9 +6,9 @@ A row is one tuning with an empty latency database while benchmarks/neighbour.py
 may not raise priorities, then `bench` of the same folder without the neighbour. `small` rows tune
 tests/data/code-llama-3m to 0.9x with short measurements (AUTOTUNE_MEASURE_SECONDS=5), `main` rows
 run what `make tune` runs. A verdict is contradicted where the quiet 95 % interval lies wholly on
-the other side of the limit. The ratio of every layer that a small row measured is compared with one
-that was measured in quiet at the beginning. Rows that the file holds are not run again. The last
-line is one JSON document.
+the other side of the limit. The ratio of every layer that a small row measured is compared with the
+median of three that were measured in quiet at the beginning, a minute in all. Rows that the file
+holds are not run again. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ _ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
     "main": {},
 }
 _ENDED = (0, 1, 5)
+_QUIET = 3
 
 
 def main() -> None:
@@ -113,9 +114,13 @@ def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> d
 
 def _quiet_points(home: Path) -> dict[Any, float]:
     """The ratio to dense of every layer of the small model, measured without the neighbour."""
-    database = home / "quiet.sqlite"
-    _run("profile", "--for", str(_LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
-    return {each.shape: each.ratio for each in _points(database) if each.converged}
+    found = collections.defaultdict(list)
+    for number in range(_QUIET):
+        database = home / f"quiet-{number}.sqlite"
+        _run("profile", "--for", str(_LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
+        for each in _points(database):
+            found[each.shape].append(each.ratio)
+    return {shape: statistics.median(ratios) for shape, ratios in found.items()}
 
 
 def _points(path: Path) -> list[Measurement]:

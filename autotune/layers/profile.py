@@ -21,6 +21,7 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.settling import Settled, measure_wanted
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.tuning.measuring import MeasuringMachine
+from autotune.tuning.network_timing import layer_looks
 
 QUICK_LAYERS = 25
 _FIRST, _WAVE = 13, 4
@@ -67,6 +68,7 @@ def profile_points(
         doubtful=machine.doubtful(shapes),
         runner=machine.runner,
         policy=policy,
+        looks=layer_looks(machine.spec.kind),
         stage=lambda again: nullcontext(advance),
     )
     settled = Settled.of(database.measurements(machine.fingerprint.id), shapes)

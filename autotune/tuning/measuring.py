@@ -30,6 +30,7 @@ from autotune.profiler.measure.timing import PairedTiming
 from autotune.results.layer_timings import LayerTimings
 from autotune.tuning.machine import Machine
 from autotune.tuning.network_timing import (
+    layer_looks,
     layer_policy,
     network_policy,
     network_subject,
@@ -165,6 +166,7 @@ class MeasuringMachine(Machine):
             doubtful=self.doubtful(wanted),
             runner=self.runner,
             policy=layer_policy(self.spec.kind, self.measure_seconds),
+            looks=layer_looks(self.spec.kind),
             stage=lambda again: workspace.stage(f"{stage} again" if again else stage),
         )
         self.has_measured |= found.measured > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autotune.core.errors import MeasurementError
 from autotune.core.progress import Advance
+from autotune.profiler.measure.looks import Looks
 from autotune.profiler.measure.tasks import Subject, TaskRunner, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_timing
 
@@ -19,6 +20,9 @@ _WIDE = 0.02
 # H100: 0.0003 over 16 processes; on CPUs noise hides it, and 0.003 is assumed
 # (benchmarks/results/2026-11-26-process-spread.md).
 _PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
+# Of layers, by device kind: the usual spread was seen on two cores of a shared host
+# (benchmarks/results/2026-11-27-busy.md); what a run sees itself outweighs it.
+_LOOKS = {"cpu": Looks(count=2, seconds=2e-6, relative=0.01), "cuda": Looks()}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
@@ -38,6 +42,11 @@ def network_policy(kind: str, measure_seconds: float, *, final: bool = False) ->
 def layer_policy(kind: str, measure_seconds: float) -> TimingPolicy:
     """How a layer and a few of its ranks are timed: in a tenth of a network's time."""
     return TimingPolicy(max_seconds=measure_seconds / 10, process_sd=_PROCESS_SD[kind])
+
+
+def layer_looks(kind: str) -> Looks:
+    """How often a layer is looked at in that time; `kind` is that of the device."""
+    return _LOOKS[kind]
 
 
 def network_subject(build: Path, inputs: Path) -> Subject:

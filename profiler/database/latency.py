@@ -133,7 +133,8 @@ class LatencyDatabase(Store):
 
         Any success is better than a failure, and a settled timing than one that did not settle; of
         two that did not, the narrower one stays. A settled timing stays, except that a settled one
-        of a `remeasured` shape replaces it.
+        of a `remeasured` shape replaces it. Of two unsettled ones of such a shape and of one run,
+        the later stays.
         """
         with self.transaction() as connection:
             self._put_rows(
@@ -208,7 +209,8 @@ class LatencyDatabase(Store):
         narrower = new.ratio_high / new.ratio_low < old.ratio_high / old.ratio_low
         better = [sa.and_(old.converged == 0, sa.or_(new.converged == 1, narrower))]
         if again:
-            better.append(new.converged == 1)
+            same_run = new.run_id == old.run_id
+            better += [new.converged == 1, sa.and_(same_run, new.converged == old.converged)]
         return statement.on_conflict_do_update(
             index_elements=list(KEY),
             set_={name: new[name] for name in (*COLUMNS, "run_id") if name not in KEY},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from autotune.core.forms import Form, low_rank
 from autotune.core.layers import LayerShape
@@ -11,11 +11,13 @@ from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Fingerprint
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice
+from autotune.devices.health import ClockReading
 from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Detail, FailedMeasurement, Measurement, Row
 from autotune.profiler.measure.intervals import NORMAL
+from autotune.profiler.measure.looks import Looks, together
 from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 
@@ -76,49 +78,116 @@ def measure_points(
     points: Sequence[LayerShape],
     runner: TaskRunner,
     policy: TimingPolicy | None = None,
+    looks: Looks | None = None,
     progress: Advance = no_progress,
 ) -> list[FailedMeasurement]:
     """Time `points` (dense layers come along as references) and store each result at once.
 
-    Points that are known are measured again; `LatencyDatabase.add` says which timing stays. Returns
-    the failed ones; they are rows in the database too.
+    With several `looks`, all layers have one before the next begins; `policy` is for all looks
+    together. Points that are known are measured again; `LatencyDatabase.add` says which timing
+    stays. Returns the failed ones; they are rows in the database too.
     """
     if not points:
         return []
-    policy = policy or TimingPolicy()
-    tasks = _tasks(points, policy)
+    looks = looks or Looks()
+    tasks = _tasks(points, looks.policy(policy or TimingPolicy()))
     run_id = database.start_run(fingerprint, f"{len(points)} points")
-    asked = set(points)
-    failures: list[FailedMeasurement] = []
-    done = 0
+    run = _Run(database, run_id, tasks=tasks, looks=looks, asked=frozenset(points))
+    done, total = 0, looks.count * sum(len(task.subjects) - 1 for task in tasks)
     progress(0, len(points))
-    for task, outcome in _outcomes(runner, tasks):
-        rows = _rows(task, outcome)
-        details = _details(rows, outcome.timing)
-        database.add(run_id, rows, details=details, clocks=outcome.clocks, remeasured=asked)
-        failures += [row for row in rows if isinstance(row, FailedMeasurement)]
-        done += len(rows) - 1
-        progress(min(done, len(points)), len(points))
-    return failures
+    for number in range(looks.count):
+        left = [index for index in range(len(tasks)) if number == 0 or index in run.seen]
+        for index, outcome in _outcomes(runner, tasks, left):
+            run.keep(index, outcome)
+            done += len(tasks[index].subjects) - 1
+            progress(min(len(points), done * len(points) // max(total, 1)), len(points))
+    run.finish()
+    progress(len(points), len(points))
+    return [row for index in sorted(run.failed) for row in run.failed[index]]
+
+
+class _Run:
+    """One run of a database: the looks at every task so far, by its index, and their rows."""
+
+    def __init__(
+        self,
+        database: LatencyDatabase,
+        run_id: str,
+        *,
+        tasks: Sequence[TimingTask],
+        looks: Looks,
+        asked: frozenset[LayerShape],
+    ) -> None:
+        self._database, self._run_id = database, run_id
+        self._tasks, self._looks, self._asked = tasks, looks, asked
+        self.seen: dict[int, list[PairedTiming]] = {}
+        self.failed: dict[int, list[FailedMeasurement]] = {}
+
+    def keep(self, index: int, outcome: Outcome) -> None:
+        """Store one more look at a task; a failed one only where it is the first."""
+        if outcome.timing is not None:
+            self.seen.setdefault(index, []).append(outcome.timing)
+            self._store([index], outcome.clocks)
+        elif index not in self.seen:
+            self.failed[index] = _failures(self._tasks[index], str(outcome.error))
+            self._add(self.failed[index], clocks=outcome.clocks)
+
+    def finish(self) -> None:
+        """Store all rows anew: how far looks lie apart is known now."""
+        if self._looks.count > 1:
+            self._store(sorted(self.seen))
+
+    def _store(self, indices: Sequence[int], clocks: Sequence[ClockReading] = ()) -> None:
+        rows: dict[LayerShape, Measurement] = {}
+        details: dict[LayerShape, Detail] = {}
+        timings = together([self.seen[index] for index in indices], self._looks)
+        for index, timing in zip(indices, timings, strict=True):
+            found = _rows(self._tasks[index], timing, settled=self._settled(index))
+            # A dense layer is the reference of several tasks.
+            better = [r for r in found if r.shape not in rows or r.converged]
+            rows |= {row.shape: row for row in better}
+            details |= _details(found, timing, of=better)
+        self._add(list(rows.values()), details=details, clocks=clocks)
+
+    def _add(
+        self,
+        rows: Sequence[Row],
+        *,
+        details: Mapping[LayerShape, Detail] | None = None,
+        clocks: Sequence[ClockReading] = (),
+    ) -> None:
+        self._database.add(
+            self._run_id, rows, details=details, clocks=clocks, remeasured=self._asked
+        )
+
+    def _settled(self, index: int) -> list[bool]:
+        """Whether every look at each alternative is as sure as its policy asks for."""
+        seen, policy = self.seen[index], self._tasks[index].policy
+        return [
+            len(seen) == self._looks.count
+            and all(_has_settled(timing, i, policy=policy) for timing in seen)
+            for i in range(len(self._tasks[index].subjects))
+        ]
 
 
 def _outcomes(
-    runner: TaskRunner, tasks: Sequence[TimingTask]
-) -> Iterator[tuple[TimingTask, Outcome]]:
-    """Every task with its outcome; those whose process died are tried again, twice at most.
+    runner: TaskRunner, tasks: Sequence[TimingTask], chosen: Sequence[int]
+) -> Iterator[tuple[int, Outcome]]:
+    """The `chosen` tasks' indices and outcomes; those whose process died are tried again, twice.
 
     A process may be killed from outside; one that its task kills dies again.
     """
     for attempt in range(_ATTEMPTS):
         died = []
-        for outcome in runner.run(tasks):
+        for outcome in runner.run([tasks[index] for index in chosen]):
+            index = chosen[outcome.index]
             if outcome.died and attempt + 1 < _ATTEMPTS:
-                died.append(tasks[outcome.index])
+                died.append(index)
             else:
-                yield tasks[outcome.index], outcome
+                yield index, outcome
         if not died:
             return
-        tasks = died
+        chosen = died
 
 
 def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTask]:
@@ -136,23 +205,31 @@ def _tasks(points: Sequence[LayerShape], policy: TimingPolicy) -> list[TimingTas
     return tasks
 
 
-def _details(rows: Sequence[Row], timing: PairedTiming | None) -> dict[LayerShape, Detail]:
-    if timing is None:
-        return {}
+def _details(
+    rows: Sequence[Measurement], timing: PairedTiming, *, of: Sequence[Measurement]
+) -> dict[LayerShape, Detail]:
+    """Of those of a timing's `rows` that are kept."""
     columns = zip(timing.quantiles_s, timing.samples_s, strict=True)
     return {
         row.shape: Detail(quantiles_s=quantiles, samples_s=samples)
         for row, (quantiles, samples) in zip(rows, columns, strict=True)
+        if row in of
     }
 
 
-def _rows(task: TimingTask, outcome: Outcome) -> list[Row]:
-    shapes = [subject.layer for subject in task.subjects if subject.layer is not None]
-    assert len(shapes) == len(task.subjects), "a task of layers"
-    now, timing = timestamp(), outcome.timing
-    if timing is None:
-        error = str(outcome.error)
-        return [FailedMeasurement(shape=s, error=error, measured_at=now) for s in shapes]
+def _shapes(task: TimingTask) -> list[LayerShape]:
+    found = [subject.layer for subject in task.subjects if subject.layer is not None]
+    assert len(found) == len(task.subjects), "a task of layers"
+    return found
+
+
+def _failures(task: TimingTask, error: str) -> list[FailedMeasurement]:
+    now = timestamp()
+    return [FailedMeasurement(shape=s, error=error, measured_at=now) for s in _shapes(task)]
+
+
+def _rows(task: TimingTask, timing: PairedTiming, *, settled: Sequence[bool]) -> list[Measurement]:
+    now = timestamp()
     return [
         Measurement(
             shape=shape,
@@ -164,10 +241,10 @@ def _rows(task: TimingTask, outcome: Outcome) -> list[Row]:
             rounds=timing.rounds,
             windows=timing.windows,
             disturbed_windows=timing.disturbed_windows,
-            converged=_has_settled(timing, i, policy=task.policy),
+            converged=settled[i],
             measured_at=now,
         )
-        for i, shape in enumerate(shapes)
+        for i, shape in enumerate(_shapes(task))
     ]
 
 

@@ -11,6 +11,7 @@ from autotune.core.progress import Advance
 from autotune.core.types import Fingerprint
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.records import FailedMeasurement, Measurement
+from autotune.profiler.measure.looks import Looks
 from autotune.profiler.measure.points import measure_points, missing_points, unsettled_points
 from autotune.profiler.measure.tasks import TaskRunner
 from autotune.profiler.measure.timing import TimingPolicy
@@ -49,6 +50,7 @@ def measure_wanted(
     doubtful: Collection[LayerShape],
     runner: TaskRunner,
     policy: TimingPolicy,
+    looks: Looks | None = None,
     stage: Callable[[bool], AbstractContextManager[Advance]],
 ) -> Pass:
     """Measure what is missing of `wanted`, then the `doubtful` ones, then what has not settled.
@@ -81,6 +83,7 @@ def measure_wanted(
                     points=points,
                     runner=runner,
                     policy=policy,
+                    looks=looks,
                     progress=advance,
                 )
 
