@@ -4,10 +4,11 @@ import pytest
 from click.testing import CliRunner
 
 from autotune.cli import db, profile
+from autotune.profiler.measure.looks import Looks
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedMachine
 from autotune.tuning import machines
-from autotune.tuning.network_timing import layer_policy
+from autotune.tuning.network_timing import layer_looks, layer_policy
 from autotune.tuning.options import MachineOptions
 
 
@@ -34,4 +35,6 @@ def test_profile_and_drift_time_layers_as_a_tuning_does(tmp_path, monkeypatch, h
         done = CliRunner().invoke(command, options, standalone_mode=False)
         assert done.exception is None, done.output
         machine = machine_here(MachineOptions(database=database))
-        assert set(policies) == {layer_policy(machine.spec.kind, machine.measure_seconds)}
+        whole = layer_policy(machine.spec.kind, machine.measure_seconds)
+        looks = layer_looks(machine.spec.kind) if command is profile.command else Looks()
+        assert set(policies) == {looks.policy(whole)}
