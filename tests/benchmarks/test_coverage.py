@@ -51,8 +51,6 @@ def test_a_row_that_fails_is_a_traceback_with_its_last_line(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "model_type", "kind", "outcome"),
     [
-        ("DistilBertModel", "distilbert", "encoder", "passes"),
-        ("ViTForImageClassification", "vit", "image", "passes"),
         ("CLIPModel", "clip", "two towers", "passes"),
         ("MixtralForCausalLM", "mixtral", "decoder", "passes"),
         ("MambaForCausalLM", "mamba", "decoder", "no graph"),
