@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autotune.core.options import OptionError, check_options, option, same
-from autotune.core.types import Address
+from autotune.core.types import LARGEST_INTEGER, Address
 from autotune.layers.options import PredictOptions, ProfileOptions
 from autotune.tuning.options import MachineOptions, check_cores
 from autotune.tuning.request import TuneRequest
-
-_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class ExportOptions:
     batch_size: int | None = option(
         flag="--batch-size",
         ge=1,
-        le=_SIZE,
+        le=LARGEST_INTEGER,
         metavar="N",
         default_text="same as in the tuning",
         help="TensorRT: largest batch size.",
@@ -45,7 +43,7 @@ class ExportOptions:
     isl: int | None = option(
         flag="--isl",
         ge=1,
-        le=_SIZE,
+        le=LARGEST_INTEGER,
         metavar="TOKENS",
         default_text="same as in the tuning",
         help="TensorRT: largest input sequence length.",
@@ -54,7 +52,7 @@ class ExportOptions:
         0,
         flag="--osl",
         ge=0,
-        le=_SIZE,
+        le=LARGEST_INTEGER,
         metavar="TOKENS",
         help="TensorRT: largest output sequence length.",
     )

@@ -17,6 +17,8 @@ from autotune.core.workload import Budget as Budget
 from autotune.core.workload import Workload as Workload
 
 SCHEMA_VERSION = 3
+# What every database and file format holds.
+LARGEST_INTEGER = 2**31 - 1
 
 # Of a latency database: the path of a SQLite file, or the URL of a PostgreSQL database
 # (`postgresql://user@host/name`).

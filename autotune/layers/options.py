@@ -14,7 +14,7 @@ from autotune.core.layers import LayerShape
 from autotune.core.option_names import about, spell
 from autotune.core.options import Entry, OptionError, check_options, entries, option, same
 from autotune.core.options_json import from_json
-from autotune.core.types import Address
+from autotune.core.types import LARGEST_INTEGER, Address
 from autotune.core.workload import Workload
 from autotune.tuning.options import MachineOptions
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from autotune.profiler.backends.base import Backend
 
 _Options = TypeVar("_Options", "PredictOptions", "ProfileOptions")
-_SIZE = 2**31 - 1
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 
 
@@ -31,14 +30,23 @@ class LayerOptions:
     """A linear layer on `tokens` rows: dense, factorized at rank `rank`, or in a `form`."""
 
     tokens: int = option(
-        flag="--tokens", required=True, ge=1, le=_SIZE, metavar="M", help="Rows of the input, M."
+        flag="--tokens",
+        required=True,
+        ge=1,
+        le=LARGEST_INTEGER,
+        metavar="M",
+        help="Rows of the input, M.",
     )
-    in_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the input, K.")
-    out_features: int = option(required=True, ge=1, le=_SIZE, help="Columns of the output, N.")
+    in_features: int = option(
+        required=True, ge=1, le=LARGEST_INTEGER, help="Columns of the input, K."
+    )
+    out_features: int = option(
+        required=True, ge=1, le=LARGEST_INTEGER, help="Columns of the output, N."
+    )
     rank: int | None = option(
         flag="--rank",
         ge=1,
-        le=_SIZE,
+        le=LARGEST_INTEGER,
         metavar="R",
         default_text="dense only",
         help="Rank of the factors.",

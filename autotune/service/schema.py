@@ -22,10 +22,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from autotune.core.options import Entry, entries, nested
 from autotune.core.options_json import Nested, at, flat_entries, place
+from autotune.core.types import LARGEST_INTEGER
 
 # No control characters: no argument, log or PostgreSQL text may hold them all.
 Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_LARGEST = 2**31 - 1
 
 
 class Spec(BaseModel):
@@ -163,7 +163,7 @@ def _type(entry: Entry) -> Any:
     if option.choices and option.part is None:
         return Literal[option.names()]
     if entry.item is int:
-        return Annotated[int, Field(ge=_whole(option.ge, 0), le=_whole(option.le, _LARGEST))]
+        return Annotated[int, Field(ge=_whole(option.ge, 0), le=_whole(option.le, LARGEST_INTEGER))]
     if entry.item is float:
         high = 1e15 if option.le is None else option.le
         return Annotated[float, Field(ge=option.ge or 0.0, le=high, allow_inf_nan=False)]

@@ -36,7 +36,7 @@ from autotune.core.paths import (
     default_output,
 )
 from autotune.core.registry import check_spec
-from autotune.core.types import Budget, Workload
+from autotune.core.types import LARGEST_INTEGER, Budget, Workload
 from autotune.search.allocators import ALLOCATORS
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions, check_cores
 
@@ -92,7 +92,7 @@ class TuneRequest:
         flag="--seed",
         group="Search",
         ge=0,
-        le=2**31 - 1,
+        le=LARGEST_INTEGER,
         metavar="N",
         help="Random seed.",
     )

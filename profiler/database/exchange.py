@@ -19,7 +19,7 @@ from autotune.core.errors import DatabaseError, UsageError, option_name, storage
 from autotune.core.files import file_sha256, write_whole
 from autotune.core.forms import parse_form
 from autotune.core.text import first_line
-from autotune.core.types import Fingerprint, canonical_json, from_mapping
+from autotune.core.types import LARGEST_INTEGER, Fingerprint, canonical_json, from_mapping
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Origin, Row, RunContents
@@ -27,8 +27,11 @@ from autotune.profiler.database.rows import COLUMNS, LINEAR, as_row, from_row
 
 _ADVICE = "give another file"
 _SUFFIXES = (".csv", ".parquet")
-_MOST = 2**31 - 1  # in a column of whole numbers
-_WANTED = {int: f"a whole number from 0 to {_MOST}", float: "a number above 0", str: "text"}
+_WANTED = {
+    int: f"a whole number from 0 to {LARGEST_INTEGER}",
+    float: "a number above 0",
+    str: "text",
+}
 # Of an export: `form` repeats what kind and rank say, in the spelling of the command line.
 _FIELDS = [name for known in COLUMNS for name in ((known, "form") if known == "rank" else (known,))]
 
@@ -187,7 +190,7 @@ def _cell(name: str, value: Any) -> int | float | str | None:
 def _fits(found: int | float | str, value: Any) -> bool:
     """Whether a database can hold it: `int` would have cut off a fraction of `value`."""
     if isinstance(found, int):
-        return found == float(value) and 0 <= found <= _MOST
+        return found == float(value) and 0 <= found <= LARGEST_INTEGER
     return isinstance(found, str) or 0 < found < math.inf
 
 
