@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from autotune.profiler.measure.timing import Runner
 _DENORMALS = "session.set_denormal_as_zero"
 SESSION_CONFIG = {_DENORMALS: "1", "session.force_spinning_stop": "1"}
 
-
+_STEP = 7919  # numbers from the first of one weight to that of the next
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
@@ -79,18 +80,17 @@ def open_model(path: Path, threads: int) -> Any:
 
 def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
-    import onnx
     from onnx import helper, numpy_helper
 
-    rng = np.random.default_rng(0)
     numpy_dtype = np.dtype(_NUMPY[shape.dtype])
     element = helper.np_dtype_to_tensor_dtype(numpy_dtype)
     m, k, rank = shape.tokens, shape.in_features, shape.rank
     nodes, weights, outputs = [], [], []
 
     def multiply(source: str, rows: int, *, columns: int, result: str) -> str:
-        values = rng.standard_normal((rows, columns), dtype=np.float32) / np.float32(rows**0.5)
-        weights.append(numpy_helper.from_array(values.astype(numpy_dtype), f"w_{result}"))
+        values = np.resize(_noise(len(weights)), (rows, columns)) * np.float32(rows**-0.5)
+        values = values.astype(numpy_dtype, copy=False)
+        weights.append(numpy_helper.from_array(values, f"w_{result}"))
         nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
         return result
 
@@ -105,8 +105,18 @@ def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 18 else 10
     )
-    onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def _noise(number: int) -> Any:
+    """Standard normal numbers for one weight, others than those of the weights before it."""
+    return np.roll(_normal(), -_STEP * number)
+
+
+@functools.cache
+def _normal() -> Any:
+    """Repeated for larger weights: to draw all anew took most of a layer's preparation."""
+    return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
 class OnnxRuntimeCpu(Backend):

@@ -97,7 +97,7 @@ def measure_points(
     progress(0, len(points))
     for number in range(looks.count):
         left = [index for index in range(len(tasks)) if number == 0 or index in run.seen]
-        for index, outcome in _outcomes(runner, tasks, left):
+        for index, outcome in _outcomes(runner, tasks, chosen=left):
             run.keep(index, outcome)
             done += len(tasks[index].subjects) - 1
             progress(min(len(points), done * len(points) // max(total, 1)), len(points))
@@ -171,7 +171,7 @@ class _Run:
 
 
 def _outcomes(
-    runner: TaskRunner, tasks: Sequence[TimingTask], chosen: Sequence[int]
+    runner: TaskRunner, tasks: Sequence[TimingTask], *, chosen: Sequence[int]
 ) -> Iterator[tuple[int, Outcome]]:
     """The `chosen` tasks' indices and outcomes; those whose process died are tried again, twice.
 

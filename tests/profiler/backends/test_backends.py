@@ -104,6 +104,7 @@ def test_the_onnx_layer_computes_the_product():
     import onnx
     from onnx import numpy_helper
 
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
     weights = {
         w.name: numpy_helper.to_array(w) for w in onnx.load_from_string(model).graph.initializer
     }
