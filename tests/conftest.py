@@ -67,6 +67,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Random weights of models that fixtures make are the same in every run and order of tests."""
+    del item
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def arithmetic() -> Iterator[None]:
     """What a tuning sets for its process ends with its test: here they share one.
