@@ -57,7 +57,8 @@ def measure_wanted(
 
     A neighbour may be gone by now, and a better timing replaces a worse one. What has not settled
     is measured again in passes: as long as the last one settled a point, and as many timings in all
-    as the first pass took. Where that was of known points only, it is such a pass itself.
+    as the first pass took. Where that was of known points only, it is such a pass itself. A point
+    that takes longer than `policy` gives it, be it undisturbed, is not repeated.
 
     Programs that measure under one fingerprint into one database do it one after the other, so that
     the next one finds what the one before has measured.
@@ -88,7 +89,11 @@ def measure_wanted(
                 )
 
         def unsettled() -> list[LayerShape]:
-            return unsettled_points(database, fingerprint, wanted=wanted)
+            """Those that the same time may settle: it was long enough for the windows it takes."""
+            rows = database.measurements(fingerprint.id)
+            hurried = {row.shape for row in rows if row.windows < policy.min_windows}
+            left = unsettled_points(database, fingerprint, wanted=wanted)
+            return [shape for shape in left if shape not in hurried]
 
         before = unsettled()
         failed = measure(first, False)

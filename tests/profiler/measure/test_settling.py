@@ -36,7 +36,7 @@ def measure(tmp_path):
     """Measure what is wanted: what was found, the passes, what did not settle, and the tasks."""
     with LatencyDatabase(tmp_path / "latency.sqlite") as database:
 
-        def run(disturbance, *, doubtful=None):
+        def run(disturbance, *, doubtful=None, policy=POLICY):
             runner = SimulatedRunner(simulated_hardware("cpu-like"), disturbance)
             fingerprint, passes = runner.fingerprint("fp32"), []
 
@@ -53,7 +53,7 @@ def measure(tmp_path):
                 wanted=WANTED,
                 doubtful=doubtful,
                 runner=runner,
-                policy=POLICY,
+                policy=policy,
                 stage=stage,
             )
             left = unsettled_points(database, fingerprint, wanted=WANTED)
@@ -79,6 +79,16 @@ def test_what_a_neighbour_hit_is_measured_again_in_the_same_run(measure):
     found, passes, left, _ = measure(busy(0, len(WANTED) // FORMS_PER_TASK - 1))
     assert found.measured == len(WANTED)
     assert (passes, left) == ([False, True], [])
+
+
+def test_what_the_time_is_too_short_for_is_not_repeated(measure):
+    """A layer so large that its windows do not fit settles in no number of passes."""
+    hurried = TimingPolicy(max_seconds=1e-6)
+    _, passes, left, _ = measure(Disturbance(noise=CALM), policy=hurried)
+    assert passes == [False]
+    assert left
+    _, passes, left, _ = measure(Disturbance(noise=CALM))  # in a later run, with more time
+    assert (passes, left) == ([False], [])
 
 
 def test_a_neighbour_that_stays_costs_at_most_one_more_pass(measure):
