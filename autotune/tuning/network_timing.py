@@ -22,7 +22,7 @@ _WIDE = 0.02
 _PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
 # Of layers, by device kind: the usual spread was seen on two cores of a shared host
 # (benchmarks/results/2026-11-27-busy.md); what a run sees itself outweighs it.
-_LOOKS = {"cpu": Looks(count=2, seconds=2e-6, relative=0.01), "cuda": Looks()}
+_LOOKS = {"cpu": Looks(count=2, seconds=6e-6, relative=0.01), "cuda": Looks()}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
