@@ -80,15 +80,18 @@ def open_model(path: Path, threads: int) -> Any:
 
 def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
+    import onnx
     from onnx import helper, numpy_helper
 
     numpy_dtype = np.dtype(_NUMPY[shape.dtype])
     element = helper.np_dtype_to_tensor_dtype(numpy_dtype)
     m, k, rank = shape.tokens, shape.in_features, shape.rank
-    nodes, weights, outputs = [], [], []
+    nodes, outputs = [], []
+    weights: list[onnx.TensorProto] = []
 
     def multiply(source: str, rows: int, *, columns: int, result: str) -> str:
-        values = np.resize(_noise(len(weights)), (rows, columns)) * np.float32(rows**-0.5)
+        values = np.resize(_noise(len(weights)), rows * columns).reshape(rows, columns)
+        values = values * np.float32(rows**-0.5)
         values = values.astype(numpy_dtype, copy=False)
         weights.append(numpy_helper.from_array(values, f"w_{result}"))
         nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
