@@ -90,7 +90,7 @@ def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     weights: list[onnx.TensorProto] = []
 
     def multiply(source: str, rows: int, *, columns: int, result: str) -> str:
-        values = np.resize(_noise(len(weights)), rows * columns).reshape(rows, columns)
+        values = _noise(len(weights), rows * columns).reshape(rows, columns)
         values = values * np.float32(rows**-0.5)
         values = values.astype(numpy_dtype, copy=False)
         weights.append(numpy_helper.from_array(values, f"w_{result}"))
@@ -111,9 +111,11 @@ def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _noise(number: int) -> Any:
+def _noise(number: int, size: int) -> Any:
     """Standard normal numbers for one weight, others than those of the weights before it."""
-    return np.roll(_normal(), -_STEP * number)
+    drawn = _normal()
+    start = _STEP * number % (drawn.size // 2)
+    return np.resize(drawn[start : start + size], size)
 
 
 @functools.cache

@@ -95,7 +95,7 @@ def measure_wanted(
             left = unsettled_points(database, fingerprint, wanted=wanted)
             return [shape for shape in left if shape not in hurried]
 
-        before = unsettled()
+        before = unsettled_points(database, fingerprint, wanted=wanted)
         failed = measure(first, False)
         left, most = unsettled(), len(first)
         useful = bool(missing) or len(left) < len(before)
