@@ -21,6 +21,10 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 # What is known before, in degrees of freedom: of the spread of all layers, and of each.
 _USUAL_OF_ALL = 20
 _USUAL_OF_EACH = 4
+# A layer of a microsecond is computed on one core, which waits for no other.
+_MOST_RELATIVE = 0.3
+# Half of an interval's width, in logarithms: beyond a factor of a thousand nothing more is said.
+_WIDEST = math.log(1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,8 @@ class Looks:
     """How often a layer is looked at, and how far two looks usually lie apart.
 
     The standard deviation of a ratio between looks is usually hypot(`seconds` / latency,
-    `relative`) of it. One look keeps the interval that it found itself.
+    `relative`) of it, with `seconds` / latency at most 0.3. One look keeps the interval that it
+    found itself.
     """
 
     count: int = 1
@@ -104,7 +109,8 @@ def _variance(timing: PairedTiming, index: int, *, looks: Looks) -> float:
     """Of the logarithm of a ratio in one look: its own, and the usual one between looks."""
     width = math.log(timing.ratio_highs[index] / timing.ratio_lows[index])
     own = max(width, 1e-9) / (2 * NORMAL)
-    return own**2 + looks.relative**2 + (looks.seconds / timing.latencies_s[index]) ** 2
+    added = min(looks.seconds / timing.latencies_s[index], _MOST_RELATIVE)
+    return own**2 + looks.relative**2 + added**2
 
 
 def _joined(
@@ -118,7 +124,7 @@ def _joined(
         own_stretch = (_USUAL_OF_EACH * stretch + one.chi_square) / freedom
         # Of one more look: spells outlast a measurement, so that more looks share them.
         variance = own_stretch * len(one.weights) / sum(one.weights)
-        halves.append(student_t(freedom) * math.sqrt(variance))
+        halves.append(min(student_t(freedom) * math.sqrt(variance), _WIDEST))
     ends = [(one.mean - half, one.mean + half) for one, half in zip(ratios, halves, strict=True)]
     columns = zip(*(timing.latencies_s for timing in timings), strict=True)
     rounds = sum(timing.rounds for timing in timings)
