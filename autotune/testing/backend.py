@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autotune.core.layers import LayerShape
+from autotune.core.layers import LayerShape, chosen_sites
 from autotune.devices.health import Watch
 from autotune.profiler.backends.base import (
     Backend,
@@ -80,16 +80,18 @@ class Timeline:
         """
         self._fail_if(lambda moment_s, fault: fault.task is not None)
 
-    def work(self, seconds: float) -> None:
-        """Let one call pass that takes `seconds` on a calm machine.
+    def work(self, seconds: float, *, products: int) -> None:
+        """Let one call of so many matrix products pass that takes `seconds` on a calm machine.
 
         Raises:
             SimulatedFaultError: the process dies, hangs or fails in it.
         """
         clock = self.clock
         factor = self._noise.draw(self._random)
-        factor *= self._disturbance.slowdown(clock.now_s, self.task, random_source=self._random)
-        clock.advance(seconds * factor)
+        took_s = self._disturbance.seconds(
+            seconds, clock.now_s, self.task, products=products, random_source=self._random
+        )
+        clock.advance(took_s * factor)
         if self._pending:
             self._fail_if(lambda moment_s, fault: moment_s <= clock.now_s)
 
@@ -149,8 +151,9 @@ class SimulatedBackend(Backend):
         """A call that takes as long as the hardware says."""
         del threads
         copies = self.copies(shape)
+        seconds = copies * self.hardware.layer_latency_s(shape)
         return TimedLayer(
-            run=self._call(copies * self.hardware.layer_latency_s(shape)), copies=copies
+            run=self._call(seconds, products=copies * _products(shape)), copies=copies
         )
 
     def network(
@@ -166,10 +169,17 @@ class SimulatedBackend(Backend):
         seconds = self.hardware.network_latency_s(
             found.sites, found.plan, phase=found.phase, dtype=found.dtype
         )
-        return self._call(seconds)
+        covered = chosen_sites(found.sites, found.plan)
+        shapes = [site.shape(form, found.dtype) for site, form in covered]
+        return self._call(seconds, products=sum(map(_products, shapes)))
 
-    def _call(self, seconds: float) -> Runner:
+    def _call(self, seconds: float, *, products: int) -> Runner:
         def run() -> None:
-            self.timeline.work(seconds)
+            self.timeline.work(seconds, products=products)
 
         return run
+
+
+def _products(shape: LayerShape) -> int:
+    """Matrix products of a layer, or of several that share their input."""
+    return max(len(shape.parts), 1) + (not shape.form.is_dense)

@@ -38,7 +38,7 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True)
 class SlowSpell:
-    """A neighbour: calls take `factor` times as long for a while.
+    """A neighbour: calls take `factor` times as long for a while, and `added_s` for each product.
 
     It lasts from `start_s` for `length_s` seconds of the simulated clock, and where `first_task`
     is given, only while one of the tasks first_task … last_task is timed (numbered from 0 in the
@@ -50,16 +50,19 @@ class SlowSpell:
     start_s: float = 0.0
     length_s: float = math.inf
     factor: float = 2.0
+    added_s: float = 0.0
     first_task: int | None = None
     last_task: int | None = None
     hits: float = 1.0
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        if self.factor <= 0 or self.length_s < 0 or not 0 <= self.hits <= 1:
+        least = min(self.length_s, self.added_s)
+        if self.factor <= 0 or least < 0 or not 0 <= self.hits <= 1:
             raise UsageError(
-                "a slow spell needs factor > 0, length_s >= 0 and 0 <= hits <= 1, got "
-                f"factor={self.factor}, length_s={self.length_s}, hits={self.hits}"
+                "a slow spell needs factor > 0, length_s >= 0, added_s >= 0 and 0 <= hits <= 1, "
+                f"got factor={self.factor}, length_s={self.length_s}, added_s={self.added_s}, "
+                f"hits={self.hits}"
             )
 
     def covers(self, now_s: float, task: int) -> bool:
@@ -136,13 +139,15 @@ class Disturbance:
                 f"got {self.death_probability} and {self.hang_probability}"
             )
 
-    def slowdown(self, now_s: float, task: int, *, random_source: random.Random) -> float:
-        """The factor of one call beside its noise."""
-        factor = self.drift.factor(now_s)
+    def seconds(
+        self, calm_s: float, now_s: float, task: int, *, products: int, random_source: random.Random
+    ) -> float:
+        """Of one call of `calm_s` with so many products, beside its noise."""
+        seconds = calm_s
         for spell in self.spells:
             if spell.covers(now_s, task) and random_source.random() < spell.hits:
-                factor *= spell.factor
-        return factor
+                seconds = seconds * spell.factor + products * spell.added_s
+        return seconds * self.drift.factor(now_s)
 
     def reason(self, now_s: float, task: int) -> str | None:
         """Why the device's sensors report it slowed; None while they do not."""

@@ -19,6 +19,7 @@ class SimulatedMachine(MeasuringMachine):
 
     It measures as real machines do, in the same code, with the disturbances it is given; the
     latency database is the SQLite file `database`. `runner` knows the truth, without noise.
+    `product_sd_s` is what it believes of spells; whether there are any, `disturbance` says.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class SimulatedMachine(MeasuringMachine):
         dtype: str | None = None,
         measure_seconds: float = 2.0,
         remeasure: bool = False,
+        product_sd_s: float = 0.0,
     ) -> None:
+        self._product_sd_s = product_sd_s
         self.simulated = SimulatedRunner(hardware, disturbance, seed=seed)
         settings = hardware.settings
         super().__init__(
@@ -43,6 +46,11 @@ class SimulatedMachine(MeasuringMachine):
             measure_seconds=measure_seconds,
             remeasure=remeasure,
         )
+
+    @property
+    def product_sd_s(self) -> float:
+        """As it was given."""
+        return self._product_sd_s
 
 
 class SimulatedBuilder(Builder):

@@ -15,6 +15,7 @@ from autotune.results.result import read_result
 from autotune.results.verdict import Verdict, latency_limit
 from autotune.tuning.machines import local_machine
 from autotune.tuning.options import MachineOptions
+from autotune.tuning.spells import at_any_time
 
 
 def bench(folder: str | Path, reporter: Reporter | None = None) -> BenchRecord:
@@ -96,4 +97,8 @@ def time_pass(
     ):
         both = (folder / build.dense, compressed)
         timing = machine.compare(both, folder / build.inputs, final=True, advance=advance)
-    return MeasuredPass.of(phase, timing)
+    return at_any_time(
+        MeasuredPass.of(phase, timing),
+        [(site.layer_count, site.form) for site in record.sites],
+        product_sd_s=machine.product_sd_s,
+    )

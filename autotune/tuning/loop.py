@@ -14,7 +14,7 @@ from typing import Any
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan, plan_to_json
-from autotune.core.layers import LayerShape
+from autotune.core.layers import LayerShape, chosen_sites
 from autotune.core.types import digest
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkModel
@@ -29,11 +29,12 @@ from autotune.tuning.decisions import guessed, measure_decisions
 from autotune.tuning.machine import Machine
 from autotune.tuning.planner import Corrections, Planner
 from autotune.tuning.rounds import Round
+from autotune.tuning.spells import at_any_time
 from autotune.tuning.workspace import Workspace
 
 # A plan this far below the latency limit gave away quality: correct the table upwards.
 _SLACK = 0.015
-_MAX_MARGIN = 0.03
+_MAX_MARGIN = 0.06
 # A measurement this far from its prediction is made again, and the one nearer to it is learned
 # from: a neighbour that stays for a whole measurement spoils it without widening its interval. What
 # is handed out is measured afresh and never chosen this way.
@@ -191,16 +192,9 @@ class ClosedLoop:
         looks: list[Measured] = []
         for number in range(_FINAL_LOOKS):
             label = "measure the result" if not number else f"measure the result again ({number})"
-            looks.append(
-                self.measure(
-                    candidate.allocation,
-                    candidate.corrections,
-                    builds=candidate.builds,
-                    label=label,
-                    final=True,
-                ).judged
-            )
-            found = replace(candidate, second_look=pooled_looks(looks))
+            looks.append(self._measured(candidate.builds, label=label, final=True))
+            second_look = self._at_any_time(pooled_looks(looks), candidate.allocation.plan)
+            found = replace(candidate, second_look=second_look)
             if self.verdict(found.decided) is not Verdict.UNDECIDED:
                 break
         return found
@@ -220,29 +214,26 @@ class ClosedLoop:
         others.sort(key=lambda each: each.judged.ratio)
         return [*met, *others]
 
-    def measure(
-        self,
-        allocation: Allocation,
-        corrections: Corrections,
-        *,
-        builds: Mapping[str, Path],
-        label: str,
-        final: bool = False,
-    ) -> Round:
-        """Time every phase of a compressed model, in `builds`, alternately with the dense one."""
-        network = self.planner.network.corrected(corrections)
-        phases = tuple(
-            replace(
-                self._measure(phase.name, builds[phase.name], label=label, final=final),
-                count=phase.count,
+    def _measured(self, builds: Mapping[str, Path], *, label: str, final: bool) -> Measured:
+        """Every phase of a compressed model, timed alternately with the dense one at this time."""
+        return Measured(
+            passes=tuple(
+                replace(
+                    self._measure(phase.name, builds[phase.name], label=label, final=final),
+                    count=phase.count,
+                )
+                for phase in self.planner.network.phases
             )
-            for phase in network.phases
         )
-        return Round(
-            allocation=allocation,
-            network=network,
-            measured=Measured(passes=phases),
-            builds=builds,
+
+    def _at_any_time(self, measured: Measured, plan: Plan) -> Measured:
+        sites = chosen_sites(self.planner.network.sites, plan)
+        covered = [(len(site.layers), form) for site, form in sites]
+        spread_s = self.machine.product_sd_s
+        return Measured(
+            passes=tuple(
+                at_any_time(timed, covered, product_sd_s=spread_s) for timed in measured.passes
+            )
         )
 
     def _measure(self, phase: str, build: Path, *, label: str, final: bool) -> MeasuredPass:
@@ -280,10 +271,19 @@ class ClosedLoop:
     ) -> Round:
         builds = self.build(allocation.plan)
         label = f"measure round {number + 1}"
-        outcome = self.measure(allocation, corrections, builds=builds, label=label)
+
+        def measured(label: str) -> Round:
+            timed = self._measured(builds, label=label, final=False)
+            return Round(
+                allocation=allocation,
+                network=self.planner.network.corrected(corrections),
+                measured=self._at_any_time(timed, allocation.plan),
+                builds=builds,
+            )
+
+        outcome = measured(label)
         if self.planner.limits_latency and surprise(outcome) > _SURPRISE:
-            again = self.measure(allocation, corrections, builds=builds, label=f"{label} again")
-            outcome = min(outcome, again, key=surprise)
+            outcome = min(outcome, measured(f"{label} again"), key=surprise)
         return outcome
 
     def _holds_without_waste(self, outcome: Round) -> bool:

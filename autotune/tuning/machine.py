@@ -76,6 +76,14 @@ class Machine(ABC):
         """What the latencies belong to: device, backend, dtype, threads, versions, settings."""
 
     @property
+    def product_sd_s(self) -> float:
+        """Standard deviation between times of what one matrix product takes, in seconds.
+
+        It is what one measurement cannot see (`spells.at_any_time`); 0: all times are alike.
+        """
+        return 0.0
+
+    @property
     @abstractmethod
     def rank_multiple(self) -> int:
         """Aligned ranks are multiples of this."""

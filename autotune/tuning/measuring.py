@@ -34,6 +34,7 @@ from autotune.tuning.network_timing import (
     layer_policy,
     network_policy,
     network_subject,
+    product_sd_s,
     time_subjects,
 )
 
@@ -99,6 +100,11 @@ class MeasuringMachine(Machine):
     def fingerprint(self) -> Fingerprint:
         """Of the device that the runner reaches."""
         return self._fingerprint
+
+    @property
+    def product_sd_s(self) -> float:
+        """That of the device's kind."""
+        return product_sd_s(self.spec.kind)
 
     @property
     def rank_multiple(self) -> int:

@@ -23,6 +23,9 @@ _PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
 # Of layers, by device kind: the usual spread was seen on two cores of a shared host
 # (benchmarks/results/2026-11-27-busy.md); what a run sees itself outweighs it.
 _LOOKS = {"cpu": Looks(count=2, seconds=6e-6, relative=0.01), "cuda": Looks()}
+# Of each product of a network, from the same host: an interval from within a spell or from between
+# two holds the ratio of the other, seen over 130 processes in nine minutes (the same page).
+_PRODUCT_SD_S = {"cpu": 12e-6, "cuda": 0.0}
 
 
 def network_policy(kind: str, measure_seconds: float, *, final: bool = False) -> TimingPolicy:
@@ -47,6 +50,11 @@ def layer_policy(kind: str, measure_seconds: float) -> TimingPolicy:
 def layer_looks(kind: str) -> Looks:
     """How often a layer is looked at in that time; `kind` is that of the device."""
     return _LOOKS[kind]
+
+
+def product_sd_s(kind: str) -> float:
+    """`Machine.product_sd_s` of a device of the kind."""
+    return _PRODUCT_SD_S[kind]
 
 
 def network_subject(build: Path, inputs: Path) -> Subject:

@@ -53,6 +53,15 @@ def test_a_calm_machine_is_measured_exactly():
     assert found.timing.latencies_s[0] == pytest.approx(HARDWARE.layer_latency_s(DENSE))
 
 
+def test_a_spell_adds_seconds_to_every_product():
+    added_s = 1e-4
+    (found,) = outcomes(
+        Disturbance(noise=CALM.noise, spells=(SlowSpell(factor=1.0, added_s=added_s),))
+    )
+    dense_s, pair_s = HARDWARE.layer_latency_s(DENSE), HARDWARE.layer_latency_s(PAIR)
+    assert found.timing.latencies_s == pytest.approx((dense_s + added_s, pair_s + 2 * added_s))
+
+
 def test_the_same_seed_is_the_same_measurement():
     disturbance = Disturbance(
         noise=Noise(sigma=0.05),
