@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 import autotune
 from autotune.compress.loading import LoadedModel, load_checkpoint
 from autotune.compress.tasks import make_task
-from autotune.core.errors import AutotuneError, BudgetInfeasibleError
+from autotune.core.errors import AutotuneError, BudgetInfeasibleError, memory_refusal
 from autotune.core.types import Budget, Workload
 from autotune.export.parity import check_parity, onnx_network
 
@@ -28,8 +29,18 @@ def work(entry: Entry) -> dict[str, Any]:
     """The row's figures; the current folder is scratch.
 
     Raises:
-        Exception: whatever is not one of the product's own errors.
+        Exception: what the command would call an unexpected error.
     """
+    try:
+        return _work(entry)
+    except Exception as error:
+        refusal = memory_refusal(error)  # as the command says it
+        if refusal is None:
+            raise
+        return {"outcome": "refused", "note": str(refusal)}
+
+
+def _work(entry: Entry) -> dict[str, Any]:
     folder, kind = build(entry), entry.kind
     calibration = calibration_file(folder, kind)
     notes: list[str] = []
@@ -94,7 +105,7 @@ def calibration_file(folder: Path, kind: str) -> Path:
         return path
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     vision = getattr(config, "vision_config", config)
-    size = getattr(vision, "image_size", None) or 64
+    size = getattr(vision, "image_size", None) or 224
     height, width = size if isinstance(size, list | tuple) else (size, size)
     tensors = {"pixel_values": torch.randn(24, getattr(vision, "num_channels", 3), height, width)}
     if kind == "two towers":
@@ -107,11 +118,12 @@ def calibration_file(folder: Path, kind: str) -> Path:
 
 
 def reached(folder: Path, calibration: Path, **attempt: Any) -> Path:
-    """The run folder of a tuning; experts stay dense, and are most of a mixture."""
+    """The run folder of a tuning; experts stay dense, and may be nearly all of a mixture."""
     try:
         return tuned(folder, calibration, parameters="0.9x", **attempt)
-    except BudgetInfeasibleError:
-        return tuned(folder, calibration, parameters="0.99x", **attempt)
+    except BudgetInfeasibleError as error:
+        reachable = math.ceil(error.reachable["parameters"] * 1.0005)
+        return tuned(folder, calibration, parameters=str(reachable), **attempt)
 
 
 def tuned(

@@ -42,8 +42,14 @@ def max_text_positions(model: nn.Module) -> int | None:
     return _limit(model, config.get_text_config())
 
 
-def _limit(model: nn.Module, config: Any) -> int | None:
+def stated_positions(config: Any) -> int | None:
+    """The most tokens of a sequence by a configuration alone; None without a limit."""
     limit: int | None = getattr(config, "max_position_embeddings", None)
+    return None if limit is None or limit < 0 else limit  # XLNet says -1
+
+
+def _limit(model: nn.Module, config: Any) -> int | None:
+    limit = stated_positions(config)
     table = _padded_table(model)
     if limit is None or table is None:
         return limit

@@ -13,7 +13,7 @@ from torch import Tensor
 from autotune.compress.decode import cached
 from autotune.compress.loading import LoadedModel
 from autotune.compress.onnx_export import typed_inputs
-from autotune.compress.positions import first_position
+from autotune.compress.positions import first_position, stated_positions
 from autotune.compress.tasks import Task, make_task
 from autotune.compress.tasks.base import MASK
 from autotune.core.types import Workload
@@ -66,7 +66,7 @@ def make_reference(loaded: LoadedModel, phase: str, *, batch_size: int, length: 
     The first of several sequences is padded on the right and the second on the left; of decode
     steps, the first on the left.
     """
-    limit = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+    limit = stated_positions(loaded.config.get_text_config())
     if limit is not None:
         length = min(length, limit - first_position(loaded.model) - (phase == "decode"))
     task = make_task(loaded.task, loaded.folder)

@@ -71,12 +71,14 @@ class Executor(ABC):
     @abstractmethod
     def profile_sites(
         self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
-    ) -> SiteProfile:
+    ) -> SiteProfile | None:
         """The latency of every site inside a running ONNX network, on a device of the executor.
+
+        None where a site has no separate node.
 
         Raises:
             DeviceMissingError: the device is not available.
-            MeasurementError: the network does not run there, or a site has no separate node.
+            MeasurementError: the network does not run there.
         """
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
@@ -134,7 +136,7 @@ class FarmRunner:
 
     def profile_sites(
         self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
-    ) -> SiteProfile:
+    ) -> SiteProfile | None:
         """Profile the sites of a network; see `Executor.profile_sites`."""
         del advance
         return self.executor.profile_sites(

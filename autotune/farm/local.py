@@ -54,7 +54,7 @@ class LocalExecutor(Executor):
 
     def profile_sites(
         self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
-    ) -> SiteProfile:
+    ) -> SiteProfile | None:
         """In a fresh process on this machine."""
         self.require(device)
         return profile_sites(build, inputs, threads=threads, sites=sites)

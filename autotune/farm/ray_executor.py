@@ -219,7 +219,7 @@ class RayExecutor(Executor):
 
     def profile_sites(
         self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
-    ) -> SiteProfile:
+    ) -> SiteProfile | None:
         """Asked of a worker that has the device."""
         name = self.require(device).name
         text = remote.profile_text(build, inputs, threads=threads, sites=sites)

@@ -79,7 +79,7 @@ def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch
     values, places = json.loads(text), _places(sent, fetch)
     build, inputs = Path(places[values["build"]]), Path(places[values["inputs"]])
     profile = profile_sites(build, inputs, threads=values["threads"], sites=values["sites"])
-    return json.dumps(vars(profile))
+    return json.dumps(profile and vars(profile))
 
 
 def profile_text(build: Path, inputs: Path, *, threads: int, sites: Sequence[str]) -> str:

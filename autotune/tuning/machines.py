@@ -126,7 +126,7 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
 
 def _profile_sites(
     build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance, threads: int
-) -> SiteProfile:
+) -> SiteProfile | None:
     return profile_sites(build, inputs, threads=threads, sites=sites, progress=advance)
 
 

@@ -50,8 +50,8 @@ class SiteProfiler(Protocol):
 
     def __call__(
         self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance
-    ) -> SiteProfile:
-        """Seconds of every site, and of the whole network."""
+    ) -> SiteProfile | None:
+        """Seconds of every site, and of the whole network; None where sites are not told apart."""
 
 
 class MeasuringMachine(Machine):
@@ -224,19 +224,17 @@ class MeasuringMachine(Machine):
         """
         shapes = builder.model.dense_shapes(phase, self.dtype)
         dense, inputs = builder.dense(phase), builder.inputs(phase)
-        inside = self._profile_sites is not None and self.backend.profiles_nodes
 
         def compute() -> dict[str, Any]:
             self.has_measured = True
-            subjects = [network_subject(dense, inputs)]
-            if not inside:
-                subjects += [Subject(layer=shape) for shape in shapes]
             with builder.workspace.stage(f"measure the dense network, {phase}") as advance:
+                shares = self._node_shares(builder, phase, advance=advance)
+                subjects = [network_subject(dense, inputs)]
+                if shares is None:
+                    subjects += [Subject(layer=shape) for shape in shapes]
                 policy = network_policy(self.spec.kind, self.measure_seconds)
                 timing = time_subjects(self.runner, subjects, policy=policy, advance=advance)
-                shares = timing.ratios[1:]
-                if inside:
-                    shares = self._node_shares(builder, phase, advance=advance)
+                shares = timing.ratios[1:] if shares is None else shares
             settled = timing.converged
             return {"latency_s": timing.latencies_s[0], "shares": list(shares), "settled": settled}
 
@@ -259,13 +257,16 @@ class MeasuringMachine(Machine):
             layer_shares=dict(zip(shapes, found["shares"], strict=True)),
         )
 
-    def _node_shares(self, builder: Builder, phase: str, *, advance: Advance) -> tuple[float, ...]:
-        """Share of the network that each dense shape takes, sorted by shape."""
+    def _node_shares(
+        self, builder: Builder, phase: str, *, advance: Advance
+    ) -> tuple[float, ...] | None:
+        """Share of the network that each dense shape takes, sorted; None where it is not told."""
         names = [site.name for site in builder.model.single]
         profile = self.site_latencies(
             builder.dense(phase), builder.inputs(phase), sites=names, advance=advance
         )
-        assert profile is not None
+        if profile is None:
+            return None
         seconds: dict[LayerShape, list[float]] = defaultdict(list)
         for site in builder.model.choices_in(phase):
             layers_s = sum(profile.sites_s[name] for name in site.layers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autotune.compress.decode import cached, decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
-from autotune.compress.positions import max_positions
+from autotune.compress.positions import max_positions, stated_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
@@ -186,7 +186,7 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
             f"{option_name('workload.phase')} {workload.phase} asks for decode steps, which a "
             f"model of the task {loaded.task} does not have; use phase prefill and no output length"
         )
-    _require_positions(workload, getattr(loaded.config, "max_position_embeddings", None))
+    _require_positions(workload, stated_positions(loaded.config))
 
 
 def _require_positions(workload: Workload, limit: int | None) -> None:

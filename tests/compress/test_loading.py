@@ -209,6 +209,13 @@ def test_the_longest_sequence_is_as_long_as_the_positions(kind):
             model(input_ids=torch.full((1, limit + 1), 5))
 
 
+def test_a_sequence_of_xlnet_has_no_longest():
+    """Its configuration says -1."""
+    config = t.XLNetConfig(d_model=32, n_layer=1, n_head=4, d_inner=64, vocab_size=64)
+    assert config.max_position_embeddings == -1
+    assert max_positions(t.XLNetModel(config)) is None
+
+
 def test_a_missing_tensor_is_not_made_up(copy):
     tensors = load_file(copy / "model.safetensors")
     name = next(n for n in tensors if "mlp" in n)

@@ -143,6 +143,7 @@ def test_the_clocks_beside_a_timing_are_checked_too(answer):
 def test_a_profile_is_of_the_sites_that_were_asked_for():
     good = {"total_s": 1.0, "sites_s": {"a": 0.25, "b": 0.5}}
     assert read_profile(json.dumps(good), ["a", "b"]).sites_s == good["sites_s"]
+    assert read_profile(json.dumps(None), ["a", "b"]) is None
     for wrong in (
         {"sites_s": {"a": 0.25}},
         {"sites_s": {"a": 0.25, "b": 0.5, "c": 0.1}},
