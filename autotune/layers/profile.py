@@ -68,7 +68,7 @@ def profile_points(
         doubtful=machine.doubtful(shapes),
         runner=machine.runner,
         policy=policy,
-        looks=layer_looks(machine.spec.kind),
+        looks=layer_looks(machine.spec.kind, machine.threads),
         stage=lambda again: nullcontext(advance),
     )
     settled = Settled.of(database.measurements(machine.fingerprint.id), shapes)

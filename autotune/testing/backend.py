@@ -89,7 +89,11 @@ class Timeline:
         clock = self.clock
         factor = self._noise.draw(self._random)
         took_s = self._disturbance.seconds(
-            seconds, clock.now_s, self.task, products=products, random_source=self._random
+            seconds,
+            now_s=clock.now_s,
+            task=self.task,
+            products=products,
+            random_source=self._random,
         )
         clock.advance(took_s * factor)
         if self._pending:

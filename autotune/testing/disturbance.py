@@ -140,7 +140,7 @@ class Disturbance:
             )
 
     def seconds(
-        self, calm_s: float, now_s: float, task: int, *, products: int, random_source: random.Random
+        self, calm_s: float, *, now_s: float, task: int, products: int, random_source: random.Random
     ) -> float:
         """Of one call of `calm_s` with so many products, beside its noise."""
         seconds = calm_s

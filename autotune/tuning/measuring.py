@@ -103,8 +103,8 @@ class MeasuringMachine(Machine):
 
     @property
     def product_sd_s(self) -> float:
-        """That of the device's kind."""
-        return product_sd_s(self.spec.kind)
+        """That of the device's kind, with so many threads."""
+        return product_sd_s(self.spec.kind, self.threads)
 
     @property
     def rank_multiple(self) -> int:
@@ -172,7 +172,7 @@ class MeasuringMachine(Machine):
             doubtful=self.doubtful(wanted),
             runner=self.runner,
             policy=layer_policy(self.spec.kind, self.measure_seconds),
-            looks=layer_looks(self.spec.kind),
+            looks=layer_looks(self.spec.kind, self.threads),
             stage=lambda again: workspace.stage(f"{stage} again" if again else stage),
         )
         self.has_measured |= found.measured > 0

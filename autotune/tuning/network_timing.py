@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,12 @@ _WIDE = 0.02
 # H100: 0.0003 over 16 processes; on CPUs noise hides it, and 0.003 is assumed
 # (benchmarks/results/2026-11-26-process-spread.md).
 _PROCESS_SD = {"cpu": 0.003, "cuda": 0.0005}
-# Of layers, by device kind: the usual spread was seen on two cores of a shared host
-# (benchmarks/results/2026-11-27-busy.md); what a run sees itself outweighs it.
+# On one thread no core waits for another, and nothing of the following was seen
+# (benchmarks/results/2026-11-27-busy.md, two cores of a shared host).
+# Of layers, by device kind; what a run sees itself outweighs the usual spread.
 _LOOKS = {"cpu": Looks(count=2, seconds=6e-6, relative=0.01), "cuda": Looks()}
-# Of each product of a network, from the same host: an interval from within a spell or from between
-# two holds the ratio of the other, seen over 130 processes in nine minutes (the same page).
+# Of each product of a network: an interval from within a spell or from between two holds the ratio
+# of the other, over 130 processes in nine minutes.
 _PRODUCT_SD_S = {"cpu": 12e-6, "cuda": 0.0}
 
 
@@ -47,14 +49,15 @@ def layer_policy(kind: str, measure_seconds: float) -> TimingPolicy:
     return TimingPolicy(max_seconds=measure_seconds / 10, process_sd=_PROCESS_SD[kind])
 
 
-def layer_looks(kind: str) -> Looks:
+def layer_looks(kind: str, threads: int) -> Looks:
     """How often a layer is looked at in that time; `kind` is that of the device."""
-    return _LOOKS[kind]
+    looks = _LOOKS[kind]
+    return looks if threads > 1 else dataclasses.replace(looks, seconds=0.0)
 
 
-def product_sd_s(kind: str) -> float:
+def product_sd_s(kind: str, threads: int) -> float:
     """`Machine.product_sd_s` of a device of the kind."""
-    return _PRODUCT_SD_S[kind]
+    return _PRODUCT_SD_S[kind] if threads > 1 else 0.0
 
 
 def network_subject(build: Path, inputs: Path) -> Subject:

@@ -36,5 +36,9 @@ def test_profile_and_drift_time_layers_as_a_tuning_does(tmp_path, monkeypatch, h
         assert done.exception is None, done.output
         machine = machine_here(MachineOptions(database=database))
         whole = layer_policy(machine.spec.kind, machine.measure_seconds)
-        looks = layer_looks(machine.spec.kind) if command is profile.command else Looks()
+        looks = (
+            layer_looks(machine.spec.kind, machine.threads)
+            if command is profile.command
+            else Looks()
+        )
         assert set(policies) == {looks.policy(whole)}

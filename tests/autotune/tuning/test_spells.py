@@ -4,6 +4,7 @@ import pytest
 
 from autotune.core.forms import DENSE, low_rank
 from autotune.results.measured import MeasuredPass
+from autotune.tuning.network_timing import layer_looks, product_sd_s
 from autotune.tuning.spells import at_any_time
 
 TIMED = MeasuredPass(
@@ -41,3 +42,9 @@ def test_a_network_of_microseconds_is_not_beyond_all_doubt():
     """Its products are computed on one core: the interval has a limit."""
     found = at_any_time(TIMED, [(1, low_rank(8))] * 1000, product_sd_s=12e-6)
     assert found.ratio_high == pytest.approx(0.8 + (0.01**2 + (1.96 * 0.03 * 0.8) ** 2) ** 0.5)
+
+
+def test_on_one_thread_no_core_waits_for_another():
+    assert (product_sd_s("cpu", 1), layer_looks("cpu", 1).seconds) == (0.0, 0.0)
+    assert product_sd_s("cpu", 2) > 0 < layer_looks("cpu", 2).seconds
+    assert product_sd_s("cuda", 2) == 0.0

@@ -86,14 +86,14 @@ def test_a_small_layer_is_less_sure_than_a_large_one():
 @pytest.mark.parametrize("latency_s", [1e-9, 6e-7, 1e-6])
 def test_a_layer_of_less_than_the_usual_spread_has_an_interval_that_says_something(latency_s):
     """The database refused its row: an end of the interval was 1e20 and more."""
-    (found,) = together([[look(0.5, latency_s=latency_s)] * 2], layer_looks("cpu"))
+    (found,) = together([[look(0.5, latency_s=latency_s)] * 2], layer_looks("cpu", 2))
     assert 0.1 < found.ratio_lows[1] < 0.5 < found.ratio_highs[1] < 2.5
 
 
 def test_the_wildest_looks_have_intervals_that_the_database_takes():
     """A factor of ten thousand between the looks at every layer."""
     wild = [[look(0.01, latency_s=1.0), look(100.0, latency_s=1.0)]] * 50
-    for found in together(wild, layer_looks("cpu")):
+    for found in together(wild, layer_looks("cpu", 2)):
         assert 1e-6 < found.ratio_lows[1] < 0.01
         assert 100.0 < found.ratio_highs[1] < 1e6
 
