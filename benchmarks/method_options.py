@@ -16,6 +16,7 @@ class Method:
     factorizer: str = "svd"
     allocator: str | None = None
     storage: str = "fp32"
+    factors: str = "plain"
     joint: bool = True
     sensitivity_rounds: int | None = None
     trials: int | None = None
@@ -27,6 +28,7 @@ class Method:
             factorizer=self.factorizer,
             allocator=self.allocator,
             storage=self.storage,
+            factors=self.factors,
             joint=self.joint,
         )
         given = {"sensitivity_rounds": self.sensitivity_rounds, "trials": self.trials}
@@ -54,5 +56,6 @@ METHODS: dict[str, Method] = {
     "exact on kfac-seq": exact("kfac-seq"),
     "exact sensitivity": exact("kfac", sensitivity_rounds=1),
     "default not joint": Method(joint=False),
-    "default": Method(),
+    "default plain": Method(),
+    "default": Method(factors="auto"),
 }

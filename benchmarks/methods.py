@@ -294,7 +294,7 @@ def activation_loss(
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight (N, K) that a layer of a plan multiplies by, fp64."""
     if isinstance(layer, LowRankLinear):
-        return layer.weight.detach().double() @ layer.weight_down.detach().double()
+        return layer.product()
     return dense_weight(layer).double()
 
 

@@ -21,12 +21,13 @@ from autotune.compress.factorizers.truncated import (
 )
 from autotune.compress.lowrank import dense_like, dense_weight, shared_low_rank_like
 from autotune.compress.metrics.base import Metric, Whitening
+from autotune.compress.pivoting import pivoted_like
 from autotune.compress.precisions import make_precision, require_native
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
-from autotune.core.errors import ModelError, UsageError
-from autotune.core.forms import PLAIN, Form, Plan
+from autotune.core.errors import ModelError
+from autotune.core.forms import PIVOTED, Form, Plan
 from autotune.core.layers import Site, break_even_rank, chosen_sites
 from autotune.core.progress import Advance, no_progress
 
@@ -69,16 +70,10 @@ def build_layers(
     Weights are those that the form's precision computes with, in the model's dtype.
 
     Raises:
-        UsageError: an unknown precision (the known ones are listed), or a form that no layer of
-            this package can take.
+        UsageError: an unknown precision (the known ones are listed).
     """
     chosen = {site: form for site, form in chosen_sites(sites, plan) if not form.is_unchanged}
     precisions = {site: make_precision(form.precision) for site, form in chosen.items()}
-    for site, form in chosen.items():
-        if form.structure != PLAIN:
-            raise UsageError(
-                f"{site.name} cannot take the form {form}: layers are dense or plain pairs"
-            )
     layers: dict[str, nn.Module] = {}
     for site in (site for site, form in chosen.items() if form.is_dense):
         module = model.get_submodule(site.name)
@@ -86,18 +81,20 @@ def build_layers(
     pairs = {site: form for site, form in chosen.items() if not form.is_dense}
     for site, (up, down) in factors.plan(pairs):
         modules = [model.get_submodule(name) for name in site.layers]
-        rounded = precisions[site].rounded
-        ups = [rounded(part) for part in up.split(site.parts or [len(up)])]
-        layers |= zip(
-            site.layers, shared_low_rank_like(modules, ups=ups, down=rounded(down)), strict=True
-        )
+        rounded, ups = precisions[site].rounded, up.split(site.parts or [len(up)])
+        if pairs[site].structure == PIVOTED:
+            made = pivoted_like(modules, ups=ups, down=down, rounded=rounded)
+        else:
+            made = shared_low_rank_like(modules, ups=[*map(rounded, ups)], down=rounded(down))
+        layers |= zip(site.layers, made, strict=True)
     return layers
 
 
 class FactorStore(Factors):
     """The metric's SVD of every site in one safetensors file, read slice by slice.
 
-    Kept to break-even rank in the model's dtype, so the file is about as large as the model.
+    Kept in the model's dtype to break-even rank, as large as the model, or to full rank, up to
+    twice as large (`build_factor_store`).
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +109,9 @@ class FactorStore(Factors):
     def plan(self, forms: Mapping[Site, Form]) -> Iterator[tuple[Site, Pair]]:
         """Slices of the stored factors, read when they are asked for."""
         for site, form in forms.items():
-            up = self._file.get_slice(f"up:{site.name}")[:, : form.rank]
+            held = self._file.get_slice(f"up:{site.name}")
+            assert form.rank <= held.get_shape()[1], "the store was built without such ranks"
+            up = held[:, : form.rank]
             down = self._file.get_slice(f"down:{site.name}")[: form.rank]
             yield site, (up, down)
 
@@ -221,9 +220,13 @@ def build_factor_store(
     metric: Metric,
     statistics: Statistics,
     joint: Sequence[Site] = (),
+    all_ranks: bool = False,
     progress: Advance = no_progress,
 ) -> None:
     """Factorize every site and every joint site and write the store to `path`.
+
+    It holds the ranks at which plain pairs save parameters, or with `all_ranks` those below the
+    full one: pivoted pairs save at each of them.
 
     Raises:
         ModelError: a factor is not finite.
@@ -241,6 +244,8 @@ def build_factor_store(
         progress(done, total)
         weights = [dense_weight(model.get_submodule(name)) for name in site.layers]
         limit = break_even_rank(site.in_features, site.out_features)
+        if all_ranks:
+            limit = max(limit, min(site.in_features, site.out_features) - 1)
         if site.members:
             roots = metric.shared_whitenings([by_name[name] for name in site.members], statistics)
             alone = [float(tensors[f"errors:{name}"][0]) for name in site.members]

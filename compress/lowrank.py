@@ -67,7 +67,18 @@ class LowRankLinear(nn.Module):
 
     def latent(self, x: Tensor) -> Tensor:
         """The product with the down factor, (…, r), for x (…, K)."""
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight_down)
+
+    def whole_down(self) -> Tensor:
+        """The down factor (r, K) with whatever of it is not stored, in fp64."""
+        return self.weight_down.detach().double()
+
+    def product(self) -> Tensor:
+        """The weight (N, K) that the factors stand for, in fp64."""
+        return self.weight.detach().double() @ self.whole_down()
 
     def extra_repr(self) -> str:
         """Shape and rank, as nn.Linear prints its own."""
@@ -89,7 +100,7 @@ class LeadingLowRankLinear(LowRankLinear):
 
     def latent(self, x: Tensor) -> Tensor:
         """The product with the down factor, (…, r), which is kept for the followers."""
-        latent = functional.linear(x, self.weight_down)
+        latent = self._product(x)
         # Compilers and exporters find the common product themselves, and trace no side effects.
         if not torch.compiler.is_compiling():
             self._kept = (weakref.ref(x), _version(x), torch.is_grad_enabled(), latent)
@@ -100,10 +111,10 @@ class LeadingLowRankLinear(LowRankLinear):
         """The latent for a follower: the kept one if `x` is the very input it was made of."""
         kept = self._kept
         if torch.compiler.is_compiling() or kept is None:
-            return functional.linear(x, self.weight_down)
+            return self._product(x)
         source, version, grad, latent = kept
         if source() is not x or version != _version(x) or grad != torch.is_grad_enabled():
-            return functional.linear(x, self.weight_down)
+            return self._product(x)
         self._left -= 1
         if self._left <= 0:
             self._kept = None
@@ -134,6 +145,11 @@ class SharedLowRankLinear(LowRankLinear):
         self._add_up(out_features, bias=bias, device=device, dtype=dtype)
 
     @property
+    def form(self) -> Form:
+        """The form that a plan gives the joint site."""
+        return self._leader[0].form
+
+    @property
     def weight_down(self) -> nn.Parameter:  # type: ignore[override]
         """The leader's down factor, also after that one was replaced."""
         return self._leader[0].weight_down
@@ -142,6 +158,10 @@ class SharedLowRankLinear(LowRankLinear):
     def leader(self) -> LeadingLowRankLinear:
         """The layer that owns the down factor."""
         return self._leader[0]
+
+    def whole_down(self) -> Tensor:
+        """The leader's down factor (r, K), in fp64."""
+        return self._leader[0].whole_down()
 
     def latent(self, x: Tensor) -> Tensor:
         """The leader's product with the down factor, (…, r), for x (…, K)."""
@@ -181,11 +201,21 @@ def low_rank_like(module: nn.Module, *, up: Tensor, down: Tensor) -> LowRankLine
 
 
 def shared_low_rank_like(
-    modules: Sequence[nn.Module], *, ups: Sequence[Tensor], down: Tensor
+    modules: Sequence[nn.Module],
+    *,
+    ups: Sequence[Tensor],
+    down: Tensor,
+    alone: type[LowRankLinear] = LowRankLinear,
+    leading: type[LeadingLowRankLinear] = LeadingLowRankLinear,
 ) -> list[LowRankLinear]:
-    """The low-rank forms of `modules` with one input: ups (N_i, r) and one down (r, K)."""
+    """The low-rank forms of `modules` with one input: ups (N_i, r) and one down (r, K).
+
+    `alone` is the class of a single layer, `leading` that of the first of several; the factors are
+    of the shapes that it has.
+    """
     layers: list[LowRankLinear] = []
     leader: LowRankLinear | None = None
+    rank = down.shape[0]
     for module, up in zip(modules, ups, strict=True):
         weight, bias = dense_weight(module), module.bias
         n = weight.shape[0]
@@ -195,8 +225,8 @@ def shared_low_rank_like(
             "dtype": weight.dtype,
         }
         if leader is None:
-            kind_of = LowRankLinear if len(modules) == 1 else LeadingLowRankLinear
-            layer = leader = kind_of(weight.shape[1], n, rank=down.shape[0], **options)
+            kind_of = alone if len(modules) == 1 else leading
+            layer = leader = kind_of(weight.shape[1], n, rank=rank, **options)
             layer.weight_down = nn.Parameter(down.to(weight).contiguous())
         else:
             assert isinstance(leader, LeadingLowRankLinear)

@@ -37,7 +37,7 @@ def _plain(config: Any) -> Any:
 
 
 def _dense(layer: LowRankLinear, like: nn.Module) -> nn.Module:
-    weight = (layer.weight.detach().double() @ layer.weight_down.detach().double()).to(layer.weight)
+    weight = layer.product().to(layer.weight)
     dense: Any = copy.deepcopy(like)  # on meta: it costs nothing
     dense.weight = nn.Parameter((weight.T if isinstance(like, Conv1D) else weight).contiguous())
     if layer.bias is not None:

@@ -19,7 +19,8 @@ from autotune.compress.checkpoint import low_rank_layers
 from autotune.compress.loading import LoadedModel
 from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import check_graph, export_dense, rewrite_low_rank
+from autotune.compress.onnx_export import check_graph, export_dense
+from autotune.compress.onnx_rewrite import rewrite_low_rank
 from autotune.compress.onnx_trace import OPSET
 from autotune.compress.tasks import make_task
 from autotune.core.progress import Advance, no_progress

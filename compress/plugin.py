@@ -22,10 +22,16 @@ from autotune.compress.lowrank import (
     dense_weight,
     replace_modules,
 )
+from autotune.compress.pivoted_layers import (
+    LeadingPivotedLinear,
+    PivotedInLinear,
+    PivotedOutLinear,
+    narrow_side,
+)
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import ModelError, UsageError
-from autotune.core.forms import low_rank, parse_form
+from autotune.core.forms import PIVOTED, low_rank, parse_form
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"
@@ -68,13 +74,14 @@ def _check_form(name: str, layer: Mapping[str, Any]) -> None:
     rank = layer["rank"]
     form = layer.get("form", f"rank={rank}")
     try:
-        known = parse_form(form) == low_rank(rank)
+        parsed = parse_form(form)
+        known = parsed == low_rank(rank, parsed.structure)
     except (UsageError, AttributeError):
         known = False
     if not known:
         raise ModelError(
             f"lowrank config: {name} has rank {rank} and the form {form!r}; this program loads "
-            "plain pairs of the same rank in native precision; upgrade lowrank-autotune"
+            "pairs of the same rank in native precision; upgrade lowrank-autotune"
         )
 
 
@@ -117,6 +124,8 @@ class LowRankQuantizer(HfQuantizer):
                     f"size mismatch for {name}: {found} stored, {shape} in the configuration"
                 )
         for name, module in list(model.named_modules()):
+            if isinstance(module, PivotedInLinear | PivotedOutLinear):
+                _check_order(name, module)
             if isinstance(module, StoredLowRank):
                 replace_modules(model, {name: module.widen(model.dtype)})  # type: ignore[arg-type]
         # What is in memory is whole precision again, and so it would be saved.
@@ -142,6 +151,14 @@ class LowRankQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Both factors are ordinary parameters, so training works."""
         return True
+
+
+def _check_order(name: str, layer: PivotedInLinear | PivotedOutLinear) -> None:
+    """Refuse what would select inputs or outputs that the layer does not have."""
+    for key, order in layer.named_buffers():
+        whole = torch.arange(len(order), device=order.device)
+        if not torch.equal(order.sort().values, whole):
+            raise ModelError(f"{name}.{key} of the checkpoint is no order of {len(order)} features")
 
 
 def _named_in(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -181,6 +198,7 @@ def _empty(
     bias, dtype = module.bias is not None, module.weight.dtype
     options: dict[str, Any] = {"bias": bias, "device": "meta", "dtype": dtype}
     storage = layer.get("storage", "fp32")
+    pivoted = parse_form(layer.get("form", f"rank={rank}")).structure == PIVOTED
     if storage not in STORAGES:
         raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
     if "leader" in layer:
@@ -189,9 +207,11 @@ def _empty(
             raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
         return SharedLowRankLinear(leader, n, **options)
     if leads:
-        return LeadingLowRankLinear(k, n, rank=rank, **options)
+        leading = LeadingPivotedLinear if pivoted else LeadingLowRankLinear
+        return leading(k, n, rank=rank, **options)
     if storage == "fp32":
-        return LowRankLinear(k, n, rank=rank, **options)
+        alone = narrow_side(k, n) if pivoted else LowRankLinear
+        return alone(k, n, rank=rank, **options)
     return StoredLowRank(storage, in_features=k, out_features=n, rank=rank, bias=bias, dtype=dtype)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
+from autotune.core.forms import PIVOTED, PLAIN, Form, low_rank
 from autotune.core.layers import break_even_rank
 from autotune.devices.specs import DeviceSpec
+
+Each = TypeVar("Each", int, Form)
 
 
 def aligned_ranks(
@@ -25,9 +31,26 @@ def saving_ranks(step: int, *, in_features: int, out_features: int) -> list[int]
     return [r for r in range(step, limit + 1, step) if r * width < in_features * out_features]
 
 
-def coarse_grid(ranks: list[int], points: int) -> list[int]:
-    """At most `points` of `ranks`, evenly spread, the first and last always among them."""
+def saving_forms(
+    step: int, *, in_features: int, out_features: int, structures: Sequence[str] = (PLAIN,)
+) -> list[Form]:
+    """Pairs of ranks that are multiples of `step` with fewer parameters than the layer, sorted.
+
+    A pivoted pair saves at every rank below the full one.
+    """
+    forms: list[Form] = []
+    if PLAIN in structures:
+        plain = saving_ranks(step, in_features=in_features, out_features=out_features)
+        forms += [low_rank(rank) for rank in plain]
+    if PIVOTED in structures:
+        below_full = range(step, min(in_features, out_features), step)
+        forms += [low_rank(rank, PIVOTED) for rank in below_full]
+    return sorted(forms)
+
+
+def coarse_grid(ranks: list[Each], points: int) -> list[Each]:
+    """At most `points` of ascending `ranks`, evenly spread, the first and last among them."""
     if len(ranks) <= points:
         return ranks
     last = len(ranks) - 1
-    return sorted({ranks[round(i * last / (points - 1))] for i in range(points)})
+    return [ranks[i] for i in sorted({round(i * last / (points - 1)) for i in range(points)})]

@@ -149,20 +149,24 @@ def tiny_model(kind: str, seed: int = 0, *, layers: int = 2) -> Any:
     return model.eval()
 
 
-def random_layers(model: Any, sites: Any, rank: int) -> dict[str, Any]:
-    """Low-rank layers of random small factors for all `sites`."""
+def random_layers(
+    model: Any, sites: Any, rank: int, *, structures: Any = ("plain",)
+) -> dict[str, Any]:
+    """Low-rank layers of random small factors for all `sites`, of the structures in turn."""
     import torch
 
-    from autotune.compress.lowrank import low_rank_like
+    from autotune.compress.lowrank import shared_low_rank_like
+    from autotune.compress.pivoting import pivoted_like
 
-    return {
-        site.name: low_rank_like(
-            model.get_submodule(site.name),
-            up=torch.randn(site.out_features, rank) * 0.1,
-            down=torch.randn(rank, site.in_features) * 0.1,
-        )
-        for site in sites
-    }
+    like = {"plain": shared_low_rank_like, "pivoted": pivoted_like}
+    layers = {}
+    for number, site in enumerate(sites):
+        module = model.get_submodule(site.name)
+        up = torch.randn(site.out_features, rank) * 0.1
+        down = torch.randn(rank, site.in_features) * 0.1
+        make = like[structures[number % len(structures)]]
+        (layers[site.name],) = make([module], ups=[up], down=down)
+    return layers
 
 
 def tiny_task(kind: str) -> Any:

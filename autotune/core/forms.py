@@ -15,7 +15,8 @@ from autotune.core.errors import UsageError
 
 PLAIN = "plain"
 NATIVE = "native"
-STRUCTURES = (PLAIN, "pivoted")
+PIVOTED = "pivoted"
+STRUCTURES = (PLAIN, PIVOTED)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _RANK = re.compile(r"rank=([1-9][0-9]{0,6})")
 
@@ -84,6 +85,15 @@ Plan = Mapping[str, Form]
 def low_rank(rank: int, structure: str = PLAIN, *, precision: str = NATIVE) -> Form:
     """The form of a pair of factors of `rank`."""
     return Form(rank=rank, structure=structure, precision=precision)
+
+
+def pivots_inputs(in_features: int, out_features: int, *, shared: bool = False) -> bool:
+    """Whether the latent of a pivoted pair selects inputs; else it is part of the outputs.
+
+    The identity lies where a permutation moves fewer values. A latent that several layers share
+    can only select their inputs.
+    """
+    return shared or in_features <= out_features
 
 
 def parse_form(text: str) -> Form:

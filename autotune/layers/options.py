@@ -160,8 +160,8 @@ def check_forms(forms: Iterable[Form], backend: Backend, *, schema: type) -> Non
     for form in forms:
         if not backend.implements(form):
             rule = (
-                f"{form}: {backend.name} has no implementation of it; measure plain pairs in "
-                "native precision, such as rank=96, or choose another {backend}"
+                f"{form}: {backend.name} has no implementation of it; measure pairs in native "
+                "precision, such as rank=96, or choose another {backend}"
             )
             raise OptionError("forms", rule, schema=schema)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from autotune.core.forms import Form
 from autotune.core.layers import LayerShape, chosen_sites
 from autotune.devices.health import Watch
 from autotune.profiler.backends.base import (
@@ -144,6 +145,10 @@ class SimulatedBackend(Backend):
     def settings(self) -> dict[str, str]:
         """Which hardware it is: the latencies of two never mix."""
         return {"hardware": self.hardware.identity}
+
+    def implements(self, form: Form) -> bool:
+        """Plain pairs in the model's own dtype: the hardware knows no other."""
+        return not form.suffix
 
     def copies(self, shape: LayerShape) -> int:
         """As on real devices, with the cache of the simulated one."""

@@ -18,7 +18,8 @@ from torch import nn
 from autotune.compress.loading import LoadedModel
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import export_dense, only_low_rank, rewrite_low_rank
+from autotune.compress.onnx_export import export_dense
+from autotune.compress.onnx_rewrite import only_low_rank, rewrite_low_rank
 from autotune.compress.onnx_trace import ADVICE, OPSET
 from autotune.compress.precisions import check_precisions
 from autotune.core.errors import ModelError, ParityError

@@ -31,9 +31,9 @@ from autotune.compress.statistics import (
 )
 from autotune.compress.tasks import task_class
 from autotune.core.errors import CalibrationError, option_name
-from autotune.core.forms import Form, Plan, low_rank, plan_to_json
+from autotune.core.forms import PLAIN, Form, Plan, plan_to_json
 from autotune.core.types import digest
-from autotune.devices.alignment import saving_ranks
+from autotune.devices.alignment import saving_forms
 from autotune.search.tables import ErrorTable
 from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
@@ -81,10 +81,13 @@ class Compression:
             errors, least = self.factors.errors(site), self.factors.least_rank(site)
             if not in_loss_units and not site.members:
                 errors = errors / errors[0].clamp_min(1e-300)
-            ranks = saving_ranks(
-                rank_multiple, in_features=site.in_features, out_features=site.out_features
+            forms = saving_forms(
+                rank_multiple,
+                in_features=site.in_features,
+                out_features=site.out_features,
+                structures=self.model.structures,
             )
-            table[site.name] = {low_rank(r): float(errors[r]) for r in ranks if r >= least}
+            table[site.name] = {f: float(errors[f.rank]) for f in forms if f.rank >= least}
         return table
 
     def layers(self, plan: Plan) -> dict[str, nn.Module]:
@@ -128,6 +131,8 @@ def compress(
         "parameters": vars(metric),
         "joint": [site.name for site in model.joint],
     }
+    if model.structures != (PLAIN,):
+        key |= {"ranks": "all"}
     store = stages.factor_store(key)
     factors: Factors = store
     factorizer = make_factorizer(request.method.factorizer)
@@ -201,5 +206,6 @@ class _Stages:
                 metric=self.metric,
                 statistics=self.statistics(),
                 joint=self.model.joint,
+                all_ranks=self.model.structures != (PLAIN,),
                 progress=advance,
             )

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from autotune.core.errors import UsageError, option_name
+from autotune.core.forms import Form, low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Fingerprint
@@ -74,6 +76,24 @@ class Machine(ABC):
     @abstractmethod
     def fingerprint(self) -> Fingerprint:
         """What the latencies belong to: device, backend, dtype, threads, versions, settings."""
+
+    def structures(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Those of `wanted` that factors can have in networks on this machine.
+
+        Raises:
+            UsageError: none of them.
+        """
+        found = tuple(each for each in wanted if self._has_form(low_rank(1, each)))
+        if not found:
+            raise UsageError(
+                f"{option_name('method.factors')} {wanted[0]}: the latency of {wanted[0]} factors "
+                f"is not known on {self.device_name} ({self.backend.name}); choose plain or auto"
+            )
+        return found
+
+    def _has_form(self, form: Form) -> bool:
+        """Whether layers of the form can be priced here."""
+        return self.backend.implements(form)
 
     @property
     def product_sd_s(self) -> float:

@@ -197,7 +197,12 @@ class MeasuringMachine(Machine):
         wanted: set[LayerShape] = set()
         for phase in workload.passes:
             for shape in model.dense_shapes(phase, self.dtype):
-                forms = plan_forms(self.spec, shape, points=self.backend.ranks_per_shape)
+                forms = plan_forms(
+                    self.spec,
+                    shape,
+                    points=self.backend.ranks_per_shape,
+                    structures=model.structures,
+                )
                 wanted |= {shape, *map(shape.with_form, forms)}
         table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
         warning = self.layer_timings().warning

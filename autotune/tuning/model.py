@@ -15,7 +15,7 @@ from autotune.compress.positions import max_positions, stated_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
-from autotune.core.forms import DENSE
+from autotune.core.forms import DENSE, PLAIN
 from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
@@ -26,7 +26,7 @@ class TracedModel:
     """A loaded model, its task, and its sites with their tokens under the workload.
 
     `joint` are the joint sites that plans may use: layers with one input, which may share a down
-    factor (docs/methods/joint.md).
+    factor (docs/methods/joint.md). `structures` are those that pairs of factors may have.
     """
 
     loaded: LoadedModel
@@ -34,6 +34,7 @@ class TracedModel:
     workload: Workload
     sites: Sites
     joint: tuple[Site, ...]
+    structures: tuple[str, ...] = (PLAIN,)
 
     @property
     def single(self) -> tuple[Site, ...]:
@@ -112,11 +113,12 @@ def trace_model(
     targets: Sequence[str] = (),
     ignore: Sequence[str] = (),
     joint: bool = True,
+    structures: tuple[str, ...] = (PLAIN,),
 ) -> TracedModel:
     """Find the sites of a loaded model and count their tokens under `workload`.
 
     `targets` and `ignore` are regular expressions of module names; without `joint` no joint sites
-    are offered.
+    are offered. `structures` are those that pairs may have.
 
     Raises:
         UsageError: the model has no decode phase, or too few positions for the workload; a pattern
@@ -140,6 +142,7 @@ def trace_model(
         workload=workload,
         sites=sites,
         joint=sites.joint if joint else (),
+        structures=structures,
     )
 
 

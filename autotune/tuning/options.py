@@ -11,6 +11,7 @@ from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
 from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import UsageError
+from autotune.core.forms import STRUCTURES
 from autotune.core.options import OptionError, check_options, option
 from autotune.core.paths import MEASURE_SECONDS, database_address, default_database
 from autotune.core.patterns import SearchTime, check_pattern
@@ -117,6 +118,10 @@ class MachineOptions:
         return f"MachineOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
+# What `--factors` offers for every layer.
+STRUCTURES_OF = {"auto": STRUCTURES, **{name: (name,) for name in STRUCTURES}}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
     """How ranks are compared and chosen, and factors computed and stored.
@@ -160,6 +165,13 @@ class MethodOptions:
         group="Method",
         choices=STORAGES,
         help="How factors are stored; fp32 is the model's own format.",
+    )
+    factors: str = option(
+        "plain",
+        flag="--factors",
+        group="Method",
+        choices=tuple(STRUCTURES_OF),
+        help="Structure of the factors; pivoted: one holds an identity, which is not stored.",
     )
     joint: bool = option(
         True,

@@ -92,6 +92,10 @@ class PredictedMachine(Machine):
         """Read the device's table, so that a missing one fails early."""
         _ = self.table
 
+    def _has_form(self, form: Form) -> bool:
+        """Tables hold plain pairs in the model's own dtype."""
+        return not form.suffix
+
     def sources(self) -> list[str]:
         """The sources of the table, and how the rest of the network is modelled."""
         rest = f"rest of the network modelled: {self.table.attention.source}, memory-bound kernels"

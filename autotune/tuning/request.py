@@ -20,6 +20,7 @@ from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
 from autotune.core.errors import CalibrationError, UsageError, option_name
+from autotune.core.forms import PLAIN
 from autotune.core.option_names import about
 from autotune.core.options import (
     EFFORTS,
@@ -38,7 +39,13 @@ from autotune.core.paths import (
 from autotune.core.registry import check_spec
 from autotune.core.types import LARGEST_INTEGER, Budget, Workload
 from autotune.search.allocators import ALLOCATORS
-from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions, check_cores
+from autotune.tuning.options import (
+    STRUCTURES_OF,
+    MachineOptions,
+    MethodOptions,
+    SearchOptions,
+    check_cores,
+)
 
 _TYPE, _VERSION = "tune-request", 1
 _MIN_SEQUENCES = 8
@@ -138,6 +145,15 @@ class TuneRequest:
         return self.search.sensitivity_rounds if self.goes_by_table else 0
 
     @property
+    def structures(self) -> tuple[str, ...]:
+        """Structures of factors that are offered: plain ones alone where these are packed.
+
+        Papers' rules choose among plain pairs only.
+        """
+        plain = self.method.storage != "fp32" or not self.goes_by_table
+        return (PLAIN,) if plain else STRUCTURES_OF[self.method.factors]
+
+    @property
     def offers_joint(self) -> bool:
         """Whether shared down factors are candidates: plain truncated factors, chosen by table."""
         plain = self.method.factorizer == "svd" and self.method.storage == "fp32"
@@ -199,6 +215,12 @@ class TuneRequest:
                 "{method.factorizer} output-subspace minimizes the error of the activation "
                 f"metric, not that of {metric or 'the default metric'}; set "
                 "{method.metric} activation as well"
+            )
+        elif self.method.factors not in ("auto", *self.structures):
+            problem = (
+                f"{{method.factors}} {self.method.factors} needs {{method.allocator}} exact or "
+                "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "
+                "plain factors only"
             )
         elif self.method.allocator == "exact+optuna" and self.search.trials == 0:
             problem = (

@@ -127,6 +127,7 @@ class Tuning:
                 targets=request.method.targets,
                 ignore=request.method.ignore,
                 joint=request.offers_joint,
+                structures=machine.structures(request.structures),
             )
             _note_length(workspace, asked=request.workload, given=model.workload)
             data = load_calibration(loaded, request.calibration, workload=model.workload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import UsageError
-from autotune.core.forms import NATIVE, Form, Plan
+from autotune.core.forms import Form, Plan
 from autotune.core.layers import Site
 from autotune.core.registry import Registry
 
@@ -51,10 +51,11 @@ def require_native(site: Site, form: Form, *, storage: str) -> None:
     """Check that the site's factors can be packed.
 
     Raises:
-        UsageError: another precision than native, which has a layout of its own.
+        UsageError: another precision than native or another structure than plain, which have
+            layouts of their own.
     """
-    if form.precision != NATIVE:
+    if form.suffix:
         raise UsageError(
-            f"{site.name} cannot take the form {form} in the storage {storage}: only factors in "
-            "native precision are packed; leave storage at fp32, or the precision at native"
+            f"{site.name} cannot take the form {form} in the storage {storage}: only plain factors "
+            "in native precision are packed; leave storage at fp32, or choose such forms"
         )

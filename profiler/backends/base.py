@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotune.core.forms import Form
+from autotune.core.forms import NATIVE, Form
 from autotune.core.layers import LayerShape
 from autotune.devices.detect import gpu_cache_bytes, gpu_names, no_gpu
 from autotune.devices.specs import DTYPE_BYTES
@@ -115,8 +115,8 @@ class Backend(ABC):
         del threads
 
     def implements(self, form: Form) -> bool:
-        """Whether `layer` runs layers of this form; by default those of products in one dtype."""
-        return not form.suffix
+        """Whether `layer` runs layers of this form; by default all in the model's own dtype."""
+        return form.precision == NATIVE
 
     def copies(self, shape: LayerShape) -> int:
         """Instances of a layer that one call runs, with weights of their own."""

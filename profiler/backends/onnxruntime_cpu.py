@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from autotune.core.errors import ModelError
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer, load_inputs
+from autotune.profiler.backends.onnx_layers import NUMPY_DTYPES, layer_model
 from autotune.profiler.measure.timing import Runner
 
 # Softmax under a causal mask produces denormals, which made attention 2x slower (measured:
@@ -21,9 +21,6 @@ from autotune.profiler.measure.timing import Runner
 # long (12 ms quanta) until they were told to stop when their run ends.
 _DENORMALS = "session.set_denormal_as_zero"
 SESSION_CONFIG = {_DENORMALS: "1", "session.force_spinning_stop": "1"}
-
-_STEP = 7919  # numbers from the first of one weight to that of the next
-_NUMPY = {"fp32": np.float32, "fp16": np.float16}
 
 
 def session_options(
@@ -78,52 +75,6 @@ def open_model(path: Path, threads: int) -> Any:
         raise ModelError(f"onnxruntime cannot open {path}: {error}") from error
 
 
-def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
-    """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    numpy_dtype = np.dtype(_NUMPY[shape.dtype])
-    element = helper.np_dtype_to_tensor_dtype(numpy_dtype)
-    m, k, rank = shape.tokens, shape.in_features, shape.rank
-    nodes, outputs = [], []
-    weights: list[onnx.TensorProto] = []
-
-    def multiply(source: str, rows: int, *, columns: int, result: str) -> str:
-        values = _noise(len(weights), rows * columns).reshape(rows, columns)
-        values = values * np.float32(rows**-0.5)
-        values = values.astype(numpy_dtype, copy=False)
-        weights.append(numpy_helper.from_array(values, f"w_{result}"))
-        nodes.append(helper.make_node("MatMul", [source, f"w_{result}"], [result]))
-        return result
-
-    for copy in range(copies):
-        latent = multiply("x", k, columns=rank, result=f"h{copy}") if rank else "x"
-        for part, n in enumerate(shape.widths):
-            name = multiply(latent, rank or k, columns=n, result=f"y{copy}_{part}")
-            outputs.append(helper.make_tensor_value_info(name, element, [m, n]))
-    x = helper.make_tensor_value_info("x", element, [m, k])
-    graph = helper.make_graph(nodes, "layer", [x], outputs, weights)
-    # What TensorRT 8 reads is older than what its opset could be written in.
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 18 else 10
-    )
-    return bytes(model.SerializeToString())
-
-
-def _noise(number: int, size: int) -> Any:
-    """Standard normal numbers for one weight, others than those of the weights before it."""
-    drawn = _normal()
-    start = _STEP * number % (drawn.size // 2)
-    return np.resize(drawn[start : start + size], size)
-
-
-@functools.cache
-def _normal() -> Any:
-    """Repeated for larger weights: to draw all anew took most of a layer's preparation."""
-    return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
-
-
 class OnnxRuntimeCpu(Backend):
     """Layers and networks as ONNX graphs; inputs and outputs are bound once."""
 
@@ -163,7 +114,7 @@ class OnnxRuntimeCpu(Backend):
         rng = np.random.default_rng(1)
         x = rng.standard_normal((shape.tokens, shape.in_features), dtype=np.float32)
         outputs = [(shape.tokens, width) for width in shape.widths] * copies
-        x = x.astype(_NUMPY[shape.dtype])
+        x = x.astype(NUMPY_DTYPES[shape.dtype])
         return TimedLayer(
             run=_bound(session, {"x": x}, shapes=outputs, device=self.device), copies=copies
         )

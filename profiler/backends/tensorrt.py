@@ -60,7 +60,7 @@ class TensorRT(Backend):
         """An engine of several instances of the layer on one input."""
         import numpy as np
 
-        from autotune.profiler.backends.onnxruntime_cpu import layer_model
+        from autotune.profiler.backends.onnx_layers import layer_model
 
         del threads
         copies = self.copies(shape)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from autotune.core.forms import Form, low_rank
+from autotune.core.forms import PLAIN, Form
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Fingerprint
-from autotune.devices.alignment import aligned_ranks, coarse_grid
+from autotune.devices.alignment import coarse_grid, saving_forms
 from autotune.devices.detect import PresentDevice
 from autotune.devices.health import ClockReading
 from autotune.devices.specs import DeviceSpec
@@ -42,13 +42,26 @@ def fingerprint_of(
 
 
 def plan_forms(
-    spec: DeviceSpec, shape: LayerShape, *, points: int = Backend.ranks_per_shape
+    spec: DeviceSpec,
+    shape: LayerShape,
+    *,
+    points: int = Backend.ranks_per_shape,
+    structures: Sequence[str] = (PLAIN,),
 ) -> list[Form]:
-    """Forms to measure of one layer besides the dense one: `points` of its aligned ranks."""
-    ranks = aligned_ranks(
-        spec, in_features=shape.in_features, out_features=shape.out_features, dtype=shape.dtype
-    )
-    return [low_rank(rank) for rank in coarse_grid(ranks, points)]
+    """Forms to measure of one layer besides the dense one: `points` of its aligned ranks.
+
+    Of pivoted pairs, a third as many: the others are measured where a plan would use them.
+    """
+    found: list[Form] = []
+    for structure in structures:
+        forms = saving_forms(
+            spec.rank_multiple(shape.dtype),
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            structures=(structure,),
+        )
+        found += coarse_grid(forms, points if structure == PLAIN else max(3, points // 3))
+    return found
 
 
 def missing_points(

@@ -29,7 +29,9 @@ def test_every_method_is_a_valid_request(methods):
     chosen = {name: method.applied(request) for name, method in methods.METHODS.items()}
     for each in chosen.values():
         each.check()
-    assert chosen["default"] == request
+    assert chosen["default plain"] == request
+    assert chosen["default"].structures == ("plain", "pivoted")
+    assert {each.structures for name, each in chosen.items() if name != "default"} == {("plain",)}
     assert chosen["exact sensitivity"].sensitivity_turns == 1
     assert chosen["exact on kfac"].sensitivity_turns == 0
     assert chosen["flar"].chosen_allocator == "flar"

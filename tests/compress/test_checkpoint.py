@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from autotune.compress.checkpoint import low_rank_layers, save_checkpoint
-from autotune.compress.lowrank import low_rank_like, replace_modules
+from autotune.compress.lowrank import low_rank_like, replace_modules, shared_low_rank_like
+from autotune.compress.pivoting import pivoted_like
 from autotune.compress.sites import find_sites
 from autotune.core.errors import ModelError
 from autotune.core.types import Workload
@@ -24,9 +26,9 @@ def saved(tiny, tmp_path):
         if i % 3 == 2:
             continue  # some stay dense
         up, down = torch.randn(site.out_features, 8 + i), torch.randn(8 + i, site.in_features)
-        layers[site.name] = low_rank_like(
-            model.get_submodule(site.name), up=up * 0.1, down=down * 0.1
-        )
+        like = shared_low_rank_like if i % 3 else pivoted_like
+        module = model.get_submodule(site.name)
+        (layers[site.name],) = like([module], ups=[up * 0.1], down=down * 0.1)
     replace_modules(model, layers)
     save_checkpoint(model, None, folder=tmp_path / "saved")
     inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
@@ -44,6 +46,17 @@ def test_round_trip_is_bit_equal(saved, tmp_path):
     with torch.no_grad():
         again = kind.from_pretrained(tmp_path / "again")
         assert torch.equal(task.output(again, inputs), expected)
+
+
+def test_an_order_that_is_none_is_refused(saved):
+    """A file that was damaged or edited would select features that the layer does not have."""
+    folder, kind, *_ = saved
+    tensors = load_file(folder / "model.safetensors")
+    name = next(each for each in tensors if each.endswith("weight_order"))
+    tensors[name][0] = tensors[name][1]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"{name}.*is no order of"):
+        kind.from_pretrained(folder)
 
 
 def test_the_dense_model_is_left_as_it_was(tiny, tmp_path):
@@ -106,11 +119,21 @@ def test_wrong_ranks_are_a_size_mismatch(saved):
 
 
 @pytest.mark.parametrize("tiny", ["bert"], indirect=True)
-@pytest.mark.parametrize("form", ["rank=3", "dense", "rank=8:pivoted", "rank=8:int8", "x", 8])
+def test_another_structure_is_a_size_mismatch(saved):
+    folder, kind, *_, layers = saved
+    name, layer = next((n, each) for n, each in layers.items() if not each.form.suffix)
+    form = f"rank={layer.rank}:pivoted"
+    edit_config(folder, lambda q: q["layers"][name].update(form=form))
+    with pytest.raises(Exception, match="mismatch"):
+        kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
+@pytest.mark.parametrize("form", ["rank=3", "dense", "rank=3:pivoted", "rank=8:int8", "x", 8])
 def test_forms_that_no_layer_takes_are_refused(saved, form):
     folder, kind, *_ = saved
     edit_config(folder, lambda q: next(iter(q["layers"].values())).update(form=form))
-    with pytest.raises(Exception, match="loads plain pairs of the same rank"):
+    with pytest.raises(Exception, match="loads pairs of the same rank"):
         kind.from_pretrained(folder)
 
 
@@ -119,9 +142,10 @@ def test_a_config_says_every_layers_form_and_older_ones_need_not(saved):
     folder, kind, task, inputs, expected, layers = saved
     entries = json.loads((folder / "config.json").read_text())["quantization_config"]["layers"]
     assert {n: e["form"] for n, e in entries.items()} == {
-        name: f"rank={layer.rank}" for name, layer in layers.items()
+        name: str(layer.form) for name, layer in layers.items()
     }
-    edit_config(folder, lambda q: [layer.pop("form") for layer in q["layers"].values()])
+    plain = {name for name, layer in layers.items() if not layer.form.suffix}
+    edit_config(folder, lambda q: [q["layers"][name].pop("form") for name in plain])
     with torch.no_grad():
         assert torch.equal(task.output(kind.from_pretrained(folder), inputs), expected)
 

@@ -10,7 +10,7 @@ from autotune.compress.checkpoint import TimedCheckpoint
 from autotune.compress.decode import decode_inputs, decode_step
 from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import export_decode
-from autotune.compress.onnx_export import rewrite_low_rank
+from autotune.compress.onnx_rewrite import rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.core.types import Workload
 from tests.conftest import random_layers, tiny_model, tiny_task

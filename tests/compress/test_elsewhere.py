@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from autotune.compress.checkpoint import save_checkpoint
 from autotune.compress.lowrank import replace_modules, shared_low_rank_like
+from autotune.compress.pivoting import pivoted_like
 from autotune.compress.sites import find_sites
 from autotune.core.types import Workload
 from autotune.devices.specs import TORCH_NAMES
@@ -19,8 +20,10 @@ from tests.conftest import random_layers, tiny_model, tiny_task
 KINDS = ("bert", "gpt2", "llama", "qwen2", "vit", "clip")
 DTYPES = ("fp32", "bf16")
 STORED = ("fp16", "remap8")
-# A down factor that q, k and v share, and factors stored in fewer bits.
-FORMS = [(kind, form) for kind in ("bert", "llama") for form in ("joint", *STORED)]
+# A down factor that q, k and v share, plain or pivoted as all others are then, and factors stored
+# in fewer bits.
+FORMS = [(kind, form) for kind in ("bert", "llama") for form in ("joint", "pivoted", *STORED)]
+JOINT = {"joint": shared_low_rank_like, "pivoted": pivoted_like}
 CELLS = [*((kind, dtype) for kind in KINDS for dtype in DTYPES), *FORMS]
 AUTO = {
     name: "AutoModelForCausalLM" if name in ("gpt2", "llama", "qwen2") else "AutoModel"
@@ -75,8 +78,11 @@ def saved(tmp_path_factory):
         dense.save_pretrained(base / "dense")
         # As a user loads it: `.to(bfloat16)` would also round the buffers of positions.
         model = type(dense).from_pretrained(base / "dense", dtype=TORCH_NAMES[dtype]).eval()
-        layers = random_layers(model, find_sites(model).sites, 8)
-        replace_modules(model, layers | (joint_layers(kind, model) if form == "joint" else {}))
+        structures = ["pivoted" if form == "pivoted" else "plain"]
+        layers = random_layers(model, find_sites(model).sites, 8, structures=structures)
+        if form in JOINT:
+            layers |= joint_layers(kind, model, like=JOINT[form])
+        replace_modules(model, layers)
         folder = base / f"{kind}-{form}"
         inputs = task.example_inputs(model, Workload(batch_size=2, sequence_length=9))
         inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
@@ -95,7 +101,7 @@ def saved(tmp_path_factory):
     return folders
 
 
-def joint_layers(kind, model):
+def joint_layers(kind, model, *, like):
     """The first block's q, k and v with one down factor."""
     block = {"bert": "encoder.layer.0.attention.self.{}", "llama": "model.layers.0.self_attn.{}"}
     leaves = {"bert": ("query", "key", "value"), "llama": ("q_proj", "k_proj", "v_proj")}
@@ -103,7 +109,7 @@ def joint_layers(kind, model):
     modules = [model.get_submodule(name) for name in names]
     ups = [torch.randn(module.out_features, 8) * 0.1 for module in modules]
     down = torch.randn(8, modules[0].in_features) * 0.1
-    return dict(zip(names, shared_low_rank_like(modules, ups=ups, down=down), strict=True))
+    return dict(zip(names, like(modules, ups=ups, down=down), strict=True))
 
 
 def stranger(saved, tmp_path, trust):

@@ -17,7 +17,8 @@ from autotune.compress.lowrank import (
 )
 from autotune.compress.metrics import METRICS, make_metric
 from autotune.compress.metrics.base import Whitening, damped_root
-from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_low_rank
+from autotune.compress.onnx_export import export_dense
+from autotune.compress.onnx_rewrite import check_low_rank, rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.compress.statistics import collect_statistics
 from autotune.core.errors import ModelError

@@ -19,7 +19,8 @@ from tests.conftest import random_layers, tiny_model, tiny_task
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "qwen2", "vit", "clip"])
 def test_pairs_are_multiplied_out_and_nothing_of_us_is_left(kind, tmp_path):
     model, task = tiny_model(kind), tiny_task(kind)
-    replace_modules(model, random_layers(model, find_sites(model).sites, 8))
+    layers = random_layers(model, find_sites(model).sites, 8, structures=("plain", "pivoted"))
+    replace_modules(model, layers)
     save_checkpoint(model, None, folder=tmp_path / "run" / "model")
     folder = merge(tmp_path / "run")
     assert folder == tmp_path / "run" / "dense"

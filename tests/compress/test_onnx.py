@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from autotune.compress.lowrank import low_rank_like, replace_modules
-from autotune.compress.onnx_export import check_low_rank, export_dense, rewrite_low_rank
+from autotune.compress.onnx_export import export_dense
+from autotune.compress.onnx_rewrite import check_low_rank, rewrite_low_rank
 from autotune.compress.sites import count_tokens, find_sites
 from autotune.core.errors import ModelError
 from autotune.core.types import Workload
@@ -55,10 +56,11 @@ def assert_parity(path, model, task, kind):
         assert np.allclose(got[:, rows], expected[:, rows], atol=2e-5), np.abs(got - expected).max()
 
 
-def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path):
+@pytest.mark.parametrize("structure", ["plain", "pivoted"])
+def test_dense_and_low_rank_graphs_agree_with_torch(exported, tmp_path, structure):
     kind, model, task, sites, dense = exported
     assert_parity(dense, model, task, kind)
-    layers = random_layers(model, sites, 16)
+    layers = random_layers(model, sites, 16, structures=[structure])
     path = tmp_path / "low.onnx"
     rewrite_low_rank(
         dense, layers, path=path, metadata={"autotune.ranks": dict.fromkeys(layers, 16)}

@@ -75,9 +75,11 @@ def test_an_unknown_precision_is_refused_with_the_known_ones(form):
         check_precisions({SITE.name: form}, "torch-eager")
 
 
-def test_packed_factors_are_native():
-    with pytest.raises(UsageError, match="leave storage at fp32, or the precision at native"):
+def test_packed_factors_are_plain_and_native():
+    with pytest.raises(UsageError, match="only plain factors in native precision"):
         site_bytes(SITE, low_rank(4, precision="int3"), dtype="fp32", storage="remap8")
+    with pytest.raises(UsageError, match="only plain factors in native precision"):
+        site_bytes(SITE, low_rank(4, "pivoted"), dtype="fp32", storage="fp16")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

@@ -36,7 +36,9 @@ def test_the_small_commands(cli, tmp_path):
     assert [(a["rank"], a["form"]) for a in answers] == [(None, "dense"), (16, "rank=16")]
     done = cli("predict", *shape, "--form", "rank=16", *database, "--format", "json")
     assert json.loads(done.stdout.splitlines()[-1])["estimates"] == answers
-    done = cli("profile", *shape, "--form", "rank=16:pivoted", *database)
+    pivoted = (*shape, "--form", "rank=16:pivoted", "--db", tmp_path / "pivoted.sqlite")
+    assert "2 measured" in cli("profile", *pivoted).stdout
+    done = cli("profile", *shape, "--form", "rank=16:int8-static", *database)
     assert done.returncode == 2
     assert "onnxruntime-cpu has no implementation of it" in done.stderr
     done = cli("predict", *shape, "--form", "16", *database)

@@ -17,7 +17,7 @@ import autotune.compress.onnx_export as onnx_export
 from autotune.compress.checkpoint import save_checkpoint
 from autotune.compress.loading import load_checkpoint
 from autotune.compress.lowrank import replace_modules
-from autotune.compress.onnx_export import check_low_rank
+from autotune.compress.onnx_rewrite import check_low_rank
 from autotune.compress.sites import find_sites
 from autotune.core.errors import EngineError, ModelError, ParityError, UsageError
 from autotune.core.types import Workload

@@ -113,7 +113,7 @@ def test_the_same_key_is_the_same_job(client):
             "spec.shapes must be IN_FEATURESxOUT_FEATURES",
         ),
         ("profile", {**LAYER, "forms": ["x"]}, "spec.forms: 'x' is not a form"),
-        ("profile", {**LAYER, "forms": ["rank=8:pivoted"]}, "has no implementation of it"),
+        ("profile", {**LAYER, "forms": ["rank=8:zz"]}, "has no implementation of it"),
         ("profile", {**LAYER, "threads": 9999}, "spec.threads must be 1 to"),
         ("profile", {**LAYER, "device": "h200"}, "h200"),
         ("dance", {}, "kind must be one of tune, profile"),

@@ -285,8 +285,8 @@ def test_a_build_that_fails_leaves_nothing_behind(
 ):
     builder = builder_for(backend, dtype)
     before = compressed_builds(workspace)
-    with pytest.raises(UsageError, match=f"{Q} cannot take the form rank=8:pivoted"):
-        builder.compressed("prefill", compression, plan={Q: low_rank(8, "pivoted")})
+    with pytest.raises(UsageError, match="unknown precision 'nowhere'"):
+        builder.compressed("prefill", compression, plan={Q: low_rank(8, precision="nowhere")})
     assert compressed_builds(workspace) == before
 
 

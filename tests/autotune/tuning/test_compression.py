@@ -53,8 +53,8 @@ class TestApplied:
 
     def test_a_form_that_no_layer_can_take_changes_nothing(self, model, compression):
         modules = dict(model.loaded.model.named_modules())
-        with pytest.raises(UsageError, match="cannot take the form"):
-            with compression.applied({**PLAN, Q: low_rank(8, "pivoted")}):
+        with pytest.raises(UsageError, match="unknown precision 'nowhere'"):
+            with compression.applied({**PLAN, Q: low_rank(8, precision="nowhere")}):
                 pass
         assert dict(model.loaded.model.named_modules()) == modules
 

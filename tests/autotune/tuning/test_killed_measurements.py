@@ -14,7 +14,7 @@ from autotune.core.errors import MeasurementError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import no_progress
-from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.backends.onnx_layers import layer_model
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
 from autotune.profiler.measure.points import measure_points

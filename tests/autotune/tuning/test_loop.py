@@ -52,9 +52,9 @@ class ScriptedMachine(SimulatedMachine):
         )
 
 
-def ends(spec, shape, *, points):
+def ends(spec, shape, *, points, structures):
     """The dense layer, its least and its greatest rank: all others are guessed."""
-    forms = plan_forms(spec, shape, points=points)
+    forms = plan_forms(spec, shape, points=points, structures=structures)
     return [forms[0], *forms[1:2], *forms[-1:]]
 
 

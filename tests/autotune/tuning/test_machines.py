@@ -241,6 +241,12 @@ class TestElsewhere:
         measured = elsewhere.measure_layers([SHAPE], workspace, stage="measure layers")
         assert measured is elsewhere.table.predictor
 
+    def test_its_factors_are_those_of_the_tables(self, no_gpu):
+        elsewhere = machine("a100")
+        assert elsewhere.structures(("plain", "pivoted")) == ("plain",)
+        with pytest.raises(UsageError, match=r"pivoted factors is not known on .*A100"):
+            elsewhere.structures(("pivoted",))
+
     def test_its_sources_name_the_model_of_the_rest(self, no_gpu):
         elsewhere = machine("h200")
         *_, rest = elsewhere.sources()

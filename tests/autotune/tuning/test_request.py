@@ -165,3 +165,27 @@ def test_all_patterns_of_a_request_have_one_time_and_are_checked_once(monkeypatc
         MethodOptions(targets=tuple(names[:2]), ignore=tuple(names[2:]))
     assert [text for text, _ in seen] == names
     assert len({id(limit) for _, limit in seen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "offered"),
+    [
+        ({}, ("plain",)),
+        ({"factors": "auto"}, ("plain", "pivoted")),
+        ({"factors": "pivoted"}, ("pivoted",)),
+        ({"factors": "plain"}, ("plain",)),
+        ({"factors": "auto", "storage": "fp16"}, ("plain",)),
+        ({"factors": "auto", "allocator": "uniform"}, ("plain",)),
+    ],
+)
+def test_which_structures_of_factors_are_offered(method, offered):
+    request = TuneRequest(budget=BUDGET, method=MethodOptions(**method))
+    assert request.structures == offered
+    request.check()
+
+
+@pytest.mark.parametrize("method", [{"storage": "remap8"}, {"allocator": "flar"}])
+def test_pivoted_factors_where_only_plain_ones_are_known(method):
+    request = TuneRequest(budget=BUDGET, method=MethodOptions(factors="pivoted", **method))
+    with pytest.raises(UsageError, match=r"factors pivoted needs \S*allocator exact"):
+        request.check()

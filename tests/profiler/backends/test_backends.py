@@ -14,7 +14,7 @@ from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends import BACKENDS, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
-from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.backends.onnx_layers import layer_model
 from autotune.profiler.measure.tasks import layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
@@ -114,6 +114,42 @@ def test_the_onnx_layer_computes_the_product():
     for copy, y in enumerate(outputs):
         assert np.allclose(y, x @ weights[f"w_h{copy}"] @ weights[f"w_y{copy}_0"], atol=1e-4)
     assert not np.allclose(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(("k", "n", "parts"), [(24, 64, ()), (64, 24, ()), (24, 64, (40, 24))])
+def test_the_pivoted_onnx_layer_computes_fewer_products(k, n, parts):
+    """An identity in one factor: the latent selects inputs, or is a part of the outputs."""
+    import onnx
+    from onnx import numpy_helper
+
+    shape = LayerShape(tokens=16, in_features=k, out_features=n, parts=parts)
+    model = layer_model(shape.with_form(low_rank(8, "pivoted")), copies=1)
+    graph = onnx.load_from_string(model)
+    onnx.checker.check_model(graph, full_check=True)
+    held = {w.name: numpy_helper.to_array(w) for w in graph.graph.initializer}
+    multiplied = [w.size for name, w in held.items() if name.startswith("w_")]
+    assert sum(multiplied) == shape.with_form(low_rank(8, "pivoted")).parameters == 8 * (k + n - 8)
+    x = np.random.default_rng(0).standard_normal((16, k), dtype=np.float32)
+    outputs = onnxruntime.InferenceSession(model).run(None, {"x": x})
+    assert [y.shape[1] for y in outputs] == list(shape.widths)
+    assert np.linalg.matrix_rank(np.concatenate(outputs, 1), rtol=1e-4) == 8
+    if k > n:
+        latent = x @ held["w_h0"]
+        both = np.concatenate([latent, latent @ held["w_y0_0_rest"]], 1)
+        assert np.allclose(outputs[0], both[:, held["i_y0_0"]], atol=1e-4)
+
+
+@pytest.mark.parametrize(("k", "n", "parts"), [(24, 64, ()), (64, 24, ()), (24, 64, (40, 24))])
+def test_the_pivoted_torch_layer_has_the_rank_of_the_pair(k, n, parts):
+    import torch
+
+    from autotune.profiler.backends.torch_layers import layer_pass
+
+    shape = LayerShape(tokens=16, in_features=k, out_features=n, parts=parts)
+    run = layer_pass(shape.with_form(low_rank(8, "pivoted")), "cpu", copies=1, keeps_outputs=True)
+    outputs = run()
+    assert [y.shape[1] for y in outputs] == list(shape.widths)
+    assert torch.linalg.matrix_rank(torch.cat(outputs, 1), rtol=1e-4) == 8
 
 
 def test_a_graph_is_opened_without_a_change_of_the_callers_arithmetic(tmp_path):

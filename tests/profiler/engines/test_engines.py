@@ -7,7 +7,7 @@ import pytest
 from autotune.core.errors import EngineError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends.onnxruntime_cpu import layer_model
+from autotune.profiler.backends.onnx_layers import layer_model
 from autotune.profiler.engines.builder import build_engine, missing_parts
 from autotune.profiler.engines.engine_process import EngineProcess
 

@@ -10,7 +10,9 @@ from autotune.core.errors import DatabaseError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import no_progress
+from autotune.devices.specs import find_device
 from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.measure.points import plan_forms
 from autotune.profiler.measure.settling import measure_wanted
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.testing.disturbance import CALM
@@ -75,3 +77,16 @@ def test_a_database_that_is_removed_meanwhile_is_an_error(tmp_path):
     path = tmp_path / "latency.sqlite"
     with LatencyDatabase(path) as store, pytest.raises(DatabaseError, match="was removed"):
         measure(store, path.unlink)
+
+
+def test_a_grid_of_every_structure_that_is_offered():
+    """Pivoted pairs reach beyond break-even, and take a third of the points of plain ones."""
+    shape = LayerShape(tokens=8, in_features=512, out_features=512)
+    spec = find_device("cpu")
+    plain = plan_forms(spec, shape, points=12)
+    assert plain == plan_forms(spec, shape, points=12, structures=("plain",))
+    both = plan_forms(spec, shape, points=12, structures=("plain", "pivoted"))
+    pivoted = [form for form in both if form.structure == "pivoted"]
+    assert [form for form in both if form not in pivoted] == plain
+    assert len(pivoted) == 4
+    assert max(form.rank for form in plain) < 256 < pivoted[-1].rank < 512

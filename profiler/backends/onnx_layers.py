@@ -1,0 +1,125 @@
+"""ONNX graphs of one layer, in any form, with random weights."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from autotune.core.forms import PIVOTED, pivots_inputs
+from autotune.core.layers import LayerShape
+
+NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16}
+_STEP = 7919  # numbers from the first of one weight to that of the next
+
+
+def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
+    """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
+    from onnx import helper
+
+    layers = _Layers(shape)
+    for copy in range(copies):
+        layers.add(copy)
+    x = helper.make_tensor_value_info("x", layers.element, [shape.tokens, shape.in_features])
+    graph = helper.make_graph(layers.nodes, "layer", [x], layers.outputs, layers.weights)
+    # What TensorRT 8 reads is older than what its opset could be written in.
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 18 else 10
+    )
+    return bytes(model.SerializeToString())
+
+
+class _Layers:
+    """Nodes, weights and outputs of several instances of a layer."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        from onnx import helper
+
+        self.shape = shape
+        self.dtype = np.dtype(NUMPY_DTYPES[shape.dtype])
+        self.element = helper.np_dtype_to_tensor_dtype(self.dtype)
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def add(self, copy: int) -> None:
+        """One more instance."""
+        shape, k, rank = self.shape, self.shape.in_features, self.shape.rank
+        joint = len(shape.widths) > 1
+        pivoted = shape.form.structure == PIVOTED
+        chooses = pivoted and pivots_inputs(k, shape.out_features, shared=joint)
+        if not rank:
+            latent = "x"
+        elif chooses:
+            latent = self._chosen_latent(copy)
+        else:
+            latent = self._product("x", k, columns=rank, result=f"h{copy}")
+        for part, n in enumerate(shape.widths):
+            result = f"y{copy}_{part}"
+            if pivoted and not chooses:
+                self._held(latent, result=result, columns=n)
+            else:
+                self._product(latent, rank or k, columns=n, result=result)
+            self._output(result, n)
+
+    def _chosen_latent(self, copy: int) -> str:
+        """R of the inputs, and the product of the others added to them."""
+        k, rank, result = self.shape.in_features, self.shape.rank, f"h{copy}"
+        order = np.random.default_rng(copy).permutation(k)
+        parts = np.split(order, [rank])
+        chosen, rest = (
+            self._gather("x", np.sort(part), result=f"{result}_{name}")
+            for name, part in zip(("chosen", "rest"), parts, strict=True)
+        )
+        product = self._product(rest, k - rank, columns=rank, result=f"{result}_product")
+        return self._node("Add", [chosen, product], result=result)
+
+    def _held(self, latent: str, *, result: str, columns: int) -> str:
+        """Outputs of which r are the latent itself, in their order."""
+        rank = self.shape.rank
+        rest = self._product(latent, rank, columns=columns - rank, result=f"{result}_rest")
+        both = self._node("Concat", [latent, rest], result=f"{result}_both", axis=-1)
+        places = np.random.default_rng(len(self.weights)).permutation(columns)
+        return self._gather(both, places, result=result)
+
+    def _product(self, source: str, rows: int, *, columns: int, result: str) -> str:
+        values = _noise(len(self.weights), rows * columns).reshape(rows, columns)
+        values = values * np.float32(rows**-0.5)
+        weight = self._weight(f"w_{result}", values.astype(self.dtype, copy=False))
+        return self._node("MatMul", [source, weight], result=result)
+
+    def _gather(self, source: str, places: Any, *, result: str) -> str:
+        indices = self._weight(f"i_{result}", places.astype(np.int64))
+        return self._node("Gather", [source, indices], result=result, axis=-1)
+
+    def _weight(self, name: str, values: Any) -> str:
+        from onnx import numpy_helper
+
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _node(self, operator: str, inputs: list[str], *, result: str, **settings: Any) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(operator, inputs, [result], **settings))
+        return result
+
+    def _output(self, name: str, width: int) -> None:
+        from onnx import helper
+
+        shape = [self.shape.tokens, width]
+        self.outputs.append(helper.make_tensor_value_info(name, self.element, shape))
+
+
+def _noise(number: int, size: int) -> Any:
+    """Standard normal numbers for one weight, others than those of the weights before it."""
+    drawn = _normal()
+    start = _STEP * number % (drawn.size // 2)
+    return np.resize(drawn[start : start + size], size)
+
+
+@functools.cache
+def _normal() -> Any:
+    """Repeated for larger weights: to draw all anew took most of a layer's preparation."""
+    return np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
