@@ -40,9 +40,9 @@ class Factors(ABC):
     Contract (`autotune.testing.suites.factors` checks it):
     - Errors are the metric's, of its own truncated SVD: the plan is chosen by them whatever the
       factorizer. They do not increase with the rank, and vanish at full rank.
-    - `plan` yields (up (N, r), down (r, K)) once for each site of `forms`, which are plain pairs of
-      at least `least_rank`, in the dtype of the model. The same plan has the same factors.
-    - Factors are not rounded to a form's precision; `build_layers` does that.
+    - `plan` yields (up (N, r), down (r, K)) once for each site of `forms`, which are pairs of at
+      least `least_rank`, in the dtype of the model. The same plan has the same factors.
+    - Factors are neither pivoted nor rounded to a form's precision; `build_layers` does both.
     - Yielded tensors may be kept by both sides: neither writes to them. The model is left as it is.
     - One thread at a time may ask.
     """
