@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +20,13 @@ from autotune.service.job_records import Job
 from autotune.service.job_schema import ENDED
 from autotune.service.jobs import JobDatabase
 from tests.autotune.service.browser import Server
-from tests.autotune.service.processes import descendants, kill
+from tests.autotune.service.processes import descendants, kill, mentioning
 
 VICTIMS = ("job", "worker", "server")
 FARM_VICTIMS = ("head", "host")
+# Two servers that share their jobs: a peer that was killed, restarted in order, or frozen for
+# longer than it may be silent.
+PEER_VICTIMS = ("server", "job", "frozen", "worker", "restarted")
 # What times layers and networks; the process that profiles nodes lives too short to be caught.
 MEASURING = "autotune.farm.measuring_process"
 _MEASURES_WITHIN_S = 20.0
@@ -87,6 +95,77 @@ def kill_at_random(
             server.process.wait()
             server = start()
         yield victim, server
+
+
+def disturb_peers(
+    start: Callable[[], Server],
+    peers: list[Server],
+    *,
+    rounds: int,
+    longest_s: float,
+    frozen_s: float,
+    moments: random.Random,
+) -> Iterator[str]:
+    """Kill, restart or freeze something of one of `peers` again and again; yields what.
+
+    A frozen server is stopped for `frozen_s` seconds while the processes of its jobs go on. What
+    died is started again, in its place in `peers`.
+    """
+    for number in range(rounds):
+        time.sleep(moments.uniform(0.2, longest_s))
+        victim, index = PEER_VICTIMS[number % len(PEER_VICTIMS)], moments.randrange(len(peers))
+        server = peers[index]
+        if victim == "frozen":
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(frozen_s)
+            server.process.send_signal(signal.SIGCONT)
+        elif victim == "restarted":
+            server.stop()
+            peers[index] = start()
+        else:
+            pid = pick(server, victim, moments)
+            if pid is None:
+                victim, pid = "server", server.process.pid
+            kill(pid)
+            if victim == "server":
+                server.process.wait()
+                peers[index] = start()
+        yield victim
+
+
+class Overlaps(threading.Thread):
+    """Watches how long two processes of one job live at the same time, by job, in seconds.
+
+    A job that was taken over from a frozen server has two for a moment: the run folder's lock
+    refuses the later one. Jobs are told apart by the folder that their processes work in.
+    """
+
+    def __init__(self, data: Path, every_s: float = 0.1) -> None:
+        super().__init__(daemon=True)
+        self._jobs, self._every_s = data / "jobs", every_s
+        self._over = threading.Event()
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Look until `stop`."""
+        while not self._over.wait(self._every_s):
+            found = Counter(self._job(pid) for pid in mentioning("autotune.service.child"))
+            for job, processes in found.items():
+                if job and processes > 1:
+                    self.seconds[job] = self.seconds.get(job, 0.0) + self._every_s
+
+    def _job(self, pid: int) -> str | None:
+        """The job whose process this is; a watcher, forked by one, is its session's follower."""
+        with suppress(OSError):
+            if os.getsid(pid) == pid:
+                place = Path(f"/proc/{pid}/cwd").readlink()
+                return place.name if place.parent == self._jobs else None
+        return None
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._over.set()
+        self.join()
 
 
 def check_everything(database: JobDatabase, data: Path, latencies: object) -> dict[str, int]:
