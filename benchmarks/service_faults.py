@@ -8,7 +8,8 @@ end every job has ended once, in a result or a stated failure, and no row is los
 (tests/autotune/service/faults.py). With `--farm` plans are judged by a farm, whose head and host
 are among the victims. With `--servers 2` they share the jobs, and one of them is killed,
 restarted in order, or frozen for longer than it may be silent; seconds in which two processes of
-one job lived are counted. Prints what died and how the jobs ended; the last line is one JSON document.
+one job lived are counted. Prints what died and how the jobs ended; the last line is one JSON
+document.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Dispatcher:
             try:
                 watch.look(self.database.heartbeats())
                 for job_id in self.database.requeue_stale(
-                    stale_s, self.settings.attempts, is_silent=watch.is_silent
+                    stale_s, self.settings.losses, is_silent=watch.is_silent
                 ):
                     LOG.warning("job %s requeued: runner timed out", job_id)
             except AutotuneError as error:

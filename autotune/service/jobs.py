@@ -15,12 +15,15 @@ from autotune.service.job_queue import JobQueue
 from autotune.service.job_records import Ending, Job, Lease
 from autotune.service.job_schema import (
     CANCELLED,
+    EVENT,
     FAILED,
     JOB,
     QUEUED,
     RUNNING,
     SUCCEEDED,
 )
+
+_TIMED_OUT = " timed out"
 
 
 def _always_silent(lease: Lease, heartbeat_at: float) -> bool:
@@ -110,11 +113,15 @@ class JobDatabase(JobQueue):
     def requeue_stale(
         self,
         older_than_s: float,
-        most_attempts: int,
+        most_losses: int,
         *,
         is_silent: Callable[[Lease, float], bool] = _always_silent,
     ) -> list[str]:
-        """Requeue the jobs of runners that timed out; those at the limit of attempts fail.
+        """Requeue the jobs of runners that timed out; they fail if that has happened too often.
+
+        A server that was killed or frozen is no fault of its job, so that what it had begun is not
+        counted as an attempt. `most_losses` bounds how often a job may lose its runner, for the job
+        that is at fault after all.
 
         A heartbeat is too old when it is `older_than_s` away from the database's clock: it lies in
         the future where the clock was set back. `is_silent` has the last word, given the lease and
@@ -134,7 +141,7 @@ class JobDatabase(JobQueue):
             try:
                 with self.transaction() as connection:
                     self._take_back(
-                        connection, silent, lease=lease, job=job, most_attempts=most_attempts
+                        connection, silent, lease=lease, job=job, most_losses=most_losses
                     )
                     found.append(job.id)
             except LeaseLostError:
@@ -148,16 +155,24 @@ class JobDatabase(JobQueue):
         *,
         lease: Lease,
         job: Job,
-        most_attempts: int,
+        most_losses: int,
     ) -> None:
-        why = f"runner {job.runner} timed out"
+        why = f"runner {job.runner}{_TIMED_OUT}"
+        losses = 1 + self._losses(connection, job.id)
         if job.cancel_requested:
             self._end(connection, silent, lease=lease, state=CANCELLED, values={"exit_code": None})
-        elif job.attempt >= most_attempts:
-            error = f"{why}; limit of {job.attempt} attempts reached"
+        elif losses >= most_losses:
+            error = f"{why}; its servers were lost {losses} times while it ran"
             self._end(connection, silent, lease=lease, state=FAILED, values={"error": error})
         else:
+            silent = silent.values(attempt=JOB.c.attempt - 1)
             self._back(connection, silent, lease=lease, why=why, delay_s=0.0)
+
+    def _losses(self, connection: sa.Connection, job_id: str) -> int:
+        """How often the job was taken back from a runner that timed out."""
+        taken_back = EVENT.c.text.like(f"{QUEUED} again: runner %{_TIMED_OUT}")
+        count = sa.select(sa.func.count()).where(EVENT.c.job_id == job_id, taken_back)
+        return int(connection.execute(count).scalar_one())
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job: a queued one now, a running one with the next heartbeat.

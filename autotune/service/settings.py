@@ -48,8 +48,9 @@ class Settings:
     `data` is the folder for jobs and uploads; servers that share a job database share it too.
     `model_roots` are the folders of models and calibration files that jobs may read, `hub_ids` the
     hub models that they may download. `farm` is the farm that tunings and profiles use, with its
-    token. `slots` is the number of jobs that run at a time. A runner
-    without a heartbeat for `stale_s` seconds loses its job; a job is tried up to `attempts` times.
+    token. `slots` is the number of jobs that run at a time. A runner without a heartbeat for
+    `stale_s` seconds loses its job; a job is tried up to `attempts` times, and may lose its runner
+    `losses` times.
     """
 
     data: Path
@@ -65,6 +66,7 @@ class Settings:
     heartbeat_s: float = 1.0
     stale_s: float = 15.0
     attempts: int = 5
+    losses: int = 20
     quotas: Quotas = field(default_factory=Quotas)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     server: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.urandom(3).hex()}")

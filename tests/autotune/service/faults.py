@@ -30,6 +30,9 @@ PEER_VICTIMS = ("server", "job", "frozen", "worker", "restarted")
 # What times layers and networks; the process that profiles nodes lives too short to be caught.
 MEASURING = "autotune.farm.measuring_process"
 _MEASURES_WITHIN_S = 20.0
+# An orderly restart, a server that was killed or frozen, and a folder that a process of a frozen
+# one still works in.
+_NO_ATTEMPT = ("its server is stopping", " timed out", "is in use by another autotune process")
 
 
 def all_ended(database: JobDatabase) -> bool:
@@ -183,14 +186,20 @@ def check_everything(database: JobDatabase, data: Path, latencies: object) -> di
     return counts
 
 
+def _given_back(state: str) -> bool:
+    """Whether a job went back to the queue without having used up an attempt."""
+    return state.startswith("queued again") and any(why in state for why in _NO_ATTEMPT)
+
+
 def check_job(database: JobDatabase, job: Job, data: Path) -> None:
     """Its events are without gap and end once, and what it promises is there."""
     events = database.events(job.id)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     ends = [event.text for event in events if event.kind == "state" and event.text in ENDED]
     assert ends == [job.state]
-    starts = sum(event.kind == "state" and event.text == "running" for event in events)
-    assert starts == job.attempt
+    states = [event.text for event in events if event.kind == "state"]
+    starts, back = states.count("running"), sum(map(_given_back, states))
+    assert starts - back == job.attempt, states
     folder = data / "jobs" / job.id / "out"
     assert not list(folder.rglob(".*.part")) or job.state != "succeeded"
     if job.state != "succeeded":
