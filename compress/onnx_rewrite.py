@@ -50,12 +50,23 @@ def rewrite_low_rank(
     nodes = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
+    _add_metadata(model, metadata)
+    check_low_rank(model, layers)
+    save_onnx(model, path)
+
+
+def copy_with_metadata(graph: Path, path: Path, *, metadata: Mapping[str, Any]) -> None:
+    """Write `graph` to `path` with more metadata."""
+    model = onnx.load(graph)
+    _add_metadata(model, metadata)
+    save_onnx(model, path)
+
+
+def _add_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
     for key, value in metadata.items():
         # Sorted: plans that are equal, in whatever order, make the same file.
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         model.metadata_props.add(key=key, value=text)
-    check_low_rank(model, layers)
-    save_onnx(model, path)
 
 
 def only_low_rank(layers: Mapping[str, nn.Module]) -> dict[str, LowRankLinear]:

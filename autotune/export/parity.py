@@ -82,9 +82,28 @@ def onnx_network(path: Path, threads: int = 1) -> Network:
     names = [output.name for output in session.get_outputs()]
 
     def network(feeds: Arrays) -> Arrays:
+        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+    return _explained(path, network)
+
+
+def openvino_network(path: Path, threads: int = 1) -> Network:
+    """The same in OpenVINO, in the dtype that the file names.
+
+    Raises:
+        ModelError: it is no model that OpenVINO opens.
+    """
+    from autotune.profiler.backends.openvino_cpu import open_model
+
+    return _explained(path, open_model(path, threads))
+
+
+def _explained(path: Path, network: Network) -> Network:
+    """The network, whose failure says at which shape."""
+
+    def run(feeds: Arrays) -> Arrays:
         shape = list(next(iter(feeds.values())).shape)
         with foreign_code(f"{path.name} does not run at {shape}: <why>", ParityError):
-            values = session.run(None, dict(feeds))
-        return dict(zip(names, values, strict=True))
+            return network(feeds)
 
-    return network
+    return run

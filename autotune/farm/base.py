@@ -70,7 +70,14 @@ class Executor(ABC):
 
     @abstractmethod
     def profile_sites(
-        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
+        self,
+        device: str,
+        build: Path,
+        *,
+        inputs: Path,
+        backend: str,
+        threads: int,
+        sites: Sequence[str],
     ) -> SiteProfile | None:
         """The latency of every site inside a running ONNX network, on a device of the executor.
 
@@ -140,5 +147,10 @@ class FarmRunner:
         """Profile the sites of a network; see `Executor.profile_sites`."""
         del advance
         return self.executor.profile_sites(
-            self.device, build, inputs=inputs, threads=self.threads, sites=sites
+            self.device,
+            build,
+            inputs=inputs,
+            backend=self.backend,
+            threads=self.threads,
+            sites=sites,
         )

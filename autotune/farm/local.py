@@ -53,11 +53,18 @@ class LocalExecutor(Executor):
         return _closing(runner.run(shard.tasks))
 
     def profile_sites(
-        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
+        self,
+        device: str,
+        build: Path,
+        *,
+        inputs: Path,
+        backend: str,
+        threads: int,
+        sites: Sequence[str],
     ) -> SiteProfile | None:
         """In a fresh process on this machine."""
         self.require(device)
-        return profile_sites(build, inputs, threads=threads, sites=sites)
+        return profile_sites(build, inputs, backend=backend, threads=threads, sites=sites)
 
     def close(self) -> None:
         """Do nothing: the executor holds no resources."""

@@ -218,11 +218,18 @@ class RayExecutor(Executor):
         return {str(path): self._parcels[path] for path in paths}
 
     def profile_sites(
-        self, device: str, build: Path, *, inputs: Path, threads: int, sites: Sequence[str]
+        self,
+        device: str,
+        build: Path,
+        *,
+        inputs: Path,
+        backend: str,
+        threads: int,
+        sites: Sequence[str],
     ) -> SiteProfile | None:
         """Asked of a worker that has the device."""
         name = self.require(device).name
-        text = remote.profile_text(build, inputs, threads=threads, sites=sites)
+        text = remote.profile_text(build, inputs, backend=backend, threads=threads, sites=sites)
         ask = self._on(name, remote.profile_here)
         sent = self._sent([build, inputs])
         asked = ask.remote(text, sent, fetch=self.ray.get)

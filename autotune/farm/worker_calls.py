@@ -78,14 +78,28 @@ def profile_here(text: str, sent: Mapping[str, tuple[str, Any]], *, fetch: Fetch
     """Profile the sites of a network on the worker's host; `text` is from `profile_text`."""
     values, places = json.loads(text), _places(sent, fetch)
     build, inputs = Path(places[values["build"]]), Path(places[values["inputs"]])
-    profile = profile_sites(build, inputs, threads=values["threads"], sites=values["sites"])
+    profile = profile_sites(
+        build,
+        inputs,
+        backend=values["backend"],
+        threads=values["threads"],
+        sites=values["sites"],
+    )
     return json.dumps(profile and vars(profile))
 
 
-def profile_text(build: Path, inputs: Path, *, threads: int, sites: Sequence[str]) -> str:
+def profile_text(
+    build: Path, inputs: Path, *, backend: str, threads: int, sites: Sequence[str]
+) -> str:
     """The arguments of `profile_here`, as JSON text."""
     return json.dumps(
-        {"build": str(build), "inputs": str(inputs), "threads": threads, "sites": list(sites)}
+        {
+            "build": str(build),
+            "inputs": str(inputs),
+            "backend": backend,
+            "threads": threads,
+            "sites": list(sites),
+        }
     )
 
 

@@ -19,7 +19,7 @@ from autotune.compress.loading import LoadedModel
 from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense
-from autotune.compress.onnx_rewrite import only_low_rank, rewrite_low_rank
+from autotune.compress.onnx_rewrite import copy_with_metadata, only_low_rank, rewrite_low_rank
 from autotune.compress.onnx_trace import ADVICE, OPSET
 from autotune.compress.precisions import check_precisions
 from autotune.core.errors import ModelError, ParityError
@@ -34,7 +34,8 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
-from autotune.export.parity import check_parity, onnx_network
+from autotune.export.parity import check_parity, onnx_network, openvino_network
+from autotune.profiler.backends.openvino_cpu import INFERENCE_DTYPE
 from autotune.tuning.compression import Compression
 from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
@@ -43,6 +44,7 @@ from autotune.tuning.workspace import Workspace
 # What the dense graph is compared at: tokens of the workload, and other shapes.
 _CHECKED_TOKENS = 4096
 _CHECKED_TOO = ((1, 7), (3, 260))
+_NETWORKS = {"onnxruntime": onnx_network, "OpenVINO": openvino_network}
 _HERE = "autotune.tuning.builders"
 BUILDERS = Registry(
     "builder",
@@ -50,6 +52,7 @@ BUILDERS = Registry(
     own={
         "checkpoint": f"{_HERE}:CheckpointBuilder",
         "onnx": f"{_HERE}:OnnxBuilder",
+        "openvino-onnx": f"{_HERE}:OpenVinoBuilder",
         "typed-onnx": f"{_HERE}:TypedOnnxBuilder",
         "engine-onnx": f"{_HERE}:EngineOnnxBuilder",
     },
@@ -167,27 +170,40 @@ class _Checked(Builder):
         batch = min(workload.batch_size, max(1, _CHECKED_TOKENS // length))
         return [(batch, length), *_CHECKED_TOO]
 
-    def check(self, graph: Path, phase: str, *, loaded: LoadedModel, dtype: str) -> None:
+    def check(
+        self,
+        graph: Path,
+        phase: str,
+        *,
+        loaded: LoadedModel,
+        dtype: str,
+        runtime: str | None = None,
+    ) -> None:
         """Compare a dense graph with what transformers makes of `loaded`, which is in its dtype.
+
+        In onnxruntime, or in another `runtime`; one that is not installed here compares nothing.
 
         Raises:
             ModelError: it does not run at some shape, or computes something else.
         """
+        name = runtime or "onnxruntime"
         try:
-            network = onnx_network(graph)
+            network = _NETWORKS[name](graph)
         except ImportError:  # a host that tunes for a worker of a farm
             self.workspace.note(
-                "the dense graph is not compared with the model: onnxruntime is not installed here"
+                f"the dense graph is not compared with the model: {name} is not installed here"
             )
             return
-        with self.workspace.stage(f"compare the dense graph with the model, {phase}") as advance:
+        where = f" in {runtime}" if runtime else ""
+        label = f"compare the dense graph with the model{where}, {phase}"
+        with self.workspace.stage(label) as advance:
             try:
                 check_parity(
                     loaded,
                     phase,
                     network=network,
                     dtype=dtype,
-                    what="the exported graph",
+                    what=f"the exported graph{where}",
                     shapes=self.checked(phase),
                     progress=advance,
                 )
@@ -248,6 +264,28 @@ class OnnxBuilder(_Checked):
 
         key = {**compression.plan_key(plan), "dense": self.key(dense)}
         return self.workspace.file("compressed", key, suffix="", build=build) / GRAPHS[phase]
+
+
+class OpenVinoBuilder(OnnxBuilder):
+    """The same graphs, which name the dtype that OpenVINO shall run them in."""
+
+    def dense(self, phase: str) -> Path:
+        """A copy of the traced graph, compared with the model in OpenVINO too."""
+        traced, dtype = super().dense(phase), self.machine.dtype
+
+        def build(path: Path) -> None:
+            path.mkdir()
+            graph = path / GRAPHS[phase]
+            copy_with_metadata(traced, graph, metadata={INFERENCE_DTYPE: dtype})
+            self.check(graph, phase, loaded=self.model.loaded, dtype=dtype, runtime="OpenVINO")
+
+        key = {
+            "traced": self.key(traced),
+            "checked": self.checked(phase),
+            "dtype": dtype,
+            "openvino": self.machine.fingerprint.versions.get("openvino", ""),
+        }
+        return self.workspace.file("dense-openvino", key, suffix="", build=build) / GRAPHS[phase]
 
 
 class TypedOnnxBuilder(CheckpointBuilder, _Checked):

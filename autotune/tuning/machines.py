@@ -118,16 +118,18 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         runner=runner_here(present, backend, threads=threads),
         database=options.database,
         measure_seconds=options.measure_seconds or default_measure_seconds(),
-        profile_sites=partial(_profile_sites, threads=threads),
+        profile_sites=partial(_profile_sites, threads=threads, backend=backend.name),
         read_host=read_cpu,
         remeasure=options.remeasure,
     )
 
 
 def _profile_sites(
-    build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance, threads: int
+    build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance, threads: int, backend: str
 ) -> SiteProfile | None:
-    return profile_sites(build, inputs, threads=threads, sites=sites, progress=advance)
+    return profile_sites(
+        build, inputs, threads=threads, sites=sites, backend=backend, progress=advance
+    )
 
 
 def farm_machine(options: MachineOptions) -> MeasuringMachine:

@@ -20,6 +20,7 @@ BACKENDS = Registry(
     "autotune.backends",
     own={
         "onnxruntime-cpu": "autotune.profiler.backends.onnxruntime_cpu:OnnxRuntimeCpu",
+        "openvino-cpu": "autotune.profiler.backends.openvino_cpu:OpenVinoCpu",
         "onnxruntime-cuda": "autotune.profiler.backends.onnxruntime_cuda:OnnxRuntimeCuda",
         "torch-eager": "autotune.profiler.backends.torch_eager:TorchEager",
         "torch-compile": "autotune.profiler.backends.torch_compile:TorchCompile",
@@ -27,7 +28,12 @@ BACKENDS = Registry(
         "tensorrt": "autotune.profiler.backends.tensorrt:TensorRT",
     },
 )
-ALIASES = {"onnxruntime": "onnxruntime-cpu", "ort": "onnxruntime-cpu", "torch": "torch-eager"}
+ALIASES = {
+    "onnxruntime": "onnxruntime-cpu",
+    "ort": "onnxruntime-cpu",
+    "openvino": "openvino-cpu",
+    "torch": "torch-eager",
+}
 _KINDS = {"cpu": "a CPU", "cuda": "an NVIDIA GPU"}
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,6 +120,13 @@ class Backend(ABC):
         """Whether `layer` runs layers of this form; by default all in the model's own dtype."""
         return form.precision == NATIVE
 
+    def inference_dtypes(self, dtype: str) -> tuple[str, ...]:
+        """In what dtypes a model of `dtype` may be run here, its own first.
+
+        `layer` takes shapes of each of them, and the graphs that `network` opens name theirs.
+        """
+        return (dtype,)
+
     def copies(self, shape: LayerShape) -> int:
         """Instances of a layer that one call runs, with weights of their own."""
         if self.device == "cpu":
@@ -133,6 +142,15 @@ class Backend(ABC):
         self, artefact: Path, inputs: Path, *, threads: int, loader: NetworkLoader | None = None
     ) -> Runner:
         """Prepare a whole network, to be run on the inputs in a file."""
+
+    def node_latencies(
+        self, artefact: Path, inputs: Path, *, threads: int, again: Callable[[], bool]
+    ) -> dict[str, float]:
+        """Median seconds of every node of a running network, by name.
+
+        The network is run as long as `again` says so. Backends with `profiles_nodes` have it.
+        """
+        raise NotImplementedError(f"backend {self.name} does not time the nodes of a network")
 
 
 def copy_count(shape: LayerShape) -> int:
@@ -152,6 +170,11 @@ def rotation_count(shape: LayerShape, cache_bytes: float) -> int:
     values = shape.parameters + shape.tokens * (shape.in_features + shape.out_features)
     moved = values * DTYPE_BYTES[shape.dtype]
     return int(min(max(2, math.ceil(_ROTATION * cache_bytes / moved)), _MAX_ROTATION))
+
+
+def typical_latencies(durations: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each node's durations, without the first one, which warms up."""
+    return {name: statistics.median(values[1:] or values) for name, values in durations.items()}
 
 
 def load_inputs(path: Path) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,13 @@ import numpy as np
 
 from autotune.core.errors import ModelError
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends.base import Backend, NetworkLoader, TimedLayer, load_inputs
+from autotune.profiler.backends.base import (
+    Backend,
+    NetworkLoader,
+    TimedLayer,
+    load_inputs,
+    typical_latencies,
+)
 from autotune.profiler.backends.onnx_layers import NUMPY_DTYPES, layer_model
 from autotune.profiler.measure.timing import Runner
 
@@ -130,6 +139,29 @@ class OnnxRuntimeCpu(Backend):
         feeds = load_inputs(inputs)
         shapes = [result.shape for result in session.run(None, feeds)]
         return _bound(session, feeds, shapes=shapes, device=self.device)
+
+    def node_latencies(
+        self, artefact: Path, inputs: Path, *, threads: int, again: Callable[[], bool]
+    ) -> dict[str, float]:
+        """From onnxruntime's own profile."""
+        import onnxruntime
+
+        feeds = load_inputs(inputs)
+        with tempfile.TemporaryDirectory() as folder:
+            options = session_options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = f"{folder}/profile"
+            session = onnxruntime.InferenceSession(
+                str(artefact), options, providers=[self.provider]
+            )
+            while again():
+                session.run(None, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        durations: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                durations[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
+        return typical_latencies(durations)
 
 
 def _bound(

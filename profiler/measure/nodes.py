@@ -1,4 +1,4 @@
-"""Seconds of each site inside a running ONNX network, from onnxruntime's own profile.
+"""Seconds of each site inside a running ONNX network, from the backend's own profile.
 
 A neighbour that slows the machine slows all nodes of a run alike, so shares of the whole stay: on a
 busy machine, layers timed beside the network summed to 0.73 to 0.96 of it, their nodes to 0.67 to
@@ -8,9 +8,7 @@ busy machine, layers timed beside the network summed to 0.73 to 0.96 of it, thei
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from autotune.core.childprocess import ChildProcess, end_with_parent
 from autotune.core.errors import MeasurementError
 from autotune.core.progress import Advance, no_progress
 from autotune.devices.lock import device_lock
+from autotune.profiler.backends import make_backend
 
 _MIN_RUNS = 8
 _MAX_RUNS = 50
@@ -46,16 +45,22 @@ def profile_sites(
     *,
     threads: int,
     sites: Sequence[str],
+    backend: str = "onnxruntime-cpu",
     progress: Advance = no_progress,
 ) -> SiteProfile | None:
     """Time the nodes `<site>` and `<site>.down` inside the network, in a fresh process.
 
-    None where onnxruntime left a site without a node of its own.
+    None where the backend left a site without a node of its own.
 
     Raises:
         MeasurementError: the process failed or took too long.
     """
-    request = {"artefact": str(artefact), "inputs": str(inputs), "threads": threads}
+    request = {
+        "backend": backend,
+        "artefact": str(artefact),
+        "inputs": str(inputs),
+        "threads": threads,
+    }
     nodes = _in_fresh_process(request, progress)
     owners: dict[str, float] = defaultdict(float)
     for name, seconds in nodes.items():
@@ -113,35 +118,30 @@ def node_latencies(
     inputs: Path,
     *,
     threads: int,
+    backend: str = "onnxruntime-cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
     """Median seconds per run of every node, by name; `progress` is called after every run."""
-    import onnxruntime
+    runs = _Runs(progress)
+    return make_backend(backend).node_latencies(artefact, inputs, threads=threads, again=runs.again)
 
-    from autotune.profiler.backends.base import load_inputs
-    from autotune.profiler.backends.onnxruntime_cpu import session_options
 
-    feeds = load_inputs(inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        options = session_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(
-            str(artefact), options, providers=["CPUExecutionProvider"]
-        )
-        deadline = time.monotonic() + _MAX_SECONDS
-        for done in range(_MAX_RUNS):
-            if done >= _MIN_RUNS and time.monotonic() >= deadline:
-                break
-            session.run(None, feeds)
-            progress(done + 1)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    durations: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            durations[event["name"].removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
-    # The first run warms up.
-    return {name: statistics.median(values[1:] or values) for name, values in durations.items()}
+class _Runs:
+    """How often a network is run: for a time, but not too few or too many times."""
+
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self._progress = progress
+        self._asked = 0
+        self._deadline: float | None = None
+
+    def again(self) -> bool:
+        """Whether to run it once more; the time begins with the first run."""
+        now = time.monotonic()
+        self._deadline = now + _MAX_SECONDS if self._deadline is None else self._deadline
+        done, self._asked = self._asked, self._asked + 1
+        if done:
+            self._progress(done)
+        return done < _MIN_RUNS or (done < _MAX_RUNS and now < self._deadline)
 
 
 def _send(message: dict[str, Any]) -> None:
@@ -156,6 +156,7 @@ if __name__ == "__main__":
         Path(task["artefact"]),
         Path(task["inputs"]),
         threads=task["threads"],
+        backend=task["backend"],
         progress=lambda done: _send({"done": done}),
     )
     _send({"nodes": nodes})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.core.forms import low_rank
+from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.tasks import TimingTask, layer_task
@@ -76,6 +76,18 @@ class BackendSuite:
         for _ in range(3):
             seconds = timed.run()
             assert seconds is None or seconds > 0
+
+    @pytest.mark.parametrize("form", ["dense", "rank=8", "rank=8:pivoted"])
+    def test_layers_run_in_every_dtype_of_a_network(self, ready: Backend, form: str) -> None:
+        """`layer` takes shapes of each of `inference_dtypes`, of which the first is the model's."""
+        own = ready.dtypes[0]
+        found = ready.inference_dtypes(own)
+        assert found[0] == own
+        assert len(set(found)) == len(found)
+        for dtype in found:
+            shape = dataclasses.replace(self.shape, form=parse_form(form), dtype=dtype)
+            if ready.implements(shape.form):
+                ready.layer(shape, self.threads).run()
 
     @pytest.mark.parametrize("rank", [0, 8])
     def test_layers_that_share_their_input_run(self, ready: Backend, rank: int) -> None:

@@ -18,12 +18,14 @@ from autotune.core.runfolder import RunFolder
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.profiler.backends import make_backend
+from autotune.profiler.backends.openvino_cpu import inference_dtype, open_model
 from autotune.tuning import builders
 from autotune.tuning.builders import (
     BUILDERS,
     CheckpointBuilder,
     EngineOnnxBuilder,
     OnnxBuilder,
+    OpenVinoBuilder,
     TypedOnnxBuilder,
     make_builder,
 )
@@ -41,6 +43,8 @@ KINDS = {
     ("torch-cudagraph", "bf16"): CheckpointBuilder,
     ("onnxruntime-cpu", "fp32"): OnnxBuilder,
     ("onnxruntime-cuda", "fp32"): OnnxBuilder,
+    ("openvino-cpu", "fp32"): OpenVinoBuilder,
+    ("openvino-cpu", "bf16"): OpenVinoBuilder,
     ("onnxruntime-cuda", "fp16"): TypedOnnxBuilder,
     ("tensorrt", "fp16"): EngineOnnxBuilder,
     ("tensorrt", "fp32"): EngineOnnxBuilder,
@@ -157,6 +161,31 @@ def test_a_dense_graph_that_is_not_the_model_is_refused(model, tmp_path, monkeyp
         with pytest.raises(ModelError, match="no right ONNX graph: the exported graph differs"):
             builder.dense(phase)
         assert not [path for path in workspace.cache.iterdir() if path.name.startswith("dense")]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_graphs_for_openvino_compute_what_torch_does(builder_for, model, compression, phase, dtype):
+    """Dense and with a plan, in the dtype that the graph names."""
+    builder = builder_for("openvino-cpu", dtype)
+    inputs = load_file(builder.inputs(phase))
+    feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
+    dense = builder.dense(phase)
+    compressed = builder.compressed(phase, compression, plan=PLAN)
+    expected = outputs(model.loaded.model, inputs, phase)
+    with compression.applied(PLAN) as applied:
+        other = outputs(applied, inputs, phase)
+    for graph, right in ((dense, expected), (compressed, other)):
+        assert inference_dtype(graph) == dtype
+        found = torch.from_numpy(open_model(graph, 1)(feeds)["logits"]).float()
+        error = float((found - right).abs().max() / right.abs().max())
+        assert error < (1e-4 if dtype == "fp32" else 5e-2)
+        if dtype == "bf16":  # else it ran in fp32
+            assert error > 1e-4
+
+
+def test_a_graph_that_names_no_dtype_is_run_in_fp32(builder_for):
+    assert inference_dtype(builder_for("onnxruntime-cpu", "fp32").dense("prefill")) == "fp32"
 
 
 def test_the_dense_graph_is_compared_at_the_workload_and_at_other_shapes(builder_for):

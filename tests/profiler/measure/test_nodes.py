@@ -1,4 +1,4 @@
-"""The sites of a running network are found under the names that onnxruntime gives their nodes."""
+"""The sites of a running network are found under the names that a backend gives their nodes."""
 
 import numpy as np
 import onnx
@@ -41,6 +41,13 @@ def test_every_site_has_the_seconds_of_its_nodes(network):
     assert set(found.sites_s) == {"first", "pair", "last"}
     assert all(0 < seconds < found.total_s for seconds in found.sites_s.values())
     assert sum(found.sites_s.values()) <= found.total_s * (1 + 1e-9)
+
+
+def test_openvino_names_a_product_after_its_bias(network):
+    """It makes one node of all products before `last`, whose seconds belong to no single site."""
+    found = profile_sites(*network, threads=1, sites=["last"], backend="openvino-cpu")
+    assert 0 < found.sites_s["last"] < found.total_s
+    assert profile_sites(*network, threads=1, sites=["first"], backend="openvino-cpu") is None
 
 
 def test_a_site_without_a_node_is_no_error(network):
