@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autotune.compress.decode import PAST, decode_step, step_positions
+from autotune.compress.int8_layers import Int8Linear
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, replace_modules
 from autotune.compress.plugin import LowRankConfig, LowRankQuantizer
@@ -32,6 +33,12 @@ from autotune.devices.specs import TORCH_NAMES
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
     """The factorized layers of a model, by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+
+
+def compressed_layers(model: nn.Module) -> dict[str, LowRankLinear | Int8Linear]:
+    """The layers of a model that are factorized or in 8 bits, by name."""
+    kinds = (LowRankLinear, Int8Linear)
+    return {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
 
 
 def save_checkpoint(
@@ -52,7 +59,7 @@ def save_checkpoint(
             take for it.
     """
     found = low_rank_layers(model)
-    layers = _entries(found)
+    layers = _entries(compressed_layers(model))
     before = copy.copy(model.config)
     computing: dict[str, nn.Module] = {}
     try:
@@ -88,18 +95,21 @@ def save_checkpoint(
         tokenizer.save_pretrained(folder)
 
 
-def _entries(layers: Mapping[str, LowRankLinear]) -> dict[str, dict[str, Any]]:
+def _entries(
+    layers: Mapping[str, LowRankLinear | Int8Linear],
+) -> dict[str, dict[str, Any]]:
     """The entry of every layer in config.json."""
     names = {id(layer): name for name, layer in layers.items()}
     entries: dict[str, dict[str, Any]] = {}
     for name, layer in layers.items():
-        if layer.rank >= layer.in_features:
+        rank = layer.form.rank
+        if rank >= layer.in_features:
             raise ModelError(
-                f"{name} has rank {layer.rank}, no less than its {layer.in_features} inputs: the "
+                f"{name} has rank {rank}, no less than its {layer.in_features} inputs: the "
                 "factor could be taken for the dense weight; leave it dense"
             )
         entries[name] = {
-            "rank": layer.rank,
+            "rank": rank,
             "form": str(layer.form),
             "in_features": layer.in_features,
             "out_features": layer.out_features,

@@ -19,14 +19,16 @@ from autotune.compress.factorizers.truncated import (
     factorize,
     factorize_together,
 )
+from autotune.compress.int8_forms import Int8Forms
 from autotune.compress.lowrank import dense_like, dense_weight, shared_low_rank_like
 from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.pivoting import pivoted_like
 from autotune.compress.precisions import make_precision, require_native
+from autotune.compress.precisions.base import Precision
 from autotune.compress.statistics import Statistics
 from autotune.compress.storage import round_trip
 from autotune.compress.tasks.base import Batch, Task
-from autotune.core.errors import ModelError
+from autotune.core.errors import ModelError, UsageError
 from autotune.core.forms import PIVOTED, Form, Plan
 from autotune.core.layers import Site, break_even_rank, chosen_sites
 from autotune.core.progress import Advance, no_progress
@@ -46,6 +48,9 @@ class Factors(ABC):
     - Yielded tensors may be kept by both sides: neither writes to them. The model is left as it is.
     - One thread at a time may ask.
     """
+
+    # Makes layers in 8 bits; None where nothing was calibrated for them.
+    int8: Int8Forms | None = None
 
     @abstractmethod
     def errors(self, site: Site) -> Tensor:
@@ -76,18 +81,34 @@ def build_layers(
     precisions = {site: make_precision(form.precision) for site, form in chosen.items()}
     layers: dict[str, nn.Module] = {}
     for site in (site for site, form in chosen.items() if form.is_dense):
-        module = model.get_submodule(site.name)
-        layers[site.name] = dense_like(module, precisions[site].rounded(dense_weight(module)))
+        module, precision = model.get_submodule(site.name), precisions[site]
+        if precision.rounds_inputs:
+            layers[site.name] = _int8(factors, precision).dense(site, precision.name)
+        else:
+            layers[site.name] = dense_like(module, precision.rounded(dense_weight(module)))
     pairs = {site: form for site, form in chosen.items() if not form.is_dense}
     for site, (up, down) in factors.plan(pairs):
         modules = [model.get_submodule(name) for name in site.layers]
         rounded, ups = precisions[site].rounded, up.split(site.parts or [len(up)])
-        if pairs[site].structure == PIVOTED:
+        made: Sequence[nn.Module]
+        if precisions[site].rounds_inputs:
+            int8 = _int8(factors, precisions[site])
+            made = int8.pair(site, precisions[site].name, ups=ups, down=down)
+        elif pairs[site].structure == PIVOTED:
             made = pivoted_like(modules, ups=ups, down=down, rounded=rounded)
         else:
             made = shared_low_rank_like(modules, ups=[*map(rounded, ups)], down=rounded(down))
         layers |= zip(site.layers, made, strict=True)
     return layers
+
+
+def _int8(factors: Factors, precision: Precision) -> Int8Forms:
+    if factors.int8 is None:
+        raise UsageError(
+            f"precision {precision.name} needs calibrated inputs, and these factors were made "
+            "without them; allow the precision when the model is tuned"
+        )
+    return factors.int8
 
 
 class FactorStore(Factors):

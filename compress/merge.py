@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from autotune.compress.int8_layers import Int8Linear
 from autotune.compress.lowrank import LowRankLinear, replace_modules
 
 
@@ -18,7 +19,7 @@ def merge_low_rank(model: Any) -> None:
         stock = type(model)(_plain(model.config))
     merged: dict[str, nn.Module] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, LowRankLinear):
+        if isinstance(layer, LowRankLinear | Int8Linear):
             merged[name] = _dense(layer, stock.get_submodule(name))
     replace_modules(model, merged)
     model.config = _plain(model.config)
@@ -36,8 +37,9 @@ def _plain(config: Any) -> Any:
     return plain
 
 
-def _dense(layer: LowRankLinear, like: nn.Module) -> nn.Module:
-    weight = layer.product().to(layer.weight)
+def _dense(layer: LowRankLinear | Int8Linear, like: Any) -> nn.Module:
+    kind = like.weight.dtype if layer.weight.dtype == torch.int8 else layer.weight.dtype
+    weight = layer.product().to(kind)
     dense: Any = copy.deepcopy(like)  # on meta: it costs nothing
     dense.weight = nn.Parameter((weight.T if isinstance(like, Conv1D) else weight).contiguous())
     if layer.bias is not None:

@@ -1,7 +1,8 @@
-"""Export of a checkpoint, dense or factorized, with its own dtype, to ONNX.
+"""Export of a checkpoint, dense or compressed, with its own dtype, to ONNX.
 
-The model is traced with a dense layer in the place of every pair, and the pairs are put into the
-graph afterwards: the tracer's optimiser never sees two products that it could multiply together.
+The model is traced with a dense layer in the place of every pair and of every layer in 8 bits, and
+these are put into the graph afterwards: the tracer's optimiser never sees two products that it
+could multiply together, and integers are written as runtimes read them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autotune.compress.checkpoint import low_rank_layers
+from autotune.compress.checkpoint import compressed_layers
 from autotune.compress.loading import LoadedModel
 from autotune.compress.lowrank import replaced
 from autotune.compress.onnx_decode import export_decode
@@ -46,7 +47,7 @@ def export_checkpoint(
     Raises:
         ModelError: the model does not trace, or a pair is not two products in the graph.
     """
-    layers = low_rank_layers(loaded.model)
+    layers = compressed_layers(loaded.model)
     path = folder / GRAPHS[phase]
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _dense_places(loaded.model) as names:
         dense = Path(scratch) / GRAPHS[phase]
@@ -70,11 +71,12 @@ def export_checkpoint(
 
 @contextmanager
 def _dense_places(model: nn.Module) -> Iterator[list[str]]:
-    """The model with a dense layer where each pair stands; their names."""
+    """The model with a dense layer where each compressed one stands; their names."""
     places: dict[str, nn.Module] = {}
-    for name, layer in low_rank_layers(model).items():
+    for name, layer in compressed_layers(model).items():
+        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         dense = nn.Linear(
-            layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
+            layer.in_features, layer.out_features, layer.bias is not None, dtype=dtype
         )
         # Random: equal weights of two layers would become one in the graph.
         dense.requires_grad_(False)

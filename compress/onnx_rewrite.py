@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_weight
 from autotune.compress.onnx_export import save_onnx
+from autotune.compress.onnx_int8 import INT8_LAYERS, Int8Nodes
 from autotune.compress.pivoted_layers import PivotedInLinear, PivotedOutLinear
 from autotune.core.errors import ModelError
 
@@ -35,21 +36,25 @@ def rewrite_low_rank(
     model = onnx.load(dense)
     graph = model.graph
     layers = only_low_rank(changed)
-    pairs = _Pairs(graph.initializer, layers)
+    pairs, int8 = _Pairs(graph.initializer, layers), Int8Nodes()
     nodes: list[NodeProto] = []
     for node in graph.node:
         layer = changed.get(node.name)
         if layer is None:
             nodes.append(node)
+        elif isinstance(layer, INT8_LAYERS):
+            nodes.extend(int8.of(node, layer))
         elif isinstance(layer, LowRankLinear):
             nodes.extend(pairs.of(node, layer))
         else:
             pairs.replace_weight(node, dense_weight(layer))
             nodes.append(node)
-    graph.initializer.extend(pairs.added.values())
+    graph.initializer.extend([*pairs.added.values(), *int8.added.values()])
     nodes = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
+    if int8.added:
+        _drop_unread(graph)
     _add_metadata(model, metadata)
     check_low_rank(model, layers)
     save_onnx(model, path)
@@ -69,9 +74,22 @@ def _add_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
         model.metadata_props.add(key=key, value=text)
 
 
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Remove the dense weights that no node reads any more."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [weight for weight in graph.initializer if weight.name in read]
+    fresh = [TensorProto.FromString(weight.SerializeToString()) for weight in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(fresh)
+
+
 def only_low_rank(layers: Mapping[str, nn.Module]) -> dict[str, LowRankLinear]:
-    """The low-rank layers among `layers`."""
-    return {name: layer for name, layer in layers.items() if isinstance(layer, LowRankLinear)}
+    """The low-rank layers in native precision among `layers`."""
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, LowRankLinear) and not isinstance(layer, INT8_LAYERS)
+    }
 
 
 class _Pairs:

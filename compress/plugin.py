@@ -15,6 +15,13 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from autotune.compress.int8_layers import (
+    QUANTIZERS,
+    Int8Linear,
+    Int8LowRankLinear,
+    LeadingInt8LowRankLinear,
+    SharedInt8LowRankLinear,
+)
 from autotune.compress.lowrank import (
     LeadingLowRankLinear,
     LowRankLinear,
@@ -31,11 +38,13 @@ from autotune.compress.pivoted_layers import (
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import ModelError, UsageError
-from autotune.core.forms import PIVOTED, low_rank, parse_form
+from autotune.core.forms import NATIVE, PIVOTED, PLAIN, Form, low_rank, parse_form
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"
 _SIZES = ("rank", "in_features", "out_features")
+# Scales of integers stay in fp32 when a model is loaded in half precision.
+_FP32 = frozenset({"weight_scale", "weight_down_scale", "input_quantizer", "latent_quantizer"})
 
 
 class LowRankConfig(QuantizationConfigMixin):
@@ -75,13 +84,19 @@ def _check_form(name: str, layer: Mapping[str, Any]) -> None:
     form = layer.get("form", f"rank={rank}")
     try:
         parsed = parse_form(form)
-        known = parsed == low_rank(rank, parsed.structure)
+        known = parsed.rank == rank and (
+            parsed.precision in QUANTIZERS
+            if parsed.is_dense or parsed.structure == PLAIN
+            else parsed.precision == NATIVE
+        )
+        known = known or parsed == low_rank(max(rank, 1), parsed.structure)
     except (UsageError, AttributeError):
         known = False
     if not known:
         raise ModelError(
             f"lowrank config: {name} has rank {rank} and the form {form!r}; this program loads "
-            "pairs of the same rank in native precision; upgrade lowrank-autotune"
+            f"pairs of the same rank in native precision, and layers in {' or '.join(QUANTIZERS)}; "
+            "upgrade lowrank-autotune"
         )
 
 
@@ -114,6 +129,8 @@ class LowRankQuantizer(HfQuantizer):
             for part, tensor in module.named_parameters()
         }
         replace_modules(model, empty)
+        strict: Any = getattr(model, "_keep_in_fp32_modules_strict", None)
+        model._keep_in_fp32_modules_strict = {*(strict or ()), *_FP32}  # type: ignore[assignment]
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for name, shape in self._shapes.items():
@@ -149,8 +166,14 @@ class LowRankQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Both factors are ordinary parameters, so training works."""
-        return True
+        """Factors are ordinary parameters, so training works; integers have no gradient."""
+        layers = self.quantization_config.layers.values()
+        return not any(_form_of(layer).precision != NATIVE for layer in layers)
+
+
+def _form_of(layer: Mapping[str, Any]) -> Form:
+    """The form of a config entry; checkpoints from before there were forms name the rank alone."""
+    return parse_form(layer.get("form", f"rank={layer['rank']}"))
 
 
 def _check_order(name: str, layer: PivotedInLinear | PivotedOutLinear) -> None:
@@ -197,15 +220,22 @@ def _empty(
     k, n, rank = layer["in_features"], layer["out_features"], layer["rank"]
     bias, dtype = module.bias is not None, module.weight.dtype
     options: dict[str, Any] = {"bias": bias, "device": "meta", "dtype": dtype}
-    storage = layer.get("storage", "fp32")
-    pivoted = parse_form(layer.get("form", f"rank={rank}")).structure == PIVOTED
+    storage, form = layer.get("storage", "fp32"), _form_of(layer)
+    pivoted, rounded = form.structure == PIVOTED, form.precision != NATIVE
     if storage not in STORAGES:
         raise ModelError(f"unknown storage {storage!r} in lowrank config; upgrade lowrank-autotune")
     if "leader" in layer:
         leader = others.get(layer["leader"])
         if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
             raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
-        return SharedLowRankLinear(leader, n, **options)
+        follower = SharedInt8LowRankLinear if rounded else SharedLowRankLinear
+        return follower(leader, n, **options)
+    if rounded:
+        options["precision"] = form.precision
+        if form.is_dense:
+            return Int8Linear(k, n, **options)
+        pair = LeadingInt8LowRankLinear if leads else Int8LowRankLinear
+        return pair(k, n, rank=rank, **options)
     if leads:
         leading = LeadingPivotedLinear if pivoted else LeadingLowRankLinear
         return leading(k, n, rank=rank, **options)

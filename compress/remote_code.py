@@ -15,13 +15,22 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from autotune.compress import lowrank, pivoted_layers, plugin, storage, storage_layouts
+from autotune.compress import int8_layers, lowrank, pivoted_layers, plugin, storage, storage_layouts
 from autotune.core import errors, forms
 from autotune.core.version import __version__
 
 AUTO_MAP_FILE = "modeling_lowrank.py"
 # Each needs only those before it.
-_MODULES = (errors, forms, storage_layouts, lowrank, pivoted_layers, storage, plugin)
+_MODULES = (
+    errors,
+    forms,
+    storage_layouts,
+    lowrank,
+    pivoted_layers,
+    int8_layers,
+    storage,
+    plugin,
+)
 
 
 def auto_classes(config: type[PretrainedConfig]) -> dict[str, str]:

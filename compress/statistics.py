@@ -1,6 +1,6 @@
 """Streamed moments of a model's linear layers: no activation is ever stored.
 
-Six moments, each collected only when a metric asks for it, accumulated in fp64:
+Six moments, each collected only when it is asked for, accumulated in fp64:
 
 - `gram`   (K, K) mean of x xᵀ over rows, once for sites that share an input (q/k/v, gate/up), as
 - `absmean` (K,) mean of |x| and `norm4` (), mean of ‖x‖⁴ over rows;
@@ -8,6 +8,11 @@ Six moments, each collected only when a metric asks for it, accumulated in fp64:
 - `left`   (N, N) mean over loss items of J Jᵀ, and
 - `right`  (K, K) of Jᵀ J, where J = Σ_t g_t x_tᵀ is one sequence's gradient of the weight: unlike
   the two above they see that a sequence's tokens are correlated.
+
+And, for what is rounded to 8 bits, once for sites that share an input:
+
+- `sample` (n, K) some rows, drawn from all batches alike, in fp32, with
+- `low` and `high` (K,), the range of each feature.
 
 Memory: those matrices, whatever the amount of calibration data. `J` is never formed: with the
 sequence's Gram of rows, J Jᵀ = Gᵀ(X Xᵀ)G costs T·N² + T²·(K + N).
@@ -33,7 +38,9 @@ from autotune.core.layers import Site
 from autotune.core.progress import Advance, no_progress
 
 GRADIENT_MOMENTS = frozenset({"grad", "left", "right"})
-INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"})
+SAMPLES = frozenset({"sample", "low", "high"})
+INPUT_MOMENTS = frozenset({"gram", "absmean", "norm4"}) | SAMPLES
+SAMPLE_ROWS = 512
 # Where the model's code has no gradients.
 _ADVICE = f"choose a metric without gradients ({option_name('method.metric')} activation)"
 
@@ -66,10 +73,19 @@ class Statistics:
 class _Collector:
     """Hooks that add to running sums what one pass shows of each site."""
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], *, kinds: frozenset[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        *,
+        kinds: frozenset[str],
+        rows_per_batch: int,
+    ) -> None:
         self.model = model
         self.sites = sites
         self.kinds = kinds
+        self.rows_per_batch = rows_per_batch
+        self.samples: dict[str, list[Tensor]] = {}
         self.sums: dict[str, Tensor] = {}
         self.rows: dict[str, int] = {}
         self.input_group: dict[str, str] = {}
@@ -112,6 +128,8 @@ class _Collector:
     def _add_input(self, name: str, rows: Tensor) -> None:
         if not self.kinds & INPUT_MOMENTS:
             return
+        if self.kinds & SAMPLES:
+            self._add_sample(name, rows)
         rows = rows.double()
         if "gram" in self.kinds:
             self._add(f"gram:{name}", rows.T @ rows)
@@ -119,6 +137,17 @@ class _Collector:
             self._add(f"absmean:{name}", rows.abs().sum(0))
         if "norm4" in self.kinds:
             self._add(f"norm4:{name}", rows.square().sum(1).square().sum())
+
+    def _add_sample(self, name: str, rows: Tensor) -> None:
+        """Rows at equal distances; padding, which is zero, moves no range away from zero."""
+        shown = rows[rows.any(dim=1)].float()
+        if not len(shown):
+            return
+        low, high = shown.amin(0), shown.amax(0)
+        self.sums[f"low:{name}"] = torch.minimum(self.sums.get(f"low:{name}", low), low)
+        self.sums[f"high:{name}"] = torch.maximum(self.sums.get(f"high:{name}", high), high)
+        step = max(1, len(shown) // self.rows_per_batch)
+        self.samples.setdefault(name, []).append(shown[::step][: self.rows_per_batch].clone())
 
     def _add_gradient(self, name: str, x: Tensor, *, gradient: Tensor) -> None:
         g = self._sequences(name, gradient)
@@ -188,7 +217,9 @@ def collect_statistics(
     items, draws = 0, 1
     with (
         foreign_code(f"no statistics can be collected from the model: <why>; {_ADVICE}"),
-        _Collector(model, sites, kinds=kinds) as collector,
+        _Collector(
+            model, sites, kinds=kinds, rows_per_batch=-(-SAMPLE_ROWS // max(len(batches), 1))
+        ) as collector,
         torch.set_grad_enabled(gradients),
     ):
         for done, batch in enumerate(batches):
@@ -221,6 +252,8 @@ def collect_statistics(
                 f"no gradient reaches {site.name}: the model's code is not differentiable there; "
                 f"leave it dense with {option_name('method.ignore')} '{site.name}' or {_ADVICE}"
             )
+    for name, rows in collector.samples.items():
+        collector.sums[f"sample:{name}"] = torch.cat(rows)
     for key, total in collector.sums.items():
         kind, _, name = key.partition(":")
         if not torch.isfinite(total).all():
@@ -229,6 +262,8 @@ def collect_statistics(
                 f"{what} at {name} are not finite on the calibration data; nothing was dropped, "
                 "repair the model or the data"
             )
+        if kind in SAMPLES:
+            continue
         per_row = {**dict.fromkeys(INPUT_MOMENTS, 1), "grad": draws}
         total /= collector.rows[name] * per_row[kind] if kind in per_row else items * draws
     return Statistics(

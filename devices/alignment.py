@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from autotune.core.forms import PIVOTED, PLAIN, Form, low_rank
+from autotune.core.forms import NATIVE, PIVOTED, PLAIN, Form, low_rank
 from autotune.core.layers import break_even_rank
 from autotune.devices.specs import DeviceSpec
 
@@ -32,15 +32,24 @@ def saving_ranks(step: int, *, in_features: int, out_features: int) -> list[int]
 
 
 def saving_forms(
-    step: int, *, in_features: int, out_features: int, structures: Sequence[str] = (PLAIN,)
+    step: int,
+    *,
+    in_features: int,
+    out_features: int,
+    structures: Sequence[str] = (PLAIN,),
+    precisions: Sequence[str] = (NATIVE,),
 ) -> list[Form]:
     """Pairs of ranks that are multiples of `step` with fewer parameters than the layer, sorted.
 
-    A pivoted pair saves at every rank below the full one.
+    A pivoted pair saves at every rank below the full one. In another precision than the native one
+    the dense layer is a form too, and pairs are plain.
     """
     forms: list[Form] = []
+    plain = saving_ranks(step, in_features=in_features, out_features=out_features)
+    for precision in precisions:
+        if precision != NATIVE:
+            forms += [Form(precision=precision), *(low_rank(r, precision=precision) for r in plain)]
     if PLAIN in structures:
-        plain = saving_ranks(step, in_features=in_features, out_features=out_features)
         forms += [low_rank(rank) for rank in plain]
     if PIVOTED in structures:
         below_full = range(step, min(in_features, out_features), step)

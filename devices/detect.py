@@ -15,6 +15,7 @@ from autotune.devices.specs import DeviceSpec, find_device, known_devices
 from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
 THREADS = "AUTOTUNE_THREADS"
+_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,19 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def has_int8_products() -> bool:
+    """Whether the processor has instructions that sum products of 8-bit integers in 32 bits."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
+        return True  # ARM's, and what else there is, do not cut sums
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return not _INT8_FLAGS.isdisjoint(flags.split())
 
 
 def cpu_threads() -> int:

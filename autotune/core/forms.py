@@ -17,6 +17,9 @@ PLAIN = "plain"
 NATIVE = "native"
 PIVOTED = "pivoted"
 STRUCTURES = (PLAIN, PIVOTED)
+# Integer weights, and inputs rounded in a range that was calibrated or that they have at each call.
+INT8_STATIC = "int8-static"
+INT8_DYNAMIC = "int8-dynamic"
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _RANK = re.compile(r"rank=([1-9][0-9]{0,6})")
 

@@ -25,13 +25,13 @@ def merge(folder: str | Path, output: str | Path | None = None) -> Path:
     found = checkpoint_folder(Path(folder))
     target = Path(output) if output else found.parent / "dense"
     _require_new(target)
-    from autotune.compress.checkpoint import low_rank_layers
+    from autotune.compress.checkpoint import compressed_layers
     from autotune.compress.companions import copy_companions
     from autotune.compress.loading import load_checkpoint
     from autotune.compress.merge import merge_low_rank
 
     loaded = load_checkpoint(found)
-    if not low_rank_layers(loaded.model):
+    if not compressed_layers(loaded.model):
         raise UsageError(f"{loaded.folder} has no low-rank layers: it is dense already")
     merge_low_rank(loaded.model)
 

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 from autotune.core.forms import Form, plan_to_json
 from autotune.core.progress import Reporter
 from autotune.core.version import __version__
@@ -63,6 +63,7 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
     """
     import torch
 
+    from autotune.compress.int8_layers import has_int8_layers
     from autotune.compress.loading import checkpoint_dtype, load_checkpoint
     from autotune.devices.specs import TORCH_NAMES
 
@@ -70,6 +71,11 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
         raise UsageError(f"dtype {dtype!r}: exports are fp32 or fp16")
     kind = dtype or ("fp16" if checkpoint_dtype(Path(folder)) == "float16" else "fp32")
     loaded = load_checkpoint(Path(folder), getattr(torch, TORCH_NAMES[kind]))
+    if kind != "fp32" and has_int8_layers(loaded.model):
+        raise UsageError(
+            f"{option_name('dtype')} {kind} cannot be used: {folder} has layers in 8 bits, around "
+            "which graphs are fp32; leave it out"
+        )
     return loaded, kind
 
 
@@ -113,9 +119,9 @@ def trace_graphs(
 
 def forms(loaded: LoadedModel) -> dict[str, Form]:
     """The form of every factorized layer, by name."""
-    from autotune.compress.checkpoint import low_rank_layers
+    from autotune.compress.checkpoint import compressed_layers
 
-    return {name: layer.form for name, layer in low_rank_layers(loaded.model).items()}
+    return {name: layer.form for name, layer in compressed_layers(loaded.model).items()}
 
 
 def tuned_for(loaded: LoadedModel) -> str:

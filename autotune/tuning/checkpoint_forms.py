@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.compress.int8_layers import Int8Linear
 from autotune.compress.lowrank import LowRankLinear, dense_weight
 from autotune.compress.precisions import make_precision
 from autotune.core.forms import DENSE, NATIVE, Form
@@ -44,19 +45,22 @@ def checkpoint_forms(
 ) -> dict[str, Form]:
     """The form of every layer that is factorized, or expected to be changed, by name.
 
-    A checkpoint holds rounded weights in the model's dtype and does not name their precision. A
-    layer has the expected one if its weights are their own rounding, else the native one.
+    Layers in 8 bits are of their own kind. Other precisions are rounded weights in the model's
+    dtype, and the checkpoint does not name them: a layer has the expected one if its weights are
+    their own rounding, else the native one.
     """
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LowRankLinear) or name in expected
+        if isinstance(module, LowRankLinear | Int8Linear) or name in expected
     }
     found = {}
     for name, module in layers.items():
-        form = module.form if isinstance(module, LowRankLinear) else DENSE
+        form = module.form if isinstance(module, LowRankLinear | Int8Linear) else DENSE
         wanted = expected.get(name, DENSE).precision
-        if wanted != NATIVE and _is_rounded(_weights(module), wanted, dtype=dtype):
+        if NATIVE == form.precision != wanted and _is_rounded(
+            _weights(module), wanted, dtype=dtype
+        ):
             form = Form(rank=form.rank, structure=form.structure, precision=wanted)
         found[name] = form
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from autotune.compress.factors import (
     build_factor_store,
     build_layers,
 )
+from autotune.compress.int8_forms import MOMENTS, ROUNDING_VERSION, Int8Forms
 from autotune.compress.lowrank import replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.metrics.base import Metric
@@ -31,10 +32,12 @@ from autotune.compress.statistics import (
 )
 from autotune.compress.tasks import task_class
 from autotune.core.errors import CalibrationError, option_name
-from autotune.core.forms import PLAIN, Form, Plan, plan_to_json
+from autotune.core.forms import NATIVE, PLAIN, Form, Plan, parse_form, plan_to_json
+from autotune.core.progress import no_progress
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_forms
 from autotune.search.tables import ErrorTable
+from autotune.tuning.int8_errors import Int8Errors
 from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
@@ -59,7 +62,7 @@ class Compression:
     metric: str
     storage: str
 
-    def error_table(self, rank_multiple: int) -> ErrorTable:
+    def error_table(self, rank_multiple: int, *, workspace: Workspace | None = None) -> ErrorTable:
         """Predicted loss increase by site or joint site and candidate form.
 
         Errors of a metric that is not in units of the loss are taken relative to the site's own
@@ -88,7 +91,44 @@ class Compression:
                 structures=self.model.structures,
             )
             table[site.name] = {f: float(errors[f.rank]) for f in forms if f.rank >= least}
+        for name, more in self._rounded_errors(rank_multiple, workspace).items():
+            table[name] |= more
         return table
+
+    def _rounded_errors(
+        self, rank_multiple: int, workspace: Workspace | None
+    ) -> dict[str, dict[Form, float]]:
+        """Those of forms in 8 bits, computed once for a run folder."""
+        int8 = self.factors.int8
+        if int8 is None:
+            return {}
+        forms = {
+            site.name: [
+                form
+                for form in saving_forms(
+                    rank_multiple,
+                    in_features=site.in_features,
+                    out_features=site.out_features,
+                    structures=(),
+                    precisions=self.model.precisions,
+                )
+                if not (form.is_dense and site.members)
+            ]
+            for site in self.model.choices
+        }
+
+        def compute() -> dict[str, dict[str, float]]:
+            errors = Int8Errors(model=self.model.loaded.model, factors=self.factors, forms=int8)
+            stage = (
+                workspace.stage("round forms to 8 bits") if workspace else nullcontext(no_progress)
+            )
+            with stage as advance:
+                found = errors.table(self.model.choices, forms, progress=advance)
+            return {name: {str(f): e for f, e in each.items()} for name, each in found.items()}
+
+        key = {**self.key, "forms": {n: list(map(str, each)) for n, each in forms.items()}}
+        found = workspace.value("int8-errors", key, compute=compute) if workspace else compute()
+        return {n: {parse_form(f): e for f, e in each.items()} for n, each in found.items()}
 
     def layers(self, plan: Plan) -> dict[str, nn.Module]:
         """The layers that a plan changes, by layer name."""
@@ -147,6 +187,14 @@ def compress(
             task=model.task,
             batches=data.statistics,
         )
+    if set(model.precisions) != {NATIVE}:
+        key |= {"int8": ROUNDING_VERSION}
+        factors.int8 = Int8Forms(
+            model=model.loaded.model,
+            sites=model.single,
+            metric=metric,
+            load_statistics=stages.statistics,
+        )
     storage = request.method.storage
     if storage != "fp32":
         key |= {"storage": storage}
@@ -165,15 +213,22 @@ class _Stages:
     seed: int
 
     @property
+    def moments(self) -> frozenset[str]:
+        """Those of the metric, and what rounding to 8 bits needs where that is offered."""
+        rounds = set(self.model.precisions) != {NATIVE}
+        return self.metric.moments | (MOMENTS if rounds else frozenset())
+
+    @property
     def statistics_key(self) -> dict[str, Any]:
         return {
             **self.model.key,
             "calibration": self.data.sha256,
-            "moments": sorted(self.metric.moments),
+            "moments": sorted(self.moments),
             "seed": self.seed,
         }
 
     def statistics(self) -> Statistics:
+        """Loaded anew by each caller, for they are large."""
         file = self.workspace.file(
             "statistics", self.statistics_key, suffix=".safetensors", build=self._collect
         )
@@ -186,7 +241,7 @@ class _Stages:
                 self.model.single,
                 task=self.model.task,
                 batches=self.data.statistics,
-                kinds=self.metric.moments,
+                kinds=self.moments,
                 seed=self.seed,
                 progress=advance,
             )

@@ -46,13 +46,14 @@ def make_judges(
 ) -> AbstractContextManager[JudgePool | None]:
     """Processes that judge plans side by side, where there is more than one to use.
 
-    Factors that are computed on demand live in this process only, so it judges their plans.
+    Factors that are computed on demand live in this process only, so it judges their plans, as do
+    layers in 8 bits.
     """
     threads = check_threads(request.machine.threads)
     jobs = request.search.jobs or max(1, threads // _THREADS_PER_JUDGE)
     farm, factors = request.machine.farm, compression.factors
     store = factors.inner if isinstance(factors, Stored) else factors
-    if (jobs == 1 and not farm) or not isinstance(store, FactorStore):
+    if (jobs == 1 and not farm) or not isinstance(store, FactorStore) or store.int8 is not None:
         return nullcontext()
     setup = EvaluatorSetup(
         model=str(compression.model.loaded.folder),

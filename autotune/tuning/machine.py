@@ -91,6 +91,22 @@ class Machine(ABC):
             )
         return found
 
+    def precisions(self, wanted: Sequence[str], *, all_of_them: bool) -> tuple[str, ...]:
+        """Those of `wanted` that layers can have in networks on this machine.
+
+        Raises:
+            UsageError: one is missing, and `all_of_them` were asked for.
+        """
+        found = tuple(each for each in wanted if self._has_form(Form(precision=each)))
+        if all_of_them and len(found) < len(wanted):
+            lacking = next(each for each in wanted if each not in found)
+            raise UsageError(
+                f"{option_name('method.precision')} {lacking}: {self.backend.name} does not run "
+                f"such layers well on {self.device_name}; choose {' or '.join(found)}, or auto for "
+                "all that it runs"
+            )
+        return found
+
     def _has_form(self, form: Form) -> bool:
         """Whether layers of the form can be priced here."""
         return self.backend.implements(form)

@@ -202,6 +202,7 @@ class MeasuringMachine(Machine):
                     shape,
                     points=self.backend.ranks_per_shape,
                     structures=model.structures,
+                    precisions=model.precisions,
                 )
                 wanted |= {shape, *map(shape.with_form, forms)}
         table = self.measure_layers(wanted, builder.workspace, stage="measure layers")

@@ -15,7 +15,7 @@ from autotune.compress.positions import max_positions, stated_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
-from autotune.core.forms import DENSE, PLAIN
+from autotune.core.forms import DENSE, NATIVE, PLAIN
 from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
@@ -26,7 +26,7 @@ class TracedModel:
     """A loaded model, its task, and its sites with their tokens under the workload.
 
     `joint` are the joint sites that plans may use: layers with one input, which may share a down
-    factor (docs/methods/joint.md). `structures` are those that pairs of factors may have.
+    factor (docs/methods/joint.md). `structures` and `precisions` are those that forms may have.
     """
 
     loaded: LoadedModel
@@ -35,6 +35,7 @@ class TracedModel:
     sites: Sites
     joint: tuple[Site, ...]
     structures: tuple[str, ...] = (PLAIN,)
+    precisions: tuple[str, ...] = (NATIVE,)
 
     @property
     def single(self) -> tuple[Site, ...]:
@@ -114,11 +115,12 @@ def trace_model(
     ignore: Sequence[str] = (),
     joint: bool = True,
     structures: tuple[str, ...] = (PLAIN,),
+    precisions: tuple[str, ...] = (NATIVE,),
 ) -> TracedModel:
     """Find the sites of a loaded model and count their tokens under `workload`.
 
     `targets` and `ignore` are regular expressions of module names; without `joint` no joint sites
-    are offered. `structures` are those that pairs may have.
+    are offered. `structures` and `precisions` are those that forms may have.
 
     Raises:
         UsageError: the model has no decode phase, or too few positions for the workload; a pattern
@@ -143,6 +145,7 @@ def trace_model(
         sites=sites,
         joint=sites.joint if joint else (),
         structures=structures,
+        precisions=precisions,
     )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
+from autotune.compress.precisions import PRECISIONS
 from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import UsageError
 from autotune.core.forms import STRUCTURES
@@ -172,6 +173,15 @@ class MethodOptions:
         group="Method",
         choices=tuple(STRUCTURES_OF),
         help="Structure of the factors; pivoted: one holds an identity, which is not stored.",
+    )
+    precision: str = option(
+        "native",
+        flag="--precision",
+        group="Method",
+        metavar="auto|NAME,…",
+        complete=lambda: ("auto", *PRECISIONS),
+        help="Precisions that layers may have: native, int8-static, int8-dynamic, or auto for all "
+        "that the backend runs.",
     )
     joint: bool = option(
         True,

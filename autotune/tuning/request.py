@@ -19,8 +19,9 @@ from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.locate import is_local, model_folder
 from autotune.compress.metrics import METRICS
+from autotune.compress.precisions import PRECISIONS
 from autotune.core.errors import CalibrationError, UsageError, option_name
-from autotune.core.forms import PLAIN
+from autotune.core.forms import NATIVE, PLAIN
 from autotune.core.option_names import about
 from autotune.core.options import (
     EFFORTS,
@@ -154,6 +155,16 @@ class TuneRequest:
         return (PLAIN,) if plain else STRUCTURES_OF[self.method.factors]
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions that are offered, native first; it alone without a choice by table."""
+        plain = self.method.storage != "fp32" or not self.goes_by_table
+        if plain:
+            return (NATIVE,)
+        text = self.method.precision
+        names = tuple(PRECISIONS) if text == "auto" else tuple(map(str.strip, text.split(",")))
+        return (NATIVE, *(name for name in names if name != NATIVE))
+
+    @property
     def offers_joint(self) -> bool:
         """Whether shared down factors are candidates: plain truncated factors, chosen by table."""
         plain = self.method.factorizer == "svd" and self.method.storage == "fp32"
@@ -198,6 +209,10 @@ class TuneRequest:
             except UsageError as error:
                 rule = f"cannot be used: {error}"
                 raise OptionError(f"method.{registry.what}", rule, schema=TuneRequest) from error
+        unknown = [name for name in self.precisions if name not in PRECISIONS]
+        if unknown:
+            rule = f"must be auto or some of {', '.join(PRECISIONS)}, got {unknown[0]!r}"
+            raise OptionError("method.precision", rule, schema=TuneRequest)
 
     def _check_combination(self) -> None:
         """Refuse parts that contradict each other."""
@@ -221,6 +236,12 @@ class TuneRequest:
                 f"{{method.factors}} {self.method.factors} needs {{method.allocator}} exact or "
                 "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "
                 "plain factors only"
+            )
+        elif self.method.precision not in ("auto", NATIVE) and self.precisions == (NATIVE,):
+            problem = (
+                f"{{method.precision}} {self.method.precision} needs {{method.allocator}} exact or "
+                "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "
+                "the native precision only"
             )
         elif self.method.allocator == "exact+optuna" and self.search.trials == 0:
             problem = (

@@ -128,6 +128,9 @@ class Tuning:
                 ignore=request.method.ignore,
                 joint=request.offers_joint,
                 structures=machine.structures(request.structures),
+                precisions=machine.precisions(
+                    request.precisions, all_of_them=request.method.precision != "auto"
+                ),
             )
             _note_length(workspace, asked=request.workload, given=model.workload)
             data = load_calibration(loaded, request.calibration, workload=model.workload)
@@ -149,7 +152,7 @@ class Tuning:
             )
             planner = Planner(
                 model=model,
-                errors=compression.error_table(machine.rank_multiple),
+                errors=compression.error_table(machine.rank_multiple, workspace=workspace),
                 network=network,
                 totals=count_totals(model, network, dtype=machine.dtype),
                 budget=request.budget.limits(),

@@ -19,6 +19,8 @@ PRECISIONS = Registry(
     "autotune.precisions",
     own={
         "native": "autotune.compress.precisions.native:Native",
+        "int8-static": "autotune.compress.precisions.int8:Int8Static",
+        "int8-dynamic": "autotune.compress.precisions.int8:Int8Dynamic",
     },
 )
 

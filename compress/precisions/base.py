@@ -28,6 +28,9 @@ class Precision(ABC):
     """
 
     name: str
+    # Whether what the weight multiplies is rounded too, so that layers of this precision need what
+    # calibration saw of their inputs (compress/int8_forms.py).
+    rounds_inputs = False
 
     @abstractmethod
     def weight_bytes(self, rows: int, columns: int, *, dtype: str) -> float:

@@ -100,7 +100,9 @@ def weigh_unsettled(
     for row in rows:
         form = row.shape.form
         if not form.is_unchanged:  # the dense layer's ratio is 1 by definition
-            key = (row.shape.dense, form.suffix, side_of_cliff(form.rank, cliff))
+            # A dense layer in another precision is on no staircase: nothing else speaks of it.
+            side = side_of_cliff(form.rank, cliff) if form.rank else -1
+            key = (row.shape.dense, form.suffix, side)
             staircases.setdefault(key, []).append(row)
     found = {}
     sorted_points = [sorted(points, key=_rank) for points in staircases.values()]

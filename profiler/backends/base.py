@@ -14,7 +14,12 @@ from typing import Any, Protocol
 
 from autotune.core.forms import NATIVE, Form
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import gpu_cache_bytes, gpu_names, no_gpu
+from autotune.devices.detect import (
+    gpu_cache_bytes,
+    gpu_names,
+    has_int8_products,
+    no_gpu,
+)
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.profiler.measure.timing import Runner
 
@@ -119,6 +124,13 @@ class Backend(ABC):
     def implements(self, form: Form) -> bool:
         """Whether `layer` runs layers of this form; by default all in the model's own dtype."""
         return form.precision == NATIVE
+
+    def runs_int8(self) -> bool:
+        """Whether the processor multiplies 8-bit integers well, and without cutting their sums.
+
+        Without such instructions x86 adds pairs of products in 16 bits, which overflow.
+        """
+        return self.device == "cpu" and has_int8_products()
 
     def inference_dtypes(self, dtype: str) -> tuple[str, ...]:
         """In what dtypes a model of `dtype` may be run here, its own first.

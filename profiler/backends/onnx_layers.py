@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from autotune.core.forms import PIVOTED, pivots_inputs
+from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC, NATIVE, PIVOTED, pivots_inputs
 from autotune.core.layers import LayerShape
 
 NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16}
@@ -46,6 +47,7 @@ class _Layers:
     def add(self, copy: int) -> None:
         """One more instance."""
         shape, k, rank = self.shape, self.shape.in_features, self.shape.rank
+        product = self._PRODUCTS[shape.form.precision]
         joint = len(shape.widths) > 1
         pivoted = shape.form.structure == PIVOTED
         chooses = pivoted and pivots_inputs(k, shape.out_features, shared=joint)
@@ -54,13 +56,13 @@ class _Layers:
         elif chooses:
             latent = self._chosen_latent(copy)
         else:
-            latent = self._product("x", k, columns=rank, result=f"h{copy}")
+            latent = product(self, "x", k, columns=rank, result=f"h{copy}")
         for part, n in enumerate(shape.widths):
             result = f"y{copy}_{part}"
             if pivoted and not chooses:
                 self._held(latent, result=result, columns=n)
             else:
-                self._product(latent, rank or k, columns=n, result=result)
+                product(self, latent, rank or k, columns=n, result=result)
             self._output(result, n)
 
     def _chosen_latent(self, copy: int) -> str:
@@ -88,6 +90,53 @@ class _Layers:
         values = values * np.float32(rows**-0.5)
         weight = self._weight(f"w_{result}", values.astype(self.dtype, copy=False))
         return self._node("MatMul", [source, weight], result=result)
+
+    def _static_product(self, source: str, rows: int, *, columns: int, result: str) -> str:
+        """Rounded around a product in floating point, which the runtime fuses."""
+        codes, scales, zeros = self._codes(rows, columns, result=result)
+        # Each of its own, or copies would share the rounding of their input.
+        step = np.float32(2.0**-5 * (1 + len(self.weights) * 1e-4))
+        around = [self._weight(f"s_{result}", step), self._weight(f"o_{result}", np.uint8(128))]
+        if source == "x":  # a latent needs no smoothing
+            inverse = np.full(rows, 1 + len(self.weights) * 1e-4, np.float32)
+            source = self._node(
+                "Mul", [source, self._weight(f"i_{result}", inverse)], result=f"{result}_smoothed"
+            )
+        rounded = self._node("QuantizeLinear", [source, *around], result=f"{result}_codes")
+        x = self._node("DequantizeLinear", [rounded, *around], result=f"{result}_x")
+        weight = self._node(
+            "DequantizeLinear", [codes, scales, zeros], result=f"{result}_weight", axis=1
+        )
+        return self._node("MatMul", [x, weight], result=result)
+
+    def _dynamic_product(self, source: str, rows: int, *, columns: int, result: str) -> str:
+        """A product of integers, whose input is rounded in its own range."""
+        from onnx import TensorProto, helper
+
+        codes, scales, zeros = self._codes(rows, columns, result=result)
+        x, step, zero = f"{result}_codes", f"{result}_step", f"{result}_zero"
+        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], [x, step, zero]))
+        sums = self._node("MatMulInteger", [x, codes, zero, zeros], result=f"{result}_sums")
+        real = self._node("Cast", [sums], result=f"{result}_real", to=TensorProto.FLOAT)
+        both = self._node("Mul", [step, scales], result=f"{result}_scale")
+        return self._node("Mul", [real, both], result=result)
+
+    def _codes(self, rows: int, columns: int, *, result: str) -> tuple[str, str, str]:
+        """A random weight in 8 bits, its scales and its zero points."""
+        drawn = _noise(len(self.weights), rows * columns).reshape(rows, columns)
+        codes = (drawn * 30).clip(-127, 127).astype(np.int8)
+        scales = np.full(columns, rows**-0.5 / 30, np.float32)
+        return (
+            self._weight(f"w_{result}", codes),
+            self._weight(f"ws_{result}", scales),
+            self._weight(f"wo_{result}", np.zeros(columns, np.int8)),
+        )
+
+    _PRODUCTS: ClassVar[Mapping[str, Callable[..., str]]] = {
+        NATIVE: _product,
+        INT8_STATIC: _static_product,
+        INT8_DYNAMIC: _dynamic_product,
+    }
 
     def _gather(self, source: str, places: Any, *, result: str) -> str:
         indices = self._weight(f"i_{result}", places.astype(np.int64))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.errors import ModelError
+from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC, PLAIN, Form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import (
     Backend,
@@ -110,6 +111,12 @@ class OnnxRuntimeCpu(Backend):
         if 1 < threads == len(available):
             os.sched_setaffinity(0, available[:1])
             self._processors = tuple(available[1:])
+
+    def implements(self, form: Form) -> bool:
+        """Plain and pivoted pairs; in 8 bits plain ones, with static or dynamic ranges."""
+        if form.precision in (INT8_STATIC, INT8_DYNAMIC):
+            return form.structure == PLAIN and self.runs_int8()
+        return super().implements(form)
 
     def settings(self) -> dict[str, str]:
         """The session's options, which a fingerprint records."""

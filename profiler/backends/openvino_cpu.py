@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.errors import ModelError
+from autotune.core.forms import INT8_STATIC, PLAIN, Form
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import (
     Backend,
@@ -48,6 +49,12 @@ class OpenVinoCpu(Backend):
         """The dense graph in fp32 is rewritten, and names the dtype that it shall be run in."""
         del dtype
         return "openvino-onnx"
+
+    def implements(self, form: Form) -> bool:
+        """Plain and pivoted pairs; in 8 bits plain ones with static ranges."""
+        if form.precision == INT8_STATIC:
+            return form.structure == PLAIN and self.runs_int8()
+        return super().implements(form)
 
     def inference_dtypes(self, dtype: str) -> tuple[str, ...]:
         """Those of fp32 and bf16 that this processor has instructions for."""

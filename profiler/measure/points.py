@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from autotune.core.forms import PLAIN, Form
+from autotune.core.forms import NATIVE, PLAIN, Form
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance, no_progress
 from autotune.core.types import Fingerprint
@@ -47,21 +47,29 @@ def plan_forms(
     *,
     points: int = Backend.ranks_per_shape,
     structures: Sequence[str] = (PLAIN,),
+    precisions: Sequence[str] = (NATIVE,),
 ) -> list[Form]:
     """Forms to measure of one layer besides the dense one: `points` of its aligned ranks.
 
-    Of pivoted pairs, a third as many: the others are measured where a plan would use them.
+    Of pivoted pairs and of those in another precision a third as many: the others are measured
+    where a plan would use them.
     """
-    found: list[Form] = []
-    for structure in structures:
-        forms = saving_forms(
-            spec.rank_multiple(shape.dtype),
-            in_features=shape.in_features,
-            out_features=shape.out_features,
-            structures=(structure,),
-        )
-        found += coarse_grid(forms, points if structure == PLAIN else max(3, points // 3))
-    return found
+    offered = saving_forms(
+        spec.rank_multiple(shape.dtype),
+        in_features=shape.in_features,
+        out_features=shape.out_features,
+        structures=structures,
+        precisions=precisions,
+    )
+    dense = [form for form in offered if form.is_dense]
+    staircases: dict[str, list[Form]] = {}
+    for form in offered:
+        if not form.is_dense:
+            staircases.setdefault(form.suffix, []).append(form)
+    fewer = max(3, points // 3)
+    for suffix, forms in staircases.items():
+        dense += coarse_grid(forms, fewer if suffix else points)
+    return dense
 
 
 def missing_points(

@@ -16,13 +16,16 @@ from autotune.compress.sites import find_sites
 from autotune.core.types import Workload
 from autotune.devices.specs import TORCH_NAMES
 from tests.conftest import random_layers, tiny_model, tiny_task
+from tests.int8 import random_int8_layers
 
 KINDS = ("bert", "gpt2", "llama", "qwen2", "vit", "clip")
 DTYPES = ("fp32", "bf16")
 STORED = ("fp16", "remap8")
+ROUNDED = ("int8-static", "int8-dynamic")
 # A down factor that q, k and v share, plain or pivoted as all others are then, and factors stored
 # in fewer bits.
 FORMS = [(kind, form) for kind in ("bert", "llama") for form in ("joint", "pivoted", *STORED)]
+FORMS += [(kind, form) for kind in ("bert", "gpt2", "llama") for form in ROUNDED]
 JOINT = {"joint": shared_low_rank_like, "pivoted": pivoted_like}
 CELLS = [*((kind, dtype) for kind in KINDS for dtype in DTYPES), *FORMS]
 AUTO = {
@@ -79,7 +82,11 @@ def saved(tmp_path_factory):
         # As a user loads it: `.to(bfloat16)` would also round the buffers of positions.
         model = type(dense).from_pretrained(base / "dense", dtype=TORCH_NAMES[dtype]).eval()
         structures = ["pivoted" if form == "pivoted" else "plain"]
-        layers = random_layers(model, find_sites(model).sites, 8, structures=structures)
+        sites = find_sites(model).sites
+        if form in ROUNDED:
+            layers = random_int8_layers(model, sites, form)
+        else:
+            layers = random_layers(model, sites, 8, structures=structures)
         if form in JOINT:
             layers |= joint_layers(kind, model, like=JOINT[form])
         replace_modules(model, layers)

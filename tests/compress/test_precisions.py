@@ -21,10 +21,10 @@ JOINT = Site(
 )
 
 
-class TestNative(PrecisionSuite):
-    @pytest.fixture
-    def precision(self):
-        return make_precision("native")
+class TestOwn(PrecisionSuite):
+    @pytest.fixture(params=["native", "int8-static", "int8-dynamic"])
+    def precision(self, request):
+        return make_precision(request.param)
 
 
 @pytest.mark.parametrize("form", [DENSE, low_rank(8), low_rank(16, "pivoted")], ids=str)

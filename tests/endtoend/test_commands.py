@@ -38,7 +38,7 @@ def test_the_small_commands(cli, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["estimates"] == answers
     pivoted = (*shape, "--form", "rank=16:pivoted", "--db", tmp_path / "pivoted.sqlite")
     assert "2 measured" in cli("profile", *pivoted).stdout
-    done = cli("profile", *shape, "--form", "rank=16:int8-static", *database)
+    done = cli("profile", *shape, "--form", "rank=16:pivoted:int8-static", *database)
     assert done.returncode == 2
     assert "onnxruntime-cpu has no implementation of it" in done.stderr
     done = cli("predict", *shape, "--form", "16", *database)

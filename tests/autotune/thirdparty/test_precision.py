@@ -34,10 +34,10 @@ class TestInt8Rows(PrecisionSuite):
 
 
 def test_it_is_known_by_its_distribution():
-    assert list(PRECISIONS) == ["native", INT8]
+    assert INT8 in PRECISIONS
     assert PRECISIONS.distribution(INT8) == "third-party"
     assert plan_from_json(plan_to_json(PLAN)) == PLAN
-    with pytest.raises(UsageError, match=f"unknown precision 'int3'; known are native, {INT8}"):
+    with pytest.raises(UsageError, match=f"unknown precision 'int3'; known are native, .*{INT8}"):
         make_precision("int3")
 
 

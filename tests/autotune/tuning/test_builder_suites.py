@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from autotune.compress.checkpoint import load_for_timing
+from autotune.profiler.backends.openvino_cpu import open_model
 from autotune.testing.example_tuning import EXAMPLE_PLAN, example_workspace
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
@@ -18,6 +19,7 @@ from autotune.tuning.builders import (
     CheckpointBuilder,
     EngineOnnxBuilder,
     OnnxBuilder,
+    OpenVinoBuilder,
     TypedOnnxBuilder,
     make_builder,
 )
@@ -108,6 +110,18 @@ class TestOnnx(GraphSuite):
 
 
 @pytest.mark.slow
+class TestOpenVino(GraphSuite):
+    """The graphs of TestOnnx, run in OpenVINO."""
+
+    kind = OpenVinoBuilder
+    backend = "openvino-cpu"
+
+    def outputs(self, build, inputs, *, phase):
+        fed = {name: tensor.numpy() for name, tensor in load_file(inputs).items()}
+        return torch.from_numpy(next(iter(open_model(build, 1)(fed).values())))
+
+
+@pytest.mark.slow
 class TestTypedOnnx(GraphSuite):
     kind = TypedOnnxBuilder
     backend = "onnxruntime-cuda"
@@ -137,5 +151,8 @@ class TestSimulated(BuilderSuite):
 
 
 def test_every_builder_runs_the_suite():
-    real = {each.kind for each in (TestCheckpoint, TestOnnx, TestTypedOnnx, TestEngineOnnx)}
+    real = {
+        each.kind
+        for each in (TestCheckpoint, TestOnnx, TestOpenVino, TestTypedOnnx, TestEngineOnnx)
+    }
     assert {BUILDERS.load(name) for name in BUILDERS} == real

@@ -107,7 +107,7 @@ def test_a_precision_that_is_not_known_here_is_the_reason(model, monkeypatch):
 def test_the_backends_that_open_exported_graphs_say_so():
     """`verify` times exports only in those."""
     known = {name for name in BACKENDS if make_backend(name).opens_onnx}
-    assert known == {"onnxruntime-cpu", "onnxruntime-cuda"}
+    assert known == {"onnxruntime-cpu", "onnxruntime-cuda", "openvino-cpu"}
 
 
 def test_an_export_of_a_backend_that_is_not_installed_is_not_timed():

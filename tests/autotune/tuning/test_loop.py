@@ -52,9 +52,9 @@ class ScriptedMachine(SimulatedMachine):
         )
 
 
-def ends(spec, shape, *, points, structures):
+def ends(spec, shape, **offered):
     """The dense layer, its least and its greatest rank: all others are guessed."""
-    forms = plan_forms(spec, shape, points=points, structures=structures)
+    forms = plan_forms(spec, shape, **offered)
     return [forms[0], *forms[1:2], *forms[-1:]]
 
 

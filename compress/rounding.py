@@ -1,0 +1,173 @@
+"""Rounding of weights and inputs to 8 bits: scales, smoothing, ranges and error feedback.
+
+Formulas are in docs/methods/int8.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# Of weights: symmetric, so that zero stays zero.
+_MOST = 127
+# Of inputs: 0 … 255 around a zero point.
+_LEVELS = 255
+# How far the range of an input is moved into its weight, and how much of the range is kept; what is
+# chosen has the least error on the calibration data.
+_MIGRATIONS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
+_KEPT = (1.0, 0.9, 0.8, 0.7, 0.6)
+_DAMPING = 0.01
+_BLOCK = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundedWeight:
+    """A matrix (N, K) in 8 bits: codes · scale, with one scale (N) for each row."""
+
+    codes: Tensor = field(repr=False)
+    scale: Tensor = field(repr=False)
+
+    def values(self) -> Tensor:
+        """The matrix that they stand for."""
+        return self.codes.to(self.scale.dtype) * self.scale[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRounding:
+    """How an input (…, K) is rounded: divided by `smoothing` (K), then to steps of `scale`."""
+
+    smoothing: Tensor = field(repr=False)
+    scale: float
+    zero_point: int
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The rounded x / smoothing."""
+        codes = (x * self.smoothing.reciprocal() / self.scale).round() + self.zero_point
+        return (codes.clamp(0, _LEVELS) - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSample:
+    """What calibration saw of one input: some rows (n, K), and each feature's range, all (K)."""
+
+    rows: Tensor = field(repr=False)
+    low: Tensor = field(repr=False)
+    high: Tensor = field(repr=False)
+
+    def through(self, down: Tensor) -> InputSample:
+        """What a product with `down` (r, K) makes of it; its range is that of the rows."""
+        latent = self.rows @ down.T
+        return InputSample(rows=latent, low=latent.amin(0), high=latent.amax(0))
+
+
+def row_scales(weight: Tensor) -> Tensor:
+    """The scale of each row of a weight (N, K): its largest value is the last step."""
+    largest = weight.abs().amax(1)
+    return torch.where(largest > 0, largest / _MOST, torch.ones_like(largest))
+
+
+def nearest(weight: Tensor) -> RoundedWeight:
+    """Every value of a weight (N, K) rounded to the nearest step of its row."""
+    scale = row_scales(weight)
+    return RoundedWeight(codes=_codes(weight, scale), scale=scale)
+
+
+def _codes(values: Tensor, scale: Tensor) -> Tensor:
+    return (values / scale[:, None]).round().clamp(-_MOST, _MOST)
+
+
+def with_feedback(weight: Tensor, gram: Tensor) -> RoundedWeight:
+    """A weight (N, K) rounded column by column, each error made good by the columns that follow.
+
+    The error that counts is tr(ΔW · gram · ΔWᵀ) with gram (K, K) of the inputs (GPTQ, Frantar et
+    al. 2023, algorithm 1, without its groups); columns of large inputs come first.
+    """
+    scale = row_scales(weight)
+    order = gram.diagonal().argsort(descending=True)
+    ordered = gram[order][:, order].double()
+    ridge = _DAMPING * float(ordered.diagonal().mean())
+    if ridge <= 0:  # an input that was never there
+        return nearest(weight)
+    eye = torch.eye(len(order), dtype=torch.float64, device=gram.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered + ridge * eye))
+    spread = torch.linalg.cholesky(inverse, upper=True).to(weight.dtype)
+    left, codes = weight[:, order].clone(), torch.empty_like(weight)
+    for first in range(0, len(order), _BLOCK):
+        block = slice(first, min(first + _BLOCK, len(order)))
+        errors = _round_block(left[:, block], spread[block, block], scale=scale)
+        codes[:, block] = errors.codes
+        left[:, block.stop :] -= errors.errors @ spread[block, block.stop :]
+    return RoundedWeight(codes=codes[:, order.argsort()], scale=scale)
+
+
+@dataclass(frozen=True)
+class _Block:
+    codes: Tensor
+    errors: Tensor
+
+
+def _round_block(columns: Tensor, spread: Tensor, *, scale: Tensor) -> _Block:
+    """The codes of some columns (N, b), and the errors that later columns have to make good."""
+    columns, width = columns.clone(), columns.shape[1]
+    codes, errors = torch.empty_like(columns), torch.empty_like(columns)
+    for j in range(width):
+        codes[:, j] = _codes(columns[:, j : j + 1], scale)[:, 0]
+        errors[:, j] = (columns[:, j] - codes[:, j] * scale) / spread[j, j]
+        columns[:, j + 1 :] -= errors[:, j : j + 1] * spread[j, j + 1 :]
+    return _Block(codes, errors)
+
+
+def choose_rounding(
+    weights: Sequence[Tensor], lefts: Sequence[Tensor | None], *, sample: InputSample
+) -> InputRounding:
+    """The rounding of an input that several weights (N_i, K) read, with the least output error.
+
+    The error is Σ ‖leftᵀ (Ŵ x̂ − W x)‖² over the rows of `sample`, with the weights rounded too.
+    `lefts` are the output roots of a metric, None for the identity.
+    """
+    stacked = torch.cat(list(weights))
+    exact = [sample.rows @ weight.T for weight in weights]
+    widest = torch.maximum(sample.low.abs(), sample.high.abs())
+    weight_range = stacked.abs().amax(0)
+    best: tuple[float, InputRounding] | None = None
+    for migration in _MIGRATIONS:
+        smoothing = _smoothing(widest, weight_range, migration=migration)
+        rounded = [nearest(weight * smoothing).values() for weight in weights]
+        for kept in _KEPT:
+            found = _range(sample, smoothing, kept=kept)
+            x = found.apply(sample.rows)
+            error = 0.0
+            for weight, right, left in zip(rounded, exact, lefts, strict=True):
+                wrong = x @ weight.T - right
+                error += float((wrong if left is None else wrong @ left).square().sum())
+            if best is None or error < best[0]:
+                best = (error, found)
+    assert best is not None
+    return best[1]
+
+
+def _smoothing(inputs: Tensor, weights: Tensor, *, migration: float) -> Tensor:
+    """Inputs^m / weights^(1 − m) by feature, of geometric mean 1; all 1 where nothing is moved."""
+    if not migration:
+        return torch.ones_like(inputs)
+    floor_x, floor_w = _floor(inputs), _floor(weights)
+    found = inputs.clamp_min(floor_x).pow(migration) / weights.clamp_min(floor_w).pow(1 - migration)
+    return found / found.log().mean().exp()
+
+
+def _floor(sizes: Tensor) -> float:
+    """What a feature that is never there counts as: little beside the others, and not nothing."""
+    return max(float(sizes.mean()) * 1e-3, 1e-12)
+
+
+def _range(sample: InputSample, smoothing: Tensor, *, kept: float) -> InputRounding:
+    """Steps over `kept` of the range of the smoothed input, which has zero in it."""
+    low = min(float((sample.low / smoothing).min()), 0.0) * kept
+    high = max(float((sample.high / smoothing).max()), 0.0) * kept
+    scale = (high - low) / _LEVELS or 1.0
+    return InputRounding(
+        smoothing=smoothing, scale=scale, zero_point=min(max(round(-low / scale), 0), _LEVELS)
+    )

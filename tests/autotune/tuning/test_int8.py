@@ -1,0 +1,96 @@
+"""Layers in 8 bits through a whole tuning, on every backend that runs them."""
+
+import onnx
+import pytest
+
+import autotune
+from autotune.compress.int8_layers import has_int8_layers
+from autotune.compress.loading import load_checkpoint
+from autotune.core.errors import UsageError
+from autotune.export.onnx import export_onnx
+from autotune.results.checks import CheckKind
+from tests.conftest import LLAMA
+from tests.damage import save_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
+BACKENDS = {"onnxruntime-cpu": "int8-static,int8-dynamic", "openvino-cpu": "int8-static"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("int8")
+    save_model(home / "dense")
+    (home / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
+    return home
+
+
+def tune(home, name, **given):
+    return autotune.tune(
+        home / "dense",
+        output=home / name,
+        memory_budget="0.85x",
+        database=home / "latency.sqlite",
+        batch_size=2,
+        isl=16,
+        calibration=home / "text.txt",
+        calibration_samples=8,
+        trials=0,
+        sensitivity_rounds=1,
+        threads=1,
+        device="cpu",
+        allow_quality_loss=True,
+        **given,
+    )
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def tuned(home, request):
+    """The same bytes with and without integers."""
+    return {
+        precision: tune(
+            home, f"{request.param}-{number}", backend=request.param, precision=precision
+        )
+        for number, precision in enumerate(("native", BACKENDS[request.param]))
+    }
+
+
+def test_the_same_bytes_lose_less(tuned):
+    native, rounded = (each.record for each in tuned.values())
+    assert {site.form.precision for site in native.sites} == {"native"}
+    found = {site.form.precision for site in rounded.sites}
+    assert found & {"int8-static", "int8-dynamic"}
+    for record in (native, rounded):
+        assert record.stored_bytes.compressed <= 0.85 * record.stored_bytes.dense
+    assert rounded.quality.compressed < native.quality.compressed
+
+
+def test_what_is_handed_out_is_the_plan(tuned):
+    folder = list(tuned.values())[1].folder
+    checked = autotune.verify(folder)
+    held = {check.kind: check for check in checked.checks}
+    for kind in (CheckKind.HASH, CheckKind.RANKS, CheckKind.PARITY, CheckKind.QUALITY):
+        assert held[kind].holds, held[kind]
+    assert has_int8_layers(load_checkpoint(folder).model)
+    operators = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
+    assert operators & {"QuantizeLinear", "DynamicQuantizeLinear"}
+    whole = (folder / "model" / "model.safetensors").stat().st_size
+    dense = (next(iter(tuned.values())).folder / "model" / "model.safetensors").stat().st_size
+    assert whole < 1.1 * dense  # both hold the same budget
+
+
+def test_the_checkpoint_is_exported_again(tuned, tmp_path):
+    folder = list(tuned.values())[1].folder
+    manifest = export_onnx(folder, tmp_path / "again")
+    assert {form.rpartition(":")[2] for form in manifest["forms"].values()} & {
+        "int8-static",
+        "int8-dynamic",
+    }
+    with pytest.raises(UsageError, match="has layers in 8 bits, around which graphs are fp32"):
+        export_onnx(folder, tmp_path / "half", dtype="fp16")
+
+
+def test_a_precision_that_the_backend_lacks_is_refused(home):
+    with pytest.raises(UsageError, match="precision int8-dynamic: openvino-cpu does not run"):
+        tune(home, "refused", backend="openvino-cpu", precision="int8-dynamic")
+    with pytest.raises(UsageError, match="must be auto or some of native, int8-static"):
+        tune(home, "refused", precision="int3")
