@@ -7,7 +7,7 @@ chosen layer: what differs in latency is what was factorized, and a new plan cos
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,7 @@ def rewrite_low_rank(
     nodes = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    if int8.added:
-        _drop_unread(graph)
+    _drop_weights(graph, [n for n, each in changed.items() if isinstance(each, INT8_LAYERS)])
     _add_metadata(model, metadata)
     check_low_rank(model, layers)
     save_onnx(model, path)
@@ -74,13 +73,12 @@ def _add_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
         model.metadata_props.add(key=key, value=text)
 
 
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the dense weights that no node reads any more."""
-    read = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in read]
-    fresh = [TensorProto.FromString(weight.SerializeToString()) for weight in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(fresh)
+def _drop_weights(graph: onnx.GraphProto, layers: Collection[str]) -> None:
+    """Remove the dense weights of these layers, which nothing reads any more."""
+    unread = {f"{name}.weight" for name in layers}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name in unread:
+            del graph.initializer[index]
 
 
 def only_low_rank(layers: Mapping[str, nn.Module]) -> dict[str, LowRankLinear]:

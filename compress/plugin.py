@@ -38,7 +38,7 @@ from autotune.compress.pivoted_layers import (
 from autotune.compress.storage import StoredLowRank
 from autotune.compress.storage_layouts import STORAGES
 from autotune.core.errors import ModelError, UsageError
-from autotune.core.forms import NATIVE, PIVOTED, PLAIN, Form, low_rank, parse_form
+from autotune.core.forms import NATIVE, PIVOTED, PLAIN, Form, parse_form
 
 FORMAT_VERSION = 1
 METHOD = "lowrank"
@@ -84,12 +84,9 @@ def _check_form(name: str, layer: Mapping[str, Any]) -> None:
     form = layer.get("form", f"rank={rank}")
     try:
         parsed = parse_form(form)
-        known = parsed.rank == rank and (
-            parsed.precision in QUANTIZERS
-            if parsed.is_dense or parsed.structure == PLAIN
-            else parsed.precision == NATIVE
-        )
-        known = known or parsed == low_rank(max(rank, 1), parsed.structure)
+        native = parsed.precision == NATIVE and not parsed.is_dense
+        rounded = parsed.precision in QUANTIZERS and parsed.structure == PLAIN
+        known = parsed.rank == rank and (native or rounded)
     except (UsageError, AttributeError):
         known = False
     if not known:

@@ -97,19 +97,12 @@ def with_feedback(weight: Tensor, gram: Tensor) -> RoundedWeight:
     left, codes = weight[:, order].clone(), torch.empty_like(weight)
     for first in range(0, len(order), _BLOCK):
         block = slice(first, min(first + _BLOCK, len(order)))
-        errors = _round_block(left[:, block], spread[block, block], scale=scale)
-        codes[:, block] = errors.codes
-        left[:, block.stop :] -= errors.errors @ spread[block, block.stop :]
+        codes[:, block], errors = _round_block(left[:, block], spread[block, block], scale=scale)
+        left[:, block.stop :] -= errors @ spread[block, block.stop :]
     return RoundedWeight(codes=codes[:, order.argsort()], scale=scale)
 
 
-@dataclass(frozen=True)
-class _Block:
-    codes: Tensor
-    errors: Tensor
-
-
-def _round_block(columns: Tensor, spread: Tensor, *, scale: Tensor) -> _Block:
+def _round_block(columns: Tensor, spread: Tensor, *, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The codes of some columns (N, b), and the errors that later columns have to make good."""
     columns, width = columns.clone(), columns.shape[1]
     codes, errors = torch.empty_like(columns), torch.empty_like(columns)
@@ -117,7 +110,7 @@ def _round_block(columns: Tensor, spread: Tensor, *, scale: Tensor) -> _Block:
         codes[:, j] = _codes(columns[:, j : j + 1], scale)[:, 0]
         errors[:, j] = (columns[:, j] - codes[:, j] * scale) / spread[j, j]
         columns[:, j + 1 :] -= errors[:, j : j + 1] * spread[j, j + 1 :]
-    return _Block(codes, errors)
+    return codes, errors
 
 
 def choose_rounding(

@@ -1,4 +1,4 @@
-"""Streamed moments of a model's linear layers: no activation is ever stored.
+"""Streamed moments of a model's linear layers; of activations a few rows at most are stored.
 
 Six moments, each collected only when it is asked for, accumulated in fp64:
 
@@ -14,8 +14,8 @@ And, for what is rounded to 8 bits, once for sites that share an input:
 - `sample` (n, K) some rows, drawn from all batches alike, in fp32, with
 - `low` and `high` (K,), the range of each feature.
 
-Memory: those matrices, whatever the amount of calibration data. `J` is never formed: with the
-sequence's Gram of rows, J Jᵀ = Gᵀ(X Xᵀ)G costs T·N² + T²·(K + N).
+Memory: those matrices and rows, whatever the amount of calibration data. `J` is never formed: with
+the sequence's Gram of rows, J Jᵀ = Gᵀ(X Xᵀ)G costs T·N² + T²·(K + N).
 """
 
 from __future__ import annotations
@@ -139,10 +139,9 @@ class _Collector:
             self._add(f"norm4:{name}", rows.square().sum(1).square().sum())
 
     def _add_sample(self, name: str, rows: Tensor) -> None:
-        """Rows at equal distances; padding, which is zero, moves no range away from zero."""
-        shown = rows[rows.any(dim=1)].float()
-        if not len(shown):
-            return
+        """Rows at equal distances, without padding; one of zeros where there is nothing else."""
+        some = rows[rows.any(dim=1)]
+        shown = (some if len(some) else rows[:1]).float()
         low, high = shown.amin(0), shown.amax(0)
         self.sums[f"low:{name}"] = torch.minimum(self.sums.get(f"low:{name}", low), low)
         self.sums[f"high:{name}"] = torch.maximum(self.sums.get(f"high:{name}", high), high)

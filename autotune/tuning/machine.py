@@ -102,8 +102,8 @@ class Machine(ABC):
             lacking = next(each for each in wanted if each not in found)
             raise UsageError(
                 f"{option_name('method.precision')} {lacking}: {self.backend.name} does not run "
-                f"such layers well on {self.device_name}; choose {' or '.join(found)}, or auto for "
-                "all that it runs"
+                f"such layers well on {self.device_name}, or their latency is not known there; "
+                f"choose {' or '.join(found)}, or auto for all that it offers"
             )
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.core.forms import NATIVE, Form
 from autotune.core.types import Address
 from autotune.devices.specs import DeviceSpec
 from autotune.farm.base import Executor, FarmRunner
@@ -57,6 +58,10 @@ class FarmMachine(MeasuringMachine):
             remeasure=remeasure,
         )
         self._executor = executor
+
+    def _has_form(self, form: Form) -> bool:
+        """In native precision: what the worker's processor multiplies well is not asked."""
+        return form.precision == NATIVE and super()._has_form(form)
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
         """One judge on every host of the farm."""

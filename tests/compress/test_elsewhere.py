@@ -149,6 +149,17 @@ def test_with_the_plug_in_outputs_are_bit_equal(saved, kind, form):
     assert all(torch.equal(expected[name], stored[name]) for name in stored)
 
 
+def test_scales_stay_in_fp32_in_a_model_that_is_loaded_in_half_precision(saved):
+    import transformers
+
+    folder, _ = saved["llama", "int8-static"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    assert model.dtype == torch.bfloat16
+    kept = [t for n, t in model.state_dict().items() if "scale" in n or "quantizer" in n]
+    assert kept
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
 @pytest.mark.slow
 def test_with_the_code_of_the_folder_alone_outputs_are_bit_equal(saved, tmp_path):
     says = stranger(saved, tmp_path, True)

@@ -93,6 +93,30 @@ def test_samples_are_rows_of_the_inputs_and_their_ranges(model, batches, statist
     assert torch.equal(statistics.moments[f"high:{group}"], x.amax(0))
 
 
+def test_an_input_that_is_always_zero_has_a_sample(model, batches):
+    """A layer behind dead units: it may be rounded like any other."""
+    site = next(each for each in model.single if each.name == DOWN)
+    module = model.loaded.model.get_submodule(DOWN)
+    handle = module.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 0,))
+    try:
+        found = collect_statistics(
+            model.loaded.model, [site], task=model.task, batches=batches, kinds=MOMENTS
+        )
+    finally:
+        handle.remove()
+    assert not found.moments[f"sample:{DOWN}"].any()
+    forms = Int8Forms(
+        model=model.loaded.model,
+        sites=[site],
+        metric=make_metric("activation"),
+        load_statistics=lambda: found,
+    )
+    layer = forms.dense(site, "int8-static")
+    x = seen(model, batches, DOWN)
+    assert layer(x).isfinite().all()
+    assert not layer(x * 0).any()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_is_close_to_its_native_form(model, batches, factors, form):
     """Rounding adds a percent at most to what the rank alone changes."""
@@ -194,12 +218,17 @@ def test_a_graph_computes_what_the_layer_does(
 
 
 def test_dense_weights_that_nobody_reads_are_not_in_the_graph(model, factors, tmp_path):
+    """What no node at the top reads may be read in the body of a loop, and stays."""
     one_product(model, DOWN, tmp_path / "dense.onnx", gemm=False)
+    graph = onnx.load(tmp_path / "dense.onnx")
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "of_a_body"))
+    onnx.save(graph, tmp_path / "dense.onnx")
     layers = layers_of(model, factors, {DOWN: "dense:int8-static"})
     rewrite_low_rank(tmp_path / "dense.onnx", layers, path=tmp_path / "q.onnx", metadata={})
     held = {w.name: w.data_type for w in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert f"{DOWN}.weight" not in held
     assert held[f"{DOWN}.codes"] == TensorProto.INT8
+    assert "of_a_body" in held
 
 
 def test_the_model_runs_with_all_sites_in_8_bits(model, batches, factors):

@@ -36,7 +36,7 @@ WITHOUT_SUITE = {
     "autotune.compress.tasks.distances.Distance": (
         "private to tasks: TaskSuite runs every task with the distances that it has"
     ),
-    "autotune.tuning.builders._Checked": (
+    "autotune.tuning.graph_builders._Checked": (
         "what the ONNX builders share: BuilderSuite runs each of them"
     ),
     "autotune.compress.onnx_lower._Lowering": "a function's signature, private to its module",

@@ -14,14 +14,12 @@ from autotune.testing.example_tuning import EXAMPLE_PLAN, example_workspace
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.testing.suites.builder import BuilderSuite
-from autotune.tuning.builders import (
-    BUILDERS,
-    CheckpointBuilder,
+from autotune.tuning.builders import BUILDERS, CheckpointBuilder, make_builder
+from autotune.tuning.graph_builders import (
     EngineOnnxBuilder,
     OnnxBuilder,
     OpenVinoBuilder,
     TypedOnnxBuilder,
-    make_builder,
 )
 from tests.autotune.tuning.test_builders import machine_of
 

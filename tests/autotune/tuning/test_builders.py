@@ -19,17 +19,15 @@ from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
 from autotune.profiler.backends import make_backend
 from autotune.profiler.backends.openvino_cpu import inference_dtype, open_model
-from autotune.tuning import builders
-from autotune.tuning.builders import (
-    BUILDERS,
-    CheckpointBuilder,
+from autotune.tuning import graph_builders
+from autotune.tuning.builders import BUILDERS, CheckpointBuilder, make_builder
+from autotune.tuning.compression import Compression
+from autotune.tuning.graph_builders import (
     EngineOnnxBuilder,
     OnnxBuilder,
     OpenVinoBuilder,
     TypedOnnxBuilder,
-    make_builder,
 )
-from autotune.tuning.compression import Compression
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.workspace import Workspace
 from tests.autotune.tuning.conftest import Q
@@ -151,9 +149,9 @@ def test_a_dense_graph_that_is_not_the_model_is_refused(model, tmp_path, monkeyp
     """Whatever the reason: here the graph is of a model with other weights."""
     other = tiny_model("llama", seed=1).requires_grad_(False)
     for name in ("export_dense", "export_decode"):
-        real = getattr(builders, name)
+        real = getattr(graph_builders, name)
         monkeypatch.setattr(
-            builders, name, lambda _, *given, real=real, **more: real(other, *given, **more)
+            graph_builders, name, lambda _, *given, real=real, **more: real(other, *given, **more)
         )
     with RunFolder(tmp_path) as folder:
         workspace = Workspace(folder=folder, reporter=Reporter())
@@ -167,6 +165,8 @@ def test_a_dense_graph_that_is_not_the_model_is_refused(model, tmp_path, monkeyp
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_graphs_for_openvino_compute_what_torch_does(builder_for, model, compression, phase, dtype):
     """Dense and with a plan, in the dtype that the graph names."""
+    if dtype not in make_backend("openvino-cpu").inference_dtypes("fp32"):
+        pytest.skip(f"the processor has no {dtype}")
     builder = builder_for("openvino-cpu", dtype)
     inputs = load_file(builder.inputs(phase))
     feeds = {name: tensor.numpy() for name, tensor in inputs.items()}

@@ -5,14 +5,13 @@ import shutil
 
 import pytest
 
-import autotune
 from autotune.core.errors import UsageError
 from autotune.core.files import file_sha256
 from autotune.core.progress import Reporter
 from autotune.report import html
 from autotune.report.svg import svg
-from tests.conftest import LLAMA
-from tests.damage import DAMAGES, save_model
+from tests.autotune.tuning.small import small_home, tune_small
+from tests.damage import DAMAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.duration(50)]
 
@@ -27,10 +26,7 @@ class Notes(Reporter):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("handout")
-    save_model(folder / "dense")
-    (folder / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
-    return folder
+    return small_home(tmp_path_factory.mktemp("handout"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,20 +49,12 @@ def tune(home):
     """The same small tuning, into any folder."""
 
     def run(output, budget="0.95x", notes=None):
-        return autotune.tune(
-            home / "dense",
-            output=output,
+        return tune_small(
+            home,
+            output,
             params_budget=budget,
-            database=home / "latency.sqlite",
-            batch_size=2,
-            isl=16,
-            calibration=home / "text.txt",
-            calibration_samples=8,
-            trials=0,
             sensitivity_rounds=1,
             rounds=1,
-            threads=1,
-            device="cpu",
             reporter=notes or Notes(),
         )
 

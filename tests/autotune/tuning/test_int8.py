@@ -7,37 +7,30 @@ import autotune
 from autotune.compress.int8_layers import has_int8_layers
 from autotune.compress.loading import load_checkpoint
 from autotune.core.errors import UsageError
+from autotune.devices.detect import has_int8_products
 from autotune.export.onnx import export_onnx
 from autotune.results.checks import CheckKind
-from tests.conftest import LLAMA
-from tests.damage import save_model
+from tests.autotune.tuning.small import small_home, tune_small
 
-pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.duration(60),
+    pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products"),
+]
 BACKENDS = {"onnxruntime-cpu": "int8-static,int8-dynamic", "openvino-cpu": "int8-static"}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("int8")
-    save_model(home / "dense")
-    (home / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
-    return home
+    return small_home(tmp_path_factory.mktemp("int8"))
 
 
 def tune(home, name, **given):
-    return autotune.tune(
-        home / "dense",
-        output=home / name,
+    return tune_small(
+        home,
+        name,
         memory_budget="0.85x",
-        database=home / "latency.sqlite",
-        batch_size=2,
-        isl=16,
-        calibration=home / "text.txt",
-        calibration_samples=8,
-        trials=0,
         sensitivity_rounds=1,
-        threads=1,
-        device="cpu",
         allow_quality_loss=True,
         **given,
     )

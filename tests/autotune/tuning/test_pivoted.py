@@ -4,8 +4,7 @@ import pytest
 
 import autotune
 from autotune.results.checks import CheckKind
-from tests.conftest import LLAMA
-from tests.damage import save_model
+from tests.autotune.tuning.small import small_home, tune_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.duration(40)]
 BUDGET = 0.9
@@ -14,25 +13,9 @@ BUDGET = 0.9
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     """The same small tuning with either choice of factors."""
-    home = tmp_path_factory.mktemp("pivoted")
-    save_model(home / "dense")
-    (home / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:20_000])
+    home = small_home(tmp_path_factory.mktemp("pivoted"))
     return {
-        factors: autotune.tune(
-            home / "dense",
-            output=home / factors,
-            params_budget=f"{BUDGET}x",
-            factors=factors,
-            database=home / "latency.sqlite",
-            batch_size=2,
-            isl=16,
-            calibration=home / "text.txt",
-            calibration_samples=8,
-            trials=0,
-            sensitivity_rounds=0,
-            threads=1,
-            device="cpu",
-        )
+        factors: tune_small(home, factors, params_budget=f"{BUDGET}x", factors=factors)
         for factors in ("plain", "auto")
     }
 

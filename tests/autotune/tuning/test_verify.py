@@ -10,7 +10,8 @@ from autotune.core.forms import low_rank
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.tuning import verify
-from autotune.tuning.builders import CheckpointBuilder, TypedOnnxBuilder
+from autotune.tuning.builders import CheckpointBuilder
+from autotune.tuning.graph_builders import TypedOnnxBuilder
 from autotune.tuning.workspace import Workspace
 from tests.autotune.tuning.conftest import Q
 from tests.autotune.tuning.test_builders import machine_of
