@@ -260,9 +260,8 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
 
     wanted = {0}
 
-    def ends(spec, shape, *, points, structures):
-        del structures
-        forms = plan_forms(spec, shape, points=points)
+    def ends(spec, shape, **offered):
+        forms = plan_forms(spec, shape, **offered)
         wanted.update({forms[0].rank, forms[-1].rank})
         return [forms[0], forms[-1]]
 
