@@ -40,8 +40,7 @@ class StaticQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The rounded x / smoothing, in the dtype of x."""
         codes = (x * self.smoothing.reciprocal() / self.scale).round() + self.zero_point
-        rounded = (codes.clamp(0, _LEVELS) - self.zero_point) * self.scale
-        return rounded.to(x.dtype)
+        return _like((codes.clamp(0, _LEVELS) - self.zero_point) * self.scale, x)
 
 
 class DynamicQuantizer(nn.Module):
@@ -58,13 +57,28 @@ class DynamicQuantizer(nn.Module):
         low, high = x.min().clamp_max(0).float(), x.max().clamp_min(0).float()
         scale = ((high - low) / _LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
         zero_point = (-low / scale).round().clamp(0, _LEVELS)
-        codes = (x / scale).round() + zero_point
-        return ((codes.clamp(0, _LEVELS) - zero_point) * scale).to(x.dtype)
+        codes = (x.float() / scale).round() + zero_point
+        return _like((codes.clamp(0, _LEVELS) - zero_point) * scale, x)
 
 
 QUANTIZERS: dict[str, type[StaticQuantizer] | type[DynamicQuantizer]] = {
     each.precision: each for each in (StaticQuantizer, DynamicQuantizer)
 }
+
+
+def _like(rounded: Tensor, x: Tensor) -> Tensor:
+    """In the dtype of x, unless the network's products alone are in another (`running_in`)."""
+    return rounded if torch.is_autocast_enabled(x.device.type) else rounded.to(x.dtype)
+
+
+def _integer_product(x: Tensor, weight: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """The product of a rounded input with integer weights, exact whatever dtype others are in."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return functional.linear(x, weight, bias)
+    with torch.autocast(kind, enabled=False):
+        product = functional.linear(x, weight, bias)
+    return product.to(torch.get_autocast_dtype(kind))
 
 
 def has_int8_layers(model: nn.Module) -> bool:
@@ -118,8 +132,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (…, N) for x (…, K)."""
-        weight = dequantized(self.weight, self.weight_scale, like=x)
-        return functional.linear(self.input_quantizer(x), weight, self.bias)
+        rounded = self.input_quantizer(x)
+        weight = dequantized(self.weight, self.weight_scale, like=rounded)
+        return _integer_product(rounded, weight, bias=self.bias)
 
     def product(self) -> Tensor:
         """The weight (N, K) that it stands for, in fp64."""
@@ -172,8 +187,9 @@ class Int8LowRankLinear(LowRankLinear):
         return _second_product(self, x, quantizer=self.latent_quantizer)
 
     def _product(self, x: Tensor) -> Tensor:
-        weight = dequantized(self.weight_down, self.weight_down_scale, like=x)
-        return functional.linear(self.input_quantizer(x), weight)
+        rounded = self.input_quantizer(x)
+        weight = dequantized(self.weight_down, self.weight_down_scale, like=rounded)
+        return _integer_product(rounded, weight)
 
     def whole_down(self) -> Tensor:
         """The down factor (r, K) that it stands for, in fp64."""
@@ -209,8 +225,9 @@ class SharedInt8LowRankLinear(SharedLowRankLinear):
 
 
 def _second_product(layer: Any, x: Tensor, *, quantizer: Any) -> Tensor:
-    weight = dequantized(layer.weight, layer.weight_scale, like=x)
-    return functional.linear(quantizer(layer.latent(x)), weight, layer.bias)
+    rounded = quantizer(layer.latent(x))
+    weight = dequantized(layer.weight, layer.weight_scale, like=rounded)
+    return _integer_product(rounded, weight, bias=layer.bias)
 
 
 def _whole_up(layer: Any, quantizer: Any) -> Tensor:

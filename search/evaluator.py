@@ -33,7 +33,8 @@ _LOG = logging.getLogger(__name__)
 class EvaluatorSetup:
     """What a process needs to judge plans: folders and files, not objects.
 
-    `batches` is a safetensors file of `<index>:<input name>` tensors.
+    `batches` is a safetensors file of `<index>:<input name>` tensors, `dtype` the one that networks
+    are run in.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EvaluatorSetup:
     factors: str
     storage: str
     batches: str
+    dtype: str
 
     def to_json(self) -> dict[str, Any]:
         """The set-up as plain JSON, for the judging process."""
@@ -138,6 +140,7 @@ def _judge(values: Mapping[str, Any], threads: int) -> None:
         joint=setup.joint,
         factors=factors,
         batches=[batches[number] for number in sorted(batches)],
+        dtype=setup.dtype,
     )
     losses = PlanLosses(subject)
     for line in sys.stdin:

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from autotune.compress.factors import Factors, build_layers
+from autotune.compress.inference import WEIGHTS, running_in
 from autotune.compress.lowrank import replaced
 from autotune.compress.tasks.base import Batch, Task
 from autotune.core.forms import Plan, plan_to_json
@@ -31,6 +32,7 @@ class SearchSubject:
     """The model that plans are tried on: its sites, their factors and the batches to look at.
 
     `joint` are the joint sites that a plan may factorize. `batches` are never held-out data.
+    `dtype` is what the network under a plan is run in; the dense reference is run in fp32.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class SearchSubject:
     factors: Factors
     batches: Sequence[Batch]
     joint: Sequence[Site] = ()
+    dtype: str = WEIGHTS
 
     @property
     def candidates(self) -> tuple[Site, ...]:
@@ -49,7 +52,7 @@ class SearchSubject:
     def applied(self, plan: Plan) -> Iterator[None]:
         """The model under `plan`; dense again afterwards."""
         layers = build_layers(self.model, self.candidates, factors=self.factors, plan=plan)
-        with replaced(self.model, layers):
+        with replaced(self.model, layers), running_in(self.dtype):
             yield
 
 
@@ -89,6 +92,11 @@ class PlanLosses:
         """Mean loss of the compressed model over the search batches."""
         sums, counts = zip(*self.losses(plan), strict=True)
         return float(sum(sums) / max(sum(counts), 1))
+
+    @property
+    def scale(self) -> float:
+        """The unit of the mean loss in the task's quality figure."""
+        return self.subject.task.scale(self._references, self.subject.batches)
 
     def losses(self, plan: Plan) -> Losses:
         """(summed loss, number of items) of each search batch, in order; judged if unknown."""

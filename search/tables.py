@@ -36,6 +36,11 @@ def live_bytes(site: Site, form: Form, *, dtype: str) -> float:
     return float(site.tokens * width * DTYPE_BYTES[dtype])
 
 
+def peak_bytes(sites: Sequence[Site], dtype: str) -> float:
+    """The most that one of the dense layers keeps at once."""
+    return max(live_bytes(site, DENSE, dtype=dtype) for site in sites)
+
+
 def count_resources(
     sites: Sequence[Site],
     network: NetworkModel,
@@ -50,14 +55,14 @@ def count_resources(
     """
     own = sum(site.in_features * site.out_features for site in sites)
     flops = sum(site.shape().flops for site in sites)
-    own_bytes = own * DTYPE_BYTES[network.dtype]
+    own_bytes = own * DTYPE_BYTES[network.weight_dtype]
     dense = {
         "latency": network.dense_latency_s,
         "parameters": float(parameters),
         "weight_bytes": float(weight_bytes),
         "flops": float(flops),
         "kv_cache_bytes": float(kv_cache_bytes),
-        "activation_bytes": max(live_bytes(site, DENSE, dtype=network.dtype) for site in sites),
+        "activation_bytes": peak_bytes(sites, network.weight_dtype),
     }
     rest = {
         "latency": network.rest_s,
@@ -106,7 +111,7 @@ def site_costs(
     costs: dict[str, Callable[[], float]] = {
         "latency": lambda: network.site_latency_s(site, form),
         "parameters": lambda: float(shape.parameters),
-        "weight_bytes": lambda: site_bytes(site, form, dtype=network.dtype, storage=storage),
+        "weight_bytes": lambda: site_bytes(site, form, dtype=network.weight_dtype, storage=storage),
         "flops": lambda: float(shape.flops),
         "kv_cache_bytes": lambda: 0.0,
     }
@@ -134,7 +139,7 @@ def build_problem(
     # A peak is no sum: layers are never live together, so its limit strikes out options instead.
     resources = tuple(name for name in limits if name != "activation_bytes")
     peak = limits.get("activation_bytes", math.inf)
-    _require_peak(peak, totals)
+    _require_peak(peak, peak_bytes(sites, network.dtype), totals=totals)
 
     def choices(site: Site) -> tuple[Option, ...]:
         return tuple(
@@ -165,9 +170,8 @@ def build_problem(
     )
 
 
-def _require_peak(peak: float, totals: Resources) -> None:
+def _require_peak(peak: float, least: float, *, totals: Resources) -> None:
     """Refuse a limit on activations that the dense layers alone exceed."""
-    least = totals.dense["activation_bytes"]
     if peak < least:
         raise BudgetInfeasibleError(
             f"infeasible budget: activation_bytes {format_bytes(peak)} was requested; no plan "

@@ -111,3 +111,7 @@ def _explained(path: Path, network: Network) -> Network:
             return network(feeds)
 
     return run
+
+
+# By the name of the runtime; onnxruntime is what is meant where none is named.
+NETWORKS = {"": onnx_network, "OpenVINO": openvino_network}

@@ -22,7 +22,8 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
     budget = ", ".join(f"{name} {text}" for name, text in record.budget.items())
     quality = record.quality
     return [
-        f"{record.model} on {record.device.device_name}, {record.backend}, {record.workload.text}",
+        f"{record.model} on {record.device.device_name}, {record.backend}"
+        f"{in_runtime_dtype(record)}, {record.workload.text}",
         f"budget      {budget}: {_budget_state(record)}",
         *_latency_lines(record),
         *_phase_lines(record),
@@ -35,6 +36,11 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"{len(record.sites)} sites factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
     ]
+
+
+def in_runtime_dtype(record: TuneRecord) -> str:
+    """` in bf16` where the runtime is told to run the network in another dtype than its weights."""
+    return f" in {record.runtime_dtype}" if record.runtime_dtype else ""
 
 
 def bench_lines(record: BenchRecord) -> list[str]:

@@ -68,6 +68,10 @@ class TuneRecord(Record):
     run time. `builds` and `phases` have one entry for each phase of the workload, `pareto` is empty
     without a latency budget, `layer_timings` is None where no layer was measured and in older
     results, `files` maps each file that was handed out to its sha256.
+
+    `dtype` is that of the weights. Where the runtime is told to run the network in another one,
+    that is `runtime_dtype`, and `device.dtype`; `runtime_options` are the options that the runtime
+    must be given to do what was measured.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -113,6 +117,8 @@ class TuneRecord(Record):
     staircases: tuple[Staircase, ...]
     layer_timings: LayerTimings | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    runtime_dtype: str | None = None
+    runtime_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def within_budget(self) -> bool | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.compress.inference import WEIGHTS
 from autotune.compress.loading import LoadedModel
 from autotune.compress.sites import Sites
 from autotune.compress.tasks import make_task
@@ -180,7 +181,7 @@ def simulated_tuning(
             model=model,
             errors=errors,
             network=network,
-            totals=count_totals(model, network, dtype=machine.dtype),
+            totals=count_totals(model, network),
             budget=budget.limits(),
             allocator=make_allocator("exact"),
             evidence=_no_evidence(model),
@@ -194,9 +195,11 @@ def simulated_tuning(
             model=model,
             machine=machine,
             builder=builder,
+            reference=builder,
             compression=unused,
             data=unused,
             planner=planner,
+            judged_in=WEIGHTS,
             started_s=time.monotonic(),
         )
 

@@ -17,11 +17,13 @@ def corrected(model: PhaseModel, plan: Plan, *, measured: MeasuredPass) -> float
     """The correction of a phase that its measurement proves, one bounded step at a time.
 
     A prediction inside the measured interval stands; outside, it is moved to the interval's near
-    end.
+    end. A plan that leaves all layers as they are teaches nothing of what others save.
     """
-    predicted = model.predict(plan).ratio
+    if all(form.is_unchanged for form in plan.values()):
+        return model.correction
+    predicted, dense = model.predict(plan).ratio, model.anchor.ratio
     proven = min(max(predicted, measured.ratio_low), measured.ratio_high)
-    factor = max(1.0 - proven, 1e-6) / max(1.0 - predicted, 1e-6)
+    factor = max(dense - proven, 1e-6) / max(dense - predicted, 1e-6)
     step = _MAX_STEP if measured.converged else _DISTURBED_STEP
     return model.correction * min(max(factor, 1.0 / step), step)
 

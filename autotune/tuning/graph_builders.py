@@ -21,7 +21,7 @@ from autotune.export.graphs import (
     traced_opset,
     versions,
 )
-from autotune.export.parity import check_parity, onnx_network, openvino_network
+from autotune.export.parity import NETWORKS, check_parity
 from autotune.profiler.backends.openvino_cpu import INFERENCE_DTYPE
 from autotune.tuning.builders import Builder, CheckpointBuilder
 from autotune.tuning.compression import Compression
@@ -29,7 +29,6 @@ from autotune.tuning.compression import Compression
 # What the dense graph is compared at: tokens of the workload, and other shapes.
 _CHECKED_TOKENS = 4096
 _CHECKED_TOO = ((1, 7), (3, 260))
-_NETWORKS = {"onnxruntime": onnx_network, "OpenVINO": openvino_network}
 
 
 class _Checked(Builder):
@@ -54,7 +53,7 @@ class _Checked(Builder):
         *,
         loaded: LoadedModel,
         dtype: str,
-        runtime: str | None = None,
+        runtime: str = "",
     ) -> None:
         """Compare a dense graph with what transformers makes of `loaded`, which is in its dtype.
 
@@ -63,12 +62,12 @@ class _Checked(Builder):
         Raises:
             ModelError: it does not run at some shape, or computes something else.
         """
-        name = runtime or "onnxruntime"
         try:
-            network = _NETWORKS[name](graph)
+            network = NETWORKS[runtime](graph)
         except ImportError:  # a host that tunes for a worker of a farm
             self.workspace.note(
-                f"the dense graph is not compared with the model: {name} is not installed here"
+                f"the dense graph is not compared with the model: {runtime or 'onnxruntime'} is "
+                "not installed here"
             )
             return
         where = f" in {runtime}" if runtime else ""

@@ -83,7 +83,7 @@ def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
                 loaded.tokenizer,
                 folder=path,
                 storage=tuning.compression.storage,
-                dtype=tuning.machine.dtype,
+                dtype=tuning.planner.network.weight_dtype,
             )
         copy_companions(loaded.folder, path)
         (path / STAMP).write_text(json.dumps({"key": key}))

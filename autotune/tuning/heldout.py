@@ -20,6 +20,7 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
     import torch
 
     from autotune.compress.calibration import load_calibration
+    from autotune.compress.inference import WEIGHTS, running_in
     from autotune.compress.loading import load_checkpoint, load_model
     from autotune.compress.locate import EMBEDDED_MODEL
     from autotune.compress.quality import relative_loss
@@ -40,6 +41,7 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
     task = make_task(dense.task, dense.folder)
     with reporter.stage("judge quality on held-out data"):
         references = task.references(dense.model, data.heldout)
-        compressed = load_checkpoint(folder, torch.float32)
-        loss = relative_loss(task, compressed.model, batches=data.heldout, references=references)
+        model = load_checkpoint(folder, torch.float32).model
+        with running_in(record.runtime_dtype or WEIGHTS):
+            loss = relative_loss(task, model, batches=data.heldout, references=references)
     return loss if record.quality.metric == LOSS else task.figure(loss)

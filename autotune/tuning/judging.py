@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.factors import FactorStore, Stored
+from autotune.compress.inference import WEIGHTS
 from autotune.compress.quality import dense_loss
 from autotune.compress.tasks.base import Batch, Task
 from autotune.core.errors import CalibrationError, foreign_code
@@ -43,8 +44,11 @@ def make_judges(
     compression: Compression,
     data: CalibrationData,
     workspace: Workspace,
+    dtype: str = WEIGHTS,
 ) -> AbstractContextManager[JudgePool | None]:
     """Processes that judge plans side by side, where there is more than one to use.
+
+    `dtype` is the one that networks are run in (`NetworkDtype.judged_in`).
 
     Factors that are computed on demand live in this process only, so it judges their plans, as do
     layers in 8 bits.
@@ -63,6 +67,7 @@ def make_judges(
         factors=str(store.path),
         storage=compression.storage,
         batches=str(_batches(compression, data, workspace=workspace)),
+        dtype=dtype,
     )
     pool = machine.judges(setup)
     if pool is not None:
@@ -91,10 +96,11 @@ def make_evidence(
     data: CalibrationData,
     *,
     workspace: Workspace,
-    judges: JudgePool | None,
+    judges: JudgePool | None = None,
     seed: int,
+    dtype: str = WEIGHTS,
 ) -> Evidence:
-    """What allocators may learn about the model, on the search batches only."""
+    """What allocators may learn about the model run in `dtype`, on the search batches only."""
     model = compression.model
     subject = SearchSubject(
         model=model.loaded.model,
@@ -103,8 +109,9 @@ def make_evidence(
         joint=model.joint,
         factors=compression.factors,
         batches=data.search,
+        dtype=dtype,
     )
-    key = digest([dict(compression.key), len(data.search)])
+    key = digest([dict(compression.key), len(data.search), *([] if dtype == WEIGHTS else [dtype])])
     losses = PlanLosses(
         subject, folder=workspace.cache, key=key, judges=judges, note=workspace.note
     )

@@ -49,11 +49,15 @@ _SETTLING_TURNS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """Everything that turns are made of; `rounds` bounds their number."""
+    """Everything that turns are made of; `rounds` bounds their number.
+
+    `reference` builds the dense network that all others are timed alternately with.
+    """
 
     planner: Planner
     compression: Compression
     builder: Builder
+    reference: Builder
     machine: Machine
     workspace: Workspace
     rounds: int
@@ -237,7 +241,7 @@ class ClosedLoop:
         )
 
     def _measure(self, phase: str, build: Path, *, label: str, final: bool) -> MeasuredPass:
-        dense, inputs = self.builder.dense(phase), self.builder.inputs(phase)
+        dense, inputs = self.reference.dense(phase), self.reference.inputs(phase)
 
         def compute() -> dict[str, Any]:
             with self.workspace.stage(f"{label}, {phase}") as advance:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autotune.core.errors import UsageError, option_name
-from autotune.core.forms import Form, low_rank
+from autotune.core.forms import NATIVE, Form, low_rank
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Fingerprint
@@ -110,6 +110,35 @@ class Machine(ABC):
     def _has_form(self, form: Form) -> bool:
         """Whether layers of the form can be priced here."""
         return self.backend.implements(form)
+
+    def inference_dtypes(self) -> tuple[str, ...]:
+        """The dtypes that networks of a model can be run in here, the model's own first."""
+        return (self.dtype,)
+
+    def network_dtypes(self, wanted: Sequence[str], *, all_of_them: bool) -> tuple[str, ...]:
+        """Those of `wanted` that networks can be run in; `native` stands for the machine's own.
+
+        Raises:
+            UsageError: one is missing, and `all_of_them` were asked for.
+        """
+        offered = self.inference_dtypes()
+        named = [self.dtype if each == NATIVE else each for each in wanted]
+        lacking = [each for each in named if each not in offered]
+        if all_of_them and lacking:
+            raise UsageError(
+                f"{option_name('method.precision')} {lacking[0]}: {self.backend.name} does not run "
+                f"networks in {lacking[0]} on {self.device_name}; choose native, or auto for all "
+                "that it offers"
+            )
+        return tuple(each for each in named if each in offered)
+
+    def in_dtype(self, dtype: str) -> Machine:
+        """This machine as networks in another of its `inference_dtypes` find it.
+
+        Layers have latencies of their own in each dtype. It is closed with this machine.
+        """
+        assert dtype == self.dtype, "a machine with several dtypes overrides this"
+        return self
 
     @property
     def product_sd_s(self) -> float:

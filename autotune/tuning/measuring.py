@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from autotune.core.errors import UsageError
 from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
@@ -100,6 +103,25 @@ class MeasuringMachine(Machine):
     def fingerprint(self) -> Fingerprint:
         """Of the device that the runner reaches."""
         return self._fingerprint
+
+    def inference_dtypes(self) -> tuple[str, ...]:
+        """Those of the backend."""
+        return self.backend.inference_dtypes(self.dtype)
+
+    def in_dtype(self, dtype: str) -> MeasuringMachine:
+        """With the same runner and database, and what is known of layers in `dtype`.
+
+        Raises:
+            UsageError: it is not one of `inference_dtypes`.
+        """
+        if dtype not in self.inference_dtypes():
+            raise UsageError(f"networks run in {self.dtype} on {self.device_name}, not in {dtype}")
+        _ = self.database  # opened once, for both
+        other = copy.copy(self)
+        other.dtype = dtype
+        other._fingerprint = replace(self._fingerprint, dtype=dtype)
+        other._timed, other._wanted = set(), set()
+        return other
 
     @property
     def product_sd_s(self) -> float:

@@ -63,6 +63,10 @@ class FarmMachine(MeasuringMachine):
         """In native precision: what the worker's processor multiplies well is not asked."""
         return form.precision == NATIVE and super()._has_form(form)
 
+    def inference_dtypes(self) -> tuple[str, ...]:
+        """The model's own: what the worker's processor has instructions for is not asked."""
+        return (self.dtype,)
+
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
         """One judge on every host of the farm."""
         return self._executor.judges(setup)

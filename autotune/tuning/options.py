@@ -119,6 +119,8 @@ class MachineOptions:
         return f"MachineOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
+# What `--precision` takes for the network as a whole, beside the precisions of layers.
+NETWORK_DTYPES = ("bf16",)
 # What `--factors` offers for every layer.
 STRUCTURES_OF = {"auto": STRUCTURES, **{name: (name,) for name in STRUCTURES}}
 
@@ -179,9 +181,9 @@ class MethodOptions:
         flag="--precision",
         group="Method",
         metavar="auto|NAME,…",
-        complete=lambda: ("auto", *PRECISIONS),
-        help="Precisions that layers may have: native, int8-static, int8-dynamic, or auto for all "
-        "that the backend runs.",
+        complete=lambda: ("auto", *PRECISIONS, *NETWORK_DTYPES),
+        help="Precisions that layers may have (native, int8-static, int8-dynamic) and that the "
+        "network may be run in (native, bf16), or auto for all that the backend runs.",
     )
     joint: bool = option(
         True,

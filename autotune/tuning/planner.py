@@ -36,7 +36,8 @@ class Planner:
     """Solves for plans; only the outer knobs, the corrections and the margin vary between calls.
 
     `scales` come from the sensitivity pass: a factor on the errors of every site. `margin` is how
-    far below the latency limit plans aim, as a share of it.
+    far below the latency limit plans aim, as a share of it. `dtype_loss` is what every plan loses
+    by the dtype that the network is run in.
     """
 
     model: TracedModel
@@ -49,6 +50,7 @@ class Planner:
     storage: str
     margin: float
     scales: Scales = field(default_factory=dict)
+    dtype_loss: float = 0.0
 
     @property
     def limits(self) -> dict[str, float]:
@@ -140,7 +142,7 @@ class Planner:
 
     def table_loss(self, plan: Plan) -> float:
         """Predicted loss of a plan by the table that plans are compared on, without knobs."""
-        return sum(
+        return self.dtype_loss + sum(
             self.errors[site.name][form] * self.scale(site)
             for site, form in chosen_sites(self.model.choices, plan)
             if not form.is_unchanged
@@ -185,8 +187,9 @@ class Planner:
         return latency_limit(quantity.text if quantity else None, dense_latency_s)
 
 
-def count_totals(model: TracedModel, network: NetworkModel, *, dtype: str) -> Resources:
+def count_totals(model: TracedModel, network: NetworkModel) -> Resources:
     """What the dense model uses of every resource."""
+    dtype = network.weight_dtype
     return count_resources(
         model.single,
         network,

@@ -52,7 +52,7 @@ def tune_record(
         device=machine.fingerprint,
         fingerprint=machine.fingerprint.id,
         backend=machine.backend.name,
-        dtype=machine.dtype,
+        dtype=planner.network.weight_dtype,
         predicted_from=tuple(machine.sources()),
         workload=tuning.model.workload,
         budget={name: limit.text for name, limit in request.budget.limits().items()},
@@ -92,6 +92,8 @@ def tune_record(
         cost=tuning.cost(),
         staircases=staircases(planner),
         layer_timings=machine.layer_timings(),
+        runtime_dtype=machine.dtype if machine.dtype != planner.network.weight_dtype else None,
+        runtime_options=machine.backend.runtime_options(machine.dtype),
     )
 
 
@@ -157,9 +159,9 @@ def _builds(tuning: Tuning, final: Round) -> dict[str, BuildPaths]:
 
     return {
         phase: BuildPaths(
-            dense=relative(tuning.builder.dense(phase)),
+            dense=relative(tuning.reference.dense(phase)),
             compressed=relative(compressed),
-            inputs=relative(tuning.builder.inputs(phase)),
+            inputs=relative(tuning.reference.inputs(phase)),
         )
         for phase, compressed in final.builds.items()
     }
@@ -179,7 +181,7 @@ def _sizes(tuning: Tuning, final: Round) -> _ModelSizes:
     FLOPs count the factorizable layers. Stored bytes are on disk, computed bytes in memory at run
     time: a storage that packs the factors changes only the first.
     """
-    dense, dtype = tuning.model.parameters, tuning.machine.dtype
+    dense, dtype = tuning.model.parameters, tuning.planner.network.weight_dtype
     size = DTYPE_BYTES[dtype]
     removed = flops = kept_flops = 0
     stored = float(dense * size)
@@ -234,7 +236,10 @@ def _pareto(planner: Planner) -> tuple[CurvePoint, ...]:
     )
     dense, rest = planner.totals.dense["latency"], planner.totals.rest["latency"]
     front = pareto_front(single)
-    return tuple(CurvePoint(ratio=(cost + rest) / dense, loss=loss) for cost, loss in front)
+    return tuple(
+        CurvePoint(ratio=(cost + rest) / dense, loss=loss + planner.dtype_loss)
+        for cost, loss in front
+    )
 
 
 def _uniform(planner: Planner) -> tuple[UniformPoint, ...]:

@@ -41,6 +41,7 @@ from autotune.core.registry import check_spec
 from autotune.core.types import LARGEST_INTEGER, Budget, Workload
 from autotune.search.allocators import ALLOCATORS
 from autotune.tuning.options import (
+    NETWORK_DTYPES,
     STRUCTURES_OF,
     MachineOptions,
     MethodOptions,
@@ -156,13 +157,32 @@ class TuneRequest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions that are offered, native first; it alone without a choice by table."""
-        plain = self.method.storage != "fp32" or not self.goes_by_table
-        if plain:
+        """Precisions that layers are offered, native first; it alone without a choice by table."""
+        names = self._named_precisions
+        return (NATIVE, *(name for name in names if name not in (NATIVE, *NETWORK_DTYPES)))
+
+    @property
+    def network_dtypes(self) -> tuple[str, ...]:
+        """Dtypes that the network may be run in; `native` stands for the model's own.
+
+        A dtype that is asked for without `native` is the only one. None but a latency budget has
+        something to gain by another.
+        """
+        named = tuple(name for name in self._named_precisions if name in NETWORK_DTYPES)
+        if self.method.precision == "auto":
+            return (NATIVE, *(named if "latency" in self.budget.limits() else ()))
+        if NATIVE in self._named_precisions or not named:
+            return (NATIVE, *named)
+        return named
+
+    @property
+    def _named_precisions(self) -> tuple[str, ...]:
+        if self.method.storage != "fp32" or not self.goes_by_table:
             return (NATIVE,)
         text = self.method.precision
-        names = tuple(PRECISIONS) if text == "auto" else tuple(map(str.strip, text.split(",")))
-        return (NATIVE, *(name for name in names if name != NATIVE))
+        if text == "auto":
+            return (*PRECISIONS, *NETWORK_DTYPES)
+        return tuple(map(str.strip, text.split(",")))
 
     @property
     def offers_joint(self) -> bool:
@@ -209,9 +229,10 @@ class TuneRequest:
             except UsageError as error:
                 rule = f"cannot be used: {error}"
                 raise OptionError(f"method.{registry.what}", rule, schema=TuneRequest) from error
-        unknown = [name for name in self.precisions if name not in PRECISIONS]
+        known = (*PRECISIONS, *NETWORK_DTYPES)
+        unknown = [name for name in self._named_precisions if name not in known]
         if unknown:
-            rule = f"must be auto or some of {', '.join(PRECISIONS)}, got {unknown[0]!r}"
+            rule = f"must be auto or some of {', '.join(known)}, got {unknown[0]!r}"
             raise OptionError("method.precision", rule, schema=TuneRequest)
 
     def _check_combination(self) -> None:
@@ -237,7 +258,9 @@ class TuneRequest:
                 "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "
                 "plain factors only"
             )
-        elif self.method.precision not in ("auto", NATIVE) and self.precisions == (NATIVE,):
+        elif self.method.precision not in ("auto", NATIVE) and (
+            self._named_precisions == (NATIVE,)
+        ):
             problem = (
                 f"{{method.precision}} {self.method.precision} needs {{method.allocator}} exact or "
                 "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "

@@ -56,7 +56,7 @@ def predicted_as_measured(network: NetworkModel, plan: Plan) -> Measured:
     """What a measurement would show if the prediction were right, with its 90 % interval."""
 
     def one(model: PhaseModel) -> MeasuredPass:
-        found, dense_s = model.predict(plan), model.anchor.latency_s
+        found, dense_s = model.predict(plan), model.anchor.reference_s
         low, high = model.ratio_interval(plan)
         return MeasuredPass(
             name=model.name,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from autotune.compress.calibration import CalibrationData, load_calibration
+from autotune.compress.inference import WEIGHTS, running_in
 from autotune.compress.loading import load_model
 from autotune.compress.quality import relative_loss
 from autotune.core.progress import Reporter
@@ -30,11 +31,11 @@ from autotune.devices.memory import peak_memory_bytes
 from autotune.results.record import Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
-from autotune.search.allocators import make_allocator
 from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression, compress
+from autotune.tuning.dtypes import DtypeSearch
 from autotune.tuning.earlier import (
     earlier_result,
     is_answered,
@@ -46,7 +47,6 @@ from autotune.tuning.earlier import (
 from autotune.tuning.handout import hand_out
 from autotune.tuning.judging import (
     dense_heldout_loss,
-    make_evidence,
     make_judges,
     quality_of,
 )
@@ -55,7 +55,7 @@ from autotune.tuning.machine import Machine
 from autotune.tuning.machines import find_machine
 from autotune.tuning.model import TracedModel, trace_model
 from autotune.tuning.ownership import require_apart, require_replaceable
-from autotune.tuning.planner import Planner, count_totals
+from autotune.tuning.planner import Planner
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
 from autotune.tuning.workspace import Workspace
@@ -78,6 +78,8 @@ def tune(
 class Tuning:
     """One request in one run folder; its steps, in the order in which `tune` takes them.
 
+    `machine`, `builder` and `planner` are those of the dtype that the network is run in,
+    `reference` builds the dense network in the model's own, and models are judged in `judged_in`.
     `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
     held before.
     """
@@ -87,9 +89,11 @@ class Tuning:
     model: TracedModel
     machine: Machine
     builder: Builder
+    reference: Builder
     compression: Compression
     data: CalibrationData
     planner: Planner
+    judged_in: str
     started_s: float
     key: str = ""
     earlier: TuneRecord | None = None
@@ -144,34 +148,40 @@ class Tuning:
                 for phase in request.workload.passes:
                     builder.dense(phase)
             compression = compress(model, request, data=data, workspace=workspace)
-            network = machine.network(builder)
-            judges = stack.enter_context(
-                make_judges(
-                    request, machine, compression=compression, data=data, workspace=workspace
+            given = DtypeSearch(
+                request=request,
+                machine=machine,
+                builder=builder,
+                compression=compression,
+                data=data,
+                workspace=workspace,
+            )
+            dtype, planner = given.choose(
+                machine.network_dtypes(
+                    request.network_dtypes, all_of_them=request.method.precision != "auto"
                 )
             )
-            planner = Planner(
-                model=model,
-                errors=compression.error_table(machine.rank_multiple, workspace=workspace),
-                network=network,
-                totals=count_totals(model, network, dtype=machine.dtype),
-                budget=request.budget.limits(),
-                allocator=make_allocator(request.chosen_allocator),
-                evidence=make_evidence(
-                    compression, data, workspace=workspace, judges=judges, seed=request.seed
-                ),
-                storage=request.method.storage,
-                margin=request.search.margin,
+            judges = stack.enter_context(
+                make_judges(
+                    request,
+                    machine,
+                    compression=compression,
+                    data=data,
+                    workspace=workspace,
+                    dtype=dtype.judged_in,
+                )
             )
             yield cls(
                 request=request,
                 workspace=workspace,
                 model=model,
-                machine=machine,
-                builder=builder,
+                machine=dtype.machine,
+                builder=dtype.builder,
+                reference=builder,
                 compression=compression,
                 data=data,
-                planner=planner,
+                planner=given.judged_by(judges, planner, dtype),
+                judged_in=dtype.judged_in,
                 started_s=started_s,
                 key=key,
                 earlier=earlier,
@@ -263,6 +273,7 @@ class Tuning:
             planner=self.planner,
             compression=self.compression,
             builder=self.builder,
+            reference=self.reference,
             machine=self.machine,
             workspace=self.workspace,
             rounds=self.request.search.rounds,
@@ -289,10 +300,12 @@ class Tuning:
             with self.workspace.stage("judge quality on held-out data") as advance:
                 references = task.references(model, heldout)
                 advance(1, 2)
-                with self.compression.applied(plan):
+                with self.compression.applied(plan), running_in(self.judged_in):
                     return relative_loss(task, model, batches=heldout, references=references)
 
         key = {**self.compression.plan_key(plan), "data": self.data.sha256}
+        if self.judged_in != WEIGHTS:
+            key |= {"judged_in": self.judged_in}
         compressed: float = self.workspace.value("quality", key, compute=compute)
         dense = dense_heldout_loss(self.model, self.data, workspace=self.workspace)
         return quality_of(task, dense=dense, compressed=compressed, batches=heldout)

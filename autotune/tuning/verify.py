@@ -29,6 +29,8 @@ from autotune.results.verdict import Verdict
 # Relative: how far a new interval may lie above the recorded one before the ratio counts as moved.
 _MOVED = 0.05
 _QUALITY_MOVED = 0.01
+# Other runtimes than onnxruntime that a graph is compared in, by the backend of the tuning.
+_RUNTIMES = {"openvino-cpu": ("OpenVINO",)}
 
 
 def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification:
@@ -86,13 +88,14 @@ def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> li
     checks.append(run_check(partial(_forms, folder, record), CheckKind.RANKS))
     checks += [
         run_check(
-            partial(_parity, folder / name, record, reporter=reporter),
+            partial(_parity, folder / name, record, runtime=runtime, reporter=reporter),
             CheckKind.PARITY,
-            subject=name,
+            subject=f"{name} in {runtime}" if runtime else name,
             phase=phase_of(name),
         )
         for name in record.files
         if phase_of(name) and (folder / name).is_file()
+        for runtime in ("", *_RUNTIMES.get(record.backend, ()))
     ]
     if record.measured is not None:
         checks.append(
@@ -113,14 +116,19 @@ def _forms(folder: Path, record: TuneRecord) -> Finding:
     return compare_forms(load_checkpoint(folder, torch.float32).model, record)
 
 
-def _parity(graph: Path, record: TuneRecord, *, reporter: Reporter) -> Finding:
-    """Compare a graph with the checkpoint beside it, both in the dtype of the tuning."""
-    from autotune.export.graphs import open_checkpoint
-    from autotune.export.parity import check_parity, onnx_network
+def _parity(graph: Path, record: TuneRecord, *, runtime: str, reporter: Reporter) -> Finding:
+    """Compare a graph with the checkpoint beside it, both in the dtype of the tuning.
 
-    with reporter.stage(f"compare {graph.name} with the checkpoint") as advance:
-        network = onnx_network(graph)
+    In onnxruntime, or in the `runtime` that the tuning was for, in the dtype that it was told.
+    """
+    from autotune.export.graphs import open_checkpoint
+    from autotune.export.parity import NETWORKS, check_parity
+
+    where = f" in {runtime}" if runtime else ""
+    with reporter.stage(f"compare {graph.name} with the checkpoint{where}") as advance:
+        network = NETWORKS[runtime](graph)
         loaded, dtype = open_checkpoint(graph.parent, record.dtype)
+        dtype = (runtime and record.runtime_dtype) or dtype
         phase = phase_of(graph.name)
         found = check_parity(
             loaded, phase, network=network, dtype=dtype, what=graph.name, progress=advance
@@ -186,7 +194,9 @@ def _time_export(folder: Path, record: TuneRecord, *, reporter: Reporter) -> lis
 
 
 def _runs_export(record: TuneRecord, manifest: Manifest) -> bool:
-    if manifest.format != "onnx" or manifest.dtype != record.dtype:
+    # An export says nothing of the dtype that its runtime is to be told.
+    told = record.runtime_dtype is not None
+    if manifest.format != "onnx" or manifest.dtype != record.dtype or told:
         return False
     # A result may name the backend of a distribution that is not installed here.
     return record.backend in BACKENDS and make_backend(record.backend).opens_onnx

@@ -162,7 +162,7 @@ class Task(ABC):
         """(summed loss, count) of every batch, in their order."""
         found = []
         for batch, reference in zip(batches, references, strict=True):
-            output = self.output(model, batch)
+            output = self.output(model, batch).float()
             value, items = self.loss(
                 output, output if reference is None else reference, batch=batch
             )

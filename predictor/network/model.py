@@ -20,24 +20,35 @@ class NetworkAnchor:
 
     `latency_s` of the network; `layer_shares`: seconds of one dense layer / seconds of the
     network, by dense shape, as medians of paired rounds. `relative_error`: by how much the network
-    itself may be off at 90 % where it was not measured but added up.
+    itself may be off at 90 % where it was not measured but added up. `ratio` is 1, or where the
+    network is run in another dtype than the model's own, its latency / that of the dense network in
+    the model's dtype, which all ratios of plans refer to; `ratio_error` is the half width of its
+    90 % interval.
     """
 
     latency_s: float
     layer_shares: Mapping[LayerShape, float] = field(default_factory=dict)
     relative_error: float = 0.0
+    ratio: float = 1.0
+    ratio_error: float = 0.0
+
+    @property
+    def reference_s(self) -> float:
+        """Seconds of the dense network in the model's own dtype."""
+        return self.latency_s / self.ratio
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseModel:
-    """One phase of the network: rest + sites; only what the sites change is predicted.
+    """One phase of the network in `dtype`: rest + sites; only what the sites change is predicted.
 
     latency(plan) = dense · (1 + c · Σ_i (share_i · ratio_i(form_i) − dense_i)), with c the
     correction learned from measured compressed networks (1 before any was measured), share_i of
     one dense layer of the site's shape, and dense_i of what the site replaces: the layer itself,
     or the members of a joint site, which run one by one in the dense network. `sites` are the sites
     on this phase's tokens, and joint sites of them that may stand in for their members. One
-    workload runs the phase `count` times.
+    workload runs the phase `count` times. `weight_dtype` is the dtype of the stored weights where
+    that is another than the one that the network is run in.
     """
 
     name: str = "prefill"
@@ -45,6 +56,7 @@ class PhaseModel:
     predictor: LatencyPredictor
     sites: Sequence[Site]
     dtype: str = "fp32"
+    weight_dtype: str | None = None
     correction: float = 1.0
     count: int = 1
 
@@ -80,17 +92,23 @@ class PhaseModel:
 
     def predict(self, plan: Plan) -> Estimate:
         """Seconds of the phase under `plan`, and their 90 % interval."""
-        ratio, half = self._ratio(plan)
+        ratio, half = self._reference_ratio(plan)
         error = self.anchor.relative_error
-        return _around(self.anchor.latency_s, ratio, half=math.hypot(half, ratio * error))
+        return _around(self.anchor.reference_s, ratio, half=math.hypot(half, ratio * error))
 
     def ratio_interval(self, plan: Plan) -> tuple[float, float]:
         """Low and high end of latency / dense latency: an error of both cancels."""
-        ratio, half = self._ratio(plan)
+        ratio, half = self._reference_ratio(plan)
         return max(ratio - half, 0.0), ratio + half
 
+    def _reference_ratio(self, plan: Plan) -> tuple[float, float]:
+        """Latency / that of the dense network in the model's own dtype, and half its interval."""
+        kept, half = self._ratio(plan)
+        anchor = self.anchor
+        return kept * anchor.ratio, math.hypot(half * anchor.ratio, kept * anchor.ratio_error)
+
     def _ratio(self, plan: Plan) -> tuple[float, float]:
-        """Latency / dense latency, and the half width of its interval.
+        """Latency / that of the dense network in this dtype, and the half width of its interval.
 
         Layers of one shape share their error, so it adds up linearly among them; different shapes
         are taken as independent. An error of the dense network is one of every layer's share.
@@ -127,13 +145,18 @@ class NetworkModel:
 
     @property
     def dtype(self) -> str:
-        """Dtype of the weights and activations."""
+        """The dtype that the network is run in."""
         return self.phases[0].dtype
 
     @property
+    def weight_dtype(self) -> str:
+        """The dtype that the weights are stored in."""
+        return self.phases[0].weight_dtype or self.dtype
+
+    @property
     def dense_latency_s(self) -> float:
-        """Seconds of the dense network over all phases."""
-        return sum(one.count * one.anchor.latency_s for one in self.phases)
+        """Seconds of the dense network in the model's own dtype over all phases."""
+        return sum(one.count * one.anchor.reference_s for one in self.phases)
 
     def corrected(self, corrections: Sequence[float]) -> NetworkModel:
         """The same model with the correction that measurements taught of each phase."""
@@ -171,7 +194,8 @@ class NetworkModel:
     def rest_s(self) -> float:
         """Seconds that no plan changes; below zero when layers overlap."""
         alone = (site for site in self.sites if not site.members)
-        return self.dense_latency_s - sum(self.site_latency_s(site, DENSE) for site in alone)
+        whole_s = sum(one.count * one.anchor.latency_s for one in self.phases)
+        return whole_s - sum(self.site_latency_s(site, DENSE) for site in alone)
 
     def predict(self, plan: Plan) -> Estimate:
         """Seconds of the network under `plan`, and their 90 % interval.

@@ -139,6 +139,11 @@ class Backend(ABC):
         """
         return (dtype,)
 
+    def runtime_options(self, dtype: str) -> dict[str, str]:
+        """Options by which others make the runtime compute in `dtype`, as it was measured."""
+        del dtype
+        return {}
+
     def copies(self, shape: LayerShape) -> int:
         """Instances of a layer that one call runs, with weights of their own."""
         if self.device == "cpu":

@@ -26,6 +26,7 @@ from autotune.profiler.measure.timing import Runner
 # The dtype that a graph shall be run in, among the metadata of the graph. OpenVINO chooses bf16 by
 # itself on processors that have it, so that one file gives other answers on another machine.
 INFERENCE_DTYPE = "autotune.inference_dtype"
+_PRECISION = "INFERENCE_PRECISION_HINT"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 # One request at a time has all threads, each on a processor of its own.
 _SETTINGS = {"NUM_STREAMS": "1", "ENABLE_CPU_PINNING": "YES", "CACHE_DIR": ""}
@@ -60,6 +61,10 @@ class OpenVinoCpu(Backend):
         """Those of fp32 and bf16 that this processor has instructions for."""
         able = _core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return (dtype, *(["bf16"] if "BF16" in able else []))
+
+    def runtime_options(self, dtype: str) -> dict[str, str]:
+        """The hint that stops OpenVINO from choosing the dtype by the processor."""
+        return {_PRECISION: _HINTS[dtype]}
 
     def settings(self) -> dict[str, str]:
         """Properties of the compiled model, which a fingerprint records."""
@@ -160,7 +165,7 @@ def _read(model: Path | bytes) -> Any:
 def _compiled(model: Any, threads: int, *, dtype: str, counting: bool = False) -> Any:
     config = {
         **_SETTINGS,
-        "INFERENCE_PRECISION_HINT": _HINTS[dtype],
+        _PRECISION: _HINTS[dtype],
         "INFERENCE_NUM_THREADS": str(threads),
         "PERF_COUNT": "YES" if counting else "NO",
     }

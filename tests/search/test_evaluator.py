@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -62,6 +63,7 @@ def world(tmp_path_factory):
         factors=str(path),
         storage="fp32",
         batches=str(folder / "batches.safetensors"),
+        dtype="fp32",
     )
     plans = [{site.name: low_rank(8)} for site in sites.sites[:4]]
     plans += [{sites.joint[0].name: low_rank(16)}, {}]
@@ -90,6 +92,19 @@ def test_a_setup_travels_as_json(world):
     setup, *_ = world
     again = EvaluatorSetup.from_json(json.loads(json.dumps(setup.to_json())))
     assert (tuple(again.sites), tuple(again.joint)) == (setup.sites, setup.joint)
+
+
+def test_processes_run_the_network_in_the_same_dtype(world):
+    setup, plans, plan_losses = world
+    alone = plan_losses()
+    alone.subject = replace(alone.subject, dtype="bf16")
+    with Evaluators(replace(setup, dtype="bf16"), 1, threads=1) as evaluators:
+        answers = dict(evaluators.losses(plans[:2]))
+    for index, plan in enumerate(plans[:2]):
+        sums = [total for total, _ in alone.losses(plan)]
+        assert [total for total, _ in answers[index]] == pytest.approx(sums, rel=1e-3)
+        native = [total for total, _ in plan_losses().losses(plan)]
+        assert sums != pytest.approx(native, rel=1e-7)
 
 
 def test_processes_find_the_same_losses(world, tmp_path):

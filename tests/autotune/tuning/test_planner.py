@@ -35,7 +35,7 @@ def planner(model, compression, workspace, tmp_path):
             model=model,
             errors=compression.error_table(8),
             network=network,
-            totals=count_totals(model, network, dtype=machine.dtype),
+            totals=count_totals(model, network),
             budget=Budget(parameters="0.8x").limits(),
             allocator=make_allocator("exact"),
             evidence=Evidence(PlanLosses(subject)),

@@ -1,0 +1,226 @@
+"""The dtype that a network is run in: which of those that a machine offers a tuning goes on with.
+
+A dtype is of the whole network, so it is chosen before the forms of its layers
+(docs/methods/dtypes.md). Budgets and ratios refer to the dense network in the model's own dtype,
+whatever dtype a plan is run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from autotune.compress.calibration import CalibrationData
+from autotune.compress.inference import WEIGHTS
+from autotune.core.errors import BudgetInfeasibleError
+from autotune.predictor.network.model import NetworkModel
+from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.quality_verdict import QualityVerdict
+from autotune.search.allocators import make_allocator
+from autotune.search.evidence import Evidence
+from autotune.search.exact import solve_exact
+from autotune.search.judges import JudgePool
+from autotune.tuning.builders import Builder, make_builder
+from autotune.tuning.compression import Compression
+from autotune.tuning.judging import make_evidence, quality_of
+from autotune.tuning.machine import Machine
+from autotune.tuning.planner import Planner, count_totals
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.workspace import Workspace
+
+# A dtype is as good as the model's own if so many times its loss were nothing to warn of.
+_LOSSLESS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkDtype:
+    """The dense network in one dtype, compared with the same network in the model's own.
+
+    `dense` is how the two were timed in turn; None of the model's own dtype. `loss` is by how much
+    its mean loss on the search data is above; `lossless`: that is next to nothing.
+    """
+
+    machine: Machine
+    builder: Builder
+    own: str
+    dense: Measured | None = None
+    loss: float = 0.0
+    lossless: bool = True
+
+    @property
+    def name(self) -> str:
+        """Such as `bf16`."""
+        return self.machine.dtype
+
+    @property
+    def judged_in(self) -> str:
+        """What `running_in` takes; models are loaded in fp32 to be judged."""
+        return self.name if self.dense else WEIGHTS
+
+    @property
+    def ratio(self) -> float:
+        """Latency of the dense network / that in the model's own dtype."""
+        return self.dense.ratio if self.dense else 1.0
+
+    def network(self) -> NetworkModel:
+        """The latency model of the network in this dtype, relative to the model's own."""
+        network = self.machine.network(self.builder)
+        if self.dense is None:
+            return network
+        pairs = zip(network.phases, self.dense.passes, strict=True)
+        phases = (
+            replace(
+                phase,
+                weight_dtype=self.own,
+                anchor=replace(
+                    phase.anchor,
+                    ratio=timed.ratio,
+                    ratio_error=(timed.ratio_high - timed.ratio_low) / 2,
+                ),
+            )
+            for phase, timed in pairs
+        )
+        return NetworkModel(phases=tuple(phases))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DtypeSearch:
+    """What the dtypes of a network are compared with: the model, its data and the request."""
+
+    request: TuneRequest
+    machine: Machine
+    builder: Builder
+    compression: Compression
+    data: CalibrationData
+    workspace: Workspace
+
+    def choose(self, wanted: Sequence[str]) -> tuple[NetworkDtype, Planner]:
+        """The dtype among `wanted` whose best plan is expected to lose least, and its planner.
+
+        Where no plan meets the budgets, the fastest dtype.
+        """
+        found = undominated([self._in_dtype(name) for name in wanted])
+        planned = [(each, self._planner(each)) for each in found]
+        if len(planned) == 1:
+            return planned[0]
+        best = min(planned, key=lambda one: (_expected_loss(one[1]), one[0].ratio))
+        self.workspace.note(f"the network is run in {best[0].name}")
+        return best
+
+    def judged_by(self, judges: JudgePool | None, planner: Planner, dtype: NetworkDtype) -> Planner:
+        """The planner with losses that a pool of judges finds."""
+        return replace(planner, evidence=self._evidence(dtype.judged_in, judges))
+
+    def _evidence(self, judged_in: str, judges: JudgePool | None = None) -> Evidence:
+        return make_evidence(
+            self.compression,
+            self.data,
+            workspace=self.workspace,
+            judges=judges,
+            seed=self.request.seed,
+            dtype=judged_in,
+        )
+
+    def _in_dtype(self, name: str) -> NetworkDtype:
+        """The dense network in one dtype, built, timed and judged."""
+        own = self.machine.dtype
+        if name == own:
+            return NetworkDtype(machine=self.machine, builder=self.builder, own=own)
+        machine = self.machine.in_dtype(name)
+        builder = make_builder(self.builder.model, machine, workspace=self.workspace)
+        passes = self.builder.model.workload.passes
+        dense = Measured(
+            passes=tuple(
+                replace(self._timed(builder, phase), count=count) for phase, count in passes.items()
+            )
+        )
+        loss, lossless = self._loss(name)
+        return NetworkDtype(
+            machine=machine, builder=builder, own=own, dense=dense, loss=loss, lossless=lossless
+        )
+
+    def _timed(self, builder: Builder, phase: str) -> MeasuredPass:
+        machine, builds = builder.machine, [self.builder.dense(phase), builder.dense(phase)]
+        inputs = builder.inputs(phase)
+
+        def compute() -> dict[str, Any]:
+            label = f"measure the dense network in {machine.dtype}, {phase}"
+            with self.workspace.stage(label) as advance:
+                timing = machine.compare(builds, inputs, final=False, advance=advance)
+            return asdict(MeasuredPass.of(phase, timing))
+
+        key = {
+            "measure_seconds": machine.measure_seconds,
+            "fingerprint": machine.fingerprint.id,
+            "builds": [builder.key(build) for build in builds],
+            "inputs": inputs.name,
+        }
+        found = self.workspace.value(
+            "dense-dtype",
+            key,
+            compute=compute,
+            reuse=lambda one: bool(one["converged"]) or machine.keeps_timings,
+        )
+        return MeasuredPass(**found)
+
+    def _loss(self, name: str) -> tuple[float, bool]:
+        """By how much the loss of the dense network in a dtype is above, and if that is nothing."""
+        own, other = (self._evidence(dtype).losses for dtype in (WEIGHTS, name))
+        with self.workspace.stage(f"judge the dense model in {name}"):
+            dense, found = own.true_loss({}), other.true_loss({})
+        loss = max(found - dense, 0.0)
+        quality = quality_of(
+            self.compression.model.task,
+            dense=dense / own.scale,
+            compressed=(dense + _LOSSLESS * loss) / own.scale,
+            batches=self.data.search,
+        )
+        return loss, quality.verdict is QualityVerdict.KEPT
+
+    def _planner(self, chosen: NetworkDtype) -> Planner:
+        request, model, network = self.request, self.builder.model, chosen.network()
+        errors = self.compression.error_table(
+            chosen.machine.rank_multiple, workspace=self.workspace
+        )
+        return Planner(
+            model=model,
+            errors=errors,
+            network=network,
+            totals=count_totals(model, network),
+            budget=request.budget.limits(),
+            allocator=make_allocator(request.chosen_allocator),
+            evidence=self._evidence(chosen.judged_in),
+            storage=request.method.storage,
+            margin=request.search.margin,
+            dtype_loss=chosen.loss,
+        )
+
+
+def undominated(dtypes: Sequence[NetworkDtype]) -> list[NetworkDtype]:
+    """Those that no other one beats: faster by the whole of the intervals, and without loss.
+
+    What is left out would have to be compressed to be as fast, and has its layers measured for
+    nothing.
+    """
+
+    def beats(one: NetworkDtype, other: NetworkDtype) -> bool:
+        return one.lossless and _high(one) < _low(other)
+
+    return [each for each in dtypes if not any(beats(other, each) for other in dtypes)]
+
+
+def _low(dtype: NetworkDtype) -> float:
+    return dtype.dense.ratio_low if dtype.dense else 1.0
+
+
+def _high(dtype: NetworkDtype) -> float:
+    return dtype.dense.ratio_high if dtype.dense else 1.0
+
+
+def _expected_loss(planner: Planner) -> float:
+    try:
+        problem = planner.problem({}, margin=planner.margin)
+        return solve_exact(problem).loss + planner.dtype_loss
+    except BudgetInfeasibleError:
+        return float("inf")
