@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autotune.tuning.options import MethodOptions
 from autotune.tuning.request import TuneRequest
@@ -31,7 +32,10 @@ class Method:
             factors=self.factors,
             joint=self.joint,
         )
-        given = {"sensitivity_rounds": self.sensitivity_rounds, "trials": self.trials}
+        given: dict[str, Any] = {
+            "sensitivity_rounds": self.sensitivity_rounds,
+            "trials": self.trials,
+        }
         search = {name: value for name, value in given.items() if value is not None}
         return replace(request, method=method, search=replace(request.search, **search))
 

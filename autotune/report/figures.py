@@ -37,7 +37,7 @@ def run_figures(record: TuneRecord) -> dict[str, list[Chart]]:
 
 
 def pareto(record: TuneRecord) -> Chart:
-    """Predicted loss against latency ratio: exact front, uniform plans, budget, chosen plan."""
+    """Loss against latency ratio: exact front, uniform plans, budget, and what was measured."""
     loss, measured = record.solver.table_loss, record.measured
     uniform = Series(
         x=[point.ratio for point in record.uniform],
@@ -60,6 +60,18 @@ def pareto(record: TuneRecord) -> Chart:
                 name="chosen, measured",
             )
         )
+    # A loss of 0 or below cannot be shown on a logarithmic axis.
+    series += [
+        Series(
+            x=[point.ratio],
+            y=[point.loss],
+            x_error=[(point.ratio_low, point.ratio_high)],
+            mark="s",
+            name=f"{point.name}, measured",
+        )
+        for point in record.compared
+        if point.loss > 0 and not point.handed_out
+    ]
     return Chart(
         x_label=_RATIO_LABEL,
         y_label=_LOSS_LABEL,

@@ -30,12 +30,26 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         *_timing_lines(record),
         f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
         f"{_quality_state(record)}; {quality.protocol}",
+        *_reference_lines(record),
         f"parameters  {format_count(record.parameters.compressed)} of "
         f"{format_count(record.parameters.dense)}, {format_bytes(record.stored_bytes.compressed)} "
         f"of {format_bytes(record.stored_bytes.dense)}; {len(record.factorized)} of "
         f"{len(record.sites)} sites factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
     ]
+
+
+def _reference_lines(record: TuneRecord) -> list[str]:
+    """What else was measured in the run, for comparison."""
+    points = [point for point in record.compared if not point.handed_out]
+    texts = [f"{one.name}: {one.ratio:.3f}, {one.quality:.4f}" for one in points]
+    if not texts:
+        return []
+    lines = [f"compared    {texts[0]}", *(f"            {text}" for text in texts[1:])]
+    handed_out = next((one.name for one in record.compared if one.handed_out), "")
+    if handed_out == record.solver.name:  # a reference point, which no allocator chose
+        lines.append(f"            {handed_out} is handed out: no plan that was found is better")
+    return lines
 
 
 def in_runtime_dtype(record: TuneRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autotune.compress.calibration_plan import CalibrationPlan
@@ -171,6 +172,25 @@ class UniformPoint:
     keep_ratio: float
     ratio: float
     loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPoint:
+    """A plan that was built and measured in the run: what is handed out, or a reference point.
+
+    `ratio` is latency / dense latency with its 95 % interval, `loss` by how much the mean loss on
+    the search data is above the dense model's, `quality` the figure on held-out data in the metric
+    of the result, `forms` how many layers have which form apart from its rank.
+    """
+
+    name: str
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    loss: float
+    quality: float
+    forms: Mapping[str, int]
+    handed_out: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

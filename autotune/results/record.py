@@ -19,6 +19,7 @@ from autotune.results.parts import (
     Cost,
     CurvePoint,
     LeftOut,
+    MeasuredPoint,
     PhaseRecord,
     Quality,
     RoundRecord,
@@ -40,6 +41,7 @@ __all__ = [
     "CurvePoint",
     "LayerTimings",
     "LeftOut",
+    "MeasuredPoint",
     "PhaseRecord",
     "Quality",
     "RoundRecord",
@@ -71,7 +73,8 @@ class TuneRecord(Record):
 
     `dtype` is that of the weights. Where the runtime is told to run the network in another one,
     that is `runtime_dtype`, and `device.dtype`; `runtime_options` are the options that the runtime
-    must be given to do what was measured.
+    must be given to do what was measured. `compared` are the plan that is handed out and the
+    reference points that were measured in the same run; empty where none were.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -119,6 +122,7 @@ class TuneRecord(Record):
     files: Mapping[str, str] = field(default_factory=dict)
     runtime_dtype: str | None = None
     runtime_options: Mapping[str, str] = field(default_factory=dict)
+    compared: tuple[MeasuredPoint, ...] = ()
 
     @property
     def within_budget(self) -> bool | None:

@@ -170,7 +170,7 @@ def simulated_tuning(
         output=folder,
         budget=budget,
         workload=workload,
-        search=SearchOptions(trials=0, rounds=rounds, sensitivity_rounds=0),
+        search=SearchOptions(trials=0, rounds=rounds, sensitivity_rounds=0, references=False),
     )
     model = simulated_model(sites, workload)
     with machine, RunFolder(folder) as run_folder:

@@ -108,7 +108,7 @@ class ClosedLoop:
                     break
                 outcome, promising = holding[0], True
             if promising:
-                looked = self._looked_at_again(outcome)
+                looked = self.looked_at_again(outcome)
                 rounds = [looked if each is outcome else each for each in rounds]
                 outcome = looked
             last = outcome.decided
@@ -183,15 +183,30 @@ class ClosedLoop:
         for candidate in left:
             if any(self.verdict(each) is Verdict.MET for each in looked):
                 break
-            looked.append(self._looked_at_again(candidate).decided)
+            looked.append(self.looked_at_again(candidate).decided)
         return self.preferred(looked)[0]
+
+    def measured_plan(self, plan: Plan, *, name: str) -> Round:
+        """A plan that no allocator chose, built and timed like that of a round.
+
+        Raises:
+            MeasurementError: a network could not be timed.
+        """
+        builds = self.build(plan)
+        timed = self._measured(builds, label=f"measure {name}", final=False)
+        return Round(
+            allocation=self.planner.allocation(plan, name=name),
+            network=self.planner.network,
+            measured=self._at_any_time(timed, plan),
+            builds=builds,
+        )
 
     def _holding(self, rounds: Sequence[Round]) -> list[Round]:
         """Rounds that seem to hold the budget and were not measured again, the best first."""
         left = [each for each in rounds if each.second_look is None]
         return [each for each in self.preferred(left) if self.verdict(each) is Verdict.MET]
 
-    def _looked_at_again(self, candidate: Round) -> Round:
+    def looked_at_again(self, candidate: Round) -> Round:
         """With a fresh measurement, repeated while its interval contains the limit."""
         looks: list[Measured] = []
         for number in range(_FINAL_LOOKS):

@@ -272,6 +272,14 @@ class SearchOptions:
         metavar="N",
         help="Rounds of the sensitivity pass, which rescales the error table.",
     )
+    references: bool = option(
+        True,
+        flag="--references",
+        off="--no-references",
+        group="Search",
+        help="Build and time uniform plans too (the dense model in every precision, one rank for "
+        "all), and hand one out that is better.",
+    )
     margin: float = option(
         0.01, ge=0, le=0.5, help="How far below the latency limit to aim, as a share of it."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,8 @@ from autotune.search.tables import (
     build_problem,
     count_resources,
     explain_infeasible,
+    live_bytes,
+    site_costs,
 )
 from autotune.tuning.model import TracedModel
 
@@ -146,6 +149,36 @@ class Planner:
             self.errors[site.name][form] * self.scale(site)
             for site, form in chosen_sites(self.model.choices, plan)
             if not form.is_unchanged
+        )
+
+    def allocation(self, plan: Plan, *, name: str) -> Allocation:
+        """A plan that no allocator chose, with what it costs; `name` stands for the solver."""
+        resources = self.problem({}).resources
+        costs = [
+            site_costs(site, form, network=self.network, resources=resources, storage=self.storage)
+            for site, form in chosen_sites(self.model.choices, plan)
+        ]
+        return Allocation(
+            plan=plan,
+            loss=self.table_loss(plan) - self.dtype_loss,
+            costs=tuple(map(sum, zip(*costs, strict=True))),
+            lower_bound=0.0,
+            solver=name,
+        )
+
+    def fits(self, allocation: Allocation) -> bool:
+        """Whether a plan is within every limit but that on latency, which is measured."""
+        problem = self.problem({})
+        rows = zip(problem.resources, allocation.costs, problem.limits, strict=True)
+        return all(cost <= limit for name, cost, limit in rows if name != "latency") and (
+            self.peak_bytes(allocation.plan) <= self.limits.get("activation_bytes", math.inf)
+        )
+
+    def peak_bytes(self, plan: Plan) -> float:
+        """The most bytes that one layer under a plan keeps at once."""
+        return max(
+            live_bytes(site, form, dtype=self.network.dtype)
+            for site, form in chosen_sites(self.model.choices, plan)
         )
 
     def rescaled(self, rounds: int, progress: Advance) -> Planner:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.core.forms import DENSE, Form
-from autotune.core.layers import break_even_rank, chosen_sites
+from autotune.core.forms import DENSE
+from autotune.core.layers import chosen_sites
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.results.measured import Measured
 from autotune.results.record import (
@@ -17,6 +18,7 @@ from autotune.results.record import (
     Calibration,
     CurvePoint,
     LeftOut,
+    MeasuredPoint,
     PhaseRecord,
     Quality,
     RoundRecord,
@@ -27,13 +29,17 @@ from autotune.results.record import (
 )
 from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
-from autotune.search.tables import live_bytes, site_bytes
+from autotune.search.tables import site_bytes
 from autotune.tuning.planner import Planner
+from autotune.tuning.references import uniform_rank
 from autotune.tuning.rounds import Round
 from autotune.tuning.site_records import node_latencies, site_records, staircases
 
 if TYPE_CHECKING:
     from autotune.tuning.session import Tuning
+
+# The name of the plan that was found, among the reference points.
+_CHOSEN = "chosen plan"
 
 
 def tune_record(
@@ -94,7 +100,37 @@ def tune_record(
         layer_timings=machine.layer_timings(),
         runtime_dtype=machine.dtype if machine.dtype != planner.network.weight_dtype else None,
         runtime_options=machine.backend.runtime_options(machine.dtype),
+        compared=_compared(tuning, final),
     )
+
+
+def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
+    """What is handed out and the reference points, each judged on held-out data as well."""
+    found = dict(tuning.references)
+    name = next((n for n, one in found.items() if one.allocation is final.allocation), _CHOSEN)
+    points = {name: final, **{n: one for n, one in found.items() if n != name}} if found else {}
+    return tuple(
+        MeasuredPoint(
+            name=point,
+            ratio=outcome.judged.ratio,
+            ratio_low=outcome.judged.ratio_low,
+            ratio_high=outcome.judged.ratio_high,
+            loss=tuning.search_loss(outcome),
+            quality=tuning.judge(outcome).compressed,
+            forms=_form_counts(tuning, outcome),
+            handed_out=point == name,
+        )
+        for point, outcome in points.items()
+    )
+
+
+def _form_counts(tuning: Tuning, outcome: Round) -> dict[str, int]:
+    """Layers by form, of factorized ones without the rank."""
+    counts: Counter[str] = Counter()
+    for site, form in chosen_sites(tuning.model.choices, outcome.allocation.plan):
+        kind = str(form) if form.is_dense else f"rank{form.suffix}"
+        counts[kind] += len(site.layers)
+    return dict(sorted(counts.items()))
 
 
 def _solver(tuning: Tuning, final: Round) -> SolverRecord:
@@ -117,10 +153,7 @@ def _budgets(planner: Planner, final: Round) -> dict[str, BudgetUse]:
     resources = planner.problem({}, final.corrections).resources
     costs = zip(resources, final.allocation.costs, strict=True)
     uses = {name: cost + planner.totals.rest[name] for name, cost in costs}
-    uses["activation_bytes"] = max(
-        live_bytes(site, form, dtype=planner.network.dtype)
-        for site, form in chosen_sites(planner.model.choices, final.allocation.plan)
-    )
+    uses["activation_bytes"] = planner.peak_bytes(final.allocation.plan)
     return {
         name: BudgetUse(limit=limit, used=uses[name], binding=uses[name] > 0.99 * limit)
         for name, limit in planner.limits.items()
@@ -246,11 +279,7 @@ def _uniform(planner: Planner) -> tuple[UniformPoint, ...]:
     """The same curve for plans that keep one share of the parameters at every site."""
     curve = []
     for percent in range(95, 25, -5):
-        plan: dict[str, Form] = {}
-        for site in planner.model.single:
-            most = percent / 100 * break_even_rank(site.in_features, site.out_features)
-            fitting = [form for form in sorted(planner.errors[site.name]) if form.rank <= most]
-            plan[site.name] = fitting[-1] if fitting else DENSE
+        plan = uniform_rank(planner, percent / 100)
         loss = planner.table_loss(plan)
         ratio = planner.network.predict(plan).ratio
         curve.append(UniformPoint(keep_ratio=percent / 100, ratio=ratio, loss=loss))

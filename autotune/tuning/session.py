@@ -12,7 +12,7 @@ where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -56,6 +56,7 @@ from autotune.tuning.machines import find_machine
 from autotune.tuning.model import TracedModel, trace_model
 from autotune.tuning.ownership import require_apart, require_replaceable
 from autotune.tuning.planner import Planner
+from autotune.tuning.references import References
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
 from autotune.tuning.workspace import Workspace
@@ -80,6 +81,7 @@ class Tuning:
 
     `machine`, `builder` and `planner` are those of the dtype that the network is run in,
     `reference` builds the dense network in the model's own, and models are judged in `judged_in`.
+    `references` are the reference points, once they are measured.
     `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
     held before.
     """
@@ -98,6 +100,7 @@ class Tuning:
     key: str = ""
     earlier: TuneRecord | None = None
     knobs: Knobs = field(default_factory=dict)
+    references: Mapping[str, Round] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -282,10 +285,29 @@ class Tuning:
     def confirm(self, rounds: Sequence[Round]) -> Round:
         """The round to hand out, measured afresh where the machine measures.
 
+        A reference point (references.py) that is better than the best round takes its place.
+
         Raises:
             MeasurementError: a network could not be timed.
         """
-        return self._loop.confirm(rounds) if self.machine.verified else rounds[0]
+        if not self.machine.verified:
+            return rounds[0]
+        loop = self._loop
+        found = loop.confirm(rounds)
+        if not self.request.search.references:
+            return found
+        points = References(loop=loop, loss=self.search_loss)
+        self.references = points.measured(ratio=found.judged.ratio)
+        return points.instead_of(found, self.references.values())
+
+    def search_loss(self, outcome: Round) -> float:
+        """By how much the mean loss of a round's plan on the search data is above the dense one's.
+
+        It holds what the dtype loses that the network is run in.
+        """
+        losses = self.planner.evidence.losses
+        rise = losses.true_loss(outcome.allocation.plan) - losses.true_loss({})
+        return rise + self.planner.dtype_loss
 
     def verdict(self, outcome: Round) -> Verdict:
         """Whether a round holds the latency budget; the other budgets hold by count."""

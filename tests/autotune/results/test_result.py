@@ -16,7 +16,10 @@ from autotune.results.upgrade import SCHEMA_VERSION, upgrade
 from autotune.results.verdict import Verdict
 from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stored_record
 
-NEW_KEYS = {"verdict", "plan", "quality_verdict", "allow_quality_loss", "layer_timings"}
+NEW_KEYS = {
+    *("verdict", "plan", "quality_verdict", "allow_quality_loss", "layer_timings"),
+    *("runtime_dtype", "runtime_options", "compared"),
+}
 NEW_IN_PASSES = {"windows", "disturbed_windows", "waiting", "converged"}
 NEW_IN_ROUNDS = {"verdict", *(f"second_look_ratio{end}" for end in ("", "_low", "_high"))}
 
