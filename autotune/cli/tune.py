@@ -13,7 +13,8 @@ from autotune.cli.main import echo, emit, format_option
 from autotune.cli.options import token_option
 from autotune.cli.schema import GroupedCommand, given, schema_options
 from autotune.core.options_json import at, from_json, merged
-from autotune.tuning.request import TuneRequest, read_request, request_json, without_effort
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.stored_request import read_request, request_json, without_effort
 
 _JSON = click.Path(path_type=Path, dir_okay=False)
 

@@ -29,7 +29,7 @@ from autotune.service.jobs import JobDatabase
 from autotune.service.settings import Settings
 from autotune.service.specs import KINDS, arguments
 from autotune.service.summary import summarise
-from autotune.tuning.request import typed
+from autotune.tuning.stored_request import typed
 
 LOG = logging.getLogger(__name__)
 _LISTEN_S = 0.2

@@ -8,14 +8,13 @@ whatever dtype a plan is run in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.inference import WEIGHTS
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.predictor.network.model import NetworkModel
-from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.measured import Measured
 from autotune.results.quality_verdict import QualityVerdict
 from autotune.search.allocators import make_allocator
 from autotune.search.evidence import Evidence
@@ -25,6 +24,7 @@ from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression
 from autotune.tuning.judging import make_evidence, quality_of
 from autotune.tuning.machine import Machine
+from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner, count_totals
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
@@ -129,40 +129,16 @@ class DtypeSearch:
             return NetworkDtype(machine=self.machine, builder=self.builder, own=own)
         machine = self.machine.in_dtype(name)
         builder = make_builder(self.builder.model, machine, workspace=self.workspace)
-        passes = self.builder.model.workload.passes
-        dense = Measured(
-            passes=tuple(
-                replace(self._timed(builder, phase), count=count) for phase, count in passes.items()
-            )
+        networks = PairedNetworks(reference=self.builder, machine=machine, workspace=self.workspace)
+        phases = self.builder.model.workload.passes
+        dense = networks.measured(
+            {phase: builder.dense(phase) for phase in phases},
+            label=f"measure the dense network in {name}",
         )
         loss, lossless = self._loss(name)
         return NetworkDtype(
             machine=machine, builder=builder, own=own, dense=dense, loss=loss, lossless=lossless
         )
-
-    def _timed(self, builder: Builder, phase: str) -> MeasuredPass:
-        machine, builds = builder.machine, [self.builder.dense(phase), builder.dense(phase)]
-        inputs = builder.inputs(phase)
-
-        def compute() -> dict[str, Any]:
-            label = f"measure the dense network in {machine.dtype}, {phase}"
-            with self.workspace.stage(label) as advance:
-                timing = machine.compare(builds, inputs, final=False, advance=advance)
-            return asdict(MeasuredPass.of(phase, timing))
-
-        key = {
-            "measure_seconds": machine.measure_seconds,
-            "fingerprint": machine.fingerprint.id,
-            "builds": [builder.key(build) for build in builds],
-            "inputs": inputs.name,
-        }
-        found = self.workspace.value(
-            "dense-dtype",
-            key,
-            compute=compute,
-            reuse=lambda one: bool(one["converged"]) or machine.keeps_timings,
-        )
-        return MeasuredPass(**found)
 
     def _loss(self, name: str) -> tuple[float, bool]:
         """By how much the loss of the dense network in a dtype is above, and if that is nothing."""

@@ -7,10 +7,9 @@ saving of each phase is corrected and the problem solved again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan, plan_to_json
@@ -18,7 +17,7 @@ from autotune.core.layers import LayerShape, chosen_sites
 from autotune.core.types import digest
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.network.model import NetworkModel
-from autotune.results.measured import Measured, MeasuredPass, pooled_looks
+from autotune.results.measured import Measured, pooled_looks
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
@@ -27,6 +26,7 @@ from autotune.tuning.compression import Compression
 from autotune.tuning.corrections import corrected, surprise
 from autotune.tuning.decisions import guessed, measure_decisions
 from autotune.tuning.machine import Machine
+from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Corrections, Planner
 from autotune.tuning.rounds import Round
 from autotune.tuning.spells import at_any_time
@@ -49,16 +49,13 @@ _SETTLING_TURNS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """Everything that turns are made of; `rounds` bounds their number.
-
-    `reference` builds the dense network that all others are timed alternately with.
-    """
+    """Everything that turns are made of; `rounds` bounds their number."""
 
     planner: Planner
     compression: Compression
     builder: Builder
-    reference: Builder
     machine: Machine
+    networks: PairedNetworks
     workspace: Workspace
     rounds: int
 
@@ -193,7 +190,7 @@ class ClosedLoop:
             MeasurementError: a network could not be timed.
         """
         builds = self.build(plan)
-        timed = self._measured(builds, label=f"measure {name}", final=False)
+        timed = self.networks.measured(builds, label=f"measure {name}")
         return Round(
             allocation=self.planner.allocation(plan, name=name),
             network=self.planner.network,
@@ -211,7 +208,7 @@ class ClosedLoop:
         looks: list[Measured] = []
         for number in range(_FINAL_LOOKS):
             label = "measure the result" if not number else f"measure the result again ({number})"
-            looks.append(self._measured(candidate.builds, label=label, final=True))
+            looks.append(self.networks.measured(candidate.builds, label=label, final=True))
             second_look = self._at_any_time(pooled_looks(looks), candidate.allocation.plan)
             found = replace(candidate, second_look=second_look)
             if self.verdict(found.decided) is not Verdict.UNDECIDED:
@@ -233,18 +230,6 @@ class ClosedLoop:
         others.sort(key=lambda each: each.judged.ratio)
         return [*met, *others]
 
-    def _measured(self, builds: Mapping[str, Path], *, label: str, final: bool) -> Measured:
-        """Every phase of a compressed model, timed alternately with the dense one at this time."""
-        return Measured(
-            passes=tuple(
-                replace(
-                    self._measure(phase.name, builds[phase.name], label=label, final=final),
-                    count=phase.count,
-                )
-                for phase in self.planner.network.phases
-            )
-        )
-
     def _at_any_time(self, measured: Measured, plan: Plan) -> Measured:
         sites = chosen_sites(self.planner.network.sites, plan)
         covered = [(len(site.layers), form) for site, form in sites]
@@ -254,29 +239,6 @@ class ClosedLoop:
                 at_any_time(timed, covered, product_sd_s=spread_s) for timed in measured.passes
             )
         )
-
-    def _measure(self, phase: str, build: Path, *, label: str, final: bool) -> MeasuredPass:
-        dense, inputs = self.reference.dense(phase), self.reference.inputs(phase)
-
-        def compute() -> dict[str, Any]:
-            with self.workspace.stage(f"{label}, {phase}") as advance:
-                timing = self.machine.compare([dense, build], inputs, final=final, advance=advance)
-            return asdict(MeasuredPass.of(phase, timing))
-
-        key = {
-            "label": label,
-            "measure_seconds": self.machine.measure_seconds,
-            "fingerprint": self.machine.fingerprint.id,
-            "build": self.builder.key(build),
-            "inputs": inputs.name,
-        }
-        found = self.workspace.value(
-            "timing",
-            key,
-            compute=compute,
-            reuse=lambda one: bool(one["converged"]) or self.machine.keeps_timings,
-        )
-        return MeasuredPass(**found)
 
     def build(self, plan: Plan) -> dict[str, Path]:
         """The compressed models of a plan, by phase."""
@@ -292,7 +254,7 @@ class ClosedLoop:
         label = f"measure round {number + 1}"
 
         def measured(label: str) -> Round:
-            timed = self._measured(builds, label=label, final=False)
+            timed = self.networks.measured(builds, label=label)
             return Round(
                 allocation=allocation,
                 network=self.planner.network.corrected(corrections),

@@ -8,9 +8,7 @@ further option takes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,8 @@ from autotune.core.options import (
     check_options,
     option,
 )
-from autotune.core.options_json import at, to_json
 from autotune.core.paths import (
     MEASURE_SECONDS,
-    default_database,
     default_measure_seconds,
     default_output,
 )
@@ -49,7 +45,6 @@ from autotune.tuning.options import (
     check_cores,
 )
 
-_TYPE, _VERSION = "tune-request", 1
 _MIN_SEQUENCES = 8
 _UNCHANGED = ("activation_bytes", "kv_cache_bytes")  # by factorizing, at any rank
 
@@ -287,39 +282,6 @@ class TuneOptions:
     allow_quality_loss: bool = False
 
 
-def request_json(request: TuneRequest) -> dict[str, Any]:
-    """A request as it is stored in a file; the user's own database and secrets are not in it."""
-    found = typed(to_json(request))
-    if request.machine.database == default_database():
-        del found["machine"]["database"]
-    return found
-
-
-def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested JSON of a request as `read_request` reads it, with its type and version."""
-    return {"type": _TYPE, "version": _VERSION, **values}
-
-
-def read_request(path: Path) -> dict[str, Any]:
-    """The nested JSON of a stored request.
-
-    Raises:
-        UsageError: the file cannot be read, or holds something else or a newer version.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"request {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"request {path} must hold one JSON object")
-    if found.pop("type", _TYPE) != _TYPE or found.pop("version", _VERSION) != _VERSION:
-        raise UsageError(
-            f"request {path} is not of type {_TYPE!r}, version {_VERSION}; write one with "
-            "`autotune tune … --print-request`"
-        )
-    return found
-
-
 def effort_defaults(effort: str, sequence_length: int = 128) -> dict[str, Any]:
     """What an effort sets where nothing is given, by path; None leaves it to the task.
 
@@ -334,22 +296,3 @@ def effort_defaults(effort: str, sequence_length: int = 128) -> dict[str, Any]:
     if os.environ.get(MEASURE_SECONDS):
         found["machine.measure_seconds"] = default_measure_seconds()
     return found
-
-
-def without_effort(values: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a request without the values that its own effort filled in.
-
-    A stored request states every value; with them taken out another effort can be asked for.
-    """
-    length = at(values, "workload.sequence_length", default=Workload.sequence_length)
-    effort = at(values, "effort", default="normal")
-    if effort not in EFFORTS or not isinstance(length, int) or length < 1:
-        return values  # refused when the request is made of it
-    filled = effort_defaults(effort, length)
-    paths = {path for path, value in filled.items() if at(values, path, default=...) == value}
-    return {
-        key: {k: v for k, v in part.items() if f"{key}.{k}" not in paths}
-        if isinstance(part, dict)
-        else part
-        for key, part in values.items()
-    }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -24,15 +24,13 @@ from autotune.compress.loading import load_model
 from autotune.compress.quality import relative_loss
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
-from autotune.core.types import digest
 from autotune.core.workload import Workload
 from autotune.devices.detect import check_threads
 from autotune.devices.memory import peak_memory_bytes
 from autotune.results.record import Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
-from autotune.search.outer import Knobs, search_knobs
-from autotune.search.problem import Allocation
+from autotune.search.outer import Knobs
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression, compress
 from autotune.tuning.dtypes import DtypeSearch
@@ -50,11 +48,13 @@ from autotune.tuning.judging import (
     make_judges,
     quality_of,
 )
+from autotune.tuning.knobs import found_knobs
 from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import find_machine
 from autotune.tuning.model import TracedModel, trace_model
 from autotune.tuning.ownership import require_apart, require_replaceable
+from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner
 from autotune.tuning.references import References
 from autotune.tuning.request import TuneRequest
@@ -208,39 +208,7 @@ class Tuning:
         if rounds:
             with self.workspace.stage("sensitivity pass") as advance:
                 self.planner = self.planner.rescaled(rounds, advance)
-        return self._search_knobs()
-
-    def _search_knobs(self) -> Knobs:
-        search, losses = self.request.search, self.planner.evidence.losses
-        if search.trials == 0 or self.request.chosen_allocator != "exact+optuna":
-            return {}
-        # Only where it was asked for: trials that run at the same time are not the same twice.
-        asked = search.jobs or self.request.machine.farm
-        workers = losses.places if asked else 1
-
-        def true_loss(allocation: Allocation) -> float:
-            losses.judge([allocation.plan], least=2 if workers == 1 else 1)
-            return losses.true_loss(allocation.plan)
-
-        def surely_better(allocation: Allocation, other: Allocation) -> bool:
-            return losses.surely_better(allocation.plan, other.plan)
-
-        problem = self.planner.problem({}, margin=search.margin)
-        study = digest([dict(self.compression.key), asdict(problem), self.request.seed])[:16]
-        with self.workspace.stage("search the outer knobs") as advance:
-            return search_knobs(
-                self.model.single,
-                self.planner.solve,
-                true_loss=true_loss,
-                surely_better=surely_better,
-                trials=search.trials,
-                storage=self.workspace.cache / "optuna.sqlite",
-                name=study,
-                seed=self.request.seed,
-                workers=workers,
-                progress=advance,
-                note=self.workspace.note,
-            )
+        return found_knobs(self)
 
     def close_loop(self, knobs: Knobs) -> list[Round]:
         """Rounds of the closed loop, or the one predicted plan where the machine does not measure.
@@ -276,8 +244,10 @@ class Tuning:
             planner=self.planner,
             compression=self.compression,
             builder=self.builder,
-            reference=self.reference,
             machine=self.machine,
+            networks=PairedNetworks(
+                reference=self.reference, machine=self.machine, workspace=self.workspace
+            ),
             workspace=self.workspace,
             rounds=self.request.search.rounds,
         )

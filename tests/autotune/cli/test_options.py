@@ -208,7 +208,7 @@ def test_the_bare_help_shows_the_ten_options_and_where_the_others_are(cli):
 
 def test_the_request_of_no_options_is_the_librarys(cli, monkeypatch):
     from autotune.core.types import Budget
-    from autotune.tuning.request import request_json
+    from autotune.tuning.stored_request import request_json
 
     assert printed(cli, *BUDGET) == request_json(TuneRequest(budget=Budget(latency="0.9x")))
 

@@ -24,7 +24,8 @@ from autotune.service.specs import (
     spec_model,
     upgraded,
 )
-from autotune.tuning.request import TuneRequest, read_request
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.stored_request import read_request
 from tests.autotune.service.conftest import TUNE
 
 SET_BY_THE_SERVICE = {

@@ -11,7 +11,8 @@ from autotune.core.options import EFFORTS, OptionError
 from autotune.core.options_json import from_json, merged, to_json
 from autotune.core.types import Budget, Workload
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
-from autotune.tuning.request import TuneRequest, read_request, request_json, without_effort
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.stored_request import read_request, request_json, without_effort
 
 BUDGET = Budget(latency="0.85x")
 
