@@ -92,7 +92,7 @@ def tune(
     with _named_as_written(flat, {name for name, part in given.items() if part is not None}):
         request.check()
         check_output(request)
-        from autotune.tuning.session import tune as run
+        from autotune.tuning.opening import tune as run
 
         return run(request, reporter or Reporter())
 

@@ -42,6 +42,7 @@ from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance, Reporter, no_progress
 from autotune.core.types import Budget, Workload
 from autotune.results.record import Quality
+from autotune.tuning.opening import open_tuning
 from autotune.tuning.options import MachineOptions, SearchOptions
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
@@ -151,7 +152,7 @@ def measure_layers(request: TuneRequest) -> None:
     """
     machine = replace(request.machine, measure_seconds=default_measure_seconds())
     cheap = exact("weight").applied(replace(request, machine=machine))
-    with Tuning.open(cheap, Stopwatch()):
+    with open_tuning(cheap, Stopwatch()):
         pass
 
 
@@ -196,7 +197,7 @@ def tuned_row(request: TuneRequest) -> Row:
     watch = Stopwatch()
     started = time.monotonic()
     try:
-        with Tuning.open(request, watch) as tuning:
+        with open_tuning(request, watch) as tuning:
             tuning.require_feasible()
             rounds = tuning.close_loop(tuning.search())
             final = tuning.confirm(rounds)

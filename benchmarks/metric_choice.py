@@ -20,9 +20,9 @@ from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget, Workload
 from autotune.results.record import Quality
+from autotune.tuning.opening import open_tuning
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
 from autotune.tuning.request import TuneRequest
-from autotune.tuning.session import Tuning
 
 METRICS = ("weight", "activation", "kfac", "kfac-seq")
 
@@ -73,7 +73,7 @@ def compare(request: TuneRequest, shares: list[float]) -> Iterator[tuple[str, fl
                 budget=Budget(flops=f"{keep:g}x"),
                 method=replace(request.method, metric=name),
             )
-            with Tuning.open(chosen, Reporter()) as tuning:
+            with open_tuning(chosen, Reporter()) as tuning:
                 rounds = tuning.close_loop(tuning.search())
                 yield name, keep, tuning.judge(rounds[0])
 

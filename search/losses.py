@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autotune.compress.factors import Factors, build_layers
@@ -136,13 +137,24 @@ class PlanLosses:
 
         A search that takes the least of many noisy losses would otherwise select noise.
         """
+        rises, weights = self._rises(plan, other)
+        return -float(weights @ rises) > _standard_error(rises, weights)
+
+    def highest_rise(self, plan: Plan, *, errors: float = 1.64) -> float:
+        """What the mean loss of a plan may be above that of no plan at most, 95 times of 100.
+
+        Other data of the same kind rise by the mean over the batches, give or take its standard
+        error.
+        """
+        rises, weights = self._rises(plan, {})
+        rise = float(weights @ rises)
+        return rise + errors * _standard_error(rises, weights)
+
+    def _rises(self, plan: Plan, other: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """By how much the mean loss of each batch is above that under `other`, and its weight."""
         pairs = np.array(self.losses(plan)), np.array(self.losses(other))
         weights = pairs[0][:, 1] / pairs[0][:, 1].sum()
-        gains = (pairs[1][:, 0] - pairs[0][:, 0]) / np.maximum(pairs[0][:, 1], 1)
-        gain = float(weights @ gains)
-        spread = float(np.sqrt(weights**2 @ (gains - gain) ** 2))
-        n = len(gains)
-        return gain > spread * math.sqrt(n / max(n - 1, 1))
+        return (pairs[0][:, 0] - pairs[1][:, 0]) / np.maximum(pairs[0][:, 1], 1), weights
 
     @functools.cached_property
     def _references(self) -> list[Tensor | None]:
@@ -162,6 +174,12 @@ class PlanLosses:
             # The line break in front ends a line that a kill has torn.
             with self._journal.open("a") as file:
                 file.write("\n" + json.dumps(_entry(name, losses)) + "\n")
+
+
+def _standard_error(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Of the weighted mean of several values; 0 of a single one."""
+    spread = float(np.sqrt(weights**2 @ (values - weights @ values) ** 2))
+    return spread * math.sqrt(len(values) / max(len(values) - 1, 1))
 
 
 def plan_key(plan: Plan) -> str:

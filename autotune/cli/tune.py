@@ -54,7 +54,7 @@ def command(**options: Any) -> int:
     from autotune.report.summary import loss_text, miss_text, quality_text, summary
     from autotune.results.quality_verdict import QualityVerdict
     from autotune.results.verdict import Verdict
-    from autotune.tuning.session import tune as run
+    from autotune.tuning.opening import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
     record = {**result.record.to_json(), "output": str(result.folder)}

@@ -17,6 +17,8 @@ _BYTES = {
     "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40,
 }  # fmt: skip
 _COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+# What a quality floor is a limit on: the task's figure on held-out data.
+QUALITY = "quality"
 _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})\s*([^\d\s.]*)\s*")
 
 UNITS: dict[str, dict[str, float]] = {
@@ -26,6 +28,7 @@ UNITS: dict[str, dict[str, float]] = {
     "flops": _COUNTS,
     "kv_cache_bytes": _BYTES,
     "activation_bytes": _BYTES,
+    QUALITY: {"": 1.0},
 }
 _NAMES = {
     "latency": "the latency",
@@ -34,6 +37,7 @@ _NAMES = {
     "flops": "the FLOPs",
     "kv_cache_bytes": "the bytes of the KV cache",
     "activation_bytes": "the bytes of the activations",
+    QUALITY: "the quality figure",
 }
 _EXAMPLES = {
     "latency": "20ms, 850us, 1.5s or 0.75x",
@@ -42,6 +46,7 @@ _EXAMPLES = {
     "flops": "20G, 1.5T or 0.8x",
     "kv_cache_bytes": "2GiB or 1x",
     "activation_bytes": "200MB or 1x",
+    QUALITY: "0.99 or 1.05x",
 }
 
 
@@ -75,7 +80,7 @@ def parse_quantity(text: str, resource: str) -> Quantity:
     value = float(match.group(1)) * (1.0 if unit == "x" else units[unit])
     if not (0.0 < value < math.inf):
         raise QuantityError(f"{text!r}: a limit on {_NAMES[resource]} must be above zero")
-    if unit == "x" and value > 1.0:
+    if unit == "x" and value > 1.0 and resource != QUALITY:
         raise QuantityError(
             f"{text!r}: relative to the dense model, so at most 1x; "
             "a model that may be slower than dense needs no tuning"

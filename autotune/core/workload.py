@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from autotune.core.errors import QuantityError
 from autotune.core.options import OptionError, check_options, option
-from autotune.core.quantities import Quantity, parse_quantity
+from autotune.core.quantities import QUALITY, Quantity, parse_quantity
 
 RESOURCES = (
     "latency",
@@ -128,6 +128,9 @@ class BudgetError(OptionError, QuantityError):
 class Budget:
     """Limits as written (`20ms`, `0.85x`); None is no limit. At least one is set.
 
+    `quality` is a floor under the task's figure on held-out data: `0.99`, or `1.05x` of the dense
+    model's perplexity. Without a latency limit the plan of least latency is searched that keeps it.
+
     Latency is of one run of the workload (of its `phase`); parameters and weight bytes are of the
     whole model, FLOPs of its factorizable layers in a prefill. KV-cache bytes are those of the
     workload's tokens; factorizing k and v projections does not shrink them, as keys and values are
@@ -147,6 +150,14 @@ class Budget:
         group="Budgets",
         metavar="LIMIT",
         help="Latency, such as 20ms, or 0.85x of the dense model.",
+    )
+    quality: str | None = option(
+        flag="--quality-floor",
+        common=True,
+        group="Budgets",
+        metavar="FIGURE",
+        help="Least quality on held-out data, such as a cosine of 0.99, or 1.05x of the dense "
+        "perplexity; alone it asks for the least latency that keeps it.",
     )
     parameters: str | None = option(
         flag="--params-budget",
@@ -182,7 +193,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         check_options(self)
-        limits = {name: getattr(self, name) for name in RESOURCES}
+        limits = {name: getattr(self, name) for name in (*RESOURCES, QUALITY)}
         if not any(limits.values()):
             raise OptionError(
                 "",
@@ -201,3 +212,7 @@ class Budget:
         """The limits that are set, parsed, by resource."""
         texts = {name: getattr(self, name) for name in RESOURCES}
         return {name: parse_quantity(text, name) for name, text in texts.items() if text}
+
+    def floor(self) -> Quantity | None:
+        """The quality floor, parsed."""
+        return parse_quantity(self.quality, QUALITY) if self.quality else None

@@ -81,6 +81,8 @@ def verdict_text(record: TuneRecord) -> str:
 
 def _budget_text(record: TuneRecord) -> str:
     measured = record.measured
+    if not record.keeps_floor:
+        return f"The quality floor is missed: {_floor_text(record)}."
     if measured is None:
         absent = "Nothing was measured, because the device was not present."
         if record.verdict is Verdict.UNDECIDED:
@@ -100,6 +102,15 @@ def _budget_text(record: TuneRecord) -> str:
         return "The measured model meets the budget."
     slower = " It is slower than the dense model." if measured.ratio_low > 1.0 else ""
     return f"The measured model misses the budget.{slower}"
+
+
+def _floor_text(record: TuneRecord) -> str:
+    """The figure and the floor that it does not keep."""
+    quality = record.quality
+    return (
+        f"{quality.metric} {quality.compressed:.4g} on held-out data (dense {quality.dense:.4g}), "
+        f"where {record.budget['quality']} was asked for"
+    )
 
 
 def quality_text(record: TuneRecord) -> str:
@@ -126,6 +137,11 @@ def loss_text(record: TuneRecord) -> str:
 def miss_text(record: TuneRecord, *, rounds_left: bool = False) -> str:
     """The sentence that goes with exit codes 1 and 5; `rounds_left`: not all rounds were used."""
     measured = record.measured
+    if not record.keeps_floor:
+        return (
+            f"the quality floor is missed: {_floor_text(record)}; the result has been written; ask "
+            "for a somewhat higher floor, or give more --calibration-samples"
+        )
     if measured is None and record.verdict is Verdict.UNDECIDED:
         return (
             "the prediction does not decide whether the budget is met: the 90 % interval of the "

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.forms import Form
+from autotune.core.quantities import Quantity
 from autotune.core.types import Source
 from autotune.results.codec import Record
 from autotune.results.measured import MeasuredPass
-from autotune.results.quality_verdict import QualityVerdict, limits_text
+from autotune.results.quality_verdict import LOSS, QualityVerdict, limits_text
 from autotune.results.verdict import Verdict
 
 
@@ -44,6 +45,17 @@ class Quality:
             compressed=self.compressed,
             higher_is_better=self.higher_is_better,
         )
+
+    def keeps(self, floor: Quantity) -> bool:
+        """Whether the compressed model keeps a quality floor.
+
+        A relative one is a factor on the dense model's figure. A figure that overflows, so that
+        losses are shown in its place, keeps none.
+        """
+        if self.metric == LOSS:
+            return False
+        limit = floor.resolve(self.dense)
+        return self.compressed >= limit if self.higher_is_better else self.compressed <= limit
 
     @property
     def limit_text(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from autotune.core.errors import UsageError
 from autotune.core.forms import Form
+from autotune.core.quantities import QUALITY, parse_quantity
 from autotune.core.types import Fingerprint, Workload
 from autotune.results.codec import Record, encode, json_key
 from autotune.results.layer_timings import LayerTimings
@@ -64,7 +65,8 @@ class TuneRecord(Record):
 
     `measured_…` are None where the device was not present: everything about latency is then
     predicted from the tables that `predicted_from` names. `budget` holds the limits as they were
-    given, by resource; `budgets` their absolute values and the predicted use.
+    given, by resource, and the quality floor; `budgets` are the limits' absolute values and the
+    predicted use.
     `allow_quality_loss` says that a lost quality is no failure. `predicted_…` were computed before
     anything was built. `stored_bytes` are weights on disk, `computed_bytes` weights in memory at
     run time. `builds` and `phases` have one entry for each phase of the workload, `pareto` is empty
@@ -186,6 +188,12 @@ class TuneRecord(Record):
     def limit_ratio(self) -> float | None:
         """The largest ratio that the latency budget allows; None without such a budget."""
         return latency_limit(self.latency_budget, self.dense_latency_s)
+
+    @property
+    def keeps_floor(self) -> bool:
+        """Whether the quality on held-out data keeps the floor; True without one."""
+        text = self.budget.get(QUALITY)
+        return text is None or self.quality.keeps(parse_quantity(text, QUALITY))
 
     def phase(self, name: str) -> PhaseRecord:
         """The phase of that name.

@@ -7,6 +7,7 @@ whatever dtype a plan is run in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from autotune.search.exact import solve_exact
 from autotune.search.judges import JudgePool
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.compression import Compression
+from autotune.tuning.floor import least_latency, make_floor
 from autotune.tuning.judging import make_evidence, quality_of
 from autotune.tuning.machine import Machine
 from autotune.tuning.paired import PairedNetworks
@@ -98,13 +100,14 @@ class DtypeSearch:
     def choose(self, wanted: Sequence[str]) -> tuple[NetworkDtype, Planner]:
         """The dtype among `wanted` whose best plan is expected to lose least, and its planner.
 
-        Where no plan meets the budgets, the fastest dtype.
+        Under a quality floor alone that whose best plan is the fastest. Where no plan meets the
+        budgets, the fastest dtype.
         """
         found = undominated([self._in_dtype(name) for name in wanted])
         planned = [(each, self._planner(each)) for each in found]
         if len(planned) == 1:
             return planned[0]
-        best = min(planned, key=lambda one: (_expected_loss(one[1]), one[0].ratio))
+        best = min(planned, key=lambda one: (self._expected(one[1]), one[0].ratio))
         self.workspace.note(f"the network is run in {best[0].name}")
         return best
 
@@ -154,6 +157,25 @@ class DtypeSearch:
         )
         return loss, quality.verdict is QualityVerdict.KEPT
 
+    def _expected(self, planner: Planner) -> float:
+        """What the best plan is expected to lose, or to take where the least latency is sought."""
+        wanted = self.request.budget.floor()
+        if wanted is None or not self.request.seeks_latency:
+            return _expected_loss(planner)
+        floor = make_floor(
+            wanted,
+            planner.evidence.losses,
+            dtype_loss=planner.dtype_loss,
+            batches=self.data.search,
+        )
+        ratio = least_latency(
+            planner,
+            {},
+            planner.uncorrected,
+            keeps=lambda plan: planner.table_loss(plan) <= floor.limit,
+        )
+        return math.inf if ratio is None else ratio
+
     def _planner(self, chosen: NetworkDtype) -> Planner:
         request, model, network = self.request, self.builder.model, chosen.network()
         errors = self.compression.error_table(
@@ -199,4 +221,4 @@ def _expected_loss(planner: Planner) -> float:
         problem = planner.problem({}, margin=planner.margin)
         return solve_exact(problem).loss + planner.dtype_loss
     except BudgetInfeasibleError:
-        return float("inf")
+        return math.inf

@@ -10,16 +10,17 @@ from autotune.search.outer import Knobs, search_knobs
 from autotune.search.problem import Allocation
 
 if TYPE_CHECKING:
+    from autotune.tuning.planner import Planner
     from autotune.tuning.session import Tuning
 
 
-def found_knobs(tuning: Tuning) -> Knobs:
-    """The best knobs of a tuning's trials; none where its allocator has none.
+def found_knobs(tuning: Tuning, planner: Planner) -> Knobs:
+    """The best knobs of a tuning's trials for `planner`; none where its allocator has none.
 
     Raises:
         BudgetInfeasibleError: the allocator reaches no plan within the budgets.
     """
-    request, planner, workspace = tuning.request, tuning.planner, tuning.workspace
+    request, workspace = tuning.request, tuning.workspace
     search, losses = request.search, planner.evidence.losses
     if search.trials == 0 or request.chosen_allocator != "exact+optuna":
         return {}

@@ -61,7 +61,12 @@ class ClosedLoop:
 
     def predict(self, knobs: Knobs) -> Round:
         """The plan for a machine that does not measure: solved once and built."""
-        allocation = self._solve(knobs, self.planner.uncorrected, margin=self.planner.margin)
+        return self.predicted_round(
+            self._solve(knobs, self.planner.uncorrected, margin=self.planner.margin)
+        )
+
+    def predicted_round(self, allocation: Allocation) -> Round:
+        """A plan that is built and not measured."""
         whole = self.builder.compressed("prefill", self.compression, plan=allocation.plan)
         return Round(
             allocation=allocation,
@@ -96,7 +101,7 @@ class ClosedLoop:
                 break
             if _name(allocation) not in seen:
                 seen.add(_name(allocation))
-                outcome = loop._measured_round(allocation, corrections, number=len(rounds))
+                outcome = loop.measured_round(allocation, corrections, number=len(rounds))
                 promising = self._holds_without_waste(outcome)
                 rounds.append(outcome)
             else:
@@ -112,7 +117,7 @@ class ClosedLoop:
             held = self.verdict(last) is Verdict.MET
             if not self.planner.limits_latency or (promising and held):
                 break
-            corrections = self._corrections(last)
+            corrections = self.learned(last)
             spread = last.judged.ratio_high / last.judged.ratio - 1.0
             margin = min(max(margin, spread), _MAX_MARGIN)
         return rounds
@@ -129,7 +134,7 @@ class ClosedLoop:
             )
         )
 
-    def _settled(
+    def settled(
         self, knobs: Knobs, corrections: Corrections, *, margin: float
     ) -> tuple[ClosedLoop, Allocation]:
         """The plan, solved again as long as it holds forms whose latency is a guess.
@@ -165,7 +170,7 @@ class ClosedLoop:
         """
         loop = self
         while True:
-            loop, allocation = loop._settled(knobs, corrections, margin=margin)
+            loop, allocation = loop.settled(knobs, corrections, margin=margin)
             if _name(allocation) not in avoid or margin >= _MAX_MARGIN:
                 return loop, allocation, margin
             margin = min(margin + _MARGIN_STEP, _MAX_MARGIN)
@@ -247,9 +252,14 @@ class ClosedLoop:
             for phase in self.builder.model.workload.passes
         }
 
-    def _measured_round(
+    def measured_round(
         self, allocation: Allocation, corrections: Corrections, *, number: int
     ) -> Round:
+        """The plan of a round, built and timed; the first round has number 0.
+
+        Raises:
+            MeasurementError: a network could not be timed.
+        """
         builds = self.build(allocation.plan)
         label = f"measure round {number + 1}"
 
@@ -272,7 +282,8 @@ class ClosedLoop:
         held = outcome.judged.ratio_high
         return limit is not None and held <= limit and limit - held <= _SLACK
 
-    def _corrections(self, outcome: Round) -> Corrections:
+    def learned(self, outcome: Round) -> Corrections:
+        """The corrections that the measurement of a round proves."""
         pairs = zip(outcome.network.phases, outcome.judged.passes, strict=True)
         return tuple(
             corrected(one, outcome.allocation.plan, measured=timed) for one, timed in pairs

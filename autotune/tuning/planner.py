@@ -133,11 +133,24 @@ class Planner:
         Raises:
             BudgetInfeasibleError: no plan at all meets them.
         """
+        if not self.budget:
+            return
         problem = self.problem({}, corrections)
         try:
             solve_exact(problem)
         except BudgetInfeasibleError as error:
             raise explain_infeasible(problem, self.totals, limits=self.limits) from error
+
+    def within(self, ratio: float) -> Planner:
+        """The planner with a limit on the latency, as a share of the dense one's, in its place."""
+        limit = Quantity(value=ratio, relative=True, text=f"{ratio:g}x")
+        return replace(self, budget={**self.budget, "latency": limit})
+
+    def least_ratio(self, corrections: Corrections | None = None) -> float:
+        """The least latency that a plan may have, as a share of the dense one's."""
+        problem = self.within(1.0).problem({}, corrections)
+        least = problem.least_costs()[problem.resources.index("latency")]
+        return float(least + self.totals.rest["latency"]) / self.totals.dense["latency"]
 
     def hoped_for(self, network: NetworkModel, knobs: Knobs, *, corrections: Corrections) -> Plan:
         """The exact solver's plan if layers took what `network` predicts, without a margin."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from autotune.core.forms import DENSE
 from autotune.core.layers import chosen_sites
+from autotune.core.quantities import QUALITY
+from autotune.core.types import Budget
 from autotune.devices.specs import DTYPE_BYTES
 from autotune.results.measured import Measured
 from autotune.results.record import (
@@ -61,8 +63,8 @@ def tune_record(
         dtype=planner.network.weight_dtype,
         predicted_from=tuple(machine.sources()),
         workload=tuning.model.workload,
-        budget={name: limit.text for name, limit in request.budget.limits().items()},
-        verdict=tuning.verdict(final),
+        budget=_texts(request.budget),
+        verdict=tuning.verdict_with(final, quality),
         allow_quality_loss=request.allow_quality_loss,
         dense_latency_s=final.judged.dense_latency_s,
         rest_latency_s=planner.network.rest_s,
@@ -83,7 +85,7 @@ def tune_record(
         solver=_solver(tuning, final),
         budgets=_budgets(planner, final),
         rounds=tuple(_round(tuning, outcome) for outcome in rounds),
-        pareto=_pareto(planner),
+        pareto=_pareto(planner, seeks_latency=request.seeks_latency),
         uniform=_uniform(planner),
         builds=_builds(tuning, final),
         sites=site_records(planner, final, measured=node_latencies(tuning, final)),
@@ -102,6 +104,13 @@ def tune_record(
         runtime_options=machine.backend.runtime_options(machine.dtype),
         compared=_compared(tuning, final),
     )
+
+
+def _texts(budget: Budget) -> dict[str, str]:
+    """The limits as they were given, by resource, and the floor."""
+    found = {name: limit.text for name, limit in budget.limits().items()}
+    floor = budget.floor()
+    return {**found, QUALITY: floor.text} if floor else found
 
 
 def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
@@ -250,9 +259,11 @@ def _round(tuning: Tuning, outcome: Round) -> RoundRecord:
     )
 
 
-def _pareto(planner: Planner) -> tuple[CurvePoint, ...]:
+def _pareto(planner: Planner, *, seeks_latency: bool) -> tuple[CurvePoint, ...]:
     """Predicted latency ratio against predicted loss, without any budget."""
-    if "latency" not in planner.limits:
+    if seeks_latency:
+        planner = planner.within(1.0)
+    if not planner.limits_latency:
         return ()
     problem = planner.problem({})
     latency = problem.resources.index("latency")

@@ -13,6 +13,7 @@ from autotune.core.errors import MeasurementError
 from autotune.core.forms import DENSE, NATIVE, PLAIN, Form, Plan
 from autotune.core.layers import Site, break_even_rank
 from autotune.results.verdict import Verdict
+from autotune.tuning.floor import QualityFloor
 from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.planner import Planner
 from autotune.tuning.rounds import Round
@@ -98,11 +99,13 @@ def _dense_form(planner: Planner, site: Site, precision: str) -> Form:
 class References:
     """Measures reference points like rounds of `loop`, and compares them with what it found.
 
-    `loss` is that of a round on the search data.
+    `loss` is that of a round on the search data. Where the least latency is sought that keeps
+    `floor`, the faster one that does is better.
     """
 
     loop: ClosedLoop
     loss: Callable[[Round], float]
+    floor: QualityFloor | None = None
 
     def measured(self, *, ratio: float) -> dict[str, Round]:
         """Reference points by name; one that cannot be built or timed is left out, and said so."""
@@ -130,6 +133,10 @@ class References:
         planner = self.loop.planner
         if not planner.fits(one.allocation):
             return False
+        if self.floor and not self.floor.keeps(one.allocation.plan):
+            return False
+        if self.floor and not planner.limits_latency:
+            return one.judged.ratio < found.judged.ratio
         slower = one.judged.ratio > found.judged.ratio
         if planner.limits_latency:
             holds, held = (self.loop.verdict(each) is Verdict.MET for each in (one, found))

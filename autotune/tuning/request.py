@@ -151,6 +151,11 @@ class TuneRequest:
         return (PLAIN,) if plain else STRUCTURES_OF[self.method.factors]
 
     @property
+    def seeks_latency(self) -> bool:
+        """Whether the least latency is asked for, as there is a floor and no latency budget."""
+        return self.budget.quality is not None and self.budget.latency is None
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions that layers are offered, native first; it alone without a choice by table."""
         names = self._named_precisions
@@ -160,12 +165,13 @@ class TuneRequest:
     def network_dtypes(self) -> tuple[str, ...]:
         """Dtypes that the network may be run in; `native` stands for the model's own.
 
-        A dtype that is asked for without `native` is the only one. None but a latency budget has
-        something to gain by another.
+        A dtype that is asked for without `native` is the only one. Where latency is neither limited
+        nor sought there is nothing to gain by another.
         """
         named = tuple(name for name in self._named_precisions if name in NETWORK_DTYPES)
         if self.method.precision == "auto":
-            return (NATIVE, *(named if "latency" in self.budget.limits() else ()))
+            gains = self.budget.latency or self.seeks_latency
+            return (NATIVE, *(named if gains else ()))
         if NATIVE in self._named_precisions or not named:
             return (NATIVE, *named)
         return named
@@ -235,7 +241,7 @@ class TuneRequest:
         problem = ""
         name = self.method.factorizer.partition(":")[0]
         metric = (self.method.metric or "").partition(":")[0]
-        if set(self.budget.limits()) <= set(_UNCHANGED):
+        if set(self.budget.limits()) <= set(_UNCHANGED) and not self.budget.quality:
             problem = (
                 "no rank lowers activation or KV-cache bytes, so such a budget alone leaves "
                 "nothing to choose; add {budget.latency}, {budget.parameters}, "
@@ -260,6 +266,11 @@ class TuneRequest:
                 f"{{method.precision}} {self.method.precision} needs {{method.allocator}} exact or "
                 "exact+optuna and {method.storage} fp32: papers' rules and packed storages know "
                 "the native precision only"
+            )
+        elif self.budget.quality and not self.goes_by_table:
+            problem = (
+                "{budget.quality} needs {method.allocator} exact or exact+optuna: papers' rules "
+                "choose ranks by their own criteria"
             )
         elif self.method.allocator == "exact+optuna" and self.search.trials == 0:
             problem = (

@@ -1,6 +1,6 @@
 """A tuning: one request, worked on in one run folder on one machine, to what is handed out.
 
-    with Tuning.open(request, reporter) as tuning:
+    with open_tuning(request, reporter) as tuning:
         tuning.require_feasible()
         rounds = tuning.close_loop(tuning.search())
         result = tuning.hand_out(tuning.confirm(rounds), rounds)
@@ -11,68 +11,48 @@ where it was.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
-from autotune.compress.calibration import CalibrationData, load_calibration
+from autotune.compress.calibration import CalibrationData
 from autotune.compress.inference import WEIGHTS, running_in
-from autotune.compress.loading import load_model
 from autotune.compress.quality import relative_loss
-from autotune.core.progress import Reporter
-from autotune.core.runfolder import RunFolder
-from autotune.core.workload import Workload
-from autotune.devices.detect import check_threads
 from autotune.devices.memory import peak_memory_bytes
 from autotune.results.record import Cost, Quality, TuneRecord
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
-from autotune.tuning.builders import Builder, make_builder
-from autotune.tuning.compression import Compression, compress
-from autotune.tuning.dtypes import DtypeSearch
+from autotune.tuning.builders import Builder
+from autotune.tuning.compression import Compression
 from autotune.tuning.earlier import (
-    earlier_result,
-    is_answered,
     is_same,
     note_answer,
     noted_rounds,
-    request_key,
+)
+from autotune.tuning.floor import (
+    FloorLoop,
+    QualityFloor,
+    least_latency,
+    make_floor,
+    require_floor,
 )
 from autotune.tuning.handout import hand_out
 from autotune.tuning.judging import (
     dense_heldout_loss,
-    make_judges,
     quality_of,
 )
 from autotune.tuning.knobs import found_knobs
 from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.machine import Machine
-from autotune.tuning.machines import find_machine
-from autotune.tuning.model import TracedModel, trace_model
-from autotune.tuning.ownership import require_apart, require_replaceable
+from autotune.tuning.model import TracedModel
 from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner
 from autotune.tuning.references import References
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
 from autotune.tuning.workspace import Workspace
-
-
-def tune(
-    request: TuneRequest, reporter: Reporter | None = None, *, machine: Machine | None = None
-) -> TuneResult:
-    """Run `request` to its result; see `autotune.api.tune` for what is raised.
-
-    `machine` is used instead of the one that the request names, as in tests on a simulated one.
-    """
-    with Tuning.open(request, reporter or Reporter(), machine=machine) as tuning:
-        tuning.require_feasible()
-        rounds = tuning.close_loop(tuning.search())
-        return tuning.hand_out(tuning.confirm(rounds), rounds)
 
 
 @dataclass(kw_only=True)
@@ -102,101 +82,15 @@ class Tuning:
     knobs: Knobs = field(default_factory=dict)
     references: Mapping[str, Round] = field(default_factory=dict)
 
-    @classmethod
-    @contextmanager
-    def open(
-        cls, request: TuneRequest, reporter: Reporter, *, machine: Machine | None = None
-    ) -> Iterator[Tuning]:
-        """Load the model, measure its layers and factorize them; the folder is locked meanwhile.
-
-        Raises:
-            UsageError: a value that cannot be used (model, calibration data, folder, …).
-            DeviceMissingError: the device or its backend is not there.
-            MeasurementError: a measurement failed.
-        """
-        started_s = time.monotonic()
-        torch.set_num_threads(check_threads(request.machine.threads))
-        with ExitStack() as stack:
-            machine = stack.enter_context(machine or find_machine(request.machine))
-            machine.prepare()
-            folder = stack.enter_context(RunFolder(request.output, note=reporter.note))
-            require_replaceable(folder.path)
-            workspace = Workspace(folder=folder, reporter=reporter)
-            earlier = earlier_result(folder)
-            for text in machine.disturbances():
-                workspace.note(f"warning: {text}")
-            with workspace.stage("load the model"):
-                loaded = load_model(request.model)
-            require_apart(folder.path, loaded.folder, option="model")
-            model = trace_model(
-                loaded,
-                request.workload,
-                targets=request.method.targets,
-                ignore=request.method.ignore,
-                joint=request.offers_joint,
-                structures=machine.structures(request.structures),
-                precisions=machine.precisions(
-                    request.precisions, all_of_them=request.method.precision != "auto"
-                ),
-            )
-            _note_length(workspace, asked=request.workload, given=model.workload)
-            data = load_calibration(loaded, request.calibration, workload=model.workload)
-            dense_heldout_loss(model, data, workspace=workspace)
-            key = request_key(request, model=model, data=data, machine=machine)
-            # Nothing better is needed, and the same command changes nothing.
-            if earlier and earlier.verdict is Verdict.MET and is_answered(folder, earlier, key=key):
-                machine.keep_timings()
-            builder = make_builder(model, machine, workspace=workspace)
-            if machine.verified:  # a model that cannot be exported is refused before anything long
-                for phase in request.workload.passes:
-                    builder.dense(phase)
-            compression = compress(model, request, data=data, workspace=workspace)
-            given = DtypeSearch(
-                request=request,
-                machine=machine,
-                builder=builder,
-                compression=compression,
-                data=data,
-                workspace=workspace,
-            )
-            dtype, planner = given.choose(
-                machine.network_dtypes(
-                    request.network_dtypes, all_of_them=request.method.precision != "auto"
-                )
-            )
-            judges = stack.enter_context(
-                make_judges(
-                    request,
-                    machine,
-                    compression=compression,
-                    data=data,
-                    workspace=workspace,
-                    dtype=dtype.judged_in,
-                )
-            )
-            yield cls(
-                request=request,
-                workspace=workspace,
-                model=model,
-                machine=dtype.machine,
-                builder=dtype.builder,
-                reference=builder,
-                compression=compression,
-                data=data,
-                planner=given.judged_by(judges, planner, dtype),
-                judged_in=dtype.judged_in,
-                started_s=started_s,
-                key=key,
-                earlier=earlier,
-            )
-
     def require_feasible(self) -> None:
         """Refuse a budget that no plan meets.
 
         Raises:
-            BudgetInfeasibleError: names the reachable minimum.
+            BudgetInfeasibleError: names the reachable minimum, or the best quality.
         """
         self.planner.require_feasible()
+        if self.floor:
+            require_floor(self.floor, self.planner)
 
     def search(self) -> Knobs:
         """The sensitivity pass, then Optuna over the outer knobs, on the true loss.
@@ -207,8 +101,18 @@ class Tuning:
         rounds = self.request.sensitivity_turns
         if rounds:
             with self.workspace.stage("sensitivity pass") as advance:
-                self.planner = self.planner.rescaled(rounds, advance)
-        return found_knobs(self)
+                scales = self._sought().rescaled(rounds, advance).scales
+                self.planner = replace(self.planner, scales=scales)
+        return found_knobs(self, self._sought())
+
+    def _sought(self) -> Planner:
+        """The planner with the latency that is expected of the result in place of a floor."""
+        if not (self.floor and self.request.seeks_latency):
+            return self.planner
+        with self.workspace.stage("find the least latency that keeps the floor"):
+            planner = self.planner
+            ratio = least_latency(planner, {}, planner.uncorrected, keeps=self.floor.keeps)
+        return planner.within(ratio) if ratio else planner
 
     def close_loop(self, knobs: Knobs) -> list[Round]:
         """Rounds of the closed loop, or the one predicted plan where the machine does not measure.
@@ -238,9 +142,22 @@ class Tuning:
             builds=self._loop.build,
         )
 
+    @functools.cached_property
+    def floor(self) -> QualityFloor | None:
+        """The quality floor as a limit on losses on the search data; None without one."""
+        text = self.request.budget.floor()
+        if text is None:
+            return None
+        return make_floor(
+            text,
+            self.planner.evidence.losses,
+            dtype_loss=self.planner.dtype_loss,
+            batches=self.data.search,
+        )
+
     @property
     def _loop(self) -> ClosedLoop:
-        return ClosedLoop(
+        loop = ClosedLoop(
             planner=self.planner,
             compression=self.compression,
             builder=self.builder,
@@ -251,6 +168,9 @@ class Tuning:
             workspace=self.workspace,
             rounds=self.request.search.rounds,
         )
+        if self.floor and self.request.seeks_latency:
+            return FloorLoop.of(loop, self.floor)
+        return loop
 
     def confirm(self, rounds: Sequence[Round]) -> Round:
         """The round to hand out, measured afresh where the machine measures.
@@ -266,7 +186,7 @@ class Tuning:
         found = loop.confirm(rounds)
         if not self.request.search.references:
             return found
-        points = References(loop=loop, loss=self.search_loss)
+        points = References(loop=loop, loss=self.search_loss, floor=self.floor)
         self.references = points.measured(ratio=found.judged.ratio)
         return points.instead_of(found, self.references.values())
 
@@ -282,6 +202,13 @@ class Tuning:
     def verdict(self, outcome: Round) -> Verdict:
         """Whether a round holds the latency budget; the other budgets hold by count."""
         return self._loop.verdict(outcome)
+
+    def verdict_with(self, outcome: Round, quality: Quality) -> Verdict:
+        """The verdict of what is handed out, which also has to keep the quality floor."""
+        floor = self.request.budget.floor()
+        if floor and not quality.keeps(floor):
+            return Verdict.MISSED
+        return self.verdict(outcome)
 
     def judge(self, outcome: Round) -> Quality:
         """Quality of the dense and the compressed model on held-out data."""
@@ -314,12 +241,3 @@ class Tuning:
         """Seconds since the tuning was opened, and its peak memory so far."""
         seconds = time.monotonic() - self.started_s
         return Cost(seconds=seconds, peak_memory_bytes=peak_memory_bytes())
-
-
-def _note_length(workspace: Workspace, *, asked: Workload, given: Workload) -> None:
-    """Say so where the inputs of the model are shorter than what was asked for."""
-    if asked != given:
-        workspace.note(
-            f"inputs have {given.sequence_length} tokens, the most that the model takes, instead "
-            f"of {asked.sequence_length}"
-        )

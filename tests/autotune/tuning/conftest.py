@@ -11,8 +11,16 @@ from autotune.compress.statistics import Statistics
 from autotune.core.progress import Reporter
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import Workload
+from autotune.core.workload import Budget
+from autotune.search.allocators import make_allocator
+from autotune.search.evidence import Evidence
+from autotune.search.losses import PlanLosses, SearchSubject
+from autotune.testing.examples import example_batches
+from autotune.testing.hardware import simulated_hardware
+from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.tuning.compression import Compression
 from autotune.tuning.model import trace_model
+from autotune.tuning.planner import Planner, count_totals
 from autotune.tuning.workspace import Workspace
 from tests.conftest import tiny_model
 
@@ -61,3 +69,30 @@ def compression(model, factors):
 def workspace(tmp_path):
     with RunFolder(tmp_path / "out") as folder:
         yield Workspace(folder=folder, reporter=Reporter())
+
+
+@pytest.fixture
+def planner(model, compression, workspace, tmp_path):
+    """Of a real small model, on a simulated machine."""
+    subject = SearchSubject(
+        model=model.loaded.model,
+        task=model.task,
+        sites=model.single,
+        joint=model.joint,
+        factors=compression.factors,
+        batches=example_batches(2),
+    )
+    hardware = simulated_hardware("cpu-like")
+    with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
+        network = machine.network(SimulatedBuilder(model, machine, workspace=workspace))
+        yield Planner(
+            model=model,
+            errors=compression.error_table(8),
+            network=network,
+            totals=count_totals(model, network),
+            budget=Budget(parameters="0.8x").limits(),
+            allocator=make_allocator("exact"),
+            evidence=Evidence(PlanLosses(subject)),
+            storage="fp32",
+            margin=0.01,
+        )

@@ -211,7 +211,7 @@ class TestRun:
 
     def test_a_repeated_plan_is_looked_at_and_the_rounds_go_on(self, tuning, monkeypatch):
         """Here the first round gave quality away, and its correction leads to the same plan."""
-        monkeypatch.setattr(ClosedLoop, "_corrections", lambda loop, _: loop.planner.uncorrected)
+        monkeypatch.setattr(ClosedLoop, "learned", lambda loop, _: loop.planner.uncorrected)
         loop = dataclasses.replace(tuning._loop, rounds=3)
         wasteful, next_one = (0.762, 0.76, 0.764), (0.79, 0.788, 0.795)
         tuning.machine.script = [wasteful, MISSED, next_one, next_one]

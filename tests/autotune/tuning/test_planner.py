@@ -8,40 +8,7 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import low_rank
 from autotune.core.workload import Budget
 from autotune.search.allocators import make_allocator
-from autotune.search.evidence import Evidence
-from autotune.search.losses import PlanLosses, SearchSubject
-from autotune.testing.examples import example_batches
-from autotune.testing.hardware import simulated_hardware
-from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
-from autotune.tuning.planner import Planner, count_totals
 from tests.autotune.tuning.conftest import Q
-
-
-@pytest.fixture
-def planner(model, compression, workspace, tmp_path):
-    """Of a real small model, on a simulated machine."""
-    subject = SearchSubject(
-        model=model.loaded.model,
-        task=model.task,
-        sites=model.single,
-        joint=model.joint,
-        factors=compression.factors,
-        batches=example_batches(2),
-    )
-    hardware = simulated_hardware("cpu-like")
-    with SimulatedMachine(hardware, tmp_path / "latency.sqlite") as machine:
-        network = machine.network(SimulatedBuilder(model, machine, workspace=workspace))
-        yield Planner(
-            model=model,
-            errors=compression.error_table(8),
-            network=network,
-            totals=count_totals(model, network),
-            budget=Budget(parameters="0.8x").limits(),
-            allocator=make_allocator("exact"),
-            evidence=Evidence(PlanLosses(subject)),
-            storage="fp32",
-            margin=0.01,
-        )
 
 
 def within(planner, plan):

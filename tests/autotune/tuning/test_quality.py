@@ -15,7 +15,7 @@ from autotune.core.types import Budget, Workload
 from autotune.results.result import read_result
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
-from autotune.tuning import session
+from autotune.tuning import opening
 from autotune.tuning.options import SearchOptions
 from autotune.tuning.request import TuneRequest
 from tests.conftest import LLAMA
@@ -33,7 +33,7 @@ SIZES = {
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Tune a folder to a share of its parameters; the result as it is read from its folder."""
-    monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
+    monkeypatch.setattr(opening, "make_builder", SimulatedBuilder)
     (tmp_path / "text.txt").write_text((LLAMA / "heldout.txt").read_text()[:30_000])
 
     def tuned(folder, *, budget="0.9x", length=16, calibration=None, **more):
@@ -53,7 +53,7 @@ def run(tmp_path, monkeypatch):
         )
         board = simulated_hardware("cpu-like")
         machine = SimulatedMachine(board, tmp_path / "latency.sqlite", measure_seconds=0.2)
-        result = session.tune(request, machine=machine)
+        result = opening.tune(request, machine=machine)
         assert read_result(tmp_path / "out") == result.record
         return result.record
 

@@ -15,7 +15,7 @@ from autotune.results.verdict import Verdict
 from autotune.testing.disturbance import CALM
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
-from autotune.tuning import session
+from autotune.tuning import opening
 from autotune.tuning.earlier import earlier_result, is_same
 from autotune.tuning.options import SearchOptions
 from autotune.tuning.request import TuneRequest
@@ -55,14 +55,14 @@ def request_of(home, budget, *, rounds):
 
 @pytest.mark.slow
 def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
+    monkeypatch.setattr(opening, "make_builder", SimulatedBuilder)
     save_model(tmp_path / "dense")
 
     def tuned(budget):
         request = request_of(tmp_path, Budget(parameters=budget, latency="1s"), rounds=1)
         hardware = simulated_hardware("cpu-like", seed=3)
         machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite", disturbance=CALM)
-        record = session.tune(request, machine=machine).record
+        record = opening.tune(request, machine=machine).record
         assert record.verdict is Verdict.MET
         return record.layer_timings
 
@@ -77,7 +77,7 @@ def test_only_the_same_request_leaves_unsettled_timings_as_they_are(tmp_path, mo
 
 def test_the_same_command_changes_nothing_whatever_the_table_holds_by_then(tmp_path, monkeypatch):
     """Layers are measured again during a tuning: its first plan was chosen by another table."""
-    monkeypatch.setattr(session, "make_builder", SimulatedBuilder)
+    monkeypatch.setattr(opening, "make_builder", SimulatedBuilder)
     save_model(tmp_path / "dense")
     measured = []
 
@@ -85,7 +85,7 @@ def test_the_same_command_changes_nothing_whatever_the_table_holds_by_then(tmp_p
         hardware = simulated_hardware("cpu-like", seed=3)
         machine = SimulatedMachine(hardware, tmp_path / "latency.sqlite", disturbance=CALM)
         request = request_of(tmp_path, Budget(latency="0.9x"), rounds=3)
-        record = session.tune(request, machine=machine).record
+        record = opening.tune(request, machine=machine).record
         measured.append(machine.has_measured)
         return record
 
