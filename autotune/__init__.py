@@ -40,6 +40,7 @@ __all__ = [
     "export_onnx",
     "export_tensorrt",
     "merge",
+    "pick",
     "predict",
     "profile",
     "tune",
@@ -49,6 +50,7 @@ __all__ = [
 _HOMES = {
     "tune": "autotune.api",
     "bench": "autotune.tuning.bench",
+    "pick": "autotune.tuning.picking",
     "verify": "autotune.tuning.verify",
     "merge": "autotune.export.dense",
     "predict": "autotune.layers.predict",

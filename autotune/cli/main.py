@@ -37,6 +37,7 @@ _COMMANDS = {
         "Report hardware and what would disturb a measurement.",
     ),
     "bench": ("autotune.cli.bench", "Measure a finished result again."),
+    "pick": ("autotune.cli.pick", "Hand out another plan that a tuning measured."),
     "verify": ("autotune.cli.verify", "Check a result: files, forms, parity, latency, quality."),
     "export": (
         "autotune.cli.export",

@@ -72,6 +72,10 @@ def pareto(record: TuneRecord) -> Chart:
         for point in record.compared
         if point.loss > 0 and not point.handed_out
     ]
+    front = sorted((point.ratio, point.loss) for point in record.front if point.loss > 0)
+    if front:
+        x, y = (list(values) for values in zip(*front, strict=True))
+        series.append(Series(x=x, y=y, line="--", mark="D", name="front, measured"))
     return Chart(
         x_label=_RATIO_LABEL,
         y_label=_LOSS_LABEL,

@@ -31,6 +31,7 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
         f"{_quality_state(record)}; {quality.protocol}",
         *_reference_lines(record),
+        *_front_lines(record),
         f"parameters  {format_count(record.parameters.compressed)} of "
         f"{format_count(record.parameters.dense)}, {format_bytes(record.stored_bytes.compressed)} "
         f"of {format_bytes(record.stored_bytes.dense)}; {len(record.factorized)} of "
@@ -50,6 +51,15 @@ def _reference_lines(record: TuneRecord) -> list[str]:
     if handed_out == record.solver.name:  # a reference point, which no allocator chose
         lines.append(f"            {handed_out} is handed out: no plan that was found is better")
     return lines
+
+
+def _front_lines(record: TuneRecord) -> list[str]:
+    """The plans of the front by latency and quality."""
+    points = sorted((point.ratio, point.quality) for point in record.front)
+    if not points:
+        return []
+    text = ", ".join(f"{ratio:.3f}: {quality:.4f}" for ratio, quality in points)
+    return [f"front       {text}; hand out another one with `autotune pick`"]
 
 
 def in_runtime_dtype(record: TuneRecord) -> str:

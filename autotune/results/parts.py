@@ -10,7 +10,7 @@ from autotune.core.forms import Form
 from autotune.core.quantities import Quantity
 from autotune.core.types import Source
 from autotune.results.codec import Record
-from autotune.results.measured import MeasuredPass
+from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.quality_verdict import LOSS, QualityVerdict, limits_text
 from autotune.results.verdict import Verdict
 
@@ -187,22 +187,43 @@ class UniformPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredPoint:
-    """A plan that was built and measured in the run: what is handed out, or a reference point.
+class MeasuredPoint(Record):
+    """A plan that was built and measured in the run: what is handed out, or another one.
 
-    `ratio` is latency / dense latency with its 95 % interval, `loss` by how much the mean loss on
-    the search data is above the dense model's, `quality` the figure on held-out data in the metric
-    of the result, `forms` how many layers have which form apart from its rank.
+    `passes` are its phases, timed alternately with the dense model; `loss` is by how much the mean
+    loss on the search data is above the dense model's, `quality` the figure on held-out data in the
+    metric of the result, `forms` how many layers have which form apart from its rank, `plan` the
+    forms of those that are not as the dense model has them.
     """
 
+    derived = ("ratio", "ratio_low", "ratio_high")
     name: str
-    ratio: float
-    ratio_low: float
-    ratio_high: float
+    passes: tuple[MeasuredPass, ...]
     loss: float
     quality: float
     forms: Mapping[str, int]
+    plan: Mapping[str, Form]
     handed_out: bool = False
+
+    @property
+    def measured(self) -> Measured:
+        """The whole workload."""
+        return Measured(passes=self.passes)
+
+    @property
+    def ratio(self) -> float:
+        """Latency / dense latency."""
+        return self.measured.ratio
+
+    @property
+    def ratio_low(self) -> float:
+        """The lower end of its 95 % interval."""
+        return self.measured.ratio_low
+
+    @property
+    def ratio_high(self) -> float:
+        """The upper end of its 95 % interval."""
+        return self.measured.ratio_high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,8 @@ class TuneRecord(Record):
     `dtype` is that of the weights. Where the runtime is told to run the network in another one,
     that is `runtime_dtype`, and `device.dtype`; `runtime_options` are the options that the runtime
     must be given to do what was measured. `compared` are the plan that is handed out and the
-    reference points that were measured in the same run; empty where none were.
+    reference points that were measured in the same run, `front` the plans that `--front` asked
+    for; empty where none were.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -125,6 +126,7 @@ class TuneRecord(Record):
     runtime_dtype: str | None = None
     runtime_options: Mapping[str, str] = field(default_factory=dict)
     compared: tuple[MeasuredPoint, ...] = ()
+    front: tuple[MeasuredPoint, ...] = ()
 
     @property
     def within_budget(self) -> bool | None:

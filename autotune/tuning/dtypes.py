@@ -163,7 +163,7 @@ class DtypeSearch:
         if wanted is None or not self.request.seeks_latency:
             return _expected_loss(planner)
         floor = make_floor(
-            wanted,
+            lambda quality: quality.keeps(wanted),
             planner.evidence.losses,
             dtype_loss=planner.dtype_loss,
             batches=self.data.search,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from autotune.compress.tasks.base import Batch
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan
-from autotune.core.quantities import Quantity
 from autotune.results.parts import Quality
 from autotune.search.losses import PlanLosses
 from autotune.search.outer import Knobs
@@ -59,7 +58,6 @@ class QualityFloor:
     `dtype_loss` is lost by the dtype that the network is run in; `judged` is the quality of a rise.
     """
 
-    quantity: Quantity
     limit: float
     dtype_loss: float
     losses: PlanLosses
@@ -77,9 +75,13 @@ class QualityFloor:
 
 
 def make_floor(
-    floor: Quantity, losses: PlanLosses, *, dtype_loss: float, batches: Sequence[Batch]
+    keeps: Callable[[Quality], bool],
+    losses: PlanLosses,
+    *,
+    dtype_loss: float,
+    batches: Sequence[Batch],
 ) -> QualityFloor:
-    """The floor as a limit on the losses that `losses` finds on `batches` of the search data."""
+    """What `keeps` asks of a quality, as a limit on the losses that `losses` finds on `batches`."""
     task, scale = losses.subject.task, losses.scale
     dense = losses.true_loss({}) - dtype_loss
 
@@ -89,16 +91,15 @@ def make_floor(
         )
 
     return QualityFloor(
-        quantity=floor,
-        limit=loss_limit(lambda rise: judged(rise).keeps(floor)),
+        limit=loss_limit(lambda rise: keeps(judged(rise))),
         dtype_loss=dtype_loss,
         losses=losses,
         judged=judged,
     )
 
 
-def require_floor(floor: QualityFloor, planner: Planner) -> None:
-    """Check that the plan of least loss within the other budgets keeps the floor.
+def require_floor(floor: QualityFloor, planner: Planner, *, asked: str) -> None:
+    """Check that the plan of least loss within the other budgets keeps the floor, as it was given.
 
     Raises:
         BudgetInfeasibleError: names the best quality, and the least latency that keeps the floor.
@@ -109,7 +110,7 @@ def require_floor(floor: QualityFloor, planner: Planner) -> None:
     best = floor.judged(floor.rise(plan))
     within = " within the other budgets" if planner.budget else ""
     message = (
-        f"infeasible budget: quality {floor.quantity.text} was requested and the best plan{within} "
+        f"infeasible budget: quality {asked} was requested and the best plan{within} "
         f"has {best.metric} {best.compressed:.4g} on the search data (dense {best.dense:.4g})"
     )
     if planner.limits_latency:

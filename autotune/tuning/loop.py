@@ -153,7 +153,11 @@ class ClosedLoop:
         return loop, allocation
 
     def _on(self, network: NetworkModel) -> ClosedLoop:
-        return replace(self, planner=replace(self.planner, network=network))
+        return self.on(replace(self.planner, network=network))
+
+    def on(self, planner: Planner) -> ClosedLoop:
+        """The same parts with another planner."""
+        return replace(self, planner=planner)
 
     def _time(self, shapes: Collection[LayerShape]) -> LatencyPredictor:
         return self.machine.measure_layers(

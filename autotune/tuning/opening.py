@@ -47,14 +47,24 @@ def tune(
     with open_tuning(request, reporter or Reporter(), machine=machine) as tuning:
         tuning.require_feasible()
         rounds = tuning.close_loop(tuning.search())
-        return tuning.hand_out(tuning.confirm(rounds), rounds)
+        final = tuning.confirm(rounds)
+        tuning.map_front()
+        return tuning.hand_out(final, rounds)
 
 
 @contextmanager
 def open_tuning(
-    request: TuneRequest, reporter: Reporter, *, machine: Machine | None = None
+    request: TuneRequest,
+    reporter: Reporter,
+    *,
+    machine: Machine | None = None,
+    keep_timings: bool = False,
+    dtype: str | None = None,
 ) -> Iterator[Tuning]:
     """Load the model, measure its layers and factorize them; the folder is locked meanwhile.
+
+    With `keep_timings` nothing is measured again that is known; `dtype` is what networks are run
+    in, instead of those that the request offers.
 
     Raises:
         UsageError: a value that cannot be used (model, calibration data, folder, …).
@@ -91,7 +101,8 @@ def open_tuning(
         dense_heldout_loss(model, data, workspace=workspace)
         key = request_key(request, model=model, data=data, machine=machine)
         # Nothing better is needed, and the same command changes nothing.
-        if earlier and earlier.verdict is Verdict.MET and is_answered(folder, earlier, key=key):
+        met = earlier if earlier and earlier.verdict is Verdict.MET else None
+        if keep_timings or (met and is_answered(folder, met, key=key)):
             machine.keep_timings()
         builder = make_builder(model, machine, workspace=workspace)
         if machine.verified:  # a model that cannot be exported is refused before anything long
@@ -106,9 +117,10 @@ def open_tuning(
             data=data,
             workspace=workspace,
         )
-        dtype, planner = given.choose(
+        chosen, planner = given.choose(
             machine.network_dtypes(
-                request.network_dtypes, all_of_them=request.method.precision != "auto"
+                (dtype,) if dtype else request.network_dtypes,
+                all_of_them=request.method.precision != "auto",
             )
         )
         judges = stack.enter_context(
@@ -118,20 +130,20 @@ def open_tuning(
                 compression=compression,
                 data=data,
                 workspace=workspace,
-                dtype=dtype.judged_in,
+                dtype=chosen.judged_in,
             )
         )
         yield Tuning(
             request=request,
             workspace=workspace,
             model=model,
-            machine=dtype.machine,
-            builder=dtype.builder,
+            machine=chosen.machine,
+            builder=chosen.builder,
             reference=builder,
             compression=compression,
             data=data,
-            planner=given.judged_by(judges, planner, dtype),
-            judged_in=dtype.judged_in,
+            planner=given.judged_by(judges, planner, chosen),
+            judged_in=chosen.judged_in,
             started_s=started_s,
             key=key,
             earlier=earlier,

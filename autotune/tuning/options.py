@@ -280,6 +280,16 @@ class SearchOptions:
         help="Build and time uniform plans too (the dense model in every precision, one rank for "
         "all), and hand one out that is better.",
     )
+    front: int | None = option(
+        flag="--front",
+        group="Search",
+        ge=2,
+        le=32,
+        default_text="none",
+        metavar="N",
+        help="Build and measure so many plans between the fastest of use and the dense model; "
+        "`autotune pick` hands out another one of them later.",
+    )
     margin: float = option(
         0.01, ge=0, le=0.5, help="How far below the latency limit to aim, as a share of it."
     )

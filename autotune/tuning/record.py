@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from autotune.tuning.session import Tuning
 
 # The name of the plan that was found, among the reference points.
-_CHOSEN = "chosen plan"
+CHOSEN = "chosen plan"
 
 
 def tune_record(
@@ -103,6 +103,7 @@ def tune_record(
         runtime_dtype=machine.dtype if machine.dtype != planner.network.weight_dtype else None,
         runtime_options=machine.backend.runtime_options(machine.dtype),
         compared=_compared(tuning, final),
+        front=_front(tuning),
     )
 
 
@@ -114,22 +115,33 @@ def _texts(budget: Budget) -> dict[str, str]:
 
 
 def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
-    """What is handed out and the reference points, each judged on held-out data as well."""
+    """What is handed out, and the reference points."""
     found = dict(tuning.references)
-    name = next((n for n, one in found.items() if one.allocation is final.allocation), _CHOSEN)
+    name = next((n for n, one in found.items() if one.allocation is final.allocation), CHOSEN)
     points = {name: final, **{n: one for n, one in found.items() if n != name}} if found else {}
     return tuple(
-        MeasuredPoint(
-            name=point,
-            ratio=outcome.judged.ratio,
-            ratio_low=outcome.judged.ratio_low,
-            ratio_high=outcome.judged.ratio_high,
-            loss=tuning.search_loss(outcome),
-            quality=tuning.judge(outcome).compressed,
-            forms=_form_counts(tuning, outcome),
-            handed_out=point == name,
-        )
+        _measured_point(tuning, point, outcome, handed_out=point == name)
         for point, outcome in points.items()
+    )
+
+
+def _front(tuning: Tuning) -> tuple[MeasuredPoint, ...]:
+    """The plans that were asked for with `--front`."""
+    return tuple(_measured_point(tuning, name, outcome) for name, outcome in tuning.front.items())
+
+
+def _measured_point(
+    tuning: Tuning, name: str, outcome: Round, *, handed_out: bool = False
+) -> MeasuredPoint:
+    """A plan that was measured, judged on held-out data as well."""
+    return MeasuredPoint(
+        name=name,
+        passes=outcome.judged.passes,
+        loss=tuning.search_loss(outcome),
+        quality=tuning.judge(outcome).compressed,
+        forms=_form_counts(tuning, outcome),
+        plan={n: form for n, form in outcome.allocation.plan.items() if not form.is_unchanged},
+        handed_out=handed_out,
     )
 
 

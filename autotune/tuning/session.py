@@ -3,7 +3,9 @@
     with open_tuning(request, reporter) as tuning:
         tuning.require_feasible()
         rounds = tuning.close_loop(tuning.search())
-        result = tuning.hand_out(tuning.confirm(rounds), rounds)
+        final = tuning.confirm(rounds)
+        tuning.map_front()
+        result = tuning.hand_out(final, rounds)
 
 `tune` does just that. Every step is cached in the run folder, so a tuning that was killed continues
 where it was.
@@ -13,14 +15,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.inference import WEIGHTS, running_in
 from autotune.compress.quality import relative_loss
 from autotune.devices.memory import peak_memory_bytes
-from autotune.results.record import Cost, Quality, TuneRecord
+from autotune.results.quality_verdict import QualityVerdict
+from autotune.results.record import Cost, MeasuredPoint, Quality, TuneRecord
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
 from autotune.search.outer import Knobs
@@ -38,6 +41,7 @@ from autotune.tuning.floor import (
     make_floor,
     require_floor,
 )
+from autotune.tuning.front import front_rounds
 from autotune.tuning.handout import hand_out
 from autotune.tuning.judging import (
     dense_heldout_loss,
@@ -52,6 +56,7 @@ from autotune.tuning.planner import Planner
 from autotune.tuning.references import References
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import Round
+from autotune.tuning.stored_request import note_request
 from autotune.tuning.workspace import Workspace
 
 
@@ -61,7 +66,7 @@ class Tuning:
 
     `machine`, `builder` and `planner` are those of the dtype that the network is run in,
     `reference` builds the dense network in the model's own, and models are judged in `judged_in`.
-    `references` are the reference points, once they are measured.
+    `references` are the reference points and `front` further plans, once they are measured.
     `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
     held before.
     """
@@ -81,6 +86,7 @@ class Tuning:
     earlier: TuneRecord | None = None
     knobs: Knobs = field(default_factory=dict)
     references: Mapping[str, Round] = field(default_factory=dict)
+    front: Mapping[str, Round] = field(default_factory=dict)
 
     def require_feasible(self) -> None:
         """Refuse a budget that no plan meets.
@@ -90,7 +96,8 @@ class Tuning:
         """
         self.planner.require_feasible()
         if self.floor:
-            require_floor(self.floor, self.planner)
+            asked = self.request.budget.quality or ""
+            require_floor(self.floor, self.planner, asked=asked)
 
     def search(self) -> Knobs:
         """The sensitivity pass, then Optuna over the outer knobs, on the true loss.
@@ -145,11 +152,14 @@ class Tuning:
     @functools.cached_property
     def floor(self) -> QualityFloor | None:
         """The quality floor as a limit on losses on the search data; None without one."""
-        text = self.request.budget.floor()
-        if text is None:
+        asked = self.request.budget.floor()
+        if asked is None:
             return None
+        return self._floor(lambda quality: quality.keeps(asked))
+
+    def _floor(self, keeps: Callable[[Quality], bool]) -> QualityFloor:
         return make_floor(
-            text,
+            keeps,
             self.planner.evidence.losses,
             dtype_loss=self.planner.dtype_loss,
             batches=self.data.search,
@@ -189,6 +199,26 @@ class Tuning:
         points = References(loop=loop, loss=self.search_loss, floor=self.floor)
         self.references = points.measured(ratio=found.judged.ratio)
         return points.instead_of(found, self.references.values())
+
+    def map_front(self) -> None:
+        """Build and measure plans between the fastest of use and the dense one, if asked for.
+
+        Raises:
+            MeasurementError: a network could not be timed.
+        """
+        count = self.request.search.front
+        if count and self.machine.verified:
+            useful = self._floor(lambda quality: quality.verdict is not QualityVerdict.LOST)
+            self.front = front_rounds(self._loop, self.knobs, count=count, useful=useful)
+
+    def round_of(self, point: MeasuredPoint) -> Round:
+        """A plan that was measured before, as its record has it; its builds are made if missing."""
+        return Round(
+            allocation=self.planner.allocation(point.plan, name=point.name),
+            network=self.planner.network,
+            measured=point.measured,
+            builds=self._loop.build(point.plan),
+        )
 
     def search_loss(self, outcome: Round) -> float:
         """By how much the mean loss of a round's plan on the search data is above the dense one's.
@@ -232,6 +262,7 @@ class Tuning:
     def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
         """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
         result = hand_out(self, final, rounds=rounds)
+        note_request(self.workspace.folder, self.request)
         note_answer(self.workspace.folder, self.key, rounds=rounds)
         if not self.machine.has_measured and is_same(result.record, self.earlier):
             self.workspace.note("this folder already holds this result; nothing was measured")

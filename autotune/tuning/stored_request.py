@@ -9,12 +9,14 @@ from typing import Any
 
 from autotune.core.errors import UsageError
 from autotune.core.options import EFFORTS
-from autotune.core.options_json import at, to_json
+from autotune.core.options_json import at, from_json, to_json
 from autotune.core.paths import default_database
+from autotune.core.runfolder import CACHE, RunFolder
 from autotune.core.types import Workload
 from autotune.tuning.request import TuneRequest, effort_defaults
 
 _TYPE, _VERSION = "tune-request", 1
+_NOTED = "request.json"
 
 
 def request_json(request: TuneRequest) -> dict[str, Any]:
@@ -67,3 +69,20 @@ def without_effort(values: dict[str, Any]) -> dict[str, Any]:
         else part
         for key, part in values.items()
     }
+
+
+def note_request(folder: RunFolder, request: TuneRequest) -> None:
+    """Keep the request beside what was found for it."""
+    folder.write_text(folder.cache / _NOTED, json.dumps(request_json(request)))
+
+
+def noted_request(folder: Path) -> TuneRequest:
+    """The request that led to the result in a run folder.
+
+    Raises:
+        UsageError: there is none, as an older version made the result.
+    """
+    path = folder / CACHE / _NOTED
+    if not path.is_file():
+        raise UsageError(f"{path} is missing, so its plans cannot be made again; tune again")
+    return from_json(TuneRequest, read_request(path))

@@ -1,0 +1,126 @@
+"""Other plans of a finished tuning."""
+
+import dataclasses
+
+import pytest
+
+import autotune
+from autotune.compress.loading import load_checkpoint
+from autotune.core.errors import BudgetInfeasibleError, UsageError
+from autotune.core.forms import parse_form
+from autotune.core.types import Budget
+from autotune.report.summary import summary
+from autotune.results.measured import MeasuredPass
+from autotune.results.parts import MeasuredPoint
+from autotune.results.result import read_result
+from autotune.tuning.measuring import MeasuringMachine
+from autotune.tuning.picking import choose_point, pick
+from tests.autotune.tuning.small import small_home, tune_small
+from tests.records import MEASURED, stored_record
+
+
+def point(name, ratio, quality):
+    timed = MeasuredPass(
+        name="prefill",
+        count=1,
+        latency_s=ratio,
+        dense_latency_s=1.0,
+        ratio=ratio,
+        ratio_low=ratio - 0.01,
+        ratio_high=ratio + 0.01,
+    )
+    return MeasuredPoint(
+        name=name,
+        passes=(timed,),
+        loss=0.0,
+        quality=quality,
+        forms={},
+        plan={"a": parse_form("rank=8")},
+    )
+
+
+@pytest.fixture
+def record():
+    """A result whose figure is a cosine, with four points."""
+    old = stored_record(MEASURED)
+    quality = dataclasses.replace(
+        old.quality, metric="cosine", dense=1.0, compressed=0.9, higher_is_better=True
+    )
+    points = (point("a", 0.3, 0.9), point("b", 0.5, 0.99), point("c", 0.6, 0.98))
+    return dataclasses.replace(
+        old, quality=quality, front=points, compared=(point("dense int8", 0.7, 0.999),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        ({"latency": "0.65x"}, "b"),
+        ({"latency": "0.72x"}, "dense int8"),
+        ({"latency": "0.505x"}, "a"),  # the interval of b ends above
+        ({"quality": "0.95"}, "b"),
+        ({"quality": "0.995"}, "dense int8"),
+        ({"quality": "0.85", "latency": "0.4x"}, "a"),
+    ],
+)
+def test_the_best_point_within_the_limits(record, budget, name):
+    assert choose_point(record, Budget(**budget)).name == name
+
+
+def test_limits_that_no_point_holds_name_the_nearest(record):
+    with pytest.raises(BudgetInfeasibleError) as caught:
+        choose_point(record, Budget(latency="0.4x", quality="0.95"))
+    text = str(caught.value)
+    assert "0.4x" in text and "0.95" in text
+    assert "the best has cosine 0.999 at 0.700" in text
+    assert "the fastest cosine 0.9 at 0.300" in text
+
+
+def test_a_tuning_without_other_plans_is_refused(record):
+    with pytest.raises(UsageError, match="run it again with --front 8"):
+        choose_point(dataclasses.replace(record, front=(), compared=()), Budget(latency="1x"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    home = small_home(tmp_path_factory.mktemp("front"))
+    return tune_small(home, "out", params_budget="0.95x", front=3, allow_quality_loss=True)
+
+
+@pytest.mark.slow
+@pytest.mark.duration(90)
+class TestPicking:
+    def test_the_front_is_measured_and_judged(self, tuned):
+        front = tuned.record.front
+        assert 1 <= len(front) <= 3
+        assert all(each.passes and each.quality > 0 for each in front)
+        assert "autotune pick" in "\n".join(summary(tuned.record, tuned.folder))
+
+    def test_another_point_is_handed_out_without_measuring(self, tuned, monkeypatch):
+        def refuse(*_, **__):
+            raise AssertionError("nothing is to be measured")
+
+        monkeypatch.setattr(MeasuringMachine, "compare", refuse)
+        before = read_result(tuned.folder)
+        other = min((*before.front, *before.compared), key=lambda each: each.ratio)
+        picked = pick(tuned.folder, latency_budget=f"{other.ratio_high + 0.001:.4f}x")
+        record = read_result(tuned.folder)
+        assert picked.record == record
+        handed = {n: str(f) for n, f in record.plan.items() if not f.is_unchanged}
+        found = choose_point(before, Budget(latency=record.budget["latency"]))
+        assert handed == {n: str(f) for n, f in found.plan.items()}
+        assert record.measured_ratio == found.ratio
+        assert record.quality.compressed == found.quality
+        names = {each.name for each in (*record.front, *record.compared)}
+        assert any(name.startswith("chosen at") for name in names)
+        checked = autotune.verify(tuned.folder)
+        wrong = {each.kind.value for each in checked.checks if not each.holds}
+        assert wrong <= {"latency"}
+        load_checkpoint(tuned.folder)
+
+    def test_what_was_handed_out_first_can_be_picked_again(self, tuned):
+        record = read_result(tuned.folder)
+        names = {each.name for each in (*record.front, *record.compared)}
+        pick(tuned.folder, latency_budget="100s")
+        again = read_result(tuned.folder)
+        assert {each.name for each in (*again.front, *again.compared)} >= names - {"chosen plan"}
