@@ -46,10 +46,18 @@ SUFFIXES = (".jinja", ".model", ".tiktoken", ".spm")
 MODULE_NAMES = ("config.json", SINGLE, "vocab.txt", "tokenizer_config.json", "tokenizer.json")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODULE = re.compile(r"[0-9]{1,3}_[A-Za-z0-9_]{1,60}")
+# What a licence asks to pass on with the model.
+_LEGAL = re.compile(
+    r"(LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|USE_POLICY)([_-][A-Za-z0-9_-]{1,40})?(\.(txt|md|rst))?",
+    re.IGNORECASE,
+)
+LEGAL_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "Notice*", "COPYING*", "COPYRIGHT*", "USE_POLICY*")
+# The model card, whose header is read and which a result replaces by its own.
+CARD = "README.md"
 _SHARD = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 TEMPLATES = "additional_chat_templates"
 # What a tuning adds to a checkpoint.
-_ADDED = frozenset({"README.md", "autotune.json", "modeling_lowrank.py"})
+_ADDED = frozenset({CARD, "autotune.json", "modeling_lowrank.py"})
 
 
 def is_weights(name: str) -> bool:
@@ -66,7 +74,7 @@ def is_companion(name: str) -> bool:
         return plain.endswith(".jinja")
     if folder:  # a module of sentence-transformers: pooling, normalisation, dense heads
         return _MODULE.fullmatch(folder) is not None and plain in MODULE_NAMES
-    return plain in NAMES or plain.endswith(SUFFIXES)
+    return plain in NAMES or plain.endswith(SUFFIXES) or _LEGAL.fullmatch(plain) is not None
 
 
 def is_checkpoint_file(name: str) -> bool:

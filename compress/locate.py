@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compress.companions import (
+    CARD,
     INDEX,
+    LEGAL_PATTERNS,
     MODULE_NAMES,
     NAMES,
     SINGLE,
@@ -114,7 +116,10 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns, **more))
 
     try:
-        folder = fetch([*NAMES, SINGLE, *(f"*{end}" for end in SUFFIXES)], ignore_patterns=["*/*"])
+        folder = fetch(
+            [*NAMES, SINGLE, CARD, *LEGAL_PATTERNS, *(f"*{end}" for end in SUFFIXES)],
+            ignore_patterns=["*/*"],
+        )
         wanted = [f"{TEMPLATES}/*.jinja"]
         wanted += [f"{module}/{file}" for module in module_folders(folder) for file in MODULE_NAMES]
         if not (folder / SINGLE).is_file():

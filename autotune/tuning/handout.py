@@ -51,7 +51,9 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
     with tuning.workspace.stage("write the result") as advance:
         advance(0, 4)
         _write_checkpoint(tuning, final, key=tuning.builder.key(whole))
-        folder.write_text(folder.path / MODEL / "README.md", model_card(record))
+        folder.write_text(
+            folder.path / MODEL / "README.md", model_card(record, dense=tuning.model.loaded.folder)
+        )
         advance(1, 4)
         claim(folder, [*sources, REPORT, RESULT])
         _write_graphs(folder.path, sources)

@@ -43,6 +43,8 @@ class Task(ABC):
     higher_is_better: bool
     # The class of transformers that loads such models.
     auto_class: str = "AutoModel"
+    # What the hub calls the use of such models.
+    pipeline_tag: str = ""
     # How the architectures end that config.json names for such models.
     architectures: tuple[str, ...] = ()
     # Whether the model generates: it has decode steps, a KV cache and causal attention.

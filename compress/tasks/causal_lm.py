@@ -20,6 +20,7 @@ class CausalLM(Task):
     """Loss: next-token cross-entropy in nats. Quality: perplexity on held-out text."""
 
     name = "causal-lm"
+    pipeline_tag = "text-generation"
     auto_class = "AutoModelForCausalLM"
     architectures = ("ForCausalLM", "LMHeadModel")
     has_decode = True

@@ -21,6 +21,7 @@ class Classification(LabelledTask):
     """
 
     name = "classification"
+    pipeline_tag = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
 
@@ -72,6 +73,7 @@ class ImageClassification(Classification):
     """Classes of images, judged as those of texts are."""
 
     name = "image-classification"
+    pipeline_tag = "image-classification"
     auto_class = "AutoModelForImageClassification"
     architectures = ("ForImageClassification",)
 

@@ -29,6 +29,7 @@ class Embedding(Task):
     """
 
     name = "embedding"
+    pipeline_tag = "feature-extraction"
     output_name = "last_hidden_state"
     metric = "cosine"
     higher_is_better = True

@@ -24,6 +24,7 @@ class ImageText(Embedding):
     """
 
     name = "image-text"
+    pipeline_tag = "zero-shot-image-classification"
     output_name = "embeddings"
 
     @classmethod

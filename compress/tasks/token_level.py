@@ -24,6 +24,7 @@ class TokenClassification(LabelledTask):
     """A label for every token: the distance of its logits to the dense model's, by token."""
 
     name = "token-classification"
+    pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
     architectures = ("ForTokenClassification",)
     default_metric = "kfac"
@@ -76,6 +77,7 @@ class MaskedLM(Task):
     """
 
     name = "masked-lm"
+    pipeline_tag = "fill-mask"
     auto_class = "AutoModelForMaskedLM"
     architectures = ("ForMaskedLM",)
     output_name = "logits"
@@ -173,6 +175,7 @@ class QuestionAnswering(Task):
     """Where an answer starts and where it ends: KL(dense ‖ compressed) of both, in nats."""
 
     name = "question-answering"
+    pipeline_tag = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
     architectures = ("ForQuestionAnswering",)
     output_name = "logits"

@@ -158,15 +158,17 @@ HUB = {
         "qwen.tiktoken", "spiece.model", "vocab.txt", "merges.txt", "modules.json",
         "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/config.json",
         "2_Dense/config.json", "2_Dense/model.safetensors", "preprocessor_config.json",
-        "video_preprocessor_config.json",
+        "video_preprocessor_config.json", "README.md", "LICENSE", "NOTICE.txt",
     ],
     "left": [
-        "README.md", "consolidated.safetensors", "adapter_config.json",
+        "consolidated.safetensors", "adapter_config.json",
         "adapter_model.safetensors", "onnx/config.json", "onnx/model.onnx", "pytorch_model.bin",
         "model.fp16.safetensors", "2_Dense/pytorch_model.bin", "trainer_state.json",
         "original/tokenizer.model", "evil.py",
     ],
 }  # fmt: skip
+# The dense model's card is read, and not copied.
+COMPANIONS = [name for name in HUB["brought"] if name != "README.md"]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
@@ -225,17 +227,16 @@ def weight_files_of(folder: Path) -> list[Path]:
 
 
 def test_names_that_belong_to_a_model():
-    brought = [name for name in HUB["brought"] if name != "README.md"]
-    assert all(is_companion(name) for name in brought)
+    assert all(is_companion(name) for name in COMPANIONS)
     assert not any(is_companion(name) for name in HUB["left"])
-    assert all(is_checkpoint_file(name) for name in (*brought, "README.md", INDEX, *SHARDS))
+    assert all(is_checkpoint_file(name) for name in (*COMPANIONS, "README.md", INDEX, *SHARDS))
     for name in ("../config.json", "1_Pooling/../config.json", ".jinja", "a/b.jinja", "x\n.model"):
         assert not is_companion(name)
 
 
 def test_companions_are_copied_where_they_are_lacking(tmp_path):
     source, folder = tmp_path / "source", tmp_path / "folder"
-    for name in (*HUB["brought"], *HUB["left"]):
+    for name in (*COMPANIONS, *HUB["left"]):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("source")
     (source / "modules.json").write_text('[{"path": "1_Pooling"}, {"path": "2_Dense"}]')
@@ -243,7 +244,7 @@ def test_companions_are_copied_where_they_are_lacking(tmp_path):
     (folder / "tokenizer.json").write_text("saved")
     copy_companions(source, folder)
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert found == {*HUB["brought"]} - {"config.json", "generation_config.json"}
+    assert found == {*COMPANIONS} - {"config.json", "generation_config.json"}
     assert (folder / "tokenizer.json").read_text() == "saved"
 
 

@@ -166,7 +166,7 @@ def test_card_and_report_hold_the_figures_of_the_record(record, tmp_path):
     assert all(one.reason.replace("'", "&#39;") in page for one in record.left_out)
     card = model_card(record)
     layers = sum(len(site.layers) for site in record.factorized)
-    assert f"replaced {layers} of its linear layers" in card
+    assert f"{layers} layers are pairs of low-rank factors" in card
     assert card.count("→") == len(record.factorized)
     assert ("latency, measured" in card) is (record.measured is not None)
     assert all(source in card for source in record.predicted_from)
