@@ -30,6 +30,7 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         *_timing_lines(record),
         f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
         f"{_quality_state(record)}; {quality.protocol}",
+        *_backend_lines(record),
         *_reference_lines(record),
         *_front_lines(record),
         f"parameters  {format_count(record.parameters.compressed)} of "
@@ -38,6 +39,18 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"{len(record.sites)} sites factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
     ]
+
+
+def _backend_lines(record: TuneRecord) -> list[str]:
+    """The dense model in every backend, and what was gained against the fastest of them."""
+    found = sorted(record.dense_latencies_s.items(), key=lambda one: one[1])
+    if not found or record.measured is None:
+        return []
+    texts = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in found)
+    gains = ", ".join(
+        f"{record.measured.latency_s / seconds:.3f} of {name}" for name, seconds in found
+    )
+    return [f"backends    dense: {texts}", f"            this result: {gains}"]
 
 
 def _reference_lines(record: TuneRecord) -> list[str]:

@@ -77,7 +77,8 @@ class TuneRecord(Record):
     that is `runtime_dtype`, and `device.dtype`; `runtime_options` are the options that the runtime
     must be given to do what was measured. `compared` are the plan that is handed out and the
     reference points that were measured in the same run, `front` the plans that `--front` asked
-    for; empty where none were.
+    for; empty where none were. `dense_latencies_s` are those of the dense model by backend (and the
+    dtype that it was told to use), where `--backend auto` compared them.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -127,6 +128,7 @@ class TuneRecord(Record):
     runtime_options: Mapping[str, str] = field(default_factory=dict)
     compared: tuple[MeasuredPoint, ...] = ()
     front: tuple[MeasuredPoint, ...] = ()
+    dense_latencies_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def within_budget(self) -> bool | None:

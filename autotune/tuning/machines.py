@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from autotune.farm.base import Executor
     from autotune.tuning.options import MachineOptions
 
+# Stands for the backend that runs the model fastest (backends.py).
+AUTO = "auto"
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
 
 
@@ -193,7 +195,8 @@ def _backend_and_dtype(spec: DeviceSpec, options: MachineOptions) -> tuple[Backe
         UsageError: they do not go together.
     """
     with about("machine.backend"):
-        backend = make_backend(options.backend or DEFAULT_BACKENDS[spec.kind], spec.kind)
+        named = options.backend if options.backend != AUTO else None
+        backend = make_backend(named or DEFAULT_BACKENDS[spec.kind], spec.kind)
         if spec.kind not in backend.device_kinds:
             raise UsageError(
                 f"{backend.name} needs {needed_device(backend)}, and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -16,6 +16,7 @@ from autotune.core.workload import Workload
 from autotune.devices.detect import check_threads
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
+from autotune.tuning.backends import fastest_backend, require_here
 from autotune.tuning.builders import make_builder
 from autotune.tuning.compression import compress
 from autotune.tuning.dtypes import DtypeSearch
@@ -29,7 +30,7 @@ from autotune.tuning.judging import (
     make_judges,
 )
 from autotune.tuning.machine import Machine
-from autotune.tuning.machines import find_machine
+from autotune.tuning.machines import AUTO, find_machine
 from autotune.tuning.model import trace_model
 from autotune.tuning.ownership import require_apart, require_replaceable
 from autotune.tuning.request import TuneRequest
@@ -85,6 +86,14 @@ def open_tuning(
         with workspace.stage("load the model"):
             loaded = load_model(request.model)
         require_apart(folder.path, loaded.folder, option="model")
+        latencies: Mapping[str, float] = {}
+        if request.machine.backend == AUTO and machine.verified:
+            require_here(request)
+            request, latencies = fastest_backend(
+                request, loaded, usual=machine, workspace=workspace
+            )
+            machine = stack.enter_context(find_machine(request.machine))
+            machine.prepare()
         model = trace_model(
             loaded,
             request.workload,
@@ -144,6 +153,7 @@ def open_tuning(
             data=data,
             planner=given.judged_by(judges, planner, chosen),
             judged_in=chosen.judged_in,
+            dense_latencies_s=latencies,
             started_s=started_s,
             key=key,
             earlier=earlier,

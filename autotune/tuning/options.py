@@ -45,10 +45,11 @@ class MachineOptions:
     backend: str | None = option(
         flag="--backend",
         group="Machine",
-        choices=lambda: BACKENDS,
+        choices=lambda: ("auto", *BACKENDS),
         part="backend",
         default_text="onnxruntime-cpu on a CPU, torch-cudagraph on a GPU",
-        help="What executes the model.",
+        help="What executes the model; auto: whichever of those that are installed runs the dense "
+        "model fastest.",
     )
     dtype: str | None = option(
         flag="--dtype",

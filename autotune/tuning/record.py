@@ -104,6 +104,7 @@ def tune_record(
         runtime_options=machine.backend.runtime_options(machine.dtype),
         compared=_compared(tuning, final),
         front=_front(tuning),
+        dense_latencies_s=dict(tuning.dense_latencies_s),
     )
 
 

@@ -66,6 +66,7 @@ class Tuning:
 
     `machine`, `builder` and `planner` are those of the dtype that the network is run in,
     `reference` builds the dense network in the model's own, and models are judged in `judged_in`.
+    `dense_latencies_s` are those of the dense model by backend, where backends were compared.
     `references` are the reference points and `front` further plans, once they are measured.
     `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
     held before.
@@ -82,6 +83,7 @@ class Tuning:
     planner: Planner
     judged_in: str
     started_s: float
+    dense_latencies_s: Mapping[str, float] = field(default_factory=dict)
     key: str = ""
     earlier: TuneRecord | None = None
     knobs: Knobs = field(default_factory=dict)
