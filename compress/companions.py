@@ -56,8 +56,13 @@ LEGAL_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "Notice*", "COPYING*", "COPYRIGHT*",
 CARD = "README.md"
 _SHARD = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 TEMPLATES = "additional_chat_templates"
+# Graphs for sentence-transformers' backends.
+BACKEND_ONNX, BACKEND_IR = "onnx/model.onnx", "openvino/openvino_model.xml"
 # What a tuning adds to a checkpoint.
-_ADDED = frozenset({CARD, "autotune.json", "modeling_lowrank.py"})
+_ADDED = frozenset({
+    CARD, "autotune.json", "modeling_lowrank.py",
+    BACKEND_ONNX, f"{BACKEND_ONNX}.data", BACKEND_IR, "openvino/openvino_model.bin",
+})  # fmt: skip
 
 
 def is_weights(name: str) -> bool:

@@ -16,6 +16,9 @@ from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 
 THREADS = "AUTOTUNE_THREADS"
 _INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+# Instructions that decide in what precision a runtime computes, and how fast: x86, then ARM.
+_FEATURES = _INT8_FLAGS | {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16"}
+_FEATURES |= {"asimddp", "i8mm", "bf16", "sve", "sve2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +43,24 @@ def cpu_name() -> str:
 
 
 @functools.cache
+def cpu_features() -> tuple[str, ...]:
+    """Instructions of the processor that decide how a runtime computes, sorted.
+
+    Empty where the system does not tell.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return tuple(sorted(_FEATURES.intersection(next(lines, "").split())))
+
+
 def has_int8_products() -> bool:
     """Whether the processor has instructions that sum products of 8-bit integers in 32 bits."""
     if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
         return True  # ARM's, and what else there is, do not cut sums
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return not _INT8_FLAGS.isdisjoint(flags.split())
+    return not _INT8_FLAGS.isdisjoint(cpu_features())
 
 
 def cpu_threads() -> int:

@@ -28,7 +28,8 @@ def command(folder: Path, output_format: str) -> int:
     from autotune.tuning.verify import verify
 
     found = verify(folder, make_reporter())
-    lines = [*map(_line, found.checks), _last_line(found)]
+    warnings = [f"warning: {text}" for text in found.warnings]
+    lines = [*map(_line, found.checks), *warnings, _last_line(found)]
     emit(output_format, found.to_json(), lines=lines)
     return found.exit_code
 

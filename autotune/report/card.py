@@ -46,6 +46,7 @@ def model_card(record: TuneRecord, *, dense: Path | None = None) -> str:
         record=record,
         header=_header(record, dense),
         rounded=_rounded_layers(record),
+        pools=_pools(dense),
         verdict=verdict_text(record),
         quality=quality_text(record),
         version=__version__,
@@ -57,7 +58,7 @@ def model_card(record: TuneRecord, *, dense: Path | None = None) -> str:
 
 def _header(record: TuneRecord, dense: Path | None) -> str:
     """The YAML header: what the model was made of, what it is for and what it is made with."""
-    pools = dense is not None and (dense / MODULES).is_file()
+    pools = _pools(dense)
     known = _dense_header(dense)
     use = "sentence-similarity" if pools else task_class(record.task).pipeline_tag
     rounded = _rounded_layers(record) > 0
@@ -75,6 +76,11 @@ def _header(record: TuneRecord, dense: Path | None) -> str:
         library_name=library, tags=[*tags, "onnx"], ignore_metadata_errors=True, **values
     )
     return data.to_yaml()
+
+
+def _pools(dense: Path | None) -> bool:
+    """Whether the dense model is a folder of sentence-transformers."""
+    return dense is not None and (dense / MODULES).is_file()
 
 
 def _rounded_layers(record: TuneRecord) -> int:

@@ -136,13 +136,14 @@ class Verification:
     """Every check of a run's or an export's folder.
 
     `quality_verdict` is that of the tuning, None for an export alone; `quality_lost` says that the
-    quality is lost and that this was not allowed.
+    quality is lost and that this was not allowed; `warnings` are no checks, and worth knowing.
     """
 
     folder: str
     checks: tuple[Check, ...]
     quality_verdict: QualityVerdict | None = None
     quality_lost: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -180,6 +181,7 @@ class Verification:
             "quality_verdict": encode(self.quality_verdict),
             "quality_lost": self.quality_lost,
             "findings": [check.to_json() for check in self.checks],
+            "warnings": list(self.warnings),
         }
 
 

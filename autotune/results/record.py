@@ -78,7 +78,8 @@ class TuneRecord(Record):
     must be given to do what was measured. `compared` are the plan that is handed out and the
     reference points that were measured in the same run, `front` the plans that `--front` asked
     for; empty where none were. `dense_latencies_s` are those of the dense model by backend (and the
-    dtype that it was told to use), where `--backend auto` compared them.
+    dtype that it was told to use), where `--backend auto` compared them, `cpu_features` the
+    instructions of the processor that was tuned for.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -129,6 +130,7 @@ class TuneRecord(Record):
     compared: tuple[MeasuredPoint, ...] = ()
     front: tuple[MeasuredPoint, ...] = ()
     dense_latencies_s: Mapping[str, float] = field(default_factory=dict)
+    cpu_features: tuple[str, ...] = ()
 
     @property
     def within_budget(self) -> bool | None:

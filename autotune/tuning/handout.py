@@ -27,6 +27,9 @@ from autotune.tuning.rounds import Round
 if TYPE_CHECKING:
     from autotune.tuning.session import Tuning
 
+# Counts up when other graphs are put into a checkpoint.
+_CHECKPOINT_GRAPHS = 1
+
 
 def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneResult:
     """Write everything that belongs to the final round; result.json comes last.
@@ -50,7 +53,7 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
     require_replaceable(folder.path)
     with tuning.workspace.stage("write the result") as advance:
         advance(0, 4)
-        _write_checkpoint(tuning, final, key=tuning.builder.key(whole))
+        _write_checkpoint(tuning, final, whole=whole)
         folder.write_text(
             folder.path / MODEL / "README.md", model_card(record, dense=tuning.model.loaded.folder)
         )
@@ -67,14 +70,22 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
     return TuneResult(folder=folder.path, record=record)
 
 
-def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
-    """Write `model/` unless it is of this plan already, as the earlier result lists it."""
+def _write_checkpoint(tuning: Tuning, final: Round, *, whole: Path) -> None:
+    """Write `model/` unless it is of this plan already, as the earlier result lists it.
+
+    `whole` is the build of whole sequences.
+    """
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.compress.companions import companion_hashes, copy_companions
+    from autotune.export.sentence import add_backend_graphs
 
     folder, loaded = tuning.workspace.folder, tuning.model.loaded
     # Templates, tokenizer and generation settings are handed out too, and no part of any build.
-    key = digest({"build": key, "companions": companion_hashes(loaded.folder)})
+    key = digest({
+        "build": tuning.builder.key(whole),
+        "companions": companion_hashes(loaded.folder),
+        "graphs": _CHECKPOINT_GRAPHS,
+    })
     if is_unchanged(folder.path, key):
         return
 
@@ -88,6 +99,8 @@ def _write_checkpoint(tuning: Tuning, final: Round, *, key: str) -> None:
                 dtype=tuning.planner.network.weight_dtype,
             )
         copy_companions(loaded.folder, path)
+        if whole.suffix == ".onnx":
+            add_backend_graphs(whole, path, note=tuning.workspace.note)
         (path / STAMP).write_text(json.dumps({"key": key}))
         files = [file.relative_to(path).as_posix() for file in files_of(path)]
         claim(folder, [f"{MODEL}/{name}" for name in (*files, "README.md")])

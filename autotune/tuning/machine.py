@@ -206,6 +206,10 @@ class Machine(ABC):
         """What would disturb a measurement, as found by `prepare`; empty where it is not known."""
         return []
 
+    def cpu_features(self) -> tuple[str, ...]:
+        """Instructions of a processor that its latencies and roundings depend on, where known."""
+        return ()
+
     def keep_timings(self) -> None:
         """Measure nothing again that is known, settled or not."""
         self.keeps_timings = True

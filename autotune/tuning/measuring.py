@@ -17,6 +17,7 @@ from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
+from autotune.devices.detect import cpu_features
 from autotune.devices.health import CpuReading, disturbances
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
@@ -146,6 +147,10 @@ class MeasuringMachine(Machine):
     def disturbances(self) -> list[str]:
         """What would disturb a measurement on this host, before anything of ours ran."""
         return disturbances(self.spec.kind, self._host) if self._host else []
+
+    def cpu_features(self) -> tuple[str, ...]:
+        """Those of this host's processor, if that is the device."""
+        return cpu_features() if self.spec.kind == "cpu" else ()
 
     def layer_timings(self) -> LayerTimings:
         """How many of the layers that were asked for settled, and the load before."""

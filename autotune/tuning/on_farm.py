@@ -67,6 +67,10 @@ class FarmMachine(MeasuringMachine):
         """The model's own: what the worker's processor has instructions for is not asked."""
         return (self.dtype,)
 
+    def cpu_features(self) -> tuple[str, ...]:
+        """The worker is not asked."""
+        return ()
+
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
         """One judge on every host of the farm."""
         return self._executor.judges(setup)

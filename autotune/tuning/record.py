@@ -105,6 +105,7 @@ def tune_record(
         compared=_compared(tuning, final),
         front=_front(tuning),
         dense_latencies_s=dict(tuning.dense_latencies_s),
+        cpu_features=machine.cpu_features(),
     )
 
 

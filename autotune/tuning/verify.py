@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from autotune.compress.companions import BACKEND_IR
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.progress import Reporter
+from autotune.devices.detect import cpu_features
 from autotune.export.checks import check_export, check_hash, phase_of
 from autotune.export.manifest import MANIFEST, Manifest, open_manifest
 from autotune.profiler.backends import BACKENDS, make_backend
@@ -65,7 +68,21 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
         checks=tuple(checks),
         quality_verdict=record.quality_verdict if record else None,
         quality_lost=bool(record and record.quality_lost),
+        warnings=tuple(processor_warnings(record)) if record else (),
     )
+
+
+def processor_warnings(record: TuneRecord) -> Iterator[str]:
+    """What differs between this processor and the one that was tuned for, and matters."""
+    if not record.cpu_features:
+        return
+    here, then = set(cpu_features()), set(record.cpu_features)
+    for names, verb in ((then - here, "lacks"), (here - then, "has also")):
+        if names:
+            yield (
+                f"this processor {verb} {', '.join(sorted(names))}: the latency, and numbers in "
+                "bf16 or 8 bits, may differ from what was tuned"
+            )
 
 
 def _update_report(
@@ -88,14 +105,13 @@ def _check_tuning(folder: Path, record: TuneRecord, *, reporter: Reporter) -> li
     checks.append(run_check(partial(_forms, folder, record), CheckKind.RANKS))
     checks += [
         run_check(
-            partial(_parity, folder / name, record, runtime=runtime, reporter=reporter),
+            partial(_parity, folder, name, record=record, runtime=runtime, reporter=reporter),
             CheckKind.PARITY,
             subject=f"{name} in {runtime}" if runtime else name,
-            phase=phase_of(name),
+            phase=phase_of(name) or "prefill",
         )
-        for name in record.files
-        if phase_of(name) and (folder / name).is_file()
-        for runtime in ("", *_RUNTIMES.get(record.backend, ()))
+        for name, runtime in _graphs(record)
+        if (folder / name).is_file()
     ]
     if record.measured is not None:
         checks.append(
@@ -116,7 +132,22 @@ def _forms(folder: Path, record: TuneRecord) -> Finding:
     return compare_forms(load_checkpoint(folder, torch.float32).model, record)
 
 
-def _parity(graph: Path, record: TuneRecord, *, runtime: str, reporter: Reporter) -> Finding:
+def _graphs(record: TuneRecord) -> Iterator[tuple[str, str]]:
+    """The graphs that are compared with the checkpoint, and in which runtime; "": onnxruntime.
+
+    That of sentence-transformers' backend onnx is a copy, whose hash was compared.
+    """
+    for name in record.files:
+        if phase_of(name) and "/" not in name:
+            yield name, ""
+            yield from ((name, runtime) for runtime in _RUNTIMES.get(record.backend, ()))
+        if name == f"model/{BACKEND_IR}":
+            yield name, "OpenVINO"
+
+
+def _parity(
+    folder: Path, name: str, *, record: TuneRecord, runtime: str, reporter: Reporter
+) -> Finding:
     """Compare a graph with the checkpoint beside it, both in the dtype of the tuning.
 
     In onnxruntime, or in the `runtime` that the tuning was for, in the dtype that it was told.
@@ -124,12 +155,12 @@ def _parity(graph: Path, record: TuneRecord, *, runtime: str, reporter: Reporter
     from autotune.export.graphs import open_checkpoint
     from autotune.export.parity import NETWORKS, check_parity
 
-    where = f" in {runtime}" if runtime else ""
+    graph, where = folder / name, f" in {runtime}" if runtime else ""
     with reporter.stage(f"compare {graph.name} with the checkpoint{where}") as advance:
         network = NETWORKS[runtime](graph)
-        loaded, dtype = open_checkpoint(graph.parent, record.dtype)
+        loaded, dtype = open_checkpoint(folder, record.dtype)
         dtype = (runtime and record.runtime_dtype) or dtype
-        phase = phase_of(graph.name)
+        phase = phase_of(name) or "prefill"
         found = check_parity(
             loaded, phase, network=network, dtype=dtype, what=graph.name, progress=advance
         )

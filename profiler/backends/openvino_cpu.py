@@ -126,8 +126,33 @@ def open_model(path: Path, threads: int) -> Callable[[Mapping[str, Any]], dict[s
     return run
 
 
+def save_ir(graph: Path, path: Path) -> None:
+    """Write a graph in OpenVINO's own format, with the dtype that it shall be run in.
+
+    Args:
+        graph: The ONNX graph.
+        path: The `.xml` file; the weights, in fp32, go into `.bin` beside it.
+
+    Raises:
+        ModelError: OpenVINO does not read the graph.
+        ImportError: OpenVINO is not installed.
+    """
+    import openvino
+
+    try:
+        model = _read(graph)
+    except Exception as error:  # openvino raises plain RuntimeErrors
+        raise ModelError(f"OpenVINO cannot read {graph.name}: {error}") from error
+    model.set_rt_info(inference_dtype(graph), INFERENCE_DTYPE.split("."))
+    path.parent.mkdir(exist_ok=True)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
 def inference_dtype(path: Path) -> str:
-    """The dtype that a graph shall be run in: what its metadata say, else fp32."""
+    """The dtype that a graph, ONNX or IR, shall be run in: what its metadata say, else fp32."""
+    if path.suffix == ".xml":
+        info, place = _read(path), INFERENCE_DTYPE.split(".")
+        return str(info.get_rt_info(place).astype(str)) if info.has_rt_info(place) else "fp32"
     import onnx
 
     model = onnx.load(path, load_external_data=False)

@@ -18,7 +18,7 @@ from tests.records import DATA, MEASURED, PREDICTED, SUMMARY_KEYS, read_v3, stor
 
 NEW_KEYS = {
     *("verdict", "plan", "quality_verdict", "allow_quality_loss", "layer_timings"),
-    *("runtime_dtype", "runtime_options", "compared", "front", "dense_latencies_s"),
+    *("runtime_dtype", "runtime_options", "compared", "front", "dense_latencies_s", "cpu_features"),
 }
 NEW_IN_PASSES = {"windows", "disturbed_windows", "waiting", "converged"}
 NEW_IN_ROUNDS = {"verdict", *(f"second_look_ratio{end}" for end in ("", "_low", "_high"))}

@@ -40,7 +40,9 @@ def half(model, compression, tmp_path_factory):
 @pytest.mark.slow
 def test_a_graph_in_half_precision_is_compared_in_half_precision(half):
     record = replace(stored_record(), dtype="fp16")
-    found = verify._parity(half, record, reporter=Reporter())
+    found = verify._parity(
+        half.parent, half.name, record=record, runtime="", reporter=Reporter()
+    )
     assert not found.reason
     assert 0 < found.facts.worst <= 2e-2
 
@@ -48,3 +50,17 @@ def test_a_graph_in_half_precision_is_compared_in_half_precision(half):
 def test_in_another_precision_it_is_no_right_graph(half):
     with pytest.raises(ParityError):
         verify._parity(half, replace(stored_record(), dtype="fp32"), reporter=Reporter())
+
+
+def test_another_processor_is_a_warning(monkeypatch):
+    monkeypatch.setattr(verify, "cpu_features", lambda: ("avx2", "avx512_vnni"))
+    record = replace(stored_record(), cpu_features=("amx_bf16", "avx2"))
+    lacking, more = verify.processor_warnings(record)
+    assert "lacks amx_bf16:" in lacking
+    assert "has also avx512_vnni:" in more
+
+
+@pytest.mark.parametrize("features", [(), ("avx2",)])
+def test_the_same_or_an_unknown_processor_is_none(monkeypatch, features):
+    monkeypatch.setattr(verify, "cpu_features", lambda: ("avx2",))
+    assert not list(verify.processor_warnings(replace(stored_record(), cpu_features=features)))
