@@ -49,7 +49,13 @@ def test_a_graph_in_half_precision_is_compared_in_half_precision(half):
 
 def test_in_another_precision_it_is_no_right_graph(half):
     with pytest.raises(ParityError):
-        verify._parity(half, replace(stored_record(), dtype="fp32"), reporter=Reporter())
+        verify._parity(
+            half.parent,
+            half.name,
+            record=replace(stored_record(), dtype="fp32"),
+            runtime="",
+            reporter=Reporter(),
+        )
 
 
 def test_another_processor_is_a_warning(monkeypatch):
