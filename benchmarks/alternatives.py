@@ -113,9 +113,7 @@ def _opened(folder: Path, backend: str, threads: int, **given: Any) -> Encode:
     if backend == "openvino":
         config = {"INFERENCE_NUM_THREADS": str(threads), **arguments.pop("ov_config", {})}
         arguments |= {"ov_config": config}
-    model = SentenceTransformer(
-        str(folder), backend=backend, device="cpu", model_kwargs=arguments
-    )
+    model = SentenceTransformer(str(folder), backend=backend, device="cpu", model_kwargs=arguments)
     return _encoder(model)
 
 
@@ -166,12 +164,8 @@ def _exported(
 
         model = openvino.Core().read_model(str(work / _IR))
         names = [one.get_any_name() for one in model.inputs]
-        feeds = [
-            {n: _input(batch, n) for n in names} for batch in calibration
-        ]
-        quantized = nncf.quantize(
-            model, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER
-        )
+        feeds = [{n: _input(batch, n) for n in names} for batch in calibration]
+        quantized = nncf.quantize(model, nncf.Dataset(feeds), model_type=nncf.ModelType.TRANSFORMER)
         openvino.save_model(quantized, str(rounded), compress_to_fp16=False)
     return work
 

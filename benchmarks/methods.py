@@ -116,7 +116,7 @@ def request_of(options: argparse.Namespace, folder: Path) -> TuneRequest:
             statistics_samples=options.calibration_samples,
             heldout_samples=_HELDOUT_TOKENS // options.isl,
         ),
-        search=SearchOptions(trials=options.trials),
+        search=SearchOptions(trials=options.trials, references=False),
         machine=MachineOptions(
             measure_seconds=options.measure_seconds,
             threads=options.threads,

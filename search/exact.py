@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+
+import numpy as np
 
 from autotune.search.lagrangian import solve_lagrangian
 from autotune.search.milp import solve_milp
-from autotune.search.problem import Allocation, PlanProblem, undominated
+from autotune.search.problem import Allocation, PlanProblem, make_allocation, undominated
 
 _FEASIBLE = 1e-9
 
@@ -25,6 +28,8 @@ def solve_exact(problem: PlanProblem, *, relative_gap: float = 1e-4) -> Allocati
         options=tuple(undominated(options) for options in problem.options),
         joint=tuple(replace(g, options=undominated(g.options)) for g in problem.joint),
     )
+    if not problem.resources:
+        return _least_loss(problem)
     if len(problem.resources) > 1:
         return solve_milp(problem, relative_gap=relative_gap)
     quick = solve_lagrangian(problem)
@@ -39,3 +44,10 @@ def solve_exact(problem: PlanProblem, *, relative_gap: float = 1e-4) -> Allocati
     )
     best = thorough if fits and thorough.loss <= quick.loss else quick
     return replace(best, lower_bound=min(bound, best.loss))
+
+
+def _least_loss(problem: PlanProblem) -> Allocation:
+    """The option of least loss at every site, where nothing is limited."""
+    chosen = [int(np.argmin([option.loss for option in site])) for site in problem.options]
+    found = make_allocation(problem, chosen, lower_bound=math.inf, solver="unlimited")
+    return replace(found, lower_bound=found.loss)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autotune.core.options import OptionError, check_options, option, same
 from autotune.core.types import LARGEST_INTEGER, Address
 from autotune.layers.options import PredictOptions, ProfileOptions
-from autotune.tuning.options import MachineOptions, check_cores
+from autotune.tuning.options import NAMED_BACKEND, MachineOptions, check_cores
 from autotune.tuning.request import TuneRequest
 
 
@@ -104,7 +104,7 @@ class DriftOptions:
         20, flag="--anchors", ge=1, le=1000, metavar="N", help="Points to measure again."
     )
     device: str = same(MachineOptions, "device")
-    backend: str | None = same(MachineOptions, "backend")
+    backend: str | None = same(MachineOptions, "backend", **NAMED_BACKEND)
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
     database: Address = same(MachineOptions, "database")

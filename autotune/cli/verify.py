@@ -39,6 +39,8 @@ def _last_line(found: Verification) -> str:
     if failed:
         return f"INVALID: {failed} of {len(found.checks)} checks failed"
     budget = f", budget {found.verdict}" if found.verdict else ""
+    if found.floor_missed:
+        budget += ", quality floor missed"
     reduced = found.quality_verdict not in (None, QualityVerdict.KEPT)
     return f"VALID{budget}" + (f", quality {found.quality_verdict}" if reduced else "")
 

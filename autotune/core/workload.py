@@ -167,7 +167,6 @@ class Budget:
     )
     weight_bytes: str | None = option(
         flag="--memory-budget",
-        common=True,
         group="Budgets",
         metavar="LIMIT",
         help="Bytes of the weights, such as 80MB or 0.8x.",

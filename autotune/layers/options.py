@@ -16,7 +16,7 @@ from autotune.core.options import Entry, OptionError, check_options, entries, op
 from autotune.core.options_json import from_json
 from autotune.core.types import LARGEST_INTEGER, Address
 from autotune.core.workload import Workload
-from autotune.tuning.options import MachineOptions
+from autotune.tuning.options import NAMED_BACKEND, MachineOptions
 
 if TYPE_CHECKING:
     from autotune.profiler.backends.base import Backend
@@ -84,7 +84,7 @@ class PredictOptions:
     ranks: tuple[int, ...] = same(LayerOptions, "rank", default=(), flat="ranks")
     forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
     device: str = same(MachineOptions, "device")
-    backend: str | None = same(MachineOptions, "backend")
+    backend: str | None = same(MachineOptions, "backend", **NAMED_BACKEND)
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
     database: Address = same(MachineOptions, "database")
@@ -118,7 +118,7 @@ class ProfileOptions:
     )
     forms: tuple[str, ...] = same(LayerOptions, "form", default=(), flat="forms")
     device: str = same(MachineOptions, "device")
-    backend: str | None = same(MachineOptions, "backend")
+    backend: str | None = same(MachineOptions, "backend", **NAMED_BACKEND)
     dtype: str | None = same(MachineOptions, "dtype")
     threads: int | None = same(MachineOptions, "threads")
     remeasure: bool = same(MachineOptions, "remeasure")

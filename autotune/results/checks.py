@@ -136,13 +136,15 @@ class Verification:
     """Every check of a run's or an export's folder.
 
     `quality_verdict` is that of the tuning, None for an export alone; `quality_lost` says that the
-    quality is lost and that this was not allowed; `warnings` are no checks, and worth knowing.
+    quality is lost and that this was not allowed, `floor_missed` that it is below the floor that
+    was asked for; `warnings` are no checks, and worth knowing.
     """
 
     folder: str
     checks: tuple[Check, ...]
     quality_verdict: QualityVerdict | None = None
     quality_lost: bool = False
+    floor_missed: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -163,11 +165,11 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """1 where a check fails, the budget is missed or the quality lost, else 5 or 0.
+        """1 where a check fails, a budget or floor is missed or the quality lost, else 5 or 0.
 
         5 is where only the latency is undecided.
         """
-        if not self.valid or self.quality_lost:
+        if not self.valid or self.quality_lost or self.floor_missed:
             return Verdict.MISSED.exit_code
         return (self.verdict or Verdict.MET).exit_code
 
@@ -180,6 +182,7 @@ class Verification:
             "within_budget": self.within_budget,
             "quality_verdict": encode(self.quality_verdict),
             "quality_lost": self.quality_lost,
+            "floor_missed": self.floor_missed,
             "findings": [check.to_json() for check in self.checks],
             "warnings": list(self.warnings),
         }

@@ -51,6 +51,7 @@ _NUMBERS = (
     ("seed", "Seed"),
 )
 _TEXTS = (
+    ("quality_floor", "Quality floor (0.99, or 1.05x of the dense perplexity)"),
     ("calibration", "Calibration text"),
     ("backend", "Backend"),
     ("dtype", "Data type (fp32, bf16, fp16)"),
@@ -72,7 +73,7 @@ _SIZES = (
     ("in_features", "Input features", 4096),
     ("out_features", "Output features", 4096),
 )
-_BUDGET_NAMES = ("latency_budget", *(name for name, _, _ in _BUDGETS))
+_BUDGET_NAMES = ("latency_budget", "quality_floor", *(name for name, _, _ in _BUDGETS))
 
 
 def _clock(seconds: float) -> str:
@@ -110,7 +111,9 @@ def _row(job: Job) -> dict[str, Any]:
     """The cells of a job in a table of jobs."""
     spec = flat_spec(job.kind, job.spec)
     budgets = [
-        f"{name.removesuffix('_budget')} {spec[name]}" for name in _BUDGET_NAMES if spec.get(name)
+        f"{name.removesuffix('_budget').replace('_', ' ')} {spec[name]}"
+        for name in _BUDGET_NAMES
+        if spec.get(name)
     ]
     source = f"job …{spec['run'][-6:]}" if spec.get("run") else None
     when = datetime.datetime.fromtimestamp(job.created_at, datetime.UTC)

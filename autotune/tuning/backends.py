@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.compress.loading import LoadedModel
-from autotune.core.errors import AutotuneError, MeasurementError, UsageError, option_name
+from autotune.core.errors import AutotuneError, MeasurementError, option_name
 from autotune.profiler.backends import BACKENDS, make_backend
 from autotune.tuning.builders import Builder, make_builder
 from autotune.tuning.machine import Machine
@@ -98,19 +98,9 @@ def _phase_latency_s(builder: Builder, phase: str) -> float:
         "measure_seconds": machine.measure_seconds,
     }
     found = workspace.value(
-        "dense-latency", key, compute=compute, reuse=lambda one: bool(one["settled"])
+        "dense-latency",
+        key,
+        compute=compute,
+        reuse=lambda one: bool(one["settled"]) or machine.keeps_timings,
     )
     return float(found["latency_s"])
-
-
-def require_here(request: TuneRequest) -> None:
-    """Refuse to compare backends on a machine that is not this one.
-
-    Raises:
-        UsageError: a farm was given.
-    """
-    if request.machine.farm:
-        raise UsageError(
-            f"{option_name('machine.backend')} {AUTO} compares backends of this machine; with "
-            f"{option_name('machine.farm')} name one"
-        )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.inference import WEIGHTS
-from autotune.core.errors import BudgetInfeasibleError
+from autotune.core.errors import AutotuneError, BudgetInfeasibleError, ModelError
 from autotune.predictor.network.model import NetworkModel
 from autotune.results.measured import Measured
 from autotune.results.quality_verdict import QualityVerdict
@@ -103,13 +103,26 @@ class DtypeSearch:
         Under a quality floor alone that whose best plan is the fastest. Where no plan meets the
         budgets, the fastest dtype.
         """
-        found = undominated([self._in_dtype(name) for name in wanted])
+        found = undominated(self._in_dtypes(wanted))
         planned = [(each, self._planner(each)) for each in found]
         if len(planned) == 1:
             return planned[0]
         best = min(planned, key=lambda one: (self._expected(one[1]), one[0].ratio))
         self.workspace.note(f"the network is run in {best[0].name}")
         return best
+
+    def _in_dtypes(self, wanted: Sequence[str]) -> list[NetworkDtype]:
+        """All that work; one that does not is left out where another was asked for as well."""
+        found, errors = [], []
+        for name in wanted:
+            try:
+                found.append(self._in_dtype(name))
+            except AutotuneError as error:
+                errors.append(error)
+                self.workspace.note(f"the network is not run in {name}: {error}")
+        if not found:
+            raise errors[0]
+        return found
 
     def judged_by(self, judges: JudgePool | None, planner: Planner, dtype: NetworkDtype) -> Planner:
         """The planner with losses that a pool of judges finds."""
@@ -148,6 +161,8 @@ class DtypeSearch:
         own, other = (self._evidence(dtype).losses for dtype in (WEIGHTS, name))
         with self.workspace.stage(f"judge the dense model in {name}"):
             dense, found = own.true_loss({}), other.true_loss({})
+        if not math.isfinite(found):
+            raise ModelError(f"the dense model's loss on the search data is not finite in {name}")
         loss = max(found - dense, 0.0)
         quality = quality_of(
             self.compression.model.task,

@@ -13,10 +13,12 @@ from dataclasses import dataclass, fields, replace
 from autotune.compress.tasks.base import Batch
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan
+from autotune.core.layers import LayerShape
 from autotune.results.parts import Quality
 from autotune.search.losses import PlanLosses
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
+from autotune.tuning.decisions import guessed
 from autotune.tuning.judging import quality_of
 from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.planner import Corrections, Planner
@@ -120,6 +122,22 @@ def require_floor(floor: QualityFloor, planner: Planner, *, asked: str) -> None:
     raise BudgetInfeasibleError(message, {})
 
 
+def _unlimited(planner: Planner, knobs: Knobs, corrections: Corrections) -> float:
+    """The latency of the plan of least loss within the other budgets, as a share of dense.
+
+    Smaller networks may be slower.
+    """
+    network = planner.network.corrected(corrections)
+    others = {name: limit for name, limit in planner.budget.items() if name != "latency"}
+    if not others:
+        return network.predict({}).ratio
+    try:
+        plan = replace(planner, budget=others).solve(knobs, corrections, margin=0.0).plan
+    except BudgetInfeasibleError:
+        return network.predict({}).ratio
+    return network.predict(plan).ratio
+
+
 def least_latency(
     planner: Planner, knobs: Knobs, corrections: Corrections, *, keeps: Callable[[Plan], bool]
 ) -> float | None:
@@ -136,7 +154,7 @@ def least_latency(
         return keeps(allocation.plan)
 
     # A little above, since the sum of the dense layers is rounded.
-    high = max(1.0, planner.network.predict({}).ratio) * (1 + 1e-9)
+    high = max(1.0, _unlimited(planner, knobs, corrections)) * (1 + 1e-9)
     low = planner.least_ratio(corrections)
     if not kept(high):
         return None
@@ -168,7 +186,12 @@ class FloorLoop(ClosedLoop):
         rounds: list[Round] = []
         corrections, loop = self.planner.uncorrected, self
         while len(rounds) < self.rounds:
-            loop, allocation = loop.fastest(knobs, corrections)
+            try:
+                loop, allocation = loop.fastest(knobs, corrections)
+            except BudgetInfeasibleError:
+                if not rounds:
+                    raise
+                break
             if any(each.allocation.plan == allocation.plan for each in rounds):
                 break
             rounds.append(loop.measured_round(allocation, corrections, number=len(rounds)))
@@ -183,22 +206,26 @@ class FloorLoop(ClosedLoop):
     def fastest(self, knobs: Knobs, corrections: Corrections) -> tuple[FloorLoop, Allocation]:
         """The fastest plan that keeps the floor, and the loop that measured its forms.
 
-        Measuring the forms of a plan may change which plan that is, a few times at most.
+        Measuring the forms of a plan may change which plan that is, a few times at most; a plan
+        that does not keep the floor is none of them.
+
+        Raises:
+            BudgetInfeasibleError: no plan keeps the floor within the other budgets.
         """
-        loop, budget = self, self.planner.budget
+        loop, tried = self, set[LayerShape]()
         for _ in range(_TURNS):
             ratio = least_latency(loop.planner, knobs, corrections, keeps=self.floor.keeps)
             if ratio is None:
                 raise BudgetInfeasibleError(_NONE_KEEPS, {})
-            within = replace(loop, planner=loop.planner.within(ratio))
-            settled, allocation = within.settled(knobs, corrections, margin=0.0)
-            unchanged = settled.planner.network is loop.planner.network
-            loop = replace(self, planner=replace(settled.planner, budget=budget))
-            if unchanged:
+            found = loop.planner.within(ratio).solve(knobs, corrections, margin=0.0)
+            guesses = set(guessed(loop.planner.network, found.plan)) - tried
+            if not guesses:
                 break
+            tried |= guesses
+            loop = loop.having_timed(guesses)
         # Latency has no limit, and is none of the costs.
-        costs = loop.planner.allocation(allocation.plan, name="").costs
-        return loop, replace(allocation, costs=costs)
+        costs = loop.planner.allocation(found.plan, name="").costs
+        return loop, replace(found, costs=costs)
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """All of them keep the floor: the fastest first."""

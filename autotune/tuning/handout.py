@@ -81,11 +81,13 @@ def _write_checkpoint(tuning: Tuning, final: Round, *, whole: Path) -> None:
 
     folder, loaded = tuning.workspace.folder, tuning.model.loaded
     # Templates, tokenizer and generation settings are handed out too, and no part of any build.
-    key = digest({
-        "build": tuning.builder.key(whole),
-        "companions": companion_hashes(loaded.folder),
-        "graphs": _CHECKPOINT_GRAPHS,
-    })
+    key = digest(
+        {
+            "build": tuning.builder.key(whole),
+            "companions": companion_hashes(loaded.folder),
+            "graphs": _CHECKPOINT_GRAPHS,
+        }
+    )
     if is_unchanged(folder.path, key):
         return
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan, plan_to_json
@@ -149,13 +150,17 @@ class ClosedLoop:
             if not guesses or not loop.planner.limits_latency:
                 break
             tried |= guesses
-            loop = loop._on(network.on(loop._time(guesses)))
+            loop = loop.having_timed(guesses)
         return loop, allocation
 
-    def _on(self, network: NetworkModel) -> ClosedLoop:
+    def having_timed(self, shapes: Collection[LayerShape]) -> Self:
+        """The same parts after these layers were measured."""
+        return self._on(self.planner.network.on(self._time(shapes)))
+
+    def _on(self, network: NetworkModel) -> Self:
         return self.on(replace(self.planner, network=network))
 
-    def on(self, planner: Planner) -> ClosedLoop:
+    def on(self, planner: Planner) -> Self:
         """The same parts with another planner."""
         return replace(self, planner=planner)
 

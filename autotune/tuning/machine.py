@@ -130,7 +130,7 @@ class Machine(ABC):
                 f"networks in {lacking[0]} on {self.device_name}; choose native, or auto for all "
                 "that it offers"
             )
-        return tuple(each for each in named if each in offered)
+        return tuple(dict.fromkeys(each for each in named if each in offered))
 
     def in_dtype(self, dtype: str) -> Machine:
         """This machine as networks in another of its `inference_dtypes` find it.
@@ -224,6 +224,12 @@ class Machine(ABC):
         Raises:
             AutotuneError: what is missing; a UsageError where other options would help.
         """
+
+    def after(self, other: Machine) -> Self:
+        """This machine, prepared by what another one on the same host found in its place."""
+        del other
+        self.prepare()
+        return self
 
     def close(self) -> None:  # noqa: B027 (most open nothing)
         """Close the connections and processes that the machine opened; it may be called again."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from autotune.core.errors import UsageError
 from autotune.core.forms import DENSE
@@ -143,6 +143,13 @@ class MeasuringMachine(Machine):
         """Open the latency database, so that a bad address fails early; look at the host."""
         _ = self.database
         self._host = self._read_host() if self._read_host else None
+
+    def after(self, other: Machine) -> Self:
+        """With the other's reading of the host."""
+        super().after(other)
+        if isinstance(other, MeasuringMachine):
+            self._host = other._host
+        return self
 
     def disturbances(self) -> list[str]:
         """What would disturb a measurement on this host, before anything of ours ran."""

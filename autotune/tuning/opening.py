@@ -16,7 +16,7 @@ from autotune.core.workload import Workload
 from autotune.devices.detect import check_threads
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
-from autotune.tuning.backends import fastest_backend, require_here
+from autotune.tuning.backends import fastest_backend
 from autotune.tuning.builders import make_builder
 from autotune.tuning.compression import compress
 from autotune.tuning.dtypes import DtypeSearch
@@ -88,12 +88,11 @@ def open_tuning(
         require_apart(folder.path, loaded.folder, option="model")
         latencies: Mapping[str, float] = {}
         if request.machine.backend == AUTO and machine.verified:
-            require_here(request)
             request, latencies = fastest_backend(
                 request, loaded, usual=machine, workspace=workspace
             )
-            machine = stack.enter_context(find_machine(request.machine))
-            machine.prepare()
+            # The host was read before anything of ours ran, and is not read again.
+            machine = stack.enter_context(find_machine(request.machine)).after(machine)
         model = trace_model(
             loaded,
             request.workload,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from autotune.compress.factorizers import FACTORIZERS
 from autotune.compress.metrics import METRICS
@@ -120,6 +121,11 @@ class MachineOptions:
         return f"MachineOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
+# What differs where a backend has to be named, as layers have no network to compare them by.
+NAMED_BACKEND: Mapping[str, Any] = {
+    "choices": lambda: BACKENDS,
+    "help": "What executes the model.",
+}
 # What `--precision` takes for the network as a whole, beside the precisions of layers.
 NETWORK_DTYPES = ("bf16",)
 # What `--factors` offers for every layer.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autotune.core.errors import BudgetInfeasibleError, UsageError, option_name
 from autotune.core.forms import NATIVE
+from autotune.core.paths import data_folder
 from autotune.core.progress import Reporter
-from autotune.core.types import Budget
+from autotune.core.types import Budget, Fingerprint
 from autotune.results.parts import MeasuredPoint
 from autotune.results.record import TuneRecord
 from autotune.results.result import TuneResult, read_result
 from autotune.results.verdict import latency_limit
+from autotune.tuning.machines import find_machine
 from autotune.tuning.opening import open_tuning
-from autotune.tuning.record import CHOSEN
-from autotune.tuning.rounds import Round
+from autotune.tuning.request import TuneRequest
+from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.session import Tuning
 from autotune.tuning.stored_request import noted_request
 
@@ -28,9 +30,10 @@ def pick(
     latency_budget: str | None = None,
     quality_floor: str | None = None,
 ) -> TuneResult:
-    """Hand out another plan that a tuning measured: no layer and no network is measured again.
+    """Hand out another plan that a tuning measured; its measurement is taken as it is.
 
-    Within a latency budget the one of best quality; under a quality floor alone the fastest.
+    Within a latency budget the one of best quality; under a quality floor alone the fastest. The
+    tuning's limits on sizes stand.
 
     Args:
         folder: The folder of a tuning with `front` or reference points.
@@ -39,45 +42,67 @@ def pick(
         quality_floor: Such as `0.99` or `1.05x`, of the figure on held-out data.
 
     Raises:
-        UsageError: the folder holds no such tuning, or neither limit was given.
+        UsageError: the folder holds no such tuning, or one of another machine or software; or
+            neither limit was given.
         BudgetInfeasibleError: no plan that was measured is within the limits.
     """
     folder, reporter = Path(folder), reporter or Reporter()
-    budget = Budget(latency=latency_budget, quality=quality_floor)
+    asked = Budget(latency=latency_budget, quality=quality_floor)
     record = read_result(folder)
-    point = choose_point(record, budget)
-    request = replace(noted_request(folder), output=folder, budget=budget)
-    dtype = record.runtime_dtype or NATIVE
-    with open_tuning(request, reporter, keep_timings=True, dtype=dtype) as tuning:
-        _restore(tuning, record)
-        final = _found(tuning, point)
-        return tuning.hand_out(final, [final])
+    points = points_of(record)
+    request = _request_of(folder, record, asked=asked)
+    with open_tuning(
+        request, reporter, keep_timings=True, dtype=record.runtime_dtype or NATIVE
+    ) as tuning:
+        rounds = {point.name: tuning.round_of(point) for point in points}
+        fitting = [point for point in points if tuning.planner.fits(rounds[point.name].allocation)]
+        chosen = choose_point(fitting, record, budget=asked)
+        _restore(tuning, record, rounds=rounds)
+        final = rounds[chosen.name]
+        return tuning.hand_out(final, [final], answers=False)
 
 
-def choose_point(record: TuneRecord, budget: Budget) -> MeasuredPoint:
-    """The best of the points that a tuning measured.
+def points_of(record: TuneRecord) -> list[MeasuredPoint]:
+    """What a tuning measured, each under a name of its own.
 
     Raises:
-        UsageError: it measured none.
-        BudgetInfeasibleError: none is within the limits; names the nearest.
+        UsageError: it measured nothing but the plan that it handed out.
     """
-    points = [*record.front, *record.compared]
-    if not points:
+    found: dict[str, MeasuredPoint] = {}
+    for point in (*record.front, *record.compared):
+        name = point.name
+        if name == CHOSEN:  # which is one of several now
+            name = f"chosen at {point.ratio:.3f}"
+        while name in found:
+            name += "'"
+        found[name] = replace(point, name=name)
+    if len(found) < 2:
         raise UsageError(
             "this tuning measured no other plans; run it again with --front 8 (its layers are not "
             "measured again)"
         )
+    return list(found.values())
+
+
+def choose_point(
+    points: Sequence[MeasuredPoint], record: TuneRecord, *, budget: Budget
+) -> MeasuredPoint:
+    """The best of the points of a tuning.
+
+    Raises:
+        BudgetInfeasibleError: none is within the limits; names the nearest.
+    """
     within = [each for each in points if _holds(each, record, budget=budget)]
     if not within:
         raise BudgetInfeasibleError(_nearest_text(points, record, budget=budget), {})
     if budget.latency:
-        return min(within, key=lambda each: _badness(each, record))
+        return min(within, key=lambda each: (_badness(each, record), each.ratio))
     return min(within, key=lambda each: each.ratio)
 
 
 def _holds(point: MeasuredPoint, record: TuneRecord, *, budget: Budget) -> bool:
     floor = budget.floor()
-    limit = latency_limit(budget.latency, record.dense_latency_s)
+    limit = latency_limit(budget.latency, point.measured.dense_latency_s)
     kept = floor is None or replace(record.quality, compressed=point.quality).keeps(floor)
     return kept and (limit is None or point.ratio_high <= limit)
 
@@ -88,13 +113,18 @@ def _badness(point: MeasuredPoint, record: TuneRecord) -> float:
 
 
 def _nearest_text(points: Sequence[MeasuredPoint], record: TuneRecord, *, budget: Budget) -> str:
-    best = min(points, key=lambda each: _badness(each, record))
-    fastest = min(points, key=lambda each: each.ratio_high)
     asked = ", ".join(
         f"{option_name(f'budget.{name}')} {text}"
         for name, text in (("latency", budget.latency), ("quality", budget.quality))
         if text
     )
+    if not points:
+        return (
+            f"infeasible budget: {asked} was asked for and no plan that was measured is within the "
+            "other budgets of the tuning; tune with that budget instead"
+        )
+    best = min(points, key=lambda each: _badness(each, record))
+    fastest = min(points, key=lambda each: each.ratio_high)
     metric = record.quality.metric
     return (
         f"infeasible budget: {asked} was asked for and none of {len(points)} plans that were "
@@ -104,20 +134,41 @@ def _nearest_text(points: Sequence[MeasuredPoint], record: TuneRecord, *, budget
     )
 
 
-def _restore(tuning: Tuning, record: TuneRecord) -> None:
+def _request_of(folder: Path, record: TuneRecord, *, asked: Budget) -> TuneRequest:
+    """The request of the tuning in a folder, with other limits and on the same machine.
+
+    Raises:
+        UsageError: an older version made the result, or another machine or software.
+    """
+    request = noted_request(folder)
+    machine = replace(request.machine, backend=record.backend, remeasure=False)
+    if machine.farm:
+        from autotune.farm.processes import read_token
+
+        machine = replace(machine, farm_token=read_token(data_folder() / "farm-token"))
+    with find_machine(machine) as found:
+        inside = found.in_dtype(record.runtime_dtype) if record.runtime_dtype else found
+        if inside.fingerprint != record.device:
+            raise UsageError(
+                f"{folder} was tuned for {_text(record.device)}, and here is "
+                f"{_text(inside.fingerprint)}; pick there, or tune again"
+            )
+    budget = replace(request.budget, latency=asked.latency, quality=asked.quality)
+    return replace(request, output=folder, machine=machine, budget=budget)
+
+
+def _text(device: Fingerprint) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(device.versions.items()))
+    return (
+        f"{device.device_name}, {device.backend} {device.dtype}, {device.threads} threads, "
+        f"{versions}"
+    )
+
+
+def _restore(tuning: Tuning, record: TuneRecord, *, rounds: Mapping[str, Round]) -> None:
     """Show again what the result showed, the plan that it handed out among the others."""
-    points = [replace(each, name=_own_name(each)) for each in (*record.compared, *record.front)]
-    rounds = {each.name: tuning.round_of(each) for each in points}
-    references = {each.name for each in record.compared if each.name != CHOSEN}
+    references = {each.name for each in record.compared}
     tuning.references = {name: one for name, one in rounds.items() if name in references}
     tuning.front = {name: one for name, one in rounds.items() if name not in references}
-
-
-def _own_name(point: MeasuredPoint) -> str:
-    """The plan that an allocator chose is one of several now."""
-    return f"chosen at {point.ratio:.3f}" if point.name == CHOSEN else point.name
-
-
-def _found(tuning: Tuning, point: MeasuredPoint) -> Round:
-    """The restored round of a point."""
-    return {**tuning.references, **tuning.front}[_own_name(point)]
+    tuning.dense_latencies_s = record.dense_latencies_s
+    tuning.knobs = dict(record.knobs)

@@ -34,14 +34,11 @@ from autotune.search.problem import Option
 from autotune.search.tables import site_bytes
 from autotune.tuning.planner import Planner
 from autotune.tuning.references import uniform_rank
-from autotune.tuning.rounds import Round
+from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.site_records import node_latencies, site_records, staircases
 
 if TYPE_CHECKING:
     from autotune.tuning.session import Tuning
-
-# The name of the plan that was found, among the reference points.
-CHOSEN = "chosen plan"
 
 
 def tune_record(
@@ -103,7 +100,7 @@ def tune_record(
         runtime_dtype=machine.dtype if machine.dtype != planner.network.weight_dtype else None,
         runtime_options=machine.backend.runtime_options(machine.dtype),
         compared=_compared(tuning, final),
-        front=_front(tuning),
+        front=_front(tuning, final),
         dense_latencies_s=dict(tuning.dense_latencies_s),
         cpu_features=machine.cpu_features(),
     )
@@ -117,25 +114,26 @@ def _texts(budget: Budget) -> dict[str, str]:
 
 
 def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
-    """What is handed out, and the reference points."""
-    found = dict(tuning.references)
-    name = next((n for n, one in found.items() if one.allocation is final.allocation), CHOSEN)
-    points = {name: final, **{n: one for n, one in found.items() if n != name}} if found else {}
-    return tuple(
-        _measured_point(tuning, point, outcome, handed_out=point == name)
-        for point, outcome in points.items()
-    )
+    """The reference points, and what is handed out unless it is a plan of the front."""
+    if final.measured is None:
+        return ()
+    points = dict(tuning.references)
+    known = [*points.values(), *tuning.front.values()]
+    if not any(one.allocation is final.allocation for one in known):
+        points = {CHOSEN: final, **points}
+    return tuple(_measured_point(tuning, n, one, final=final) for n, one in points.items())
 
 
-def _front(tuning: Tuning) -> tuple[MeasuredPoint, ...]:
+def _front(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
     """The plans that were asked for with `--front`."""
-    return tuple(_measured_point(tuning, name, outcome) for name, outcome in tuning.front.items())
+    points = tuning.front.items()
+    return tuple(_measured_point(tuning, name, outcome, final=final) for name, outcome in points)
 
 
-def _measured_point(
-    tuning: Tuning, name: str, outcome: Round, *, handed_out: bool = False
-) -> MeasuredPoint:
+def _measured_point(tuning: Tuning, name: str, outcome: Round, *, final: Round) -> MeasuredPoint:
     """A plan that was measured, judged on held-out data as well."""
+    handed_out = outcome.allocation is final.allocation
+    outcome = final if handed_out else outcome  # as it was measured last
     return MeasuredPoint(
         name=name,
         passes=outcome.judged.passes,

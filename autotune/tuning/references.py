@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from autotune.core.errors import MeasurementError
+from autotune.core.errors import AutotuneError
 from autotune.core.forms import DENSE, NATIVE, PLAIN, Form, Plan
 from autotune.core.layers import Site, break_even_rank
 from autotune.results.verdict import Verdict
@@ -113,20 +113,30 @@ class References:
         for each in references(self.loop.planner, ratio=ratio):
             try:
                 found[each.name] = self.loop.measured_plan(each.plan, name=each.name)
-            except MeasurementError as error:
+            except AutotuneError as error:
                 self.loop.workspace.note(f"{each.name} was not measured: {error}")
         return found
 
     def instead_of(self, found: Round, others: Iterable[Round]) -> Round:
         """The best of the others that is better than `found`, measured again; else `found`."""
         better = [each for each in others if self._is_better(each, found)]
-        for each in sorted(better, key=self.loss):
+        for each in sorted(better, key=self._rank):
             looked = self.loop.looked_at_again(each).decided
             if self._is_better(looked, found):
                 name = looked.allocation.solver
                 self.loop.workspace.note(f"{name} is handed out: no plan that was found is better")
                 return looked
         return found
+
+    def _rank(self, one: Round) -> tuple[bool, float]:
+        """What is looked at first: those that hold a latency budget, then by loss.
+
+        Where the least latency is sought, by latency.
+        """
+        if self.floor and not self.loop.planner.limits_latency:
+            return False, one.judged.ratio
+        holds = self.loop.planner.limits_latency and self.loop.verdict(one) is Verdict.MET
+        return not holds, self.loss(one)
 
     def _is_better(self, one: Round, found: Round) -> bool:
         """Whether it loses less and is no slower; a latency budget is held before all else."""

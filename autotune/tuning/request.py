@@ -198,10 +198,15 @@ class TuneRequest:
             UsageError: device, backend, threads, metric, model or calibration file cannot be used.
             DeviceMissingError: the device or backend is not on this machine.
         """
-        from autotune.tuning.machines import check_machine
+        from autotune.tuning.machines import AUTO, check_machine
 
         check_cores(self.machine.threads, "machine.threads", schema=TuneRequest)
         check_machine(self.machine)
+        if self.machine.farm and self.machine.backend == AUTO:
+            problem = (
+                "{machine.backend} auto compares backends of this machine; name one with a farm"
+            )
+            raise OptionError("", problem, schema=TuneRequest)
         self._check_parts()
         self._check_combination()
         if is_local(self.model):

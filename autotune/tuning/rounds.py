@@ -13,6 +13,9 @@ from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.search.problem import Allocation
 
+# The name of the plan that an allocator found, among others that were measured.
+CHOSEN = "chosen plan"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Round:

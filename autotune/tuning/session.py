@@ -55,7 +55,7 @@ from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner
 from autotune.tuning.references import References
 from autotune.tuning.request import TuneRequest
-from autotune.tuning.rounds import Round
+from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.stored_request import note_request
 from autotune.tuning.workspace import Workspace
 
@@ -109,8 +109,9 @@ class Tuning:
         """
         rounds = self.request.sensitivity_turns
         if rounds:
+            sought = self._sought()
             with self.workspace.stage("sensitivity pass") as advance:
-                scales = self._sought().rescaled(rounds, advance).scales
+                scales = sought.rescaled(rounds, advance).scales
                 self.planner = replace(self.planner, scales=scales)
         return found_knobs(self, self._sought())
 
@@ -199,15 +200,15 @@ class Tuning:
         if not self.request.search.references:
             return found
         points = References(loop=loop, loss=self.search_loss, floor=self.floor)
-        self.references = points.measured(ratio=found.judged.ratio)
-        return points.instead_of(found, self.references.values())
+        references = points.measured(ratio=found.judged.ratio)
+        final = points.instead_of(found, references.values())
+        if final is not found:  # what was found is one of the others now
+            references = {CHOSEN: found, **references}
+        self.references = references
+        return final
 
     def map_front(self) -> None:
-        """Build and measure plans between the fastest of use and the dense one, if asked for.
-
-        Raises:
-            MeasurementError: a network could not be timed.
-        """
+        """Build and measure plans between the fastest of use and the dense one, if asked for."""
         count = self.request.search.front
         if count and self.machine.verified:
             useful = self._floor(lambda quality: quality.verdict is not QualityVerdict.LOST)
@@ -261,11 +262,18 @@ class Tuning:
         dense = dense_heldout_loss(self.model, self.data, workspace=self.workspace)
         return quality_of(task, dense=dense, compressed=compressed, batches=heldout)
 
-    def hand_out(self, final: Round, rounds: Sequence[Round]) -> TuneResult:
-        """Judge the final round and write its checkpoint, graphs, report and, last, result.json."""
+    def hand_out(
+        self, final: Round, rounds: Sequence[Round], *, answers: bool = True
+    ) -> TuneResult:
+        """Judge the final round and write its checkpoint, graphs, report and, last, result.json.
+
+        Unless it `answers` the request, as what was found for another one, the same request is
+        searched for when it is made again.
+        """
         result = hand_out(self, final, rounds=rounds)
         note_request(self.workspace.folder, self.request)
-        note_answer(self.workspace.folder, self.key, rounds=rounds)
+        if answers:
+            note_answer(self.workspace.folder, self.key, rounds=rounds)
         if not self.machine.has_measured and is_same(result.record, self.earlier):
             self.workspace.note("this folder already holds this result; nothing was measured")
         return result

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from autotune.core.errors import UsageError
 from autotune.core.options import EFFORTS
@@ -73,7 +74,18 @@ def without_effort(values: dict[str, Any]) -> dict[str, Any]:
 
 def note_request(folder: RunFolder, request: TuneRequest) -> None:
     """Keep the request beside what was found for it."""
-    folder.write_text(folder.cache / _NOTED, json.dumps(request_json(request)))
+    values = request_json(request)
+    database = str(values["machine"].get("database", ""))
+    if "://" in database:  # a password is nothing to keep in a folder of results
+        values["machine"]["database"] = _without_password(database)
+    folder.write_text(folder.cache / _NOTED, json.dumps(values))
+
+
+def _without_password(address: str) -> str:
+    """A URL whose user has no password, which the environment or a password file then gives."""
+    parts = urlsplit(address)
+    user, at, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}").geturl()
 
 
 def noted_request(folder: Path) -> TuneRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from autotune.compress.companions import BACKEND_IR
@@ -68,8 +69,15 @@ def verify(folder: str | Path, reporter: Reporter | None = None) -> Verification
         checks=tuple(checks),
         quality_verdict=record.quality_verdict if record else None,
         quality_lost=bool(record and record.quality_lost),
-        warnings=tuple(processor_warnings(record)) if record else (),
+        floor_missed=bool(record and not record.keeps_floor),
+        warnings=tuple(_warnings(record)) if record else (),
     )
+
+
+def _warnings(record: TuneRecord) -> Iterator[str]:
+    yield from processor_warnings(record)
+    if not _has_openvino() and any(runtime for _, runtime in _all_graphs(record)):
+        yield "OpenVINO is not installed here, so the graphs are not compared in it"
 
 
 def processor_warnings(record: TuneRecord) -> Iterator[str]:
@@ -132,7 +140,16 @@ def _forms(folder: Path, record: TuneRecord) -> Finding:
     return compare_forms(load_checkpoint(folder, torch.float32).model, record)
 
 
+def _has_openvino() -> bool:
+    return find_spec("openvino") is not None
+
+
 def _graphs(record: TuneRecord) -> Iterator[tuple[str, str]]:
+    """Those of all graphs whose runtime is installed here."""
+    return (pair for pair in _all_graphs(record) if not pair[1] or _has_openvino())
+
+
+def _all_graphs(record: TuneRecord) -> Iterator[tuple[str, str]]:
     """The graphs that are compared with the checkpoint, and in which runtime; "": onnxruntime.
 
     That of sentence-transformers' backend onnx is a copy, whose hash was compared.

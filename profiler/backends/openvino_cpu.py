@@ -112,9 +112,12 @@ def open_model(path: Path, threads: int) -> Callable[[Mapping[str, Any]], dict[s
 
     Raises:
         ModelError: OpenVINO refuses it.
+        ImportError: OpenVINO is not installed.
     """
     try:
         compiled = _compiled(_read(path), threads, dtype=inference_dtype(path))
+    except ImportError:
+        raise  # OpenVINO is not installed, which is no fault of the graph
     except Exception as error:  # openvino raises plain RuntimeErrors
         raise ModelError(f"OpenVINO cannot open {path}: {error}") from error
     names = [output.get_any_name() for output in compiled.outputs]

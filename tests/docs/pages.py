@@ -122,7 +122,7 @@ def check(command, done, folder):
     the page. Nothing else may go wrong.
     """
     assert "Traceback" not in done.stderr
-    if any(part.endswith("-budget") for part in command):
+    if any(part.endswith(("-budget", "-floor")) for part in command):
         if "--output" in command:
             assert_finished(done, folder / command[command.index("--output") + 1])
             return

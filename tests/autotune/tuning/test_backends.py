@@ -5,7 +5,7 @@ import pytest
 from autotune.core.errors import MeasurementError, UsageError
 from autotune.core.types import Budget
 from autotune.tuning import backends
-from autotune.tuning.backends import candidates, fastest_backend, require_here
+from autotune.tuning.backends import candidates, fastest_backend
 from autotune.tuning.machines import local_machine
 from autotune.tuning.options import MachineOptions
 from autotune.tuning.request import TuneRequest
@@ -75,8 +75,8 @@ def test_those_that_are_installed_are_compared(machine):
 
 
 def test_a_farm_has_no_backends_to_compare(tmp_path):
-    with pytest.raises(UsageError, match="compares backends of this machine"):
-        require_here(request_of(tmp_path, farm="127.0.0.1:6379"))
+    with pytest.raises(UsageError, match="auto compares backends of this machine"):
+        request_of(tmp_path, farm="127.0.0.1:6379").check()
 
 
 @pytest.mark.slow

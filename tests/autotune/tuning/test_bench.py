@@ -29,7 +29,7 @@ TIMINGS = [
 
 def verdict_of_tuning(budget, measured):
     """What the closed loop decides about a round with this measurement."""
-    unused = dict.fromkeys(("compression", "builder", "machine", "workspace"))
+    unused = dict.fromkeys(("compression", "builder", "machine", "networks", "workspace"))
     loop = ClosedLoop(planner=planner_of(budget), rounds=1, **unused)
     return loop.verdict(Round(allocation=None, network=None, measured=measured, builds={}))
 

@@ -55,6 +55,7 @@ def tune(home):
             params_budget=budget,
             sensitivity_rounds=1,
             rounds=1,
+            references=False,
             reporter=notes or Notes(),
         )
 

@@ -14,7 +14,7 @@ from autotune.results.measured import MeasuredPass
 from autotune.results.parts import MeasuredPoint
 from autotune.results.result import read_result
 from autotune.tuning.measuring import MeasuringMachine
-from autotune.tuning.picking import choose_point, pick
+from autotune.tuning.picking import choose_point, pick, points_of
 from tests.autotune.tuning.small import small_home, tune_small
 from tests.records import MEASURED, stored_record
 
@@ -64,12 +64,12 @@ def record():
     ],
 )
 def test_the_best_point_within_the_limits(record, budget, name):
-    assert choose_point(record, Budget(**budget)).name == name
+    assert choose_point(points_of(record), record, budget=Budget(**budget)).name == name
 
 
 def test_limits_that_no_point_holds_name_the_nearest(record):
     with pytest.raises(BudgetInfeasibleError) as caught:
-        choose_point(record, Budget(latency="0.4x", quality="0.95"))
+        choose_point(points_of(record), record, budget=Budget(latency="0.4x", quality="0.95"))
     text = str(caught.value)
     assert "0.4x" in text and "0.95" in text
     assert "the best has cosine 0.999 at 0.700" in text
@@ -78,7 +78,7 @@ def test_limits_that_no_point_holds_name_the_nearest(record):
 
 def test_a_tuning_without_other_plans_is_refused(record):
     with pytest.raises(UsageError, match="run it again with --front 8"):
-        choose_point(dataclasses.replace(record, front=(), compared=()), Budget(latency="1x"))
+        points_of(dataclasses.replace(record, front=()))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ class TestPicking:
         record = read_result(tuned.folder)
         assert picked.record == record
         handed = {n: str(f) for n, f in record.plan.items() if not f.is_unchanged}
-        found = choose_point(before, Budget(latency=record.budget["latency"]))
+        asked = Budget(latency=record.budget["latency"])
+        found = choose_point(points_of(before), before, budget=asked)
         assert handed == {n: str(f) for n, f in found.plan.items()}
         assert record.measured_ratio == found.ratio
         assert record.quality.compressed == found.quality

@@ -40,9 +40,7 @@ def half(model, compression, tmp_path_factory):
 @pytest.mark.slow
 def test_a_graph_in_half_precision_is_compared_in_half_precision(half):
     record = replace(stored_record(), dtype="fp16")
-    found = verify._parity(
-        half.parent, half.name, record=record, runtime="", reporter=Reporter()
-    )
+    found = verify._parity(half.parent, half.name, record=record, runtime="", reporter=Reporter())
     assert not found.reason
     assert 0 < found.facts.worst <= 2e-2
 
