@@ -56,7 +56,7 @@ def main() -> None:
         name: torch.cat([encode(batch) for batch in batches[len(batches) // 2 :]])
         for name, encode in opened.items()
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "latency_s": statistics.median(seconds[name]),
@@ -101,7 +101,7 @@ def _encoder(model: SentenceTransformer) -> Encode:
     return encode
 
 
-def _opened(folder: Path, backend: str, threads: int, **given: Any) -> Encode:
+def _opened(folder: Path, backend: Any, threads: int, **given: Any) -> Encode:
     """A folder as sentence-transformers opens it in a backend, with so many threads."""
     arguments: dict[str, Any] = dict(given)
     if backend == "onnx":
