@@ -26,6 +26,7 @@ SMALL = (
     2,
     "--rounds",
     2,
+    "--no-references",
     "--sensitivity-rounds",
     0,
 )

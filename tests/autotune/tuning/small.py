@@ -22,6 +22,7 @@ def tune_small(home, name, **given):
         "calibration_samples": 8,
         "trials": 0,
         "sensitivity_rounds": 0,
+        "references": False,
         "threads": 1,
         "device": "cpu",
     }

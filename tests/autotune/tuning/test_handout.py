@@ -55,7 +55,6 @@ def tune(home):
             params_budget=budget,
             sensitivity_rounds=1,
             rounds=1,
-            references=False,
             reporter=notes or Notes(),
         )
 

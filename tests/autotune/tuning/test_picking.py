@@ -84,7 +84,9 @@ def test_a_tuning_without_other_plans_is_refused(record):
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     home = small_home(tmp_path_factory.mktemp("front"))
-    return tune_small(home, "out", params_budget="0.95x", front=3, allow_quality_loss=True)
+    return tune_small(
+        home, "out", params_budget="0.95x", front=3, references=True, allow_quality_loss=True
+    )
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def test_another_dtype_and_every_precision_are_referred_to(planner):
 @pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products")
 def test_a_result_shows_what_it_was_compared_with(tmp_path):
     home = small_home(tmp_path)
-    given = {"precision": "native,int8-static", "memory_budget": "0.75x", "threads": 1}
+    given = {"precision": "native,int8-static", "memory_budget": "0.75x", "references": True}
     result = tune_small(home, "out", allow_quality_loss=True, **given)
     points = result.record.compared
     assert [one.handed_out for one in points] == [True] + [False] * (len(points) - 1)
