@@ -101,7 +101,7 @@ def _encoder(model: SentenceTransformer) -> Encode:
     return encode
 
 
-def _opened(folder: Path, backend: Any, threads: int, **given: Any) -> Encode:
+def _opened(folder: Path, backend: Any, *, threads: int, **given: Any) -> Encode:
     """A folder as sentence-transformers opens it in a backend, with so many threads."""
     arguments: dict[str, Any] = dict(given)
     if backend == "onnx":
@@ -123,20 +123,20 @@ def _alternatives(
     """What the libraries offer for the model, in a line or two each."""
     work, threads = _exported(options, calibration), options.threads
     yield _TORCH, _encoder(SentenceTransformer(str(options.model), device="cpu"))
-    yield _REFERENCE, _opened(work, "onnx", threads)
+    yield _REFERENCE, _opened(work, "onnx", threads=threads)
     yield (
         "onnxruntime dynamic int8",
-        _opened(work, "onnx", threads, file_name="onnx/model_qint8_avx512_vnni.onnx"),
+        _opened(work, "onnx", threads=threads, file_name="onnx/model_qint8_avx512_vnni.onnx"),
     )
     for name, hint in (("fp32", "f32"), ("bf16", "bf16")):
         config = {"INFERENCE_PRECISION_HINT": hint}
-        yield f"OpenVINO {name}", _opened(work, "openvino", threads, ov_config=config)
+        yield f"OpenVINO {name}", _opened(work, "openvino", threads=threads, ov_config=config)
         yield (
             f"OpenVINO int8 (nncf.quantize), {name} elsewhere",
             _opened(
                 work,
                 "openvino",
-                threads,
+                threads=threads,
                 ov_config=config,
                 file_name="openvino/openvino_model_int8.xml",
             ),
@@ -183,7 +183,10 @@ def _ours(options: argparse.Namespace) -> Iterator[tuple[str, Encode]]:
         record = json.loads((Path(folder) / "result.json").read_text())
         backend = "openvino" if record["backend"] == "openvino-cpu" else "onnx"
         given = {"ov_config": record["runtime_options"]} if backend == "openvino" else {}
-        yield f"ours: {name}", _opened(Path(folder) / "model", backend, options.threads, **given)
+        yield (
+            f"ours: {name}",
+            _opened(Path(folder) / "model", backend, threads=options.threads, **given),
+        )
 
 
 def _by_turns(

@@ -52,7 +52,7 @@ def _row(name: str | None) -> dict[str, Any]:
     halved = copy.deepcopy(loaded.model).bfloat16()
     errors: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        graphs = _graphs(loaded, task, Path(folder))
+        graphs = _graphs(loaded, task, folder=Path(folder))
         for batch in data.search:
             right = task.output(loaded.model, batch)
             found = {way: run(batch) for way, run in graphs.items()}
@@ -68,7 +68,7 @@ def _row(name: str | None) -> dict[str, Any]:
     return {"model": loaded.name, **row}
 
 
-def _graphs(loaded: Any, task: Any, folder: Path) -> dict[str, Any]:
+def _graphs(loaded: Any, task: Any, *, folder: Path) -> dict[str, Any]:
     """What runs the exported graph in OpenVINO, by dtype."""
     names = [site.name for site in find_sites(loaded.model).sites]
     graph = folder / "model.onnx"

@@ -56,13 +56,10 @@ LEGAL_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "Notice*", "COPYING*", "COPYRIGHT*",
 CARD = "README.md"
 _SHARD = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 TEMPLATES = "additional_chat_templates"
-# Graphs for sentence-transformers' backends.
+# Graphs for sentence-transformers' backends; a run folder lists them where a tuning wrote them.
 BACKEND_ONNX, BACKEND_IR = "onnx/model.onnx", "openvino/openvino_model.xml"
 # What a tuning adds to a checkpoint.
-_ADDED = frozenset({
-    CARD, "autotune.json", "modeling_lowrank.py",
-    BACKEND_ONNX, f"{BACKEND_ONNX}.data", BACKEND_IR, "openvino/openvino_model.bin",
-})  # fmt: skip
+_ADDED = frozenset({CARD, "autotune.json", "modeling_lowrank.py"})
 
 
 def is_weights(name: str) -> bool:

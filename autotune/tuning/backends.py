@@ -36,7 +36,9 @@ def fastest_backend(
         options = replace(request.machine, backend=name)
         try:
             with local_machine(options) as machine:
-                for dtype, seconds in _dense_latencies(request, model, machine, workspace):
+                for dtype, seconds in _dense_latencies(
+                    request, model, machine=machine, workspace=workspace
+                ):
                     found[name if dtype == machine.dtype else f"{name} {dtype}"] = seconds
                     fastest[name] = min(seconds, fastest.get(name, seconds))
         except AutotuneError as error:
@@ -66,15 +68,15 @@ def candidates(usual: Machine) -> list[str]:
 
 
 def _dense_latencies(
-    request: TuneRequest, model: TracedModel, machine: Machine, workspace: Workspace
+    request: TuneRequest, model: TracedModel, *, machine: Machine, workspace: Workspace
 ) -> Iterator[tuple[str, float]]:
     """Seconds of the dense model in every dtype that the request offers."""
     for dtype in machine.network_dtypes(request.network_dtypes, all_of_them=False):
         inside = machine.in_dtype(dtype) if dtype != machine.dtype else machine
-        yield dtype, _dense_latency_s(model, inside, workspace)
+        yield dtype, _dense_latency_s(model, inside, workspace=workspace)
 
 
-def _dense_latency_s(model: TracedModel, machine: Machine, workspace: Workspace) -> float:
+def _dense_latency_s(model: TracedModel, machine: Machine, *, workspace: Workspace) -> float:
     """Seconds of the dense model over all phases."""
     builder = make_builder(model, machine, workspace=workspace)
     counts = model.workload.passes

@@ -124,7 +124,9 @@ class DtypeSearch:
             raise errors[0]
         return found
 
-    def judged_by(self, judges: JudgePool | None, planner: Planner, dtype: NetworkDtype) -> Planner:
+    def judged_by(
+        self, judges: JudgePool | None, planner: Planner, *, dtype: NetworkDtype
+    ) -> Planner:
         """The planner with losses that a pool of judges finds."""
         return replace(planner, evidence=self._evidence(dtype.judged_in, judges))
 
@@ -186,7 +188,7 @@ class DtypeSearch:
         ratio = least_latency(
             planner,
             {},
-            planner.uncorrected,
+            corrections=planner.uncorrected,
             keeps=lambda plan: planner.table_loss(plan) <= floor.limit,
         )
         return math.inf if ratio is None else ratio

@@ -116,13 +116,13 @@ def require_floor(floor: QualityFloor, planner: Planner, *, asked: str) -> None:
         f"has {best.metric} {best.compressed:.4g} on the search data (dense {best.dense:.4g})"
     )
     if planner.limits_latency:
-        ratio = least_latency(planner, {}, planner.uncorrected, keeps=floor.keeps)
+        ratio = least_latency(planner, {}, corrections=planner.uncorrected, keeps=floor.keeps)
         if ratio is not None:
             message += f"; the least latency that keeps the floor is {ratio:.3f}x of dense"
     raise BudgetInfeasibleError(message, {})
 
 
-def _unlimited(planner: Planner, knobs: Knobs, corrections: Corrections) -> float:
+def _unlimited(planner: Planner, knobs: Knobs, *, corrections: Corrections) -> float:
     """The latency of the plan of least loss within the other budgets, as a share of dense.
 
     Smaller networks may be slower.
@@ -139,7 +139,7 @@ def _unlimited(planner: Planner, knobs: Knobs, corrections: Corrections) -> floa
 
 
 def least_latency(
-    planner: Planner, knobs: Knobs, corrections: Corrections, *, keeps: Callable[[Plan], bool]
+    planner: Planner, knobs: Knobs, *, corrections: Corrections, keeps: Callable[[Plan], bool]
 ) -> float | None:
     """The least ratio to the dense latency for which the planner's plan keeps a floor.
 
@@ -154,7 +154,7 @@ def least_latency(
         return keeps(allocation.plan)
 
     # A little above, since the sum of the dense layers is rounded.
-    high = max(1.0, _unlimited(planner, knobs, corrections)) * (1 + 1e-9)
+    high = max(1.0, _unlimited(planner, knobs, corrections=corrections)) * (1 + 1e-9)
     low = planner.least_ratio(corrections)
     if not kept(high):
         return None
@@ -214,7 +214,9 @@ class FloorLoop(ClosedLoop):
         """
         loop, tried = self, set[LayerShape]()
         for _ in range(_TURNS):
-            ratio = least_latency(loop.planner, knobs, corrections, keeps=self.floor.keeps)
+            ratio = least_latency(
+                loop.planner, knobs, corrections=corrections, keeps=self.floor.keeps
+            )
             if ratio is None:
                 raise BudgetInfeasibleError(_NONE_KEEPS, {})
             found = loop.planner.within(ratio).solve(knobs, corrections, margin=0.0)

@@ -22,7 +22,7 @@ def front_targets(
 
     None where no plan within the budgets is of use.
     """
-    low = least_latency(planner, knobs, planner.uncorrected, keeps=useful.keeps)
+    low = least_latency(planner, knobs, corrections=planner.uncorrected, keeps=useful.keeps)
     if low is None:
         return []
     high = planner.network.predict({}).ratio

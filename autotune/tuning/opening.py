@@ -150,7 +150,7 @@ def open_tuning(
             reference=builder,
             compression=compression,
             data=data,
-            planner=given.judged_by(judges, planner, chosen),
+            planner=given.judged_by(judges, planner, dtype=chosen),
             judged_in=chosen.judged_in,
             dense_latencies_s=latencies,
             started_s=started_s,

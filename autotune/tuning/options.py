@@ -23,6 +23,10 @@ from autotune.devices.specs import DTYPE_BYTES, device_names
 from autotune.profiler.backends import BACKENDS
 from autotune.search.allocators import ALLOCATORS
 
+_USUAL = "onnxruntime-cpu on a CPU, torch-cudagraph on a GPU"
+# What differs where a backend has to be named, as layers have no network to compare them by.
+NAMED_BACKEND: Mapping[str, Any] = {"choices": lambda: BACKENDS, "default_text": _USUAL}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
@@ -48,9 +52,8 @@ class MachineOptions:
         group="Machine",
         choices=lambda: ("auto", *BACKENDS),
         part="backend",
-        default_text="onnxruntime-cpu on a CPU, torch-cudagraph on a GPU",
-        help="What executes the model; auto: whichever of those that are installed runs the dense "
-        "model fastest.",
+        default_text=f"{_USUAL}; auto: the fastest of those that are installed",
+        help="What executes the model.",
     )
     dtype: str | None = option(
         flag="--dtype",
@@ -121,11 +124,6 @@ class MachineOptions:
         return f"MachineOptions({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
-# What differs where a backend has to be named, as layers have no network to compare them by.
-NAMED_BACKEND: Mapping[str, Any] = {
-    "choices": lambda: BACKENDS,
-    "help": "What executes the model.",
-}
 # What `--precision` takes for the network as a whole, beside the precisions of layers.
 NETWORK_DTYPES = ("bf16",)
 # What `--factors` offers for every layer.

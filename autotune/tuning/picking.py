@@ -78,8 +78,8 @@ def points_of(record: TuneRecord) -> list[MeasuredPoint]:
         found[name] = replace(point, name=name)
     if len(found) < 2:
         raise UsageError(
-            "this tuning measured no other plans; run it again with --front 8 (its layers are not "
-            "measured again)"
+            f"this tuning measured no other plans; run it again with {option_name('search.front')} "
+            "8 (its layers are not measured again)"
         )
     return list(found.values())
 

@@ -121,16 +121,18 @@ def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
     known = [*points.values(), *tuning.front.values()]
     if not any(one.allocation is final.allocation for one in known):
         points = {CHOSEN: final, **points}
-    return tuple(_measured_point(tuning, n, one, final=final) for n, one in points.items())
+    return tuple(_measured_point(tuning, n, outcome=one, final=final) for n, one in points.items())
 
 
 def _front(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
     """The plans that were asked for with `--front`."""
     points = tuning.front.items()
-    return tuple(_measured_point(tuning, name, outcome, final=final) for name, outcome in points)
+    return tuple(
+        _measured_point(tuning, name, outcome=outcome, final=final) for name, outcome in points
+    )
 
 
-def _measured_point(tuning: Tuning, name: str, outcome: Round, *, final: Round) -> MeasuredPoint:
+def _measured_point(tuning: Tuning, name: str, *, outcome: Round, final: Round) -> MeasuredPoint:
     """A plan that was measured, judged on held-out data as well."""
     handed_out = outcome.allocation is final.allocation
     outcome = final if handed_out else outcome  # as it was measured last

@@ -29,7 +29,7 @@ class Reference:
     plan: Plan
 
 
-def uniform_rank(planner: Planner, keep: float, precision: str = NATIVE) -> dict[str, Form]:
+def uniform_rank(planner: Planner, keep: float, *, precision: str = NATIVE) -> dict[str, Form]:
     """Every layer in plain factors that hold the share `keep` of its parameters, or dense.
 
     Ranks are rounded down to aligned ones.
@@ -42,7 +42,7 @@ def uniform_rank(planner: Planner, keep: float, precision: str = NATIVE) -> dict
             for each in planner.errors[site.name]
             if each.structure == PLAIN and each.precision == precision and 0 < each.rank <= most
         ]
-        return max(fitting, default=_dense_form(planner, site, precision))
+        return max(fitting, default=_dense_form(planner, site, precision=precision))
 
     return {site.name: form(site) for site in planner.model.single}
 
@@ -64,19 +64,19 @@ def references(planner: Planner, *, ratio: float) -> list[Reference]:
     ranked = [
         each
         for precision in precisions
-        if (each := _at_latency(planner, ratio, precision)) is not None
+        if (each := _at_latency(planner, ratio, precision=precision)) is not None
     ]
     if ranked:
         found.append(min(ranked, key=lambda each: planner.table_loss(each.plan)))
     return found
 
 
-def _at_latency(planner: Planner, ratio: float, precision: str) -> Reference | None:
+def _at_latency(planner: Planner, ratio: float, *, precision: str) -> Reference | None:
     """The largest keep ratio within the latency; None where none is, or the dense model is."""
     if planner.network.predict(_dense(planner, precision)).ratio <= ratio:
         return None
     for percent in _KEEP_PERCENT:
-        plan = uniform_rank(planner, percent / 100, precision)
+        plan = uniform_rank(planner, percent / 100, precision=precision)
         if planner.network.predict(plan).ratio <= ratio:
             name = f"uniform rank, {percent} % kept"
             return Reference(
@@ -86,10 +86,12 @@ def _at_latency(planner: Planner, ratio: float, precision: str) -> Reference | N
 
 
 def _dense(planner: Planner, precision: str) -> Plan:
-    return {site.name: _dense_form(planner, site, precision) for site in planner.model.single}
+    return {
+        site.name: _dense_form(planner, site, precision=precision) for site in planner.model.single
+    }
 
 
-def _dense_form(planner: Planner, site: Site, precision: str) -> Form:
+def _dense_form(planner: Planner, site: Site, *, precision: str) -> Form:
     """The dense layer in a precision, or as it is where that is not offered."""
     form = Form(precision=precision)
     return form if form in planner.errors[site.name] else DENSE

@@ -67,6 +67,7 @@ class Tuning:
     `machine`, `builder` and `planner` are those of the dtype that the network is run in,
     `reference` builds the dense network in the model's own, and models are judged in `judged_in`.
     `dense_latencies_s` are those of the dense model by backend, where backends were compared.
+    Where the tuning `repeats` what the folder holds, nothing new is looked for.
     `references` are the reference points and `front` further plans, once they are measured.
     `key` identifies the request (`earlier.request_key`), `earlier` is the result that the folder
     held before.
@@ -89,6 +90,7 @@ class Tuning:
     knobs: Knobs = field(default_factory=dict)
     references: Mapping[str, Round] = field(default_factory=dict)
     front: Mapping[str, Round] = field(default_factory=dict)
+    repeats: bool = False
 
     def require_feasible(self) -> None:
         """Refuse a budget that no plan meets.
@@ -121,7 +123,9 @@ class Tuning:
             return self.planner
         with self.workspace.stage("find the least latency that keeps the floor"):
             planner = self.planner
-            ratio = least_latency(planner, {}, planner.uncorrected, keeps=self.floor.keeps)
+            ratio = least_latency(
+                planner, {}, corrections=planner.uncorrected, keeps=self.floor.keeps
+            )
         return planner.within(ratio) if ratio else planner
 
     def close_loop(self, knobs: Knobs) -> list[Round]:
@@ -134,7 +138,9 @@ class Tuning:
         self.knobs = knobs
         if not self.machine.verified:
             return [self._loop.predict(knobs)]
-        rounds = self._earlier_rounds() or self._loop.run(knobs)
+        rounds = self._earlier_rounds()
+        self.repeats = bool(rounds)
+        rounds = rounds or self._loop.run(knobs)
         # Rounds have measured further layers; what they learned of the network is their own.
         network = rounds[-1].network.corrected(self.planner.uncorrected)
         self.planner = replace(self.planner, network=network)
@@ -199,6 +205,8 @@ class Tuning:
         found = loop.confirm(rounds)
         if not self.request.search.references:
             return found
+        if self.repeats:
+            return self._compared_before(found)
         points = References(loop=loop, loss=self.search_loss, floor=self.floor)
         references = points.measured(ratio=found.judged.ratio)
         final = points.instead_of(found, references.values())
@@ -207,10 +215,22 @@ class Tuning:
         self.references = references
         return final
 
+    def _compared_before(self, found: Round) -> Round:
+        """What the folder's result handed out, with the points that it was compared with."""
+        points = self.earlier.compared if self.earlier else ()
+        rounds = {each.name: self.round_of(each) for each in points}
+        handed_out = next((each.name for each in points if each.handed_out), CHOSEN)
+        if handed_out == CHOSEN:
+            rounds.pop(CHOSEN, None)
+        self.references = rounds
+        return rounds.get(handed_out, found)
+
     def map_front(self) -> None:
         """Build and measure plans between the fastest of use and the dense one, if asked for."""
         count = self.request.search.front
-        if count and self.machine.verified:
+        if self.repeats and self.earlier:
+            self.front = {each.name: self.round_of(each) for each in self.earlier.front}
+        elif count and self.machine.verified:
             useful = self._floor(lambda quality: quality.verdict is not QualityVerdict.LOST)
             self.front = front_rounds(self._loop, self.knobs, count=count, useful=useful)
 

@@ -114,7 +114,7 @@ def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
     path.write_text('{"type": "tune-request", "search": {"trails": 1}}')
     done = cli("tune", "--request", path)
     assert done.returncode == 2
-    assert "unknown option 'search.trails'; known are jobs" in done.stderr
+    assert "unknown option 'search.trails'; known are front" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ def test_a_miss_is_said(record):
     ("name", "passed_on"),
     [
         ("LICENSE", True),
-        ("LICENCE.md", True),
+        ("LICENCE.txt", True),
         ("LICENSE-MIT.txt", True),
         ("NOTICE", True),
         ("Notice.txt", True),
-        ("USE_POLICY.md", True),
+        ("USE_POLICY.txt", True),
         ("README.md", False),
         ("license.py", False),
         ("LICENSE/x", False),

@@ -24,7 +24,7 @@ NESTED = {"budget": {"latency": "1x"}}
         ({**TUNE, "targets": ["x"] * 65}, "targets must have at most 64 entries"),
         ({**TUNE, "metric": "x" * 501}, "metric must have at most 500 characters"),
         ({**NESTED, "search": 5}, "spec.search must be an object, got 5"),
-        ({**NESTED, "search": {"x": 1}}, "unknown option 'spec.search.x'; known are jobs, margin"),
+        ({**NESTED, "search": {"x": 1}}, "unknown option 'spec.search.x'; known are front, jobs"),
         (5, "spec must be an object, got 5"),
     ],
 )

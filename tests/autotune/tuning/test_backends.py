@@ -29,8 +29,8 @@ def request_of(tmp_path, **machine):
 def compared(tmp_path, machine, monkeypatch, seconds):
     """Compare with these latencies of the dense model; an error stands for a model it refuses."""
 
-    def latencies(request, model, inside, workspace):
-        found = seconds[inside.backend.name]
+    def latencies(request, model, *, machine, workspace):
+        found = seconds[machine.backend.name]
         if isinstance(found, Exception):
             raise found
         yield from found.items()

@@ -82,7 +82,7 @@ def test_the_least_latency_that_keeps_a_floor(planner):
         return planner.table_loss(plan) <= floor * (1 + 1e-9)
 
     planner = planner.within(1.0)
-    found = least_latency(planner, {}, planner.uncorrected, keeps=keeps)
+    found = least_latency(planner, {}, corrections=planner.uncorrected, keeps=keeps)
     assert found <= 0.9 + 0.005
     assert keeps(planner.within(found).solve({}, margin=0.0).plan)
     for percent in range(80, round(100 * found) - 1):
@@ -99,7 +99,7 @@ def test_a_lower_floor_is_faster(planner):
         return least_latency(
             planner.within(1.0),
             {},
-            planner.uncorrected,
+            corrections=planner.uncorrected,
             keeps=lambda plan: planner.table_loss(plan) <= share * most,
         )
 
@@ -107,7 +107,10 @@ def test_a_lower_floor_is_faster(planner):
 
 
 def test_no_latency_keeps_what_no_plan_keeps(planner):
-    assert least_latency(planner, {}, planner.uncorrected, keeps=lambda plan: False) is None
+    assert (
+        least_latency(planner, {}, corrections=planner.uncorrected, keeps=lambda plan: False)
+        is None
+    )
 
 
 @pytest.fixture(scope="module")
