@@ -114,14 +114,15 @@ def _texts(budget: Budget) -> dict[str, str]:
 
 
 def _compared(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
-    """The reference points, and what is handed out unless it is a plan of the front."""
+    """The reference points, and what is handed out unless it is a plan of the front; that first."""
     if final.measured is None:
         return ()
     points = dict(tuning.references)
     known = [*points.values(), *tuning.front.values()]
     if not any(one.allocation is final.allocation for one in known):
         points = {CHOSEN: final, **points}
-    return tuple(_measured_point(tuning, n, outcome=one, final=final) for n, one in points.items())
+    found = (_measured_point(tuning, n, outcome=one, final=final) for n, one in points.items())
+    return tuple(sorted(found, key=lambda point: not point.handed_out))
 
 
 def _front(tuning: Tuning, final: Round) -> tuple[MeasuredPoint, ...]:
