@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from autotune.cli.main import echo, emit, format_option
+from autotune.cli.main import format_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.options import check_options, same
 from autotune.core.types import Budget
@@ -42,9 +42,7 @@ def command(folder: Path, *, quiet: bool, output_format: str, **options: Any) ->
 
     chosen: PickOptions = values(PickOptions, options)
     read_result(folder)  # a wrong folder is refused before anything heavy is imported
-    from autotune.cli.reporting import make_reporter
-    from autotune.report.summary import miss_text, summary
-    from autotune.results.verdict import Verdict
+    from autotune.cli.reporting import make_reporter, print_result
     from autotune.tuning.picking import pick
 
     result = pick(
@@ -53,8 +51,4 @@ def command(folder: Path, *, quiet: bool, output_format: str, **options: Any) ->
         latency_budget=chosen.latency_budget,
         quality_floor=chosen.quality_floor,
     )
-    record = {**result.record.to_json(), "output": str(result.folder)}
-    emit(output_format, record, lines=summary(result.record, result.folder))
-    if result.verdict is not Verdict.MET:
-        echo(f"autotune: {miss_text(result.record)}", err=True)
-    return result.record.exit_code
+    return print_result(result, output_format)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from autotune.cli.main import echo, emit, format_option
+from autotune.cli.main import format_option
 from autotune.cli.options import token_option
 from autotune.cli.schema import GroupedCommand, given, schema_options
 from autotune.core.options_json import at, from_json, merged
@@ -50,23 +50,12 @@ def command(**options: Any) -> int:
     from autotune.tuning.ownership import check_output
 
     check_output(request)
-    from autotune.cli.reporting import make_reporter
-    from autotune.report.summary import loss_text, miss_text, quality_text, summary
-    from autotune.results.quality_verdict import QualityVerdict
-    from autotune.results.verdict import Verdict
+    from autotune.cli.reporting import make_reporter, print_result
     from autotune.tuning.opening import tune as run
 
     result = run(request, make_reporter(quiet=options["quiet"]))
-    record = {**result.record.to_json(), "output": str(result.folder)}
-    emit(options["output_format"], record, lines=summary(result.record, result.folder))
-    if result.verdict is not Verdict.MET:
-        left = len(result.record.rounds) < request.search.rounds
-        echo(f"autotune: {miss_text(result.record, rounds_left=left)}", err=True)
-    if result.record.quality_lost:
-        echo(f"autotune: {loss_text(result.record)}", err=True)
-    elif result.quality_verdict is not QualityVerdict.KEPT:
-        echo(f"autotune: warning: {quality_text(result.record)}", err=True)
-    return result.record.exit_code
+    left = len(result.record.rounds) < request.search.rounds
+    return print_result(result, options["output_format"], rounds_left=left)
 
 
 def tune_request(options: Mapping[str, Any]) -> TuneRequest:

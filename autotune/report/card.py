@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import metadata_load
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from autotune.compress.companions import CARD, MODULES
+from autotune.compress.companions import BACKEND_IR, BACKEND_ONNX, CARD, MODULES
 from autotune.compress.locate import EMBEDDED_MODEL, is_local
 from autotune.compress.remote_code import AUTO_MAP_FILE
 from autotune.compress.tasks import task_class
@@ -26,12 +27,15 @@ _EMBEDDED_LICENCE = "apache-2.0"
 _KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
 
 
-def model_card(record: TuneRecord, *, dense: Path | None = None) -> str:
+def model_card(
+    record: TuneRecord, *, dense: Path | None = None, checkpoint: Path | None = None
+) -> str:
     """The model card of a tuning, as Markdown with its YAML header.
 
     Args:
         record: The tuning.
         dense: The folder of the dense model, for what its own card says of licence and use.
+        checkpoint: The folder that the card is for, which may hold graphs.
     """
     environment = Environment(
         loader=PackageLoader("autotune.report"),
@@ -40,13 +44,14 @@ def model_card(record: TuneRecord, *, dense: Path | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    graphs = _graphs(checkpoint)
     environment.filters["seconds"] = format_seconds
     template = environment.get_template("card.md")
     text = template.render(
         record=record,
-        header=_header(record, dense),
+        header=_header(record, dense, graphs=graphs),
         rounded=_rounded_layers(record),
-        pools=_pools(dense),
+        graphs=graphs,
         verdict=verdict_text(record),
         quality=quality_text(record),
         version=__version__,
@@ -56,7 +61,13 @@ def model_card(record: TuneRecord, *, dense: Path | None = None) -> str:
     return f"{text}\n"
 
 
-def _header(record: TuneRecord, dense: Path | None) -> str:
+def _graphs(checkpoint: Path | None) -> tuple[str, ...]:
+    """The backends of sentence-transformers that find their graph in the checkpoint."""
+    names = {"onnx": BACKEND_ONNX, "openvino": BACKEND_IR}
+    return tuple(n for n, file in names.items() if checkpoint and (checkpoint / file).is_file())
+
+
+def _header(record: TuneRecord, dense: Path | None, *, graphs: Sequence[str]) -> str:
     """The YAML header: what the model was made of, what it is for and what it is made with."""
     pools = _pools(dense)
     known = _dense_header(dense)
@@ -73,7 +84,7 @@ def _header(record: TuneRecord, dense: Path | None) -> str:
     tags = ["low-rank", "lowrank-autotune", *(["int8"] if rounded else [])]
     library = "sentence-transformers" if pools else "transformers"
     data = ModelCardData(
-        library_name=library, tags=[*tags, "onnx"], ignore_metadata_errors=True, **values
+        library_name=library, tags=[*tags, *graphs], ignore_metadata_errors=True, **values
     )
     return data.to_yaml()
 

@@ -56,13 +56,16 @@ def _backend_lines(record: TuneRecord) -> list[str]:
 def _reference_lines(record: TuneRecord) -> list[str]:
     """What else was measured in the run, for comparison."""
     points = [point for point in record.compared if not point.handed_out]
-    texts = [f"{one.name}: {one.ratio:.3f}, {one.quality:.4f}" for one in points]
+    texts = [
+        f"{one.name}: ratio {one.ratio:.3f}, {record.quality.metric} {one.quality:.4f}"
+        for one in points
+    ]
     if not texts:
         return []
     lines = [f"compared    {texts[0]}", *(f"            {text}" for text in texts[1:])]
     handed_out = next((one.name for one in record.compared if one.handed_out), "")
     if handed_out == record.solver.name:  # a reference point, which no allocator chose
-        lines.append(f"            {handed_out} is handed out: no plan that was found is better")
+        lines.append(f"            handed out is the reference point {handed_out}")
     return lines
 
 

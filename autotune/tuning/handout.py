@@ -55,7 +55,8 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
         advance(0, 4)
         _write_checkpoint(tuning, final, whole=whole)
         folder.write_text(
-            folder.path / MODEL / "README.md", model_card(record, dense=tuning.model.loaded.folder)
+            folder.path / MODEL / "README.md",
+            model_card(record, dense=tuning.model.loaded.folder, checkpoint=folder.path / MODEL),
         )
         advance(1, 4)
         claim(folder, [*sources, REPORT, RESULT])

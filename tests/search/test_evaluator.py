@@ -94,6 +94,7 @@ def test_a_setup_travels_as_json(world):
     assert (tuple(again.sites), tuple(again.joint)) == (setup.sites, setup.joint)
 
 
+@pytest.mark.slow
 def test_processes_run_the_network_in_the_same_dtype(world):
     setup, plans, plan_losses = world
     alone = plan_losses()

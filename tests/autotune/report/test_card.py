@@ -56,6 +56,7 @@ def test_what_the_dense_model_says_of_licence_and_use_is_passed_on(tmp_path, rec
     )
     (dense / "modules.json").write_text("[]")
     found = header(tmp_path, record, dense)
+    assert "sentence_transformers import" not in model_card(record, dense=dense)  # no graphs
     assert (found["license"], found["language"]) == ("llama3", "en")
     assert found["pipeline_tag"] == "text-ranking"
     assert found["library_name"] == "sentence-transformers"
