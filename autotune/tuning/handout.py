@@ -78,7 +78,7 @@ def _write_checkpoint(tuning: Tuning, final: Round, *, whole: Path) -> None:
     """
     from autotune.compress.checkpoint import save_checkpoint
     from autotune.compress.companions import companion_hashes, copy_companions
-    from autotune.export.sentence import add_backend_graphs
+    from autotune.export.backend_graphs import add_backend_graphs
 
     folder, loaded = tuning.workspace.folder, tuning.model.loaded
     # Templates, tokenizer and generation settings are handed out too, and no part of any build.

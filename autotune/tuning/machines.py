@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autotune.farm.base import Executor
     from autotune.tuning.options import MachineOptions
 
-# Stands for the backend that runs the model fastest (backends.py).
+# Stands for the backend that runs the model fastest (fastest_backend.py).
 AUTO = "auto"
 DEFAULT_BACKENDS = {"cpu": "onnxruntime-cpu", "cuda": "torch-cudagraph"}
 

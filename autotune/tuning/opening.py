@@ -16,7 +16,6 @@ from autotune.core.workload import Workload
 from autotune.devices.detect import check_threads
 from autotune.results.result import TuneResult
 from autotune.results.verdict import Verdict
-from autotune.tuning.backends import fastest_backend
 from autotune.tuning.builders import make_builder
 from autotune.tuning.compression import compress
 from autotune.tuning.dtypes import DtypeSearch
@@ -25,6 +24,7 @@ from autotune.tuning.earlier import (
     is_answered,
     request_key,
 )
+from autotune.tuning.fastest_backend import fastest_backend
 from autotune.tuning.judging import (
     dense_heldout_loss,
     make_judges,

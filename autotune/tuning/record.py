@@ -33,7 +33,7 @@ from autotune.search.lagrangian import pareto_front
 from autotune.search.problem import Option
 from autotune.search.tables import site_bytes
 from autotune.tuning.planner import Planner
-from autotune.tuning.references import uniform_rank
+from autotune.tuning.reference_points import uniform_rank
 from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.site_records import node_latencies, site_records, staircases
 

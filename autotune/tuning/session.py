@@ -53,7 +53,7 @@ from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
 from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner
-from autotune.tuning.references import References
+from autotune.tuning.reference_points import References
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.stored_request import note_request
@@ -194,7 +194,7 @@ class Tuning:
     def confirm(self, rounds: Sequence[Round]) -> Round:
         """The round to hand out, measured afresh where the machine measures.
 
-        A reference point (references.py) that is better than the best round takes its place.
+        A reference point (reference_points.py) that is better than the best round takes its place.
 
         Raises:
             MeasurementError: a network could not be timed.

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from autotune.compress.companions import BACKEND_IR, BACKEND_ONNX, MODULES
 from autotune.core.files import files_of
-from autotune.export.sentence import add_backend_graphs
+from autotune.export.backend_graphs import add_backend_graphs
 from autotune.profiler.backends.openvino_cpu import INFERENCE_DTYPE, inference_dtype, open_model
 
 

@@ -8,7 +8,7 @@ import pytest
 from autotune.core.forms import DENSE, NATIVE, low_rank
 from autotune.devices.detect import has_int8_products
 from autotune.results.verdict import Verdict
-from autotune.tuning.references import References, references, uniform_rank
+from autotune.tuning.reference_points import References, references, uniform_rank
 from autotune.tuning.rounds import CHOSEN
 from tests.autotune.tuning.small import small_home, tune_small
 

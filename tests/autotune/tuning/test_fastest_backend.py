@@ -4,8 +4,8 @@ import pytest
 
 from autotune.core.errors import MeasurementError, UsageError
 from autotune.core.types import Budget
-from autotune.tuning import backends
-from autotune.tuning.backends import candidates, fastest_backend
+from autotune.tuning import fastest_backend as backends
+from autotune.tuning.fastest_backend import candidates, fastest_backend
 from autotune.tuning.machines import local_machine
 from autotune.tuning.options import MachineOptions
 from autotune.tuning.request import TuneRequest
