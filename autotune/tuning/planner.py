@@ -183,7 +183,8 @@ class Planner:
         """Whether a plan is within every limit but that on latency, which is measured."""
         problem = self.problem({})
         rows = zip(problem.resources, allocation.costs, problem.limits, strict=True)
-        return all(cost <= limit for name, cost, limit in rows if name != "latency") and (
+        # Sums of a plan that is at the limit are rounded.
+        return all(cost <= limit * (1 + 1e-9) for n, cost, limit in rows if n != "latency") and (
             self.peak_bytes(allocation.plan) <= self.limits.get("activation_bytes", math.inf)
         )
 

@@ -15,7 +15,7 @@ from tests.autotune.tuning.small import small_home, tune_small
 
 def outcome(name, ratio, loss, **values):
     """A round with its measured ratio and its true loss."""
-    values = {"verdict": Verdict.MET, "fits": True} | values
+    values = {"verdict": Verdict.MET} | values
     return SimpleNamespace(
         allocation=SimpleNamespace(solver=name),
         judged=SimpleNamespace(ratio=ratio),
@@ -29,7 +29,7 @@ def points(*, limits_latency=True, second_looks=()):
     """What compares outcomes; a second look finds what `second_looks` hold, else the same."""
     again = {one.allocation.solver: one for one in second_looks}
     planner = SimpleNamespace(
-        fits=lambda allocation: again.get(allocation.solver, allocation) is not None,
+        fits=lambda allocation: allocation.solver != "too large",
         limits_latency=limits_latency,
     )
     loop = SimpleNamespace(
@@ -66,6 +66,11 @@ def test_a_plan_that_misses_gives_way_to_one_that_holds():
     holding = outcome("dense int8", 0.5, 0.2)
     assert points().instead_of(missed, [holding]) is holding
     assert points().instead_of(holding, [missed]) is holding
+
+
+def test_what_is_beyond_another_budget_is_not_handed_out():
+    large = outcome("too large", 0.5, 0.05)
+    assert points().instead_of(FOUND, [large]) is FOUND
 
 
 def test_a_second_look_decides():
