@@ -135,7 +135,7 @@ def _floor_text(record: TuneRecord) -> str:
     quality = record.quality
     return (
         f"{quality.metric} {quality.compressed:.4g} on held-out data (dense {quality.dense:.4g}), "
-        f"where {record.budget['quality']} was asked for"
+        f"where {record.quality_floor} was asked for"
     )
 
 

@@ -196,9 +196,14 @@ class TuneRecord(Record):
         return latency_limit(self.latency_budget, self.dense_latency_s)
 
     @property
+    def quality_floor(self) -> str | None:
+        """The quality floor as it was given, such as 0.99; None without one."""
+        return self.budget.get(QUALITY)
+
+    @property
     def keeps_floor(self) -> bool:
         """Whether the quality on held-out data keeps the floor; True without one."""
-        text = self.budget.get(QUALITY)
+        text = self.quality_floor
         return text is None or self.quality.keeps(parse_quantity(text, QUALITY))
 
     def phase(self, name: str) -> PhaseRecord:

@@ -18,13 +18,18 @@ from autotune.tuning.workspace import Workspace
 
 
 def fastest_backend(
-    request: TuneRequest, loaded: LoadedModel, *, usual: Machine, workspace: Workspace
+    request: TuneRequest,
+    loaded: LoadedModel,
+    *,
+    usual: Machine,
+    workspace: Workspace,
+    keep_timings: bool = False,
 ) -> tuple[TuneRequest, Mapping[str, float]]:
     """The request with the backend that runs the dense model fastest, and the seconds of all.
 
     Seconds are of the whole workload, by name of the backend and, where it is another than the
     model's own, the dtype that the network was run in. A backend that does not run the model is
-    left out, and said so.
+    left out, and said so. With `keep_timings` nothing is timed again that is known.
 
     Raises:
         MeasurementError: no backend runs the model.
@@ -36,6 +41,8 @@ def fastest_backend(
         options = replace(request.machine, backend=name)
         try:
             with local_machine(options) as machine:
+                if keep_timings:
+                    machine.keep_timings()
                 for dtype, seconds in _dense_latencies(
                     request, model, machine=machine, workspace=workspace
                 ):

@@ -86,10 +86,15 @@ def open_tuning(
         with workspace.stage("load the model"):
             loaded = load_model(request.model)
         require_apart(folder.path, loaded.folder, option="model")
+        met = earlier if earlier and earlier.verdict is Verdict.MET else None
         latencies: Mapping[str, float] = {}
         if request.machine.backend == AUTO and machine.verified:
             request, latencies = fastest_backend(
-                request, loaded, usual=machine, workspace=workspace
+                request,
+                loaded,
+                usual=machine,
+                workspace=workspace,
+                keep_timings=met is not None,
             )
             # The host was read before anything of ours ran, and is not read again.
             machine = stack.enter_context(find_machine(request.machine)).after(machine)
@@ -109,7 +114,6 @@ def open_tuning(
         dense_heldout_loss(model, data, workspace=workspace)
         key = request_key(request, model=model, data=data, machine=machine)
         # Nothing better is needed, and the same command changes nothing.
-        met = earlier if earlier and earlier.verdict is Verdict.MET else None
         if keep_timings or (met and is_answered(folder, met, key=key)):
             machine.keep_timings()
         builder = make_builder(model, machine, workspace=workspace)
