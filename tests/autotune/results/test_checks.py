@@ -96,6 +96,22 @@ def test_a_verification_has_one_verdict_and_exit_code(checks, values, code, last
     assert done.stdout.splitlines()[-1].startswith(last)
 
 
+def test_a_floor_that_is_missed_ends_verify_with_1(monkeypatch):
+    found = Verification(
+        folder="out",
+        checks=(HASH, latency(Verdict.MET)),
+        floor_missed=True,
+        warnings=("another processor",),
+    )
+    monkeypatch.setattr("autotune.tuning.verify.verify", lambda *_: found)
+    done = CliRunner().invoke(command, ["out"], standalone_mode=False)
+    assert done.return_value == 1
+    assert done.stdout.splitlines()[-2:] == [
+        "warning: another processor",
+        "VALID, budget met, quality floor missed",
+    ]
+
+
 @pytest.mark.parametrize(
     ("quality", "lost", "code", "last"),
     [

@@ -1,12 +1,13 @@
 """The dtype that a network is run in, chosen before the forms of its layers."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import onnx
 import pytest
 
 import autotune
-from autotune.core.errors import UsageError
+from autotune.core.errors import ModelError, UsageError
 from autotune.core.forms import DENSE
 from autotune.predictor.network.model import NetworkModel
 from autotune.profiler.backends import make_backend
@@ -15,7 +16,7 @@ from autotune.results.checks import CheckKind
 from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.result import read_result
 from autotune.tuning.corrections import corrected
-from autotune.tuning.dtypes import NetworkDtype, undominated
+from autotune.tuning.dtypes import DtypeSearch, NetworkDtype, undominated
 from tests.autotune.tuning.small import small_home, tune_small
 from tests.predictor.network.test_network import PLAN, prefill
 
@@ -63,6 +64,32 @@ def test_a_dtype_that_loses_something_is_weighed_against_the_models_own():
 def test_a_dtype_that_is_not_faster_is_dropped_only_if_that_is_sure(ratio):
     both = [dtype("fp32"), dtype("bf16", ratio)]
     assert undominated(both) == (both if ratio < 1.02 else both[:1])
+
+
+class Trying(DtypeSearch):
+    """Dtypes that are known, some of which do not work."""
+
+    def _in_dtype(self, name):
+        if name == "fp16":
+            raise ModelError("it overflows")
+        return dtype(name)
+
+
+def trying(notes):
+    unused = dict.fromkeys(("request", "machine", "builder", "compression", "data"))
+    return Trying(**unused, workspace=SimpleNamespace(note=notes.append))
+
+
+def test_a_dtype_that_does_not_work_is_left_out():
+    notes = []
+    (found,) = trying(notes)._in_dtypes(("fp32", "fp16"))
+    assert found.own == "fp32"
+    assert notes == ["the network is not run in fp16: it overflows"]
+
+
+def test_the_only_dtype_that_was_asked_for_has_to_work():
+    with pytest.raises(ModelError, match="it overflows"):
+        trying([])._in_dtypes(("fp16",))
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Other plans of a finished tuning."""
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 
@@ -9,6 +11,7 @@ from autotune.compress.loading import load_checkpoint
 from autotune.core.errors import BudgetInfeasibleError, UsageError
 from autotune.core.forms import parse_form
 from autotune.core.types import Budget
+from autotune.profiler.database.latency import LatencyDatabase
 from autotune.report.summary import summary
 from autotune.results.measured import MeasuredPass
 from autotune.results.parts import MeasuredPoint
@@ -81,6 +84,12 @@ def test_a_tuning_without_other_plans_is_refused(record):
         points_of(dataclasses.replace(record, front=()))
 
 
+def measurements(path):
+    """All that a latency database holds."""
+    with LatencyDatabase(path) as database:
+        return {name: database.rows(name) for name in database.fingerprints()}
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     home = small_home(tmp_path_factory.mktemp("front"))
@@ -103,6 +112,7 @@ class TestPicking:
             raise AssertionError("nothing is to be measured")
 
         monkeypatch.setattr(MeasuringMachine, "compare", refuse)
+        layers = measurements(tuned.folder.parent / "latency.sqlite")
         before = read_result(tuned.folder)
         other = min((*before.front, *before.compared), key=lambda each: each.ratio)
         picked = pick(tuned.folder, latency_budget=f"{other.ratio_high + 0.001:.4f}x")
@@ -114,6 +124,7 @@ class TestPicking:
         assert handed == {n: str(f) for n, f in found.plan.items()}
         assert record.measured_ratio == found.ratio
         assert record.quality.compressed == found.quality
+        assert measurements(tuned.folder.parent / "latency.sqlite") == layers
         names = {each.name for each in (*record.front, *record.compared)}
         assert any(name.startswith("chosen at") for name in names)
         checked = autotune.verify(tuned.folder)
@@ -127,3 +138,19 @@ class TestPicking:
         pick(tuned.folder, latency_budget="100s")
         again = read_result(tuned.folder)
         assert {each.name for each in (*again.front, *again.compared)} >= names - {"chosen plan"}
+
+    def test_what_was_tuned_elsewhere_is_not_picked_here(self, tuned, tmp_path):
+        folder = tmp_path / "elsewhere"
+        shutil.copytree(tuned.folder, folder)
+        values = json.loads((folder / "result.json").read_text())
+        values["device"]["versions"]["onnxruntime"] = "0.1"
+        (folder / "result.json").write_text(json.dumps(values))
+        with pytest.raises(UsageError, match=r"was tuned for .* onnxruntime 0\.1, and here is"):
+            pick(folder, latency_budget="1x")
+
+    def test_a_result_of_before_requests_were_kept_is_refused(self, tuned, tmp_path):
+        folder = tmp_path / "older"
+        shutil.copytree(tuned.folder, folder)
+        (folder / ".cache" / "request.json").unlink()
+        with pytest.raises(UsageError, match="its plans cannot be made again; tune again"):
+            pick(folder, latency_budget="1x")

@@ -9,10 +9,17 @@ from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.errors import UsageError
 from autotune.core.options import EFFORTS, OptionError
 from autotune.core.options_json import from_json, merged, to_json
+from autotune.core.runfolder import RunFolder
 from autotune.core.types import Budget, Workload
 from autotune.tuning.options import MachineOptions, MethodOptions, SearchOptions
 from autotune.tuning.request import TuneRequest
-from autotune.tuning.stored_request import read_request, request_json, without_effort
+from autotune.tuning.stored_request import (
+    note_request,
+    noted_request,
+    read_request,
+    request_json,
+    without_effort,
+)
 
 BUDGET = Budget(latency="0.85x")
 
@@ -190,3 +197,52 @@ def test_pivoted_factors_where_only_plain_ones_are_known(method):
     request = TuneRequest(budget=BUDGET, method=MethodOptions(factors="pivoted", **method))
     with pytest.raises(UsageError, match=r"factors pivoted needs \S*allocator exact"):
         request.check()
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("postgresql://me:secret@host:5432/tunings", "postgresql://me@host:5432/tunings"),
+        ("postgresql://host/tunings", "postgresql://host/tunings"),
+    ],
+)
+def test_a_run_folder_keeps_the_request_without_a_password(tmp_path, address, kept):
+    request = TuneRequest(
+        output=tmp_path / "out",
+        budget=Budget(latency="0.9x"),
+        machine=MachineOptions(database=address),
+    )
+    with RunFolder(tmp_path / "out") as folder:
+        note_request(folder, request)
+    assert "secret" not in (tmp_path / "out" / ".cache" / "request.json").read_text()
+    found = noted_request(tmp_path / "out")
+    assert str(found.machine.database) == kept
+    assert found == dataclasses.replace(
+        request, machine=dataclasses.replace(request.machine, database=kept)
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "layers", "network"),
+    [
+        ("native", ("native",), ("native",)),
+        ("bf16", ("native",), ("bf16",)),
+        ("native,bf16", ("native",), ("native", "bf16")),
+        ("int8-static", ("native", "int8-static"), ("native",)),
+        ("bf16,int8-static", ("native", "int8-static"), ("bf16",)),
+        ("auto", ("native", "int8-static", "int8-dynamic"), ("native", "bf16")),
+    ],
+)
+def test_a_precision_is_of_layers_or_of_the_network(tmp_path, precision, layers, network):
+    method = MethodOptions(precision=precision)
+    request = TuneRequest(output=tmp_path, budget=Budget(latency="0.9x"), method=method)
+    assert request.precisions == layers
+    assert request.network_dtypes == network
+
+
+def test_without_a_limit_on_latency_auto_keeps_the_networks_dtype(tmp_path):
+    method = MethodOptions(precision="auto")
+    sizes = TuneRequest(output=tmp_path, budget=Budget(parameters="0.9x"), method=method)
+    assert sizes.network_dtypes == ("native",)
+    floor = TuneRequest(output=tmp_path, budget=Budget(quality="0.9"), method=method)
+    assert floor.network_dtypes == ("native", "bf16")
