@@ -231,7 +231,10 @@ def _bf16_tensor(array: Any) -> Any:
     import openvino
 
     bits = (array.view(np.uint32) >> 16).astype(np.uint16)
-    return openvino.Tensor(bits, array.shape, openvino.Type.bf16)
+    tensor = openvino.Tensor(openvino.Type.bf16, array.shape)
+    # One that is made of an array uses its memory, and does not keep it from being freed.
+    openvino.Tensor(bits, array.shape, openvino.Type.bf16).copy_to(tensor)
+    return tensor
 
 
 def _runner(request: Any) -> Runner:
