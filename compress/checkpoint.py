@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autotune.compress.decode import PAST, decode_step, step_positions
-from autotune.compress.int8_layers import Int8Linear
+from autotune.compress.integer_layers import IntegerLinear
 from autotune.compress.loading import load_class
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, replace_modules
 from autotune.compress.plugin import LowRankConfig, LowRankQuantizer
@@ -35,9 +35,9 @@ def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
 
 
-def compressed_layers(model: nn.Module) -> dict[str, LowRankLinear | Int8Linear]:
-    """The layers of a model that are factorized or in 8 bits, by name."""
-    kinds = (LowRankLinear, Int8Linear)
+def compressed_layers(model: nn.Module) -> dict[str, LowRankLinear | IntegerLinear]:
+    """The layers of a model that are factorized or of integers, by name."""
+    kinds = (LowRankLinear, IntegerLinear)
     return {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
 
 
@@ -96,7 +96,7 @@ def save_checkpoint(
 
 
 def _entries(
-    layers: Mapping[str, LowRankLinear | Int8Linear],
+    layers: Mapping[str, LowRankLinear | IntegerLinear],
 ) -> dict[str, dict[str, Any]]:
     """The entry of every layer in config.json."""
     names = {id(layer): name for name, layer in layers.items()}

@@ -19,7 +19,7 @@ from autotune.compress.factorizers.truncated import (
     factorize,
     factorize_together,
 )
-from autotune.compress.int8_forms import Int8Forms
+from autotune.compress.integer_forms import IntegerForms
 from autotune.compress.lowrank import dense_like, dense_weight, shared_low_rank_like
 from autotune.compress.metrics.base import Metric, Whitening
 from autotune.compress.pivoting import pivoted_like
@@ -49,8 +49,8 @@ class Factors(ABC):
     - One thread at a time may ask.
     """
 
-    # Makes layers in 8 bits; None where nothing was calibrated for them.
-    int8: Int8Forms | None = None
+    # Makes layers of integers; None where nothing was calibrated for them.
+    integers: IntegerForms | None = None
 
     @abstractmethod
     def errors(self, site: Site) -> Tensor:
@@ -83,7 +83,7 @@ def build_layers(
     for site in (site for site, form in chosen.items() if form.is_dense):
         module, precision = model.get_submodule(site.name), precisions[site]
         if precision.rounds_inputs:
-            layers[site.name] = _int8(factors, precision).dense(site, precision.name)
+            layers[site.name] = _integers(factors, precision).dense(site, precision.name)
         else:
             layers[site.name] = dense_like(module, precision.rounded(dense_weight(module)))
     pairs = {site: form for site, form in chosen.items() if not form.is_dense}
@@ -92,8 +92,8 @@ def build_layers(
         rounded, ups = precisions[site].rounded, up.split(site.parts or [len(up)])
         made: Sequence[nn.Module]
         if precisions[site].rounds_inputs:
-            int8 = _int8(factors, precisions[site])
-            made = int8.pair(site, precisions[site].name, ups=ups, down=down)
+            integers = _integers(factors, precisions[site])
+            made = integers.pair(site, precisions[site].name, ups=ups, down=down)
         elif pairs[site].structure == PIVOTED:
             made = pivoted_like(modules, ups=ups, down=down, rounded=rounded)
         else:
@@ -102,13 +102,13 @@ def build_layers(
     return layers
 
 
-def _int8(factors: Factors, precision: Precision) -> Int8Forms:
-    if factors.int8 is None:
+def _integers(factors: Factors, precision: Precision) -> IntegerForms:
+    if factors.integers is None:
         raise UsageError(
             f"precision {precision.name} needs calibrated inputs, and these factors were made "
             "without them; allow the precision when the model is tuned"
         )
-    return factors.int8
+    return factors.integers
 
 
 class FactorStore(Factors):

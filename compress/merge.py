@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from autotune.compress.int8_layers import Int8Linear
+from autotune.compress.integer_layers import IntegerLinear
 from autotune.compress.lowrank import LowRankLinear, replace_modules
 
 
@@ -19,7 +19,7 @@ def merge_low_rank(model: Any) -> None:
         stock = type(model)(_plain(model.config))
     merged: dict[str, nn.Module] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, LowRankLinear | Int8Linear):
+        if isinstance(layer, LowRankLinear | IntegerLinear):
             merged[name] = _dense(layer, stock.get_submodule(name))
     replace_modules(model, merged)
     model.config = _plain(model.config)
@@ -37,8 +37,8 @@ def _plain(config: Any) -> Any:
     return plain
 
 
-def _dense(layer: LowRankLinear | Int8Linear, like: Any) -> nn.Module:
-    kind = like.weight.dtype if layer.weight.dtype == torch.int8 else layer.weight.dtype
+def _dense(layer: LowRankLinear | IntegerLinear, like: Any) -> nn.Module:
+    kind = layer.weight.dtype if layer.weight.dtype.is_floating_point else like.weight.dtype
     weight = layer.product().to(kind)
     dense: Any = copy.deepcopy(like)  # on meta: it costs nothing
     dense.weight = nn.Parameter((weight.T if isinstance(like, Conv1D) else weight).contiguous())

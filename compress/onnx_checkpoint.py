@@ -1,7 +1,7 @@
 """Export of a checkpoint, dense or compressed, with its own dtype, to ONNX.
 
-The model is traced with a dense layer in the place of every pair and of every layer in 8 bits, and
-these are put into the graph afterwards: the tracer's optimiser never sees two products that it
+The model is traced with a dense layer in the place of every pair and every layer of integers,
+which are put into the graph afterwards: the tracer's optimiser never sees two products that it
 could multiply together, and integers are written as runtimes read them.
 """
 

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 
 from autotune.compress.lowrank import LowRankLinear, SharedLowRankLinear, dense_weight
 from autotune.compress.onnx_export import save_onnx
-from autotune.compress.onnx_int8 import INT8_LAYERS, Int8Nodes
+from autotune.compress.onnx_integers import (
+    INTEGER_LAYERS,
+    IntegerNodes,
+)
 from autotune.compress.pivoted_layers import PivotedInLinear, PivotedOutLinear
+from autotune.core import block_products
 from autotune.core.errors import ModelError
 
 
@@ -36,27 +40,38 @@ def rewrite_low_rank(
     model = onnx.load(dense)
     graph = model.graph
     layers = only_low_rank(changed)
-    pairs, int8 = _Pairs(graph.initializer, layers), Int8Nodes()
+    pairs, integers = _Pairs(graph.initializer, layers), IntegerNodes()
     nodes: list[NodeProto] = []
     for node in graph.node:
         layer = changed.get(node.name)
         if layer is None:
             nodes.append(node)
-        elif isinstance(layer, INT8_LAYERS):
-            nodes.extend(int8.of(node, layer))
+        elif isinstance(layer, INTEGER_LAYERS):
+            nodes.extend(integers.of(node, layer))
         elif isinstance(layer, LowRankLinear):
             nodes.extend(pairs.of(node, layer))
         else:
             pairs.replace_weight(node, dense_weight(layer))
             nodes.append(node)
-    graph.initializer.extend([*pairs.added.values(), *int8.added.values()])
+    graph.initializer.extend([*pairs.added.values(), *integers.added.values()])
     nodes = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_weights(graph, [n for n, each in changed.items() if isinstance(each, INT8_LAYERS)])
+    _drop_weights(graph, [n for n, each in changed.items() if isinstance(each, INTEGER_LAYERS)])
+    _add_contrib_operators(model)
     _add_metadata(model, metadata)
     check_low_rank(model, layers)
     save_onnx(model, path)
+
+
+def _add_contrib_operators(model: onnx.ModelProto) -> None:
+    """Declare the runtime's own operators where the graph has some."""
+    if any(node.domain == block_products.DOMAIN for node in model.graph.node) and not any(
+        each.domain == block_products.DOMAIN for each in model.opset_import
+    ):
+        model.opset_import.append(
+            helper.make_opsetid(block_products.DOMAIN, block_products.DOMAIN_VERSION)
+        )
 
 
 def copy_with_metadata(graph: Path, path: Path, *, metadata: Mapping[str, Any]) -> None:
@@ -86,7 +101,7 @@ def only_low_rank(layers: Mapping[str, nn.Module]) -> dict[str, LowRankLinear]:
     return {
         name: layer
         for name, layer in layers.items()
-        if isinstance(layer, LowRankLinear) and not isinstance(layer, INT8_LAYERS)
+        if isinstance(layer, LowRankLinear) and not isinstance(layer, INTEGER_LAYERS)
     }
 
 

@@ -15,12 +15,12 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from autotune.compress.int8_layers import (
+from autotune.compress.integer_layers import (
     QUANTIZERS,
-    Int8Linear,
-    Int8LowRankLinear,
-    LeadingInt8LowRankLinear,
-    SharedInt8LowRankLinear,
+    IntegerLinear,
+    IntegerLowRankLinear,
+    LeadingIntegerLowRankLinear,
+    SharedIntegerLowRankLinear,
 )
 from autotune.compress.lowrank import (
     LeadingLowRankLinear,
@@ -225,13 +225,13 @@ def _empty(
         leader = others.get(layer["leader"])
         if not isinstance(leader, LeadingLowRankLinear) or leader.rank != rank:
             raise ModelError(f"lowrank config: no leader {layer['leader']!r} of rank {rank}")
-        follower = SharedInt8LowRankLinear if rounded else SharedLowRankLinear
+        follower = SharedIntegerLowRankLinear if rounded else SharedLowRankLinear
         return follower(leader, n, **options)
     if rounded:
         options["precision"] = form.precision
         if form.is_dense:
-            return Int8Linear(k, n, **options)
-        pair = LeadingInt8LowRankLinear if leads else Int8LowRankLinear
+            return IntegerLinear(k, n, **options)
+        pair = LeadingIntegerLowRankLinear if leads else IntegerLowRankLinear
         return pair(k, n, rank=rank, **options)
     if leads:
         leading = LeadingPivotedLinear if pivoted else LeadingLowRankLinear

@@ -15,7 +15,15 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from autotune.compress import int8_layers, lowrank, pivoted_layers, plugin, storage, storage_layouts
+from autotune.compress import (
+    integer_layers,
+    integer_weights,
+    lowrank,
+    pivoted_layers,
+    plugin,
+    storage,
+    storage_layouts,
+)
 from autotune.core import errors, forms
 from autotune.core.version import __version__
 
@@ -27,7 +35,8 @@ _MODULES = (
     storage_layouts,
     lowrank,
     pivoted_layers,
-    int8_layers,
+    integer_weights,
+    integer_layers,
     storage,
     plugin,
 )

@@ -1,6 +1,6 @@
-"""Rounding of weights and inputs to 8 bits: scales, smoothing, ranges and error feedback.
+"""Rounding of weights and inputs to integers: scales, smoothing, ranges and error feedback.
 
-Formulas are in docs/methods/int8.md.
+Formulas are in docs/methods/integers.md.
 """
 
 from __future__ import annotations
@@ -10,29 +10,35 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-# Of weights: symmetric, so that zero stays zero.
-_MOST = 127
+from autotune.compress.integer_weights import WeightLayout
+
+_PER_ROW = WeightLayout()
 # Of inputs: 0 … 255 around a zero point.
 _LEVELS = 255
 # How far the range of an input is moved into its weight, and how much of the range is kept; what is
 # chosen has the least error on the calibration data.
 _MIGRATIONS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 _KEPT = (1.0, 0.9, 0.8, 0.7, 0.6)
+# How much of a block's largest value its steps of 4 bits reach.
+_REACHED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _DAMPING = 0.01
 _BLOCK = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundedWeight:
-    """A matrix (N, K) in 8 bits: codes · scale, with one scale (N) for each row."""
+    """A matrix (N, K) of integers: codes · scale, with one scale for each row or block, (N, G)."""
 
     codes: Tensor = field(repr=False)
     scale: Tensor = field(repr=False)
+    layout: WeightLayout = _PER_ROW
 
     def values(self) -> Tensor:
         """The matrix that they stand for."""
-        return self.codes.to(self.scale.dtype) * self.scale[:, None]
+        steps = _for_each_column(self.scale, columns=self.codes.shape[1], layout=self.layout)
+        return self.codes.to(steps.dtype) * steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,52 +69,96 @@ class InputSample:
         return InputSample(rows=latent, low=latent.amin(0), high=latent.amax(0))
 
 
-def row_scales(weight: Tensor) -> Tensor:
-    """The scale of each row of a weight (N, K): its largest value is the last step."""
-    largest = weight.abs().amax(1)
-    return torch.where(largest > 0, largest / _MOST, torch.ones_like(largest))
+def weight_scales(weight: Tensor, *, layout: WeightLayout, importance: Tensor) -> Tensor:
+    """The scales (N, G) of a weight (N, K), symmetric, so that zero stays zero.
+
+    With 8 bits the largest value is the last step. With 4, where the largest lies at the end of the
+    side that has one step more, what it reaches is tried, and the least error by the `importance`
+    (K) of the inputs is taken.
+    """
+    columns = weight.shape[1]
+    more = layout.stored_columns(columns) - columns
+    blocks = functional.pad(weight, (0, more)).unflatten(1, (layout.blocks(columns), -1))
+    weighed = functional.pad(importance.to(weight), (0, more)).unflatten(
+        0, (layout.blocks(columns), -1)
+    )
+    low, high = _codes_of(layout)
+    extreme = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    if -low == high:
+        return _not_zero(extreme[..., 0].abs() / high)
+    errors = []
+    for reached in _REACHED:
+        scale = _not_zero(extreme * reached / low)
+        wrong = (blocks / scale).round().clamp(low, high) * scale - blocks
+        errors.append((wrong.square() * weighed).sum(-1))
+    best = torch.tensor(_REACHED)[torch.stack(errors).argmin(0)]
+    return _not_zero(extreme[..., 0] * best / low)
 
 
-def nearest(weight: Tensor) -> RoundedWeight:
-    """Every value of a weight (N, K) rounded to the nearest step of its row."""
-    scale = row_scales(weight)
-    return RoundedWeight(codes=_codes(weight, scale), scale=scale)
+def _codes_of(layout: WeightLayout) -> tuple[int, int]:
+    """The lowest and the highest code; all that 4 bits have, of 8 the same on both sides."""
+    half = 2 ** (layout.bits - 1)
+    return (-half, half - 1) if layout.bits == 4 else (1 - half, half - 1)
 
 
-def _codes(values: Tensor, scale: Tensor) -> Tensor:
-    return (values / scale[:, None]).round().clamp(-_MOST, _MOST)
+def _not_zero(scale: Tensor) -> Tensor:
+    return torch.where(scale != 0, scale, torch.ones_like(scale))
 
 
-def with_feedback(weight: Tensor, gram: Tensor) -> RoundedWeight:
+def _for_each_column(scale: Tensor, *, columns: int, layout: WeightLayout) -> Tensor:
+    """The scale (N, G) of every value, (N, K)."""
+    if layout.block is None:
+        return scale.expand(-1, columns)
+    return scale.repeat_interleave(layout.block, dim=1)[:, :columns]
+
+
+def nearest(weight: Tensor, *, layout: WeightLayout = _PER_ROW) -> RoundedWeight:
+    """Every value of a weight (N, K) rounded to the nearest step of its row or block."""
+    alike = torch.ones(weight.shape[1])
+    scale = weight_scales(weight, layout=layout, importance=alike)
+    steps = _for_each_column(scale, columns=weight.shape[1], layout=layout)
+    codes = (weight / steps).round().clamp(*_codes_of(layout))
+    return RoundedWeight(codes=codes, scale=scale, layout=layout)
+
+
+def with_feedback(
+    weight: Tensor, gram: Tensor, *, layout: WeightLayout = _PER_ROW
+) -> RoundedWeight:
     """A weight (N, K) rounded column by column, each error made good by the columns that follow.
 
     The error that counts is tr(ΔW · gram · ΔWᵀ) with gram (K, K) of the inputs (GPTQ, Frantar et
-    al. 2023, algorithm 1, without its groups); columns of large inputs come first.
+    al. 2023, algorithm 1); columns of large inputs come first. The scales are found before.
     """
-    scale = row_scales(weight)
     order = gram.diagonal().argsort(descending=True)
     ordered = gram[order][:, order].double()
     ridge = _DAMPING * float(ordered.diagonal().mean())
     if ridge <= 0:  # an input that was never there
-        return nearest(weight)
+        return nearest(weight, layout=layout)
+    scale = weight_scales(weight, layout=layout, importance=gram.diagonal())
+    steps = _for_each_column(scale, columns=weight.shape[1], layout=layout)[:, order]
     eye = torch.eye(len(order), dtype=torch.float64, device=gram.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered + ridge * eye))
     spread = torch.linalg.cholesky(inverse, upper=True).to(weight.dtype)
     left, codes = weight[:, order].clone(), torch.empty_like(weight)
+    limits = _codes_of(layout)
     for first in range(0, len(order), _BLOCK):
         block = slice(first, min(first + _BLOCK, len(order)))
-        codes[:, block], errors = _round_block(left[:, block], spread[block, block], scale=scale)
+        codes[:, block], errors = _round_block(
+            left[:, block], spread[block, block], steps=steps[:, block], limits=limits
+        )
         left[:, block.stop :] -= errors @ spread[block, block.stop :]
-    return RoundedWeight(codes=codes[:, order.argsort()], scale=scale)
+    return RoundedWeight(codes=codes[:, order.argsort()], scale=scale, layout=layout)
 
 
-def _round_block(columns: Tensor, spread: Tensor, *, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _round_block(
+    columns: Tensor, spread: Tensor, *, steps: Tensor, limits: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """The codes of some columns (N, b), and the errors that later columns have to make good."""
     columns, width = columns.clone(), columns.shape[1]
     codes, errors = torch.empty_like(columns), torch.empty_like(columns)
     for j in range(width):
-        codes[:, j] = _codes(columns[:, j : j + 1], scale)[:, 0]
-        errors[:, j] = (columns[:, j] - codes[:, j] * scale) / spread[j, j]
+        codes[:, j] = (columns[:, j] / steps[:, j]).round().clamp(*limits)
+        errors[:, j] = (columns[:, j] - codes[:, j] * steps[:, j]) / spread[j, j]
         columns[:, j + 1 :] -= errors[:, j : j + 1] * spread[j, j + 1 :]
     return codes, errors
 

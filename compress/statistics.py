@@ -9,7 +9,7 @@ Six moments, each collected only when it is asked for, accumulated in fp64:
 - `right`  (K, K) of Jᵀ J, where J = Σ_t g_t x_tᵀ is one sequence's gradient of the weight: unlike
   the two above they see that a sequence's tokens are correlated.
 
-And, for what is rounded to 8 bits, once for sites that share an input:
+And, for what is rounded to integers, once for sites that share an input:
 
 - `sample` (n, K) some rows, drawn from all batches alike, in fp32, with
 - `low` and `high` (K,), the range of each feature.

@@ -20,7 +20,12 @@ STRUCTURES = (PLAIN, PIVOTED)
 # Integer weights, and inputs rounded in a range that was calibrated or that they have at each call.
 INT8_STATIC = "int8-static"
 INT8_DYNAMIC = "int8-dynamic"
-_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+# Integer weights with a scale for each block of inputs, for products of few tokens.
+INT8_WEIGHT_ONLY = "int8-weight-only"
+INT4_WEIGHT_ONLY = "int4-weight-only"
+# Inputs of a row that share a scale in these (llama.cpp's and onnxruntime's own number).
+WEIGHT_BLOCK = 32
+_PRECISION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _RANK = re.compile(r"rank=([1-9][0-9]{0,6})")
 
 
@@ -49,7 +54,7 @@ class Form:
             raise UsageError(f"unknown structure {self.structure!r}; known are {known}")
         if not self.rank and self.structure != PLAIN:
             raise UsageError(f"a dense layer has no {self.structure} structure; give it a rank")
-        if not _NAME.fullmatch(self.precision):
+        if not _PRECISION.fullmatch(self.precision):
             raise UsageError(f"{self.precision!r} is not the name of a precision")
 
     @property

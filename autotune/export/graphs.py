@@ -63,7 +63,7 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
     """
     import torch
 
-    from autotune.compress.int8_layers import has_int8_layers
+    from autotune.compress.integer_layers import has_integer_layers
     from autotune.compress.loading import checkpoint_dtype, load_checkpoint
     from autotune.devices.specs import TORCH_NAMES
 
@@ -71,10 +71,10 @@ def open_checkpoint(folder: str | Path, dtype: str | None) -> tuple[LoadedModel,
         raise UsageError(f"dtype {dtype!r}: exports are fp32 or fp16")
     kind = dtype or ("fp16" if checkpoint_dtype(Path(folder)) == "float16" else "fp32")
     loaded = load_checkpoint(Path(folder), getattr(torch, TORCH_NAMES[kind]))
-    if kind != "fp32" and has_int8_layers(loaded.model):
+    if kind != "fp32" and has_integer_layers(loaded.model):
         raise UsageError(
-            f"{option_name('dtype')} {kind} cannot be used: {folder} has layers in 8 bits, around "
-            "which graphs are fp32; leave it out"
+            f"{option_name('dtype')} {kind} cannot be used: {folder} has layers of integers, "
+            "around which graphs are fp32; leave it out"
         )
     return loaded, kind
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autotune.compress.int8_layers import has_int8_layers
+from autotune.compress.integer_layers import has_integer_layers
 from autotune.compress.loading import LoadedModel
 from autotune.core.errors import ParityError, foreign_code
 from autotune.core.progress import Advance, no_progress
@@ -16,8 +16,8 @@ from autotune.export.manifest import ParityCase, ParityRecord
 from autotune.export.references import Reference, make_reference
 
 # Largest difference over the largest value: rounding of a whole network in the dtype.
-# In 8 bits a value here and there is rounded to the neighbouring step, and that goes on through the
-# network.
+# Where layers are of integers a value here and there is rounded to the neighbouring step, and that
+# goes on through the network.
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 SHAPES = ((1, 1), (1, 7), (3, 1), (3, 7), (1, 513), (3, 513))
 Arrays = Mapping[str, Any]
@@ -44,7 +44,7 @@ def check_parity(
     Raises:
         ParityError: one of them is beyond the dtype's tolerance, not finite, or does not run.
     """
-    kind = "int8" if has_int8_layers(loaded.model) else dtype
+    kind = "int8" if has_integer_layers(loaded.model) else dtype
     cases = []
     for index, (batch, length) in enumerate(shapes):
         progress(index, len(shapes))

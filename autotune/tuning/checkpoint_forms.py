@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.compress.int8_layers import Int8Linear
+from autotune.compress.integer_layers import IntegerLinear
 from autotune.compress.lowrank import LowRankLinear, dense_weight
 from autotune.compress.precisions import make_precision
 from autotune.core.forms import DENSE, NATIVE, Form
@@ -45,18 +45,18 @@ def checkpoint_forms(
 ) -> dict[str, Form]:
     """The form of every layer that is factorized, or expected to be changed, by name.
 
-    Layers in 8 bits are of their own kind. Other precisions are rounded weights in the model's
+    Layers of integers are of their own kind. Other precisions are rounded weights in the model's
     dtype, and the checkpoint does not name them: a layer has the expected one if its weights are
     their own rounding, else the native one.
     """
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LowRankLinear | Int8Linear) or name in expected
+        if isinstance(module, LowRankLinear | IntegerLinear) or name in expected
     }
     found = {}
     for name, module in layers.items():
-        form = module.form if isinstance(module, LowRankLinear | Int8Linear) else DENSE
+        form = module.form if isinstance(module, LowRankLinear | IntegerLinear) else DENSE
         wanted = expected.get(name, DENSE).precision
         if NATIVE == form.precision != wanted and _is_rounded(
             _weights(module), wanted, dtype=dtype

@@ -20,7 +20,7 @@ from autotune.compress.factors import (
     build_factor_store,
     build_layers,
 )
-from autotune.compress.int8_forms import MOMENTS, ROUNDING_VERSION, Int8Forms
+from autotune.compress.integer_forms import MOMENTS, ROUNDING_VERSION, IntegerForms
 from autotune.compress.lowrank import replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.metrics.base import Metric
@@ -37,7 +37,7 @@ from autotune.core.progress import no_progress
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_forms
 from autotune.search.tables import ErrorTable
-from autotune.tuning.int8_errors import Int8Errors
+from autotune.tuning.integer_errors import IntegerErrors
 from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
@@ -98,9 +98,9 @@ class Compression:
     def _rounded_errors(
         self, rank_multiple: int, workspace: Workspace | None
     ) -> dict[str, dict[Form, float]]:
-        """Those of forms in 8 bits, computed once for a run folder."""
-        int8 = self.factors.int8
-        if int8 is None:
+        """Those of forms of integers, computed once for a run folder."""
+        integers = self.factors.integers
+        if integers is None:
             return {}
         forms = {
             site.name: [
@@ -118,10 +118,10 @@ class Compression:
         }
 
         def compute() -> dict[str, dict[str, float]]:
-            errors = Int8Errors(model=self.model.loaded.model, factors=self.factors, forms=int8)
-            stage = (
-                workspace.stage("round forms to 8 bits") if workspace else nullcontext(no_progress)
+            errors = IntegerErrors(
+                model=self.model.loaded.model, factors=self.factors, forms=integers
             )
+            stage = workspace.stage("round to integers") if workspace else nullcontext(no_progress)
             with stage as advance:
                 found = errors.table(self.model.choices, forms, progress=advance)
             return {name: {str(f): e for f, e in each.items()} for name, each in found.items()}
@@ -189,7 +189,7 @@ def compress(
         )
     if set(model.precisions) != {NATIVE}:
         key |= {"int8": ROUNDING_VERSION}
-        factors.int8 = Int8Forms(
+        factors.integers = IntegerForms(
             model=model.loaded.model,
             sites=model.single,
             metric=metric,
@@ -214,7 +214,7 @@ class _Stages:
 
     @property
     def moments(self) -> frozenset[str]:
-        """Those of the metric, and what rounding to 8 bits needs where that is offered."""
+        """Those of the metric, and what rounding to integers needs where that is offered."""
         rounds = set(self.model.precisions) != {NATIVE}
         return self.metric.moments | (MOMENTS if rounds else frozenset())
 

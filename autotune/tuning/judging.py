@@ -51,13 +51,13 @@ def make_judges(
     `dtype` is the one that networks are run in (`NetworkDtype.judged_in`).
 
     Factors that are computed on demand live in this process only, so it judges their plans, as do
-    layers in 8 bits.
+    layers of integers.
     """
     threads = check_threads(request.machine.threads)
     jobs = request.search.jobs or max(1, threads // _THREADS_PER_JUDGE)
     farm, factors = request.machine.farm, compression.factors
     store = factors.inner if isinstance(factors, Stored) else factors
-    if (jobs == 1 and not farm) or not isinstance(store, FactorStore) or store.int8 is not None:
+    if (jobs == 1 and not farm) or not isinstance(store, FactorStore) or store.integers is not None:
         return nullcontext()
     setup = EvaluatorSetup(
         model=str(compression.model.loaded.folder),

@@ -187,8 +187,9 @@ class MethodOptions:
         group="Method",
         metavar="auto|NAME,…",
         complete=lambda: ("auto", *PRECISIONS, *NETWORK_DTYPES),
-        help="Precisions that layers may have (native, int8-static, int8-dynamic) and that the "
-        "network may be run in (native, bf16), or auto for all that the backend runs.",
+        help="Precisions that layers may have (native, int8-static, int8-dynamic, "
+        "int8-weight-only, int4-weight-only) and that the network may be run in (native, bf16), "
+        "or auto for all that the backend runs.",
     )
     joint: bool = option(
         True,

@@ -89,7 +89,7 @@ def processor_warnings(record: TuneRecord) -> Iterator[str]:
         if names:
             yield (
                 f"this processor {verb} {', '.join(sorted(names))}: the latency, and numbers in "
-                "bf16 or 8 bits, may differ from what was tuned"
+                "bf16 or integers, may differ from what was tuned"
             )
 
 

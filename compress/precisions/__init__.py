@@ -19,8 +19,10 @@ PRECISIONS = Registry(
     "autotune.precisions",
     own={
         "native": "autotune.compress.precisions.native:Native",
-        "int8-static": "autotune.compress.precisions.int8:Int8Static",
-        "int8-dynamic": "autotune.compress.precisions.int8:Int8Dynamic",
+        "int8-static": "autotune.compress.precisions.integers:Int8Static",
+        "int8-dynamic": "autotune.compress.precisions.integers:Int8Dynamic",
+        "int8-weight-only": "autotune.compress.precisions.integers:Int8WeightOnly",
+        "int4-weight-only": "autotune.compress.precisions.integers:Int4WeightOnly",
     },
 )
 

@@ -29,7 +29,7 @@ class Precision(ABC):
 
     name: str
     # Whether what the weight multiplies is rounded too, so that layers of this precision need what
-    # calibration saw of their inputs (compress/int8_forms.py).
+    # calibration saw of their inputs (compress/integer_forms.py).
     rounds_inputs = False
 
     @abstractmethod

@@ -8,7 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC, NATIVE, PIVOTED, pivots_inputs
+from autotune.core import block_products
+from autotune.core.forms import (
+    INT4_WEIGHT_ONLY,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    INT8_WEIGHT_ONLY,
+    NATIVE,
+    PIVOTED,
+    WEIGHT_BLOCK,
+    pivots_inputs,
+)
 from autotune.core.layers import LayerShape
 
 NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16}
@@ -25,8 +35,13 @@ def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
     x = helper.make_tensor_value_info("x", layers.element, [shape.tokens, shape.in_features])
     graph = helper.make_graph(layers.nodes, "layer", [x], layers.outputs, layers.weights)
     # What TensorRT 8 reads is older than what its opset could be written in.
+    domains = {"": opset}
+    if shape.form.precision in block_products.BITS:
+        domains[block_products.DOMAIN] = block_products.DOMAIN_VERSION
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 18 else 10
+        graph,
+        opset_imports=[helper.make_opsetid(*each) for each in domains.items()],
+        ir_version=8 if opset < 18 else 10,
     )
     return bytes(model.SerializeToString())
 
@@ -121,6 +136,21 @@ class _Layers:
         both = self._node("Mul", [step, scales], result=f"{result}_scale")
         return self._node("Mul", [real, both], result=result)
 
+    def _block_product(self, source: str, rows: int, *, columns: int, result: str) -> str:
+        """Weights in blocks of inputs, each with a scale."""
+        bits = block_products.BITS[self.shape.form.precision]
+        blocks = -(-rows // WEIGHT_BLOCK)
+        size = columns * blocks * WEIGHT_BLOCK * bits // 8
+        drawn = np.random.default_rng(len(self.weights)).integers(0, 256, size, dtype=np.uint8)
+        codes = self._weight(f"w_{result}", drawn.reshape(columns, blocks, -1))
+        scales = np.full(columns * blocks, rows**-0.5 / 2 ** (bits - 1), np.float32)
+        return self._node(
+            block_products.OPERATOR,
+            [source, codes, self._weight(f"ws_{result}", scales)],
+            result=result,
+            **block_products.attributes(in_features=rows, out_features=columns, bits=bits),
+        )
+
     def _codes(self, rows: int, columns: int, *, result: str) -> tuple[str, str, str]:
         """A random weight in 8 bits, its scales and its zero points."""
         drawn = _noise(len(self.weights), rows * columns).reshape(rows, columns)
@@ -136,6 +166,8 @@ class _Layers:
         NATIVE: _product,
         INT8_STATIC: _static_product,
         INT8_DYNAMIC: _dynamic_product,
+        INT8_WEIGHT_ONLY: _block_product,
+        INT4_WEIGHT_ONLY: _block_product,
     }
 
     def _gather(self, source: str, places: Any, *, result: str) -> str:

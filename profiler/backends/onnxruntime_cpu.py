@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from autotune.core.errors import ModelError
-from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC, PLAIN, Form
+from autotune.core.forms import (
+    INT4_WEIGHT_ONLY,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    INT8_WEIGHT_ONLY,
+    PLAIN,
+    Form,
+)
 from autotune.core.layers import LayerShape
 from autotune.profiler.backends.base import (
     Backend,
@@ -31,6 +38,8 @@ from autotune.profiler.measure.timing import Runner
 # long (12 ms quanta) until they were told to stop when their run ends.
 _DENORMALS = "session.set_denormal_as_zero"
 SESSION_CONFIG = {_DENORMALS: "1", "session.force_spinning_stop": "1"}
+
+_INTEGERS = (INT8_STATIC, INT8_DYNAMIC, INT8_WEIGHT_ONLY, INT4_WEIGHT_ONLY)
 
 
 def session_options(
@@ -113,8 +122,8 @@ class OnnxRuntimeCpu(Backend):
             self._processors = tuple(available[1:])
 
     def implements(self, form: Form) -> bool:
-        """Plain and pivoted pairs; in 8 bits plain ones, with static or dynamic ranges."""
-        if form.precision in (INT8_STATIC, INT8_DYNAMIC):
+        """Plain and pivoted pairs; plain ones of integers."""
+        if form.precision in _INTEGERS:
             return form.structure == PLAIN and self.runs_int8()
         return super().implements(form)
 

@@ -52,7 +52,7 @@ class OpenVinoCpu(Backend):
         return "openvino-onnx"
 
     def implements(self, form: Form) -> bool:
-        """Plain and pivoted pairs; in 8 bits plain ones with static ranges."""
+        """Plain and pivoted pairs; in integers plain ones with static ranges."""
         if form.precision == INT8_STATIC:
             return form.structure == PLAIN and self.runs_int8()
         return super().implements(form)

@@ -1,5 +1,7 @@
 """The matrix of architectures, forms and ways to load: bit-equal, or a loud failure."""
 
+import ast
+import inspect
 import json
 import os
 import subprocess
@@ -12,16 +14,17 @@ from safetensors.torch import save_file
 from autotune.compress.checkpoint import save_checkpoint
 from autotune.compress.lowrank import replace_modules, shared_low_rank_like
 from autotune.compress.pivoting import pivoted_like
+from autotune.compress.remote_code import _MODULES
 from autotune.compress.sites import find_sites
 from autotune.core.types import Workload
 from autotune.devices.specs import TORCH_NAMES
 from tests.conftest import random_layers, tiny_model, tiny_task
-from tests.int8 import random_int8_layers
+from tests.integer_forms import random_integer_layers
 
 KINDS = ("bert", "gpt2", "llama", "qwen2", "vit", "clip")
 DTYPES = ("fp32", "bf16")
 STORED = ("fp16", "remap8")
-ROUNDED = ("int8-static", "int8-dynamic")
+ROUNDED = ("int8-static", "int8-dynamic", "int8-weight-only", "int4-weight-only")
 # A down factor that q, k and v share, plain or pivoted as all others are then, and factors stored
 # in fewer bits.
 FORMS = [(kind, form) for kind in ("bert", "llama") for form in ("joint", "pivoted", *STORED)]
@@ -84,7 +87,7 @@ def saved(tmp_path_factory):
         structures = ["pivoted" if form == "pivoted" else "plain"]
         sites = find_sites(model).sites
         if form in ROUNDED:
-            layers = random_int8_layers(model, sites, form)
+            layers = random_integer_layers(model, sites, form)
         else:
             layers = random_layers(model, sites, 8, structures=structures)
         if form in JOINT:
@@ -172,3 +175,25 @@ def test_with_neither_stock_transformers_fails_loudly(saved, tmp_path):
     assert all(text.startswith("RuntimeError") and "mismatch" in text for text in says.values()), (
         says
     )
+
+
+def test_no_two_modules_of_the_joined_file_use_one_name_for_different_things():
+    """They become one file, where the later name would take the place of the earlier."""
+    owners = {}
+    for module in _MODULES:
+        tree = ast.parse(inspect.getsource(module))
+        for node in tree.body:
+            for name in defined(node):
+                assert owners.setdefault(name, module) is module, name
+
+
+def defined(node):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [
+        part.id
+        for target in targets
+        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+        if isinstance(part, ast.Name)
+    ]

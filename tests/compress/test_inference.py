@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autotune.compress.inference import WEIGHTS, running_in
-from autotune.compress.int8_layers import DynamicQuantizer, Int8Linear
+from autotune.compress.integer_layers import DynamicQuantizer, IntegerLinear
 from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC
 
 
@@ -33,7 +33,7 @@ def test_the_own_dtype_changes_nothing(x):
 @pytest.mark.parametrize("precision", [INT8_STATIC, INT8_DYNAMIC])
 def test_integer_products_stay_exact(x, precision):
     """Sums of products of integers are exact; only what comes out is rounded to bf16."""
-    layer = Int8Linear(64, 32, precision=precision, bias=False)
+    layer = IntegerLinear(64, 32, precision=precision, bias=False)
     generator = torch.Generator().manual_seed(1)
     layer.weight.copy_(torch.randint(-127, 128, layer.weight.shape, generator=generator))
     layer.weight_scale.fill_(0.01)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autotune.compress.factors import Factors, build_layers
+from autotune.compress.integer_weights import LAYOUTS
 from autotune.compress.lowrank import dense_like, dense_weight
 from autotune.compress.precisions import PRECISIONS, check_precisions, make_precision
 from autotune.compress.sites import find_sites
@@ -22,7 +23,7 @@ JOINT = Site(
 
 
 class TestOwn(PrecisionSuite):
-    @pytest.fixture(params=["native", "int8-static", "int8-dynamic"])
+    @pytest.fixture(params=["native", *sorted(LAYOUTS)])
     def precision(self, request):
         return make_precision(request.param)
 

@@ -1,16 +1,17 @@
-"""Rounding to 8 bits: exact grids, and errors no larger than those of simpler ways."""
+"""Rounding to integers: exact grids, and errors no larger than those of simpler ways."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.compress.integer_weights import WeightLayout
 from autotune.compress.rounding import (
     InputRounding,
     InputSample,
     choose_rounding,
     nearest,
-    row_scales,
+    weight_scales,
     with_feedback,
 )
 
@@ -41,7 +42,53 @@ def test_values_lie_within_half_a_step_of_the_weight(seed, size):
     rounded = nearest(weight)
     assert (rounded.codes == rounded.codes.round()).all()
     assert rounded.codes.abs().max() == 127
-    assert ((rounded.values() - weight).abs() <= rounded.scale[:, None] * 0.5001).all()
+    assert ((rounded.values() - weight).abs() <= rounded.scale * 0.5001).all()
+
+
+BLOCKS = WeightLayout(block=32)
+HALF = WeightLayout(bits=4, block=32)
+
+
+@pytest.mark.parametrize("layout", [BLOCKS, HALF])
+@pytest.mark.parametrize("columns", [64, 70])
+def test_each_block_has_steps_of_its_own(layout, columns):
+    """A block a thousand times as large costs the others nothing."""
+    weight = drawn(6, columns)
+    weight[:, 32:64] *= 1000
+    rounded = nearest(weight, layout=layout)
+    assert rounded.scale.shape == (6, layout.blocks(columns))
+    apart = (rounded.values() - weight)[:, :32].norm() / weight[:, :32].norm()
+    assert apart < (0.12 if layout is HALF else 0.01)
+    assert nearest(weight).values()[:, :32].abs().max() == 0
+
+
+def test_codes_of_4_bits_are_all_used():
+    """The largest value of a block is its lowest code, whichever its sign, or a little cut."""
+    codes = nearest(drawn(200, 32), layout=HALF).codes
+    assert set(codes.unique().tolist()) == set(range(-8, 8))
+
+
+def test_steps_of_4_bits_weigh_what_the_inputs_see():
+    """Where one feature is all that counts, its value is met better than by even weights."""
+    weight, importance = drawn(500, 32, seed=8), torch.full((32,), 1e-6)
+    importance[3] = 1.0
+
+    def error(seen):
+        scale = weight_scales(weight, layout=HALF, importance=seen)
+        found = (weight / scale).round().clamp(-8, 7) * scale
+        return float((found - weight)[:, 3].square().sum())
+
+    assert error(importance) < 0.5 * error(torch.ones(32))
+
+
+def test_feedback_serves_blocks_too():
+    mixing = drawn(64, 64, seed=1) * torch.logspace(0, -2, 64)[:, None]
+    rows, weight = drawn(2000, 64) @ mixing, drawn(48, 64, seed=2)
+    exact = rows @ weight.T
+    fed = with_feedback(weight, rows.T @ rows / len(rows), layout=HALF)
+    plain = nearest(weight, layout=HALF)
+    assert fed.codes.min() >= -8 and fed.codes.max() <= 7
+    assert (rows @ fed.values().T - exact).norm() < 0.7 * (rows @ plain.values().T - exact).norm()
 
 
 def test_a_row_of_zeros_stays_zero():
@@ -62,7 +109,7 @@ def test_feedback_has_less_error_where_inputs_are_correlated():
         return float(torch.trace(wrong @ gram.double() @ wrong.T))
 
     fed = with_feedback(weight, gram)
-    assert torch.equal(fed.scale, row_scales(weight))
+    assert torch.equal(fed.scale[:, 0], weight.abs().amax(1) / 127)
     assert error(fed) < 0.5 * error(nearest(weight))
 
 

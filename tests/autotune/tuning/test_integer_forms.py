@@ -1,10 +1,10 @@
-"""Layers in 8 bits through a whole tuning, on every backend that runs them."""
+"""Layers of integers through a whole tuning, on every backend that runs them."""
 
 import onnx
 import pytest
 
 import autotune
-from autotune.compress.int8_layers import has_int8_layers
+from autotune.compress.integer_layers import has_integer_layers
 from autotune.compress.loading import load_checkpoint
 from autotune.core.errors import UsageError
 from autotune.devices.detect import has_int8_products
@@ -17,7 +17,10 @@ pytestmark = [
     pytest.mark.duration(60),
     pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products"),
 ]
-BACKENDS = {"onnxruntime-cpu": "int8-static,int8-dynamic", "openvino-cpu": "int8-static"}
+BACKENDS = {
+    "onnxruntime-cpu": "int8-static,int8-dynamic,int8-weight-only,int4-weight-only",
+    "openvino-cpu": "int8-static",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_the_same_bytes_lose_less(tuned):
     native, rounded = (each.record for each in tuned.values())
     assert {site.form.precision for site in native.sites} == {"native"}
     found = {site.form.precision for site in rounded.sites}
-    assert found & {"int8-static", "int8-dynamic"}
+    assert found & {*BACKENDS["onnxruntime-cpu"].split(",")}
     for record in (native, rounded):
         assert record.stored_bytes.compressed <= 0.85 * record.stored_bytes.dense
     assert rounded.quality.compressed < native.quality.compressed
@@ -63,9 +66,9 @@ def test_what_is_handed_out_is_the_plan(tuned):
     held = {check.kind: check for check in checked.checks}
     for kind in (CheckKind.HASH, CheckKind.RANKS, CheckKind.PARITY, CheckKind.QUALITY):
         assert held[kind].holds, held[kind]
-    assert has_int8_layers(load_checkpoint(folder).model)
+    assert has_integer_layers(load_checkpoint(folder).model)
     operators = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
-    assert operators & {"QuantizeLinear", "DynamicQuantizeLinear"}
+    assert operators & {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits"}
     whole = (folder / "model" / "model.safetensors").stat().st_size
     dense = (next(iter(tuned.values())).folder / "model" / "model.safetensors").stat().st_size
     assert whole < 1.1 * dense  # both hold the same budget
@@ -74,11 +77,9 @@ def test_what_is_handed_out_is_the_plan(tuned):
 def test_the_checkpoint_is_exported_again(tuned, tmp_path):
     folder = list(tuned.values())[1].folder
     manifest = export_onnx(folder, tmp_path / "again")
-    assert {form.rpartition(":")[2] for form in manifest["forms"].values()} & {
-        "int8-static",
-        "int8-dynamic",
-    }
-    with pytest.raises(UsageError, match="has layers in 8 bits, around which graphs are fp32"):
+    found = {form.rpartition(":")[2] for form in manifest["forms"].values()}
+    assert found & {*BACKENDS["onnxruntime-cpu"].split(",")}
+    with pytest.raises(UsageError, match="has layers of integers, around which graphs are fp32"):
         export_onnx(folder, tmp_path / "half", dtype="fp16")
 
 

@@ -1,7 +1,6 @@
-"""Layers in 8 bits: integer weights with a scale for each row, and inputs rounded before them.
+"""Layers of integers: weights in 8 or 4 bits, and inputs rounded to 8 bits before them.
 
-They compute what the runtimes compute, with the same rounding, in floating point. Weights are kept
-as integers in one dimension, so that no reader takes them for the dense weight.
+They compute what the runtimes compute, with the same rounding, in floating point.
 """
 
 from __future__ import annotations
@@ -12,10 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autotune.compress.integer_weights import LAYOUTS
 from autotune.compress.lowrank import LeadingLowRankLinear, LowRankLinear, SharedLowRankLinear
-from autotune.core.forms import INT8_DYNAMIC, INT8_STATIC, Form, low_rank
+from autotune.core.forms import (
+    INT4_WEIGHT_ONLY,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    INT8_WEIGHT_ONLY,
+    WEIGHT_BLOCK,
+    Form,
+    low_rank,
+)
 
 _LEVELS = 255
+_MOST = 127
 
 
 class StaticQuantizer(nn.Module):
@@ -27,7 +36,6 @@ class StaticQuantizer(nn.Module):
     al. 2023, eq. 3).
     """
 
-    precision = INT8_STATIC
     scale: Tensor
     zero_point: Tensor
     smoothing: Tensor
@@ -46,8 +54,6 @@ class StaticQuantizer(nn.Module):
 class DynamicQuantizer(nn.Module):
     """Rounds x to 8 bits in the range that it has at this call (ONNX DynamicQuantizeLinear)."""
 
-    precision = INT8_DYNAMIC
-
     def __init__(self, features: int, *, device: torch.device | str | None = None) -> None:
         super().__init__()
         del features, device
@@ -61,8 +67,33 @@ class DynamicQuantizer(nn.Module):
         return _like((codes.clamp(0, _LEVELS) - zero_point) * scale, x)
 
 
-QUANTIZERS: dict[str, type[StaticQuantizer] | type[DynamicQuantizer]] = {
-    each.precision: each for each in (StaticQuantizer, DynamicQuantizer)
+class BlockQuantizer(nn.Module):
+    """Rounds x to 8 bits, each block of features in steps of a 127th of its largest value.
+
+    So does onnxruntime before products with weights in blocks (MatMulNBits, accuracy level 4).
+    """
+
+    def __init__(self, features: int, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        del features, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rounded x, in its dtype."""
+        features = x.shape[-1]
+        padded = functional.pad(x.float(), (0, -features % WEIGHT_BLOCK))
+        blocks: Tensor = padded.unflatten(-1, (-1, WEIGHT_BLOCK))
+        step = blocks.abs().amax(-1, keepdim=True) / _MOST
+        step = step.clamp_min(torch.finfo(torch.float32).tiny)
+        rounded = ((blocks / step).round() * step).flatten(-2)
+        return _like(rounded[..., :features], x)
+
+
+_Quantizer = type[StaticQuantizer] | type[DynamicQuantizer] | type[BlockQuantizer]
+QUANTIZERS: dict[str, _Quantizer] = {
+    INT8_STATIC: StaticQuantizer,
+    INT8_DYNAMIC: DynamicQuantizer,
+    INT8_WEIGHT_ONLY: BlockQuantizer,
+    INT4_WEIGHT_ONLY: BlockQuantizer,
 }
 
 
@@ -81,30 +112,16 @@ def _integer_product(x: Tensor, weight: Tensor, *, bias: Tensor | None = None) -
     return product.to(torch.get_autocast_dtype(kind))
 
 
-def has_int8_layers(model: nn.Module) -> bool:
-    """Whether some layer of the model is in 8 bits."""
-    return any(isinstance(each, StaticQuantizer | DynamicQuantizer) for each in model.modules())
+def has_integer_layers(model: nn.Module) -> bool:
+    """Whether some layer of the model is of integers."""
+    kinds = (StaticQuantizer, DynamicQuantizer, BlockQuantizer)
+    return any(isinstance(each, kinds) for each in model.modules())
 
 
-def dequantized(codes: Tensor, scale: Tensor, *, like: Tensor) -> Tensor:
-    """The matrix (rows, columns) of its codes, row after row, and a scale for each row."""
-    matrix: Tensor = codes.unflatten(0, (len(scale), -1))
-    return (matrix * scale[:, None]).to(like.dtype)
-
-
-def _empty_codes(rows: int, columns: int, *, device: torch.device | str | None) -> nn.Parameter:
-    empty = torch.empty(rows * columns, dtype=torch.int8, device=device)
-    return nn.Parameter(empty, requires_grad=False)
-
-
-def _empty_scales(rows: int, device: torch.device | str | None) -> nn.Parameter:
-    return nn.Parameter(torch.empty(rows, device=device), requires_grad=False)
-
-
-class Int8Linear(nn.Module):
+class IntegerLinear(nn.Module):
     """A dense layer: y = (codes · weight_scale) · rounded(x) + bias.
 
-    Shapes: x (…, K), weight (N · K) int8, weight_scale (N) fp32, bias (N) or None.
+    Shapes: x (…, K), weight and weight_scale in the layout of the precision, bias (N) or None.
     """
 
     def __init__(
@@ -119,8 +136,10 @@ class Int8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = _empty_codes(out_features, in_features, device=device)
-        self.weight_scale = _empty_scales(out_features, device)
+        self.precision = precision
+        self.weight, self.weight_scale = LAYOUTS[precision].empty(
+            out_features, in_features, device=device
+        )
         empty = torch.empty(out_features, device=device, dtype=dtype)
         self.bias = nn.Parameter(empty) if bias else None
         self.input_quantizer = QUANTIZERS[precision](in_features, device=device)
@@ -128,18 +147,25 @@ class Int8Linear(nn.Module):
     @property
     def form(self) -> Form:
         """The form that a plan gives such a layer."""
-        return Form(precision=self.input_quantizer.precision)
+        return Form(precision=self.precision)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (…, N) for x (…, K)."""
         rounded = self.input_quantizer(x)
-        weight = dequantized(self.weight, self.weight_scale, like=rounded)
+        weight = _matrix(self, "weight", columns=self.in_features, dtype=rounded.dtype)
         return _integer_product(rounded, weight, bias=self.bias)
 
     def product(self) -> Tensor:
         """The weight (N, K) that it stands for, in fp64."""
-        scale = self.weight_scale.double()
-        return unsmoothed(dequantized(self.weight, scale, like=scale), self.input_quantizer)
+        weight = _matrix(self, "weight", columns=self.in_features, dtype=torch.float64)
+        return unsmoothed(weight, self.input_quantizer)
+
+
+def _matrix(layer: Any, name: str, *, columns: int, dtype: torch.dtype) -> Tensor:
+    """The dequantized values of one of a layer's weights, (rows, columns)."""
+    codes, scale = getattr(layer, name), getattr(layer, f"{name}_scale")
+    layout = LAYOUTS[layer.precision]
+    return layout.values(codes.detach(), scale.detach(), columns=columns, dtype=dtype)
 
 
 def unsmoothed(weight: Tensor, quantizer: nn.Module) -> Tensor:
@@ -147,11 +173,11 @@ def unsmoothed(weight: Tensor, quantizer: nn.Module) -> Tensor:
     return weight / quantizer.smoothing if isinstance(quantizer, StaticQuantizer) else weight
 
 
-class Int8LowRankLinear(LowRankLinear):
-    """Both factors in 8 bits: the input is rounded before the first, the latent before the second.
+class IntegerLowRankLinear(LowRankLinear):
+    """Both factors of integers: the input is rounded before one, the latent before the other.
 
-    Shapes: x (…, K), weight_down (r · K) int8, weight_down_scale (r), weight (N · r) int8,
-    weight_scale (N), bias (N) or None.
+    Shapes: x (…, K), weight_down of (r, K) and weight of (N, r), with their scales, in the layout
+    of the precision, bias (N) or None.
     """
 
     def __init__(
@@ -170,17 +196,17 @@ class Int8LowRankLinear(LowRankLinear):
         )
         if self.bias is not None:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.weight_down = _empty_codes(rank, in_features, device=device)
-        self.weight_down_scale = _empty_scales(rank, device)
-        self.weight = _empty_codes(out_features, rank, device=device)
-        self.weight_scale = _empty_scales(out_features, device)
+        self.precision, layout = precision, LAYOUTS[precision]
+        down, up = ((rank, in_features), (out_features, rank))
+        self.weight_down, self.weight_down_scale = layout.empty(*down, device=device)
+        self.weight, self.weight_scale = layout.empty(*up, device=device)
         self.input_quantizer = QUANTIZERS[precision](in_features, device=device)
         self.latent_quantizer = QUANTIZERS[precision](rank, device=device)
 
     @property
     def form(self) -> Form:
         """The form that a plan gives such a layer."""
-        return low_rank(self.rank, precision=self.input_quantizer.precision)
+        return low_rank(self.rank, precision=self.precision)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (…, N) for x (…, K)."""
@@ -188,32 +214,38 @@ class Int8LowRankLinear(LowRankLinear):
 
     def _product(self, x: Tensor) -> Tensor:
         rounded = self.input_quantizer(x)
-        weight = dequantized(self.weight_down, self.weight_down_scale, like=rounded)
+        weight = _matrix(self, "weight_down", columns=self.in_features, dtype=rounded.dtype)
         return _integer_product(rounded, weight)
 
     def whole_down(self) -> Tensor:
         """The down factor (r, K) that it stands for, in fp64."""
-        scale = self.weight_down_scale.double()
-        return unsmoothed(dequantized(self.weight_down, scale, like=scale), self.input_quantizer)
+        down = _matrix(self, "weight_down", columns=self.in_features, dtype=torch.float64)
+        return unsmoothed(down, self.input_quantizer)
 
     def product(self) -> Tensor:
         """The weight (N, K) that the factors stand for, in fp64."""
         return _whole_up(self, self.latent_quantizer) @ self.whole_down()
 
 
-class LeadingInt8LowRankLinear(Int8LowRankLinear, LeadingLowRankLinear):
-    """A layer in 8 bits whose latent other layers with the same input share."""
+class LeadingIntegerLowRankLinear(IntegerLowRankLinear, LeadingLowRankLinear):
+    """A layer of integers whose latent other layers with the same input share."""
 
 
-class SharedInt8LowRankLinear(SharedLowRankLinear):
-    """A layer in 8 bits whose down factor, and the rounding of its latent, are its leader's."""
+class SharedIntegerLowRankLinear(SharedLowRankLinear):
+    """A layer of integers whose down factor, and the rounding of its latent, are its leader's."""
 
     def __init__(
         self, leader: LeadingLowRankLinear, out_features: int, *, device: Any = None, **options: Any
     ) -> None:
         super().__init__(leader, out_features, device=device, **options)
-        self.weight = _empty_codes(out_features, self.rank, device=device)
-        self.weight_scale = _empty_scales(out_features, device)
+        self.weight, self.weight_scale = LAYOUTS[self.precision].empty(
+            out_features, self.rank, device=device
+        )
+
+    @property
+    def precision(self) -> str:
+        """The leader's."""
+        return self.form.precision
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (…, N) for x (…, K)."""
@@ -226,11 +258,11 @@ class SharedInt8LowRankLinear(SharedLowRankLinear):
 
 def _second_product(layer: Any, x: Tensor, *, quantizer: Any) -> Tensor:
     rounded = quantizer(layer.latent(x))
-    weight = dequantized(layer.weight, layer.weight_scale, like=rounded)
+    weight = _matrix(layer, "weight", columns=layer.rank, dtype=rounded.dtype)
     return _integer_product(rounded, weight, bias=layer.bias)
 
 
 def _whole_up(layer: Any, quantizer: Any) -> Tensor:
     """The up factor (N, r) in fp64."""
-    scale = layer.weight_scale.double()
-    return unsmoothed(dequantized(layer.weight, scale, like=scale), quantizer)
+    up = _matrix(layer, "weight", columns=layer.rank, dtype=torch.float64)
+    return unsmoothed(up, quantizer)

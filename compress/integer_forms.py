@@ -1,4 +1,4 @@
-"""Layers in 8 bits, made from weights, factors and what calibration saw of their inputs."""
+"""Layers of integers, made from weights, factors and what calibration saw of their inputs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autotune.compress.int8_layers import (
-    Int8Linear,
-    Int8LowRankLinear,
-    LeadingInt8LowRankLinear,
-    SharedInt8LowRankLinear,
+from autotune.compress.integer_layers import (
+    IntegerLinear,
+    IntegerLowRankLinear,
+    LeadingIntegerLowRankLinear,
+    SharedIntegerLowRankLinear,
     StaticQuantizer,
 )
+from autotune.compress.integer_weights import LAYOUTS, WeightLayout
 from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics.base import Metric
 from autotune.compress.rounding import (
@@ -37,11 +38,12 @@ MOMENTS = frozenset({"gram", "sample", "low", "high"})
 
 
 @dataclass(kw_only=True)
-class Int8Forms:
-    """Makes 8-bit layers; what is chosen for an input is chosen once, for all that read it.
+class IntegerForms:
+    """Makes layers of integers; what is chosen for an input is chosen once, for all that read it.
 
     `sites` are the single sites, of which those with one input share its rounding. A search tries
-    the same forms again and again, so that layers are kept: they hold a byte for each weight.
+    the same forms again and again, so that layers are kept: they hold a
+    byte for each weight, or half of one.
     """
 
     model: nn.Module
@@ -57,24 +59,25 @@ class Int8Forms:
         return self.load_statistics()
 
     def dense(self, site: Site, precision: str) -> nn.Module:
-        """The dense layer of a single site in 8 bits."""
+        """The dense layer of a single site, of integers."""
         key = (site.name, Form(precision=precision))
         if key not in self._made:
             self._made[key] = [self._dense(site, precision)]
         return self._made[key][0]
 
-    def _dense(self, site: Site, precision: str) -> Int8Linear:
+    def _dense(self, site: Site, precision: str) -> IntegerLinear:
         module = self.model.get_submodule(site.name)
         weight = dense_weight(module).float()
         rounding = self.input_rounding(site) if precision == INT8_STATIC else None
-        made = Int8Linear(
+        made = IntegerLinear(
             weight.shape[1],
             weight.shape[0],
             precision=precision,
             bias=module.bias is not None,
             dtype=weight.dtype,
         )
-        _fill(made, "weight", rounded=self._rounded(site, weight, rounding=rounding))
+        layout = LAYOUTS[precision]
+        _fill(made, "weight", rounded=self._rounded(site, weight, rounding=rounding, layout=layout))
         _set_rounding(made.input_quantizer, rounding)
         _keep_bias(made, module)
         return made
@@ -94,7 +97,7 @@ class Int8Forms:
     def _pair(
         self, site: Site, precision: str, *, ups: Sequence[Tensor], down: Tensor
     ) -> list[nn.Module]:
-        ups, down = [each.float() for each in ups], down.float()
+        ups, down, layout = [each.float() for each in ups], down.float(), LAYOUTS[precision]
         first = None
         latent = None
         if precision == INT8_STATIC:
@@ -107,22 +110,22 @@ class Int8Forms:
             ups = [up * latent.smoothing for up in ups]
             ones = torch.ones_like(latent.smoothing)
             latent = InputRounding(smoothing=ones, scale=latent.scale, zero_point=latent.zero_point)
-        rounded_down = self._rounded(site, down, rounding=first)
+        rounded_down = self._rounded(site, down, rounding=first, layout=layout)
         gram = self._latent_gram(site, down)
         modules = [self.model.get_submodule(name) for name in site.layers]
         layers: list[Any] = []
         for module, up in zip(modules, ups, strict=True):
             options: dict[str, Any] = {"bias": module.bias is not None, "dtype": up.dtype}
             if not layers:
-                kind = Int8LowRankLinear if len(modules) == 1 else LeadingInt8LowRankLinear
+                kind = IntegerLowRankLinear if len(modules) == 1 else LeadingIntegerLowRankLinear
                 rank, k = down.shape
                 made: Any = kind(k, len(up), rank=rank, precision=precision, **options)
                 _fill(made, "weight_down", rounded=rounded_down)
                 _set_rounding(made.input_quantizer, first)
                 _set_rounding(made.latent_quantizer, latent)
             else:
-                made = SharedInt8LowRankLinear(layers[0], len(up), **options)
-            _fill(made, "weight", rounded=with_feedback(up, gram))
+                made = SharedIntegerLowRankLinear(layers[0], len(up), **options)
+            _fill(made, "weight", rounded=with_feedback(up, gram, layout=layout))
             _keep_bias(made, module)
             layers.append(made)
         return layers
@@ -166,15 +169,17 @@ class Int8Forms:
         return found
 
     def _rounded(
-        self, site: Site, weight: Tensor, *, rounding: InputRounding | None
+        self, site: Site, weight: Tensor, *, rounding: InputRounding | None, layout: WeightLayout
     ) -> RoundedWeight:
         """A weight that reads the input of the site, rounded against the Gram of that input."""
         gram = self.statistics.moments[f"gram:{self.group(site)}"]
         if rounding is None:
-            return with_feedback(weight, gram)
+            return with_feedback(weight, gram, layout=layout)
         smoothing = rounding.smoothing.double()
         return with_feedback(
-            weight * rounding.smoothing, gram / (smoothing[:, None] * smoothing[None])
+            weight * rounding.smoothing,
+            gram / (smoothing[:, None] * smoothing[None]),
+            layout=layout,
         )
 
     def _latent_gram(self, site: Site, down: Tensor) -> Tensor:
@@ -184,9 +189,9 @@ class Int8Forms:
 
 def _fill(layer: Any, name: str, *, rounded: RoundedWeight) -> None:
     """Set the codes and scales of one of a layer's weights."""
-    codes = rounded.codes.to(torch.int8).flatten().contiguous()
+    codes = rounded.layout.pack(rounded.codes)
     setattr(layer, name, nn.Parameter(codes, requires_grad=False))
-    scale = rounded.scale.float().contiguous()
+    scale = rounded.scale.float().flatten().contiguous()
     setattr(layer, f"{name}_scale", nn.Parameter(scale, requires_grad=False))
 
 

@@ -1,14 +1,14 @@
-"""Layers in 8 bits without a model's own calibration data."""
+"""Layers of integers without a model's own calibration data."""
 
 import torch
 
-from autotune.compress.int8_forms import Int8Forms
+from autotune.compress.integer_forms import IntegerForms
 from autotune.compress.metrics import make_metric
 from autotune.compress.statistics import Statistics
 
 
-def random_int8_forms(model, sites):
-    """What makes 8-bit layers, for inputs of which random numbers stand in as the sample."""
+def random_integer_forms(model, sites):
+    """What makes layers of integers, for inputs of which random numbers stand in as the sample."""
     draw = torch.Generator().manual_seed(1)
     moments = {}
     for site in sites:
@@ -27,7 +27,7 @@ def random_int8_forms(model, sites):
         rows={site.name: 64 for site in sites},
         rows_per_item={site.name: 1.0 for site in sites},
     )
-    return Int8Forms(
+    return IntegerForms(
         model=model,
         sites=sites,
         metric=make_metric("activation"),
@@ -35,9 +35,9 @@ def random_int8_forms(model, sites):
     )
 
 
-def random_int8_layers(model, sites, precision):
-    """Every second site dense in 8 bits, the others random pairs of rank 8, by name."""
-    forms, draw = random_int8_forms(model, sites), torch.Generator().manual_seed(2)
+def random_integer_layers(model, sites, precision):
+    """Every second site dense in integers, the others random pairs of rank 8, by name."""
+    forms, draw = random_integer_forms(model, sites), torch.Generator().manual_seed(2)
     layers = {}
     for number, site in enumerate(sites):
         if number % 2:

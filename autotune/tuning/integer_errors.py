@@ -1,4 +1,4 @@
-"""Predicted loss of forms in 8 bits: of rank and rounding together, on rows of calibration data."""
+"""Predicted loss of forms of integers: rank and rounding together, on rows of calibration data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autotune.compress.factors import Factors, build_layers
-from autotune.compress.int8_forms import Int8Forms
+from autotune.compress.integer_forms import IntegerForms
 from autotune.core.forms import Form, low_rank
 from autotune.core.layers import Site
 from autotune.core.progress import Advance
@@ -22,8 +22,8 @@ _TRIED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Errors:
-    """Errors of a model's sites in 8 bits, in the units of the metric's own errors.
+class IntegerErrors:
+    """Errors of a model's sites as integers, in the units of the metric's own errors.
 
     error(form) = error of the rank on all calibration data + what rounding adds to it on the
     sampled rows, where weights, inputs and latents are rounded as they will be.
@@ -31,12 +31,12 @@ class Int8Errors:
 
     model: nn.Module
     factors: Factors
-    forms: Int8Forms
+    forms: IntegerForms
 
     def table(
         self, sites: Sequence[Site], forms: Mapping[str, Sequence[Form]], *, progress: Advance
     ) -> dict[str, dict[Form, float]]:
-        """The errors of `forms` of each site; all of them in 8 bits."""
+        """The errors of `forms` of each site; all of them of integers."""
         found: dict[str, dict[Form, float]] = {}
         for done, site in enumerate(sites):
             progress(done, len(sites))
