@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -77,23 +78,42 @@ def dense_loss(
     return total / count
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a compressed model does to held-out data; `Quality` shows both."""
+
+    loss: float
+    neighbour_overlap: float | None
+
+
 @torch.no_grad()
-def relative_loss(
+def judged(
     task: Task,
     model: nn.Module,
     *,
     batches: Sequence[Batch],
     references: Sequence[Tensor | None],
-) -> float:
-    """The mean loss of a compressed model against the dense one, in units of the task's scale.
+) -> Judgement:
+    """The compressed model against the dense one, its mean loss in units of the task's scale.
 
     Raises:
-        ModelError: it is not finite.
+        ModelError: the loss is not finite.
     """
-    loss = task.mean_loss(model, batches, references=references) / task.scale(references, batches)
+    total, count = 0.0, 0
+    found: list[Tensor] = []
+    for batch, reference in zip(batches, references, strict=True):
+        output = task.output(model, batch).float()
+        value, items = task.loss(output, output if reference is None else reference, batch=batch)
+        total, count = total + float(value), count + items
+        if reference is not None:
+            found.append(task.reduce(output, batch))
+    loss = total / max(count, 1) / task.scale(references, batches)
     if not math.isfinite(loss):
         raise ModelError(
             "the compressed model's output is not finite on the held-out data; give a looser "
             "budget, or a storage of more bits"
         )
-    return loss
+    dense = [reference for reference in references if reference is not None]
+    return Judgement(
+        loss=loss, neighbour_overlap=task.neighbour_overlap(found, dense) if dense else None
+    )

@@ -30,6 +30,8 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         *_timing_lines(record),
         f"quality     {quality.metric} {quality.compressed:.4f} (dense {quality.dense:.4f})"
         f"{_quality_state(record)}; {quality.protocol}",
+        *_neighbour_lines(record),
+        *_shape_lines(record),
         *_backend_lines(record),
         *_reference_lines(record),
         *_front_lines(record),
@@ -39,6 +41,27 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"{len(record.sites)} sites factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
     ]
+
+
+def _neighbour_lines(record: TuneRecord) -> list[str]:
+    """What of the nearest neighbours stays, of models that make embeddings."""
+    shared = record.quality.neighbour_overlap
+    if shared is None:
+        return []
+    return [f"            {shared:.1%} of the ten nearest neighbours are the same"]
+
+
+def _shape_lines(record: TuneRecord) -> list[str]:
+    """Ratios at other shapes, and the throughput of several streams."""
+    alone = [one for one in record.other_shapes if one.streams == 1]
+    texts = [f"{one.batch_size} x {one.sequence_length}: {one.ratio:.3f}" for one in alone]
+    lines = [f"shapes      ratio at {', '.join(texts)} tokens"] if texts else []
+    lines += [
+        f"streams     {one.streams} at once: {one.throughput_gain:.2f} times the dense throughput"
+        for one in record.other_shapes
+        if one.streams > 1
+    ]
+    return lines
 
 
 def _backend_lines(record: TuneRecord) -> list[str]:

@@ -28,6 +28,8 @@ class Quality:
     """The figure of the model on held-out data, before and after compression.
 
     `protocol` describes how it was computed, such as the window of a perplexity.
+    `neighbour_overlap` is the share of the ten nearest neighbours of each held-out embedding that
+    both models agree on; None where the model makes no embeddings, and in older results.
     """
 
     metric: str
@@ -35,6 +37,7 @@ class Quality:
     compressed: float
     higher_is_better: bool
     protocol: str
+    neighbour_overlap: float | None = None
 
     @property
     def verdict(self) -> QualityVerdict:
@@ -224,6 +227,46 @@ class MeasuredPoint(Record):
     def ratio_high(self) -> float:
         """The upper end of its 95 % interval."""
         return self.measured.ratio_high
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherShape(Record):
+    """What is handed out beside the dense model, at another shape or with several streams.
+
+    `passes` are its phases. With `streams` latencies are seconds for one pass of each / their
+    number, so that the throughput is `throughput_gain` times the dense model's.
+    """
+
+    derived = ("ratio", "ratio_low", "ratio_high", "throughput_gain")
+    batch_size: int
+    sequence_length: int
+    streams: int
+    passes: tuple[MeasuredPass, ...]
+
+    @property
+    def measured(self) -> Measured:
+        """All phases."""
+        return Measured(passes=self.passes)
+
+    @property
+    def ratio(self) -> float:
+        """Latency / dense latency."""
+        return self.measured.ratio
+
+    @property
+    def ratio_low(self) -> float:
+        """The lower end of its 95 % interval."""
+        return self.measured.ratio_low
+
+    @property
+    def ratio_high(self) -> float:
+        """The upper end of its 95 % interval."""
+        return self.measured.ratio_high
+
+    @property
+    def throughput_gain(self) -> float:
+        """Throughput / dense throughput."""
+        return 1 / self.ratio
 
 
 @dataclass(frozen=True, kw_only=True)

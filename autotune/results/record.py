@@ -21,6 +21,7 @@ from autotune.results.parts import (
     CurvePoint,
     LeftOut,
     MeasuredPoint,
+    OtherShape,
     PhaseRecord,
     Quality,
     RoundRecord,
@@ -43,6 +44,7 @@ __all__ = [
     "LayerTimings",
     "LeftOut",
     "MeasuredPoint",
+    "OtherShape",
     "PhaseRecord",
     "Quality",
     "RoundRecord",
@@ -79,7 +81,8 @@ class TuneRecord(Record):
     reference points that were measured in the same run, `front` the plans that `--front` asked
     for; empty where none were. `dense_latencies_s` are those of the dense model by backend (and the
     dtype that it was told to use), where `--backend auto` compared them, `cpu_features` the
-    instructions of the processor that was tuned for.
+    instructions of the processor that was tuned for. `other_shapes` are brief measurements of what
+    is handed out at other shapes and with several streams; empty where none were asked for.
     """
 
     derived = ("within_budget", "quality_verdict", "plan")
@@ -131,6 +134,7 @@ class TuneRecord(Record):
     front: tuple[MeasuredPoint, ...] = ()
     dense_latencies_s: Mapping[str, float] = field(default_factory=dict)
     cpu_features: tuple[str, ...] = ()
+    other_shapes: tuple[OtherShape, ...] = ()
 
     @property
     def within_budget(self) -> bool | None:

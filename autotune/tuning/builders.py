@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from autotune.compress.precisions import check_precisions
 from autotune.core.forms import Plan
 from autotune.core.registry import Registry
-from autotune.core.types import canonical_json
+from autotune.core.types import Workload, canonical_json
 from autotune.tuning.compression import Compression
 from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
@@ -70,18 +71,19 @@ class Builder(ABC):
             ModelError: the model cannot be exported.
         """
 
-    def inputs(self, phase: str) -> Path:
-        """Random inputs of one phase, as a safetensors file of named tensors."""
-        key = {**self.model.key, "workload": self.model.shape_key(phase)}
+    def inputs(self, phase: str, workload: Workload | None = None) -> Path:
+        """Random inputs of one phase, as a safetensors file of named tensors.
+
+        `workload` stands for the model's own where it is given.
+        """
+        model = self.model if workload is None else replace(self.model, workload=workload)
+        key = {**model.key, "workload": model.shape_key(phase)}
         return self.workspace.file(
             "inputs",
             key,
             suffix=".safetensors",
-            build=lambda path: save_file(self._inputs(phase), path),
+            build=lambda path: save_file(model.example_inputs(phase), path),
         )
-
-    def _inputs(self, phase: str) -> Any:
-        return self.model.example_inputs(phase)
 
     def key(self, build: Path) -> str:
         """The name of the cache entry that holds a build, which carries the hash of its inputs."""

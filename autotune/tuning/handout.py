@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from autotune.core.files import copy_whole, file_sha256, files_of, remove
 from autotune.core.types import digest
 from autotune.results.result import RESULT, TuneResult, result_text
+from autotune.tuning.other_shapes import other_shapes
 from autotune.tuning.ownership import (
     GRAPH_FILES,
     MODEL,
@@ -48,7 +49,10 @@ def hand_out(tuning: Tuning, final: Round, *, rounds: Sequence[Round]) -> TuneRe
         "prefill", tuning.compression, plan=plan
     )
     graphs = {**final.builds, "prefill": whole}
-    record = tune_record(tuning, final, rounds=rounds, quality=tuning.judge(final))
+    record = replace(
+        tune_record(tuning, final, rounds=rounds, quality=tuning.judge(final)),
+        other_shapes=other_shapes(tuning, final),
+    )
     sources = _graph_sources(graphs.values())
     require_replaceable(folder.path)
     with tuning.workspace.stage("write the result") as advance:

@@ -23,7 +23,7 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
     from autotune.compress.inference import WEIGHTS, running_in
     from autotune.compress.loading import load_checkpoint, load_model
     from autotune.compress.locate import EMBEDDED_MODEL
-    from autotune.compress.quality import relative_loss
+    from autotune.compress.quality import judged
     from autotune.compress.tasks import make_task
 
     dense = load_model(None if record.model == EMBEDDED_MODEL else record.model)
@@ -43,5 +43,5 @@ def judge_again(folder: Path, record: TuneRecord, *, reporter: Reporter) -> floa
         references = task.references(dense.model, data.heldout)
         model = load_checkpoint(folder, torch.float32).model
         with running_in(record.runtime_dtype or WEIGHTS):
-            loss = relative_loss(task, model, batches=data.heldout, references=references)
+            loss = judged(task, model, batches=data.heldout, references=references).loss
     return loss if record.quality.metric == LOSS else task.figure(loss)

@@ -34,6 +34,7 @@ from autotune.profiler.measure.timing import PairedTiming
 from autotune.results.layer_timings import LayerTimings
 from autotune.tuning.machine import Machine
 from autotune.tuning.network_timing import (
+    brief_policy,
     layer_looks,
     layer_policy,
     network_policy,
@@ -331,3 +332,12 @@ class MeasuringMachine(Machine):
         subjects = [network_subject(build, inputs) for build in builds]
         policy = network_policy(self.spec.kind, self.measure_seconds, final=final)
         return time_subjects(self.runner, subjects, policy=policy, advance=advance)
+
+    def compare_briefly(
+        self, builds: Sequence[Path], inputs: Path, *, streams: int = 1, advance: Advance
+    ) -> PairedTiming | None:
+        """In one fresh process."""
+        self.has_measured = True
+        subjects = [network_subject(build, inputs, streams=streams) for build in builds]
+        policy = brief_policy(self.spec.kind, self.measure_seconds)
+        return time_subjects(self.runner, subjects, policy=policy, advance=advance, times=1)

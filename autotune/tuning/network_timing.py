@@ -17,6 +17,7 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_
 _TIMES = 2
 _MOST_TIMES = 6
 _WIDE = 0.02
+_BRIEF_CI = 0.01
 # How far the ratios of two processes on a calm machine lie apart, by device kind. Measured on an
 # H100: 0.0003 over 16 processes; on CPUs noise hides it, and 0.003 is assumed
 # (benchmarks/results/2026-11-26-process-spread.md).
@@ -44,6 +45,12 @@ def network_policy(kind: str, measure_seconds: float, *, final: bool = False) ->
     )
 
 
+def brief_policy(kind: str, measure_seconds: float) -> TimingPolicy:
+    """How a network is timed for a figure beside the others: in a quarter of the time."""
+    policy = network_policy(kind, measure_seconds / 2)
+    return dataclasses.replace(policy, target_relative_ci=_BRIEF_CI)
+
+
 def layer_policy(kind: str, measure_seconds: float) -> TimingPolicy:
     """How a layer and a few of its ranks are timed: in a tenth of a network's time."""
     return TimingPolicy(max_seconds=measure_seconds / 10, process_sd=_PROCESS_SD[kind])
@@ -60,20 +67,25 @@ def product_sd_s(kind: str, threads: int) -> float:
     return _PRODUCT_SD_S[kind] if threads > 1 else 0.0
 
 
-def network_subject(build: Path, inputs: Path) -> Subject:
+def network_subject(build: Path, inputs: Path, *, streams: int = 1) -> Subject:
     """A whole model as something to time."""
-    return Subject(network=str(build), inputs=str(inputs))
+    return Subject(network=str(build), inputs=str(inputs), streams=streams)
 
 
 def time_subjects(
-    runner: TaskRunner, subjects: Sequence[Subject], *, policy: TimingPolicy, advance: Advance
+    runner: TaskRunner,
+    subjects: Sequence[Subject],
+    *,
+    policy: TimingPolicy,
+    advance: Advance,
+    times: int | None = None,
 ) -> PairedTiming:
     """Time `subjects` in turn in a fresh process, prepared anew several times; all of it together.
 
     A network that is prepared again lies elsewhere in memory, and a neighbour that keeps the
     machine busy for a whole measurement disturbs every window of it alike: so once never suffices,
     and it is done more often while the interval is wide. A process that was killed counts as once,
-    and is no reason to lose what came before.
+    and is no reason to lose what came before. `times` is a number of processes of the caller's own.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
@@ -83,9 +95,9 @@ def time_subjects(
     error: str | None = None
 
     def progress(used: float) -> None:
-        advance(round(100 * min(1.0, (len(timings) + used) / _TIMES)), 100)
+        advance(round(100 * min(1.0, (len(timings) + used) / (times or _TIMES))), 100)
 
-    for outcome in runner.run([task] * _MOST_TIMES, progress):
+    for outcome in runner.run([task] * (times or _MOST_TIMES), progress):
         error = outcome.error
         if outcome.timing is not None:
             timings.append(outcome.timing)

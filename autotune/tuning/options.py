@@ -286,6 +286,15 @@ class SearchOptions:
         help="Build and time uniform plans too (the dense model in every precision, one rank for "
         "all), and hand one out that is better.",
     )
+    other_shapes: bool = option(
+        flag="--other-shapes",
+        off="--no-other-shapes",
+        group="Search",
+        by_effort=(False, True, True),
+        default_text="yes, by --effort normal and thorough",
+        help="Time what is handed out at other batch sizes and lengths too, and in several "
+        "streams at once.",
+    )
     front: int | None = option(
         flag="--front",
         group="Search",

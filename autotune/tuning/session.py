@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from autotune.compress.calibration import CalibrationData
 from autotune.compress.inference import WEIGHTS, running_in
-from autotune.compress.quality import relative_loss
+from autotune.compress.quality import Judgement, judged
 from autotune.devices.memory import peak_memory_bytes
 from autotune.results.quality_verdict import QualityVerdict
 from autotune.results.record import Cost, MeasuredPoint, Quality, TuneRecord
@@ -268,19 +268,21 @@ class Tuning:
         task, plan = self.model.task, outcome.allocation.plan
         model, heldout = self.model.loaded.model, self.data.heldout
 
-        def compute() -> float:
+        def compute() -> dict[str, float | None]:
             with self.workspace.stage("judge quality on held-out data") as advance:
                 references = task.references(model, heldout)
                 advance(1, 2)
                 with self.compression.applied(plan), running_in(self.judged_in):
-                    return relative_loss(task, model, batches=heldout, references=references)
+                    found = judged(task, model, batches=heldout, references=references)
+            return vars(found)
 
         key = {**self.compression.plan_key(plan), "data": self.data.sha256}
         if self.judged_in != WEIGHTS:
             key |= {"judged_in": self.judged_in}
-        compressed: float = self.workspace.value("quality", key, compute=compute)
+        found = Judgement(**self.workspace.value("judgement", key, compute=compute))
         dense = dense_heldout_loss(self.model, self.data, workspace=self.workspace)
-        return quality_of(task, dense=dense, compressed=compressed, batches=heldout)
+        quality = quality_of(task, dense=dense, compressed=found.loss, batches=heldout)
+        return replace(quality, neighbour_overlap=found.neighbour_overlap)
 
     def hand_out(
         self, final: Round, rounds: Sequence[Round], *, answers: bool = True

@@ -180,6 +180,14 @@ class Task(ABC):
             return [None] * len(batches)
         return [self.reduce(self.output(model, batch), batch) for batch in batches]
 
+    def neighbour_overlap(self, found: Sequence[Tensor], dense: Sequence[Tensor]) -> float | None:
+        """By how much the nearest neighbours of the items agree, of reduced outputs by batch.
+
+        None where the outputs are not compared with each other in use.
+        """
+        del found, dense
+        return None
+
     def reduce(self, output: Tensor, batch: Batch) -> Tensor:
         """The part of the output, (batch, …), that the loss compares, small enough to keep."""
         del batch

@@ -16,6 +16,8 @@ from autotune.compress.tasks.base import MASK, Batch, Task, model_inputs
 from autotune.compress.tasks.pooling import Head, pool
 from autotune.core.types import Workload
 
+_NEIGHBOURS = 10
+
 
 class Embedding(Task):
     """Loss: 1 − cosine to the dense embedding. Quality: the mean cosine on held-out inputs.
@@ -117,6 +119,17 @@ class Embedding(Task):
         cosine = (self.embed(output, batch) * reference).sum(-1)
         return (1.0 - cosine).sum(), cosine.numel()
 
+    def neighbour_overlap(self, found: Sequence[Tensor], dense: Sequence[Tensor]) -> float | None:
+        """The share of the ten nearest neighbours of each input that both models agree on.
+
+        Neighbours are the other held-out inputs of the largest cosine; None where there are fewer.
+        """
+        if sum(map(len, dense)) <= _NEIGHBOURS:
+            return None
+        first, second = (_neighbours(torch.cat(list(each))) for each in (found, dense))
+        shared = (first[:, :, None] == second[:, None, :]).any(-1)
+        return float(shared.float().mean())
+
     def figure(self, mean_loss: float) -> float:
         """The mean cosine between both models' embeddings."""
         return 1.0 - mean_loss
@@ -124,6 +137,12 @@ class Embedding(Task):
     def example_inputs(self, model: nn.Module, workload: Workload) -> dict[str, Tensor]:
         """Random token ids and mask (batch, sequence), or pixels."""
         return model_inputs(model, workload)
+
+
+def _neighbours(embedded: Tensor) -> Tensor:
+    """The nearest others of each unit embedding, (items, neighbours), from (items, features)."""
+    cosines = embedded @ embedded.T
+    return cosines.fill_diagonal_(-torch.inf).topk(_NEIGHBOURS).indices
 
 
 def _prompt_tokens(folder: Path, prompt: str) -> int:

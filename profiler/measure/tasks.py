@@ -19,11 +19,15 @@ _DIED = "ProcessError"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One alternative: a layer of some shape, or a whole model with its inputs."""
+    """One alternative: a layer of some shape, or a whole model with its inputs.
+
+    `streams` of a network run at the same time, each on its share of the threads.
+    """
 
     layer: LayerShape | None = None
     network: str | None = None
     inputs: str | None = None
+    streams: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,12 @@ class TimingTask:
 
     def to_json(self) -> dict[str, Any]:
         """The task as plain JSON, for the measuring process."""
-        subjects = [
-            {**vars(each), "layer": each.layer and each.layer.to_json()} for each in self.subjects
-        ]
+        subjects = []
+        for each in self.subjects:
+            entry = {**vars(each), "layer": each.layer and each.layer.to_json()}
+            if each.streams == 1:  # unknown to older peers
+                del entry["streams"]
+            subjects.append(entry)
         return {"subjects": subjects, "policy": dataclasses.asdict(self.policy)}
 
     @staticmethod

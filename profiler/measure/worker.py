@@ -23,6 +23,7 @@ from autotune.core.childprocess import end_with_parent
 from autotune.devices.health import ClockReading, Watch, watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.backends.base import NetworkLoader
+from autotune.profiler.measure.streams import at_the_same_time
 from autotune.profiler.measure.tasks import Subject, TimingTask
 from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
 
@@ -30,11 +31,17 @@ _PROGRESS_EVERY_S = 0.5
 
 
 def prepare(
-    backend: Backend, subject: Subject, *, threads: int, loader: NetworkLoader | None = None
+    backend: Backend,
+    subject: Subject,
+    *,
+    threads: int,
+    loader: NetworkLoader | None = None,
+    processors: Sequence[int] = (),
 ) -> tuple[Runner, int]:
-    """A callable for the subject, and how many layers one call of it runs.
+    """A callable for the subject, and how many layers or networks one call of it runs.
 
-    `loader` opens networks for the backends that cannot do it themselves.
+    `loader` opens networks for the backends that cannot do it themselves, `processors` are those
+    that streams may use.
 
     Raises:
         ValueError: the backend has no implementation of the layer's form, or the subject is neither
@@ -48,10 +55,18 @@ def prepare(
         return timed.run, timed.copies
     if subject.network is None or subject.inputs is None:
         raise ValueError("a subject is a layer, or a network with inputs")
-    network = backend.network(
-        Path(subject.network), Path(subject.inputs), threads=threads, loader=loader
-    )
-    return network, 1
+    networks = [
+        backend.network(
+            Path(subject.network),
+            Path(subject.inputs),
+            threads=max(1, threads // subject.streams),
+            loader=loader,
+        )
+        for _ in range(subject.streams)
+    ]
+    if subject.streams == 1:
+        return networks[0], 1
+    return at_the_same_time(networks, processors), subject.streams
 
 
 def run_task(
@@ -61,6 +76,7 @@ def run_task(
     threads: int,
     progress: Callable[[float], None] = lambda fraction: None,
     loader: NetworkLoader | None = None,
+    processors: Sequence[int] = (),
     clock: Callable[[], float] = time.perf_counter,
     watching: Callable[[str], AbstractContextManager[Watch]] = watch,
 ) -> tuple[PairedTiming, tuple[ClockReading, ...]]:
@@ -69,7 +85,8 @@ def run_task(
     A simulated machine has a `clock` of its own, and gives its device's state by `watching`.
     """
     prepared = [
-        prepare(backend, subject, threads=threads, loader=loader) for subject in task.subjects
+        prepare(backend, subject, threads=threads, loader=loader, processors=processors)
+        for subject in task.subjects
     ]
     with watching(backend.device) as device:
         before = device.read("before")
@@ -116,6 +133,7 @@ def main(source: TextIO, sink: TextIO, *, loader: NetworkLoader | None = None) -
     """Serve one shard: read its tasks from `source`, write an outcome per task to `sink`."""
     request: dict[str, Any] = json.load(source)
     backend = make_backend(request["backend"], request["device"])
+    processors = sorted(os.sched_getaffinity(0))
     backend.pin(request["threads"])
 
     def send(message: dict[str, Any]) -> None:
@@ -128,7 +146,12 @@ def main(source: TextIO, sink: TextIO, *, loader: NetworkLoader | None = None) -
             task = TimingTask.from_json(values)
             progress = _sometimes(index, send)
             timing, clocks = run_task(
-                backend, task, threads=request["threads"], progress=progress, loader=loader
+                backend,
+                task,
+                threads=request["threads"],
+                progress=progress,
+                loader=loader,
+                processors=processors,
             )
             outcome["timing"] = dataclasses.asdict(timing)
             outcome["clocks"] = [vars(reading) for reading in clocks]

@@ -7,7 +7,7 @@ import torch
 import transformers as t
 from torch import nn
 
-from autotune.compress.quality import dense_loss, relative_loss
+from autotune.compress.quality import dense_loss, judged
 from autotune.compress.statistics import collect_statistics
 from autotune.compress.tasks.base import MASK
 from autotune.compress.tasks.causal_lm import CausalLM
@@ -157,7 +157,7 @@ def test_a_compressed_model_that_is_not_finite_is_an_error():
     references = Embedding().references(model, batches)
     nn.init.constant_(model.encoder.layer[0].output.dense.weight, math.inf)
     with pytest.raises(ModelError, match="the compressed model's output is not finite"):
-        relative_loss(Embedding(), model, batches=batches, references=references)
+        judged(Embedding(), model, batches=batches, references=references)
 
 
 def test_convolutions_are_pooled_over_the_picture_not_over_channels():
@@ -206,4 +206,36 @@ def test_items_of_different_batches_differ():
 def test_scores_without_a_spread_are_an_error(dense):
     references = [batch["scores"] for batch in dense]
     with pytest.raises(CalibrationError, match=r"all held-out data the same score.*give more"):
-        relative_loss(Given(Score()), nn.Identity(), batches=dense, references=references)
+        judged(Given(Score()), nn.Identity(), batches=dense, references=references)
+
+
+def test_neighbours_are_the_others_of_the_largest_cosine():
+    """A rotation keeps all, chance a quarter, and two points that change places nearly all."""
+    task = Embedding()
+    dense = nn.functional.normalize(torch.randn(40, 6, generator=DRAW), dim=-1)
+    turned = dense @ torch.linalg.qr(torch.randn(6, 6, generator=DRAW)).Q
+    assert task.neighbour_overlap([turned[:25], turned[25:]], [dense]) == 1.0
+    others = nn.functional.normalize(torch.randn(40, 6, generator=DRAW), dim=-1)
+    by_chance = task.neighbour_overlap([others], [dense])
+    assert by_chance == pytest.approx(10 / 39, abs=0.1)
+    line = torch.arange(12.0)
+    on_a_line = torch.stack([line.div(20).cos(), line.div(20).sin()], -1)
+    swapped = on_a_line[[1, 0, *range(2, 12)]]
+    shared = task.neighbour_overlap([swapped], [on_a_line])
+    assert 0.9 < shared < 1
+
+
+def test_too_few_inputs_have_no_ten_neighbours():
+    dense = nn.functional.normalize(torch.randn(10, 6, generator=DRAW), dim=-1)
+    assert Embedding().neighbour_overlap([dense], [dense]) is None
+
+
+def test_only_embeddings_have_neighbours():
+    found = {}
+    for name, task in (("bert", Embedding()), ("llama", CausalLM())):
+        model, batches = tiny_model(name), text(8, 8, 8)
+        references = task.references(model, batches)
+        found[name] = judged(task, model, batches=batches, references=references)
+    assert found["bert"].neighbour_overlap == 1.0
+    assert found["bert"].loss == pytest.approx(0, abs=1e-6)
+    assert found["llama"].neighbour_overlap is None

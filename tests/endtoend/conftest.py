@@ -27,6 +27,7 @@ SMALL = (
     "--rounds",
     2,
     "--no-references",
+    "--no-other-shapes",
     "--sensitivity-rounds",
     0,
 )

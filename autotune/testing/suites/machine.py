@@ -152,6 +152,25 @@ class MachineSuite(ExampleFixtures):
             assert all(0 < seconds < math.inf for seconds in timing.latencies_s)
         assert all(0 <= done <= total for done, total in shown)
 
+    def test_networks_are_timed_briefly_or_not_at_all(
+        self,
+        machine: Machine,
+        model: TracedModel,
+        work: tuple[Workspace, RecordingReporter],
+    ) -> None:
+        """`compare_briefly` times one and several streams, or returns None for either."""
+        if not machine.verified:
+            return
+        builder = self.builder(model, machine, workspace=work[0])
+        builds = [builder.dense("prefill")] * 2
+        for streams in (1, 2):
+            timing = machine.compare_briefly(
+                builds, builder.inputs("prefill"), streams=streams, advance=lambda *_: None
+            )
+            if timing is not None:
+                assert len(timing.ratios) == 2
+                assert timing.ratios[0] == 1.0
+
     def test_a_network_that_cannot_run_is_an_error(self, machine: Machine, tmp_path: Path) -> None:
         """`compare` of what the backend cannot open raises `MeasurementError`."""
         missing = [tmp_path / "missing-dense", tmp_path / "missing-compressed"]

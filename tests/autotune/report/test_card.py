@@ -33,13 +33,13 @@ def test_the_embedded_model_is_known_by_its_hub_id(tmp_path, record):
     assert found["library_name"] == "transformers"
 
 
-def test_layers_in_8_bits_make_a_quantized_model(tmp_path, record):
+def test_layers_of_integers_make_a_quantized_model(tmp_path, record):
     sites = [replace(record.sites[0], form=parse_form("dense:int8-static")), *record.sites[1:]]
     record = replace(record, model="org/name", sites=tuple(sites))
     found = header(tmp_path, record)
     assert found["base_model_relation"] == "quantized"
     assert "int8" in found["tags"]
-    assert "1 are stored and computed in 8 bits" in model_card(record)
+    assert "1 are stored and computed in integers" in model_card(record)
 
 
 def test_a_folder_of_this_machine_is_no_base_model(tmp_path, record):

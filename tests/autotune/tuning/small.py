@@ -23,6 +23,7 @@ def tune_small(home, name, **given):
         "trials": 0,
         "sensitivity_rounds": 0,
         "references": False,
+        "other_shapes": False,
         "threads": 1,
         "device": "cpu",
     }
