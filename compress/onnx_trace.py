@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from autotune.compress.onnx_attention import enclose_attention
 from autotune.compress.onnx_broadcast import expand_operands
 from autotune.core.errors import ModelError, foreign_code, option_name
 from autotune.core.progress import Advance, no_progress
 
 OPSET = 23  # the first with Attention, RotaryEmbedding and RMSNormalization as single nodes
+# Counts up when graphs are written in another way.
+TRACE_VERSION = 2
 # The attribute of a traced module that holds the model.
 WRAPPED = "wrapped"
 
@@ -130,6 +133,7 @@ def trace(
     _name_dimensions(graph, dynamic)
     _drop_trace_metadata(graph)
     expand_operands(graph)
+    enclose_attention(graph)
     return graph
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.core.forms import Plan
+from autotune.core.types import Workload
 from autotune.testing.disturbance import CALM, Disturbance
 from autotune.testing.hardware import Hardware
 from autotune.testing.network_file import SimulatedNetwork
@@ -65,8 +66,9 @@ class SimulatedBuilder(Builder):
         del compression
         return self._describe("compressed", phase, plan=plan)
 
-    def inputs(self, phase: str) -> Path:
+    def inputs(self, phase: str, workload: Workload | None = None) -> Path:
         """An empty file: nothing is computed."""
+        del workload
         return self.workspace.file(
             "inputs", phase, suffix=".safetensors", build=lambda path: path.touch()
         )

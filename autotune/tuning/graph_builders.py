@@ -9,7 +9,7 @@ from autotune.compress.onnx_checkpoint import GRAPHS
 from autotune.compress.onnx_decode import export_decode
 from autotune.compress.onnx_export import export_dense
 from autotune.compress.onnx_rewrite import copy_with_metadata, only_low_rank, rewrite_low_rank
-from autotune.compress.onnx_trace import ADVICE, OPSET
+from autotune.compress.onnx_trace import ADVICE, OPSET, TRACE_VERSION
 from autotune.compress.precisions import check_precisions
 from autotune.core.errors import ModelError, ParityError
 from autotune.core.forms import Plan, plan_to_json
@@ -116,6 +116,7 @@ class OnnxBuilder(_Checked):
         key = {
             **self.model.key,
             "opset": OPSET,
+            "trace": TRACE_VERSION,
             "onnx": onnx.__version__,
             "checked": self.checked(phase),
         }
@@ -204,6 +205,7 @@ class TypedOnnxBuilder(CheckpointBuilder, _Checked):
             "checked": self.checked(phase),
             "run": phase,
             "opset": opset,
+            "trace": TRACE_VERSION,
             "versions": versions(),
         }
         return self.workspace.file(f"{name}-graph", key, suffix="", build=build) / GRAPHS[phase]

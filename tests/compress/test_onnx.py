@@ -5,6 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.transformers import optimizer
 
 from autotune.compress.lowrank import low_rank_like, replace_modules
 from autotune.compress.onnx_export import export_dense
@@ -29,6 +31,12 @@ KINDS = [
 def exported(request, tmp_path_factory):
     kind, model, task = request.param, tiny_model(request.param), tiny_task(request.param)
     model.requires_grad_(False)
+    if kind == "gpt2":
+        # As trained ones are. The exporter leaves out those of zeros, and onnxruntime's fusion for
+        # this family reads one of every product.
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
     tmp_path = tmp_path_factory.mktemp(kind)
     sites = count_tokens(
         model, find_sites(model), inputs=task.example_inputs(model, WORKLOAD)
@@ -110,3 +118,53 @@ def test_no_path_of_this_machine_is_exported(exported):
     text = dense.read_bytes()
     assert b"site-packages" not in text
     assert b".py" not in text
+
+
+def outputs_of(path, model, task):
+    """What onnxruntime makes of a graph, and torch of the model; and the operators that it runs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".run.onnx"))
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = task.example_inputs(model, Workload(batch_size=3, sequence_length=7))
+    with torch.no_grad():
+        expected = task.output(model, inputs).numpy()
+    (found,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
+    run = onnx.load(options.optimized_model_filepath)
+    return found, expected, {node.op_type for node in run.graph.node}
+
+
+def test_attention_is_one_operator_when_the_graph_is_run(exported, tmp_path):
+    """It is written in a branch (onnx_attention.py), which the runtime dissolves."""
+    _, model, task, _, dense = exported
+    written = {node.op_type for node in onnx.load(dense).graph.node}
+    assert "If" in written and "Attention" not in written
+    (tmp_path / "dense.onnx").write_bytes(dense.read_bytes())
+    _, _, run = outputs_of(tmp_path / "dense.onnx", model, task)
+    assert "Attention" in run and "If" not in run
+
+
+@pytest.mark.parametrize("rank", [None, 16])
+def test_onnxruntime_quantizes_our_graphs(exported, tmp_path, rank):
+    """With its defaults, as users try it."""
+    _, model, task, sites, graph = exported
+    layers = random_layers(model, sites, rank) if rank else {}
+    if rank:
+        graph = tmp_path / "low.onnx"
+        rewrite_low_rank(exported[-1], layers, path=graph, metadata={})
+    quantize_dynamic(graph, tmp_path / "quantized.onnx")
+    replaced = replace_modules(model, layers)
+    found, expected, run = outputs_of(tmp_path / "quantized.onnx", model, task)
+    replace_modules(model, replaced)
+    assert run & {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+    assert np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
+
+
+def test_onnxruntime_s_transformer_optimizer_takes_our_graphs(exported, tmp_path):
+    kind, model, task, _, dense = exported
+    family = {"vit": "vit", "clip": "clip", "gpt2": "gpt2", "bert": "bert"}.get(kind, "gpt2")
+    optimizer.optimize_model(str(dense), model_type=family).save_model_to_file(
+        str(tmp_path / "optimized.onnx")
+    )
+    found, expected, _ = outputs_of(tmp_path / "optimized.onnx", model, task)
+    assert np.allclose(found, expected, atol=1e-4)
