@@ -81,11 +81,8 @@ def build_layers(
     precisions = {site: make_precision(form.precision) for site, form in chosen.items()}
     layers: dict[str, nn.Module] = {}
     for site in (site for site, form in chosen.items() if form.is_dense):
-        module, precision = model.get_submodule(site.name), precisions[site]
-        if precision.rounds_inputs:
-            layers[site.name] = _integers(factors, precision).dense(site, precision.name)
-        else:
-            layers[site.name] = dense_like(module, precision.rounded(dense_weight(module)))
+        for name in site.layers:
+            layers[name] = _dense(model, name, factors=factors, precision=precisions[site])
     pairs = {site: form for site, form in chosen.items() if not form.is_dense}
     for site, (up, down) in factors.plan(pairs):
         modules = [model.get_submodule(name) for name in site.layers]
@@ -100,6 +97,14 @@ def build_layers(
             made = shared_low_rank_like(modules, ups=[*map(rounded, ups)], down=rounded(down))
         layers |= zip(site.layers, made, strict=True)
     return layers
+
+
+def _dense(model: nn.Module, name: str, *, factors: Factors, precision: Precision) -> nn.Module:
+    """The dense layer of a name in a precision."""
+    if precision.rounds_inputs:
+        return _integers(factors, precision).dense(name, precision.name)
+    module = model.get_submodule(name)
+    return dense_like(module, precision.rounded(dense_weight(module)))
 
 
 def _integers(factors: Factors, precision: Precision) -> IntegerForms:

@@ -58,10 +58,11 @@ class IntegerForms:
         """Of the calibration data, loaded when first needed."""
         return self.load_statistics()
 
-    def dense(self, site: Site, precision: str) -> nn.Module:
-        """The dense layer of a single site, of integers."""
-        key = (site.name, Form(precision=precision))
+    def dense(self, name: str, precision: str) -> nn.Module:
+        """The dense layer of a single site, given by its name, of integers."""
+        key = (name, Form(precision=precision))
         if key not in self._made:
+            site = next(each for each in self.sites if each.name == name)
             self._made[key] = [self._dense(site, precision)]
         return self._made[key][0]
 

@@ -41,7 +41,7 @@ def random_integer_layers(model, sites, precision):
     layers = {}
     for number, site in enumerate(sites):
         if number % 2:
-            layers[site.name] = forms.dense(site, precision)
+            layers[site.name] = forms.dense(site.name, precision)
         else:
             up = torch.randn(site.out_features, 8, generator=draw) * 0.1
             down = torch.randn(8, site.in_features, generator=draw) * 0.1

@@ -147,11 +147,11 @@ class Site:
 def chosen_sites(sites: Iterable[Site], plan: Plan) -> list[tuple[Site, Form]]:
     """The sites and joint sites that cover every layer once under `plan`, with their forms.
 
-    `sites` are single sites and joint sites. A joint site counts when the plan factorizes it, and
+    `sites` are single sites and joint sites. A joint site counts when the plan changes it, and
     then its members do not. A single site without an entry is dense.
     """
     sites = list(sites)
-    joint = [s for s in sites if s.members and not plan.get(s.name, DENSE).is_dense]
+    joint = [s for s in sites if s.members and not plan.get(s.name, DENSE).is_unchanged]
     covered = {name for site in joint for name in site.members}
     alone = [site for site in sites if not site.members and site.name not in covered]
     return [(site, plan.get(site.name, DENSE)) for site in (*alone, *joint)]

@@ -104,15 +104,13 @@ class Compression:
             return {}
         forms = {
             site.name: [
-                form
-                for form in saving_forms(
+                *saving_forms(
                     rank_multiple,
                     in_features=site.in_features,
                     out_features=site.out_features,
                     structures=(),
                     precisions=self.model.precisions,
                 )
-                if not (form.is_dense and site.members)
             ]
             for site in self.model.choices
         }

@@ -41,11 +41,7 @@ class IntegerErrors:
         for done, site in enumerate(sites):
             progress(done, len(sites))
             wanted = forms[site.name]
-            found[site.name] = {
-                form: self.error(site, form)
-                for form in wanted
-                if form.is_dense and not site.members
-            }
+            found[site.name] = {form: self.error(site, form) for form in wanted if form.is_dense}
             for precision in sorted({form.precision for form in wanted}):
                 pairs = [f for f in wanted if f.precision == precision and not f.is_dense]
                 found[site.name] |= self._pairs(site, pairs)

@@ -74,6 +74,12 @@ class Planner:
         """The factor that the sensitivity pass put on the errors of a site or joint site."""
         return scale_of(site, dict.fromkeys(site.layers, 1.0) | dict(self.scales))
 
+    def error(self, site: Site, form: Form) -> float:
+        """The error of a form with the factor on it; a joint site's dense one is its layers'."""
+        if form.is_dense and site.members:
+            return sum(self.errors[n][form] * self.scales.get(n, 1.0) for n in site.members)
+        return self.errors[site.name][form] * self.scale(site)
+
     def problem(
         self, knobs: Knobs, corrections: Corrections | None = None, *, margin: float = 0.0
     ) -> PlanProblem:
@@ -81,8 +87,8 @@ class Planner:
         blocks = 1 + max((site.block or 0) for site in self.model.single)
         scaled = {
             site.name: {
-                form: error * self.scale(site) * error_multiplier(site, knobs, blocks=blocks)
-                for form, error in self.errors[site.name].items()
+                form: self.error(site, form) * error_multiplier(site, knobs, blocks=blocks)
+                for form in self.errors[site.name]
             }
             for site in self.model.choices
         }
@@ -159,7 +165,7 @@ class Planner:
     def table_loss(self, plan: Plan) -> float:
         """Predicted loss of a plan by the table that plans are compared on, without knobs."""
         return self.dtype_loss + sum(
-            self.errors[site.name][form] * self.scale(site)
+            self.error(site, form)
             for site, form in chosen_sites(self.model.choices, plan)
             if not form.is_unchanged
         )

@@ -86,9 +86,13 @@ def _at_latency(planner: Planner, ratio: float, *, precision: str) -> Reference 
 
 
 def _dense(planner: Planner, precision: str) -> Plan:
-    return {
-        site.name: _dense_form(planner, site, precision=precision) for site in planner.model.single
-    }
+    """Every layer dense in a precision, those with one input as one where that is offered."""
+    form = Form(precision=precision)
+    joint = [site for site in planner.model.joint if form in planner.errors[site.name]]
+    covered = {name for site in joint for name in site.layers}
+    alone = (site for site in planner.model.single if site.name not in covered)
+    singles = {site.name: _dense_form(planner, site, precision=precision) for site in alone}
+    return singles | {site.name: form for site in joint}
 
 
 def _dense_form(planner: Planner, site: Site, *, precision: str) -> Form:

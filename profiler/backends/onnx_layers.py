@@ -26,14 +26,22 @@ _STEP = 7919  # numbers from the first of one weight to that of the next
 
 
 def layer_model(shape: LayerShape, copies: int, *, opset: int = 20) -> bytes:
-    """An ONNX model with `copies` independent instances of the layer on one input x (M, K)."""
+    """An ONNX model with `copies` independent instances of the layer on one input x (M, K).
+
+    Where an input is rounded in the range that it has, each instance has one of its own (x, x1,
+    x2, …): what is the same would be rounded once for all.
+    """
     from onnx import helper
 
     layers = _Layers(shape)
     for copy in range(copies):
         layers.add(copy)
-    x = helper.make_tensor_value_info("x", layers.element, [shape.tokens, shape.in_features])
-    graph = helper.make_graph(layers.nodes, "layer", [x], layers.outputs, layers.weights)
+    size = [shape.tokens, shape.in_features]
+    inputs = [
+        helper.make_tensor_value_info(name, layers.element, size)
+        for name in dict.fromkeys(map(layers.input_of, range(copies)))
+    ]
+    graph = helper.make_graph(layers.nodes, "layer", inputs, layers.outputs, layers.weights)
     # What TensorRT 8 reads is older than what its opset could be written in.
     domains = {"": opset}
     if shape.form.precision in block_products.BITS:
@@ -58,20 +66,29 @@ class _Layers:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
         self.outputs: list[Any] = []
+        # Of the present instance, by what is rounded: several products share it.
+        self._rounded: dict[str, tuple[str, ...]] = {}
+
+    def input_of(self, copy: int) -> str:
+        """The input that an instance reads."""
+        own = copy and self.shape.form.precision == INT8_DYNAMIC
+        return f"x{copy}" if own else "x"
 
     def add(self, copy: int) -> None:
         """One more instance."""
+        self._rounded = {}
+        source = self.input_of(copy)
         shape, k, rank = self.shape, self.shape.in_features, self.shape.rank
         product = self._PRODUCTS[shape.form.precision]
         joint = len(shape.widths) > 1
         pivoted = shape.form.structure == PIVOTED
         chooses = pivoted and pivots_inputs(k, shape.out_features, shared=joint)
         if not rank:
-            latent = "x"
+            latent = source
         elif chooses:
             latent = self._chosen_latent(copy)
         else:
-            latent = product(self, "x", k, columns=rank, result=f"h{copy}")
+            latent = product(self, source, k, columns=rank, result=f"h{copy}")
         for part, n in enumerate(shape.widths):
             result = f"y{copy}_{part}"
             if pivoted and not chooses:
@@ -109,28 +126,36 @@ class _Layers:
     def _static_product(self, source: str, rows: int, *, columns: int, result: str) -> str:
         """Rounded around a product in floating point, which the runtime fuses."""
         codes, scales, zeros = self._codes(rows, columns, result=result)
-        # Each of its own, or copies would share the rounding of their input.
+        if source not in self._rounded:
+            self._rounded[source] = (self._statically_rounded(source, rows, result=result),)
+        weight = self._node(
+            "DequantizeLinear", [codes, scales, zeros], result=f"{result}_weight", axis=1
+        )
+        return self._node("MatMul", [*self._rounded[source], weight], result=result)
+
+    def _statically_rounded(self, source: str, width: int, *, result: str) -> str:
+        # Steps of its own, or copies would share the rounding of their input.
         step = np.float32(2.0**-5 * (1 + len(self.weights) * 1e-4))
         around = [self._weight(f"s_{result}", step), self._weight(f"o_{result}", np.uint8(128))]
         if source == "x":  # a latent needs no smoothing
-            inverse = np.full(rows, 1 + len(self.weights) * 1e-4, np.float32)
+            inverse = np.full(width, 1 + len(self.weights) * 1e-4, np.float32)
             source = self._node(
                 "Mul", [source, self._weight(f"i_{result}", inverse)], result=f"{result}_smoothed"
             )
         rounded = self._node("QuantizeLinear", [source, *around], result=f"{result}_codes")
-        x = self._node("DequantizeLinear", [rounded, *around], result=f"{result}_x")
-        weight = self._node(
-            "DequantizeLinear", [codes, scales, zeros], result=f"{result}_weight", axis=1
-        )
-        return self._node("MatMul", [x, weight], result=result)
+        return self._node("DequantizeLinear", [rounded, *around], result=f"{result}_x")
 
     def _dynamic_product(self, source: str, rows: int, *, columns: int, result: str) -> str:
         """A product of integers, whose input is rounded in its own range."""
         from onnx import TensorProto, helper
 
         codes, scales, zeros = self._codes(rows, columns, result=result)
-        x, step, zero = f"{result}_codes", f"{result}_step", f"{result}_zero"
-        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], [x, step, zero]))
+        if source not in self._rounded:
+            self._rounded[source] = (f"{result}_codes", f"{result}_step", f"{result}_zero")
+            self.nodes.append(
+                helper.make_node("DynamicQuantizeLinear", [source], [*self._rounded[source]])
+            )
+        x, step, zero = self._rounded[source]
         sums = self._node("MatMulInteger", [x, codes, zero, zeros], result=f"{result}_sums")
         real = self._node("Cast", [sums], result=f"{result}_real", to=TensorProto.FLOAT)
         both = self._node("Mul", [step, scales], result=f"{result}_scale")

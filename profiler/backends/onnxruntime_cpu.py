@@ -137,11 +137,14 @@ class OnnxRuntimeCpu(Backend):
         model = layer_model(shape, copies)
         session = open_session(model, threads, provider=self.provider, processors=self._processors)
         rng = np.random.default_rng(1)
-        x = rng.standard_normal((shape.tokens, shape.in_features), dtype=np.float32)
+        size, dtype = (shape.tokens, shape.in_features), NUMPY_DTYPES[shape.dtype]
+        feeds = {
+            each.name: rng.standard_normal(size, dtype=np.float32).astype(dtype)
+            for each in session.get_inputs()
+        }
         outputs = [(shape.tokens, width) for width in shape.widths] * copies
-        x = x.astype(NUMPY_DTYPES[shape.dtype])
         return TimedLayer(
-            run=_bound(session, {"x": x}, shapes=outputs, device=self.device), copies=copies
+            run=_bound(session, feeds, shapes=outputs, device=self.device), copies=copies
         )
 
     def network(

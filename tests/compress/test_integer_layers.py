@@ -119,7 +119,7 @@ def test_an_input_that_is_always_zero_has_a_sample(model, batches):
         metric=make_metric("activation"),
         load_statistics=lambda: found,
     )
-    layer = forms.dense(site, "int8-static")
+    layer = forms.dense(site.name, "int8-static")
     x = seen(model, batches, DOWN)
     assert layer(x).isfinite().all()
     assert not layer(x * 0).any()
@@ -149,6 +149,17 @@ def test_sites_with_one_input_share_its_rounding(model, factors):
     ).values()
     assert torch.equal(gate.input_quantizer.smoothing, up.input_quantizer.smoothing)
     assert gate.input_quantizer.scale == up.input_quantizer.scale
+
+
+@pytest.mark.parametrize("precision", ["int8-static", "int4-weight-only"])
+def test_a_dense_joint_site_is_each_of_its_layers(model, batches, factors, precision):
+    together = layers_of(model, factors, {JOINT: f"dense:{precision}"})
+    alone = layers_of(model, factors, {GATE: f"dense:{precision}", UP: f"dense:{precision}"})
+    assert together.keys() == alone.keys() == {GATE, UP}
+    x = seen(model, batches, GATE)
+    for name, layer in together.items():
+        assert str(layer.form) == f"dense:{precision}"
+        assert torch.equal(layer(x), alone[name](x))
 
 
 def test_a_joint_site_shares_factor_and_rounded_latent(model, batches, factors):

@@ -67,6 +67,8 @@ def test_a_joint_site_stands_in_for_its_members_where_the_plan_factorizes_it():
         (LAYERS[2], DENSE),
     ]
     assert chosen_sites(sites, {}) == [(layer, DENSE) for layer in LAYERS]
+    rounded = Form(precision="int8-static")
+    assert chosen_sites(sites, {"q+k+v": rounded}) == [(JOINT, rounded)]
 
 
 def test_break_even_rank_is_the_last_that_saves():

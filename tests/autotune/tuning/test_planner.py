@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from autotune.core.errors import BudgetInfeasibleError
-from autotune.core.forms import low_rank
+from autotune.core.forms import Form, low_rank
 from autotune.core.workload import Budget
 from autotune.search.allocators import make_allocator
 from tests.autotune.tuning.conftest import Q
@@ -99,3 +99,17 @@ def test_the_progress_of_a_rule_goes_to_whoever_asked(planner):
     assert heard == [(0, 2), (1, 2)]
     slow.solve({})
     assert len(heard) == 2
+
+
+def test_a_dense_joint_site_loses_what_its_layers_lose(planner):
+    """Each with its own factor: as one choice it is neither better nor worse than as several."""
+    rounded = Form(precision="int8-static")
+    joint = planner.model.joint[0]
+    own = {name: {**planner.errors[name], rounded: 0.1} for name in joint.members}
+    wrong = {joint.name: {**planner.errors[joint.name], rounded: 7.0}}
+    scales = {name: 2.0**i for i, name in enumerate(joint.members)}
+    changed = dataclasses.replace(planner, errors={**planner.errors, **own, **wrong}, scales=scales)
+    together = changed.table_loss({joint.name: rounded})
+    apart = changed.table_loss(dict.fromkeys(joint.members, rounded))
+    assert together == pytest.approx(apart)
+    assert together == pytest.approx(0.1 * sum(scales.values()))

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from autotune.core.forms import DENSE, NATIVE, low_rank
+from autotune.core.forms import DENSE, NATIVE, Form, low_rank
+from autotune.core.layers import chosen_sites
 from autotune.devices.detect import has_int8_products
 from autotune.results.verdict import Verdict
 from autotune.tuning.reference_points import References, references, uniform_rank
@@ -104,7 +105,7 @@ def planner(model):
         site.name: {low_rank(rank): 1.0 / rank for rank in range(8, 48, 8)} for site in model.single
     }
     return SimpleNamespace(
-        model=SimpleNamespace(single=model.single, precisions=(NATIVE,)),
+        model=SimpleNamespace(single=model.single, joint=(), precisions=(NATIVE,)),
         network=OneRatio(model.single),
         errors=errors,
         table_loss=lambda plan: sum(
@@ -132,6 +133,22 @@ def test_another_dtype_and_every_precision_are_referred_to(planner):
     planner.model.precisions = (NATIVE, "int8-static")
     names = [each.name for each in references(planner, ratio=1.0)]
     assert names == ["dense bf16", "dense int8-static"]
+
+
+def test_layers_with_one_input_are_rounded_together(planner, model):
+    rounded = Form(precision="int8-static")
+    planner.model.joint = model.joint
+    for site in (*model.single, *model.joint):
+        planner.errors.setdefault(site.name, {})[rounded] = 0.1
+    planner.model.precisions = (NATIVE, "int8-static")
+    (found,) = references(planner, ratio=1.0)
+    assert found.name == "dense int8-static"
+    assert {site.name for site in model.joint} < found.plan.keys()
+    chosen = chosen_sites((*model.single, *model.joint), found.plan)
+    assert sorted(name for site, _ in chosen for name in site.layers) == sorted(
+        site.name for site in model.single
+    )
+    assert {form for _, form in chosen} == {rounded}
 
 
 @pytest.mark.slow

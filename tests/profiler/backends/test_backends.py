@@ -116,6 +116,32 @@ def test_the_onnx_layer_computes_the_product():
     assert not np.allclose(outputs[0], outputs[1])
 
 
+ROUNDED = {"int8-static": "QuantizeLinear", "int8-dynamic": "DynamicQuantizeLinear"}
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize(("rank", "roundings"), [(0, 1), (8, 2)])
+def test_an_input_is_rounded_once_for_the_layers_that_share_it(
+    tmp_path, precision, rank, roundings
+):
+    """As in a network; and once for each instance, which the runtime must not put together."""
+    import onnx
+
+    shape = LayerShape(tokens=16, in_features=64, out_features=48, parts=(16, 16, 16))
+    form = parse_form(f"rank={rank}:{precision}" if rank else f"dense:{precision}")
+    model = layer_model(shape.with_form(form), copies=3)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for graph in (onnx.load_from_string(model), onnx.load(tmp_path / "run.onnx")):
+        operators = [node.op_type for node in graph.graph.node]
+        # The runtime rounds a static latent in the product that makes it, and one in its own range
+        # in the product that reads it.
+        rounding = (ROUNDED[precision], "QLinearMatMul", "DynamicQuantizeMatMul")
+        assert sum(operators.count(name) for name in rounding) == 3 * roundings
+
+
 @pytest.mark.parametrize(("k", "n", "parts"), [(24, 64, ()), (64, 24, ()), (24, 64, (40, 24))])
 def test_the_pivoted_onnx_layer_computes_fewer_products(k, n, parts):
     """An identity in one factor: the latent selects inputs, or is a part of the outputs."""
