@@ -197,14 +197,14 @@ class ClosedLoop:
             looked.append(self.looked_at_again(candidate).decided)
         return self.preferred(looked)[0]
 
-    def measured_plan(self, plan: Plan, *, name: str) -> Round:
-        """A plan that no allocator chose, built and timed like that of a round.
+    def measured_plan(self, plan: Plan, *, name: str, brief: bool = False) -> Round:
+        """A plan that no allocator chose, built and timed like that of a round, or `brief`ly.
 
         Raises:
             MeasurementError: a network could not be timed.
         """
         builds = self.build(plan)
-        timed = self.networks.measured(builds, label=f"measure {name}")
+        timed = self.networks.measured(builds, label=f"measure {name}", brief=brief)
         return Round(
             allocation=self.planner.allocation(plan, name=name),
             network=self.planner.network,
