@@ -21,6 +21,7 @@ from autotune.compress.integer_weights import LAYOUTS, WeightLayout
 from autotune.compress.lowrank import dense_weight
 from autotune.compress.metrics.base import Metric
 from autotune.compress.rounding import (
+    Feedback,
     InputRounding,
     InputSample,
     RoundedWeight,
@@ -51,6 +52,7 @@ class IntegerForms:
     metric: Metric
     load_statistics: Callable[[], Statistics]
     _chosen: dict[str, InputRounding] = field(default_factory=dict)
+    _feedbacks: dict[tuple[str, bool], Feedback | None] = field(default_factory=dict)
     _made: dict[tuple[str, Form], list[nn.Module]] = field(default_factory=dict)
 
     @cached_property
@@ -112,7 +114,7 @@ class IntegerForms:
             ones = torch.ones_like(latent.smoothing)
             latent = InputRounding(smoothing=ones, scale=latent.scale, zero_point=latent.zero_point)
         rounded_down = self._rounded(site, down, rounding=first, layout=layout)
-        gram = self._latent_gram(site, down)
+        feedback = Feedback.of(self._latent_gram(site, down))
         modules = [self.model.get_submodule(name) for name in site.layers]
         layers: list[Any] = []
         for module, up in zip(modules, ups, strict=True):
@@ -126,7 +128,7 @@ class IntegerForms:
                 _set_rounding(made.latent_quantizer, latent)
             else:
                 made = SharedIntegerLowRankLinear(layers[0], len(up), **options)
-            _fill(made, "weight", rounded=with_feedback(up, gram, layout=layout))
+            _fill(made, "weight", rounded=with_feedback(up, feedback, layout=layout))
             _keep_bias(made, module)
             layers.append(made)
         return layers
@@ -173,15 +175,21 @@ class IntegerForms:
         self, site: Site, weight: Tensor, *, rounding: InputRounding | None, layout: WeightLayout
     ) -> RoundedWeight:
         """A weight that reads the input of the site, rounded against the Gram of that input."""
-        gram = self.statistics.moments[f"gram:{self.group(site)}"]
-        if rounding is None:
-            return with_feedback(weight, gram, layout=layout)
-        smoothing = rounding.smoothing.double()
-        return with_feedback(
-            weight * rounding.smoothing,
-            gram / (smoothing[:, None] * smoothing[None]),
-            layout=layout,
-        )
+        feedback = self._feedback(self.group(site), rounding)
+        smoothed = weight if rounding is None else weight * rounding.smoothing
+        return with_feedback(smoothed, feedback, layout=layout)
+
+    def _feedback(self, group: str, rounding: InputRounding | None) -> Feedback | None:
+        """That of the input of a group. The last ones are kept: a site is rounded in many forms."""
+        key = (group, rounding is None)
+        if key not in self._feedbacks:
+            gram = self.statistics.moments[f"gram:{group}"]
+            if rounding is not None:
+                smoothing = rounding.smoothing.double()
+                gram = gram / (smoothing[:, None] * smoothing[None])
+            kept = {k: v for k, v in self._feedbacks.items() if k[0] == group}
+            self._feedbacks = {**kept, key: Feedback.of(gram)}
+        return self._feedbacks[key]
 
     def _latent_gram(self, site: Site, down: Tensor) -> Tensor:
         gram, wide = self.statistics.moments[f"gram:{self.group(site)}"], down.double()

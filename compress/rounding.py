@@ -121,24 +121,46 @@ def nearest(weight: Tensor, *, layout: WeightLayout = _PER_ROW) -> RoundedWeight
     return RoundedWeight(codes=codes, scale=scale, layout=layout)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """How the rounding errors of a weight's columns are made good by those that follow.
+
+    `order` (K) are the columns, those of large inputs first; `spread` (K, K) is the upper Cholesky
+    factor of the inverse of the inputs' Gram matrix in that order; `importance` (K) its diagonal.
+    """
+
+    order: Tensor = field(repr=False)
+    spread: Tensor = field(repr=False)
+    importance: Tensor = field(repr=False)
+
+    @staticmethod
+    def of(gram: Tensor) -> Feedback | None:
+        """For inputs of this Gram matrix (K, K); None where they were never there."""
+        order = gram.diagonal().argsort(descending=True)
+        ordered = gram[order][:, order].double()
+        ridge = _DAMPING * float(ordered.diagonal().mean())
+        if ridge <= 0:
+            return None
+        eye = torch.eye(len(order), dtype=torch.float64, device=gram.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered + ridge * eye))
+        spread = torch.linalg.cholesky(inverse, upper=True).float()
+        return Feedback(order=order, spread=spread, importance=gram.diagonal())
+
+
 def with_feedback(
-    weight: Tensor, gram: Tensor, *, layout: WeightLayout = _PER_ROW
+    weight: Tensor, feedback: Feedback | None, *, layout: WeightLayout = _PER_ROW
 ) -> RoundedWeight:
     """A weight (N, K) rounded column by column, each error made good by the columns that follow.
 
-    The error that counts is tr(ΔW · gram · ΔWᵀ) with gram (K, K) of the inputs (GPTQ, Frantar et
-    al. 2023, algorithm 1); columns of large inputs come first. The scales are found before.
+    The error that counts is tr(ΔW · gram · ΔWᵀ) with the inputs' Gram matrix (GPTQ, Frantar et al.
+    2023, algorithm 1). The scales are found before. Without `feedback` each value is rounded to the
+    nearest step.
     """
-    order = gram.diagonal().argsort(descending=True)
-    ordered = gram[order][:, order].double()
-    ridge = _DAMPING * float(ordered.diagonal().mean())
-    if ridge <= 0:  # an input that was never there
+    if feedback is None:
         return nearest(weight, layout=layout)
-    scale = weight_scales(weight, layout=layout, importance=gram.diagonal())
+    order, spread = feedback.order, feedback.spread.to(weight.dtype)
+    scale = weight_scales(weight, layout=layout, importance=feedback.importance)
     steps = _for_each_column(scale, columns=weight.shape[1], layout=layout)[:, order]
-    eye = torch.eye(len(order), dtype=torch.float64, device=gram.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered + ridge * eye))
-    spread = torch.linalg.cholesky(inverse, upper=True).to(weight.dtype)
     left, codes = weight[:, order].clone(), torch.empty_like(weight)
     limits = _codes_of(layout)
     for first in range(0, len(order), _BLOCK):

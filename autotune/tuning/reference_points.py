@@ -153,7 +153,7 @@ class References:
         if self.floor and not self.floor.keeps(one.allocation.plan):
             return False
         if self.floor and not planner.limits_latency:
-            return one.judged.ratio < found.judged.ratio
+            return self._is_faster_or_as_fast(one, found)
         slower = one.judged.ratio > found.judged.ratio
         if planner.limits_latency:
             holds, held = (self.loop.verdict(each) is Verdict.MET for each in (one, found))
@@ -161,3 +161,10 @@ class References:
                 return holds
             slower = slower and not holds
         return not slower and self.loss(one) < self.loss(found)
+
+    def _is_faster_or_as_fast(self, one: Round, found: Round) -> bool:
+        """Whether it is faster, or loses less and no measurement tells which of them is faster."""
+        low, high = found.judged.ratio_low, found.judged.ratio_high
+        if one.judged.ratio < low:
+            return True
+        return one.judged.ratio <= high and self.loss(one) < self.loss(found)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autotune.compress.integer_weights import WeightLayout
 from autotune.compress.rounding import (
+    Feedback,
     InputRounding,
     InputSample,
     choose_rounding,
@@ -85,7 +86,7 @@ def test_feedback_serves_blocks_too():
     mixing = drawn(64, 64, seed=1) * torch.logspace(0, -2, 64)[:, None]
     rows, weight = drawn(2000, 64) @ mixing, drawn(48, 64, seed=2)
     exact = rows @ weight.T
-    fed = with_feedback(weight, rows.T @ rows / len(rows), layout=HALF)
+    fed = with_feedback(weight, Feedback.of(rows.T @ rows / len(rows)), layout=HALF)
     plain = nearest(weight, layout=HALF)
     assert fed.codes.min() >= -8 and fed.codes.max() <= 7
     assert (rows @ fed.values().T - exact).norm() < 0.7 * (rows @ plain.values().T - exact).norm()
@@ -94,7 +95,7 @@ def test_feedback_serves_blocks_too():
 def test_a_row_of_zeros_stays_zero():
     weight = drawn(4, 8)
     weight[2] = 0
-    for rounded in (nearest(weight), with_feedback(weight, torch.eye(8))):
+    for rounded in (nearest(weight), with_feedback(weight, Feedback.of(torch.eye(8)))):
         assert torch.equal(rounded.values()[2], torch.zeros(8))
         assert rounded.values().isfinite().all()
 
@@ -108,19 +109,21 @@ def test_feedback_has_less_error_where_inputs_are_correlated():
         wrong = (rounded.values() - weight).double()
         return float(torch.trace(wrong @ gram.double() @ wrong.T))
 
-    fed = with_feedback(weight, gram)
+    fed = with_feedback(weight, Feedback.of(gram))
     assert torch.equal(fed.scale[:, 0], weight.abs().amax(1) / 127)
     assert error(fed) < 0.5 * error(nearest(weight))
 
 
 def test_feedback_changes_nothing_where_inputs_are_independent():
     weight = drawn(16, 24)
-    assert torch.equal(with_feedback(weight, torch.eye(24)).codes, nearest(weight).codes)
+    assert torch.equal(
+        with_feedback(weight, Feedback.of(torch.eye(24))).codes, nearest(weight).codes
+    )
 
 
 @pytest.mark.parametrize("gram", [torch.zeros(24, 24), torch.ones(24, 24)])
 def test_feedback_survives_inputs_that_never_varied(gram):
-    rounded = with_feedback(drawn(16, 24), gram)
+    rounded = with_feedback(drawn(16, 24), Feedback.of(gram))
     assert rounded.codes.isfinite().all()
     assert rounded.codes.abs().max() <= 127
 
@@ -129,7 +132,7 @@ def test_the_blocks_of_feedback_are_one_after_the_other():
     """More columns than one block: the later ones make good what the first did."""
     rows = drawn(3000, 200) @ (drawn(200, 200, seed=5) * 0.1 + torch.eye(200))
     gram, weight = rows.T @ rows / len(rows), drawn(8, 200, seed=3)
-    fed, plain = with_feedback(weight, gram), nearest(weight)
+    fed, plain = with_feedback(weight, Feedback.of(gram)), nearest(weight)
     exact = rows @ weight.T
     assert (rows @ fed.values().T - exact).norm() < 0.95 * (rows @ plain.values().T - exact).norm()
 

@@ -19,14 +19,14 @@ def outcome(name, ratio, loss, **values):
     values = {"verdict": Verdict.MET} | values
     return SimpleNamespace(
         allocation=SimpleNamespace(solver=name),
-        judged=SimpleNamespace(ratio=ratio),
+        judged=SimpleNamespace(ratio=ratio, ratio_low=ratio - 0.01, ratio_high=ratio + 0.01),
         loss=loss,
         decided=None,
         **values,
     )
 
 
-def points(*, limits_latency=True, second_looks=()):
+def points(*, limits_latency=True, second_looks=(), floor=None):
     """What compares outcomes; a second look finds what `second_looks` hold, else the same."""
     again = {one.allocation.solver: one for one in second_looks}
     planner = SimpleNamespace(
@@ -39,7 +39,7 @@ def points(*, limits_latency=True, second_looks=()):
         workspace=SimpleNamespace(note=lambda text: None),
         looked_at_again=lambda one: SimpleNamespace(decided=again.get(one.allocation.solver, one)),
     )
-    return References(loop=loop, loss=lambda one: one.loss)
+    return References(loop=loop, loss=lambda one: one.loss, floor=floor)
 
 
 FOUND = outcome("exact", 0.6, 0.1)
@@ -72,6 +72,25 @@ def test_a_plan_that_misses_gives_way_to_one_that_holds():
 def test_what_is_beyond_another_budget_is_not_handed_out():
     large = outcome("too large", 0.5, 0.05)
     assert points().instead_of(FOUND, [large]) is FOUND
+
+
+@pytest.mark.parametrize(
+    ("ratio", "loss", "keeps", "wanted"),
+    [
+        (0.5, 0.2, True, True),  # faster
+        (0.605, 0.05, True, True),  # no measurement tells which is faster, and it loses less
+        (0.605, 0.2, True, False),
+        (0.595, 0.2, True, False),
+        (0.62, 0.05, True, False),
+        (0.5, 0.05, False, False),  # below the floor
+    ],
+)
+def test_the_least_latency_is_sought_as_far_as_it_was_measured(ratio, loss, keeps, wanted):
+    floor = SimpleNamespace(keeps=lambda plan: keeps)
+    other = outcome("dense int8", ratio, loss)
+    other.allocation.plan = {}
+    sought = points(limits_latency=False, floor=floor).instead_of(FOUND, [other])
+    assert (sought is other) == wanted
 
 
 def test_a_second_look_decides():
