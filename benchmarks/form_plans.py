@@ -61,7 +61,7 @@ def main() -> None:
         known = {(row["group"], row["number"]): row for row in rows}
     with open_tuning(_request(options), TerminalReporter()) as tuning:
         tuning.search()
-        for row in _rows(tuning, options, known):
+        for row in _rows(tuning, options, known=known):
             known[row["group"], row["number"]] = row
             with journal.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -90,7 +90,7 @@ def _request(options: argparse.Namespace) -> Any:
 
 
 def _rows(
-    tuning: Tuning, options: argparse.Namespace, known: Mapping[Any, Any]
+    tuning: Tuning, options: argparse.Namespace, *, known: Mapping[Any, Any]
 ) -> Iterator[dict[str, Any]]:
     """Rows that are not known, group by group."""
     planner = tuning.planner
@@ -112,8 +112,8 @@ def _drawn(planner: Planner, draw: random.Random, *, target: float) -> Plan:
         joint = [site for site in planner.model.joint if draw.random() < _JOINT_SHARE]
         covered = {name for site in joint for name in site.layers}
         sites = [*(s for s in planner.model.single if s.name not in covered), *joint]
-        plan = {site.name: _form(planner, site, draw) for site in sites}
-        found = _walked(planner, plan, sites, draw=draw, target=target)
+        plan = {site.name: _form(planner, site, draw=draw) for site in sites}
+        found = _walked(planner, plan, sites=sites, draw=draw, target=target)
         if found is not None:
             return found
 
@@ -121,8 +121,8 @@ def _drawn(planner: Planner, draw: random.Random, *, target: float) -> Plan:
 def _walked(
     planner: Planner,
     plan: dict[str, Form],
-    sites: Sequence[Site],
     *,
+    sites: Sequence[Site],
     draw: random.Random,
     target: float,
 ) -> Plan | None:
@@ -132,14 +132,14 @@ def _walked(
         if abs(ratio / target - 1) <= _NEAR:
             return plan
         site = draw.choice(sites)
-        changed = {**plan, site.name: _form(planner, site, draw)}
+        changed = {**plan, site.name: _form(planner, site, draw=draw)}
         other = planner.network.predict(changed).ratio
         if abs(other - target) < abs(ratio - target):
             plan, ratio = changed, other
     return None
 
 
-def _form(planner: Planner, site: Site, draw: random.Random) -> Form:
+def _form(planner: Planner, site: Site, *, draw: random.Random) -> Form:
     """One of the forms of a site that keep enough of it; of a joint site no dense one."""
     least = _LEAST_KEPT * site.shape().parameters
     forms = [

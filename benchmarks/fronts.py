@@ -46,7 +46,7 @@ def main() -> None:
         tuning.knobs = tuning.search()
         tuning.map_front()
         uniform = _uniform(tuning)
-        rows = [_row(tuning, name, one, uniform) for name, one in tuning.front.items()]
+        rows = [_row(tuning, one, name=name, uniform=uniform) for name, one in tuning.front.items()]
         points = {name: _point(tuning, one) for name, one in uniform.items()}
     _print(rows)
     summary = {
@@ -108,7 +108,7 @@ def _point(tuning: Tuning, one: Round) -> dict[str, float]:
     }
 
 
-def _row(tuning: Tuning, name: str, one: Round, uniform: Mapping[str, Round]) -> dict[str, Any]:
+def _row(tuning: Tuning, one: Round, *, name: str, uniform: Mapping[str, Round]) -> dict[str, Any]:
     """A plan of the front, and the best uniform one that is no slower."""
     own = _point(tuning, one)
     others = {key: _point(tuning, other) for key, other in uniform.items()}

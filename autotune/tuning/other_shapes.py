@@ -34,7 +34,8 @@ def other_shapes(tuning: Tuning, final: Round) -> tuple[OtherShape, ...]:
     for workload, streams in _asked(tuning):
         passes = []
         for phase, count in workload.passes.items():
-            timed = _timed(tuning, final.builds[phase], phase, workload=workload, streams=streams)
+            build = final.builds[phase]
+            timed = _timed(tuning, build, phase=phase, workload=workload, streams=streams)
             if timed is None:
                 break
             passes.append(replace(timed, count=count))
@@ -88,7 +89,7 @@ def _shapes(tuning: Tuning, workload: Workload) -> dict[str, Any]:
 
 
 def _timed(
-    tuning: Tuning, build: Path, phase: str, *, workload: Workload, streams: int
+    tuning: Tuning, build: Path, *, phase: str, workload: Workload, streams: int
 ) -> MeasuredPass | None:
     """One phase, kept in the run folder; None where it cannot be timed."""
     machine, workspace, reference = tuning.machine, tuning.workspace, tuning.reference

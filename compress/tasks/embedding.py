@@ -124,9 +124,10 @@ class Embedding(Task):
 
         Neighbours are the other held-out inputs of the largest cosine; None where there are fewer.
         """
-        if sum(map(len, dense)) <= _NEIGHBOURS:
+        pairs = [torch.cat(list(each)).flatten(0, -2) for each in (found, dense)]
+        if len(pairs[0]) <= _NEIGHBOURS:
             return None
-        first, second = (_neighbours(torch.cat(list(each))) for each in (found, dense))
+        first, second = map(_neighbours, pairs)
         shared = (first[:, :, None] == second[:, None, :]).any(-1)
         return float(shared.float().mean())
 

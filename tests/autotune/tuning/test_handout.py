@@ -107,7 +107,7 @@ def test_templates_of_the_model_that_changed_are_handed_out_anew(home, copied, t
     ("kind", "damage"),
     [
         *(("compressed", damage) for damage in ("truncated", "empty", "bit", "zeros")),
-        *((kind, "truncated") for kind in ("dense", "factors", "quality", "anchor", "inputs")),
+        *((kind, "truncated") for kind in ("dense", "factors", "judgement", "anchor", "inputs")),
         ("factors", "zeros"),
         ("anchor", "null"),
     ],

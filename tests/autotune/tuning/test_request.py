@@ -6,6 +6,7 @@ import json
 import pytest
 
 from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.compress.integer_weights import LAYOUTS
 from autotune.core.errors import UsageError
 from autotune.core.options import EFFORTS, OptionError
 from autotune.core.options_json import from_json, merged, to_json
@@ -230,7 +231,7 @@ def test_a_run_folder_keeps_the_request_without_a_password(tmp_path, address, ke
         ("native,bf16", ("native",), ("native", "bf16")),
         ("int8-static", ("native", "int8-static"), ("native",)),
         ("bf16,int8-static", ("native", "int8-static"), ("bf16",)),
-        ("auto", ("native", "int8-static", "int8-dynamic"), ("native", "bf16")),
+        ("auto", ("native", *LAYOUTS), ("native", "bf16")),
     ],
 )
 def test_a_precision_is_of_layers_or_of_the_network(tmp_path, precision, layers, network):
