@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autotune.compress.calibration_plan import CalibrationPlan
@@ -10,7 +9,7 @@ from autotune.core.forms import Form
 from autotune.core.quantities import Quantity
 from autotune.core.types import Source
 from autotune.results.codec import Record
-from autotune.results.measured import Measured, MeasuredPass
+from autotune.results.measured import MeasuredPass
 from autotune.results.quality_verdict import LOSS, QualityVerdict, limits_text
 from autotune.results.verdict import Verdict
 
@@ -187,86 +186,6 @@ class UniformPoint:
     keep_ratio: float
     ratio: float
     loss: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredPoint(Record):
-    """A plan that was built and measured in the run: what is handed out, or another one.
-
-    `passes` are its phases, timed alternately with the dense model; `loss` is by how much the mean
-    loss on the search data is above the dense model's, `quality` the figure on held-out data in the
-    metric of the result, `forms` how many layers have which form apart from its rank, `plan` the
-    forms of those that are not as the dense model has them.
-    """
-
-    derived = ("ratio", "ratio_low", "ratio_high")
-    name: str
-    passes: tuple[MeasuredPass, ...]
-    loss: float
-    quality: float
-    forms: Mapping[str, int]
-    plan: Mapping[str, Form]
-    handed_out: bool = False
-
-    @property
-    def measured(self) -> Measured:
-        """The whole workload."""
-        return Measured(passes=self.passes)
-
-    @property
-    def ratio(self) -> float:
-        """Latency / dense latency."""
-        return self.measured.ratio
-
-    @property
-    def ratio_low(self) -> float:
-        """The lower end of its 95 % interval."""
-        return self.measured.ratio_low
-
-    @property
-    def ratio_high(self) -> float:
-        """The upper end of its 95 % interval."""
-        return self.measured.ratio_high
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherShape(Record):
-    """What is handed out beside the dense model, at another shape or with several streams.
-
-    `passes` are its phases. With `streams` latencies are seconds for one pass of each / their
-    number, so that the throughput is `throughput_gain` times the dense model's.
-    """
-
-    derived = ("ratio", "ratio_low", "ratio_high", "throughput_gain")
-    batch_size: int
-    sequence_length: int
-    streams: int
-    passes: tuple[MeasuredPass, ...]
-
-    @property
-    def measured(self) -> Measured:
-        """All phases."""
-        return Measured(passes=self.passes)
-
-    @property
-    def ratio(self) -> float:
-        """Latency / dense latency."""
-        return self.measured.ratio
-
-    @property
-    def ratio_low(self) -> float:
-        """The lower end of its 95 % interval."""
-        return self.measured.ratio_low
-
-    @property
-    def ratio_high(self) -> float:
-        """The upper end of its 95 % interval."""
-        return self.measured.ratio_high
-
-    @property
-    def throughput_gain(self) -> float:
-        """Throughput / dense throughput."""
-        return 1 / self.ratio
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from autotune.core.types import Fingerprint, Workload
 from autotune.results.codec import Record, encode, json_key
 from autotune.results.layer_timings import LayerTimings
 from autotune.results.measured import Measured
+from autotune.results.measured_points import MeasuredPoint, OtherShape
 from autotune.results.parts import (
     BudgetUse,
     BuildPaths,
@@ -20,8 +21,6 @@ from autotune.results.parts import (
     Cost,
     CurvePoint,
     LeftOut,
-    MeasuredPoint,
-    OtherShape,
     PhaseRecord,
     Quality,
     RoundRecord,

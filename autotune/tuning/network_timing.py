@@ -85,7 +85,8 @@ def time_subjects(
     A network that is prepared again lies elsewhere in memory, and a neighbour that keeps the
     machine busy for a whole measurement disturbs every window of it alike: so once never suffices,
     and it is done more often while the interval is wide. A process that was killed counts as once,
-    and is no reason to lose what came before. `times` is a number of processes of the caller's own.
+    and is no reason to lose what came before. `times` is how
+    many timings are enough, however wide the result is.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
@@ -97,12 +98,14 @@ def time_subjects(
     def progress(used: float) -> None:
         advance(round(100 * min(1.0, (len(timings) + used) / (times or _TIMES))), 100)
 
-    for outcome in runner.run([task] * (times or _MOST_TIMES), progress):
+    for outcome in runner.run([task] * _MOST_TIMES, progress):
         error = outcome.error
         if outcome.timing is not None:
             timings.append(outcome.timing)
         elif not outcome.died:
             raise MeasurementError(f"the measurement failed: {error}")
+        if len(timings) == times:
+            break
         if len(timings) >= _TIMES and pooled_timing(timings).half_width <= _WIDE:
             break
     if not timings:

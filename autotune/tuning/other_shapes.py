@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.core.errors import MeasurementError
 from autotune.core.types import Workload
 from autotune.results.measured import MeasuredPass
-from autotune.results.parts import OtherShape
+from autotune.results.measured_points import OtherShape
 
 if TYPE_CHECKING:
     from autotune.profiler.measure.timing import PairedTiming
@@ -114,5 +114,6 @@ def _timed(
         "inputs": inputs.name,
         "streams": streams,
     }
-    found = workspace.value("other-shape", key, compute=compute)
+    # What failed is tried again when the same command is run again.
+    found = workspace.value("other-shape", key, compute=compute, reuse=bool)
     return MeasuredPass(**found) if found else None

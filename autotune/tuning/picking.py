@@ -11,7 +11,7 @@ from autotune.core.forms import NATIVE
 from autotune.core.paths import data_folder
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget, Fingerprint
-from autotune.results.parts import MeasuredPoint
+from autotune.results.measured_points import MeasuredPoint
 from autotune.results.record import TuneRecord
 from autotune.results.result import TuneResult, read_result
 from autotune.results.verdict import latency_limit

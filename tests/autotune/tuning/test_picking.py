@@ -14,7 +14,7 @@ from autotune.core.types import Budget
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.report.summary import summary
 from autotune.results.measured import MeasuredPass
-from autotune.results.parts import MeasuredPoint
+from autotune.results.measured_points import MeasuredPoint
 from autotune.results.result import read_result
 from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.picking import choose_point, pick, points_of
