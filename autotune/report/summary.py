@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.core.quantities import format_bytes, format_count, format_seconds
+from autotune.report.next_steps import gain_lines, next_lines
 from autotune.results.bench_record import BenchRecord
 from autotune.results.job_summary import TuneSummary
 from autotune.results.measured import Measured
@@ -40,6 +41,8 @@ def summary(record: TuneRecord, folder: Path) -> list[str]:
         f"of {format_bytes(record.stored_bytes.dense)}; {len(record.factorized)} of "
         f"{len(record.sites)} sites factorized",
         f"written     {folder}/: {', '.join(_written(folder))}",
+        *gain_lines(record),
+        *next_lines(record, folder),
     ]
 
 

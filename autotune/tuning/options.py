@@ -175,14 +175,14 @@ class MethodOptions:
         help="How factors are stored; fp32 is the model's own format.",
     )
     factors: str = option(
-        "plain",
+        "auto",
         flag="--factors",
         group="Method",
         choices=tuple(STRUCTURES_OF),
         help="Structure of the factors; pivoted: one holds an identity, which is not stored.",
     )
     precision: str = option(
-        "native",
+        "auto",
         flag="--precision",
         group="Method",
         metavar="auto|NAME,…",
