@@ -1,7 +1,8 @@
-"""Check the JSON that `make tune` ends with, read from stdin; the run folder is the argument.
+"""Check what `make tune` left in the folder that is the argument.
 
-A budget that was missed is measured once more with `autotune bench`, because another program may
-have slowed down the first measurement. The check fails when both intervals lie above the budget.
+It asks for the least latency that keeps a quality floor, so it succeeds on any processor. A result
+that seems slower than the dense model is measured once more with `autotune bench`, because another
+program may have slowed it down.
 """
 
 from __future__ import annotations
@@ -12,33 +13,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-QUALITY_FLOOR = 0.94
+QUALITY_FLOOR = 0.99
 FILES = ("model/model.safetensors", "model.onnx", "report.html", "result.json")
 
 
 def main() -> None:
     """Files, figures and the verdict."""
-    record: dict[str, Any] = json.load(sys.stdin)
     folder = Path(sys.argv[1])
     for name in FILES:
         require((folder / name).is_file(), f"{name} was not written")
-    written = json.loads((folder / "result.json").read_text())
+    record: dict[str, Any] = json.loads((folder / "result.json").read_text())
     ratio = record["measured_ratio"]
     low, high = record["measured_ratio_low"], record["measured_ratio_high"]
-    require(written["measured_ratio"] == ratio, "result.json and stdout give different ratios")
     require(0.0 < low <= ratio <= high, f"the ratio {ratio} lies outside {low} to {high}")
-    require(record["quality"]["compressed"] >= QUALITY_FLOOR, f"quality: {record['quality']}")
-    print(f"tune: ratio {ratio:.3f} ({low:.3f} to {high:.3f}), {words(record['within_budget'])}")
-    if record["within_budget"] is False:
+    quality = record["quality"]["compressed"]
+    require(quality >= QUALITY_FLOOR, f"{quality} is below the floor of {QUALITY_FLOOR}")
+    require(record["within_budget"] is True, "the budget is not met")
+    require(bool(record["compared"]), "no uniform alternative was compared")
+    compared = ", ".join(
+        f"{one['name']} {one['ratio']:.3f} at {one['quality']:.4f}" for one in record["compared"]
+    )
+    print(
+        f"tune: {record['backend']}, ratio {ratio:.3f} ({low:.3f} to {high:.3f}), quality "
+        f"{quality:.4f}; compared: {compared}"
+    )
+    if low > 1.0:
         again = bench(folder)
-        print(f"bench: ratio {again['ratio']:.3f}, {words(again['within_budget'])}")
-        missed = again["ratio_low"] > again["budget_ratio"]
-        require(not missed, f"the budget of {again['budget_ratio']:.3f} was missed twice")
-
-
-def words(within: bool | None) -> str:
-    """Say in words what the verdict of the result is."""
-    return {True: "budget met", False: "budget MISSED", None: "budget undecided"}[within]
+        print(f"bench: ratio {again['ratio']:.3f}")
+        require(again["ratio_low"] <= 1.0, "the result is slower than the dense model, twice")
 
 
 def bench(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from autotune.core.forms import INT8_STATIC, Form, low_rank
 from autotune.core.layers import Site
 
 # Of how numbers are rounded: what was made by another version is made anew.
-ROUNDING_VERSION = 1
+ROUNDING_VERSION = 2
 # What the statistics must hold beside those of the metric.
 MOMENTS = frozenset({"gram", "sample", "low", "high"})
 

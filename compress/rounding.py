@@ -197,21 +197,19 @@ def choose_rounding(
     exact = [sample.rows @ weight.T for weight in weights]
     widest = torch.maximum(sample.low.abs(), sample.high.abs())
     weight_range = stacked.abs().amax(0)
-    best: tuple[float, InputRounding] | None = None
-    for migration in _MIGRATIONS:
-        smoothing = _smoothing(widest, weight_range, migration=migration)
-        rounded = [nearest(weight * smoothing).values() for weight in weights]
-        for kept in _KEPT:
-            found = _range(sample, smoothing, kept=kept)
-            x = found.apply(sample.rows)
-            error = 0.0
-            for weight, right, left in zip(rounded, exact, lefts, strict=True):
-                wrong = x @ weight.T - right
-                error += float((wrong if left is None else wrong @ left).square().sum())
-            if best is None or error < best[0]:
-                best = (error, found)
-    assert best is not None
-    return best[1]
+
+    def error(found: InputRounding) -> float:
+        x, total = found.apply(sample.rows), 0.0
+        for weight, right, left in zip(weights, exact, lefts, strict=True):
+            wrong = x @ nearest(weight * found.smoothing).values().T - right
+            total += float((wrong if left is None else wrong @ left).square().sum())
+        return total
+
+    smoothings = [_smoothing(widest, weight_range, migration=each) for each in _MIGRATIONS]
+    best = min((_range(sample, each, kept=1.0) for each in smoothings), key=error)
+    # One after the other. Both at once took up to three times as long, chose the same for 93 to 96 %
+    # of the layers of two language models, and its error was at most 5 % less for the others.
+    return min((_range(sample, best.smoothing, kept=each) for each in _KEPT), key=error)
 
 
 def _smoothing(inputs: Tensor, weights: Tensor, *, migration: float) -> Tensor:

@@ -177,7 +177,9 @@ class FloorLoop(ClosedLoop):
         return cls(**parts, floor=floor)
 
     def run(self, knobs: Knobs) -> list[Round]:
-        """Rounds until the corrected prediction leads to no other plan; at most `self.rounds`.
+        """Rounds until the corrected prediction leads to no faster plan; at most `self.rounds`.
+
+        A plan that is predicted within the interval of the fastest one is not built.
 
         Raises:
             BudgetInfeasibleError: no plan keeps the floor within the other budgets.
@@ -192,11 +194,20 @@ class FloorLoop(ClosedLoop):
                 if not rounds:
                     raise
                 break
-            if any(each.allocation.plan == allocation.plan for each in rounds):
+            if rounds and not loop.promises_more(allocation, corrections, than=rounds):
                 break
             rounds.append(loop.measured_round(allocation, corrections, number=len(rounds)))
             corrections = loop.learned(rounds[-1])
         return rounds
+
+    def promises_more(
+        self, allocation: Allocation, corrections: Corrections, *, than: Sequence[Round]
+    ) -> bool:
+        """Whether a plan is new, and predicted to be faster than what was measured may be."""
+        fastest = self.preferred(than)[0].judged
+        predicted = self.planner.network.corrected(corrections).predict(allocation.plan)
+        is_new = all(each.allocation.plan != allocation.plan for each in than)
+        return is_new and predicted.ratio < fastest.ratio_low
 
     def predict(self, knobs: Knobs) -> Round:
         """The fastest plan by prediction, built."""

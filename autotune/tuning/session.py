@@ -201,15 +201,19 @@ class Tuning:
         """
         if not self.machine.verified:
             return rounds[0]
-        loop = self._loop
-        found = loop.confirm(rounds)
-        if not self.request.search.references:
-            return found
-        if self.repeats:
-            return self._compared_before(found)
+        loop, search = self._loop, self.request.search
+        if not search.references or self.repeats:
+            found = loop.confirm(rounds)
+            return self._compared_before(found) if search.references else found
         points = References(loop=loop, loss=self.search_loss, floor=self.floor)
+        # Where no latency has to be held, what a reference point replaces needs no second look.
+        confirmed = not self.request.seeks_latency
+        found = loop.confirm(rounds) if confirmed else loop.preferred(rounds)[0]
         references = points.measured(ratio=found.judged.ratio)
         final = points.instead_of(found, references.values())
+        if final is found and not confirmed:
+            found = loop.confirm(rounds)
+            final = points.instead_of(found, references.values())
         if final is not found:  # what was found is one of the others now
             references = {CHOSEN: found, **references}
         self.references = references

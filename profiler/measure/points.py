@@ -51,7 +51,7 @@ def plan_forms(
 ) -> list[Form]:
     """Forms to measure of one layer besides the dense one: `points` of its aligned ranks.
 
-    Of pivoted pairs and of those in another precision a third as many: the others are measured
+    Of pivoted pairs and of those in another precision a sixth as many: the others are measured
     where a plan would use them.
     """
     offered = saving_forms(
@@ -66,7 +66,7 @@ def plan_forms(
     for form in offered:
         if not form.is_dense:
             staircases.setdefault(form.suffix, []).append(form)
-    fewer = max(3, points // 3)
+    fewer = max(3, points // 6)
     for suffix, forms in staircases.items():
         dense += coarse_grid(forms, fewer if suffix else points)
     return dense

@@ -1,6 +1,7 @@
 """A quality floor: the least latency that keeps it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from autotune.core.quantities import QUALITY, parse_quantity
 from autotune.core.types import Budget
 from autotune.results.parts import Quality
 from autotune.search.losses import PlanLosses
-from autotune.tuning.floor import least_latency, loss_limit
+from autotune.tuning.floor import FloorLoop, least_latency, loss_limit
 from tests.autotune.tuning.small import small_home, tune_small
 
 
@@ -111,6 +112,29 @@ def test_no_latency_keeps_what_no_plan_keeps(planner):
         least_latency(planner, {}, corrections=planner.uncorrected, keeps=lambda plan: False)
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("plan", "predicted", "built"),
+    [
+        ({"a": 2}, 0.5, True),
+        ({"a": 2}, 0.58, False),  # within the interval of the fastest one
+        ({"a": 1}, 0.5, False),  # known
+    ],
+)
+def test_what_is_not_surely_faster_is_not_built(plan, predicted, built):
+    def measured(plan, ratio):
+        judged = SimpleNamespace(ratio=ratio, ratio_low=ratio - 0.03, ratio_high=ratio + 0.03)
+        return SimpleNamespace(allocation=SimpleNamespace(plan=plan), judged=judged)
+
+    network = SimpleNamespace(predict=lambda plan: SimpleNamespace(ratio=predicted))
+    network.corrected = lambda corrections: network
+    nothing = dict.fromkeys(
+        ("compression", "builder", "machine", "networks", "workspace", "rounds", "floor")
+    )
+    loop = FloorLoop(planner=SimpleNamespace(network=network), **nothing)
+    rounds = [measured({"a": 1}, 0.6), measured({"a": 0}, 0.7)]
+    assert loop.promises_more(SimpleNamespace(plan=plan), (), than=rounds) is built
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,7 @@ def test_all_patterns_of_a_request_have_one_time_and_are_checked_once(monkeypatc
 @pytest.mark.parametrize(
     ("method", "offered"),
     [
-        ({}, ("plain",)),
+        ({}, ("plain", "pivoted")),
         ({"factors": "auto"}, ("plain", "pivoted")),
         ({"factors": "pivoted"}, ("pivoted",)),
         ({"factors": "plain"}, ("plain",)),

@@ -80,12 +80,12 @@ def test_a_database_that_is_removed_meanwhile_is_an_error(tmp_path):
 
 
 def test_a_grid_of_every_structure_that_is_offered():
-    """Pivoted pairs reach beyond break-even, and take a third of the points of plain ones."""
+    """Pivoted pairs reach beyond break-even, and take a sixth of the points of plain ones."""
     shape = LayerShape(tokens=8, in_features=512, out_features=512)
     spec = find_device("cpu")
-    plain = plan_forms(spec, shape, points=12)
-    assert plain == plan_forms(spec, shape, points=12, structures=("plain",))
-    both = plan_forms(spec, shape, points=12, structures=("plain", "pivoted"))
+    plain = plan_forms(spec, shape, points=24)
+    assert plain == plan_forms(spec, shape, points=24, structures=("plain",))
+    both = plan_forms(spec, shape, points=24, structures=("plain", "pivoted"))
     pivoted = [form for form in both if form.structure == "pivoted"]
     assert [form for form in both if form not in pivoted] == plain
     assert len(pivoted) == 4
