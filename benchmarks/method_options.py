@@ -11,13 +11,17 @@ from autotune.tuning.request import TuneRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The options of one row: those of the method, and of the search where they differ."""
+    """The options of one row: those of the method, and of the search where they differ.
+
+    Methods are compared by the ranks that they choose, so all stay in the model's own precision.
+    """
 
     metric: str | None = None
     factorizer: str = "svd"
     allocator: str | None = None
     storage: str = "fp32"
     factors: str = "plain"
+    precision: str = "native"
     joint: bool = True
     sensitivity_rounds: int | None = None
     trials: int | None = None
@@ -30,6 +34,7 @@ class Method:
             allocator=self.allocator,
             storage=self.storage,
             factors=self.factors,
+            precision=self.precision,
             joint=self.joint,
         )
         given: dict[str, Any] = {

@@ -157,8 +157,12 @@ class TuneRequest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions that layers are offered, native first; it alone without a choice by table."""
-        names = self._named_precisions
+        """Precisions that layers are offered, native first; it alone without a choice by table.
+
+        Rounding saves time and bytes. Where neither is limited or sought, `auto` is native.
+        """
+        saves = self.budget.latency or self.budget.weight_bytes or self.seeks_latency
+        names = self._named_precisions if saves or self.method.precision != "auto" else ()
         return (NATIVE, *(name for name in names if name not in (NATIVE, *NETWORK_DTYPES)))
 
     @property

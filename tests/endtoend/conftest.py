@@ -26,6 +26,10 @@ SMALL = (
     2,
     "--rounds",
     2,
+    "--precision",
+    "native",
+    "--factors",
+    "plain",
     "--no-references",
     "--no-other-shapes",
     "--sensitivity-rounds",
@@ -60,6 +64,8 @@ def small(home):
         calibration_samples=8,
         trials=0,
         rounds=1,
+        precision="native",
+        factors="plain",
         sensitivity_rounds=0,
     )
 

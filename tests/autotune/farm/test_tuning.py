@@ -23,6 +23,8 @@ OPTIONS = (
     64,
     "--calibration-samples",
     8,
+    "--factors",
+    "plain",
     "--trials",
     0,
     "--sensitivity-rounds",

@@ -74,5 +74,7 @@ TUNE = {
     "sensitivity_rounds": 0,
     "targets": ["mlp"],
     "allocator": "exact",
+    "precision": "native",
+    "factors": "plain",
     "joint": False,
 }

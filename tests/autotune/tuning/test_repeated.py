@@ -17,7 +17,7 @@ from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.tuning import opening
 from autotune.tuning.earlier import earlier_result, is_same
-from autotune.tuning.options import SearchOptions
+from autotune.tuning.options import MethodOptions, SearchOptions
 from autotune.tuning.request import TuneRequest
 from tests.conftest import LLAMA
 from tests.damage import save_model
@@ -49,6 +49,7 @@ def request_of(home, budget, *, rounds):
             search_samples=8,
             heldout_samples=8,
         ),
+        method=MethodOptions(precision="native", factors="plain"),
         search=SearchOptions(trials=0, rounds=rounds, sensitivity_rounds=0),
     )
 

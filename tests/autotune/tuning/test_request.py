@@ -241,9 +241,19 @@ def test_a_precision_is_of_layers_or_of_the_network(tmp_path, precision, layers,
     assert request.network_dtypes == network
 
 
-def test_without_a_limit_on_latency_auto_keeps_the_networks_dtype(tmp_path):
-    method = MethodOptions(precision="auto")
-    sizes = TuneRequest(output=tmp_path, budget=Budget(parameters="0.9x"), method=method)
-    assert sizes.network_dtypes == ("native",)
-    floor = TuneRequest(output=tmp_path, budget=Budget(quality="0.9"), method=method)
-    assert floor.network_dtypes == ("native", "bf16")
+@pytest.mark.parametrize(
+    ("budget", "layers", "network"),
+    [
+        ({"parameters": "0.9x"}, ("native",), ("native",)),
+        ({"flops": "0.9x"}, ("native",), ("native",)),
+        ({"weight_bytes": "0.5x"}, ("native", *LAYOUTS), ("native",)),
+        ({"quality": "0.9"}, ("native", *LAYOUTS), ("native", "bf16")),
+        ({"quality": "0.9", "latency": "0.5x"}, ("native", *LAYOUTS), ("native", "bf16")),
+    ],
+)
+def test_auto_offers_what_the_budgets_can_gain_by(tmp_path, budget, layers, network):
+    request = TuneRequest(output=tmp_path, budget=Budget(**budget))
+    assert request.precisions == layers
+    assert request.network_dtypes == network
+    named = dataclasses.replace(request, method=MethodOptions(precision="native,int8-static"))
+    assert named.precisions == ("native", "int8-static")
