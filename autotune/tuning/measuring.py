@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from autotune.core.errors import UsageError
-from autotune.core.forms import DENSE, NATIVE, Form
+from autotune.core.forms import DENSE
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
@@ -229,21 +229,18 @@ class MeasuringMachine(Machine):
     def network(self, builder: Builder) -> NetworkModel:
         """From the measured layers, and one measurement of the dense network per phase."""
         model, workload = builder.model, builder.model.workload
-        shapes = {s for phase in workload.passes for s in model.dense_shapes(phase, self.dtype)}
-        dense = {s.with_form(Form(precision=each)) for s in shapes for each in model.precisions}
-        table = self.measure_layers(dense, builder.workspace, stage="measure dense layers")
-        pairs = {
-            shape.with_form(form)
-            for shape in shapes
-            for form in plan_forms(
-                self.spec,
-                shape,
-                points=self.backend.ranks_per_shape,
-                structures=model.structures,
-                precisions=[each for each in model.precisions if _gains(table, shape, each)],
-            )
-        }
-        table = self.measure_layers(dense | pairs, builder.workspace, stage="measure layers")
+        wanted: set[LayerShape] = set()
+        for phase in workload.passes:
+            for shape in model.dense_shapes(phase, self.dtype):
+                forms = plan_forms(
+                    self.spec,
+                    shape,
+                    points=self.backend.ranks_per_shape,
+                    structures=model.structures,
+                    precisions=model.precisions,
+                )
+                wanted |= {shape, *map(shape.with_form, forms)}
+        table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
         warning = self.layer_timings().warning
         if warning:
             builder.workspace.note(f"warning: {warning}")
@@ -344,12 +341,3 @@ class MeasuringMachine(Machine):
         subjects = [network_subject(build, inputs, streams=streams) for build in builds]
         policy = brief_policy(self.spec.kind, self.measure_seconds)
         return time_subjects(self.runner, subjects, policy=policy, advance=advance, times=1)
-
-
-def _gains(table: LatencyTable, shape: LayerShape, precision: str) -> bool:
-    """Whether the dense layer is faster in a precision than in the network's own.
-
-    Where it is not, pairs in that precision are measured only if a plan would use them.
-    """
-    ratio = table.estimate(shape.with_form(Form(precision=precision))).ratio
-    return precision == NATIVE or ratio < 1.0
