@@ -5,10 +5,10 @@
 A row is one tuning with an empty latency database while benchmarks/neighbour.py runs, as a user who
 may not raise priorities, then `bench` of the same folder without the neighbour. `small` rows tune
 tests/data/code-llama-3m to 0.9x with short measurements (AUTOTUNE_MEASURE_SECONDS=5), `main` rows
-run what `make tune` ran until it asked for a floor. A verdict is contradicted where the quiet 95 % interval lies wholly on
-the other side of the limit. The ratio of every layer that a small row measured is compared with the
-median of three that were measured in quiet at the beginning, a minute in all. Rows that the file
-holds are not run again. The last line is one JSON document.
+run what `make tune` ran until it asked for a floor. A verdict is contradicted where the quiet 95 %
+interval lies wholly on the other side of the limit. The ratio of every layer that a small row
+measured is compared with the median of three that were measured in quiet at the beginning, a minute
+in all. Rows that the file holds are not run again. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TUNINGS: Mapping[str, Sequence[str]] = {
         *("--calibration", str(_LLAMA / "heldout.txt"), "--calibration-samples", "16"),
         *("--trials", "0", "--sensitivity-rounds", "0", "--allow-quality-loss"),
     ),
-    # What `make tune` ran until it asked for a floor: with a limit there is a verdict to contradict.
+    # `make tune` asks for a floor now; with a limit there is a verdict to contradict.
     "main": (
         *("--device", "cpu", "--latency-budget", "0.85x"),
         *("--precision", "native", "--factors", "plain"),

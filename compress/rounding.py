@@ -207,8 +207,8 @@ def choose_rounding(
 
     smoothings = [_smoothing(widest, weight_range, migration=each) for each in _MIGRATIONS]
     best = min((_range(sample, each, kept=1.0) for each in smoothings), key=error)
-    # One after the other. Both at once took up to three times as long, chose the same for 93 to 96 %
-    # of the layers of two language models, and its error was at most 5 % less for the others.
+    # One after the other. Both at once took up to three times as long, chose the same for 93 % of
+    # the layers of two language models or more, and had at most 5 % less error for the others.
     return min((_range(sample, best.smoothing, kept=each) for each in _KEPT), key=error)
 
 

@@ -65,8 +65,12 @@ def test_a_graph_is_opened_in_the_runtime_that_it_was_tuned_for(tmp_path, backen
 def test_a_front_is_picked_from(tmp_path):
     record = stored_record()
     assert not any("autotune pick" in line for line in next_lines(record, tmp_path))
-    assert any("autotune pick" in line for line in next_lines(replace(record, front=(None,)), tmp_path))
+    assert any(
+        "autotune pick" in line for line in next_lines(replace(record, front=(None,)), tmp_path)
+    )
 
 
 def test_a_prediction_is_not_measured_again(tmp_path):
-    assert not any("autotune bench" in line for line in next_lines(stored_record(PREDICTED), tmp_path))
+    assert not any(
+        "autotune bench" in line for line in next_lines(stored_record(PREDICTED), tmp_path)
+    )
