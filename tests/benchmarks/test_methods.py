@@ -1,5 +1,6 @@
 """The methods' benchmark: its rows are valid requests, and a row is a tuning by the product."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from autotune.core.types import Budget
+from autotune.tuning.options import MethodOptions
 from autotune.tuning.request import TuneRequest
 from tests.conftest import LLAMA
 
@@ -29,7 +31,9 @@ def test_every_method_is_a_valid_request(methods):
     chosen = {name: method.applied(request) for name, method in methods.METHODS.items()}
     for each in chosen.values():
         each.check()
-    assert chosen["default plain"] == request
+    plain = MethodOptions(precision="native", factors="plain")
+    assert chosen["default plain"] == dataclasses.replace(request, method=plain)
+    assert {each.precisions for each in chosen.values()} == {("native",)}
     assert chosen["default"].structures == ("plain", "pivoted")
     assert {each.structures for name, each in chosen.items() if name != "default"} == {("plain",)}
     assert chosen["exact sensitivity"].sensitivity_turns == 1

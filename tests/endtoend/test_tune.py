@@ -239,6 +239,8 @@ def test_the_python_api_gives_the_same(tuned, copied, home, tmp_path):
         trials=2,
         rounds=2,
         sensitivity_rounds=0,
+        precision="native",
+        factors="plain",
         database=home / "latency.sqlite",
     )
     assert isinstance(result, autotune.TuneResult)
@@ -278,6 +280,8 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
         trials=0,
         rounds=1,
         sensitivity_rounds=0,
+        precision="native",
+        factors="plain",
         database=tmp_path / "few.sqlite",
     )
     with LatencyDatabase(tmp_path / "few.sqlite") as database:
