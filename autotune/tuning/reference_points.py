@@ -7,7 +7,7 @@ best of all of them, so no plan is that one of these beats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autotune.core.errors import AutotuneError
 from autotune.core.forms import DENSE, NATIVE, PLAIN, Form, Plan
@@ -112,6 +112,7 @@ class References:
     loop: ClosedLoop
     loss: Callable[[Round], float]
     floor: QualityFloor | None = None
+    _looked: dict[str, Round] = field(default_factory=dict)
 
     def measured(self, *, ratio: float) -> dict[str, Round]:
         """Reference points by name; one that cannot be built or timed is left out, and said so."""
@@ -128,12 +129,19 @@ class References:
         """The best of the others that is better than `found`, measured again; else `found`."""
         better = [each for each in others if self._is_better(each, found)]
         for each in sorted(better, key=self._rank):
-            looked = self.loop.looked_at_again(each).decided
+            looked = self._looked_at_again(each)
             if self._is_better(looked, found):
                 name = looked.allocation.solver
                 self.loop.workspace.note(f"{name} is handed out: no plan that was found is better")
                 return looked
         return found
+
+    def _looked_at_again(self, one: Round) -> Round:
+        """With a second look, which each has once."""
+        name = one.allocation.solver
+        if name not in self._looked:
+            self._looked[name] = self.loop.looked_at_again(one).decided
+        return self._looked[name]
 
     def _rank(self, one: Round) -> tuple[bool, float]:
         """What is looked at first: those that hold a latency budget, then by loss.

@@ -69,6 +69,22 @@ def test_a_plan_that_misses_gives_way_to_one_that_holds():
     assert points().instead_of(holding, [missed]) is holding
 
 
+def test_a_reference_point_has_one_second_look():
+    looks = []
+    other = outcome("dense int8", 0.5, 0.05)
+    compared = points(limits_latency=False)
+
+    def looked_at_again(one):
+        looks.append(one)
+        return SimpleNamespace(decided=outcome("dense int8", 0.62, 0.05))
+
+    compared.loop.looked_at_again = looked_at_again
+    assert compared.instead_of(FOUND, [other]) is FOUND
+    slower = outcome("exact", 0.7, 0.1)
+    assert compared.instead_of(slower, [other]).judged.ratio == 0.62
+    assert looks == [other]
+
+
 def test_what_is_beyond_another_budget_is_not_handed_out():
     large = outcome("too large", 0.5, 0.05)
     assert points().instead_of(FOUND, [large]) is FOUND
