@@ -27,7 +27,7 @@ def gain_lines(record: TuneRecord) -> list[str]:
     after = format_seconds(measured.latency_s)
     where = f"{record.backend}, {record.dtype}"
     dense = {where: record.dense_latency_s}
-    if _USUAL in record.dense_latencies_s:
+    if record.backend != _USUAL and _USUAL in record.dense_latencies_s:
         dense |= {f"{_USUAL}, {record.dtype}": record.dense_latencies_s[_USUAL]}
     texts = [
         f"{before_s / measured.latency_s:.2f} times as fast as the dense model in {name} "
@@ -47,8 +47,8 @@ def next_lines(record: TuneRecord, folder: Path) -> list[str]:
         steps.append(f"take another point: autotune pick {given} --latency-budget …")
     elif record.verdict is Verdict.MET and record.measured is not None:
         steps.append(
-            "ask for more speed or more quality: the same command with another limit measures no "
-            "layer again"
+            "ask for more speed or more quality: the same command with another limit goes on from "
+            "what was measured"
         )
     return [f"next        {steps[0]}", *(f"{_BLANK}{step}" for step in steps[1:])]
 

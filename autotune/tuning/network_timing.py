@@ -85,8 +85,8 @@ def time_subjects(
     A network that is prepared again lies elsewhere in memory, and a neighbour that keeps the
     machine busy for a whole measurement disturbs every window of it alike: so once never suffices,
     and it is done more often while the interval is wide. A process that was killed counts as once,
-    and is no reason to lose what came before. `times` is how
-    many timings are enough, however wide the result is.
+    and is no reason to lose what came before. `times` is how many timings are enough, however wide
+    the result is.
 
     Raises:
         MeasurementError: the backend failed or hung, or every process died.
