@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from autotune.farm.address import await_listener, check_own
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.parcels import parcel_folder, user_folder
 from autotune.farm.shard_stream import Limits
-from tests.autotune.farm.conftest import cluster, farm, task  # noqa: F401 (fixtures)
+from tests.autotune.farm.conftest import QUICK, cluster, farm, task  # noqa: F401 (fixtures)
 from tests.autotune.farm.test_executors import measuring, shard
 from tests.autotune.service.processes import descendants
 from tests.postgres import free_port
@@ -126,16 +127,19 @@ class TestFarm:
         limits = Limits(start_s=300.0, silent_s=25.0, whole_s=600.0)
         monkeypatch.setattr(shard_stream.Limits, "of", staticmethod(lambda shard, kind: limits))
         assert ray_executor.Limits is shard_stream.Limits
+        # Long enough that something runs while outcomes are read, however busy the host is.
+        policy = replace(QUICK, max_seconds=1.0, target_relative_ci=1e-9)
+        tasks = [task(tokens=16 * (i + 1), policy=policy) for i in range(24)]
         stopped = []
         found = {}
-        for outcome in cluster.run(shard(*[task(tokens=16 * (i + 1)) for i in range(10)])):
+        for outcome in cluster.run(shard(*tasks)):
             found[outcome.index] = outcome
             if not stopped and (pids := measuring(farm)):
                 stopped += pids
                 for pid in pids:
                     os.kill(pid, signal.SIGSTOP)
         assert stopped
-        assert sorted(found) == list(range(10))
+        assert sorted(found) == list(range(24))
         assert sum(outcome.error is not None for outcome in found.values()) <= 1
 
     def test_an_answer_that_is_none_costs_its_task(self, cluster, monkeypatch):  # noqa: F811
