@@ -14,14 +14,17 @@ from autotune.results.verdict import Verdict
 
 _USUAL = "onnxruntime-cpu"
 _BLANK = " " * 12
+_NOTHING = "nothing: no plan within the budgets is surely faster than the dense model"
 
 
 def gain_lines(record: TuneRecord) -> list[str]:
     """How much faster it is than the dense model, here and where people usually run it.
 
-    Nothing is said of a prediction, or of a result that is no faster.
+    Nothing is said of a prediction, or of a plan that is not surely faster.
     """
     measured = record.measured
+    if measured is not None and record.is_dense:
+        return [f"gained      {_NOTHING}"]
     if measured is None or measured.ratio_high >= 1.0:
         return []
     after = format_seconds(measured.latency_s)

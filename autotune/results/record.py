@@ -171,6 +171,11 @@ class TuneRecord(Record):
         return tuple(site for site in self.sites if not site.form.is_unchanged)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether what was handed out is the dense model, in its own dtype."""
+        return not self.changed and self.runtime_dtype is None
+
+    @property
     def measured(self) -> Measured | None:
         """What the final measurement found; None where the device was not present."""
         if self.measured_ratio is None:

@@ -18,6 +18,9 @@ from autotune.tuning.loop import ClosedLoop
 from autotune.tuning.planner import Planner
 from autotune.tuning.rounds import Round
 
+# The name of the dense model in its own dtype, where that is handed out.
+DENSE_MODEL = "dense"
+
 _KEEP_PERCENT = range(95, 5, -5)
 
 
@@ -135,6 +138,22 @@ class References:
                 self.loop.workspace.note(f"{name} is handed out: no plan that was found is better")
                 return looked
         return found
+
+    def or_dense(self, found: Round) -> Round:
+        """The dense model where the least latency is sought and `found` is not surely faster.
+
+        Where the dense model is beyond another budget, or is run in another dtype than its own,
+        `found` stays.
+        """
+        loop = self.loop
+        if not self.floor or loop.planner.limits_latency or loop.verdict(found) is Verdict.MET:
+            return found
+        network = loop.planner.network
+        unchanged = loop.planner.allocation({}, name=DENSE_MODEL)
+        if network.dtype != network.weight_dtype or not loop.planner.fits(unchanged):
+            return found
+        loop.workspace.note("no plan is surely faster than the dense model, which is handed out")
+        return loop.measured_plan({}, name=DENSE_MODEL, brief=True)
 
     def _looked_at_again(self, one: Round) -> Round:
         """With a second look, which each has once."""

@@ -53,7 +53,7 @@ from autotune.tuning.machine import Machine
 from autotune.tuning.model import TracedModel
 from autotune.tuning.paired import PairedNetworks
 from autotune.tuning.planner import Planner
-from autotune.tuning.reference_points import References
+from autotune.tuning.reference_points import DENSE_MODEL, References
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.rounds import CHOSEN, Round
 from autotune.tuning.stored_request import note_request
@@ -214,6 +214,9 @@ class Tuning:
         if final is found and not confirmed:
             found = loop.confirm(rounds)
             final = points.instead_of(found, references.values())
+        dense = points.or_dense(final)
+        if dense is not final:
+            references, final = {**references, DENSE_MODEL: dense}, dense
         if final is not found:  # what was found is one of the others now
             references = {CHOSEN: found, **references}
         self.references = references

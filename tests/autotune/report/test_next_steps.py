@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.core.forms import DENSE
 from autotune.report.next_steps import gain_lines, next_lines
 from autotune.report.summary import summary
 from tests.records import PREDICTED, stored_record
@@ -32,6 +33,14 @@ def test_nothing_is_gained_by_a_prediction_or_a_slower_model():
     record = stored_record()
     slow = tuple(replace(one, ratio_high=1.3) for one in record.phases)
     assert gain_lines(replace(record, phases=slow)) == []
+
+
+def test_the_dense_model_itself_gains_nothing():
+    record = stored_record()
+    dense = replace(record, sites=tuple(replace(each, form=DENSE) for each in record.sites))
+    assert dense.is_dense and not record.is_dense
+    assert gain_lines(dense)[0].startswith("gained      nothing: no plan")
+    assert not replace(dense, runtime_dtype="bf16").is_dense
 
 
 def test_the_next_steps_can_be_copied(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from autotune.core.errors import UsageError
+from autotune.core.forms import DENSE
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget
 from autotune.results.measured import Measured
@@ -40,9 +41,11 @@ def planner_of(budget):
     return Planner(budget=budget.limits(), **dict.fromkeys(parts))
 
 
-def verdict_of_bench(budget, measured, folder, monkeypatch):
-    """What bench decides when it measures the same."""
+def verdict_of_bench(budget, measured, folder, monkeypatch, *, dense=False):
+    """What bench decides when it measures the same, where the dense model was handed out or not."""
     record = stored_record()
+    if dense:
+        record = replace(record, sites=tuple(replace(one, form=DENSE) for one in record.sites))
     phases = tuple(
         replace(one, **asdict(timing))
         for one, timing in zip(record.phases, measured.passes, strict=True)
@@ -60,6 +63,21 @@ def verdict_of_bench(budget, measured, folder, monkeypatch):
     assert found.ratio == pytest.approx(measured.ratio)
     assert found.to_json()["within_budget"] is found.verdict.within_budget
     return found.verdict
+
+
+def test_the_dense_model_is_not_slower_than_itself(tmp_path, monkeypatch):
+    passes = tuple(
+        replace(one.timing, ratio=1.01, ratio_low=0.98, ratio_high=1.04, latency_s=latency_s)
+        for one in stored_record().phases
+        for latency_s in [1.01 * one.timing.dense_latency_s]
+    )
+    measured = Measured(passes=passes)
+    for budget, expected in [
+        (Budget(quality="0.99"), Verdict.MET),
+        (Budget(latency="1x"), Verdict.UNDECIDED),
+    ]:
+        folder = tmp_path / str(expected)
+        assert verdict_of_bench(budget, measured, folder, monkeypatch, dense=True) is expected
 
 
 @pytest.mark.parametrize(("timing", "relative", "without"), TIMINGS)

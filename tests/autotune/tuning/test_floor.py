@@ -1,17 +1,21 @@
 """A quality floor: the least latency that keeps it."""
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from autotune.core.errors import AutotuneError, BudgetInfeasibleError, QuantityError
+from autotune.core.forms import DENSE, low_rank
 from autotune.core.quantities import QUALITY, parse_quantity
 from autotune.core.types import Budget
 from autotune.results.parts import Quality
+from autotune.results.verdict import Verdict
 from autotune.search.losses import PlanLosses
 from autotune.tuning.floor import FloorLoop, least_latency, loss_limit
 from tests.autotune.tuning.small import small_home, tune_small
+from tests.conftest import LLAMA
 
 
 def quality(dense, compressed, *, metric="cosine", higher_is_better=True):
@@ -137,6 +141,28 @@ def test_what_is_not_surely_faster_is_not_built(plan, predicted, built):
     assert loop.promises_more(SimpleNamespace(plan=plan), (), than=rounds) is built
 
 
+@pytest.mark.parametrize(
+    ("plan", "dtype", "wanted"),
+    [
+        ({}, "fp32", Verdict.MET),
+        ({"a": DENSE}, "fp32", Verdict.MET),
+        ({"a": low_rank(8)}, "fp32", Verdict.UNDECIDED),
+        ({}, "bf16", Verdict.UNDECIDED),
+    ],
+)
+def test_the_dense_model_is_not_slower_than_itself(plan, dtype, wanted):
+    judged = SimpleNamespace(dense_latency_s=1.0, ratio=1.01, ratio_low=0.97, ratio_high=1.05)
+    one = SimpleNamespace(
+        allocation=SimpleNamespace(plan=plan),
+        network=SimpleNamespace(dtype=dtype, weight_dtype="fp32"),
+        judged=judged,
+        measured=judged,
+    )
+    parts = dict.fromkeys(FloorLoop.__dataclass_fields__)
+    planner = SimpleNamespace(limits_latency=False, limit_ratio=lambda seconds: None)
+    assert FloorLoop(**{**parts, "planner": planner}).verdict(one) is wanted
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return small_home(tmp_path_factory.mktemp("floor"))
@@ -153,6 +179,18 @@ class TestTunings:
         assert record.quality.compressed <= 1.2 * record.quality.dense
         assert record.pareto
         assert record.exit_code in (0, 5)
+
+    def test_where_nothing_is_gained_the_dense_model_is_handed_out(self, tmp_path):
+        """The dense model's own figure as the floor, for a model that was trained."""
+        small_home(tmp_path)
+        shutil.rmtree(tmp_path / "dense")
+        shutil.copytree(LLAMA, tmp_path / "dense")
+        given = {"quality_floor": "1.0000001x", "references": True, "targets": ["q_proj"]}
+        record = tune_small(tmp_path, "nothing", **given).record
+        assert record.is_dense
+        assert record.verdict is Verdict.MET
+        assert record.exit_code == 0
+        assert record.quality.compressed == record.quality.dense
 
     def test_a_floor_that_no_plan_keeps_is_refused(self, home):
         with pytest.raises(BudgetInfeasibleError) as caught:

@@ -109,6 +109,27 @@ def test_the_least_latency_is_sought_as_far_as_it_was_measured(ratio, loss, keep
     assert (sought is other) == wanted
 
 
+@pytest.mark.parametrize(
+    ("verdict", "dtype", "solver", "wanted"),
+    [
+        (Verdict.UNDECIDED, "fp32", "dense", True),
+        (Verdict.MISSED, "fp32", "dense", True),
+        (Verdict.MET, "fp32", "dense", False),
+        (Verdict.UNDECIDED, "bf16", "dense", False),  # there is no such graph
+        (Verdict.UNDECIDED, "fp32", "too large", False),
+    ],
+)
+def test_what_is_not_surely_faster_gives_way_to_the_dense_model(verdict, dtype, solver, wanted):
+    found, dense = outcome("exact", 0.99, 0.1, verdict=verdict), outcome("dense", 1.0, 0.0)
+    compared = points(limits_latency=False, floor=SimpleNamespace())
+    compared.loop.planner.network = SimpleNamespace(dtype=dtype, weight_dtype="fp32")
+    compared.loop.planner.allocation = lambda plan, name: SimpleNamespace(solver=solver)
+    compared.loop.measured_plan = lambda plan, name, brief: dense
+    assert (compared.or_dense(found) is dense) == wanted
+    assert points(limits_latency=False).or_dense(found) is found  # no floor was asked for
+    assert points(floor=SimpleNamespace()).or_dense(found) is found
+
+
 def test_a_second_look_decides():
     lucky = outcome("dense int8", 0.5, 0.05)
     really = outcome("dense int8", 0.8, 0.05, verdict=Verdict.MISSED)
