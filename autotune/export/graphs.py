@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import UsageError, option_name
-from autotune.core.forms import Form, plan_to_json
+from autotune.core.forms import INT8_STATIC, NATIVE, Form, plan_to_json
 from autotune.core.progress import Reporter
 from autotune.core.version import __version__
 from autotune.results.result import RESULT, read_result
 
 if TYPE_CHECKING:
     from autotune.compress.loading import LoadedModel
+    from autotune.results.record import TuneRecord
 
 
 # By TensorRT's major version; it stands for later ones too.
 OPSETS = {8: 17, 10: 18}
 _MODERN = 10
+_TENSORRT = (NATIVE, INT8_STATIC)
 # What the exporter writes at least.
 _TRACED_OPSET = 18
 
@@ -35,22 +37,41 @@ def _major() -> int:
     return 8 if version is not None and int(version.split(".")[0]) < _MODERN else _MODERN
 
 
-def lowered(graph: Path, opset: int) -> Path:
-    """`graph`, rewritten in place where the exporter's opset is newer than `opset`."""
+def for_tensorrt(graph: Path, opset: int) -> Path:
+    """`graph`, rewritten in place as TensorRT reads it.
+
+    Inputs are rounded to signed integers, and a graph that is newer than `opset` is lowered to it.
+    """
+    import onnx
+
+    from autotune.compress.onnx_export import save_onnx
+    from autotune.compress.onnx_lower import lower
+    from autotune.compress.onnx_symmetric import make_symmetric
+
+    model = onnx.load(graph)
+    make_symmetric(model)
     if opset < _TRACED_OPSET:
-        import onnx
-
-        from autotune.compress.onnx_export import save_onnx
-        from autotune.compress.onnx_lower import lower
-
-        model = onnx.load(graph)
         lower(model)
-        save_onnx(model, graph)
+    save_onnx(model, graph)
     return graph
 
 
+def require_tensorrt_forms(loaded: LoadedModel) -> None:
+    """Check that every layer has a form that TensorRT reads.
+
+    Raises:
+        UsageError: names the precisions that it does not.
+    """
+    found = sorted({form.precision for form in forms(loaded).values()} - set(_TENSORRT))
+    if found:
+        raise UsageError(
+            f"{loaded.folder} has layers in {', '.join(found)}, which TensorRT does not read; "
+            f"tune with {option_name('precision')} {','.join(_TENSORRT)}"
+        )
+
+
 def traced_opset(opset: int) -> int:
-    """What to trace at, to be `lowered` to `opset`."""
+    """What to trace at, to be lowered to `opset`."""
     return max(opset, _TRACED_OPSET)
 
 
@@ -102,6 +123,7 @@ def trace_graphs(
         "autotune.weights_sha256": loaded.weights_sha256,
         "autotune.device": tuned_for(loaded),
         "autotune.versions": versions(),
+        **_inference_dtype(loaded),
     }
     graphs = {}
     for phase in phases:
@@ -126,8 +148,22 @@ def forms(loaded: LoadedModel) -> dict[str, Form]:
 
 def tuned_for(loaded: LoadedModel) -> str:
     """Name of the device that the checkpoint was tuned for; empty where no tuning made it."""
+    record = _record(loaded)
+    return record.device.device_name if record else ""
+
+
+def _inference_dtype(loaded: LoadedModel) -> dict[str, str]:
+    """The dtype that a tuning had the runtime told to run the network in, where there is one."""
+    from autotune.profiler.backends.openvino_cpu import INFERENCE_DTYPE
+
+    record = _record(loaded)
+    return {INFERENCE_DTYPE: record.runtime_dtype} if record and record.runtime_dtype else {}
+
+
+def _record(loaded: LoadedModel) -> TuneRecord | None:
+    """The result of the tuning that made the checkpoint; None where no tuning made it."""
     folder = loaded.folder.parent
-    return read_result(folder).device.device_name if (folder / RESULT).is_file() else ""
+    return read_result(folder) if (folder / RESULT).is_file() else None
 
 
 def versions() -> dict[str, str]:

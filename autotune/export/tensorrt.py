@@ -13,8 +13,9 @@ from autotune.core.progress import Reporter
 from autotune.core.types import Workload
 from autotune.export.graphs import (
     engine_opset,
-    lowered,
+    for_tensorrt,
     open_checkpoint,
+    require_tensorrt_forms,
     trace_graphs,
     traced_opset,
 )
@@ -56,15 +57,18 @@ def export_tensorrt(
         The manifest; `engines` is empty where none was built, and `kit_because` says why.
 
     Raises:
-        UsageError, ModelError, ParityError, StorageError: as `export_onnx`.
+        UsageError, ModelError, ParityError, StorageError: as `export_onnx`; UsageError too where
+            layers are in a precision that TensorRT does not read.
         EngineError: the engine was demanded and cannot be built.
     """
+    from autotune.compress.integer_layers import has_integer_layers
     from autotune.profiler.engines.builder import missing_parts, write_kit
 
     reporter = reporter or Reporter()
     if output is not None:
         new_folder(folder, output, name="")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
+    require_tensorrt_forms(loaded)
     lacks = missing_parts()
     if here and lacks:
         raise EngineError(lacks)
@@ -88,9 +92,10 @@ def export_tensorrt(
                 reporter=reporter,
                 opset=traced_opset(opset),
             )
-            graph = lowered(graphs[phase], opset)
+            graph = for_tensorrt(graphs[phase], opset)
             task = {
                 "dtype": kind,
+                "integers": has_integer_layers(loaded.model),
                 "profiles": profiles(loaded, phase, workload=shape)[: 1 if one_profile else None],
             }
             write_kit(place, graph, task=task)

@@ -5,8 +5,8 @@
 
 Needs Python 3.9 and tensorrt 8.5 or newer, nothing else; it travels in build kits as it is.
 `build.json`: `onnx` (path, from its folder), `dtype` (fp32, fp16 or bf16: of the ONNX), `profiles`
-(a list of input name → [least, usual, most] shapes), and optionally `timing_cache` (path),
-`optimization_level` and `workspace_bytes`.
+(a list of input name → [least, usual, most] shapes), and optionally `integers` (whether it rounds
+to 8 bits somewhere), `timing_cache` (path), `optimization_level` and `workspace_bytes`.
 
 The last line of stdout is one JSON document: version, layers, and how many tensors have which type;
 or `{"error": …}` when the build failed.
@@ -121,6 +121,8 @@ def _config(builder: Any, task: dict[str, Any]) -> Any:
         weak = {"fp16": "FP16", "bf16": "BF16"}.get(task["dtype"])
         if weak:
             config.set_flag(getattr(trt.BuilderFlag, weak))
+        if task.get("integers"):
+            config.set_flag(trt.BuilderFlag.INT8)
         if not _has_math_libraries():
             config.set_tactic_sources(0)
     if task.get("optimization_level") is not None and hasattr(config, "builder_optimization_level"):

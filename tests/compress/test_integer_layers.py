@@ -16,6 +16,7 @@ from autotune.compress.integer_layers import (
 from autotune.compress.lowrank import dense_weight, replaced
 from autotune.compress.metrics import make_metric
 from autotune.compress.onnx_rewrite import rewrite_low_rank
+from autotune.compress.onnx_symmetric import make_symmetric
 from autotune.compress.statistics import collect_statistics
 from autotune.core.errors import UsageError
 from autotune.core.forms import parse_form
@@ -209,21 +210,26 @@ def one_product(model, name, path, *, gemm):
 
 
 @pytest.mark.parametrize(("gemm", "rows"), [(False, 32), (True, 32), (False, 1)])
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "for tensorrt"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_graph_computes_what_the_layer_does(
     model, batches, factors, tmp_path, form, runtime, gemm, rows
 ):
     """Up to a step here and there: quotients and sums differ in their last digit."""
-    if runtime == "openvino" and "static" not in form:
-        pytest.skip("OpenVINO is offered static ranges alone")
+    if runtime != "onnxruntime" and "static" not in form:
+        pytest.skip("OpenVINO and TensorRT are offered static ranges alone")
     import onnxruntime
 
     layers = layers_of(model, factors, {DOWN: form})
     one_product(model, DOWN, tmp_path / "dense.onnx", gemm=gemm)
     rewrite_low_rank(tmp_path / "dense.onnx", layers, path=tmp_path / "q.onnx", metadata={})
+    if runtime == "for tensorrt":
+        signed = onnx.load(tmp_path / "q.onnx")
+        make_symmetric(signed)
+        assert all(w.data_type != TensorProto.UINT8 for w in signed.graph.initializer)
+        onnx.save(signed, tmp_path / "q.onnx")
     x = seen(model, batches, DOWN).flatten(0, 1)[:rows]
-    if runtime == "onnxruntime":
+    if runtime != "openvino":
         (found,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"x": x.numpy()})
     else:
         found = open_model(tmp_path / "q.onnx", 1)({"x": x.numpy()})["y"]

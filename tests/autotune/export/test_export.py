@@ -1,5 +1,6 @@
 """Exports: compared with the checkpoint at shapes never traced, whole or not there, and hashed."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -25,10 +26,13 @@ from autotune.export.dense import merge
 from autotune.export.onnx import export_onnx
 from autotune.export.parity import check_parity, onnx_network
 from autotune.export.tensorrt import export_tensorrt
+from autotune.profiler.backends.openvino_cpu import inference_dtype
 from autotune.profiler.engines import builder, python
 from autotune.profiler.engines.engine_process import EngineProcess
+from autotune.results.result import result_text
 from autotune.tuning.verify import verify
 from tests.conftest import random_layers, tiny_model
+from tests.records import stored_record
 
 pytestmark = pytest.mark.duration(110)
 
@@ -118,6 +122,15 @@ def test_other_architectures_in_half_precision(kind, tmp_path):
     with torch.no_grad():
         layers = dict(load_checkpoint(folder).model.named_modules())
     check_low_rank(graph, {name: layers[name] for name in names})
+
+
+def test_the_dtype_that_a_tuning_ran_in_goes_along(tmp_path):
+    """OpenVINO is told it; other readers do not look."""
+    checkpoint("bert", tmp_path)
+    record = dataclasses.replace(stored_record(), runtime_dtype="bf16")
+    (tmp_path / "result.json").write_text(result_text(record))
+    export_onnx(tmp_path)
+    assert inference_dtype(tmp_path / "onnx-fp32" / "model.onnx") == "bf16"
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Layers of integers through a whole tuning, on every backend that runs them."""
 
+import json
+
 import onnx
 import pytest
 
@@ -7,8 +9,11 @@ import autotune
 from autotune.compress.integer_layers import has_integer_layers
 from autotune.compress.loading import load_checkpoint
 from autotune.core.errors import UsageError
+from autotune.core.forms import INT8_STATIC, NATIVE
 from autotune.devices.detect import has_int8_products
+from autotune.export.graphs import forms as tuned_forms
 from autotune.export.onnx import export_onnx
+from autotune.export.tensorrt import export_tensorrt
 from autotune.results.checks import CheckKind
 from tests.autotune.tuning.small import small_home, tune_small
 
@@ -81,6 +86,29 @@ def test_the_checkpoint_is_exported_again(tuned, tmp_path):
     assert found & {*BACKENDS["onnxruntime-cpu"].split(",")}
     with pytest.raises(UsageError, match="has layers of integers, around which graphs are fp32"):
         export_onnx(folder, tmp_path / "half", dtype="fp16")
+
+
+def test_tensorrt_is_handed_signed_integers_alone(tuned, tmp_path):
+    """A kit of what it reads, compared with the checkpoint; the other precisions are refused."""
+    folder = list(tuned.values())[1].folder
+    precisions = {form.precision for form in tuned_forms(load_checkpoint(folder)).values()}
+    if precisions - {NATIVE, INT8_STATIC}:
+        with pytest.raises(UsageError, match="tune with precision native,int8-static"):
+            export_tensorrt(folder, tmp_path / "kit", tensorrt=8)
+        assert not (tmp_path / "kit").exists()
+        return
+    manifest = export_tensorrt(folder, tmp_path / "kit", tensorrt=8)
+    (parity,) = manifest["parity"].values()
+    assert all(case["error"] <= parity["tolerance"] for case in parity["cases"])
+    task = json.loads((tmp_path / "kit" / "prefill" / "build.json").read_text())
+    assert task["integers"] is True
+    graph = onnx.load(tmp_path / "kit" / "prefill" / "model.onnx")
+    rounded = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    held = {w.name: w for w in graph.graph.initializer}
+    assert rounded
+    for node in rounded:
+        zero = onnx.numpy_helper.to_array(held[node.input[2]])
+        assert zero.dtype == "int8" and not zero.any()
 
 
 def test_a_precision_that_the_backend_lacks_is_refused(home):
