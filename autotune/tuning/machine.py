@@ -101,11 +101,20 @@ class Machine(ABC):
         if all_of_them and len(found) < len(wanted):
             lacking = next(each for each in wanted if each not in found)
             raise UsageError(
-                f"{option_name('method.precision')} {lacking}: {self.backend.name} does not run "
-                f"such layers well on {self.device_name}, or their latency is not known there; "
+                f"{option_name('method.precision')} {lacking}: {self._why_not(lacking)}; "
                 f"choose {' or '.join(found)}, or auto for all that it offers"
             )
         return found
+
+    def _why_not(self, precision: str) -> str:
+        """Why layers cannot have a precision here."""
+        backend, device = self.backend, self.device_name
+        if backend.implements(Form(precision=precision)):
+            return f"the latency of such layers is not known on {device} ({backend.name})"
+        text = f"{backend.name} does not run such layers well on {device}"
+        if backend.device == "cpu" and not backend.runs_int8():
+            text += ", which has no instructions that sum 8-bit products in 32 bits (VNNI or AMX)"
+        return text
 
     def _has_form(self, form: Form) -> bool:
         """Whether layers of the form can be priced here."""

@@ -8,6 +8,7 @@ import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,8 +90,15 @@ class Backend(ABC):
     def missing(self) -> str | None:
         """What to install, or None."""
         for package in self.packages:
-            if package not in self.versions():
+            number = self.versions().get(package)
+            if number is None:
                 return f"backend {self.name} needs {package}: pip install {package}"
+            fault = _fault(package)
+            if fault is not None:
+                return (
+                    f"backend {self.name} needs {package}, and {package} {number} cannot be "
+                    f"imported ({fault}): pip install --force-reinstall {package}"
+                )
         if self.device == "cuda" and not gpu_names():
             return no_gpu(f"backend {self.name}")
         return None
@@ -199,6 +207,16 @@ def load_inputs(path: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
     return dict(load_file(path))
+
+
+@functools.cache
+def _fault(package: str) -> str | None:
+    """Why an installed package cannot be imported, such as a library that is missing; else None."""
+    try:
+        import_module(package.removesuffix("-gpu"))
+    except (ImportError, OSError) as error:
+        return str(error)
+    return None
 
 
 @functools.cache

@@ -116,3 +116,10 @@ def test_a_precision_that_the_backend_lacks_is_refused(home):
         tune(home, "refused", backend="openvino-cpu", precision="int8-dynamic")
     with pytest.raises(UsageError, match="must be auto or some of native, int8-static"):
         tune(home, "refused", precision="int3")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_processor_without_8_bit_products_is_named(home, monkeypatch, backend):
+    monkeypatch.setattr("autotune.profiler.backends.base.has_int8_products", lambda: False)
+    with pytest.raises(UsageError, match=r"which has no instructions that sum 8-bit products"):
+        tune(home, "refused", backend=backend, precision="native,int8-static")

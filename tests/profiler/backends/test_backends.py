@@ -1,6 +1,7 @@
 """The suite for every backend, and what is particular to some."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ import pytest
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
-from autotune.profiler.backends import BACKENDS, make_backend, require_backend
+from autotune.profiler.backends import BACKENDS, base, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnx_layers import layer_model
 from autotune.profiler.measure.tasks import layer_task
@@ -250,3 +251,24 @@ for _ in range(100):  # a thread on a busy machine starts late, and pins itself 
 assert len(before) == 1 or alone == before, own
 """
     subprocess.run([sys.executable, "-c", ask], check=True)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Packages that are installed and cannot be imported."""
+
+    def import_module(name):
+        raise ImportError(f"lib{name}.so: cannot open shared object file")
+
+    base._fault.cache_clear()
+    monkeypatch.setattr(base, "import_module", import_module)
+    yield
+    base._fault.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "torch-eager"])
+def test_a_package_that_cannot_be_imported_is_named(broken, name):
+    backend = make_backend(name, "cpu")
+    package = backend.packages[0]
+    says = rf"needs {package}, and {package} \S+ cannot be imported \(lib{package}\.so: cannot open"
+    assert re.search(says, backend.missing())
