@@ -7,7 +7,8 @@ database. Rows of one model and workload are then opened in one process and time
 the dense model of every backend and the reference points of the tunings, so their ratios compare.
 Rows whose folder has a result are not tuned again, groups that WORK/measured.jsonl holds are not
 measured again. `--lm` is a folder with heldout.txt, of which the first half calibrates and the last
-quarter judges. Prints one table; the last line is one JSON list.
+sixteenth judges: every reference point is judged as well. Prints one table; the last line is one
+JSON list.
 """
 
 from __future__ import annotations
@@ -123,11 +124,11 @@ def _tuned(case: Case, home: Path, *, precision: str) -> Path | None:
 
 
 def _texts(model: str, home: Path) -> dict[str, Path]:
-    """Calibration and evaluation text: the first half and the last quarter of heldout.txt."""
+    """Calibration and evaluation text: the first half and the last sixteenth of heldout.txt."""
     lines = (Path(model) / "heldout.txt").read_text().splitlines()
     parts = {
         "calibration": lines[: len(lines) // 2],
-        "evaluation": lines[3 * len(lines) // 4 :],
+        "evaluation": lines[15 * len(lines) // 16 :],
     }
     found = {name: home / f"{name}.txt" for name in parts}
     for name, path in found.items():

@@ -7,7 +7,7 @@ built, timed and judged, and beside it the uniform plans that a user would other
 model in every precision, and one keep ratio for all layers at that latency. Printed is, for every
 budget, the loss of the plan and the least loss of a uniform one that is no slower; a plan that a
 uniform one beats on both axes would be replaced by it, and is counted. `--model` is a folder with
-heldout.txt, of which the first half calibrates and the last quarter judges. What was built and
+heldout.txt, of which the first half calibrates and the last sixteenth judges. What was built and
 timed is kept in WORK, so a run that was cut continues. The last line is one JSON document.
 """
 
@@ -79,7 +79,7 @@ def _request(options: argparse.Namespace) -> Any:
         lines = (options.model / "heldout.txt").read_text().splitlines()
         parts = {
             "calibration": lines[: len(lines) // 2],
-            "evaluation": lines[3 * len(lines) // 4 :],
+            "evaluation": lines[15 * len(lines) // 16 :],
         }
         for name, part in parts.items():
             given[name] = options.work / f"{name}.txt"
