@@ -108,6 +108,7 @@ def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> d
         "verdict": record["verdict"],
         "seconds": round(seconds),
         "rounds": len(record["rounds"]),
+        "predicted": record["predicted_ratio"],
         "busy": [record[f"measured_ratio{end}"] for end in ("", "_low", "_high")],
         "quiet": [again[f"ratio{end}"] for end in ("", "_low", "_high")],
         "contradicted": (record["verdict"] == "met" and again["ratio_low"] > limit)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from autotune.core.peak_memory import largest_child_bytes, peak_bytes
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -36,6 +37,5 @@ def _group_limits() -> Iterator[int]:
 
 
 def peak_memory_bytes() -> int:
-    """Bytes of this process at most, plus those of its largest child: they ran side by side."""
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(one).ru_maxrss for one in who) * 1024
+    """Bytes of this process at most, plus those of its largest child: they may run side by side."""
+    return peak_bytes() + largest_child_bytes()

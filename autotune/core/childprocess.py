@@ -32,6 +32,7 @@ from autotune.core.child_errors import (
     ChildTimeoutError,
     Death,
 )
+from autotune.core.peak_memory import note_child
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -187,6 +188,7 @@ class ChildProcess:
         while True:
             message = self._reader.take()
             if message is not None:
+                note_child(self.pid)
                 return message
             if self._reader.ended:
                 raise ChildDiedError(self._death())
