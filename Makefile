@@ -13,7 +13,7 @@ PARALLEL := -n auto --dist loadscope --no-loadscope-reorder
 
 # The least latency that keeps a cosine of 0.99, on the backend that runs the model fastest here.
 tune: venv
-	$(BIN)/autotune --device cpu --backend auto --quality-floor 0.99 --trials 0 --measure-seconds 8 \
+	$(BIN)/autotune --device cpu --backend auto --quality-floor 0.99 --trials 0 --measure-seconds 6 \
 		--calibration-samples 256 --output $(OUT)
 
 # The fast tier: units, contracts and a few real tunings. Tests named in PYTEST run whatever their tier.
