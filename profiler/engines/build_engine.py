@@ -118,11 +118,10 @@ def _config(builder: Any, task: dict[str, Any]) -> Any:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, task["workspace_bytes"])
     # Without strong typing the builder may choose; the flag of the ONNX's own type lets it keep it.
     if int(str(trt.__version__).split(".")[0]) < 10:
-        weak = {"fp16": "FP16", "bf16": "BF16"}.get(task["dtype"])
-        if weak:
-            config.set_flag(getattr(trt.BuilderFlag, weak))
-        if task.get("integers"):
-            config.set_flag(trt.BuilderFlag.INT8)
+        weak = [{"fp16": "FP16", "bf16": "BF16"}.get(task["dtype"])]
+        weak += ["INT8"] if task.get("integers") else []
+        for flag in filter(None, weak):
+            config.set_flag(getattr(trt.BuilderFlag, flag))
         if not _has_math_libraries():
             config.set_tactic_sources(0)
     if task.get("optimization_level") is not None and hasattr(config, "builder_optimization_level"):
