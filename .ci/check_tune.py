@@ -1,14 +1,12 @@
 """Check what `make tune` left in the folder that is the argument.
 
-It asks for the least latency that keeps a quality floor, so it succeeds on any processor. A result
-that seems slower than the dense model is measured once more with `autotune bench`, because another
-program may have slowed it down.
+It asks for the least latency that keeps a quality floor, so it succeeds on any processor: where
+nothing is gained, it hands out the dense model.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ def main() -> None:
     require(0.0 < low <= ratio <= high, f"the ratio {ratio} lies outside {low} to {high}")
     quality = record["quality"]["compressed"]
     require(quality >= QUALITY_FLOOR, f"{quality} is below the floor of {QUALITY_FLOOR}")
+    require(record["within_budget"] is True, "the result is not surely as fast as the dense model")
     require(bool(record["compared"]), "no uniform alternative was compared")
     compared = ", ".join(
         f"{one['name']} {one['ratio']:.3f} at {one['quality']:.4f}" for one in record["compared"]
@@ -36,21 +35,6 @@ def main() -> None:
         f"tune: {record['backend']}, ratio {ratio:.3f} ({low:.3f} to {high:.3f}), quality "
         f"{quality:.4f}; compared: {compared}"
     )
-    if record["within_budget"] is not True:
-        again = bench(folder)
-        print(f"bench: ratio {again['ratio']:.3f}")
-        require(again["ratio_low"] <= 1.0, "the result is slower than the dense model, twice")
-
-
-def bench(folder: Path) -> dict[str, Any]:
-    """The result of `autotune bench` on the folder."""
-    autotune = Path(sys.executable).with_name("autotune")
-    done = subprocess.run(
-        [str(autotune), "bench", str(folder), "--format", "json"], capture_output=True, text=True
-    )
-    require(bool(done.stdout.strip()), f"bench failed: {done.stderr}")
-    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return record
 
 
 def require(holds: bool, reason: str) -> None:

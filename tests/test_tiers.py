@@ -148,7 +148,7 @@ def check_tune():
 def checked(check_tune, tmp_path, monkeypatch):
     """Runs the check on a folder whose result has these figures."""
 
-    def check(*, again=None, **changes):
+    def check(**changes):
         record = {
             "backend": "openvino-cpu",
             "measured_ratio": 0.4,
@@ -162,8 +162,6 @@ def checked(check_tune, tmp_path, monkeypatch):
         for name in check_tune.FILES:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(json.dumps(record))
-        benched = {"ratio": again, "ratio_low": again}
-        monkeypatch.setattr(check_tune, "bench", lambda folder: benched)
         monkeypatch.setattr("sys.argv", ["check_tune", str(tmp_path)])
         check_tune.main()
 
@@ -181,19 +179,18 @@ SLOWER = {
 def test_ci_passes_where_the_main_job_keeps_its_floor_and_is_no_slower(checked, capsys):
     checked()
     assert "dense int8-static 0.410 at 0.9900" in capsys.readouterr().out
-    checked(**SLOWER, again=0.97)  # a busy machine the first time
 
 
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
         ({"quality": {"compressed": 0.98}}, "floor"),
-        ({"within_budget": None}, "slower"),
+        ({"within_budget": None}, "not surely as fast"),
         ({"measured_ratio": 0.5}, "lies outside"),
         ({"compared": []}, "compared"),
-        (SLOWER, "slower"),
+        (SLOWER, "not surely as fast"),
     ],
 )
 def test_ci_fails_where_the_main_job_fails(checked, changes, error):
     with pytest.raises(SystemExit, match=error):
-        checked(**changes, again=1.2)
+        checked(**changes)

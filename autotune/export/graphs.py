@@ -37,21 +37,29 @@ def _major() -> int:
     return 8 if version is not None and int(version.split(".")[0]) < _MODERN else _MODERN
 
 
-def for_tensorrt(graph: Path, opset: int) -> Path:
-    """`graph`, rewritten in place as TensorRT reads it.
+def lowered(graph: Path, opset: int) -> Path:
+    """`graph`, rewritten in place where the exporter's opset is newer than `opset`."""
+    if opset < _TRACED_OPSET:
+        import onnx
 
-    Inputs are rounded to signed integers, and a graph that is newer than `opset` is lowered to it.
-    """
+        from autotune.compress.onnx_export import save_onnx
+        from autotune.compress.onnx_lower import lower
+
+        model = onnx.load(graph)
+        lower(model)
+        save_onnx(model, graph)
+    return graph
+
+
+def signed(graph: Path) -> Path:
+    """`graph` with layers of integers, rewritten in place as TensorRT reads them."""
     import onnx
 
     from autotune.compress.onnx_export import save_onnx
-    from autotune.compress.onnx_lower import lower
     from autotune.compress.onnx_symmetric import make_symmetric
 
     model = onnx.load(graph)
     make_symmetric(model)
-    if opset < _TRACED_OPSET:
-        lower(model)
     save_onnx(model, graph)
     return graph
 
@@ -71,7 +79,7 @@ def require_tensorrt_forms(loaded: LoadedModel) -> None:
 
 
 def traced_opset(opset: int) -> int:
-    """What to trace at, to be lowered to `opset`."""
+    """What to trace at, to be `lowered` to `opset`."""
     return max(opset, _TRACED_OPSET)
 
 
@@ -123,7 +131,7 @@ def trace_graphs(
         "autotune.weights_sha256": loaded.weights_sha256,
         "autotune.device": tuned_for(loaded),
         "autotune.versions": versions(),
-        **_inference_dtype(loaded),
+        **(_inference_dtype(loaded) if dtype == "fp32" else {}),
     }
     graphs = {}
     for phase in phases:

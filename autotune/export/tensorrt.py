@@ -13,9 +13,10 @@ from autotune.core.progress import Reporter
 from autotune.core.types import Workload
 from autotune.export.graphs import (
     engine_opset,
-    for_tensorrt,
+    lowered,
     open_checkpoint,
     require_tensorrt_forms,
+    signed,
     trace_graphs,
     traced_opset,
 )
@@ -69,6 +70,7 @@ def export_tensorrt(
         new_folder(folder, output, name="")  # refused before anything is loaded
     loaded, kind = open_checkpoint(folder, dtype)
     require_tensorrt_forms(loaded)
+    integers = has_integer_layers(loaded.model)
     lacks = missing_parts()
     if here and lacks:
         raise EngineError(lacks)
@@ -92,10 +94,10 @@ def export_tensorrt(
                 reporter=reporter,
                 opset=traced_opset(opset),
             )
-            graph = for_tensorrt(graphs[phase], opset)
+            graph = lowered(signed(graphs[phase]) if integers else graphs[phase], opset)
             task = {
                 "dtype": kind,
-                "integers": has_integer_layers(loaded.model),
+                "integers": integers,
                 "profiles": profiles(loaded, phase, workload=shape)[: 1 if one_profile else None],
             }
             write_kit(place, graph, task=task)

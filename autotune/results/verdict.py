@@ -14,7 +14,7 @@ With a latency budget L:
 Without a latency budget the question is whether the model is not slower than the dense one: L = 1.
 There, an interval that contains 1 also counts as met when the ratio itself is at most 1 and the
 interval ends at most 2 % above it: equal speed is what such a request expects where nothing is
-gained, and no measurement proves equality.
+gained, and no measurement proves equality. The dense model itself, handed out, is always met there.
 
 A predicted ratio is compared in the same way, with the 90 % interval of the prediction. Without a
 latency budget it is judged by its value alone: nobody asked for a latency, and nothing is claimed
@@ -50,7 +50,13 @@ class Verdict(enum.StrEnum):
 
     @classmethod
     def of(
-        cls, limit_ratio: float | None, ratio: float, *, ratio_low: float, ratio_high: float
+        cls,
+        limit_ratio: float | None,
+        ratio: float,
+        *,
+        ratio_low: float,
+        ratio_high: float,
+        is_dense: bool = False,
     ) -> Verdict:
         """Compare a measured ratio to the dense latency, and its 95 % interval, with a limit.
 
@@ -59,7 +65,10 @@ class Verdict(enum.StrEnum):
             ratio: Compressed latency / dense latency.
             ratio_low: Lower end of the interval.
             ratio_high: Upper end of the interval.
+            is_dense: Whether the dense model, in its own dtype, was timed against itself.
         """
+        if limit_ratio is None and is_dense:
+            return cls.MET
         limit = 1.0 if limit_ratio is None else limit_ratio
         if ratio_high <= limit:
             return cls.MET

@@ -52,16 +52,14 @@ def bench(folder: str | Path, reporter: Reporter | None = None) -> BenchRecord:
         phases=measured.passes,
         tuned_ratio=tuned.ratio,
         budget_ratio=1.0 if limit is None else limit,
-        verdict=_verdict(record, measured, limit=limit),
+        verdict=Verdict.of(
+            limit,
+            measured.ratio,
+            ratio_low=measured.ratio_low,
+            ratio_high=measured.ratio_high,
+            is_dense=record.is_dense,
+        ),
     )
-
-
-def _verdict(record: TuneRecord, measured: Measured, *, limit: float | None) -> Verdict:
-    """The dense model, handed out, is not slower than itself, however it was timed."""
-    if record.is_dense and limit is None:
-        return Verdict.MET
-    low, high = measured.ratio_low, measured.ratio_high
-    return Verdict.of(limit, measured.ratio, ratio_low=low, ratio_high=high)
 
 
 def _require_builds(folder: Path, record: TuneRecord) -> None:

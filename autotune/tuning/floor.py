@@ -15,7 +15,6 @@ from autotune.core.errors import BudgetInfeasibleError
 from autotune.core.forms import Plan
 from autotune.core.layers import LayerShape
 from autotune.results.parts import Quality
-from autotune.results.verdict import Verdict
 from autotune.search.losses import PlanLosses
 from autotune.search.outer import Knobs
 from autotune.search.problem import Allocation
@@ -240,14 +239,6 @@ class FloorLoop(ClosedLoop):
         # Latency has no limit, and is none of the costs.
         costs = loop.planner.allocation(found.plan, name="").costs
         return loop, replace(found, costs=costs)
-
-    def verdict(self, outcome: Round) -> Verdict:
-        """As without a floor; the dense model is not slower than itself, however it was timed."""
-        plan, network = outcome.allocation.plan, outcome.network
-        unchanged = all(form.is_unchanged for form in plan.values())
-        if unchanged and network.dtype == network.weight_dtype and not self.planner.limits_latency:
-            return Verdict.MET
-        return super().verdict(outcome)
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """All of them keep the floor: the fastest first."""

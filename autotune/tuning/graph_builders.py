@@ -15,7 +15,7 @@ from autotune.core.errors import ModelError, ParityError
 from autotune.core.forms import Plan, plan_to_json
 from autotune.export.graphs import (
     engine_opset,
-    for_tensorrt,
+    lowered,
     open_checkpoint,
     trace_graphs,
     traced_opset,
@@ -196,7 +196,7 @@ class TypedOnnxBuilder(CheckpointBuilder, _Checked):
                 reporter=reporter,
                 opset=traced_opset(opset),
             )
-            for_tensorrt(graphs[phase], opset)
+            lowered(graphs[phase], opset)
             if name == "dense":
                 self.check(graphs[phase], phase, loaded=loaded, dtype=dtype)
 

@@ -232,9 +232,11 @@ class ClosedLoop:
     def verdict(self, outcome: Round) -> Verdict:
         """Whether a round holds the latency budget (the other budgets hold by count)."""
         judged, limit = outcome.judged, self.planner.limit_ratio(outcome.judged.dense_latency_s)
-        decide = Verdict.of_prediction if outcome.measured is None else Verdict.of
         low, high = judged.ratio_low, judged.ratio_high
-        return decide(limit, judged.ratio, ratio_low=low, ratio_high=high)
+        if outcome.measured is None:
+            return Verdict.of_prediction(limit, judged.ratio, ratio_low=low, ratio_high=high)
+        is_dense = outcome.is_dense
+        return Verdict.of(limit, judged.ratio, ratio_low=low, ratio_high=high, is_dense=is_dense)
 
     def preferred(self, rounds: Sequence[Round]) -> list[Round]:
         """Rounds that surely hold the budget, by least loss; then the others, the fastest first."""

@@ -40,6 +40,12 @@ class Round:
         return dataclasses.replace(self, measured=self.second_look or self.measured)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether it is the dense model, in its own dtype."""
+        unchanged = all(form.is_unchanged for form in self.allocation.plan.values())
+        return unchanged and self.network.dtype == self.network.weight_dtype
+
+    @property
     def judged(self) -> Measured:
         """What budgets are judged by: the measurement, or the prediction where there is none."""
         return self.measured or predicted_as_measured(self.network, self.allocation.plan)

@@ -202,10 +202,11 @@ class Tuning:
         if not self.machine.verified:
             return rounds[0]
         loop, search = self._loop, self.request.search
-        if not search.references or self.repeats:
-            found = loop.confirm(rounds)
-            return self._compared_before(found) if search.references else found
         points = References(loop=loop, loss=self.search_loss, floor=self.floor)
+        if not search.references:
+            return points.or_dense(loop.confirm(rounds))
+        if self.repeats:
+            return self._compared_before(loop.confirm(rounds))
         # Where no latency has to be held, what a reference point replaces needs no second look.
         confirmed = not self.request.seeks_latency
         found = loop.confirm(rounds) if confirmed else loop.preferred(rounds)[0]

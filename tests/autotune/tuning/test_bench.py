@@ -1,11 +1,12 @@
 """The same measurement has the same verdict in the tuning and in a later bench (defect D8)."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from autotune.core.errors import UsageError
-from autotune.core.forms import DENSE
+from autotune.core.forms import DENSE, low_rank
 from autotune.core.progress import Reporter
 from autotune.core.types import Budget
 from autotune.results.measured import Measured
@@ -32,7 +33,9 @@ def verdict_of_tuning(budget, measured):
     """What the closed loop decides about a round with this measurement."""
     unused = dict.fromkeys(("compression", "builder", "machine", "networks", "workspace"))
     loop = ClosedLoop(planner=planner_of(budget), rounds=1, **unused)
-    return loop.verdict(Round(allocation=None, network=None, measured=measured, builds={}))
+    allocation = SimpleNamespace(plan={"a": low_rank(8)})
+    network = SimpleNamespace(dtype="fp32", weight_dtype="fp32")
+    return loop.verdict(Round(allocation=allocation, network=network, measured=measured, builds={}))
 
 
 def planner_of(budget):

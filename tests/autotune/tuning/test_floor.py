@@ -9,11 +9,13 @@ from autotune.core.errors import AutotuneError, BudgetInfeasibleError, QuantityE
 from autotune.core.forms import DENSE, low_rank
 from autotune.core.quantities import QUALITY, parse_quantity
 from autotune.core.types import Budget
+from autotune.results.measured import Measured, MeasuredPass
 from autotune.results.parts import Quality
 from autotune.results.verdict import Verdict
 from autotune.search.losses import PlanLosses
 from autotune.tuning.floor import FloorLoop, least_latency, loss_limit
 from autotune.tuning.loop import ClosedLoop
+from autotune.tuning.rounds import Round
 from tests.autotune.tuning.small import small_home, tune_small
 
 
@@ -150,12 +152,20 @@ def test_what_is_not_surely_faster_is_not_built(plan, predicted, built):
     ],
 )
 def test_the_dense_model_is_not_slower_than_itself(plan, dtype, wanted):
-    judged = SimpleNamespace(dense_latency_s=1.0, ratio=1.01, ratio_low=0.97, ratio_high=1.05)
-    one = SimpleNamespace(
+    timed = MeasuredPass(
+        name="prefill",
+        count=1,
+        latency_s=1.01,
+        dense_latency_s=1.0,
+        ratio=1.01,
+        ratio_low=0.97,
+        ratio_high=1.05,
+    )
+    one = Round(
         allocation=SimpleNamespace(plan=plan),
         network=SimpleNamespace(dtype=dtype, weight_dtype="fp32"),
-        judged=judged,
-        measured=judged,
+        measured=Measured(passes=(timed,)),
+        builds={},
     )
     parts = dict.fromkeys(FloorLoop.__dataclass_fields__)
     planner = SimpleNamespace(limits_latency=False, limit_ratio=lambda seconds: None)
@@ -179,15 +189,24 @@ class TestTunings:
         assert record.pareto
         assert record.exit_code in (0, 5)
 
-    def test_where_nothing_is_gained_the_dense_model_is_handed_out(self, home, monkeypatch):
+    @pytest.mark.parametrize("references", [True, False])
+    def test_where_nothing_is_gained_the_dense_model_is_handed_out(
+        self, home, monkeypatch, references
+    ):
         """On a processor where no measurement tells a plan from the dense model."""
-        monkeypatch.setattr(ClosedLoop, "verdict", lambda loop, outcome: Verdict.UNDECIDED)
-        record = tune_small(home, "nothing", quality_floor="1.2x", references=True).record
+        verdict = ClosedLoop.verdict
+
+        def undecided(loop, outcome):
+            return verdict(loop, outcome) if outcome.is_dense else Verdict.UNDECIDED
+
+        monkeypatch.setattr(ClosedLoop, "verdict", undecided)
+        given = {"quality_floor": "1.2x", "references": references}
+        record = tune_small(home, f"nothing {references}", **given).record
         assert record.is_dense
         assert record.verdict is Verdict.MET
         assert record.exit_code == 0
         assert record.quality.compressed == record.quality.dense
-        assert record.compared[0].name == "dense"
+        assert record.solver.name == "dense"
         assert record.compared[0].handed_out
 
     def test_a_floor_that_no_plan_keeps_is_refused(self, home):
