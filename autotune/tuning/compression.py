@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from autotune.compress.statistics import (
 from autotune.compress.tasks import task_class
 from autotune.core.errors import CalibrationError, option_name
 from autotune.core.forms import NATIVE, PLAIN, Form, Plan, parse_form, plan_to_json
+from autotune.core.layers import Site
 from autotune.core.progress import no_progress
 from autotune.core.types import digest
 from autotune.devices.alignment import saving_forms
@@ -41,6 +42,11 @@ from autotune.tuning.integer_errors import IntegerErrors
 from autotune.tuning.model import TracedModel
 from autotune.tuning.request import TuneRequest
 from autotune.tuning.workspace import Workspace
+
+
+def _always(site: Site, precision: str) -> bool:
+    del site, precision
+    return True
 
 
 def chosen_metric(request: TuneRequest, task: str) -> str:
@@ -62,8 +68,16 @@ class Compression:
     metric: str
     storage: str
 
-    def error_table(self, rank_multiple: int, *, workspace: Workspace | None = None) -> ErrorTable:
+    def error_table(
+        self,
+        rank_multiple: int,
+        *,
+        workspace: Workspace | None = None,
+        offers_pairs: Callable[[Site, str], bool] = _always,
+    ) -> ErrorTable:
         """Predicted loss increase by site or joint site and candidate form.
+
+        `offers_pairs` says of a site and a precision of integers whether pairs are candidates.
 
         Errors of a metric that is not in units of the loss are taken relative to the site's own
         output, otherwise the layers with the largest activations would decide alone; those of
@@ -91,12 +105,17 @@ class Compression:
                 structures=self.model.structures,
             )
             table[site.name] = {f: float(errors[f.rank]) for f in forms if f.rank >= least}
-        for name, more in self._rounded_errors(rank_multiple, workspace).items():
+        rounded = self._rounded_errors(rank_multiple, workspace, offers_pairs=offers_pairs)
+        for name, more in rounded.items():
             table[name] |= more
         return table
 
     def _rounded_errors(
-        self, rank_multiple: int, workspace: Workspace | None
+        self,
+        rank_multiple: int,
+        workspace: Workspace | None,
+        *,
+        offers_pairs: Callable[[Site, str], bool],
     ) -> dict[str, dict[Form, float]]:
         """Those of forms of integers, computed once for a run folder."""
         integers = self.factors.integers
@@ -104,13 +123,15 @@ class Compression:
             return {}
         forms = {
             site.name: [
-                *saving_forms(
+                form
+                for form in saving_forms(
                     rank_multiple,
                     in_features=site.in_features,
                     out_features=site.out_features,
                     structures=(),
                     precisions=self.model.precisions,
                 )
+                if form.is_dense or offers_pairs(site, form.precision)
             ]
             for site in self.model.choices
         }

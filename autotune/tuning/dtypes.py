@@ -65,9 +65,12 @@ class NetworkDtype:
         """Latency of the dense network / that in the model's own dtype."""
         return self.dense.ratio if self.dense else 1.0
 
-    def network(self) -> NetworkModel:
-        """The latency model of the network in this dtype, relative to the model's own."""
-        network = self.machine.network(self.builder)
+    def network(self, *, all_pairs: bool) -> NetworkModel:
+        """The latency model of the network in this dtype, relative to the model's own.
+
+        `all_pairs` is that of the machine's.
+        """
+        network = self.machine.network(self.builder, all_pairs=all_pairs)
         if self.dense is None:
             return network
         pairs = zip(network.phases, self.dense.passes, strict=True)
@@ -83,7 +86,7 @@ class NetworkDtype:
             )
             for phase, timed in pairs
         )
-        return NetworkModel(phases=tuple(phases))
+        return replace(network, phases=tuple(phases))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +197,13 @@ class DtypeSearch:
         return math.inf if ratio is None else ratio
 
     def _planner(self, chosen: NetworkDtype) -> Planner:
-        request, model, network = self.request, self.builder.model, chosen.network()
+        request, model = self.request, self.builder.model
+        # Where bytes are limited, a pair may be worth its time.
+        network = chosen.network(all_pairs=request.budget.weight_bytes is not None)
         errors = self.compression.error_table(
-            chosen.machine.rank_multiple, workspace=self.workspace
+            chosen.machine.rank_multiple,
+            workspace=self.workspace,
+            offers_pairs=network.prices_pairs,
         )
         return Planner(
             model=model,

@@ -170,8 +170,10 @@ class Machine(ABC):
         """
 
     @abstractmethod
-    def network(self, builder: Builder) -> NetworkModel:
+    def network(self, builder: Builder, *, all_pairs: bool = False) -> NetworkModel:
         """The latency model of the builder's network, before any plan is built.
+
+        With `all_pairs`, pairs in a precision that cannot save time are priced as well.
 
         Raises:
             MeasurementError: the backend failed on the dense network, or a layer has no price.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from autotune.core.errors import UsageError
-from autotune.core.forms import DENSE
+from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
@@ -45,6 +45,7 @@ from autotune.tuning.network_timing import (
 
 if TYPE_CHECKING:
     from autotune.tuning.builders import Builder
+    from autotune.tuning.model import TracedModel
     from autotune.tuning.workspace import Workspace
 
 _SHOWN_FAILURES = 3
@@ -226,25 +227,20 @@ class MeasuringMachine(Machine):
         table = self._table()
         return {s for s in known if s in again or table.estimate(s).source != "measured"}
 
-    def network(self, builder: Builder) -> NetworkModel:
-        """From the measured layers, and one measurement of the dense network per phase."""
-        model, workload = builder.model, builder.model.workload
-        wanted: set[LayerShape] = set()
-        for phase in workload.passes:
-            for shape in model.dense_shapes(phase, self.dtype):
-                forms = plan_forms(
-                    self.spec,
-                    shape,
-                    points=self.backend.ranks_per_shape,
-                    structures=model.structures,
-                    precisions=model.precisions,
-                )
-                wanted |= {shape, *map(shape.with_form, forms)}
-        table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
-        warning = self.layer_timings().warning
-        if warning:
-            builder.workspace.note(f"warning: {warning}")
-        phases = [
+    def network(self, builder: Builder, *, all_pairs: bool = False) -> NetworkModel:
+        """From the measured layers, and one measurement of the dense network per phase.
+
+        Dense layers in every precision come first: pairs are measured in those that may pay.
+        """
+        model = builder.model
+        dense = [
+            site.shape(Form(precision=precision), self.dtype)
+            for phase in model.workload.passes
+            for site in model.choices_in(phase)
+            for precision in model.precisions
+        ]
+        table = self.measure_layers(dense, builder.workspace, stage="measure dense layers")
+        phases = tuple(
             PhaseModel(
                 name=phase,
                 count=count,
@@ -253,9 +249,39 @@ class MeasuringMachine(Machine):
                 sites=model.choices_in(phase),
                 dtype=self.dtype,
             )
-            for phase, count in workload.passes.items()
-        ]
-        return NetworkModel(phases=tuple(phases))
+            for phase, count in model.workload.passes.items()
+        )
+        network = NetworkModel(phases=phases)
+        unpriced = frozenset(
+            (site.name, precision)
+            for site in model.choices
+            for precision in model.precisions
+            if not (all_pairs or network.pairs_may_pay(site, precision))
+        )
+        network = replace(network, unpriced=unpriced)
+        wanted = self._planned_pairs(network, model)
+        table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
+        warning = self.layer_timings().warning
+        if warning:
+            builder.workspace.note(f"warning: {warning}")
+        return network.on(table)
+
+    def _planned_pairs(self, network: NetworkModel, model: TracedModel) -> set[LayerShape]:
+        """The pairs to measure of every site, in all phases."""
+        found: set[LayerShape] = set()
+        for phase in network.phases:
+            for site in phase.sites:
+                shape = site.shape(DENSE, self.dtype)
+                paying = [p for p in model.precisions if network.prices_pairs(site, p)]
+                forms = plan_forms(
+                    self.spec,
+                    shape,
+                    points=self.backend.ranks_per_shape,
+                    structures=model.structures,
+                    precisions=paying,
+                )
+                found |= {shape, *map(shape.with_form, forms)}
+        return found
 
     def _anchor(self, builder: Builder, phase: str) -> NetworkAnchor:
         """Time one phase of the dense network, and the share of it that each dense shape takes.

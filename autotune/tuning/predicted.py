@@ -127,8 +127,9 @@ class PredictedMachine(Machine):
             "there, or on a farm that it has joined"
         )
 
-    def network(self, builder: Builder) -> NetworkModel:
+    def network(self, builder: Builder, *, all_pairs: bool = False) -> NetworkModel:
         """Σ layers + rest for every phase, without any measurement."""
+        del all_pairs  # in the network's own dtype, which are always priced
         model, predictor = builder.model, self.table.predictor
         with builder.workspace.stage("predict the dense network"):
             predictor.prepare(self._wanted(model))

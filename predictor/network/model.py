@@ -134,9 +134,11 @@ class NetworkModel:
     """What a latency budget covers: one phase, or a request, Σ count · phase.
 
     A request of many output tokens is its prefill once and its decode step once a token.
+    `unpriced`: names of sites with the precisions whose pairs have no latency, as they cannot pay.
     """
 
     phases: tuple[PhaseModel, ...]
+    unpriced: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -161,14 +163,13 @@ class NetworkModel:
     def corrected(self, corrections: Sequence[float]) -> NetworkModel:
         """The same model with the correction that measurements taught of each phase."""
         pairs = zip(self.phases, corrections, strict=True)
-        return NetworkModel(
-            phases=tuple(dataclasses.replace(one, correction=c) for one, c in pairs)
-        )
+        phases = tuple(dataclasses.replace(one, correction=c) for one, c in pairs)
+        return dataclasses.replace(self, phases=phases)
 
     def on(self, predictor: LatencyPredictor) -> NetworkModel:
         """The same model with other layer latencies."""
-        phases = (dataclasses.replace(one, predictor=predictor) for one in self.phases)
-        return NetworkModel(phases=tuple(phases))
+        phases = tuple(dataclasses.replace(one, predictor=predictor) for one in self.phases)
+        return dataclasses.replace(self, phases=phases)
 
     def site_latency_s(self, site: Site, form: Form) -> float:
         """Seconds that the site adds to the network in `form`, at the anchors' conditions."""
@@ -189,6 +190,18 @@ class NetworkModel:
             ratio=latency_s / dense_s,
             source=guesses[0] if guesses else "measured",
         )
+
+    def pairs_may_pay(self, site: Site, precision: str) -> bool:
+        """Whether pairs in `precision` may be faster than pairs in the network's own dtype.
+
+        They are not where the dense layer in `precision` takes longer by the whole of its interval.
+        """
+        estimate = self.layer_estimate(site, Form(precision=precision))
+        return estimate.low_s <= estimate.latency_s / estimate.ratio
+
+    def prices_pairs(self, site: Site, precision: str) -> bool:
+        """Whether pairs of the site in `precision` have a latency."""
+        return (site.name, precision) not in self.unpriced
 
     @property
     def rest_s(self) -> float:

@@ -9,23 +9,25 @@ import autotune
 from autotune.compress.integer_layers import has_integer_layers
 from autotune.compress.loading import load_checkpoint
 from autotune.core.errors import UsageError
-from autotune.core.forms import INT8_STATIC, NATIVE
+from autotune.core.forms import INT8_STATIC, NATIVE, parse_form
 from autotune.devices.detect import has_int8_products
 from autotune.export.graphs import forms as tuned_forms
 from autotune.export.onnx import export_onnx
 from autotune.export.tensorrt import export_tensorrt
+from autotune.predictor.network.model import NetworkModel
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import measured_rows
 from autotune.results.checks import CheckKind
 from tests.autotune.tuning.small import small_home, tune_small
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.duration(60),
-    pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products"),
-]
-BACKENDS = {
-    "onnxruntime-cpu": "int8-static,int8-dynamic,int8-weight-only,int4-weight-only",
-    "openvino-cpu": "int8-static",
-}
+pytestmark = [pytest.mark.slow, pytest.mark.duration(60)]
+# What every processor is offered, and what those with 8-bit products are.
+BACKENDS = {"onnxruntime-cpu": "int8-weight-only,int4-weight-only"}
+if has_int8_products():
+    BACKENDS = {
+        "onnxruntime-cpu": "int8-static,int8-dynamic,int8-weight-only,int4-weight-only",
+        "openvino-cpu": "int8-static",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,8 @@ def home(tmp_path_factory):
 
 
 def tune(home, name, **given):
-    return tune_small(
-        home,
-        name,
-        memory_budget="0.85x",
-        sensitivity_rounds=1,
-        allow_quality_loss=True,
-        **given,
-    )
+    usual = {"memory_budget": "0.85x", "sensitivity_rounds": 1, "allow_quality_loss": True}
+    return tune_small(home, name, **(usual | given))
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -120,7 +116,22 @@ def test_a_precision_that_the_backend_lacks_is_refused(home):
         tune(home, "refused", precision="int3")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+def test_pairs_that_cannot_pay_are_neither_measured_nor_offered(home, monkeypatch):
+    """Their dense layer is measured, since the result is compared with it."""
+    monkeypatch.setattr(NetworkModel, "pairs_may_pay", lambda network, site, precision: False)
+    given = {"latency_budget": "0.95x", "memory_budget": None, "database": home / "own.sqlite"}
+    result = tune(home, "pairs", precision="native,int8-weight-only", **given)
+    with LatencyDatabase(home / "own.sqlite") as database:
+        (name,) = database.fingerprints()
+        forms = {row.shape.form for row in measured_rows(database.rows(name))}
+    rounded = {form for form in forms if form.precision != NATIVE}
+    assert rounded == {parse_form("dense:int8-weight-only")}
+    assert len(forms) > 2
+    (search,) = result.folder.rglob("int8-errors*.json")
+    assert "rank=" not in search.read_text()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino-cpu"])
 def test_a_processor_without_8_bit_products_is_named(home, monkeypatch, backend):
     monkeypatch.setattr("autotune.profiler.backends.base.has_int8_products", lambda: False)
     with pytest.raises(UsageError, match=r"which has no instructions that sum 8-bit products"):
