@@ -17,8 +17,8 @@ from autotune.devices.visible import VISIBLE, Gpu, physical_gpus, visible_gpus
 THREADS = "AUTOTUNE_THREADS"
 _INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 # Instructions that decide in what precision a runtime computes, and how fast: x86, then ARM.
-_FEATURES = _INT8_FLAGS | {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16"}
-_FEATURES |= {"asimddp", "i8mm", "bf16", "sve", "sve2"}
+CPU_FEATURES = _INT8_FLAGS | {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16"}
+CPU_FEATURES |= {"asimddp", "i8mm", "bf16", "sve", "sve2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def cpu_features() -> tuple[str, ...]:
     except OSError:
         return ()
     lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
-    return tuple(sorted(_FEATURES.intersection(next(lines, "").split())))
+    return tuple(sorted(CPU_FEATURES.intersection(next(lines, "").split())))
 
 
 def has_int8_products() -> bool:

@@ -16,7 +16,9 @@ from autotune.core.errors import AutotuneError, MeasurementError
 from autotune.core.layers import LayerShape
 from autotune.core.text import one_line
 from autotune.core.types import Fingerprint, Record, from_mapping
-from autotune.devices.specs import DeviceSpec, find_device
+from autotune.devices.detect import CPU_FEATURES
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec, find_device
+from autotune.farm.base import Abilities
 from autotune.profiler.database.audit import least_latency_s
 from autotune.profiler.database.records import PERCENTS
 from autotune.profiler.measure.nodes import SiteProfile
@@ -103,6 +105,27 @@ def read_fingerprint(text: object, *, device: str) -> Fingerprint:
     """
     found = _record(Fingerprint, text)
     _require(found.device == device, "the fingerprint of another device")
+    return found
+
+
+def read_abilities(text: object, *, dtype: str, forms: Sequence[str]) -> Abilities:
+    """What networks on a worker's device can be.
+
+    Raises:
+        AnswerError: it is of another form, or of forms that were not asked for.
+    """
+    values = _object(text)
+    columns = {name: tuple(row) for name, row in values.items() if isinstance(row, list)}
+    _require(len(columns) == len(values), "abilities that are no lists")
+    try:
+        found = from_mapping(Abilities, columns)
+    except ValueError as error:
+        raise AnswerError(f"a worker sent no Abilities ({cut(error)})") from None
+    _check_types(found)
+    _require(set(found.forms) <= set(forms), "forms that were not asked for")
+    _require(found.dtypes[:1] == (dtype,), "the dtypes of another one")
+    _require(set(found.dtypes) <= set(DTYPE_BYTES), "dtypes that nobody knows")
+    _require(set(found.cpu_features) <= CPU_FEATURES, "instructions that nobody knows")
     return found
 
 

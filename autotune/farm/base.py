@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from autotune.core.errors import DeviceMissingError
+from autotune.core.forms import NATIVE, parse_form
 from autotune.core.progress import Advance
 from autotune.core.types import Fingerprint
 from autotune.devices.specs import find_device
@@ -25,6 +26,19 @@ class FarmDevice:
     name: str
     reported_name: str
     count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abilities:
+    """What networks on a device can be, as the host that has it reports.
+
+    `forms` of layers as plans spell them, each standing for all of its ranks; `dtypes` that
+    networks of one dtype can be run in, that one first; `cpu_features` of its processor.
+    """
+
+    forms: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    cpu_features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +73,17 @@ class Executor(ABC):
     @abstractmethod
     def fingerprint(self, device: str, backend: str, *, dtype: str, threads: int) -> Fingerprint:
         """The fingerprint of the host that runs a shard; its measurements are stored under it."""
+
+    def abilities(
+        self, device: str, backend: str, *, dtype: str, forms: Sequence[str]
+    ) -> Abilities:
+        """Which of `forms` and which dtypes the host that runs a shard runs well.
+
+        An executor that cannot ask it answers with those in the model's own dtype.
+        """
+        del device, backend
+        native = (form for form in forms if parse_form(form).precision == NATIVE)
+        return Abilities(forms=tuple(native), dtypes=(dtype,))
 
     @abstractmethod
     def run(self, shard: Shard) -> Iterator[Outcome]:

@@ -7,9 +7,16 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from autotune.core.forms import parse_form
 from autotune.core.types import Fingerprint
-from autotune.devices.detect import PresentDevice, check_threads, present_devices, require_device
-from autotune.farm.base import Executor, FarmDevice, Shard
+from autotune.devices.detect import (
+    PresentDevice,
+    check_threads,
+    cpu_features,
+    present_devices,
+    require_device,
+)
+from autotune.farm.base import Abilities, Executor, FarmDevice, Shard
 from autotune.farm.measuring_process import COMMAND
 from autotune.profiler.backends import Backend, make_backend, require_backend
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
@@ -43,6 +50,18 @@ class LocalExecutor(Executor):
         present = require_device(device)
         runs = require_backend(backend, present.spec.kind)
         return fingerprint_of(present, runs, dtype=dtype, threads=check_threads(threads or None))
+
+    def abilities(
+        self, device: str, backend: str, *, dtype: str, forms: Sequence[str]
+    ) -> Abilities:
+        """Those of the backend on this machine."""
+        kind = require_device(device).spec.kind
+        runs = require_backend(backend, kind)
+        return Abilities(
+            forms=tuple(form for form in forms if runs.implements(parse_form(form))),
+            dtypes=runs.inference_dtypes(dtype),
+            cpu_features=cpu_features() if kind == "cpu" else (),
+        )
 
     def run(self, shard: Shard) -> Iterator[Outcome]:
         """Run a shard, in processes of a few tasks each; see profiler/measure/shard.py."""

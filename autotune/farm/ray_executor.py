@@ -21,12 +21,13 @@ from autotune.farm.address import await_listener, split_address
 from autotune.farm.answers import (
     AnswerError,
     cut,
+    read_abilities,
     read_fingerprint,
     read_outcome,
     read_profile,
     worker_error,
 )
-from autotune.farm.base import Executor, FarmDevice, Shard
+from autotune.farm.base import Abilities, Executor, FarmDevice, Shard
 from autotune.farm.errors import FarmUnreachableError, WorkerLostError
 from autotune.farm.hired import Hired
 from autotune.farm.offers import RESOURCE, is_worker, offered_devices
@@ -93,6 +94,16 @@ class RayExecutor(Executor):
             name, backend, dtype=dtype, threads=threads
         )
         return read_fingerprint(self._answer(ask), device=name)
+
+    def abilities(
+        self, device: str, backend: str, *, dtype: str, forms: Sequence[str]
+    ) -> Abilities:
+        """What a worker with the device reports."""
+        name = self.require(device).name
+        ask = self._on(name, remote.abilities_here).remote(
+            name, backend, dtype=dtype, forms=list(forms)
+        )
+        return read_abilities(self._answer(ask), dtype=dtype, forms=forms)
 
     def _on(self, device: str, function: Any, **options: Any) -> Any:
         """A remote function that occupies the device, in a process that ends with the call."""

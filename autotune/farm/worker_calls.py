@@ -27,6 +27,12 @@ def fingerprint_here(device: str, backend: str, *, dtype: str, threads: int) -> 
     )
 
 
+def abilities_here(device: str, backend: str, *, dtype: str, forms: Sequence[str]) -> str:
+    """What networks on the worker's device can be, as JSON text."""
+    found = LocalExecutor().abilities(device, backend, dtype=dtype, forms=forms)
+    return json.dumps(vars(found))
+
+
 def shard_text(shard: Shard) -> str:
     """A shard as JSON text, for `run_here`."""
     tasks = [task.to_json() for task in shard.tasks]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autotune.core.forms import NATIVE, Form
+from autotune.compress.precisions import PRECISIONS
+from autotune.core.forms import STRUCTURES, Form, low_rank
 from autotune.core.types import Address
 from autotune.devices.specs import DeviceSpec
 from autotune.farm.base import Executor, FarmRunner
@@ -10,6 +11,15 @@ from autotune.profiler.backends.base import Backend
 from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
 from autotune.tuning.measuring import MeasuringMachine
+
+# Whether a backend runs a form does not depend on the rank.
+_ONE_OF_EACH = tuple(
+    str(form)
+    for form in (
+        *(Form(precision=name) for name in PRECISIONS),
+        *(low_rank(1, structure) for structure in STRUCTURES),
+    )
+)
 
 
 class FarmMachine(MeasuringMachine):
@@ -58,18 +68,29 @@ class FarmMachine(MeasuringMachine):
             remeasure=remeasure,
         )
         self._executor = executor
+        self._abilities = executor.abilities(
+            spec.name, backend.name, dtype=dtype, forms=_ONE_OF_EACH
+        )
 
     def _has_form(self, form: Form) -> bool:
-        """In native precision: what the worker's processor multiplies well is not asked."""
-        return form.precision == NATIVE and super()._has_form(form)
+        """Those that the worker runs well, if this host computes the same: it checks the graphs."""
+        return str(form) in self._abilities.forms and super()._has_form(form)
+
+    def _why_not(self, precision: str) -> str:
+        """Of the two hosts, that which has not got it."""
+        if super()._has_form(Form(precision=precision)):
+            return (
+                f"{self.backend.name} does not run such layers well on the worker that has joined"
+            )
+        return super()._why_not(precision)
 
     def inference_dtypes(self) -> tuple[str, ...]:
-        """The model's own: what the worker's processor has instructions for is not asked."""
-        return (self.dtype,)
+        """Those of the backend on the worker."""
+        return self._abilities.dtypes
 
     def cpu_features(self) -> tuple[str, ...]:
-        """The worker is not asked."""
-        return ()
+        """Those of the worker's processor."""
+        return self._abilities.cpu_features
 
     def judges(self, setup: EvaluatorSetup) -> JudgePool | None:
         """One judge on every host of the farm."""

@@ -260,7 +260,10 @@ def test_products_of_blocks_do_not_overflow(model, factors, tmp_path, precision,
     layer.weight[: layer.weight.numel() // 2] = -127 if precision == "int8-weight-only" else 0
     one_product(model, DOWN, tmp_path / "dense.onnx", gemm=False)
     rewrite_low_rank(tmp_path / "dense.onnx", {DOWN: layer}, path=tmp_path / "q.onnx", metadata={})
-    x = torch.ones(rows, layer.in_features) * torch.tensor([1.0, -1.0])[torch.arange(rows) % 2, None]
+    x = (
+        torch.ones(rows, layer.in_features)
+        * torch.tensor([1.0, -1.0])[torch.arange(rows) % 2, None]
+    )
     (found,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"x": x.numpy()})
     right = layer(x).numpy()
     assert np.abs(right).min() > 0

@@ -38,6 +38,7 @@ FAILS = {
         "test_a_statement_that_fails_is_one_of_our_errors",
     },
     "executor": {
+        "test_abilities_are_some_of_what_is_asked_for",
         "test_every_task_has_one_outcome",
         "test_a_task_that_fails_costs_no_other",
         "test_a_device_that_is_not_reached_is_refused_at_once",

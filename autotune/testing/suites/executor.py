@@ -103,6 +103,18 @@ class ExecutorSuite:
         assert (first.device, first.backend) == (self.device, self.backend)
         assert first.dtype == self.dtype
 
+    def test_abilities_are_some_of_what_is_asked_for(self, executor: Executor) -> None:
+        """Forms that were named, and the dtypes, the own one first; the same each time."""
+        asked = ["dense", "rank=1", "dense:int8-static"]
+        first, second = (
+            executor.abilities(self.device, self.backend, dtype=self.dtype, forms=asked)
+            for _ in range(2)
+        )
+        assert first == second
+        assert set(first.forms) <= set(asked)
+        assert {"dense", "rank=1"} <= set(first.forms)
+        assert first.dtypes[0] == self.dtype
+
     def test_leaving_early_frees_the_device(self, executor: Executor) -> None:
         """To close the iterator ends what runs: the next shard does not wait for the rest."""
         outcomes = executor.run(self.shard(*(self.task(16 * (i + 1)) for i in range(40))))

@@ -12,6 +12,7 @@ from autotune.core.types import Fingerprint
 from autotune.farm.answers import (
     AnswerError,
     cut,
+    read_abilities,
     read_fingerprint,
     read_losses,
     read_outcome,
@@ -166,6 +167,26 @@ def test_a_fingerprint_is_of_the_device_that_was_asked_for():
     for wrong in ({"device": "h200-sxm"}, {"threads": "1"}, {"versions": {"o": 1}}, {"extra": 1}):
         with pytest.raises(AnswerError):
             read_fingerprint(json.dumps(values | wrong), device="cpu")
+
+
+def test_abilities_are_of_what_was_asked_for():
+    asked = ["dense", "dense:int8-static", "rank=1:pivoted"]
+    good = {"forms": asked[:2], "dtypes": ["fp32", "bf16"], "cpu_features": ["avx2"]}
+    found = read_abilities(json.dumps(good), dtype="fp32", forms=asked)
+    assert found.forms == ("dense", "dense:int8-static")
+    assert found.dtypes == ("fp32", "bf16")
+    for wrong in (
+        {"forms": ["dense:int3"]},
+        {"forms": "dense"},
+        {"forms": [["dense"]]},
+        {"dtypes": []},
+        {"dtypes": ["bf16", "fp32"]},
+        {"dtypes": ["fp32", "fp1"]},
+        {"cpu_features": ["sse9"]},
+        {"extra": []},
+    ):
+        with pytest.raises(AnswerError):
+            read_abilities(json.dumps(good | wrong), dtype="fp32", forms=asked)
 
 
 def test_losses_are_sums_and_counts():

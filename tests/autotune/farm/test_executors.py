@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from autotune.compress.precisions import PRECISIONS
 from autotune.core.errors import DeviceMissingError, UsageError
+from autotune.core.forms import STRUCTURES, Form
 from autotune.core.layers import LayerShape
-from autotune.devices.detect import check_threads, require_device
+from autotune.devices.detect import check_threads, cpu_features, require_device
 from autotune.farm.address import split_address
-from autotune.farm.base import Shard
+from autotune.farm.base import Abilities, Shard
 from autotune.farm.errors import FarmUnreachableError
 from autotune.farm.processes import make_token, read_token
 from autotune.layers.profile import profile_points
@@ -57,12 +59,32 @@ def test_the_fingerprint_is_that_of_the_host(executor):
 def test_the_coordinator_writes_what_workers_measured(executor, tmp_path):
     dense = LayerShape(tokens=16, in_features=64, out_features=96)
     machine = executor_machine(executor, MachineOptions(threads=1))
-    # The worker's processor is not asked what integers it multiplies well.
-    assert machine.precisions(("native", "int8-static"), all_of_them=False) == ("native",)
     with LatencyDatabase(tmp_path / "latency.sqlite") as store:
         found = profile_points(machine, store, wanted=[dense], policy=QUICK)
         assert (found.measured, found.failed) == (1, ())
         assert len(store.measurements(machine.fingerprint.id)) == 1
+
+
+def test_forms_and_dtypes_are_those_of_the_worker(executor):
+    """Here it is this host, whose processor may have instructions for integers."""
+    for name in ("onnxruntime-cpu", "openvino-cpu"):
+        here = make_backend(name, "cpu")
+        machine = executor_machine(executor, MachineOptions(threads=1, backend=name))
+        offered = machine.precisions(tuple(PRECISIONS), all_of_them=False)
+        assert set(offered) == {p for p in PRECISIONS if here.implements(Form(precision=p))}
+        assert machine.structures(STRUCTURES) == STRUCTURES
+        assert machine.inference_dtypes() == here.inference_dtypes("fp32")
+        assert machine.cpu_features() == cpu_features()
+
+
+def test_what_the_worker_cannot_run_is_refused(executor, monkeypatch):
+    machine = executor_machine(executor, MachineOptions(threads=1))
+    monkeypatch.setattr(machine, "_abilities", Abilities(forms=("dense",), dtypes=("fp32",)))
+    with pytest.raises(
+        UsageError, match=r"int8-weight-only: .* on the worker that"
+    ):
+        machine.precisions(("native", "int8-weight-only"), all_of_them=True)
+    assert machine.network_dtypes(("native", "bf16"), all_of_them=False) == ("fp32",)
 
 
 def measuring(farm):

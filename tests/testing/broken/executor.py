@@ -1,5 +1,7 @@
 """A executor that breaks its contract."""
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.farm.local import LocalExecutor
@@ -11,6 +13,11 @@ class Forgetful(LocalExecutor):
     def run(self, shard):
         for i, _ in enumerate(shard.tasks[1:]):
             yield Outcome(index=i, error="ValueError: lost")
+
+
+    def abilities(self, device, backend, *, dtype, forms):
+        found = super().abilities(device, backend, dtype=dtype, forms=forms)
+        return replace(found, forms=(*found.forms, "dense:int3"))
 
 
 class TestForgetful(ExecutorSuite):
