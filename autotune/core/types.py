@@ -101,3 +101,8 @@ class Estimate:
     high_s: float
     ratio: float
     source: Source
+
+    @property
+    def is_above_dense(self) -> bool:
+        """Whether the whole interval lies above the seconds of the dense layer."""
+        return self.low_s > self.latency_s / self.ratio

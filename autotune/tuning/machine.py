@@ -29,6 +29,7 @@ from autotune.search.judges import JudgePool
 
 if TYPE_CHECKING:
     from autotune.tuning.builders import Builder
+    from autotune.tuning.model import TracedModel
     from autotune.tuning.workspace import Workspace
 
 
@@ -105,6 +106,11 @@ class Machine(ABC):
                 f"choose {' or '.join(found)}, or auto for all that it offers"
             )
         return found
+
+    def promising_precisions(self, model: TracedModel, workspace: Workspace) -> tuple[str, ...]:
+        """Those of the model's precisions in which some dense layer may be faster, native first."""
+        del workspace
+        return model.precisions
 
     def _why_not(self, precision: str) -> str:
         """Why layers cannot have a precision here."""

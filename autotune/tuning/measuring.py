@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import statistics
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from autotune.core.errors import UsageError
-from autotune.core.forms import DENSE, Form
+from autotune.core.forms import NATIVE
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
@@ -23,16 +21,17 @@ from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.table import LatencyTable
-from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
+from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import SiteProfile
-from autotune.profiler.measure.points import plan_forms
 from autotune.profiler.measure.settling import Settled, measure_wanted
-from autotune.profiler.measure.tasks import Subject, TaskRunner
+from autotune.profiler.measure.tasks import TaskRunner
 from autotune.profiler.measure.timing import PairedTiming
 from autotune.results.layer_timings import LayerTimings
+from autotune.tuning.anchors import measure_anchor
 from autotune.tuning.machine import Machine
+from autotune.tuning.model import TracedModel, dense_layers
 from autotune.tuning.network_timing import (
     brief_policy,
     layer_looks,
@@ -42,13 +41,15 @@ from autotune.tuning.network_timing import (
     product_sd_s,
     time_subjects,
 )
+from autotune.tuning.planned_layers import planned_layers
 
 if TYPE_CHECKING:
     from autotune.tuning.builders import Builder
-    from autotune.tuning.model import TracedModel
     from autotune.tuning.workspace import Workspace
 
 _SHOWN_FAILURES = 3
+# Native and one more: to look at the other beforehand saves nothing.
+_FEW_PRECISIONS = 2
 
 
 class SiteProfiler(Protocol):
@@ -227,24 +228,42 @@ class MeasuringMachine(Machine):
         table = self._table()
         return {s for s in known if s in again or table.estimate(s).source != "measured"}
 
+    def promising_precisions(self, model: TracedModel, workspace: Workspace) -> tuple[str, ...]:
+        """By a measurement of every dense layer in each, where there are several beside native."""
+        if len(model.precisions) <= _FEW_PRECISIONS:
+            return model.precisions
+        table = self._measure_dense(model, workspace)
+
+        def promises(precision: str) -> bool:
+            shapes = dense_layers(model, precision, dtype=self.dtype)
+            return precision == NATIVE or not all(table.estimate(s).is_above_dense for s in shapes)
+
+        found = tuple(filter(promises, model.precisions))
+        for precision in sorted(set(model.precisions) - set(found)):
+            workspace.note(f"{precision} is left out: every layer is slower in it")
+        return found
+
+    def _measure_dense(self, model: TracedModel, workspace: Workspace) -> LatencyTable:
+        """Every dense layer in every precision."""
+        shapes = [
+            shape
+            for precision in model.precisions
+            for shape in dense_layers(model, precision, dtype=self.dtype)
+        ]
+        return self.measure_layers(shapes, workspace, stage="measure dense layers")
+
     def network(self, builder: Builder, *, all_pairs: bool = False) -> NetworkModel:
         """From the measured layers, and one measurement of the dense network per phase.
 
         Dense layers in every precision come first: pairs are measured in those that may pay.
         """
         model = builder.model
-        dense = [
-            site.shape(Form(precision=precision), self.dtype)
-            for phase in model.workload.passes
-            for site in model.choices_in(phase)
-            for precision in model.precisions
-        ]
-        table = self.measure_layers(dense, builder.workspace, stage="measure dense layers")
+        table = self._measure_dense(model, builder.workspace)
         phases = tuple(
             PhaseModel(
                 name=phase,
                 count=count,
-                anchor=self._anchor(builder, phase),
+                anchor=measure_anchor(self, builder, phase),
                 predictor=table,
                 sites=model.choices_in(phase),
                 dtype=self.dtype,
@@ -259,88 +278,12 @@ class MeasuringMachine(Machine):
             if not (all_pairs or network.pairs_may_pay(site, precision))
         )
         network = replace(network, unpriced=unpriced)
-        wanted = self._planned_pairs(network, model)
+        wanted = planned_layers(network, model, spec=self.spec, points=self.backend.ranks_per_shape)
         table = self.measure_layers(wanted, builder.workspace, stage="measure layers")
         warning = self.layer_timings().warning
         if warning:
             builder.workspace.note(f"warning: {warning}")
         return network.on(table)
-
-    def _planned_pairs(self, network: NetworkModel, model: TracedModel) -> set[LayerShape]:
-        """The pairs to measure of every site, in all phases."""
-        found: set[LayerShape] = set()
-        for phase in network.phases:
-            for site in phase.sites:
-                shape = site.shape(DENSE, self.dtype)
-                paying = [p for p in model.precisions if network.prices_pairs(site, p)]
-                forms = plan_forms(
-                    self.spec,
-                    shape,
-                    points=self.backend.ranks_per_shape,
-                    structures=model.structures,
-                    precisions=paying,
-                )
-                found |= {shape, *map(shape.with_form, forms)}
-        return found
-
-    def _anchor(self, builder: Builder, phase: str) -> NetworkAnchor:
-        """Time one phase of the dense network, and the share of it that each dense shape takes.
-
-        The shares come from the network's own nodes where the backend reports them, otherwise from
-        layers timed alternately with the network.
-        """
-        shapes = builder.model.dense_shapes(phase, self.dtype)
-        dense, inputs = builder.dense(phase), builder.inputs(phase)
-
-        def compute() -> dict[str, Any]:
-            self.has_measured = True
-            with builder.workspace.stage(f"measure the dense network, {phase}") as advance:
-                shares = self._node_shares(builder, phase, advance=advance)
-                subjects = [network_subject(dense, inputs)]
-                if shares is None:
-                    subjects += [Subject(layer=shape) for shape in shapes]
-                policy = network_policy(self.spec.kind, self.measure_seconds)
-                timing = time_subjects(self.runner, subjects, policy=policy, advance=advance)
-                shares = timing.ratios[1:] if shares is None else shares
-            settled = timing.converged
-            return {"latency_s": timing.latencies_s[0], "shares": list(shares), "settled": settled}
-
-        key = {
-            "measure_seconds": self.measure_seconds,
-            "dense": builder.key(dense),
-            **builder.model.key,
-            "fingerprint": self.fingerprint.id,
-            "workload": builder.model.shape_key(phase),
-            "shapes": [shape.to_json() for shape in shapes],
-        }
-        found = builder.workspace.value(
-            "anchor",
-            key,
-            compute=compute,
-            reuse=lambda one: bool(one["settled"]) or self.keeps_timings,
-        )
-        return NetworkAnchor(
-            latency_s=found["latency_s"],
-            layer_shares=dict(zip(shapes, found["shares"], strict=True)),
-        )
-
-    def _node_shares(
-        self, builder: Builder, phase: str, *, advance: Advance
-    ) -> tuple[float, ...] | None:
-        """Share of the network that each dense shape takes, sorted; None where it is not told."""
-        names = [site.name for site in builder.model.single]
-        profile = self.site_latencies(
-            builder.dense(phase), builder.inputs(phase), sites=names, advance=advance
-        )
-        if profile is None:
-            return None
-        seconds: dict[LayerShape, list[float]] = defaultdict(list)
-        for site in builder.model.choices_in(phase):
-            layers_s = sum(profile.sites_s[name] for name in site.layers)
-            seconds[site.shape(DENSE, self.dtype)].append(layers_s)
-        return tuple(
-            statistics.median(seconds[shape]) / profile.total_s for shape in sorted(seconds)
-        )
 
     def site_latencies(
         self, build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance

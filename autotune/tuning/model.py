@@ -15,7 +15,7 @@ from autotune.compress.positions import max_positions, stated_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
 from autotune.compress.tasks import Task, make_task
 from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
-from autotune.core.forms import DENSE, NATIVE, PLAIN
+from autotune.core.forms import DENSE, NATIVE, PLAIN, Form
 from autotune.core.layers import LayerShape, Site
 from autotune.core.types import Workload
 from autotune.devices.specs import DTYPE_BYTES
@@ -147,6 +147,15 @@ def trace_model(
         structures=structures,
         precisions=precisions,
     )
+
+
+def dense_layers(model: TracedModel, precision: str, *, dtype: str) -> list[LayerShape]:
+    """The dense layers of all phases in a precision."""
+    return [
+        site.shape(Form(precision=precision), dtype)
+        for phase in model.workload.passes
+        for site in model.choices_in(phase)
+    ]
 
 
 def _not_run(loaded: LoadedModel) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -120,6 +121,9 @@ def open_tuning(
         if machine.verified:  # a model that cannot be exported is refused before anything long
             for phase in request.workload.passes:
                 builder.dense(phase)
+        if request.method.precision == "auto" and request.budget.weight_bytes is None:
+            model = replace(model, precisions=machine.promising_precisions(model, workspace))
+            builder = make_builder(model, machine, workspace=workspace)
         compression = compress(model, request, data=data, workspace=workspace)
         given = DtypeSearch(
             request=request,

@@ -196,8 +196,7 @@ class NetworkModel:
 
         They are not where the dense layer in `precision` takes longer by the whole of its interval.
         """
-        estimate = self.layer_estimate(site, Form(precision=precision))
-        return estimate.low_s <= estimate.latency_s / estimate.ratio
+        return not self.layer_estimate(site, Form(precision=precision)).is_above_dense
 
     def prices_pairs(self, site: Site, precision: str) -> bool:
         """Whether pairs of the site in `precision` have a latency."""

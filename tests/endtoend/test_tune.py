@@ -259,7 +259,7 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
     import autotune
     from autotune.profiler.database.latency import LatencyDatabase
     from autotune.profiler.measure.points import plan_forms
-    from autotune.tuning import measuring
+    from autotune.tuning import planned_layers
 
     wanted = {0}
 
@@ -268,7 +268,7 @@ def test_guesses_that_could_change_the_plan_are_measured(copied, home, tmp_path,
         wanted.update({forms[0].rank, forms[-1].rank})
         return [forms[0], forms[-1]]
 
-    monkeypatch.setattr(measuring, "plan_forms", ends)
+    monkeypatch.setattr(planned_layers, "plan_forms", ends)
     autotune.tune(
         LLAMA,
         device="cpu",

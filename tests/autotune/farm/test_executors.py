@@ -80,9 +80,7 @@ def test_forms_and_dtypes_are_those_of_the_worker(executor):
 def test_what_the_worker_cannot_run_is_refused(executor, monkeypatch):
     machine = executor_machine(executor, MachineOptions(threads=1))
     monkeypatch.setattr(machine, "_abilities", Abilities(forms=("dense",), dtypes=("fp32",)))
-    with pytest.raises(
-        UsageError, match=r"int8-weight-only: .* on the worker that"
-    ):
+    with pytest.raises(UsageError, match=r"int8-weight-only: .* on the worker that"):
         machine.precisions(("native", "int8-weight-only"), all_of_them=True)
     assert machine.network_dtypes(("native", "bf16"), all_of_them=False) == ("fp32",)
 

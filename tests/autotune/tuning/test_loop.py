@@ -16,7 +16,7 @@ from autotune.results.verdict import Verdict
 from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedMachine
 from autotune.testing.tuning import example_errors, example_sites, simulated_tuning
-from autotune.tuning import measuring
+from autotune.tuning import planned_layers
 from autotune.tuning.corrections import corrected, surprise
 from autotune.tuning.decisions import guessed
 from autotune.tuning.loop import ClosedLoop
@@ -61,7 +61,7 @@ def ends(spec, shape, **offered):
 @pytest.fixture
 def tuning(tmp_path, request, monkeypatch):
     if hasattr(request, "param"):
-        monkeypatch.setattr(measuring, "plan_forms", request.param)
+        monkeypatch.setattr(planned_layers, "plan_forms", request.param)
     sites = example_sites(WORKLOAD)
     machine = ScriptedMachine(simulated_hardware("cpu-like"), tmp_path / "latency.sqlite")
     with simulated_tuning(

@@ -14,7 +14,6 @@ class Forgetful(LocalExecutor):
         for i, _ in enumerate(shard.tasks[1:]):
             yield Outcome(index=i, error="ValueError: lost")
 
-
     def abilities(self, device, backend, *, dtype, forms):
         found = super().abilities(device, backend, dtype=dtype, forms=forms)
         return replace(found, forms=(*found.forms, "dense:int3"))
