@@ -65,7 +65,7 @@ class NetworkDtype:
         """Latency of the dense network / that in the model's own dtype."""
         return self.dense.ratio if self.dense else 1.0
 
-    def network(self, *, all_pairs: bool) -> NetworkModel:
+    def network(self, *, all_pairs: bool = False) -> NetworkModel:
         """The latency model of the network in this dtype, relative to the model's own.
 
         `all_pairs` is that of the machine's.

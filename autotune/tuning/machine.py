@@ -108,7 +108,7 @@ class Machine(ABC):
         return found
 
     def promising_precisions(self, model: TracedModel, workspace: Workspace) -> tuple[str, ...]:
-        """Those of the model's precisions in which some dense layer may be faster, native first."""
+        """Those of the model's precisions in which some dense layer is faster, native first."""
         del workspace
         return model.precisions
 

@@ -236,7 +236,7 @@ class MeasuringMachine(Machine):
 
         def promises(precision: str) -> bool:
             shapes = dense_layers(model, precision, dtype=self.dtype)
-            return precision == NATIVE or not all(table.estimate(s).is_above_dense for s in shapes)
+            return precision == NATIVE or any(table.estimate(s).ratio < 1.0 for s in shapes)
 
         found = tuple(filter(promises, model.precisions))
         for precision in sorted(set(model.precisions) - set(found)):

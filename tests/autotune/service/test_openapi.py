@@ -8,6 +8,8 @@ import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
+# The first prediction starts a process, which takes seconds on a busy machine.
+_PATIENCE_S = 120
 EXAMPLES = int(os.environ.get("AUTOTUNE_FUZZ_EXAMPLES", "30"))
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
@@ -28,7 +30,9 @@ def test_no_request_makes_the_server_fail(client):
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         def try_it(case):
-            case.call_and_validate(headers={"Host": "127.0.0.1"}, checks=CHECKS)
+            case.call_and_validate(
+                headers={"Host": "127.0.0.1"}, checks=CHECKS, timeout=_PATIENCE_S
+            )
 
         try_it()
         tried.add(operation.label)
