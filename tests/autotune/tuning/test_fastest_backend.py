@@ -101,4 +101,9 @@ def test_the_result_shows_all_that_were_compared(tmp_path):
     )
     record = result.record
     assert {"onnxruntime-cpu", "openvino-cpu", "torch-eager"} <= set(record.dense_latencies_s)
-    assert record.dense_latencies_s[record.backend] <= 1.1 * min(record.dense_latencies_s.values())
+    seconds = record.dense_latencies_s
+    fastest = min(seconds, key=seconds.get)
+    graph = record.backend in ("onnxruntime-cpu", "openvino-cpu")
+    assert record.backend == fastest or (
+        graph and seconds[record.backend] <= 1.1 * seconds[fastest]
+    )

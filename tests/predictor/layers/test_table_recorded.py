@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autotune.core.layers import LayerShape
+from autotune.devices.detect import cpu_features
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.table import LatencyTable
@@ -18,6 +19,8 @@ from autotune.profiler.sources.shipped import shipped_tables
 from tests.forms import form_of
 from tests.predictor.layers.test_prediction import ROOFLINE, recorded
 
+# They were recorded with AVX512; without it 9 of 37 move, by up to 6 %.
+_MOST = 5e-3 if "avx512f" in cpu_features() else 0.1
 EXPECTED = json.loads((Path(__file__).parents[2] / "data" / "predictions.json").read_text())
 
 
@@ -77,9 +80,8 @@ def test_estimates_are_those_recorded(name):
         if source in ("measured", "roofline"):
             assert own == values
         else:  # fitted, by trees: a rounding error of other libraries may move one to the next leaf
-            assert own == pytest.approx(values, rel=0.1)
+            assert own == pytest.approx(values, rel=_MOST)
             alike.append(own == pytest.approx(values, rel=5e-3))
-    # A processor without AVX512 moves 9 of 37, by up to 6 %.
     assert sum(alike) >= 2 / 3 * len(alike)
 
 
