@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autotune.tuning.measuring import MeasuringMachine
 
 
-def measure_anchor(machine: MeasuringMachine, builder: Builder, phase: str) -> NetworkAnchor:
+def measure_anchor(machine: MeasuringMachine, builder: Builder, *, phase: str) -> NetworkAnchor:
     """Time one phase of the dense network, and the share of it that each dense shape takes.
 
     The shares come from the network's own nodes where the backend reports them, otherwise from

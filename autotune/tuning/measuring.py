@@ -263,7 +263,7 @@ class MeasuringMachine(Machine):
             PhaseModel(
                 name=phase,
                 count=count,
-                anchor=measure_anchor(self, builder, phase),
+                anchor=measure_anchor(self, builder, phase=phase),
                 predictor=table,
                 sites=model.choices_in(phase),
                 dtype=self.dtype,
