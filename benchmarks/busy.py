@@ -35,13 +35,13 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.records import Measurement, measured_rows
 
 _ROOT = Path(__file__).parents[1]
-_LLAMA = _ROOT / "tests" / "data" / "code-llama-3m"
+LLAMA = _ROOT / "tests" / "data" / "code-llama-3m"
 _ORDINARY = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
 _SMALL_WORKLOAD = ("--batch-size", "1", "--isl", "128")
-_TUNINGS: Mapping[str, Sequence[str]] = {
+TUNINGS: Mapping[str, Sequence[str]] = {
     "small": (
-        *("--model", str(_LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
-        *("--calibration", str(_LLAMA / "heldout.txt"), "--calibration-samples", "16"),
+        *("--model", str(LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
+        *("--calibration", str(LLAMA / "heldout.txt"), "--calibration-samples", "16"),
         *("--trials", "0", "--sensitivity-rounds", "0", "--allow-quality-loss"),
     ),
     # `make tune` asks for a floor now; with a limit there is a verdict to contradict.
@@ -50,7 +50,7 @@ _TUNINGS: Mapping[str, Sequence[str]] = {
         *("--precision", "native", "--factors", "plain"),
     ),
 }
-_ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
+ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
     "small": {"AUTOTUNE_MEASURE_SECONDS": "5"},
     "main": {},
 }
@@ -82,9 +82,7 @@ def main() -> None:
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
                 print({name: value for name, value in row.items() if name != "points"}, flush=True)
-    print(
-        json.dumps({kind: _summary([r for r in known if r["kind"] == kind]) for kind in _TUNINGS})
-    )
+    print(json.dumps({kind: _summary([r for r in known if r["kind"] == kind]) for kind in TUNINGS}))
 
 
 def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> dict[str, Any]:
@@ -93,11 +91,11 @@ def _row(kind: str, home: Path, *, number: int, quiet: Mapping[Any, float]) -> d
     shutil.rmtree(output, ignore_errors=True)
     database.unlink(missing_ok=True)
     started_s = time.monotonic()
-    with _neighbour(number):
-        arguments = ("tune", *_TUNINGS[kind], "--output", str(output), "--db", str(database))
-        record = _run(*arguments, environment=_ENVIRONMENT[kind])
+    with neighbour(number):
+        arguments = ("tune", *TUNINGS[kind], "--output", str(output), "--db", str(database))
+        record = run(*arguments, environment=ENVIRONMENT[kind])
     seconds = time.monotonic() - started_s
-    again = _run("bench", str(output))
+    again = run("bench", str(output))
     limit = parse_quantity(record["budget"]["latency"], "latency").value
     points = [
         (each.converged, each.ratio_low <= quiet[each.shape] <= each.ratio_high)
@@ -122,7 +120,7 @@ def _quiet_points(home: Path) -> dict[Any, float]:
     found = collections.defaultdict(list)
     for number in range(_QUIET):
         database = home / f"quiet-{number}.sqlite"
-        _run("profile", "--for", str(_LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
+        run("profile", "--for", str(LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
         for each in _points(database):
             found[each.shape].append(each.ratio)
     return {shape: statistics.median(ratios) for shape, ratios in found.items()}
@@ -135,14 +133,16 @@ def _points(path: Path) -> list[Measurement]:
         ]
 
 
-def _run(*arguments: str, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """A command as an ordinary user runs it; its JSON."""
+def run(
+    *arguments: str, environment: Mapping[str, str] = MappingProxyType({}), root: Path = _ROOT
+) -> dict[str, Any]:
+    """A command of the version in `root`, as an ordinary user runs it; its JSON."""
     prefix = _ORDINARY if os.geteuid() == 0 else ()
     command = (*prefix, sys.executable, "-m", "autotune", *arguments, "--format", "json")
     done = subprocess.run(
         command,
-        cwd=_ROOT,
-        env={**os.environ, **environment},
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
         capture_output=True,
         text=True,
         timeout=3600,
@@ -154,7 +154,7 @@ def _run(*arguments: str, environment: Mapping[str, str] = MappingProxyType({}))
 
 
 @contextlib.contextmanager
-def _neighbour(seed: int) -> Iterator[None]:
+def neighbour(seed: int) -> Iterator[None]:
     """The neighbour for as long as the block lasts."""
     command = (sys.executable, str(_ROOT / "benchmarks" / "neighbour.py"), str(seed))
     process = subprocess.Popen(command, start_new_session=True)
