@@ -160,28 +160,29 @@ def with_feedback(
         return nearest(weight, layout=layout)
     order, spread = feedback.order, feedback.spread.to(weight.dtype)
     scale = weight_scales(weight, layout=layout, importance=feedback.importance)
-    steps = _for_each_column(scale, columns=weight.shape[1], layout=layout)[:, order]
-    left, codes = weight[:, order].clone(), torch.empty_like(weight)
-    limits = _codes_of(layout)
+    # Transposed: the values of a column, which are rounded together, lie together in memory.
+    left = weight.T[order]
+    steps = _for_each_column(scale, columns=weight.shape[1], layout=layout).T[order]
+    codes, limits = torch.empty_like(left), _codes_of(layout)
     for first in range(0, len(order), _BLOCK):
         block = slice(first, min(first + _BLOCK, len(order)))
-        codes[:, block], errors = _round_block(
-            left[:, block], spread[block, block], steps=steps[:, block], limits=limits
+        codes[block], errors = _round_block(
+            left[block], spread[block, block], steps=steps[block], limits=limits
         )
-        left[:, block.stop :] -= errors @ spread[block, block.stop :]
-    return RoundedWeight(codes=codes[:, order.argsort()], scale=scale, layout=layout)
+        left[block.stop :] -= spread[block, block.stop :].T @ errors
+    return RoundedWeight(codes=codes[order.argsort()].T.contiguous(), scale=scale, layout=layout)
 
 
 def _round_block(
     columns: Tensor, spread: Tensor, *, steps: Tensor, limits: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The codes of some columns (N, b), and the errors that later columns have to make good."""
-    columns, width = columns.clone(), columns.shape[1]
+    """The codes of some columns, one a row (b, N); the errors that later ones have to make good."""
+    columns = columns.clone()
     codes, errors = torch.empty_like(columns), torch.empty_like(columns)
-    for j in range(width):
-        codes[:, j] = (columns[:, j] / steps[:, j]).round().clamp(*limits)
-        errors[:, j] = (columns[:, j] - codes[:, j] * steps[:, j]) / spread[j, j]
-        columns[:, j + 1 :] -= errors[:, j : j + 1] * spread[j, j + 1 :]
+    for j in range(len(columns)):
+        codes[j] = (columns[j] / steps[j]).round().clamp(*limits)
+        errors[j] = (columns[j] - codes[j] * steps[j]) / spread[j, j]
+        columns[j + 1 :].addr_(spread[j, j + 1 :], errors[j], alpha=-1)
     return codes, errors
 
 
