@@ -20,6 +20,8 @@ from autotune.profiler.database.records import PERCENTS
 from autotune.profiler.measure.intervals import NORMAL, grouped_interval, pooled, widened
 
 _KEPT = 64
+# Windows that make a result where too few were calm: more of them would only have waited more.
+_FEWEST = 3
 # Returns the seconds that the device itself counted, or None: then the clock here counts.
 Runner = Callable[[], float | None]
 
@@ -29,7 +31,9 @@ class TimingPolicy:
     """When to stop.
 
     Sampling ends when the 95 % confidence interval of every ratio is narrower than
-    ±`target_relative_ci`, or after `max_seconds`. `disturbed_above`: a window is disturbed when
+    ±`target_relative_ci`, or after `max_seconds`. A window has `rounds_per_window` rounds, or as
+    many as take `window_seconds`, one at least: in windows that are longer than the pauses of a
+    neighbour, none is calm. `disturbed_above`: a window is disturbed when
     its reference median exceeds that multiple of the calm level (25th percentile of windows).
     `waiting_above`: it is also disturbed when the process waited for cores for more than this share
     of it. `process_sd`: by how much the ratios of two calm processes differ (a standard deviation,
@@ -38,6 +42,7 @@ class TimingPolicy:
     """
 
     rounds_per_window: int = 5
+    window_seconds: float = 0.3
     min_windows: int = 3
     max_seconds: float = 2.0
     target_relative_ci: float = 0.02
@@ -95,13 +100,13 @@ def _time_window(
     runners: Sequence[Runner],
     loops: Sequence[int],
     *,
-    rounds: int,
+    rounds: range,
     clock: Callable[[], float],
     waited_s: Callable[[], float],
 ) -> _Window:
     samples: list[list[float]] = [[] for _ in runners]
     began_s, waited_before_s = clock(), waited_s()
-    for round_index in range(rounds):
+    for round_index in rounds:
         # Alternate the order, so that whatever comes first is nobody's advantage.
         order = range(len(runners)) if round_index % 2 == 0 else range(len(runners) - 1, -1, -1)
         for i in order:
@@ -248,13 +253,16 @@ def time_interleaved(
             runner()
     calls = [_seconds(runner, 1, clock=clock) for runner in runners]
     loops = [max(1, math.ceil(policy.min_call_s / max(t, 1e-7))) for t in calls]
+    round_s = sum(loop * call for loop, call in zip(loops, calls, strict=True))
+    fitting = int(policy.window_seconds / max(round_s, policy.min_call_s))
+    rounds = max(1, min(policy.rounds_per_window, fitting))
+    enough = policy.min_windows * policy.rounds_per_window / rounds
     deadline = clock() + policy.max_seconds
     windows: list[_Window] = []
     done = 0
     while True:
-        window = _time_window(
-            runners, loops, rounds=policy.rounds_per_window, clock=clock, waited_s=waited_s
-        )
+        numbers = range(done * rounds, (done + 1) * rounds)
+        window = _time_window(runners, loops, rounds=numbers, clock=clock, waited_s=waited_s)
         done += 1
         reason = slowed()
         if reason is None:
@@ -267,10 +275,10 @@ def time_interleaved(
             raise MeasurementError(f"the device was slowed all the time: {reason}")
         if len(calm) >= policy.min_windows:
             result = _summarise(calm, windows=done, calm=len(calm))
-            if result.half_width <= policy.target_relative_ci:
+            if len(calm) >= enough and result.half_width <= policy.target_relative_ci:
                 return dataclasses.replace(_of_any_process(result, policy), converged=True)
         elif late:
-            used = _least_disturbed(windows, calm, count=policy.min_windows)
+            used = _least_disturbed(windows, calm, count=_FEWEST)
             result = _summarise(used, windows=done, calm=len(calm))
         if late:
             return _of_any_process(result, policy)

@@ -1,5 +1,7 @@
 """Timing on a simulated clock: what it reports can be computed by hand."""
 
+import bisect
+import itertools
 import random
 import statistics
 
@@ -105,6 +107,59 @@ def test_windows_in_which_the_process_waited_are_set_aside():
     assert timing.disturbed_windows > 0
     assert timing.waiting == 0.0
     assert timing.latencies_s == pytest.approx((2e-3, 1e-3))
+
+
+def test_slow_calls_are_timed_in_the_pauses_of_a_neighbour():
+    """Bursts and pauses of 0.2 to 1.5 s: many pauses hold one round of 0.35 s, few hold three."""
+    draw = random.Random(0)
+    bursts = list(itertools.accumulate(draw.uniform(0.2, 1.5) for _ in range(1000)))
+    machine, waited_s = Machine(), 0.0
+
+    def work(seconds):
+        def run():
+            nonlocal waited_s
+            left_s = seconds
+            while left_s > 0:
+                busy = bisect.bisect(bursts, machine.now) % 2 == 1
+                machine.now += 1e-3
+                waited_s += 0.5e-3 if busy else 0.0
+                left_s -= 0.5e-3 if busy else 1e-3
+
+        return run
+
+    timing = time_interleaved(
+        [work(0.2), work(0.15)],
+        TimingPolicy(rounds_per_window=3, min_windows=6, max_seconds=20.0),
+        clock=machine.clock,
+        waited_s=lambda: waited_s,
+    )
+    calm = timing.windows - timing.disturbed_windows
+    assert 6 <= calm < timing.windows / 2
+    assert timing.rounds == calm, "a round is a window"
+    assert timing.waiting <= TimingPolicy().waiting_above
+    assert timing.ratios[1] == pytest.approx(0.75, rel=0.02)
+    assert timing.half_width < 0.04
+
+
+def test_what_is_called_first_takes_turns_where_a_round_is_a_window():
+    """Here whatever is called first is 10 % slower."""
+    machine = Machine()
+    turns = iter(range(10**6))
+
+    def work(seconds):
+        def run():
+            machine.now += seconds * (1.1 if next(turns) % 2 == 0 else 1.0)
+
+        return run
+
+    timing = time_interleaved(
+        [work(0.2), work(0.2)],
+        TimingPolicy(rounds_per_window=2, min_windows=10, warmup_rounds=1, max_seconds=60.0),
+        clock=machine.clock,
+    )
+    assert timing.rounds == timing.windows
+    assert timing.ratios[1] == pytest.approx(1.0, abs=0.1)
+    assert timing.ratio_lows[1] < 1 < timing.ratio_highs[1]
 
 
 def test_an_interval_says_how_much_of_the_time_others_had():
