@@ -24,9 +24,9 @@ test: venv
 test-all: venv
 	$(BIN)/python -m pytest $(PARALLEL) --tier all $(PYTEST)
 
-# `make test-all`, with the ten slowest tests and fixtures at its end.
+# `make test-all`, with the slowest tests, fixtures and modules at its end.
 test-times:
-	$(MAKE) --no-print-directory test-all PYTEST='--durations 10 $(PYTEST)'
+	$(MAKE) --no-print-directory test-all PYTEST='--durations 10 --module-times 60 $(PYTEST)'
 
 lint: venv
 	$(BIN)/ruff check .

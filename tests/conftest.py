@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import flushing, tiers
+from tests import flushing, module_times, tiers
 from tests.commands import run_command
 from tests.postgres import postgres_server
 from tests.seeds import (
@@ -34,8 +34,9 @@ os.environ.setdefault("AUTOTUNE_MEASURE_SECONDS", "0.2")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The tier to run."""
+    """The tier to run, and what to list at its end."""
     tiers.add_option(parser)
+    module_times.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     flushing.do_without()
     tiers.resolve(config)
     session_seed()
+    if count := config.getoption("--module-times"):
+        config.pluginmanager.register(module_times.ModuleTimes(count))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

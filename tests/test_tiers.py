@@ -14,13 +14,16 @@ from tests.seeds import VARIABLE, generator_for
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[1]
 CONFTEST = """
-from tests import tiers
+from tests import module_times, tiers
 from tests.seeds import moments, pytest_runtest_makereport, pytest_terminal_summary
 
 def pytest_addoption(parser):
     tiers.add_option(parser)
+    module_times.add_option(parser)
 
 def pytest_configure(config):
+    if count := config.getoption("--module-times"):
+        config.pluginmanager.register(module_times.ModuleTimes(count))
     for name in (*tiers.BEYOND_FAST, "duration(seconds)"):
         config.addinivalue_line("markers", name)
     tiers.resolve(config)
@@ -72,6 +75,29 @@ LONG, FARM = ["test_c.py::test_quick", "test_c.py::test_long"], ["test_b.py::tes
 )
 def test_what_is_named_runs_and_a_bare_call_runs_the_fast_tier(suite, arguments, expected):
     assert ran(suite, *arguments) == expected
+
+
+def test_the_slowest_modules_are_listed_with_their_fixtures(pytester):
+    pytester.makeconftest(CONFTEST)
+    sleeping = """
+        import time, pytest
+        @pytest.fixture
+        def ready(): time.sleep({})
+        def test_one(ready): time.sleep({})
+    """
+    pytester.makepyfile(
+        test_a=sleeping.format(0.0, 0.1),
+        test_b=sleeping.format(0.3, 0.0),
+        test_c="def test_one(): pass",
+    )
+    arguments = ("-p", "no:cacheprovider", "--module-times", "2")
+    lines = pytester.runpytest_inprocess(*arguments).outlines
+    (title,) = (at for at, line in enumerate(lines) if "2 slowest of 3 modules" in line)
+    listed = [line.split() for line in lines[title + 1 :] if line][:3]
+    assert [name for _, name in listed] == ["test_b.py", "test_a.py", "all"]
+    seconds = [float(text.rstrip("s")) for text, _ in listed]
+    assert seconds[0] >= 0.3
+    assert seconds[2] >= 0.4
 
 
 def test_every_marker_beyond_the_fast_tier_is_registered(pytestconfig):
