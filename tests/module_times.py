@@ -32,7 +32,9 @@ class ModuleTimes:
             for report in reports:
                 if isinstance(report, pytest.TestReport):
                     seconds[report.nodeid.partition("::")[0]] += report.duration
-        terminalreporter.section(f"{min(self.count, len(seconds))} slowest of {len(seconds)} modules")
+        terminalreporter.section(
+            f"{min(self.count, len(seconds))} slowest of {len(seconds)} modules"
+        )
         for module, each_s in seconds.most_common(self.count):
             terminalreporter.write_line(f"{each_s:8.1f}s {module}")
         terminalreporter.write_line(f"{seconds.total():8.1f}s all")
