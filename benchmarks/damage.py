@@ -1,6 +1,6 @@
 """Damaged files of a run folder: is anything wrong handed out, or anything but a sentence said?
 
-    python benchmarks/damage.py [--log damage.jsonl] [--only factors]
+    python benchmarks/damage.py [--log damage.jsonl] [--only factors] [--after KIND]
 
 Tunes a tiny random Llama once. Then, for each kind of file in the run folder and each kind of
 damage, a copy of the folder is damaged in that way and tuned again: cached files with the same
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--log", type=Path, help="JSON lines of the cases done; continued.")
     parser.add_argument("--only", default="", help="Only cases whose name contains this.")
+    parser.add_argument("--after", default="", help="Only kinds of files that sort after this.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(count(Path(folder), arguments)))
@@ -97,6 +98,8 @@ def count(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(folder)
     for case in bench.cases():
         if case.name in seen or arguments.only not in case.name:
+            continue
+        if _kind(case.file) <= arguments.after:
             continue
         outcome = bench.try_case(case)
         done.append(asdict(outcome))
