@@ -20,6 +20,9 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_
 _TIMES = 2
 _MOST_TIMES = 5
 _LONGER = 2
+# A process takes about a second to start. Whoever asks for less than this of each takes what the
+# first ones give, however wide.
+_SHORT_S = 0.3
 _WIDE = 0.02
 _BRIEF_CI = 0.01
 # How far the ratios of two processes on a calm machine lie apart, by device kind. Measured on an
@@ -113,8 +116,13 @@ def time_subjects(
             raise MeasurementError(f"the measurement failed: {error}")
         if len(timings) == times:
             break
-        if len(timings) >= _TIMES and pooled_timing(timings).half_width <= _WIDE:
+        if len(timings) >= _TIMES and _suffices(pooled_timing(timings), policy):
             break
     if not timings:
         raise MeasurementError(f"the measurement failed: {error}")
     return pooled_timing(timings)
+
+
+def _suffices(timing: PairedTiming, policy: TimingPolicy) -> bool:
+    """Whether nothing is gained by another process."""
+    return policy.max_seconds < _SHORT_S or timing.half_width <= _WIDE

@@ -19,8 +19,8 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.nodes import profile_sites
 from autotune.profiler.measure.points import measure_points
 from autotune.profiler.measure.shard import ShardRunner
-from autotune.profiler.measure.tasks import Subject
-from autotune.profiler.measure.timing import TimingPolicy
+from autotune.profiler.measure.tasks import Outcome, Subject
+from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
 from autotune.tuning.machines import local_machine
 from autotune.tuning.network_timing import time_subjects
 from autotune.tuning.options import MachineOptions
@@ -64,6 +64,31 @@ def test_a_measurement_of_networks_is_tried_again(runner, times, enough):
     timing = time_subjects(runner, SUBJECTS, policy=LONG, advance=advance, times=enough)
     assert killed == 1
     assert timing.ratios[0] == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.05, 2), (0.35, 5)])
+def test_what_is_wide_is_timed_again_unless_little_time_is_asked_for(seconds, expected):
+    wide = PairedTiming(
+        latencies_s=(1.0, 0.5),
+        ratios=(1.0, 0.5),
+        ratio_lows=(1.0, 0.3),
+        ratio_highs=(1.0, 0.7),
+        rounds=9,
+        windows=3,
+        disturbed_windows=0,
+        converged=False,
+    )
+    seen = []
+
+    class Runner:
+        def run(self, tasks, progress):
+            for task in tasks:
+                seen.append(task.policy.max_seconds)
+                yield Outcome(index=len(seen) - 1, timing=wide)
+
+    policy = TimingPolicy(max_seconds=seconds)
+    time_subjects(Runner(), SUBJECTS, policy=policy, advance=no_progress)
+    assert seen == ([seconds] * 2 + [2 * seconds] * 3)[:expected]
 
 
 def test_an_error_of_the_backend_is_not_tried_again(runner):
