@@ -35,13 +35,13 @@ from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.database.records import Measurement, measured_rows
 
 _ROOT = Path(__file__).parents[1]
-LLAMA = _ROOT / "tests" / "data" / "code-llama-3m"
+_LLAMA = _ROOT / "tests" / "data" / "code-llama-3m"
 _ORDINARY = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
 _SMALL_WORKLOAD = ("--batch-size", "1", "--isl", "128")
 TUNINGS: Mapping[str, Sequence[str]] = {
     "small": (
-        *("--model", str(LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
-        *("--calibration", str(LLAMA / "heldout.txt"), "--calibration-samples", "16"),
+        *("--model", str(_LLAMA), "--latency-budget", "0.9x", *_SMALL_WORKLOAD),
+        *("--calibration", str(_LLAMA / "heldout.txt"), "--calibration-samples", "16"),
         *("--trials", "0", "--sensitivity-rounds", "0", "--allow-quality-loss"),
     ),
     # `make tune` asks for a floor now; with a limit there is a verdict to contradict.
@@ -120,7 +120,7 @@ def _quiet_points(home: Path) -> dict[Any, float]:
     found = collections.defaultdict(list)
     for number in range(_QUIET):
         database = home / f"quiet-{number}.sqlite"
-        run("profile", "--for", str(LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
+        run("profile", "--for", str(_LLAMA), *_SMALL_WORKLOAD, "--db", str(database))
         for each in _points(database):
             found[each.shape].append(each.ratio)
     return {shape: statistics.median(ratios) for shape, ratios in found.items()}

@@ -15,7 +15,7 @@ from autotune.profiler.measure.timing import PairedTiming, TimingPolicy, pooled_
 # A network is prepared and timed at least so often, which share the time of one measurement, and at
 # most so often while the result is wide. What is wide after the first ones needs calm windows more
 # than further processes: the others last longer. Beside a neighbour that takes 0 to 2 of 2 cores,
-# MiniLM's ratio had intervals of ±0.015 to 0.026 so, and of ±0.19 to 0.24 when all six were short
+# MiniLM's ratio had intervals of ±0.014 to 0.026 so, and of ±0.20 to 0.24 when all six were short
 # and windows had three rounds (benchmarks/results/2026-11-27-busy.md).
 _TIMES = 2
 _MOST_TIMES = 5
