@@ -31,6 +31,8 @@ OPTIONS = (
     0,
     "--rounds",
     1,
+    "--no-references",
+    "--no-other-shapes",
     "--threads",
     1,
     "--format",
