@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,16 +121,12 @@ def device_identity(kind: str, gpu: Gpu | None = None) -> str:
     return found[0].uuid if found else kind
 
 
-def _matches(spec: DeviceSpec, reported: str) -> bool:
-    return bool(re.fullmatch(spec.driver_name, reported.removeprefix("NVIDIA ")))
-
-
 def present_devices() -> list[PresentDevice]:
     """The processor, and every visible GPU whose name matches a specification."""
     found = [PresentDevice(spec=find_device("cpu"), reported_name=cpu_name())]
     for gpu in visible_gpus():
         for spec in known_devices().values():
-            if spec.kind == "cuda" and _matches(spec, gpu.name):
+            if spec.kind == "cuda" and spec.is_reported_as(gpu.name):
                 found.append(PresentDevice(spec=spec, reported_name=gpu.name, gpu=gpu))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from autotune.core.errors import UsageError
 from autotune.core.types import from_mapping
+from autotune.devices.visible import visible_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class DeviceSpec:
             return "fp32"
         return "bf16" if "bf16" in self.peak_flops else "fp16"
 
+    def is_reported_as(self, name: str) -> bool:
+        """Whether `name` is what the driver calls it."""
+        return bool(re.fullmatch(self.driver_name, name.removeprefix("NVIDIA ")))
+
     def cliff(self, dtype: str) -> int:
         """Other ranks fall back to slow kernels: on a GPU by up to 8 times, on a CPU hardly."""
         return self.rank_multiple(dtype) if self.kind == "cuda" else 1
@@ -67,6 +73,8 @@ TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 # What people write who mean the GPU that is there.
 _ANY_GPU = ("gpu", "cuda", "nvidia")
+# What people write before the name of a GPU.
+_MAKERS = ("nvidia", "amd", "geforce", "instinct", "tesla", "quadro")
 
 
 def own_devices_folder() -> Path:
@@ -123,19 +131,64 @@ def _read(text: str) -> DeviceSpec:
     values = tomllib.loads(text)
     values["aliases"] = tuple(values.get("aliases", ()))
     spec = from_mapping(DeviceSpec, values)
-    numbers = ("bandwidth_bytes_s", "compute_units", "cache_bytes", "memory_bytes", "peak_flops")
-    for name in numbers:
+    _check_texts(spec)
+    for name, magnitude in _MAGNITUDES.items():
         if name not in spec.sources:
             raise UsageError(
                 f"{name} has no source; state in [sources] where the number comes from"
             )
         value = getattr(spec, name)
-        rates = value.values() if isinstance(value, Mapping) else [value]
-        if not rates or not all(isinstance(r, int | float) and 0 < r < 1e18 for r in rates):
-            raise UsageError(f"{name} must be above zero, not {value!r}")
+        for rate in value.values() if isinstance(value, Mapping) else [value]:
+            magnitude.check(name, rate)
+    if not spec.peak_flops or not set(spec.peak_flops) <= set(DTYPE_BYTES):
+        raise UsageError(
+            f"peak_flops must give rates of {', '.join(DTYPE_BYTES)}, not {dict(spec.peak_flops)!r}"
+        )
     if spec.kind not in ("cpu", "cuda"):
         raise UsageError(f"kind must be cpu or cuda, not {spec.kind!r}")
     return spec
+
+
+def _check_texts(spec: DeviceSpec) -> None:
+    """Refuse a name that is no text, or a driver's name that is no regular expression."""
+    texts = {"name": spec.name, "title": spec.title, "driver_name": spec.driver_name}
+    for name, value in (*texts.items(), *(("aliases", alias) for alias in spec.aliases)):
+        if not isinstance(value, str):
+            raise UsageError(f"{name} must be text, not {value!r}")
+    try:
+        re.compile(spec.driver_name)
+    except re.error as error:
+        raise UsageError(
+            f"driver_name must be a regular expression, not {spec.driver_name!r}: {error}"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Magnitude:
+    """What a number of a sheet may be: `unit` with an example, and the limits of any device."""
+
+    unit: str
+    low: float
+    high: float
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse what is no number, or no device's: most often one in another unit."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high:  # type: ignore[operator]
+            raise UsageError(
+                f"{name} must be in {self.unit}, from {self.low:g} to {self.high:g}, not {value!r}"
+            )
+
+
+# From a board of ten watts to some generations from now.
+_MAGNITUDES = {
+    "peak_flops": _Magnitude(unit="FLOP/s, such as 312e12", low=1e9, high=1e17),
+    "bandwidth_bytes_s": _Magnitude(unit="bytes/s, such as 696e9", low=1e9, high=1e15),
+    "compute_units": _Magnitude(unit="streaming multiprocessors or cores", low=1, high=1e5),
+    "cache_bytes": _Magnitude(unit="bytes, such as 40e6", low=1e4, high=1e11),
+    "memory_bytes": _Magnitude(unit="bytes, such as 80e9", low=1e8, high=1e14),
+    "alignment_bytes": _Magnitude(unit="bytes, such as 16", low=1, high=4096),
+}
 
 
 def find_device(name: str) -> DeviceSpec:
@@ -146,18 +199,35 @@ def find_device(name: str) -> DeviceSpec:
     """
     specs = known_devices()
     by_alias = {alias: spec for spec in specs.values() for alias in (spec.name, *spec.aliases)}
-    spec = by_alias.get(name.lower())
+    asked = name.strip()
+    spec = by_alias.get(asked.lower()) or by_alias.get(_spelled(asked))
+    spec = spec or next((each for each in specs.values() if each.is_reported_as(asked)), None)
     if spec is not None:
         return spec
-    if name.lower() in _ANY_GPU:
-        raise UsageError(
-            f"{name!r} is no name of a device; name the GPU, such as h100: `autotune devices` "
-            "lists them"
-        )
-    near = difflib.get_close_matches(name.lower(), by_alias, n=3, cutoff=0.4)
+    if asked.lower() in _ANY_GPU:
+        raise UsageError(_any_gpu(asked))
+    near = difflib.get_close_matches(_spelled(asked), by_alias, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise UsageError(
         f"unknown device {name!r}; {hint}known are {', '.join(specs)}; to add one, put a file "
         f"{name}.toml like that of `autotune devices show {next(iter(specs))}` into "
         f"{own_devices_folder()}"
+    )
+
+
+def _spelled(name: str) -> str:
+    """A device's name as the sheets spell it: "NVIDIA GeForce RTX 4090" is rtx-4090."""
+    words = name.lower().replace("_", " ").replace("-", " ").split()
+    while len(words) > 1 and words[0] in _MAKERS:
+        del words[0]
+    return "-".join(words)
+
+
+def _any_gpu(name: str) -> str:
+    """Why a word for any GPU does not do, and what is here to name."""
+    here = ", ".join(gpu.name for gpu in visible_gpus())
+    seen = f"here is {here}" if here else "no NVIDIA GPU is visible here"
+    return (
+        f"{name!r} is no name of a device, and {seen}; name the GPU, such as h100: "
+        "`autotune devices` lists them, and which can be predicted from elsewhere"
     )

@@ -2,7 +2,7 @@ import pytest
 
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.layers import break_even_rank
-from autotune.devices import detect
+from autotune.devices import detect, specs
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.specs import device_file, find_device, known_devices
 from autotune.devices.visible import Gpu
@@ -46,8 +46,16 @@ def test_a_users_own_device_is_one_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("4.8e12", "-1.0", "above zero"),
-        ("4.8e12", "inf", "above zero"),
+        ("4.8e12", "-1.0", "bandwidth_bytes_s must be in bytes/s, such as 696e9"),
+        ("4.8e12", "inf", "bandwidth_bytes_s must be in bytes/s"),
+        ("4.8e12", "true", "bandwidth_bytes_s must be in bytes/s, .* not True"),
+        ("4.8e12", "4800", "bandwidth_bytes_s must be in bytes/s, .* not 4800"),
+        ("bf16 = 989e12", "bf16 = 989.4", "peak_flops must be in FLOP/s, such as 312e12"),
+        ("bf16 = 989e12", "int8 = 989e12", "peak_flops must give rates of fp32, fp16, bf16"),
+        ("alignment_bytes = 16", "alignment_bytes = 0", "alignment_bytes must be in bytes"),
+        ('driver_name = "', 'driver_name = "(', "driver_name must be a regular expression"),
+        ('driver_name = "H200"', "driver_name = 200", "driver_name must be text"),
+        ('title = "NVIDIA H200 SXM 141 GB"', "title = 200", "title must be text"),
         ('kind = "cuda"', 'kind = "npu"', "cpu or cuda"),
         ("compute_units = 132", "", "compute_units"),
         ("cache_bytes =", "cash_bytes =", "unknown key 'cash_bytes'"),
@@ -82,10 +90,37 @@ def test_an_unknown_device_suggests_near_names():
         find_device("h20")
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("a100 ", "a100-sxm"),
+        ("A100-80GB", "a100-sxm"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm"),
+        ("NVIDIA A10G", "a10g"),
+        ("4090", "rtx-4090"),
+        ("RTX 4090", "rtx-4090"),
+        ("GeForce RTX 5090", "rtx-5090"),
+        ("NVIDIA GeForce RTX 3090", "rtx-3090"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("rtx_6000_ada", "rtx-6000-ada"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("Jetson AGX Orin", "jetson-orin"),
+    ],
+)
+def test_names_that_people_type(given, name):
+    assert find_device(given).name == name
+
+
 @pytest.mark.parametrize("name", ["gpu", "CUDA"])
-def test_a_gpu_must_be_named(name):
+@pytest.mark.parametrize(
+    ("visible", "says"), [((), "no NVIDIA GPU is visible here"), (("NVIDIA H200",), "NVIDIA H200")]
+)
+def test_a_gpu_must_be_named(monkeypatch, name, visible, says):
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name=each) for i, each in enumerate(visible))
+    monkeypatch.setattr(specs, "visible_gpus", lambda: gpus)
     with pytest.raises(
-        UsageError, match=r"name the GPU, such as h100: `autotune devices`"
+        UsageError, match=rf"{says}; name the GPU, such as h100: `autotune devices`"
     ) as error:
         find_device(name)
     assert "cpu" not in str(error.value)
