@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from autotune.core.errors import NotPricedError
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
 
@@ -23,8 +24,22 @@ class LatencyPredictor(ABC):
     """
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Hear what will be asked; one that learns together what it can is faster so."""
+        """Hear what will be asked; one that learns together what it can is faster so.
+
+        Shapes that it knows nothing about are passed over.
+        """
         del shapes
+
+    def answers(self, shapes: Sequence[LayerShape]) -> list[Estimate | NotPricedError]:
+        """Many at once: the estimate of each shape, or why it has none."""
+        self.prepare(shapes)
+        return [self._answer(shape) for shape in shapes]
+
+    def _answer(self, shape: LayerShape) -> Estimate | NotPricedError:
+        try:
+            return self.estimate(shape)
+        except NotPricedError as error:
+            return error
 
     @abstractmethod
     def estimate(self, shape: LayerShape) -> Estimate:

@@ -25,10 +25,12 @@ def command(output_format: str, **options: Any) -> None:
     the package, or from third-party measurements.
     """
     from autotune.core.quantities import format_seconds
-    from autotune.layers.predict import predict_layers
+    from autotune.layers.predict import predict_layers, spelled_refusals
 
-    found = predict_layers(values(PredictOptions, options))
-    answers, lines = [], []
+    asked_of: PredictOptions = values(PredictOptions, options)
+    found = predict_layers(asked_of)
+    where = f"{found.device}, {found.backend}, {found.dtype}"
+    answers, lines = [], [f"{where}: {asked_of.tokens} tokens, {asked_of.shape}"]
     for one, estimate in zip(found.shapes, found.estimates, strict=True):
         form = one.form
         asked = {"rank": form.rank_or_none, "form": str(form)}
@@ -39,10 +41,19 @@ def command(output_format: str, **options: Any) -> None:
             f"{format_seconds(estimate.latency_s):>9s}  {_interval(estimate)}"
             f"ratio {estimate.ratio:.3f}  {estimate.source}"
         )
-    sources = list(found.sources)
-    about = {"device": found.device, "dtype": found.dtype}
-    record = {**about, "sources": sources, "estimates": answers}
-    emit(output_format, record, lines=[*lines, *(f"from {source}" for source in sources)])
+    refused = {str(form): str(error) for form, error in spelled_refusals(found, "cli").items()}
+    lines += [f"refused: {reason}" for reason in refused.values()]
+    record = {
+        "device": found.device,
+        "backend": found.backend,
+        "dtype": found.dtype,
+        "tokens": asked_of.tokens,
+        "shape": asked_of.shape,
+        "sources": list(found.sources),
+        "estimates": answers,
+        "refused": refused,
+    }
+    emit(output_format, record, lines=[*lines, *(f"from {source}" for source in found.sources)])
 
 
 def _interval(estimate: Estimate) -> str:

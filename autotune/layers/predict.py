@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from autotune.core.forms import DENSE
+from autotune.core.errors import NotPricedError
+from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
+from autotune.core.option_names import spell
+from autotune.core.options import Style
 from autotune.core.paths import check_database_exists
 from autotune.core.types import Estimate
 from autotune.layers.options import (
@@ -26,13 +28,19 @@ from autotune.tuning.options import MachineOptions
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPredictions:
-    """Estimates of `shapes`, in the device's `dtype` and in their order, and their sources."""
+    """Estimates of `shapes`, in the device's `dtype` and in their order, and their sources.
+
+    `backend` is what runs the layers in the table that answers. `refused` has the forms without an
+    estimate, and why.
+    """
 
     device: str
+    backend: str
     dtype: str
     shapes: tuple[LayerShape, ...]
     estimates: tuple[Estimate, ...]
     sources: tuple[str, ...]
+    refused: Mapping[Form, NotPricedError] = field(default_factory=dict)
 
 
 class KnownLayers:
@@ -47,6 +55,7 @@ class KnownLayers:
         self._predictor, self._sources = machine.known_layers(
             allow_extrapolation=allow_extrapolation
         )
+        self._backend = machine.fingerprint.backend
 
     def predict(self, shapes: Sequence[LayerShape]) -> LayerPredictions:
         """The latency of every shape with its interval and source.
@@ -54,15 +63,58 @@ class KnownLayers:
         Raises:
             MeasurementError: nothing near a shape was measured, and extrapolation is not allowed.
         """
-        typed = tuple(dataclasses.replace(shape, dtype=self._dtype) for shape in shapes)
+        typed = self._typed(shapes)
         self._predictor.prepare(typed)
+        return self._found(typed, [self._predictor.estimate(shape) for shape in typed])
+
+    def predict_forms(self, dense: LayerShape, forms: Sequence[Form]) -> LayerPredictions:
+        """The dense layer and it in each form; forms without a price are refused by themselves.
+
+        Raises:
+            MeasurementError: the dense layer, or each of the forms, has no price.
+        """
+        typed = self._typed([dense, *map(dense.with_form, forms)])
+        possible = [shape for shape in typed if _too_large(shape) is None]
+        answers = dict(zip(possible, self._predictor.answers(possible), strict=True))
+        found: dict[LayerShape, Estimate] = {}
+        refused: dict[Form, NotPricedError] = {}
+        for shape in typed:
+            answer = _too_large(shape) or answers[shape]
+            if isinstance(answer, Estimate):
+                found[shape] = answer
+            elif shape.form == DENSE:
+                raise answer
+            else:
+                refused[shape.form] = answer
+        if refused and len(refused) == len(forms):
+            raise next(iter(refused.values()))
+        return replace(self._found([*found], [*found.values()]), refused=refused)
+
+    def _typed(self, shapes: Sequence[LayerShape]) -> tuple[LayerShape, ...]:
+        return tuple(replace(shape, dtype=self._dtype) for shape in shapes)
+
+    def _found(
+        self, shapes: Sequence[LayerShape], estimates: Sequence[Estimate]
+    ) -> LayerPredictions:
         return LayerPredictions(
             device=self._device,
+            backend=self._backend,
             dtype=self._dtype,
-            shapes=typed,
-            estimates=tuple(self._predictor.estimate(shape) for shape in typed),
+            shapes=tuple(shapes),
+            estimates=tuple(estimates),
             sources=tuple(self._sources),
         )
+
+
+def _too_large(shape: LayerShape) -> NotPricedError | None:
+    """Why no layer of this size has the rank, where it has not."""
+    largest = min(shape.in_features, shape.out_features)
+    if shape.rank <= largest:
+        return None
+    size = f"{shape.in_features}x{shape.out_features}"
+    return NotPricedError(
+        f"{shape.form}: a matrix of {size} has ranks up to {largest}; give one of these"
+    )
 
 
 def predict_layers(options: PredictOptions) -> LayerPredictions:
@@ -80,7 +132,7 @@ def predict_layers(options: PredictOptions) -> LayerPredictions:
     with nearest_machine(MachineOptions(**{n: getattr(options, n) for n in names})) as machine:
         check_forms(wanted, machine.backend, schema=PredictOptions)
         layers = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
-        return layers.predict([dense.with_form(form) for form in (DENSE, *wanted)])
+        return layers.predict_forms(dense, wanted)
 
 
 def predict(**options: Any) -> LayerPredictions:
@@ -102,4 +154,10 @@ def predict(**options: Any) -> LayerPredictions:
         TypeError: a keyword that is not an option.
     """
     with named_as_keywords(PredictOptions):
-        return predict_layers(from_keywords(PredictOptions, options, of="predict"))
+        found = predict_layers(from_keywords(PredictOptions, options, of="predict"))
+    return replace(found, refused=spelled_refusals(found, "flat"))
+
+
+def spelled_refusals(found: LayerPredictions, style: Style) -> dict[Form, NotPricedError]:
+    """Why forms were refused, with options named as the caller spells them."""
+    return {form: spell(error, style, PredictOptions) for form, error in found.refused.items()}

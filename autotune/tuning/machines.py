@@ -95,6 +95,7 @@ def nearest_machine(options: MachineOptions) -> Machine:
             dtype=dtype,
             database=options.database,
             extrapolate=options.allow_extrapolation,
+            any_backend=options.backend in (None, AUTO),
             measure_seconds=options.measure_seconds or default_measure_seconds(),
         )
     return local_machine(options)

@@ -24,6 +24,7 @@ from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Measurement
 from autotune.profiler.measure.nodes import SiteProfile
 from autotune.profiler.measure.settling import Settled, measure_wanted
 from autotune.profiler.measure.tasks import TaskRunner
@@ -184,13 +185,20 @@ class MeasuringMachine(Machine):
     def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
         """The table of what the database holds of this machine."""
         table = self._table(allow_extrapolation=allow_extrapolation)
-        if not self.database.measurements(self.fingerprint.id):
+        if not self._known():
             return table, [f"the specification sheet of {self.spec.name} alone"]
         return table, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
 
+    def _known(self) -> list[Measurement]:
+        """What the database holds of this machine; to ask makes none."""
+        address = self.database_address
+        if isinstance(address, Path) and not address.exists():
+            return []
+        return self.database.measurements(self.fingerprint.id)
+
     def _table(self, *, allow_extrapolation: bool = False) -> LatencyTable:
         return LatencyTable(
-            self.database.measurements(self.fingerprint.id),
+            self._known(),
             Roofline.of(self.spec, self.threads),
             allow_extrapolation=allow_extrapolation,
             cliff=self.spec.cliff(self.dtype),

@@ -48,8 +48,12 @@ class PredictedMachine(Machine):
         database: Address | None,
         extrapolate: bool,
         measure_seconds: float,
+        any_backend: bool = True,
     ) -> None:
-        """`database` is the user's own; `extrapolate` allows a table made from other devices'."""
+        """`database` is the user's own; `extrapolate` allows a table made from other devices'.
+
+        Measurements of another backend serve where `any_backend`.
+        """
         super().__init__(
             spec=spec,
             device_name=spec.title,
@@ -60,6 +64,7 @@ class PredictedMachine(Machine):
         )
         self._database = database
         self._extrapolate = extrapolate
+        self._any_backend = any_backend
 
     @cached_property
     def table(self) -> DeviceTable:
@@ -74,6 +79,7 @@ class PredictedMachine(Machine):
             self.spec,
             self.dtype,
             backend=self.backend.name,
+            any_backend=self._any_backend,
             database=self._database,
             extrapolate=self._extrapolate,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
@@ -24,6 +24,7 @@ from autotune.profiler.database.records import Measurement
 from autotune.profiler.sources.aiconfigurator import (
     MULTIPLE,
     PACKAGE,
+    ImportedTable,
     fingerprint_of_table,
     imported_devices,
     read_tables,
@@ -39,12 +40,14 @@ _FEW = 500
 class DeviceTable:
     """Latencies of layers on a device elsewhere.
 
-    `sources` say whose measurements they are; `rank_multiple` is the finest they know; `fuses`:
-    they are of a stack that runs neighbouring memory operations as one kernel.
+    `sources` say whose measurements they are, which were made in `timed_dtype`; `rank_multiple` is
+    the finest they know; `fuses`: they are of a stack that runs neighbouring memory operations as
+    one kernel.
     """
 
     spec: DeviceSpec
     fingerprint: Fingerprint
+    timed_dtype: str
     predictor: LatencyPredictor
     memory: MemoryModel
     sources: tuple[str, ...]
@@ -54,7 +57,7 @@ class DeviceTable:
     @functools.cached_property
     def attention(self) -> AttentionLatency:
         """Attention on the device, learned when first asked for."""
-        return AttentionLatency(self.spec, self.fingerprint.dtype)
+        return AttentionLatency(self.spec, self.timed_dtype)
 
 
 def device_table(
@@ -62,6 +65,7 @@ def device_table(
     dtype: str,
     *,
     backend: str,
+    any_backend: bool = True,
     database: Address | None = None,
     extrapolate: bool = False,
 ) -> DeviceTable:
@@ -69,22 +73,24 @@ def device_table(
 
     The user's own `database` comes first where it holds more than a few points, or nothing else is
     known. With `extrapolate` a GPU without a table is predicted from its sheet, other devices'
-    tables and what `database` holds of it.
+    tables and what `database` holds of it. Measurements of another backend serve where
+    `any_backend`; others' tables are of serving stacks, and serve for every backend.
 
     Raises:
-        UsageError: nothing is known in this dtype.
+        UsageError: nothing is known in this dtype, or of this backend.
     """
+    measured = functools.partial(_measured, spec, backend=backend, any_backend=any_backend)
     own = own_tables(spec, database, dtype=dtype)
     extrapolate = extrapolate and spec.kind == "cuda" and bool(imported_devices())
     others = extrapolate or spec.name in (*shipped_devices(), *imported_devices())
     if own and (len(own[0][1]) >= _FEW or not others):
-        return _measured(spec, own, backend=backend, whose="the database")
+        return measured(own, whose="the database")
     if spec.name in shipped_devices():
         tables = shipped_tables(spec.name, dtype)
         if not tables:
             lacks = f"the database of {spec.name} has no {dtype} points"
             raise UsageError(f"{lacks}; give bf16 or fp16")
-        return _measured(spec, tables, backend=backend, whose="this project's database")
+        return measured(tables, whose="this project's database")
     if spec.name in imported_devices():
         return _imported(spec, dtype)
     if extrapolate:
@@ -109,9 +115,18 @@ def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None 
     return sorted((table for table in found if table[1]), key=lambda table: -len(table[1]))
 
 
-def _measured(spec: DeviceSpec, tables: Tables, *, backend: str, whose: str) -> DeviceTable:
-    """Of `backend` where it was measured, else the largest."""
-    fingerprint, rows = next((t for t in tables if t[0].backend == backend), tables[0])
+def _measured(
+    spec: DeviceSpec, tables: Tables, *, backend: str, any_backend: bool, whose: str
+) -> DeviceTable:
+    """Of `backend` where it was measured, else the largest where that serves too."""
+    found = next((table for table in tables if table[0].backend == backend), None)
+    if found is None and not any_backend:
+        known = ", ".join(sorted({table[0].backend for table in tables}))
+        raise UsageError(
+            f"{option_name('machine.backend')}: {whose} of {spec.name} has no {tables[0][0].dtype} "
+            f"points of {backend}; it has {known}"
+        )
+    fingerprint, rows = found or tables[0]
     dtype = fingerprint.dtype
     table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
@@ -119,6 +134,7 @@ def _measured(spec: DeviceSpec, tables: Tables, *, backend: str, whose: str) -> 
     return DeviceTable(
         spec=spec,
         fingerprint=fingerprint,
+        timed_dtype=dtype,
         predictor=table,
         memory=MemoryModel.learned(
             spec,
@@ -134,9 +150,10 @@ def _measured(spec: DeviceSpec, tables: Tables, *, backend: str, whose: str) -> 
 
 
 def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
-    tables = read_tables(spec.name, dtype)
+    tables, timed = _tables_of_others(spec, dtype)
     rows = np.concatenate([table.rows.to_numpy(dtype=np.float64) for table in tables])
-    sources = tuple(table.source for table in tables)
+    same_rate = "" if timed == dtype else f", in {timed}, which runs at the rate of {dtype}"
+    sources = tuple(table.source + same_rate for table in tables)
     first = fingerprint_of_table(tables[0])
     return DeviceTable(
         spec=spec,
@@ -149,6 +166,7 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
             versions=dict(first.versions),
             settings={"sources": "; ".join(sources)},
         ),
+        timed_dtype=timed,
         predictor=ImportedLatency(spec, tables),
         memory=MemoryModel.learned(
             spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], seconds=rows[:, 3]
@@ -157,6 +175,18 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
         rank_multiple=MULTIPLE,
         fuses=True,
     )
+
+
+def _tables_of_others(spec: DeviceSpec, dtype: str) -> tuple[list[ImportedTable], str]:
+    """Tables in a dtype, or in the other half precision where that runs at the same rate."""
+    rates = spec.peak_flops
+    try:
+        return read_tables(spec.name, dtype), dtype
+    except UsageError:
+        for twin in HALF_PRECISION:
+            if dtype in HALF_PRECISION and dtype != twin and rates.get(dtype) == rates.get(twin):
+                return read_tables(spec.name, twin), twin
+        raise
 
 
 def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
@@ -182,6 +212,7 @@ def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
             versions={PACKAGE: version(PACKAGE)},
             settings={"donors": names},
         ),
+        timed_dtype=dtype,
         predictor=predictor,
         memory=MemoryModel.of_sheet(spec),
         sources=(

@@ -52,14 +52,16 @@ class ProductSums(LatencyPredictor):
 
     def estimates(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
         """Many at once: one prediction serves all that share an M."""
+        for shape in shapes:
+            if (refusal := _refusal(shape)) is not None:
+                raise refusal
         self.prepare(shapes)
         return [self._sum(shape) for shape in shapes]
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Learn all products of `shapes`."""
-        for shape in shapes:
-            _check(shape)
-        wanted = {p for s in shapes for p in (*products(s), *products(s.dense))}
+        """Learn all products of the shapes that can be priced."""
+        priced = [shape for shape in shapes if _refusal(shape) is None]
+        wanted = {p for s in priced for p in (*products(s), *products(s.dense))}
         missing = sorted(wanted - self._known.keys())
         if missing:
             prices = self._price(np.array(missing, dtype=np.float64))
@@ -79,17 +81,19 @@ class ProductSums(LatencyPredictor):
         )
 
 
-def _check(shape: LayerShape) -> None:
+def _refusal(shape: LayerShape) -> NotPricedError | None:
+    """Why a layer cannot be priced."""
     if shape.form.suffix:
-        raise NotPricedError(
+        return NotPricedError(
             f"the form {shape.form} cannot be priced: the third-party tables hold products in "
             "the native precision only; measure it on the device itself"
         )
     sizes = [size for _, k, n in products(shape) for size in (k, n)]
     odd = [size for size in sizes if size % MULTIPLE]
-    if odd:
-        raise NotPricedError(
-            f"a size of {odd[0]} cannot be priced: the third-party tables hold multiples of "
-            f"{MULTIPLE} only, and latency may jump between them; choose a multiple, or measure on "
-            "the device itself"
-        )
+    if not odd:
+        return None
+    return NotPricedError(
+        f"a size of {odd[0]} cannot be priced: the third-party tables hold multiples of "
+        f"{MULTIPLE} only, and latency may jump between them; choose a multiple, or measure on "
+        "the device itself"
+    )

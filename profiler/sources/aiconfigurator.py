@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from packaging.version import Version
 
-from autotune.core.errors import UsageError
+from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.types import Fingerprint
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
@@ -87,8 +87,8 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
         )
     if device not in imported_devices() or dtype not in TABLE_DTYPES:
         raise UsageError(
-            f"{PACKAGE} has no {dtype} table of {device}; it has "
-            f"{', '.join(TABLE_DTYPES)} tables of {', '.join(imported_devices())}"
+            f"{option_name('machine.dtype')}: {PACKAGE} has no {dtype} table of {device}; it has "
+            f"{' and '.join(TABLE_DTYPES)} tables of {', '.join(imported_devices())}"
         )
     tables = []
     for file in newest_files(folder, device, kind="gemm", name=_TABLE):
@@ -104,7 +104,10 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
                 )
             )
     if not tables:
-        raise UsageError(f"{PACKAGE} has no {dtype} table of {device}")
+        raise UsageError(
+            f"{option_name('machine.dtype')}: {PACKAGE} has no {dtype} table of {device}; give "
+            "another"
+        )
     return _agreeing(tables)
 
 

@@ -61,7 +61,22 @@ def test_a_gpu_elsewhere_is_known_by_its_table(no_gpu, device, step):
 
 def test_the_backend_that_was_measured_is_taken(no_gpu):
     assert machine("h200", backend="torch-eager").fingerprint.backend == "torch-eager"
-    assert machine("h200", backend="torch-compile").fingerprint.backend == "torch-cudagraph"
+    assert machine("h200").fingerprint.backend == "torch-cudagraph"
+
+
+@pytest.mark.parametrize("backend", ["torch-compile", "tensorrt"])
+def test_a_backend_that_was_not_measured_is_refused(no_gpu, backend):
+    has = "it has torch-cudagraph" if backend == "tensorrt" else "torch-cudagraph, torch-eager"
+    with pytest.raises(UsageError, match=rf"machine\.backend.* of {backend}; .*{has}"):
+        _ = machine("h200", backend=backend).fingerprint
+
+
+def test_half_precision_is_answered_from_the_other_at_the_same_rate(no_gpu):
+    table = machine("a100", dtype="fp16").table
+    assert (table.fingerprint.dtype, table.timed_dtype) == ("fp16", "bf16")
+    assert all("in bf16, which runs at the rate of fp16" in source for source in table.sources)
+    with pytest.raises(UsageError, match=r"machine\.dtype.*no fp32 table.*bf16"):
+        _ = machine("a100", dtype="fp32").table
 
 
 def test_a_gpu_that_nobody_measured(no_gpu):
