@@ -98,34 +98,41 @@ def export(path: Path, database: Address, *, output_format: str) -> None:
     "--device",
     type=DEVICE,
     metavar="NAME",
-    help="Import the points shipped for this device, or third-party GEMM measurements.",
+    help="Import the points shipped for this device, or third-party GEMM measurements; with a "
+    "file: your own points of it.",
 )
 @database_option
 @format_option
 def import_(
     path: Path | None, device: str | None, *, database: Address, output_format: str
 ) -> None:
-    """Add the points of an exported .csv or .parquet file, or the published points of a device.
+    """Add the points of an exported .csv or .parquet file, or points of a device.
 
-    With --device: the points that ship with this package or, if there are none, third-party
-    measurements from the installed aiconfigurator-core package.
+    With --device alone: the points that ship with this package or, if there are none, third-party
+    measurements from the installed aiconfigurator-core package. With a .csv file and --device: your
+    own points of that device, six columns (docs/devices.md).
     """
     from autotune.core.errors import UsageError
     from autotune.core.option_names import about
     from autotune.devices.specs import find_device
     from autotune.profiler.database.exchange import import_table
     from autotune.profiler.database.latency import LatencyDatabase
+    from autotune.profiler.database.points import import_points
     from autotune.profiler.sources.aiconfigurator import import_gemms
     from autotune.profiler.sources.shipped import load_shipped, shipped_devices
 
-    if (path is None) == (device is None):
-        raise UsageError("give either a file or --device NAME")
+    if path is None and device is None:
+        raise UsageError("give a file, --device NAME, or both")
+    with about("machine.device"):
+        spec = find_device(device) if device else None
     with LatencyDatabase(database) as store:
-        if path is not None:
+        if spec is None:
+            assert path is not None, "one of them is given"
             count, origin = import_table(store, path), str(path)
+        elif path is not None:
+            count, origin = import_points(store, path, spec=spec), str(path)
         else:
-            with about("machine.device"):
-                name = find_device(str(device)).name
+            name = spec.name
             if name in shipped_devices():
                 count, origin = load_shipped(store, name), f"the database of {name} in this package"
             else:

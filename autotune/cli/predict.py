@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -34,12 +33,12 @@ def command(output_format: str, **options: Any) -> None:
     for one, estimate in zip(found.shapes, found.estimates, strict=True):
         form = one.form
         asked = {"rank": form.rank_or_none, "form": str(form)}
-        answers.append({**asked, **dataclasses.asdict(estimate)})
+        answers.append({**asked, **estimate.to_json()})
         name_of = str(form) if form.suffix or form.is_dense else f"rank {form.rank}"
         lines.append(
             f"{name_of:10s} "
             f"{format_seconds(estimate.latency_s):>9s}  {_interval(estimate)}"
-            f"ratio {estimate.ratio:.3f}  {estimate.source}"
+            f"ratio {estimate.ratio:.3f}{_ratio_interval(estimate)}  {estimate.source}"
         )
     refused = {str(form): str(error) for form, error in spelled_refusals(found, "cli").items()}
     lines += [f"refused: {reason}" for reason in refused.values()]
@@ -54,6 +53,13 @@ def command(output_format: str, **options: Any) -> None:
         "refused": refused,
     }
     emit(output_format, record, lines=[*lines, *(f"from {source}" for source in found.sources)])
+
+
+def _ratio_interval(estimate: Estimate) -> str:
+    """The interval behind a ratio; nothing where it has no width."""
+    if estimate.ratio_low == estimate.ratio_high:
+        return ""
+    return f" ({estimate.ratio_low:.3f} to {estimate.ratio_high:.3f})"
 
 
 def _interval(estimate: Estimate) -> str:

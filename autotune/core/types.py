@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,8 @@ class Estimate:
     """Seconds of one layer, with the bounds of its interval and where the number comes from.
 
     `ratio` is latency recovery: seconds / seconds of the dense layer (above 1 is slower).
+    `ratio_half_width` is that of its own interval, in log: what is wrong with both layers alike is
+    not in a ratio. None: the seconds' interval is the ratio's, as where the dense layer is known.
     """
 
     latency_s: float
@@ -101,6 +104,32 @@ class Estimate:
     high_s: float
     ratio: float
     source: Source
+    ratio_half_width: float | None = None
+
+    @property
+    def ratio_low(self) -> float:
+        """The lower end of the ratio's interval."""
+        if self.ratio_half_width is None:
+            return self.ratio * self.low_s / self.latency_s
+        return self.ratio * math.exp(-self.ratio_half_width)
+
+    @property
+    def ratio_high(self) -> float:
+        """The upper end of the ratio's interval."""
+        if self.ratio_half_width is None:
+            return self.ratio * self.high_s / self.latency_s
+        return self.ratio * math.exp(self.ratio_half_width)
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate as callers see it, with both intervals as their ends."""
+        found = dataclasses.asdict(self)
+        del found["ratio_half_width"]
+        return {**found, "ratio_low": self.ratio_low, "ratio_high": self.ratio_high}
+
+    @property
+    def log_half_width(self) -> float:
+        """Half the width of the seconds' interval, in log."""
+        return math.log(self.high_s / self.low_s) / 2
 
     @property
     def is_above_dense(self) -> bool:

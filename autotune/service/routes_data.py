@@ -15,7 +15,7 @@ from autotune.service.prediction_records import Question
 from autotune.service.presence import while_connected
 from autotune.service.state import Caller, Owner, Parts
 from autotune.service.uploads import list_uploads, remove_upload
-from autotune.service.views import Answer, PredictionRequest, layer_of
+from autotune.service.views import Answer, EstimateView, PredictionRequest, layer_of
 from autotune.service.writing import in_writers
 
 router = APIRouter(prefix="/v1", tags=["devices"])
@@ -56,7 +56,8 @@ async def predict(
         found = await while_connected(request, parts.predictions.answer(owner, question))
     except AutotuneError as error:
         raise spell(error, "api", PredictOptions) from None
-    return Answer(**found.to_json())
+    estimates = [EstimateView(**one.to_json()) for one in found.estimates]
+    return Answer(**{**found.to_json(), "estimates": estimates})
 
 
 @router.get("/models", tags=["models"])

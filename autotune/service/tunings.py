@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -124,7 +123,7 @@ async def curve(
     answer = await while_connected(request, parts.predictions.answer(owner, asked))
     found = answer.estimates
     points = [
-        {"rank": shape.form.rank_or_none, "form": str(shape.form), **dataclasses.asdict(one)}
+        {"rank": shape.form.rank_or_none, "form": str(shape.form), **one.to_json()}
         for shape, one in zip(shapes, found, strict=True)
     ]
     figure = staircase(

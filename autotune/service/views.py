@@ -97,12 +97,14 @@ def layer_of(shape: Spec) -> LayerShape:
 
 
 class EstimateView(BaseModel):
-    """Latency in seconds with its interval, ratio to the dense layer, and source."""
+    """Latency in seconds and ratio to the dense layer, each with its interval, and source."""
 
     latency_s: float
     low_s: float
     high_s: float
     ratio: float
+    ratio_low: float
+    ratio_high: float
     source: str
 
 

@@ -110,11 +110,13 @@ class LearnedLayers(LatencySource):
         found: dict[LayerShape, Guess] = {}
         if pairs:
             dense_known = [self._measured.knows(s.dense) for s in pairs]
-            ratios, half_widths = regressor.predict_ratios(pairs, dense_known)
-            for shape, ratio, width in zip(
-                pairs, ratios.tolist(), half_widths.tolist(), strict=True
+            columns = regressor.predict_ratios(pairs, dense_known)
+            for shape, ratio, of_ratio, width in zip(
+                pairs, *(column.tolist() for column in columns), strict=True
             ):
-                found[shape] = Guess(ratio=ratio, half_width=width, source="predicted")
+                found[shape] = Guess(
+                    ratio=ratio, half_width=width, source="predicted", ratio_half_width=of_ratio
+                )
         if rest:
             seconds, half_widths = regressor.predict_with_half_widths(rest)
             for shape, value, width in zip(

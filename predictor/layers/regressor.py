@@ -98,17 +98,18 @@ class LatencyRegressor:
 
     def predict_ratios(
         self, pairs: Sequence[LayerShape], dense_known: Sequence[bool]
-    ) -> tuple[Array, Array]:
-        """Ratios pair / dense and half widths (log), (n,) each; only where `knows_ratios`.
+    ) -> tuple[Array, Array, Array]:
+        """Ratios pair / dense and two half widths (log), (n,) each; only where `knows_ratios`.
 
-        A half width is the ratio's where the dense layer's seconds are known, else that of the
-        pair's seconds: what is wrong with both layers alike is not in the ratio.
+        The first half width is the ratio's, the second that of the pair's seconds, which is the
+        same where the dense layer's are known: what is wrong with both layers alike is not in the
+        ratio.
         """
         assert self._models is not None and self._models.ratios is not None, "no pairs to learn"
         layers = LayerArrays.of(pairs)
         of_ratio, of_pair = self._ratio_widths.of(layers), self._pair_widths.of(layers)
         ratios = np.exp(self._models.ratios.predict(layers))
-        return ratios, np.where(dense_known, of_ratio, of_pair)
+        return ratios, of_ratio, np.where(dense_known, of_ratio, of_pair)
 
 
 class _Rows:

@@ -26,7 +26,8 @@ class Guess:
 
     `half_width` is that of the seconds' 90 % interval, in log; infinite where too little was
     measured to know it. With `add_dense_error` it is the ratio's alone, and the dense layer's own
-    error comes on top where that was not measured.
+    error comes on top where that was not measured. `ratio_half_width` is the ratio's where that is
+    known by itself.
     """
 
     latency_s: float | None = None
@@ -34,6 +35,7 @@ class Guess:
     half_width: float
     source: Source
     add_dense_error: bool = False
+    ratio_half_width: float | None = None
 
 
 class LatencySource(ABC):
@@ -98,7 +100,7 @@ class MeasuredLayers(LatencySource):
     def half_width(self, shape: LayerShape) -> float:
         """Half the log-width of an unsettled point's interval; 0 of one that settled."""
         found = self.estimates[shape]
-        return 0.0 if found.source == "measured" else math.log(found.high_s / found.low_s) / 2
+        return 0.0 if found.source == "measured" else found.log_half_width
 
     @property
     def learnable(self) -> list[LayerShape]:
@@ -118,6 +120,7 @@ def _dense_estimate(row: Measurement, seen_s: Sequence[float]) -> Estimate:
         high_s=row.latency_s if row.converged else most * _UNSETTLED_DENSE,
         ratio=1.0,
         source="measured" if row.converged else "unsettled",
+        ratio_half_width=0.0,
     )
 
 

@@ -81,22 +81,28 @@ class LatencyTable(LatencyPredictor):
         assert price.latency_s is not None, "a guess is of seconds or of a ratio"
         guess = _spread(price.latency_s, price.half_width, source=price.source)
         if shape.form.is_unchanged:
-            return guess
-        return replace(guess, ratio=guess.latency_s / self.estimate(shape.dense).latency_s)
+            return replace(guess, ratio_half_width=0.0)
+        dense = self.estimate(shape.dense)
+        width = guess.log_half_width
+        if dense.source != "measured":
+            width = math.hypot(width, dense.log_half_width)
+        return replace(guess, ratio=guess.latency_s / dense.latency_s, ratio_half_width=width)
 
     def _from_ratio(self, dense_shape: LayerShape, guess: Guess, *, ratio: float) -> Estimate:
         """A ratio times its dense layer's seconds."""
         dense, half_width = self.estimate(dense_shape), guess.half_width
+        of_ratio = half_width if guess.ratio_half_width is None else guess.ratio_half_width
         if guess.add_dense_error and dense.source != "measured":
-            half_width = math.hypot(half_width, math.log(dense.high_s / dense.low_s) / 2)
+            half_width = math.hypot(half_width, dense.log_half_width)
         return replace(
-            _spread(dense.latency_s * ratio, half_width, source=guess.source), ratio=ratio
+            _spread(dense.latency_s * ratio, half_width, source=guess.source),
+            ratio=ratio,
+            ratio_half_width=_finite(of_ratio),
         )
 
 
 def _spread(seconds: float, half_width: float, *, source: Source) -> Estimate:
-    # Too few residuals for a quantile: a factor of two, and the source says it is a guess.
-    factor = math.exp(half_width) if math.isfinite(half_width) else 2.0
+    factor = math.exp(_finite(half_width))
     return Estimate(
         latency_s=seconds,
         low_s=seconds / factor,
@@ -104,6 +110,11 @@ def _spread(seconds: float, half_width: float, *, source: Source) -> Estimate:
         ratio=1.0,
         source=source,
     )
+
+
+def _finite(half_width: float) -> float:
+    """Too few residuals for a quantile: a factor of two, and the source says it is a guess."""
+    return half_width if math.isfinite(half_width) else math.log(2.0)
 
 
 def _unknown(shape: LayerShape) -> NotPricedError:

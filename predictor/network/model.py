@@ -181,14 +181,17 @@ class NetworkModel:
             (one.count, one.predictor.estimate(one.shape(site.name, form))) for one in self.phases
         ]
         guesses = [estimate.source for _, estimate in found if estimate.source != "measured"]
-        dense_s = sum(count * estimate.latency_s / estimate.ratio for count, estimate in found)
+        dense = [count * estimate.latency_s / estimate.ratio for count, estimate in found]
         latency_s = sum(count * estimate.latency_s for count, estimate in found)
+        highs = (d * e.ratio_high for d, (_, e) in zip(dense, found, strict=True))
+        ratio = latency_s / sum(dense)
         return Estimate(
             latency_s=latency_s,
             low_s=sum(count * estimate.low_s for count, estimate in found),
             high_s=sum(count * estimate.high_s for count, estimate in found),
-            ratio=latency_s / dense_s,
+            ratio=ratio,
             source=guesses[0] if guesses else "measured",
+            ratio_half_width=math.log(sum(highs) / sum(dense) / ratio),
         )
 
     def pairs_may_pay(self, site: Site, precision: str) -> bool:

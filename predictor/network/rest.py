@@ -86,7 +86,7 @@ def rest_latency(
     for operation in operations:
         if operation.kind == "product":
             estimate = products.estimate(_layer(operation, dtype))
-            width = math.log(estimate.high_s / estimate.low_s) / 2
+            width = estimate.log_half_width
             parts.append((operation.batch * estimate.latency_s, width))
     total = sum(seconds for seconds, _ in parts)
     half = math.sqrt(sum((seconds * math.expm1(width)) ** 2 for seconds, width in parts))

@@ -5,9 +5,10 @@ A pair is the sum of its two products: what is known of a device that is not her
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,13 +73,23 @@ class ProductSums(LatencyPredictor):
         dense_s = sum(self._known[product].latency_s for product in products(shape.dense))
         seconds = sum(part.latency_s for part in parts)
         sources = {part.source for part in parts}
-        return Estimate(
+        found = Estimate(
             latency_s=seconds,
             low_s=sum(part.latency_s / part.factor for part in parts),
             high_s=sum(part.latency_s * part.factor for part in parts),
             ratio=seconds / dense_s,
             source=sources.pop() if len(sources) == 1 else "predicted",
         )
+        return replace(found, ratio_half_width=self._ratio_half_width(shape, found))
+
+    def _ratio_half_width(self, shape: LayerShape, found: Estimate) -> float:
+        """As if the errors of both layers were independent: 0 of a dense layer."""
+        if shape.is_dense:
+            return 0.0
+        dense = [self._known[product] for product in products(shape.dense)]
+        high_s = sum(part.latency_s * part.factor for part in dense)
+        low_s = sum(part.latency_s / part.factor for part in dense)
+        return math.hypot(found.log_half_width, math.log(high_s / low_s) / 2)
 
 
 def _refusal(shape: LayerShape) -> NotPricedError | None:

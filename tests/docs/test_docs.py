@@ -21,6 +21,15 @@ def test_what_the_page_shows_runs(page, folder, cli):
     run_page(page, folder, cli)
 
 
+@pytest.mark.docs
+def test_what_the_page_of_devices_shows_runs(folder, cli):
+    (table,) = re.findall(
+        r"```\n(tokens,.*?)```", (ROOT / "docs/devices.md").read_text(), re.DOTALL
+    )
+    (folder / "points.csv").write_text(table)
+    run_page("docs/devices.md", folder, cli)
+
+
 def test_commands_of_the_deployment_page_have_the_options_they_use():
     text = (ROOT / "docs" / "deployment.md").read_text()
     lines = re.findall(r"bin/(autotune .*)|`(autotune .*?)`", text)
@@ -39,6 +48,7 @@ def test_commands_of_the_deployment_page_have_the_options_they_use():
     "page",
     [
         *PAGES,
+        "docs/devices.md",
         "docs/quality.md",
         "docs/structure.md",
         "docs/deployment.md",

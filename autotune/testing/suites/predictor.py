@@ -54,6 +54,7 @@ class PredictorSuite:
             dense = predictor.estimate(shape.dense)
             found = predictor.estimate(shape)
             assert found.ratio == pytest.approx(found.latency_s / dense.latency_s, rel=1e-6), shape
+            assert 0 < found.ratio_low <= found.ratio <= found.ratio_high < math.inf, shape
             assert dense.ratio == pytest.approx(1.0)
 
     def test_asked_twice_it_answers_the_same(

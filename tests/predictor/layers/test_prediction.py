@@ -241,9 +241,9 @@ def test_a_pair_is_known_from_products_alone_and_its_term_from_pairs():
     assert guess == pytest.approx([seconds(one) for one in held], rel=0.05)
     assert (half_width < 0.2).all()
     truth = [seconds(one) / seconds(one.dense) for one in held]
-    ratios, alone = regressor.predict_ratios(held, [True] * len(held))
+    ratios, alone, _ = regressor.predict_ratios(held, [True] * len(held))
     assert ratios == pytest.approx(truth, rel=0.05)
-    assert regressor.predict_ratios(held, [False] * len(held))[1] == pytest.approx(half_width)
+    assert regressor.predict_ratios(held, [False] * len(held))[2] == pytest.approx(half_width)
     # What a measurement of the dense layer misses, its pairs miss too.
     drifted = [*known, held[0].dense]
     rows = [row(one, seconds(one), seconds(one.dense)) for one in drifted[:-1]]
