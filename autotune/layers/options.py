@@ -61,13 +61,20 @@ class LayerOptions:
         check_options(self)
 
     def layer(self) -> LayerShape:
-        """The layer in the requested form; `form` takes precedence over `rank`."""
-        return LayerShape(
+        """The layer in the requested form; `form` takes precedence over `rank`.
+
+        Raises:
+            UsageError: a form that is not spelled as one, or a rank that the layer cannot have.
+        """
+        found = LayerShape(
             tokens=self.tokens,
             in_features=self.in_features,
             out_features=self.out_features,
             form=parse_form(self.form) if self.form else Form(rank=self.rank or 0),
         )
+        if (problem := no_such_rank(found)) is not None:
+            raise UsageError(problem)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +148,9 @@ class ProfileOptions:
         given = [each.path for each in entries(ProfileOptions) if self._is_of_a_model(each)]
         if given and not self.model:
             raise OptionError(given[0], "needs {model}", schema=ProfileOptions)
-        for shape in self.shapes:
-            parse_shape(shape, max(self.tokens, default=1))
-        chosen_forms(self.ranks, self.forms)
+        layers = [parse_shape(shape, max(self.tokens, default=1)) for shape in self.shapes]
+        for form in chosen_forms(self.ranks, self.forms):
+            require_rank([layer.with_form(form) for layer in layers])
 
     def _is_of_a_model(self, entry: Entry) -> bool:
         """Whether an option of the model's workload was set to another value than its default."""
@@ -164,6 +171,26 @@ def check_forms(forms: Iterable[Form], backend: Backend, *, schema: type) -> Non
                 "precision, such as rank=96, or choose another {backend}"
             )
             raise OptionError("forms", rule, schema=schema)
+
+
+def no_such_rank(shape: LayerShape) -> str | None:
+    """Why no layer of this size has the rank of its form, where it has not."""
+    largest = min(shape.in_features, shape.out_features)
+    if shape.rank <= largest:
+        return None
+    size = f"{shape.in_features}x{shape.out_features}"
+    return f"{shape.form}: a matrix of {size} has ranks up to {largest}; give one of these"
+
+
+def require_rank(shapes: Sequence[LayerShape]) -> None:
+    """Refuse ranks that none of the layers can have.
+
+    Raises:
+        UsageError: there are layers, and none has the rank of its form.
+    """
+    problems = [no_such_rank(shape) for shape in shapes]
+    if problems and all(problems):
+        raise UsageError(str(problems[0]))
 
 
 def parse_shape(text: str, tokens: int) -> LayerShape:

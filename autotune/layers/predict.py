@@ -19,7 +19,9 @@ from autotune.layers.options import (
     chosen_forms,
     from_keywords,
     named_as_keywords,
+    no_such_rank,
     parse_shape,
+    require_rank,
 )
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import nearest_machine
@@ -108,13 +110,8 @@ class KnownLayers:
 
 def _too_large(shape: LayerShape) -> NotPricedError | None:
     """Why no layer of this size has the rank, where it has not."""
-    largest = min(shape.in_features, shape.out_features)
-    if shape.rank <= largest:
-        return None
-    size = f"{shape.in_features}x{shape.out_features}"
-    return NotPricedError(
-        f"{shape.form}: a matrix of {size} has ranks up to {largest}; give one of these"
-    )
+    problem = no_such_rank(shape)
+    return None if problem is None else NotPricedError(problem)
 
 
 def predict_layers(options: PredictOptions) -> LayerPredictions:
@@ -128,6 +125,7 @@ def predict_layers(options: PredictOptions) -> LayerPredictions:
     wanted = [form for form in chosen_forms(options.ranks, options.forms) if form != DENSE]
     names = ("device", "backend", "dtype", "threads", "database", "allow_extrapolation")
     dense = parse_shape(options.shape, options.tokens)
+    require_rank([dense.with_form(form) for form in wanted])
     check_database_exists(options.database)
     with nearest_machine(MachineOptions(**{n: getattr(options, n) for n in names})) as machine:
         check_forms(wanted, machine.backend, schema=PredictOptions)

@@ -17,6 +17,7 @@ from autotune.layers.options import (
     chosen_forms,
     from_keywords,
     named_as_keywords,
+    no_such_rank,
     parse_shape,
 )
 from autotune.layers.profile import Profiled, profile_full, profile_points, profile_quick
@@ -107,7 +108,8 @@ def _measured(
     chosen, wanted = _forms(options, machine.backend), []
     for shape in _dense(options, machine.dtype):
         forms = chosen or plan_forms(machine.spec, shape, points=machine.backend.ranks_per_shape)
-        wanted += [shape, *map(shape.with_form, forms)]
+        pairs = [shape.with_form(form) for form in forms]
+        wanted += [shape, *(pair for pair in pairs if no_such_rank(pair) is None)]
     with reporter.stage("measure layers") as advance:
         return profile_points(machine, database, wanted=wanted, policy=policy, advance=advance)
 

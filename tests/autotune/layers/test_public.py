@@ -33,6 +33,11 @@ def test_layers_are_measured_and_then_known(cli, private_database):
     assert [each["latency_s"] for each in answers] == [e.latency_s for e in (dense, *pairs)]
 
 
+def test_a_rank_is_measured_where_a_layer_can_have_it(private_database):
+    shapes = {**POINTS, "shapes": ["16x96", "64x96"], "ranks": (24,)}
+    assert autotune.profile(**shapes, database=private_database).wanted == 3  # two dense, one pair
+
+
 def test_a_device_that_is_not_here_is_predicted():
     found = autotune.predict(device="h200", tokens=2048, shape="4096x4096", ranks=(1024,))
     assert (found.device, found.dtype) == ("h200-sxm", "bf16")
@@ -46,6 +51,8 @@ def test_a_device_that_is_not_here_is_predicted():
         (autotune.predict, {**LAYER, "tokens": 0}, "^tokens must be"),
         (autotune.predict, {"shape": "64x96"}, "^tokens"),
         (autotune.predict, {**LAYER, "forms": ("r96",)}, "^forms?: "),
+        (autotune.predict, {**LAYER, "ranks": (65,)}, "^rank=65: .* ranks up to 64"),
+        (autotune.profile, {**POINTS, "ranks": (8, 65)}, "^rank=65: .* ranks up to 64"),
         (autotune.profile, {"ranks": (8,)}, "give tokens and shapes, or model, or plan quick"),
         (autotune.profile, {**POINTS, "isl": 64}, "^isl needs model"),
         (autotune.profile, {**POINTS, "device": "nosuch"}, "^device: "),
