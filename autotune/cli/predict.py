@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from autotune.cli.main import emit, format_option
 from autotune.cli.schema import schema_options, values
+from autotune.core.errors import ExitCode, UsageError
 from autotune.core.types import Estimate
 from autotune.layers.options import PredictOptions
 
@@ -16,17 +17,56 @@ from autotune.layers.options import PredictOptions
     "predict", epilog="Example: autotune predict --tokens 128 --shape 384x1536 --rank 96"
 )
 @schema_options(PredictOptions, filled=True)
+@click.option(
+    "--shapes",
+    "rows",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE|-",
+    help="Many layers: CSV or JSON lines with tokens, in_features, out_features, rank and, if "
+    "wanted, dtype and form; the answers come in the same format.",
+)
 @format_option
-def command(output_format: str, **options: Any) -> None:
+def command(output_format: str, *, rows: TextIO | None, **options: Any) -> int:
     """Predict a layer's latency, dense and in the given forms, with its interval and source.
 
     For a device that is not on this machine, predictions come from the database that ships with
     the package, or from third-party measurements.
+
+    With --shapes, each row is written with dense_s, latency_s, low_s, high_s, ratio, ratio_low,
+    ratio_high and source behind it. A row that cannot be answered has empty numbers, and the reason
+    in source; the exit code is 2 if there is no other.
     """
+    asked_of: PredictOptions = values(PredictOptions, options)
+    if rows is not None:
+        return _many(rows, asked_of)
+    _one(asked_of, output_format)
+    return 0
+
+
+def _many(rows: TextIO, options: PredictOptions) -> int:
+    """Answer a file of rows."""
+    from autotune.layers.rows import predict_rows, read_rows, write_rows
+
+    if options.tokens or options.shape or options.ranks or options.forms:
+        raise UsageError("--shapes has the layers: leave out --tokens, --shape, --rank and --form")
+    try:
+        text = rows.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--shapes: {rows.name} is no text in UTF-8: {error}") from error
+    try:
+        table = read_rows(text)
+    except UsageError as error:
+        raise UsageError(f"--shapes: {error}") from error
+    answers = predict_rows(table.rows, options)
+    click.echo(write_rows(table, answers), nl=False)
+    return 0 if any(row["latency_s"] is not None for row in answers) else ExitCode.UNUSABLE
+
+
+def _one(asked_of: PredictOptions, output_format: str) -> None:
+    """Answer for one layer in its forms."""
     from autotune.core.quantities import format_seconds
     from autotune.layers.predict import predict_layers, spelled_refusals
 
-    asked_of: PredictOptions = values(PredictOptions, options)
     found = predict_layers(asked_of)
     where = f"{found.device}, {found.backend}, {found.dtype}"
     answers, lines = [], [f"{where}: {asked_of.tokens} tokens, {asked_of.shape}"]

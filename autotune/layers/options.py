@@ -81,10 +81,9 @@ class LayerOptions:
 class PredictOptions:
     """Predict the latency of a layer."""
 
-    tokens: int = same(LayerOptions, "tokens")
-    shape: str = option(
+    tokens: int | None = same(LayerOptions, "tokens", default=None, required=False)
+    shape: str | None = option(
         flag="--shape",
-        required=True,
         metavar="KxN",
         help="IN_FEATURESxOUT_FEATURES of a layer.",
     )
@@ -100,15 +99,25 @@ class PredictOptions:
     def __post_init__(self) -> None:
         check_options(self)
 
+    def layer(self) -> tuple[int, str]:
+        """Tokens and sizes of the layer.
+
+        Raises:
+            OptionError: one of them is missing.
+        """
+        if self.tokens is None:
+            raise OptionError("tokens", "is missing: the rows of the input", schema=PredictOptions)
+        if self.shape is None:
+            raise OptionError("shape", "is missing: KxN, such as 384x1536", schema=PredictOptions)
+        return self.tokens, self.shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
     """Measure dense and low-rank layers and store the results in the database."""
 
     tokens: tuple[int, ...] = same(LayerOptions, "tokens", default=(), required=False)
-    shapes: tuple[str, ...] = same(
-        PredictOptions, "shape", default=(), required=False, flat="shapes"
-    )
+    shapes: tuple[str, ...] = same(PredictOptions, "shape", default=(), flat="shapes")
     plan: str | None = option(
         flag="--plan",
         choices=("quick", "full"),

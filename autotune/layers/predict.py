@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from autotune.core.errors import NotPricedError
+from autotune.core.errors import AutotuneError, NotPricedError
 from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
 from autotune.core.option_names import spell
@@ -92,6 +92,10 @@ class KnownLayers:
             raise next(iter(refused.values()))
         return replace(self._found([*found], [*found.values()]), refused=refused)
 
+    def answers(self, shapes: Sequence[LayerShape]) -> Sequence[Estimate | AutotuneError]:
+        """The estimate of every shape in the device's dtype, or why it has none."""
+        return self._predictor.answers(self._typed(shapes))
+
     def _typed(self, shapes: Sequence[LayerShape]) -> tuple[LayerShape, ...]:
         return tuple(replace(shape, dtype=self._dtype) for shape in shapes)
 
@@ -123,14 +127,24 @@ def predict_layers(options: PredictOptions) -> LayerPredictions:
         MeasurementError: nothing near a shape was measured, and extrapolation is not allowed.
     """
     wanted = [form for form in chosen_forms(options.ranks, options.forms) if form != DENSE]
-    names = ("device", "backend", "dtype", "threads", "database", "allow_extrapolation")
-    dense = parse_shape(options.shape, options.tokens)
+    tokens, shape = options.layer()
+    dense = parse_shape(shape, tokens)
     require_rank([dense.with_form(form) for form in wanted])
-    check_database_exists(options.database)
-    with nearest_machine(MachineOptions(**{n: getattr(options, n) for n in names})) as machine:
+    with nearest_machine(machine_options(options, dtype=options.dtype)) as machine:
         check_forms(wanted, machine.backend, schema=PredictOptions)
         layers = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
         return layers.predict_forms(dense, wanted)
+
+
+def machine_options(options: PredictOptions, *, dtype: str | None) -> MachineOptions:
+    """The machine that layers are asked of, in a dtype.
+
+    Raises:
+        UsageError: a database that does not exist.
+    """
+    check_database_exists(options.database)
+    names = ("device", "backend", "threads", "database", "allow_extrapolation")
+    return MachineOptions(dtype=dtype, **{name: getattr(options, name) for name in names})
 
 
 def predict(**options: Any) -> LayerPredictions:

@@ -129,7 +129,7 @@ def test_a_request_is_printed_and_flags_beside_it_win(cli, tmp_path):
         (("--allocator", "exact+optuna", "--trials", "0"), "--allocator exact+optuna needs --tri"),
         (("--backend", "nope"), "--backend: unknown backend 'nope'; known are"),
         (("--device", "nope"), "--device: unknown device 'nope'"),
-        (("--device", "gpu"), "--device: 'gpu' is no name of a device; name the GPU"),
+        (("--device", "gpu"), "--device: 'gpu' is no name of a device, and"),
         (("--backend", "onnxruntime-cuda"), "cuda needs an NVIDIA GPU, and --device is cpu"),
         (("--model", "./nope"), "--model: model './nope' does not exist"),
         (("--calibration", "/nope"), "--calibration /nope cannot be read"),
