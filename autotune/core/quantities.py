@@ -98,7 +98,7 @@ def format_seconds(seconds: float) -> str:
 
 def format_bytes(count: float) -> str:
     """Three significant digits with a decimal unit: `90.9 MB`."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count:.0f} B"

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from autotune.core.errors import AutotuneError, NotPricedError
+from autotune.core.errors import NotPricedError, option_name
 from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
 from autotune.core.option_names import spell
 from autotune.core.options import Style
 from autotune.core.paths import check_database_exists
+from autotune.core.quantities import format_bytes
 from autotune.core.types import Estimate
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.layers.options import (
     PredictOptions,
     check_forms,
@@ -53,7 +55,8 @@ class KnownLayers:
     """
 
     def __init__(self, machine: Machine, *, allow_extrapolation: bool = False) -> None:
-        self._device, self._dtype = machine.spec.name, machine.dtype
+        self._spec, self._dtype = machine.spec, machine.dtype
+        self._extrapolate = allow_extrapolation
         self._predictor, self._sources = machine.known_layers(
             allow_extrapolation=allow_extrapolation
         )
@@ -65,9 +68,12 @@ class KnownLayers:
         Raises:
             MeasurementError: nothing near a shape was measured, and extrapolation is not allowed.
         """
-        typed = self._typed(shapes)
-        self._predictor.prepare(typed)
-        return self._found(typed, [self._predictor.estimate(shape) for shape in typed])
+        answers = dict(zip(shapes, self.answers(shapes), strict=True))
+        for answer in answers.values():
+            if not isinstance(answer, Estimate):
+                raise answer
+        found = {shape: answer for shape, answer in answers.items() if isinstance(answer, Estimate)}
+        return self._found(shapes, [found[shape] for shape in shapes])
 
     def predict_forms(self, dense: LayerShape, forms: Sequence[Form]) -> LayerPredictions:
         """The dense layer and it in each form; forms without a price are refused by themselves.
@@ -75,13 +81,10 @@ class KnownLayers:
         Raises:
             MeasurementError: the dense layer, or each of the forms, has no price.
         """
-        typed = self._typed([dense, *map(dense.with_form, forms)])
-        possible = [shape for shape in typed if _too_large(shape) is None]
-        answers = dict(zip(possible, self._predictor.answers(possible), strict=True))
+        shapes = [dense, *map(dense.with_form, forms)]
         found: dict[LayerShape, Estimate] = {}
         refused: dict[Form, NotPricedError] = {}
-        for shape in typed:
-            answer = _too_large(shape) or answers[shape]
+        for shape, answer in zip(shapes, self.answers(shapes), strict=True):
             if isinstance(answer, Estimate):
                 found[shape] = answer
             elif shape.form == DENSE:
@@ -92,30 +95,57 @@ class KnownLayers:
             raise next(iter(refused.values()))
         return replace(self._found([*found], [*found.values()]), refused=refused)
 
-    def answers(self, shapes: Sequence[LayerShape]) -> Sequence[Estimate | AutotuneError]:
+    def answers(self, shapes: Sequence[LayerShape]) -> Sequence[Estimate | NotPricedError]:
         """The estimate of every shape in the device's dtype, or why it has none."""
-        return self._predictor.answers(self._typed(shapes))
+        typed = [replace(shape, dtype=self._dtype) for shape in shapes]
+        refusals = [_no_such_layer(shape, self._spec) for shape in typed]
+        possible = [s for s, refusal in zip(typed, refusals, strict=True) if refusal is None]
+        answers = iter(self._predictor.answers(possible))
+        return [
+            self._allowed(shape, next(answers)) if refusal is None else refusal
+            for shape, refusal in zip(typed, refusals, strict=True)
+        ]
 
-    def _typed(self, shapes: Sequence[LayerShape]) -> tuple[LayerShape, ...]:
-        return tuple(replace(shape, dtype=self._dtype) for shape in shapes)
+    def _allowed(
+        self, shape: LayerShape, answer: Estimate | NotPricedError
+    ) -> Estimate | NotPricedError:
+        """What lies beyond the table is an answer only where that is wanted."""
+        beyond = isinstance(answer, Estimate) and answer.source == "extrapolated"
+        return _beyond(shape) if beyond and not self._extrapolate else answer
 
     def _found(
         self, shapes: Sequence[LayerShape], estimates: Sequence[Estimate]
     ) -> LayerPredictions:
         return LayerPredictions(
-            device=self._device,
+            device=self._spec.name,
             backend=self._backend,
             dtype=self._dtype,
-            shapes=tuple(shapes),
+            shapes=tuple(replace(shape, dtype=self._dtype) for shape in shapes),
             estimates=tuple(estimates),
             sources=tuple(self._sources),
         )
 
 
-def _too_large(shape: LayerShape) -> NotPricedError | None:
-    """Why no layer of this size has the rank, where it has not."""
+def _no_such_layer(shape: LayerShape, spec: DeviceSpec) -> NotPricedError | None:
+    """Why the device cannot run the layer in this form, where it cannot."""
     problem = no_such_rank(shape)
+    if problem is None and spec.kind == "cuda":
+        features = shape.in_features + shape.out_features + shape.rank
+        needed = DTYPE_BYTES[shape.dtype] * (shape.parameters + shape.tokens * features)
+        if needed > spec.memory_bytes:
+            problem = (
+                f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features}, {shape.form} "
+                f"need {format_bytes(needed)}; {spec.name} has {format_bytes(spec.memory_bytes)}"
+            )
     return None if problem is None else NotPricedError(problem)
+
+
+def _beyond(shape: LayerShape) -> NotPricedError:
+    return NotPricedError(
+        f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features} lie beyond what was "
+        "measured; measure it on the device itself with `autotune profile`, or allow a guess with "
+        f"{option_name('machine.allow_extrapolation')}"
+    )
 
 
 def predict_layers(options: PredictOptions) -> LayerPredictions:

@@ -20,6 +20,7 @@ from autotune.devices.health import CpuReading, disturbances
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.layers.edges import WithinEdges, edges_of
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
@@ -184,10 +185,12 @@ class MeasuringMachine(Machine):
 
     def known_layers(self, *, allow_extrapolation: bool) -> tuple[LatencyPredictor, list[str]]:
         """The table of what the database holds of this machine."""
-        table = self._table(allow_extrapolation=allow_extrapolation)
-        if not self._known():
+        table, rows = self._table(allow_extrapolation=allow_extrapolation), self._known()
+        if not rows:
             return table, [f"the specification sheet of {self.spec.name} alone"]
-        return table, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
+        roofline = Roofline.of(self.spec, self.threads)
+        within = WithinEdges(table, edges_of(rows, roofline, dtype=self.dtype), roofline=roofline)
+        return within, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
 
     def _known(self) -> list[Measurement]:
         """What the database holds of this machine; to ask makes none."""

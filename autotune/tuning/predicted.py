@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.core.errors import MeasurementError
+from autotune.core.errors import MeasurementError, UsageError, option_name
 from autotune.core.forms import DENSE, Form
 from autotune.core.layers import LayerShape
 from autotune.core.progress import Advance
@@ -139,6 +139,7 @@ class PredictedMachine(Machine):
         model, predictor = builder.model, self.table.predictor
         with builder.workspace.stage("predict the dense network"):
             predictor.prepare(self._wanted(model))
+            self._require_known(model)
             phases = [
                 PhaseModel(
                     name=phase,
@@ -151,6 +152,18 @@ class PredictedMachine(Machine):
                 for phase, count in model.workload.passes.items()
             ]
         return NetworkModel(phases=tuple(phases))
+
+    def _require_known(self, model: TracedModel) -> None:
+        """Refuse layers beyond the table, unless a guess is allowed."""
+        for phase in model.workload.passes:
+            for shape in model.dense_shapes(phase, self.dtype):
+                beyond = self.table.predictor.estimate(shape).source == "extrapolated"
+                if beyond and not self._extrapolate:
+                    raise UsageError(
+                        f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features} lie "
+                        f"beyond what is known of {self.spec.name}; give a smaller workload, or "
+                        f"allow a guess with {option_name('machine.allow_extrapolation')}"
+                    )
 
     def _wanted(self, model: TracedModel) -> list[LayerShape]:
         """Every shape that a plan may hold."""

@@ -14,6 +14,7 @@ from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
 from autotune.predictor.layers.extrapolated import HALF_PRECISION, ExtrapolatedLatency, donors_of
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
@@ -24,7 +25,9 @@ from autotune.profiler.database.records import Measurement
 from autotune.profiler.sources.aiconfigurator import (
     MULTIPLE,
     PACKAGE,
+    SHAPE,
     ImportedTable,
+    consensus,
     fingerprint_of_table,
     imported_devices,
     read_tables,
@@ -128,14 +131,15 @@ def _measured(
         )
     fingerprint, rows = found or tables[0]
     dtype = fingerprint.dtype
-    table = LatencyTable(rows, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
+    roofline = Roofline.of(spec, 1)
+    table = LatencyTable(rows, roofline, cliff=spec.cliff(dtype))
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
     dense = [row for row in rows if row.shape.form.is_unchanged and not row.shape.parts]
     return DeviceTable(
         spec=spec,
         fingerprint=fingerprint,
         timed_dtype=dtype,
-        predictor=table,
+        predictor=WithinEdges(table, edges_of(rows, roofline, dtype=dtype), roofline=roofline),
         memory=MemoryModel.learned(
             spec,
             np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
@@ -152,6 +156,7 @@ def _measured(
 def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
     tables, timed = _tables_of_others(spec, dtype)
     rows = np.concatenate([table.rows.to_numpy(dtype=np.float64) for table in tables])
+    roofline, agreed = Roofline.of(spec, 1), consensus(tables)
     same_rate = "" if timed == dtype else f", in {timed}, which runs at the rate of {dtype}"
     sources = tuple(table.source + same_rate for table in tables)
     first = fingerprint_of_table(tables[0])
@@ -167,7 +172,16 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
             settings={"sources": "; ".join(sources)},
         ),
         timed_dtype=timed,
-        predictor=ImportedLatency(spec, tables),
+        predictor=WithinEdges(
+            ImportedLatency(spec, tables),
+            Edges.of(
+                agreed[SHAPE].to_numpy(dtype=np.float64),
+                agreed["latency_s"].to_numpy(dtype=np.float64),
+                roofline=roofline,
+                dtype=dtype,
+            ),
+            roofline=roofline,
+        ),
         memory=MemoryModel.learned(
             spec, rows[:, 1] * rows[:, 2] * DTYPE_BYTES[dtype], seconds=rows[:, 3]
         ),
