@@ -5,6 +5,7 @@
 held-out: 5 folds by (N, K) group, seed 0. recovery: pair / dense of the held-out shapes, for all
 ranks whose halves are in the table; a half that is held out too is predicted, the others are known
 (`mape_halves_unseen`: every half predicted by a model that did not see it).
+stack-out, version-out, between-m, harness, ratio: what others measure on the device (transfer.py).
 unseen: the device's family left out, no measurement of its own; few-shot: 100 of its own besides.
 Prints one table; the last line is one JSON document, a list of rows.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import transfer
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
@@ -34,7 +36,17 @@ from autotune.predictor.products.regressor import ProductRegressor
 from autotune.profiler.sources.aiconfigurator import consensus, read_tables
 
 DEVICES = "a100-sxm,h100-sxm,h200-sxm,b200-sxm,l40s"
-TASKS = ("held-out", "recovery", "unseen", "few-shot")
+TASKS = (
+    "held-out",
+    "recovery",
+    "unseen",
+    "few-shot",
+    "stack-out",
+    "version-out",
+    "between-m",
+    "harness",
+    "ratio",
+)
 FEW = 100
 FEW_SEEDS = 4
 Guess = tuple[Array, Array, Array]
@@ -63,9 +75,10 @@ def line(row: dict[str, Any]) -> str:
     """One row of the table."""
     decided = "" if row["decided"] is None else f"  decided {row['decided']:.2%}"
     covered = "" if row["coverage"] is None else f"  covered {row['coverage']:.3f}"
+    width = f" within {row['half_width']:.1f} %" if "half_width" in row else ""
     return (
-        f"{row['task']:9s} {row['device']:20s} {row['predictor']:18s} MAPE {row['mape']:6.2f} %  "
-        f"median {row['median']:6.2f}  p90 {row['p90']:6.2f}{decided}{covered}"
+        f"{row['task']:11s} {row['device']:20s} {row['predictor']:18s} MAPE {row['mape']:6.2f} %  "
+        f"median {row['median']:6.2f}  p90 {row['p90']:6.2f}{decided}{covered}{width}"
     )
 
 
@@ -266,6 +279,11 @@ RUN: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     "recovery": recovery,
     "unseen": unseen,
     "few-shot": few_shot,
+    "stack-out": transfer.stack_out,
+    "version-out": transfer.version_out,
+    "between-m": transfer.between_m,
+    "harness": transfer.harness,
+    "ratio": transfer.ratio,
 }
 
 if __name__ == "__main__":

@@ -79,6 +79,17 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
     Raises:
         UsageError: the package is not installed, or has no such table.
     """
+    folder = _folder_of_tables(device, dtype)
+    tables = _tables(newest_files(folder, device, kind="gemm", name=_TABLE), device, dtype=dtype)
+    if not tables:
+        raise UsageError(
+            f"{option_name('machine.dtype')}: {PACKAGE} has no {dtype} table of {device}; give "
+            "another"
+        )
+    return _agreeing(tables)
+
+
+def _folder_of_tables(device: str, dtype: str) -> Path:
     folder = package_folder()
     if folder is None:
         raise UsageError(
@@ -90,8 +101,12 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
             f"{option_name('machine.dtype')}: {PACKAGE} has no {dtype} table of {device}; it has "
             f"{' and '.join(TABLE_DTYPES)} tables of {', '.join(imported_devices())}"
         )
+    return folder
+
+
+def _tables(files: Iterable[Path], device: str, *, dtype: str) -> list[ImportedTable]:
     tables = []
-    for file in newest_files(folder, device, kind="gemm", name=_TABLE):
+    for file in files:
         rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])
         if len(rows):
             tables.append(
@@ -103,12 +118,18 @@ def read_tables(device: str, dtype: str = "bf16") -> list[ImportedTable]:
                     rows=rows,
                 )
             )
-    if not tables:
-        raise UsageError(
-            f"{option_name('machine.dtype')}: {PACKAGE} has no {dtype} table of {device}; give "
-            "another"
-        )
-    return _agreeing(tables)
+    return tables
+
+
+def read_versions(device: str, dtype: str = "bf16") -> list[ImportedTable]:
+    """Every version of every stack's table for `device`, cleaned.
+
+    Raises:
+        UsageError: the package is not installed, or has no such table.
+    """
+    folder = _folder_of_tables(device, dtype)
+    root = folder / "data" / SYSTEMS[device] / "gemm"
+    return _tables(sorted(root.glob(f"*/*/{_TABLE}")), device, dtype=dtype)
 
 
 def newest_files(folder: Path, device: str, *, kind: str, name: str) -> list[Path]:
