@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -92,6 +91,6 @@ class PredictorSuite:
 
 def _assert_equal(found: Estimate, expected: Estimate) -> None:
     """Equal up to the order in which sums are taken."""
-    ours, theirs = dataclasses.asdict(found), dataclasses.asdict(expected)
+    ours, theirs = found.to_json(), expected.to_json()
     assert ours.pop("source") == theirs.pop("source")
     assert ours == pytest.approx(theirs, rel=1e-6)
