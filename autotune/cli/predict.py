@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 import click
 
-from autotune.cli.main import emit, format_option
+from autotune.cli.main import echo, emit, format_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.errors import ExitCode, UsageError
 from autotune.core.types import Estimate
@@ -58,7 +58,7 @@ def _many(rows: TextIO, options: PredictOptions) -> int:
     except UsageError as error:
         raise UsageError(f"--shapes: {error}") from error
     answers = predict_rows(table.rows, options)
-    click.echo(write_rows(table, answers), nl=False)
+    echo(write_rows(table, answers), newline=False)
     return 0 if any(row["latency_s"] is not None for row in answers) else ExitCode.UNUSABLE
 
 

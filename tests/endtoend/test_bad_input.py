@@ -183,9 +183,17 @@ def test_unknown_options_and_commands(cli):
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("args", [(), ("t.csv", "--device", "a100")])
-def test_an_import_takes_a_file_or_a_device(cli, args):
-    refuse(cli("db", "import", *args), 2, "give either a file or --device NAME")
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        ((), "give a file, --device NAME, or both"),
+        (("t.csv",), "t.csv does not exist"),
+        (("t.csv", "--device", "a100"), "t.csv cannot be read"),
+        (("--device", "abacus"), "--device: unknown device 'abacus'"),
+    ],
+)
+def test_an_import_takes_a_file_or_a_device(cli, args, problem):
+    refuse(cli("db", "import", *args), 2, problem)
 
 
 @pytest.mark.parametrize("name", ["/proc/out", "/proc/new/out", "file", "file/out", "n" * 300])
@@ -199,7 +207,7 @@ def test_an_output_that_cannot_be_written(cli, tmp_path, name):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--device", "a100", "--rank", 96, "--rank", 97), ["97 cannot be priced", "multiple"]),
+        (("--device", "a100", "--rank", 98, "--rank", 97), ["98 cannot be priced", "multiple"]),
         (("--form", "rank=96:bogus"), ["--form", "rank=96:bogus", "has no implementation of it"]),
         (("--rank", 96), ["nothing measured is near", "dense", "autotune profile"]),
     ],

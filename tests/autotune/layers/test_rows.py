@@ -120,3 +120,12 @@ def test_the_command_answers_files_and_what_is_piped(cli, tmp_path):
     both = cli("predict", "--device", "h200", "--shapes", path, "--rank", 8)
     assert both.returncode == 2
     assert "--shapes has the layers" in both.stderr
+
+
+def test_a_name_in_a_file_reaches_no_terminal_as_it_is(cli, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"name,{HEADER}\n\x1b[2Jq,2048,4096,4096,\n")
+    done = cli("predict", "--device", "h200", "--shapes", path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "q,2048,4096,4096" in done.stdout

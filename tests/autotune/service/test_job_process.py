@@ -32,7 +32,7 @@ def script(monkeypatch, code):
     ("arguments", "says"),
     [
         (("tune", "--no-such-option"), "No such option"),
-        (("db", "import"), "give either a file or --device NAME"),
+        (("db", "import"), "give a file, --device NAME, or both"),
         (("devices", "show", "abacus"), "unknown device 'abacus'"),
     ],
 )
