@@ -27,6 +27,8 @@ ASKED = (*NEEDED, "rank", "dtype", "form")
 ANSWERED = ("dense_s", "latency_s", "low_s", "high_s", "ratio", "ratio_low", "ratio_high", "source")
 
 Row = Mapping[str, Any]
+# Under this name come the cells of a row behind its last column.
+_MORE = "\0more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ def _dtype(row: Row) -> str | None:
 
 
 def _layer(row: Row) -> LayerShape | UsageError:
+    if _MORE in row:
+        return UsageError(f"has more cells than the header: {row[_MORE]}"[:200])
     try:
         return LayerOptions(
             tokens=_whole(row, "tokens"),
@@ -151,11 +155,11 @@ def _whole(row: Row, name: str) -> int:
 
 
 def _csv(text: str) -> Table:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), restval="")
+    text = text.removeprefix("\ufeff")
+    reader = csv.DictReader(io.StringIO(text), restval="", restkey=_MORE)
     columns = tuple(name.strip() for name in reader.fieldnames or ())
     reader.fieldnames = columns
-    rows = tuple({k: v for k, v in row.items() if k is not None} for row in reader)
-    return Table(rows=rows, columns=columns, is_json=False)
+    return Table(rows=tuple(reader), columns=columns, is_json=False)
 
 
 def _json_lines(text: str) -> Table:

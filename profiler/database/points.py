@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import statistics
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import LARGEST_INTEGER, Fingerprint
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Measurement, Origin, RunContents
+from autotune.profiler.database.records import Measurement, Origin
 
 COLUMNS = ("tokens", "in_features", "out_features", "rank", "dtype", "seconds")
 _ALSO = {"in": "in_features", "out": "out_features"}
@@ -30,7 +29,7 @@ Seen = Mapping[LayerShape, float]
 
 
 def import_points(database: LatencyDatabase, path: Path, *, spec: DeviceSpec) -> int:
-    """Add the points of a file to what is known of a device, all or none; how many layers they are.
+    """Add a file's points to what is known of a device; how many layers they are.
 
     Raises:
         UsageError: an unreadable file, other columns, a line that is no point (named by its
@@ -38,20 +37,12 @@ def import_points(database: LatencyDatabase, path: Path, *, spec: DeviceSpec) ->
         DatabaseError: the database refuses a row.
     """
     seen, now = read_points(path, spec), timestamp()
-    runs = []
+    origin = Origin(kind="file", name=path.name, version="")
     for dtype in sorted({shape.dtype for shape in seen}):
         own = {shape: seconds for shape, seconds in seen.items() if shape.dtype == dtype}
-        run = RunContents(
-            id=uuid.uuid4().hex,
-            started_at=now,
-            plan=f"points of {path.name}",
-            origin=Origin(kind="file", name=path.name, version=""),
-            rows=[_measurement(shape, own, now=now) for shape in own],
-            details={},
-            clocks=(),
-        )
-        runs.append((_fingerprint(spec, dtype, path=path), run))
-    database.put_contents(*runs)
+        run = database.start_run(_fingerprint(spec, dtype), f"points of {path.name}", origin=origin)
+        rows = [_measurement(shape, own, now=now) for shape in own]
+        database.add(run, rows, remeasured=own)  # a later file corrects an earlier one
     return len(seen)
 
 
@@ -138,14 +129,14 @@ def _least_s(shape: LayerShape, spec: DeviceSpec) -> float:
     return shape.flops / (_ABOVE_PEAK * spec.peak_flops[shape.dtype])
 
 
-def _fingerprint(spec: DeviceSpec, dtype: str, *, path: Path) -> Fingerprint:
+def _fingerprint(spec: DeviceSpec, dtype: str) -> Fingerprint:
+    """One for all files of a device: their points are one table."""
     return Fingerprint(
         device=spec.name,
         device_name=spec.title,
         backend="points",
         dtype=dtype,
         threads=1,
-        settings={"file": path.name},
     )
 
 

@@ -47,6 +47,7 @@ def test_a_row_is_answered_like_a_single_layer():
         ("0,4096,4096,", "must be 1 or more"),
         ("-3,4096,4096,", "must be 1 or more"),
         (f"{'9' * 400},4096,4096,", "tokens must be a whole number"),
+        ("2048,4096,4096,1024,7", "more cells than the header"),
         ("2048,4096,4096,nan", ""),
         ("2048,4096,4096,1024.0", ""),
     ],

@@ -32,6 +32,19 @@ def test_points_become_measurements(tmp_path):
     assert pair.ratio == pytest.approx(3.6 / 7)
 
 
+def test_a_later_file_adds_points_and_corrects_those_of_an_earlier_one(tmp_path):
+    with LatencyDatabase(tmp_path / "latency.sqlite") as store:
+        import_points(store, written(tmp_path, *SLOWER), spec=A40)
+        later = tmp_path / "later.csv"
+        later.write_text(f"{HEADER}\n2048,4096,4096,,bf16,7e-4\n64,4096,4096,,bf16,9e-5\n")
+        import_points(store, later, spec=A40)
+        (key,) = store.fingerprints()
+        found = {
+            (row.shape.tokens, row.shape.rank): row.latency_s for row in store.measurements(key)
+        }
+    assert found == {(2048, 0): 7e-4, (2048, 1024): 3.6e-4, (64, 0): 9e-5}
+
+
 def test_columns_go_by_their_names(tmp_path):
     path = written(
         tmp_path, "bf16,6e-4,4096,64,2048,", header="dtype, seconds, in, out, tokens, rank"
