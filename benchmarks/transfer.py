@@ -22,8 +22,10 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
+from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.layers.transfer import Transfer, TransferredLatency
 from autotune.profiler.sources.aiconfigurator import (
     SHAPE,
     ImportedTable,
@@ -92,6 +94,12 @@ def sampled(rows: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def estimates(predictor: LatencyPredictor, shapes: Sequence[LayerShape]) -> list[Estimate]:
+    """All at once."""
+    predictor.prepare(shapes)
+    return [predictor.estimate(shape) for shape in shapes]
+
+
 def layers(rows: pd.DataFrame, dtype: str) -> list[LayerShape]:
     """Dense layers of rows (m, k, n)."""
     return [
@@ -112,6 +120,14 @@ def without(tables: Sequence[ImportedTable], keep: Any) -> list[ImportedTable]:
     return [replace(table, rows=table.rows[keep(table.rows)]) for table in tables]
 
 
+def ours(
+    device: str, tables: Sequence[ImportedTable], *, without: str | None = None
+) -> TransferredLatency:
+    """What the program answers for a device; the width without that of the environment asked for."""
+    transfer = Transfer.of(device, without=None if without is None else (device, without))
+    return TransferredLatency(ImportedLatency(find_device(device), tables), transfer)
+
+
 def left_out(device: str, stack: str, *, dtype: str) -> list[Row]:
     """One stack, from the others: shapes that they timed, and shapes that nobody did."""
     tables = read_tables(device, dtype)
@@ -119,11 +135,11 @@ def left_out(device: str, stack: str, *, dtype: str) -> list[Row]:
     others, asked = [table for table in tables if table is not target], sampled(target.rows)
     known = others[0].rows[SHAPE].assign(known=True).drop_duplicates()
     asked = asked.merge(known, on=SHAPE)
-    found = ImportedLatency(find_device(device), others).estimates(layers(asked, dtype))
+    found = estimates(ours(device, others, without=stack), layers(asked, dtype))
     rows = [scores(device, f"timed, {stack}", truth=asked["latency_s"], found=found)]
     unseen = asked[hidden(asked)]
     blind = without(others, lambda table: ~_in_groups(table, unseen))
-    found = ImportedLatency(find_device(device), blind).estimates(layers(unseen, dtype))
+    found = estimates(ours(device, blind, without=stack), layers(unseen, dtype))
     return [*rows, scores(device, f"predicted, {stack}", truth=unseen["latency_s"], found=found)]
 
 
@@ -157,7 +173,7 @@ def ratio_out(device: str, stack: str, *, dtype: str) -> list[Row]:
                 shapes.append(_pair(m, k, n, rank=rank, dtype=dtype))
                 truth.append((down + up) / seconds[m, k, n])
     chosen = np.random.default_rng(0).permutation(len(shapes))[: _TOKENS * _SHAPES]
-    found = ImportedLatency(find_device(device), others).estimates([shapes[i] for i in chosen])
+    found = estimates(ours(device, others, without=stack), [shapes[i] for i in chosen])
     return [ratio_scores(device, stack, truth=[truth[i] for i in chosen], found=found)]
 
 
@@ -191,8 +207,8 @@ def version_out(pool: ProcessPoolExecutor, devices: list[str], *, dtype: str) ->
         for old in read_versions(device, dtype):
             if (old.stack, old.stack_version) not in newest:
                 asked = sampled(old.rows)
-                found = ImportedLatency(find_device(device), tables).estimates(layers(asked, dtype))
                 name = f"{old.stack} {old.stack_version}"
+                found = estimates(ours(device, tables, without=name), layers(asked, dtype))
                 yield scores(device, name, truth=asked["latency_s"], found=found)
 
 
@@ -225,22 +241,23 @@ def harness(pool: ProcessPoolExecutor, devices: list[str], *, dtype: str) -> Ite
     (_, measured), *_ = shipped_tables(device, dtype)
     plain = [row for row in measured if not row.shape.parts and not row.shape.form.suffix]
     grid = [row for row in plain if not any(size % 32 for size in _sizes(row.shape))]
-    theirs = ImportedLatency(spec, read_tables(device, dtype))
-    found = theirs.estimates([row.shape for row in grid])
+    theirs = ours(device, read_tables(device, dtype), without="autotune")
+    found = estimates(theirs, [row.shape for row in grid])
     dense = [i for i, row in enumerate(grid) if row.shape.is_dense]
     pairs = [i for i, row in enumerate(grid) if not row.shape.is_dense]
     truth = [grid[i].latency_s for i in dense]
     yield scores(device, "ours, from theirs", truth=truth, found=[found[i] for i in dense])
     truth = [grid[i].ratio for i in pairs]
     yield ratio_scores(device, "ratios, from theirs", truth=truth, found=[found[i] for i in pairs])
-    ours = LatencyTable(measured, Roofline.of(spec, 1), cliff=spec.cliff(dtype))
+    own = TransferredLatency(
+        LatencyTable(measured, Roofline.of(spec, 1), cliff=spec.cliff(dtype)),
+        Transfer.of(device, without=(device, "autotune")),
+    )
     rows = consensus(read_tables(device, dtype))
     asked = sampled(rows[rows["m"].isin({row.shape.tokens for row in measured})])
     asked = asked[(asked["k"] <= 18944) & (asked["n"] <= 28672)]
-    shapes = layers(asked, dtype)
-    ours.prepare(shapes)
-    answers = [ours.estimate(shape) for shape in shapes]
-    yield scores(device, "theirs, from ours", truth=asked["latency_s"], found=answers)
+    found = estimates(own, layers(asked, dtype))
+    yield scores(device, "theirs, from ours", truth=asked["latency_s"], found=found)
 
 
 def _sizes(shape: LayerShape) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from autotune.core.errors import NotPricedError
 from autotune.core.layers import LayerShape
-from autotune.core.types import Estimate
+from autotune.core.types import Estimate, Interval
 
 
 class LatencyPredictor(ABC):
@@ -21,7 +21,12 @@ class LatencyPredictor(ABC):
     - A shape that it knows nothing about raises, each time, unless extrapolation was allowed at
       construction: then the source is `roofline`.
     - What it learns it keeps, without a lock: one thread at a time may use it.
+
+    `interval` states what the intervals hold: measurements of the same machine with the same
+    software ("table"), or of another board and other software too ("transfer").
     """
+
+    interval: Interval = "table"
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
         """Hear what will be asked; one that learns together what it can is faster so.

@@ -90,9 +90,18 @@ def _one(asked_of: PredictOptions, output_format: str) -> None:
         "shape": asked_of.shape,
         "sources": list(found.sources),
         "estimates": answers,
+        "interval": found.interval,
+        "level": 0.9,
         "refused": refused,
     }
-    emit(output_format, record, lines=[*lines, *(f"from {source}" for source in found.sources)])
+    lines += [_INTERVALS[found.interval], *(f"from {source}" for source in found.sources)]
+    emit(output_format, record, lines=lines)
+
+
+_INTERVALS = {
+    "table": "90 % intervals, of this machine with this software",
+    "transfer": "90 % intervals, of another board, driver, library and harness (transfer)",
+}
 
 
 def _ratio_interval(estimate: Estimate) -> str:

@@ -33,6 +33,8 @@ Source = Literal[
     "extrapolated",
     "roofline",
 ]
+# What an interval holds: the same machine with the same software, or another one as well.
+Interval = Literal["table", "transfer"]
 Record = TypeVar("Record")
 
 

@@ -13,7 +13,7 @@ from autotune.core.option_names import spell
 from autotune.core.options import Style
 from autotune.core.paths import check_database_exists
 from autotune.core.quantities import format_bytes
-from autotune.core.types import Estimate
+from autotune.core.types import Estimate, Interval
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.layers.options import (
     PredictOptions,
@@ -35,7 +35,8 @@ class LayerPredictions:
     """Estimates of `shapes`, in the device's `dtype` and in their order, and their sources.
 
     `backend` is what runs the layers in the table that answers. `refused` has the forms without an
-    estimate, and why.
+    estimate, and why. The intervals are of 90 %; `interval` states what they hold (`table`: the
+    same machine and software, `transfer`: another board, driver, library and harness too).
     """
 
     device: str
@@ -44,6 +45,7 @@ class LayerPredictions:
     shapes: tuple[LayerShape, ...]
     estimates: tuple[Estimate, ...]
     sources: tuple[str, ...]
+    interval: Interval = "table"
     refused: Mapping[Form, NotPricedError] = field(default_factory=dict)
 
 
@@ -123,6 +125,7 @@ class KnownLayers:
             shapes=tuple(replace(shape, dtype=self._dtype) for shape in shapes),
             estimates=tuple(estimates),
             sources=tuple(self._sources),
+            interval=self._predictor.interval,
         )
 
 

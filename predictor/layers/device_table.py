@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
 from autotune.predictor.layers.extrapolated import HALF_PRECISION, ExtrapolatedLatency, donors_of
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.layers.transfer import Transfer, TransferredLatency
 from autotune.predictor.network.attention import AttentionLatency
 from autotune.predictor.network.rest import MemoryModel
 from autotune.profiler.database.latency import LatencyDatabase
@@ -93,13 +94,19 @@ def device_table(
         if not tables:
             lacks = f"the database of {spec.name} has no {dtype} points"
             raise UsageError(f"{lacks}; give bf16 or fp16")
-        return measured(tables, whose="this project's database")
+        return _for_others(measured(tables, whose="this project's database"))
     if spec.name in imported_devices():
-        return _imported(spec, dtype)
+        return _for_others(_imported(spec, dtype))
     if extrapolate:
         return _extrapolated(spec, dtype, own=own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
     raise UsageError(f"no latency tables for {spec.name} in {dtype}; tables exist for {known}")
+
+
+def _for_others(table: DeviceTable) -> DeviceTable:
+    """The same table with intervals of what will be measured on another board."""
+    transfer = Transfer.of(table.spec.name)
+    return replace(table, predictor=TransferredLatency(table.predictor, transfer))
 
 
 def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None = None) -> Tables:

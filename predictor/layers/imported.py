@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from autotune.devices.specs import DeviceSpec
-from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.products.regressor import ProductRegressor
 from autotune.predictor.products.sums import Array, Price, ProductSums
 from autotune.profiler.sources.aiconfigurator import SHAPE, ImportedTable, consensus
@@ -25,7 +24,8 @@ _NEAREST_TOKENS = 8
 class ImportedLatency(ProductSums):
     """Seconds of layers from the tables of one device (profiler/sources/aiconfigurator.py).
 
-    `imported` is measured by others, within what they differ by.
+    `imported` is measured by others, and stands as they agree on it: how far the next one will be
+    off is for `TransferredLatency` to add.
     """
 
     def __init__(self, spec: DeviceSpec, tables: Sequence[ImportedTable]) -> None:
@@ -35,12 +35,11 @@ class ImportedLatency(ProductSums):
         rows = consensus(tables)
         self._table = rows[SHAPE].to_numpy(dtype=np.float64)
         self._seconds = rows["latency_s"].to_numpy(dtype=np.float64)
-        self._half_width = _disagreement(tables, rows)
         self._fitted: dict[int, ProductRegressor] = {}
 
     def _price(self, products: Array) -> list[Price]:
-        found, factor = self._timed(products), float(np.exp(self._half_width))
-        prices = [Price(latency_s=float(s), factor=factor, source="imported") for s in found]
+        found = self._timed(products)
+        prices = [Price(latency_s=float(s), factor=1.0, source="imported") for s in found]
         unknown = ~np.isfinite(found)
         for tokens in np.unique(products[unknown, 0]):
             at = np.flatnonzero(unknown & (products[:, 0] == tokens))
@@ -65,11 +64,3 @@ class ImportedLatency(ProductSums):
             regressor = ProductRegressor(self.spec, self.dtype, trees=0, stacked_trees=120)
             self._fitted[tokens] = regressor.fit(self._table[rows], self._seconds[rows])
         return self._fitted[tokens]
-
-
-def _disagreement(tables: Sequence[ImportedTable], rows: pd.DataFrame) -> float:
-    """How far (in log seconds) a stack is from the median of all, at 90 %."""
-    agreed = rows.set_index(SHAPE)["latency_s"]
-    own = [table.rows.set_index(SHAPE)["latency_s"] for table in tables]
-    off = [np.abs(np.log((seconds / agreed.reindex(seconds.index)).to_numpy())) for seconds in own]
-    return conformal_quantile(np.concatenate(off), 0.9)

@@ -122,7 +122,7 @@ class PhaseModel:
             saved -= self._added(site.name, estimate)
             dense = self._shapes[site.name]
             share = self.correction * self.anchor.layer_shares[dense] * estimate.ratio
-            relative = (estimate.high_s - estimate.low_s) / (2 * estimate.latency_s)
+            relative = (estimate.ratio_high - estimate.ratio_low) / (2 * estimate.ratio)
             spread[dense] = spread.get(dense, 0.0) + share * relative
         share_error = saved * self.anchor.relative_error
         half = math.sqrt(sum(value**2 for value in (*spread.values(), share_error)))

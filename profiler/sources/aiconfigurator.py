@@ -168,10 +168,28 @@ def _agreeing(tables: list[ImportedTable]) -> list[ImportedTable]:
 
 
 def consensus(tables: Sequence[ImportedTable]) -> pd.DataFrame:
-    """(m, k, n, latency_s, stacks): the median over stacks, and how many timed the shape."""
-    rows = pd.concat([table.rows for table in tables])
-    grouped = rows.groupby(SHAPE)["latency_s"]
+    """(m, k, n, latency_s, stacks): the median over stacks, and how many timed the shape.
+
+    Each stack's seconds are divided by its pace: where one stack alone timed some numbers of
+    tokens, the median would jump between these and their neighbours.
+    """
+    parts = [
+        table.rows.assign(latency_s=table.rows["latency_s"] / pace)
+        for table, pace in zip(tables, _paces(tables), strict=True)
+    ]
+    grouped = pd.concat(parts).groupby(SHAPE)["latency_s"]
     return grouped.agg(latency_s="median", stacks="size").reset_index()
+
+
+def _paces(tables: Sequence[ImportedTable]) -> list[float]:
+    """How much longer each stack takes than the median of those that timed a shape; 1 if alone."""
+    parts = [table.rows.assign(stack=i) for i, table in enumerate(tables)]
+    rows = pd.concat(parts, ignore_index=True)
+    grouped = rows.groupby(SHAPE)["latency_s"]
+    shared = rows[grouped.transform("size") > 1]
+    off = np.log(shared["latency_s"] / grouped.transform("median")[shared.index])
+    paces = off.groupby(shared["stack"]).median()
+    return [float(np.exp(paces.get(i, 0.0))) for i in range(len(tables))]
 
 
 def import_gemms(database: LatencyDatabase, device: str, *, dtype: str = "bf16") -> int:

@@ -1,0 +1,103 @@
+"""Intervals of what others will measure: another board, driver, library, clock or harness.
+
+A table's own interval is of the same machine with the same software. How far measurements of one
+device by different software are apart was found by leaving serving stacks, versions and harnesses
+out (benchmarks/transfer_widths.py); the width for a device is the larger of what its own
+environments and those of all other devices show. The quantile is above the nominal 90 %: there are
+few environments, and at this one those that were left out are covered at 90 % on average.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from autotune.core.layers import LayerShape
+from autotune.core.types import Estimate, Interval
+from autotune.predictor.base import LatencyPredictor
+
+TRANSFERS = Path(__file__).resolve().parent.parent / "data" / "transfer.csv"
+# Upper ends of M: decode, small and large prefill, as ProductRegressor's classes.
+SIZE_CLASSES = (16, 512)
+QUANTILES = tuple(round(level, 2) for level in np.arange(0.02, 1.0, 0.02))
+LEVEL = 0.92
+
+Environment = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Half widths (log) of seconds and of ratios, by size class."""
+
+    seconds: tuple[float, ...]
+    ratio: tuple[float, ...]
+
+    @staticmethod
+    def of(device: str, *, without: Environment | None = None) -> Transfer:
+        """For a device; `without` leaves an environment (device, name) out, to test it."""
+        seconds, ratio = (
+            tuple(
+                _half_width(device, kind, size_class=number, without=without)
+                for number in range(len(SIZE_CLASSES) + 1)
+            )
+            for kind in ("seconds", "ratio")
+        )
+        return Transfer(seconds=seconds, ratio=ratio)
+
+    def half_widths(self, shape: LayerShape) -> tuple[float, float]:
+        """Of the seconds and of the ratio of a layer; a dense layer's ratio is 1 everywhere."""
+        number = int(np.searchsorted(SIZE_CLASSES, shape.tokens))
+        return self.seconds[number], 0.0 if shape.form.is_unchanged else self.ratio[number]
+
+
+class TransferredLatency(LatencyPredictor):
+    """Another predictor's answers, with the interval of what the asker will measure."""
+
+    interval: Interval = "transfer"
+
+    def __init__(self, predictor: LatencyPredictor, transfer: Transfer) -> None:
+        self._inner, self._transfer = predictor, transfer
+
+    def prepare(self, shapes: Sequence[LayerShape]) -> None:
+        """Let the other hear what it will be asked."""
+        self._inner.prepare(shapes)
+
+    def estimate(self, shape: LayerShape) -> Estimate:
+        """Seconds and ratio of `shape`; both intervals hold what their tables miss as well."""
+        found = self._inner.estimate(shape)
+        seconds, ratio = self._transfer.half_widths(shape)
+        value, low, high = (math.log(s) for s in (found.latency_s, found.low_s, found.high_s))
+        of_ratio = max(found.ratio / found.ratio_low, found.ratio_high / found.ratio)
+        return replace(
+            found,
+            low_s=math.exp(value - math.hypot(value - low, seconds)),
+            high_s=math.exp(value + math.hypot(high - value, seconds)),
+            ratio_half_width=math.hypot(math.log(of_ratio), ratio),
+        )
+
+
+def _half_width(device: str, kind: str, *, size_class: int, without: Environment | None) -> float:
+    rows = _environments()
+    rows = rows[(rows["of"] == kind) & (rows["size_class"] == size_class)]
+    if without is not None:
+        rows = rows[(rows["device"] != without[0]) | (rows["environment"] != without[1])]
+    own = rows["device"] == device
+    widths = [_pooled(rows[chosen]) for chosen in (own, ~own) if chosen.any()]
+    return max(widths)
+
+
+def _pooled(rows: pd.DataFrame) -> float:
+    """The quantile at `LEVEL` over all environments, each of which counts the same."""
+    errors = rows[[name for name in rows.columns if name.startswith("q")]].to_numpy()
+    return float(np.quantile(errors, LEVEL))
+
+
+@functools.cache
+def _environments() -> pd.DataFrame:
+    return pd.read_csv(TRANSFERS)
