@@ -123,7 +123,7 @@ def without(tables: Sequence[ImportedTable], keep: Any) -> list[ImportedTable]:
 def ours(
     device: str, tables: Sequence[ImportedTable], *, without: str | None = None
 ) -> TransferredLatency:
-    """What the program answers for a device; the width without that of the environment asked for."""
+    """What the program answers for a device; `without`: what its width must not know."""
     transfer = Transfer.of(device, without=None if without is None else (device, without))
     return TransferredLatency(ImportedLatency(find_device(device), tables), transfer)
 
