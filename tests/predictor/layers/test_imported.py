@@ -1,14 +1,12 @@
 """Layers priced from others' products: exact where timed, summed, refused where nobody timed."""
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from autotune.core.errors import MeasurementError
 from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.imported import ImportedLatency
-from autotune.profiler.sources.aiconfigurator import ImportedTable, consensus, read_tables
+from autotune.profiler.sources.aiconfigurator import consensus, read_tables
 from tests.forms import form_of
 
 SPEC = find_device("a100")
@@ -37,7 +35,7 @@ def test_what_was_timed_is_returned_and_a_pair_is_the_sum(latency, timed):
     assert pair.latency_s == pytest.approx(timed[512, 1024, 256] + timed[512, 256, 4096])
     assert pair.ratio == pytest.approx(pair.latency_s / dense.latency_s)
     assert (dense.source, pair.source, dense.ratio) == ("imported", "imported", 1.0)
-    assert dense.low_s < dense.latency_s < dense.high_s < 1.4 * dense.latency_s
+    assert dense.low_s == dense.latency_s == dense.high_s  # transfer.py adds what others miss
     assert latency.estimate(layer(256)) == pair
 
 
@@ -60,25 +58,3 @@ def test_other_sizes_are_predicted_between_their_neighbours(latency, timed):
 def test_a_size_nobody_timed_is_refused(latency):
     with pytest.raises(MeasurementError, match="multiples of 32"):
         latency.estimate(layer(1001))
-
-
-def test_stacks_that_differ_widen_the_interval():
-    rows = pd.DataFrame({"m": 1, "k": np.repeat([32, 64, 96], 3), "n": [32, 64, 96] * 3})
-    seconds = np.linspace(1e-5, 2e-5, 9)
-
-    def of(*factors):
-        tables = [
-            ImportedTable(
-                device="a100-sxm",
-                stack=str(i),
-                stack_version="1",
-                dtype="bf16",
-                rows=rows.assign(latency_s=seconds * factor),
-            )
-            for i, factor in enumerate(factors)
-        ]
-        found = ImportedLatency(SPEC, tables).estimate(layer(tokens=1, k=64, n=96))
-        return found.high_s / found.latency_s
-
-    assert of(1.0, 1.0) == pytest.approx(1.0)
-    assert of(0.9, 1.0, 1.1) == pytest.approx(1 / 0.9, rel=0.02)

@@ -58,6 +58,16 @@ def test_the_consensus_is_the_median_of_the_stacks():
     assert rows["stacks"].tolist() == [3, 3, 3]
 
 
+def test_what_one_stack_alone_timed_is_put_at_the_pace_of_all():
+    """Else the median jumps between numbers of tokens that all timed and those that one did."""
+    seconds = np.array([1e-5, 2e-5, 3e-5])
+    slow, fast = table("slow", 1.1 * seconds), table("fast", seconds / 1.1)
+    alone = replace(fast, rows=fast.rows.iloc[:2])
+    rows = consensus([slow, alone])
+    assert rows["latency_s"].tolist() == pytest.approx([*seconds], rel=0.01)
+    assert rows["stacks"].tolist() == [2, 2, 1]
+
+
 def test_a_stack_that_disagrees_with_the_others_is_left_out():
     good = [table(name, [1e-5, 2e-5, 3e-5]) for name in ("a", "b")]
     wild = table("c", [2e-5, 4e-5, 6e-5])
