@@ -96,6 +96,12 @@ def arithmetic() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fits and engines are made here, and shared by the tests of a worker."""
+    os.environ["AUTOTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def private_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Workers do not wait for each other: what they measure is of no use but to the test."""
     os.environ["AUTOTUNE_LOCKS"] = str(tmp_path_factory.mktemp("locks"))

@@ -55,9 +55,25 @@ def default_database() -> Address:
 
 
 def engine_cache() -> Path:
-    """`$AUTOTUNE_CACHE`, else the user's cache folder: engines that were built here."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("AUTOTUNE_CACHE") or Path(base) / "autotune") / "engines"
+    """Where engines are kept that were built here."""
+    return _cache_folder() / "engines"
+
+
+def fits_cache() -> Path:
+    """Where models of latency are kept that were fitted here."""
+    return _cache_folder() / "fits"
+
+
+def _cache_folder() -> Path:
+    """`$AUTOTUNE_CACHE`, else the user's cache folder; what is there can be made again."""
+    given = os.environ.get("AUTOTUNE_CACHE")
+    if given:
+        return Path(given)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        base = tempfile.gettempdir()
+    return Path(base) / "autotune"
 
 
 def default_measure_seconds() -> float:

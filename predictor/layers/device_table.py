@@ -15,7 +15,12 @@ from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
-from autotune.predictor.layers.extrapolated import HALF_PRECISION, ExtrapolatedLatency, donors_of
+from autotune.predictor.layers.extrapolated import (
+    HALF_PRECISION,
+    ExtrapolatedLatency,
+    donor_specs,
+    unseen_device,
+)
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.layers.transfer import Transfer, TransferredLatency
@@ -218,9 +223,9 @@ def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
     if dtype not in spec.peak_flops:
         rates = ", ".join(spec.peak_flops)
         raise UsageError(f"the sheet of {spec.name} gives no rate in {dtype}; it has {rates}")
-    donors = donors_of(spec, dtype)
-    predictor = ExtrapolatedLatency(spec, dtype, donors=donors, own=own[0][1] if own else ())
-    names = ", ".join(donor.spec.name for donor in donors)
+    donors = donor_specs(spec, dtype)
+    predictor = ExtrapolatedLatency(unseen_device(spec, dtype), own=own[0][1] if own else ())
+    names = ", ".join(donor.name for donor in donors)
     points = f" and {predictor.own_points} points of its own" if predictor.own_points else ""
     return DeviceTable(
         spec=spec,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import numpy as np
 
 from autotune.devices.specs import DeviceSpec, find_device
+from autotune.predictor.learning.fit_cache import kept_fit
 from autotune.predictor.products.donors import Donor, UnseenDevice
 from autotune.predictor.products.sums import Array, Price, ProductSums
 from autotune.profiler.database.records import Measurement
-from autotune.profiler.sources.aiconfigurator import SHAPE, consensus, imported_devices, read_tables
+from autotune.profiler.sources.aiconfigurator import (
+    PACKAGE,
+    SHAPE,
+    consensus,
+    imported_devices,
+    read_tables,
+)
 
 # Fewer own measurements do not choose what to correct.
 LEAST_OWN = 25
@@ -21,18 +30,12 @@ _TIMED = "bf16"
 
 
 class ExtrapolatedLatency(ProductSums):
-    """Seconds of layers on `spec`, learned from donors, corrected by `own` measurements if any."""
+    """Seconds of layers on a device, learned from donors, corrected by its `own` points."""
 
-    def __init__(
-        self,
-        spec: DeviceSpec,
-        dtype: str,
-        *,
-        donors: Sequence[Donor],
-        own: Sequence[Measurement] = (),
-    ) -> None:
+    def __init__(self, device: UnseenDevice, *, own: Sequence[Measurement] = ()) -> None:
+        """`device` as its donors teach it."""
         super().__init__()
-        self._device = UnseenDevice(spec, dtype).fit(donors)
+        self._device = device
         dense = [row for row in own if row.shape.form.is_unchanged and not row.shape.parts]
         self.own_points = 0
         if len(dense) >= LEAST_OWN:
@@ -52,15 +55,35 @@ class ExtrapolatedLatency(ProductSums):
         ]
 
 
-def donors_of(spec: DeviceSpec, dtype: str, *, blind: bool = False) -> list[Donor]:
+def unseen_device(spec: DeviceSpec, dtype: str) -> UnseenDevice:
+    """The device as all donors teach it; the fit is kept for the next time."""
+    made_from = {
+        "tables": f"{PACKAGE} {version(PACKAGE)}",
+        "dtype": dtype,
+        "devices": [dataclasses.asdict(each) for each in (spec, *donor_specs(spec, dtype))],
+    }
+    fitted = kept_fit(
+        made_from, lambda: UnseenDevice(spec, dtype).fit(donors_of(spec, dtype)).fitted
+    )
+    return UnseenDevice.of_fitted(spec, dtype, fitted=fitted)
+
+
+def donor_specs(spec: DeviceSpec, dtype: str, *, blind: bool = False) -> list[DeviceSpec]:
     """Others' devices with a rate in `dtype`; `blind`: none of the family of `spec` either."""
     found = []
     for name in imported_devices():
         donor = find_device(name)
         kin = donor.family == spec.family if blind else name == spec.name
-        if kin or dtype not in donor.peak_flops:
-            continue
-        rows = consensus(read_tables(name, _TIMED))
+        if not kin and dtype in donor.peak_flops:
+            found.append(donor)
+    return found
+
+
+def donors_of(spec: DeviceSpec, dtype: str, *, blind: bool = False) -> list[Donor]:
+    """The tables of `donor_specs`."""
+    found = []
+    for donor in donor_specs(spec, dtype, blind=blind):
+        rows = consensus(read_tables(donor.name, _TIMED))
         found.append(
             Donor(
                 spec=donor,

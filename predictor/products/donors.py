@@ -9,8 +9,9 @@ averaged; their scales are learned from donors that are left out, as too few poi
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,28 @@ class UnseenDevice:
         self.half_width = max(width for width, _ in left_out)
         self._samples = [sample for _, sample in left_out]
         return self
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned, as estimators of scikit-learn, arrays and numbers."""
+        trees, boosting = self._models
+        return {
+            "trees": trees,
+            "boosting": boosting.model,
+            "edges": boosting.edges,
+            "half_width": self.half_width,
+            "samples": self._samples,
+        }
+
+    @staticmethod
+    def of_fitted(spec: DeviceSpec, dtype: str, *, fitted: Mapping[str, Any]) -> UnseenDevice:
+        """The device as `fit` left it, from its `fitted`."""
+        found = UnseenDevice(spec, dtype)
+        boosting = _Boosting(found.random_state)
+        boosting.model, boosting.edges = fitted["boosting"], fitted["edges"]
+        found._models = fitted["trees"], boosting
+        found.half_width, found._samples = fitted["half_width"], fitted["samples"]
+        return found
 
     @functools.cached_property
     def _kernels(self) -> tuple[Kernel, Kernel]:
@@ -121,7 +144,7 @@ class UnseenDevice:
 
     def _train(
         self, spec: DeviceSpec, donors: Sequence[Donor]
-    ) -> list[ExtraTreesRegressor | _Boosting]:
+    ) -> tuple[ExtraTreesRegressor, _Boosting]:
         draw = np.random.default_rng(self.random_state)
         features, targets, weights = [], [], []
         for donor in donors:
@@ -139,7 +162,7 @@ class UnseenDevice:
         )
         weights_of_rows = w / w.mean()
         boosting = _Boosting(self.random_state).fit(x, y, sample_weight=weights_of_rows)
-        return [trees.fit(x, y, sample_weight=weights_of_rows), boosting]
+        return trees.fit(x, y, sample_weight=weights_of_rows), boosting
 
     def _left_out(
         self, family: str, donors: Sequence[Donor]
@@ -198,8 +221,10 @@ class _Boosting:
     which takes ten times as long as the trees themselves.
     """
 
+    edges: list[Array]
+
     def __init__(self, random_state: int) -> None:
-        self._model = HistGradientBoostingRegressor(
+        self.model = HistGradientBoostingRegressor(
             max_iter=200,
             learning_rate=0.05,
             max_leaf_nodes=15,
@@ -211,18 +236,18 @@ class _Boosting:
 
     def fit(self, x: Array, y: Array, *, sample_weight: Array) -> _Boosting:
         """Learn from x (n, features), y (n,) and weights (n,)."""
-        steps = np.linspace(0, 1, self._model.max_bins + 1)[1:-1]
-        self._edges = [np.unique(np.quantile(column, steps)) for column in x.T]
-        self._model.fit(self._rounded(x), y, sample_weight=sample_weight)
+        steps = np.linspace(0, 1, self.model.max_bins + 1)[1:-1]
+        self.edges = [np.unique(np.quantile(column, steps)) for column in x.T]
+        self.model.fit(self._rounded(x), y, sample_weight=sample_weight)
         return self
 
     def predict(self, x: Array) -> Array:
         """The prediction, (n,), of x (n, features)."""
-        found: Array = self._model.predict(self._rounded(x))
+        found: Array = self.model.predict(self._rounded(x))
         return found
 
     def _rounded(self, x: Array) -> Array:
-        pairs = zip(self._edges, x.T, strict=True)
+        pairs = zip(self.edges, x.T, strict=True)
         return np.column_stack([np.searchsorted(edges, column) for edges, column in pairs])
 
 

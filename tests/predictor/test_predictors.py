@@ -8,6 +8,7 @@ from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import ExtrapolatedLatency
 from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.products.donors import UnseenDevice
 from autotune.profiler.measure.points import measure_points
 from autotune.profiler.sources.aiconfigurator import read_tables
 from autotune.testing.hardware import simulated_hardware
@@ -111,4 +112,4 @@ class TestExtrapolated(PredictorSuite):
 
     @pytest.fixture
     def make_predictor(self, donors):
-        return lambda: ExtrapolatedLatency(find_device("rtx-4090"), "bf16", donors=donors)
+        return lambda: ExtrapolatedLatency(UnseenDevice(find_device("rtx-4090")).fit(donors))

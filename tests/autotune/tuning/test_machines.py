@@ -85,17 +85,19 @@ def test_a_gpu_that_nobody_measured(no_gpu):
 
 
 @pytest.mark.slow
-def test_one_that_nobody_measured_is_extrapolated_when_asked_to(no_gpu, monkeypatch):
-    all_donors = donors_of
+def test_one_that_nobody_measured_is_extrapolated_when_asked_to(no_gpu, monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    all_donors, read = donors_of, []
 
     def few(spec, dtype):
         """Enough for what is asked here, in seconds."""
+        read.append(dtype)
         return [
             dataclasses.replace(d, products=d.products[::40], seconds=d.seconds[::40])
             for d in all_donors(spec, dtype)
         ]
 
-    monkeypatch.setattr("autotune.predictor.layers.device_table.donors_of", few)
+    monkeypatch.setattr("autotune.predictor.layers.extrapolated.donors_of", few)
     elsewhere = machine("t4", allow_extrapolation=True)
     assert not elsewhere.verified
     assert elsewhere.dtype == "fp16"  # Turing has no bf16
@@ -106,6 +108,9 @@ def test_one_that_nobody_measured_is_extrapolated_when_asked_to(no_gpu, monkeypa
     assert dense.source == "extrapolated"
     assert dense.high_s / dense.low_s > 1.3
     assert dense.low_s < 8 * Roofline.of(elsewhere.spec, 1).latency_s(layer)
+    again = machine("t4", allow_extrapolation=True).table.predictor.estimate(layer)
+    assert again == dense
+    assert len(read) == 1, "the fit is kept: tables of donors are read once"
     with pytest.raises(UsageError, match="no rate in bf16"):
         machine("t4", dtype="bf16", allow_extrapolation=True).prepare()
 

@@ -11,6 +11,7 @@ from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
 from autotune.predictor.learning.gaussian_process import Process, shared_kernel
+from autotune.predictor.products.donors import UnseenDevice
 from tests.predictor.products.test_donors import Donor, mape, table
 from tests.profiler.points import point
 
@@ -45,7 +46,7 @@ def own_points(count):
 
 
 def test_a_pair_is_the_sum_of_its_products(donors):
-    known = ExtrapolatedLatency(SPEC, "bf16", donors=donors)
+    known = ExtrapolatedLatency(UnseenDevice(SPEC, "bf16").fit(donors))
     dense = LayerShape(tokens=64, in_features=1024, out_features=4096, dtype="bf16")
     pair = known.estimate(dense.with_form(low_rank(256)))
     down = known.estimate(dataclasses.replace(dense, out_features=256))
@@ -66,7 +67,7 @@ def test_own_points_correct_it_from_so_many_on(donors):
     seconds = np.array([row.latency_s for row in truth])
 
     def error(count):
-        known = ExtrapolatedLatency(SPEC, "bf16", donors=donors, own=truth[:count])
+        known = ExtrapolatedLatency(UnseenDevice(SPEC, "bf16").fit(donors), own=truth[:count])
         assert known.own_points == (count if count >= LEAST_OWN else 0)
         found = np.array([estimate.latency_s for estimate in known.estimates(shapes)])
         return mape(seconds[40:], found[40:])

@@ -1,0 +1,77 @@
+"""Fitted models kept as data between runs: skops files, which hold JSON and arrays and no pickle.
+
+A fit is named by what it was made from: the data, the versions of the libraries, and the source of
+the modules that make it. A file that cannot be read is made again; one that cannot be written is
+done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autotune.core.errors import StorageError
+from autotune.core.files import write_whole
+from autotune.core.paths import fits_cache
+from autotune.core.types import digest
+
+# What scikit-learn's trees are made of, beside its estimators: plain arrays.
+_TRUSTED = (
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+)
+_LIBRARIES = ("scikit-learn", "numpy", "skops")
+_PREDICTOR = Path(__file__).resolve().parent.parent
+
+Fit = dict[str, Any]
+
+
+def kept_fit(made_from: Mapping[str, Any], fit: Callable[[], Fit]) -> Fit:
+    """The fit of this name from the cache, or `fit()`, kept for the next time.
+
+    Args:
+        made_from: JSON of everything that decides what `fit` returns, but for code and libraries.
+        fit: Makes a dictionary of estimators of scikit-learn, arrays, numbers, lists and tuples.
+    """
+    path = fits_cache() / f"{_name(made_from)}.skops"
+    found = _read(path)
+    if found is None:
+        found = fit()
+        _keep(path, found)
+    return found
+
+
+def _name(made_from: Mapping[str, Any]) -> str:
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return digest({"from": made_from, "libraries": libraries, "source": _source()})[:32]
+
+
+def _source() -> str:
+    """The sha256 of the modules of the predictor."""
+    total = hashlib.sha256()
+    for path in sorted(_PREDICTOR.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _read(path: Path) -> Fit | None:
+    from skops import io
+
+    if not path.is_file():
+        return None
+    try:
+        found = io.load(path, trusted=list(_TRUSTED))
+    except Exception:  # whatever a damaged file raises
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _keep(path: Path, fit: Fit) -> None:
+    from skops import io
+
+    with contextlib.suppress(StorageError):
+        write_whole(path, lambda temporary: io.dump(fit, temporary))
