@@ -68,6 +68,7 @@ class DeviceSpec:
 
 
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+HALF_PRECISION = ("bf16", "fp16")
 # What PyTorch calls them.
 TORCH_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

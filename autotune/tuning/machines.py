@@ -19,13 +19,13 @@ from autotune.profiler.backends import Backend, make_backend, needed_device, req
 from autotune.profiler.measure.nodes import SiteProfile, profile_sites
 from autotune.profiler.measure.points import fingerprint_of
 from autotune.tuning.machine import Machine
-from autotune.tuning.measuring import MeasuringMachine
 from autotune.tuning.predicted import PredictedMachine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autotune.farm.base import Executor
+    from autotune.tuning.measuring import MeasuringMachine
     from autotune.tuning.options import MachineOptions
 
 # Stands for the backend that runs the model fastest (fastest_backend.py).
@@ -108,6 +108,9 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         UsageError: an unknown device or backend, ones that do not go together, or too many threads.
         DeviceMissingError: the device is not here, or its backend is not installed.
     """
+    # Brings torch along, which a device elsewhere does without.
+    from autotune.tuning.measuring import MeasuringMachine
+
     with about("machine.device"):
         present = require_device(options.device)
     spec = present.spec

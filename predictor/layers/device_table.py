@@ -12,16 +12,9 @@ import numpy as np
 from autotune.core.errors import UsageError, option_name
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
-from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
+from autotune.devices.specs import DTYPE_BYTES, HALF_PRECISION, DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
-from autotune.predictor.layers.extrapolated import (
-    HALF_PRECISION,
-    ExtrapolatedLatency,
-    donor_specs,
-    unseen_device,
-)
-from autotune.predictor.layers.imported import ImportedLatency
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.layers.transfer import Transfer, TransferredLatency
 from autotune.predictor.network.attention import AttentionLatency
@@ -166,6 +159,9 @@ def _measured(
 
 
 def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
+    # Brings scikit-learn along, which a table of this profiler mostly does without.
+    from autotune.predictor.layers.imported import ImportedLatency
+
     tables, timed = _tables_of_others(spec, dtype)
     rows = np.concatenate([table.rows.to_numpy(dtype=np.float64) for table in tables])
     roofline, agreed = Roofline.of(spec, 1), consensus(tables)
@@ -216,6 +212,12 @@ def _tables_of_others(spec: DeviceSpec, dtype: str) -> tuple[list[ImportedTable]
 
 
 def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
+    from autotune.predictor.layers.extrapolated import (
+        ExtrapolatedLatency,
+        donor_specs,
+        unseen_device,
+    )
+
     if dtype not in HALF_PRECISION:
         raise UsageError(
             f"{spec.name} can be extrapolated in {' or '.join(HALF_PRECISION)} only, not {dtype}"

@@ -24,8 +24,7 @@ from autotune.profiler.sources.aiconfigurator import (
 # Fewer own measurements do not choose what to correct.
 LEAST_OWN = 25
 _MOST_OWN = 500
-# Others timed bf16 only; tensor cores take both in the same time.
-HALF_PRECISION = ("bf16", "fp16")
+# Others timed bf16 only; tensor cores take both half precisions in the same time.
 _TIMED = "bf16"
 
 

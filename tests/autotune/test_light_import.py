@@ -33,6 +33,21 @@ def test_every_help_is_light_and_has_an_example(args, cli):
     assert loaded_after(code) == set()
 
 
+def test_a_shipped_device_is_predicted_without_heavy_libraries():
+    asked = ["predict", "--device", "h200", "--tokens", "2048", "--shape", "4096x4096"]
+    code = (
+        "from autotune.cli.main import cli\n"
+        f"cli.main({[*asked, '--rank', '1024']!r}, standalone_mode=False)"
+    )
+    assert not loaded_after(code) & {
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "sklearn",
+        "matplotlib",
+    }
+
+
 def test_the_measuring_process_imports_what_its_backend_needs():
     """onnxruntime is timed without torch beside it, also where checkpoints can be opened."""
     serve = (
