@@ -1,0 +1,137 @@
+"""A correction from a few measurements: the simplest that helps on measurements it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.predictor.learning.conformal import conformal_quantile
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+# So many measurements weigh as much as the belief that nothing is to be corrected.
+_PRIOR = 2.0
+# A process with a scale for each feature needs so many.
+_LEAST_SMOOTH = 25
+_FOLDS = 8
+# Fewer left-out errors say nothing about a 90 % quantile.
+_LEAST_WIDTH = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """Where measurements are: features (n, d), their regime (n,), and their group (n,).
+
+    Points of one regime are alike in what limits them; points of one group know each other, and are
+    left out together.
+    """
+
+    features: Array
+    regime: Index
+    group: Index
+
+    def of(self, rows: Index) -> Points:
+        """Some of the points."""
+        return Points(
+            features=self.features[rows], regime=self.regime[rows], group=self.group[rows]
+        )
+
+
+Shift = Callable[[Points], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """What to add to logs: what was chosen by its name, and mean left-out errors before and after.
+
+    `half_width` (log, 90 %) is that of the errors of left-out points; None where they are too few.
+    """
+
+    name: str
+    shift: Shift
+    error_before: float
+    error_after: float
+    half_width: float | None
+
+
+def choose_correction(points: Points, off: Array) -> Correction:
+    """Of nothing, one factor, one for each regime, and a smooth surface: what does best.
+
+    `off` (n,) is by how much (log) each measurement is above the prediction. A correction is taken
+    only where it is better on groups that were left out than none; the simpler one wins a draw.
+    A single group cannot show that, so its factor is taken for a third.
+    """
+    none = _left_out(_none, points, off=off)
+    best, name, errors = _none, "nothing", none
+    for candidate, label, least in _CANDIDATES:
+        if len(off) < least:
+            continue
+        found = _left_out(candidate, points, off=off)
+        if np.abs(found).mean() < np.abs(errors).mean():
+            best, name, errors = candidate, label, found
+    if len(np.unique(points.group)) < 2 and len(off):
+        best, name = _one_factor, "one factor"
+    return Correction(
+        name=name,
+        shift=best(points, off),
+        error_before=float(np.abs(none).mean()) if len(off) else 0.0,
+        error_after=float(np.abs(errors).mean()) if len(off) else 0.0,
+        half_width=conformal_quantile(np.abs(errors), 0.9) if len(off) >= _LEAST_WIDTH else None,
+    )
+
+
+def _left_out(fit: Callable[[Points, Array], Shift], points: Points, *, off: Array) -> Array:
+    """Errors of every point, corrected by a fit to the groups outside of its fold."""
+    groups, index = np.unique(points.group, return_inverse=True)
+    if len(groups) < 2:
+        return off
+    fold = (np.random.default_rng(0).permutation(len(groups)) % _FOLDS)[index.ravel()]
+    errors = np.empty(len(off))
+    for number in np.unique(fold):
+        test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        errors[test] = off[test] - fit(points.of(train), off[train])(points.of(test))
+    return errors
+
+
+def _none(points: Points, off: Array) -> Shift:
+    del points, off
+    return lambda asked: np.zeros(len(asked.regime))
+
+
+def _one_factor(points: Points, off: Array) -> Shift:
+    del points
+    factor = off.sum() / (len(off) + _PRIOR)
+    return lambda asked: np.full(len(asked.regime), factor)
+
+
+def _factor_by_regime(points: Points, off: Array) -> Shift:
+    """Drawn towards the factor of all, the more the fewer points a regime has."""
+    of_all = off.sum() / (len(off) + _PRIOR)
+    regimes = np.unique(points.regime)
+    factors = {
+        int(regime): (off[points.regime == regime].sum() + _PRIOR * of_all)
+        / ((points.regime == regime).sum() + _PRIOR)
+        for regime in regimes
+    }
+    return lambda asked: np.array([factors.get(int(regime), of_all) for regime in asked.regime])
+
+
+def _smooth(points: Points, off: Array) -> Shift:
+    """A Gaussian process over the features, of what factors by regime leave."""
+    from autotune.predictor.learning.gaussian_process import Process
+
+    if len(off) < _LEAST_SMOOTH:
+        return _factor_by_regime(points, off)
+    base = _factor_by_regime(points, off)
+    process = Process(points.features, off - base(points), groups=points.group)
+    return lambda asked: base(asked) + process.predict(asked.features)[0]
+
+
+_CANDIDATES = (
+    (_one_factor, "one factor", 1),
+    (_factor_by_regime, "a factor for each range of tokens", 6),
+    (_smooth, "a smooth surface", _LEAST_SMOOTH),
+)
