@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,6 @@ from autotune.predictor.learning.correction import Correction, Points, choose_co
 from autotune.profiler.database.records import Measurement
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What was measured of one layer."""
-
-    seconds: float | None
-    ratio: float | None
 
 
 class OwnPoints(LatencyPredictor):
