@@ -59,17 +59,17 @@ def differences() -> Iterator[tuple[str, str, str, pd.DataFrame]]:
         for table in tables:
             others = [other for other in tables if other is not table]
             if others:
-                yield from _compared(device, table.stack, table.rows, agreed=consensus(others))
+                yield from _compared(device, table.stack, rows=table.rows, agreed=consensus(others))
         newest = {(table.stack, table.stack_version) for table in tables}
         for old in read_versions(device, DTYPE):
             if len(old.rows) and (old.stack, old.stack_version) not in newest:
                 name = f"{old.stack} {old.stack_version}"
-                yield from _compared(device, name, old.rows, agreed=consensus(tables))
+                yield from _compared(device, name, rows=old.rows, agreed=consensus(tables))
     yield from _harness()
 
 
 def _compared(
-    device: str, environment: str, rows: pd.DataFrame, *, agreed: pd.DataFrame
+    device: str, environment: str, *, rows: pd.DataFrame, agreed: pd.DataFrame
 ) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     found = rows.merge(agreed, on=SHAPE, suffixes=("", "_other"))
     found["error"] = np.log(found["latency_s"] / found["latency_s_other"])

@@ -187,8 +187,9 @@ def _paces(tables: Sequence[ImportedTable]) -> list[float]:
     rows = pd.concat(parts, ignore_index=True)
     grouped = rows.groupby(SHAPE)["latency_s"]
     shared = rows[grouped.transform("size") > 1]
-    off = np.log(shared["latency_s"] / grouped.transform("median")[shared.index])
-    paces = off.groupby(shared["stack"]).median()
+    medians = grouped.transform("median")[shared.index]
+    off = shared.assign(off=np.log(shared["latency_s"] / medians))
+    paces = off.groupby("stack")["off"].median()
     return [float(np.exp(paces.get(i, 0.0))) for i in range(len(tables))]
 
 
