@@ -15,6 +15,9 @@ from autotune.core.types import canonical_json
 from autotune.profiler.database.schema import CLOCKS, MEASUREMENT, QUANTILES, RUN, SAMPLES, SOURCE
 
 EMPTY = f"{0:064x}"
+# Built once: to build a statement takes as long as to execute it.
+_READ = sa.select(RUN.c.sha256).where(RUN.c.id == sa.bindparam("run"))
+_WRITE = RUN.update().where(RUN.c.id == sa.bindparam("run")).values(sha256=sa.bindparam("seal"))
 # What a seal covers. (A quarantine is a judgement, not a measurement, and may change.)
 SEALED = (MEASUREMENT, QUANTILES, SAMPLES, CLOCKS, SOURCE)
 Row = dict[str, Any]
@@ -43,14 +46,14 @@ def renew(
 ) -> None:
     """Take `before` out of the seals of their runs and put `after` into those of theirs."""
     for run_id in {row["run_id"] for row in (*before, *after)}:
-        old = connection.execute(sa.select(RUN.c.sha256).where(RUN.c.id == run_id)).scalar_one()
+        old = connection.execute(_READ, {"run": run_id}).scalar_one()
         gone, new = (
             _digest((table, row) for row in rows if row["run_id"] == run_id)
             for rows in (before, after)
         )
         sha256 = _text(int(old, 16) + new - gone)
         if sha256 != old:
-            connection.execute(RUN.update().where(RUN.c.id == run_id).values(sha256=sha256))
+            connection.execute(_WRITE, {"run": run_id, "seal": sha256})
 
 
 def _digest(rows: Iterable[tuple[sa.Table, Row]]) -> int:
