@@ -116,13 +116,20 @@ def main() -> None:
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1e9, help="Stop after about so long.")
     parser.add_argument("--point-seconds", type=float, default=0.15)
+    parser.add_argument(
+        "--energy-seconds", type=float, default=0.0, help="A point, for its energy."
+    )
     parser.add_argument("--part", type=float, default=1.0, help="Of the points, drawn at random.")
     options = parser.parse_args()
     device = require_device(options.device)
     backend = require_backend(options.backend, device.spec.kind)
     fingerprint = fingerprint_of(device, backend, dtype=options.dtype, threads=1)
     runner = ShardRunner.on(device, backend, threads=1)
-    policy = TimingPolicy(max_seconds=options.point_seconds * 5, target_relative_ci=0.01)
+    policy = TimingPolicy(
+        max_seconds=options.point_seconds * 5,
+        target_relative_ci=0.01,
+        energy_seconds=options.energy_seconds,
+    )
     started = time.monotonic()
     with LatencyDatabase(options.database) as database:
         points = missing_points(database, fingerprint, wanted=shapes(device, options.dtype))

@@ -165,6 +165,10 @@ class Watch:
         """Why the device is slowed at the moment; None while it is not."""
         return None
 
+    def energy_j(self) -> float | None:
+        """Joules that the device has taken, counted up; None where it does not count them."""
+        return None
+
     def read(self, moment: str) -> tuple[ClockReading, ...]:
         """The clocks now, one reading or none; `moment` is "before" or "after"."""
         del moment
@@ -190,6 +194,15 @@ class _GpuWatch(Watch):
         gpu = pynvml.nvmlDeviceGetHandleByIndex(self._index)
         reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
         return ", ".join(slowdowns(reasons)) or None
+
+    def energy_j(self) -> float | None:
+        import pynvml
+
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+        try:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+        except pynvml.NVMLError:  # older than Volta, or a part of a GPU
+            return None
 
     def read(self, moment: str) -> tuple[ClockReading, ...]:
         gpu = _read_gpu(self._index)

@@ -23,7 +23,7 @@ from autotune.core.types import LARGEST_INTEGER, Fingerprint, canonical_json, fr
 from autotune.profiler.database.audit import find_problems
 from autotune.profiler.database.latency import LatencyDatabase, timestamp
 from autotune.profiler.database.records import Origin, Row, RunContents
-from autotune.profiler.database.rows import COLUMNS, LINEAR, as_row, from_row
+from autotune.profiler.database.rows import COLUMNS, LINEAR, OPTIONAL, as_row, from_row
 
 _ADVICE = "give another file"
 _SUFFIXES = (".csv", ".parquet")
@@ -80,7 +80,8 @@ def _is_export(path: Path) -> bool:
             names = parquet.read_schema(path).names  # type: ignore[no-untyped-call]
     except (ValueError, OSError):
         return False
-    return {"fingerprint", *COLUMNS} <= {*names, "kind"}  # which the oldest did not have
+    # Which the oldest did not have.
+    return {"fingerprint", *COLUMNS} <= {*names, "kind", *OPTIONAL}
 
 
 def import_table(database: LatencyDatabase, path: Path) -> int:
@@ -127,6 +128,9 @@ def read_table(path: Path) -> list[tuple[Fingerprint, list[Row]]]:
         raise UsageError(f"{path} is no readable {path.suffix} file: {cause}") from error
     if "kind" not in frame.columns:
         frame["kind"] = LINEAR  # exported before there were joint sites
+    for name in OPTIONAL:
+        if name not in frame.columns:
+            frame[name] = math.nan
     expected = ["fingerprint", *COLUMNS]
     if sorted(frame.columns.drop("form", errors="ignore")) != sorted(expected):
         missing = sorted(set(expected) - set(frame.columns))

@@ -44,6 +44,8 @@ class Measurement:
 
     `ratio` is latency recovery, the median of paired rounds, with its 95 % interval. The policy's
     precision was reached where `converged`; `disturbed_windows` of `windows` were left out.
+    `energy_j` of one execution and the mean `power_w` while it is repeated are None where they were
+    not counted.
     """
 
     shape: LayerShape
@@ -57,6 +59,8 @@ class Measurement:
     disturbed_windows: int
     converged: bool
     measured_at: str
+    energy_j: float | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ LINEAR = "linear"
 _SHARED = "shared"
 _TIMES = ("latency_s", "dense_latency_s", "ratio", "ratio_low", "ratio_high")
 _COUNTS = ("rounds", "windows", "disturbed_windows")
+# Of what few devices count: None in most rows, and not in the files of older versions.
+OPTIONAL = ("energy_j", "power_w")
 # Every column of a measurement with the type of its values, in the order of an exported file.
 COLUMNS: Mapping[str, type] = {
     "kind": str,
@@ -32,6 +34,7 @@ COLUMNS: Mapping[str, type] = {
     "converged": int,
     "error": str,
     "measured_at": str,
+    **dict.fromkeys(OPTIONAL, float),
 }
 
 
@@ -81,12 +84,13 @@ def as_row(row: Row) -> dict[str, Any]:
         "dtype": shape.dtype,
     }
     if isinstance(row, FailedMeasurement):
-        values |= dict.fromkeys(_TIMES) | dict.fromkeys(_COUNTS, 0)
+        values |= dict.fromkeys((*_TIMES, *OPTIONAL)) | dict.fromkeys(_COUNTS, 0)
         values |= {"converged": 0, "error": row.error}
     else:
-        values |= {name: getattr(row, name) for name in (*_TIMES, *_COUNTS)}
+        values |= {name: getattr(row, name) for name in (*_TIMES, *_COUNTS, *OPTIONAL)}
         values |= {"converged": int(row.converged), "error": None}
-    return {**values, "measured_at": row.measured_at}
+    values["measured_at"] = row.measured_at
+    return {name: values[name] for name in COLUMNS}
 
 
 def from_row(values: Mapping[str, Any]) -> Row:
@@ -113,6 +117,7 @@ def from_row(values: Mapping[str, Any]) -> Row:
     return Measurement(
         shape=shape,
         **{name: values[name] for name in (*_TIMES, *_COUNTS)},
+        **{name: values.get(name) for name in OPTIONAL},
         converged=bool(values["converged"]),
         measured_at=measured_at,
     )

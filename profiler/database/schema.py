@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from autotune.profiler.database.records import PERCENTS
-from autotune.profiler.database.rows import LINEAR
+from autotune.profiler.database.rows import LINEAR, OPTIONAL
 
 METADATA = MetaData()
 _REAL: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
@@ -52,6 +52,7 @@ RUN = Table(
 
 _FINITE = "{0} IS NULL OR ({0} > 0 AND {0} < 1e6)"
 _TIMES = ("latency_s", "dense_latency_s", "ratio", "ratio_low", "ratio_high")
+_CHECKED = (*_TIMES, *OPTIONAL)
 
 MEASUREMENT = Table(
     "measurement",
@@ -71,7 +72,8 @@ MEASUREMENT = Table(
     Column("converged", Integer, nullable=False),
     Column("error", Text),
     Column("measured_at", Text, nullable=False),
-    *(CheckConstraint(_FINITE.format(name), name=f"finite_{name}") for name in _TIMES),
+    *(Column(name, _REAL) for name in OPTIONAL),
+    *(CheckConstraint(_FINITE.format(name), name=f"finite_{name}") for name in _CHECKED),
     CheckConstraint("(error IS NULL) = (latency_s IS NOT NULL)", name="value_or_error"),
     CheckConstraint(
         "tokens > 0 AND in_features > 0 AND out_features > 0 AND rank >= 0", name="sizes"
@@ -155,7 +157,8 @@ def _add_kind(connection: Connection) -> None:
     """Version 2: layers that share their input too. A key cannot change in place."""
     if "kind" in {each["name"] for each in inspect(connection).get_columns("measurement")}:
         return  # made by this program's own version 1
-    names = [each.name for each in MEASUREMENT.columns if each.name != "kind"]
+    later = ("kind", *OPTIONAL)
+    names = [each.name for each in MEASUREMENT.columns if each.name not in later]
     connection.exec_driver_sql("ALTER TABLE measurement RENAME TO measurement_1")
     connection.exec_driver_sql("DROP INDEX IF EXISTS ix_measurement_run_id")
     MEASUREMENT.create(connection)
@@ -183,6 +186,16 @@ def _add_drift(connection: Connection) -> None:
     DRIFT.create(connection, checkfirst=True)
 
 
+def _add_energy(connection: Connection) -> None:
+    """Version 6: energy and power of a measurement, where they were counted."""
+    known = {each["name"] for each in inspect(connection).get_columns("measurement")}
+    kind = _REAL.compile(connection.dialect)
+    for name in OPTIONAL:
+        if name not in known:  # made by this program's own version 1, or by a later one
+            rule = f"CONSTRAINT finite_{name} CHECK ({_FINITE.format(name)})"
+            connection.exec_driver_sql(f"ALTER TABLE measurement ADD COLUMN {name} {kind} {rule}")
+
+
 # A migration takes the database from version i to i + 1, inside one transaction; the hashes of all
 # runs are renewed after the last.
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
@@ -191,4 +204,5 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _seal_by_sum,
     _add_details,
     _add_drift,
+    _add_energy,
 )

@@ -264,6 +264,8 @@ def _rows(task: TimingTask, timing: PairedTiming, *, settled: Sequence[bool]) ->
             disturbed_windows=timing.disturbed_windows,
             converged=settled[i],
             measured_at=now,
+            energy_j=timing.energies_j[i] if timing.energies_j else None,
+            power_w=timing.powers_w[i] if timing.powers_w else None,
         )
         for i, shape in enumerate(_shapes(task))
     ]

@@ -45,7 +45,10 @@ class TimingTask:
             if each.streams == 1:  # unknown to older peers
                 del entry["streams"]
             subjects.append(entry)
-        return {"subjects": subjects, "policy": dataclasses.asdict(self.policy)}
+        policy = dataclasses.asdict(self.policy)
+        if not self.policy.energy_seconds:  # unknown to older peers
+            del policy["energy_seconds"]
+        return {"subjects": subjects, "policy": policy}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> TimingTask:

@@ -38,7 +38,8 @@ class TimingPolicy:
     `waiting_above`: it is also disturbed when the process waited for cores for more than this share
     of it. `process_sd`: by how much the ratios of two calm processes differ (a standard deviation,
     relative), as memory and threads are placed anew in each; the intervals include it, and whether
-    sampling may end is asked without it.
+    sampling may end is asked without it. `energy_seconds`: for so long every alternative runs once
+    more, to count its energy, where the device does (0: not at all).
     """
 
     rounds_per_window: int = 5
@@ -51,6 +52,7 @@ class TimingPolicy:
     process_sd: float = 0.0
     min_call_s: float = 200e-6
     warmup_rounds: int = 2
+    energy_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ class PairedTiming:
     `ratios[i]` is the median over rounds of time_i / time_0 with its 95 % interval;
     `quantiles_s[i]` are at `PERCENTS` of all rounds, `samples_s[i]` at most `_KEPT` of them.
     `waiting` is the share of the time of the windows used in which the process waited for cores;
-    the intervals are wider by as much.
+    the intervals are wider by as much. `energies_j` of a call and `powers_w` are empty where they
+    were not counted.
     """
 
     latencies_s: tuple[float, ...]
@@ -74,6 +77,8 @@ class PairedTiming:
     quantiles_s: tuple[tuple[float, ...], ...] = ()
     samples_s: tuple[tuple[float, ...], ...] = ()
     waiting: float = 0.0
+    energies_j: tuple[float | None, ...] = ()
+    powers_w: tuple[float | None, ...] = ()
 
     @property
     def half_width(self) -> float:

@@ -23,9 +23,10 @@ from autotune.core.childprocess import end_with_parent
 from autotune.devices.health import ClockReading, Watch, watch
 from autotune.profiler.backends import Backend, make_backend
 from autotune.profiler.backends.base import NetworkLoader
+from autotune.profiler.measure.energy import energy_of
 from autotune.profiler.measure.streams import at_the_same_time
 from autotune.profiler.measure.tasks import Subject, TimingTask
-from autotune.profiler.measure.timing import PairedTiming, Runner, time_interleaved
+from autotune.profiler.measure.timing import PairedTiming, Runner, TimingPolicy, time_interleaved
 
 _PROGRESS_EVERY_S = 0.5
 
@@ -99,6 +100,8 @@ def run_task(
             waited_s=device.waited_s,
         )
         clocks = (*before, *device.read("after"))
+        if task.policy.energy_seconds:
+            timing = _with_energy(timing, prepared, task.policy, device=device, clock=clock)
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
     per_layer = dataclasses.replace(
@@ -111,6 +114,31 @@ def run_task(
         ratio_highs=tuple(r * s for r, s in zip(timing.ratio_highs, scale, strict=True)),
     )
     return per_layer, clocks
+
+
+def _with_energy(
+    timing: PairedTiming,
+    prepared: Sequence[tuple[Runner, int]],
+    policy: TimingPolicy,
+    *,
+    device: Watch,
+    clock: Callable[[], float],
+) -> PairedTiming:
+    """The timing with what each layer or network takes of energy, where the device counts it."""
+    found = [
+        energy_of(runner, seconds=policy.energy_seconds, counted_j=device.energy_j, clock=clock)
+        for runner, _ in prepared
+    ]
+    if not any(found):
+        return timing
+    return dataclasses.replace(
+        timing,
+        energies_j=tuple(
+            None if one is None else one.energy_j / count
+            for one, (_, count) in zip(found, prepared, strict=True)
+        ),
+        powers_w=tuple(None if one is None else one.power_w for one in found),
+    )
 
 
 def _divided(

@@ -74,6 +74,32 @@ def test_a_database_of_the_first_version_is_taken_over(database):
         assert find_problems(again) == []
 
 
+def test_a_database_from_before_energy_was_counted_is_taken_over(database):
+    rows = [point(rank) for rank in (0, 16)]
+    database.add(database.start_run(FINGERPRINT, "test"), rows)
+    database.close()
+    with sqlite3.connect(database.address) as raw:
+        (made,) = raw.execute("SELECT sql FROM sqlite_master WHERE name='measurement'").fetchone()
+        for name in ("energy_j", "power_w"):
+            made = re.sub(rf"\s*{name} REAL,", "", made)
+            made = re.sub(rf"\s*CONSTRAINT finite_{name} CHECK \(.*?\), ?\n", "\n", made)
+        assert "energy" not in made
+        raw.execute("ALTER TABLE measurement RENAME TO newer")
+        raw.execute(made)
+        columns = ", ".join(r[1] for r in raw.execute("PRAGMA table_info(measurement)"))
+        raw.execute(f"INSERT INTO measurement SELECT {columns} FROM newer")
+        raw.execute("DROP TABLE newer")
+        raw.execute("PRAGMA user_version = 5")
+    with LatencyDatabase(database.address) as again:
+        assert again.measurements(FINGERPRINT.id) == rows
+        assert find_problems(again) == []
+        counted = point(32, energy_j=0.1, power_w=300.0)
+        again.add(again.start_run(FINGERPRINT, "test"), [counted])
+        assert again.measurements(FINGERPRINT.id) == [*rows, counted]
+        with pytest.raises(DatabaseError):
+            again.add(again.start_run(FINGERPRINT, "test"), [point(64, energy_j=-1.0)])
+
+
 def test_a_newer_schema_is_refused(database):
     database.close()
     with sqlite3.connect(database.address) as raw:

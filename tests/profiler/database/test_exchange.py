@@ -16,12 +16,13 @@ from tests.profiler.points import CLOCKS, DETAIL, FINGERPRINT, point
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_export_and_import_are_exact(database, tmp_path, suffix):
-    rows = [point(16), point(32, error="crash, with a comma")]
+    counted = point(48, energy_j=0.25, power_w=512.3456789012345)
+    rows = [point(16), point(32, error="crash, with a comma"), counted]
     database.add(database.start_run(FINGERPRINT, "test"), rows)
     path = tmp_path / f"table{suffix}"
-    assert export_table(database, path) == 2
+    assert export_table(database, path) == 3
     with LatencyDatabase(tmp_path / "other.sqlite") as other:
-        assert import_table(other, path) == 2
+        assert import_table(other, path) == 3
         assert other.rows(FINGERPRINT.id) == rows
         assert other.fingerprints() == database.fingerprints()
 
@@ -44,6 +45,15 @@ def test_forms_are_exported_beside_ranks(database, tmp_path, suffix):
     }
     ((_, again),) = read_table(path)
     assert set(again) == set(rows)
+
+
+def test_files_from_before_energy_was_counted_are_imported(database, tmp_path):
+    database.add(database.start_run(FINGERPRINT, "test"), [point(16, energy_j=0.1, power_w=300.0)])
+    path = tmp_path / "table.csv"
+    export_table(database, path)
+    pd.read_csv(path).drop(columns=["energy_j", "power_w"]).to_csv(path, index=False)
+    ((_, rows),) = read_table(path)
+    assert rows == [point(16)]
 
 
 def test_files_from_before_there_were_forms_are_imported(database, tmp_path):
