@@ -117,7 +117,8 @@ def from_row(values: Mapping[str, Any]) -> Row:
     return Measurement(
         shape=shape,
         **{name: values[name] for name in (*_TIMES, *_COUNTS)},
-        **{name: values.get(name) for name in OPTIONAL},
         converged=bool(values["converged"]),
         measured_at=measured_at,
+        energy_j=values.get("energy_j"),
+        power_w=values.get("power_w"),
     )
