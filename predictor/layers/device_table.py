@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from autotune.profiler.sources.aiconfigurator import (
     read_tables,
 )
 from autotune.profiler.sources.shipped import shipped_devices, shipped_tables
+
+if TYPE_CHECKING:
+    from autotune.predictor.products.adaptation import Adaptation
 
 Tables = list[tuple[Fingerprint, list[Measurement]]]
 # A table of fewer points leaves most shapes to a guess.
@@ -74,8 +78,8 @@ def device_table(
     """The table of `spec`: measured with this profiler where there is one, else by others.
 
     The user's own `database` comes first where it holds more than a few points, or nothing else is
-    known. With `extrapolate` a GPU without a table is predicted from its sheet, other devices'
-    tables and what `database` holds of it. Measurements of another backend serve where
+    known; few points correct what else is known. With `extrapolate` a GPU without a table is
+    predicted from its sheet and other devices' tables. Measurements of another backend serve where
     `any_backend`; others' tables are of serving stacks, and serve for every backend.
 
     Raises:
@@ -92,9 +96,9 @@ def device_table(
         if not tables:
             lacks = f"the database of {spec.name} has no {dtype} points"
             raise UsageError(f"{lacks}; give bf16 or fp16")
-        return _for_others(measured(tables, whose="this project's database"))
+        return _with_own(_for_others(measured(tables, whose="this project's database")), own)
     if spec.name in imported_devices():
-        return _for_others(_imported(spec, dtype))
+        return _with_own(_for_others(_imported(spec, dtype)), own)
     if extrapolate:
         return _extrapolated(spec, dtype, own=own)
     known = ", ".join(sorted({*shipped_devices(), *imported_devices()}))
@@ -105,6 +109,22 @@ def _for_others(table: DeviceTable) -> DeviceTable:
     """The same table with intervals of what will be measured on another board."""
     transfer = Transfer.of(table.spec.name)
     return replace(table, predictor=TransferredLatency(table.predictor, transfer))
+
+
+def _with_own(table: DeviceTable, own: Tables, *, known: Adaptation | None = None) -> DeviceTable:
+    """The same table corrected by what the user's database holds of the device, if anything."""
+    if not own:
+        return table
+    from autotune.predictor.layers.own_points import OwnPoints
+
+    fingerprint, rows = next((t for t in own if t[0].backend == table.fingerprint.backend), own[0])
+    predictor = OwnPoints(table.predictor, rows, roofline=Roofline.of(table.spec, 1), known=known)
+    points = f"{predictor.points} points of the database ({fingerprint.backend})"
+    return replace(
+        table,
+        predictor=predictor,
+        sources=(*table.sources, f"{points}: {predictor.changes()}"),
+    )
 
 
 def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None = None) -> Tables:
@@ -228,8 +248,7 @@ def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
     donors = donor_specs(spec, dtype)
     predictor = ExtrapolatedLatency(unseen_device(spec, dtype), own=own[0][1] if own else ())
     names = ", ".join(donor.name for donor in donors)
-    points = f" and {predictor.own_points} points of its own" if predictor.own_points else ""
-    return DeviceTable(
+    found = DeviceTable(
         spec=spec,
         fingerprint=Fingerprint(
             device=spec.name,
@@ -245,8 +264,9 @@ def _extrapolated(spec: DeviceSpec, dtype: str, *, own: Tables) -> DeviceTable:
         memory=MemoryModel.of_sheet(spec),
         sources=(
             f"EXTRAPOLATED, without measurements of {spec.title}: from its specification sheet and "
-            f"tables of {names} ({PACKAGE} {version(PACKAGE)}){points}",
+            f"tables of {names} ({PACKAGE} {version(PACKAGE)})",
         ),
         rank_multiple=MULTIPLE,
         fuses=True,
     )
+    return _with_own(found, own, known=predictor.adaptation)

@@ -10,6 +10,7 @@ import numpy as np
 
 from autotune.devices.specs import DeviceSpec, find_device
 from autotune.predictor.learning.fit_cache import kept_fit
+from autotune.predictor.products.adaptation import Adaptation
 from autotune.predictor.products.donors import Donor, UnseenDevice
 from autotune.predictor.products.sums import Array, Price, ProductSums
 from autotune.profiler.database.records import Measurement
@@ -21,8 +22,6 @@ from autotune.profiler.sources.aiconfigurator import (
     read_tables,
 )
 
-# Fewer own measurements do not choose what to correct.
-LEAST_OWN = 25
 _MOST_OWN = 500
 # Others timed bf16 only; tensor cores take both half precisions in the same time.
 _TIMED = "bf16"
@@ -36,14 +35,17 @@ class ExtrapolatedLatency(ProductSums):
         super().__init__()
         self._device = device
         dense = [row for row in own if row.shape.form.is_unchanged and not row.shape.parts]
-        self.own_points = 0
-        if len(dense) >= LEAST_OWN:
+        if dense:
             rows = np.random.default_rng(0).permutation(len(dense))[:_MOST_OWN]
             shapes = [dense[i].shape for i in rows]
             products = [(s.tokens, s.in_features, s.out_features) for s in shapes]
             seconds = np.array([dense[i].latency_s for i in rows], dtype=np.float64)
             self._device.adapt(np.array(products, dtype=np.float64), seconds)
-            self.own_points = len(rows)
+
+    @property
+    def adaptation(self) -> Adaptation | None:
+        """What points of its own changed, if there are any."""
+        return self._device.adaptation
 
     def _price(self, products: Array) -> list[Price]:
         seconds = self._device.predict(products)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from autotune.predictor.layers.transfer import SIZE_CLASSES
 from autotune.predictor.learning.correction import Correction, Points, choose_correction
 from autotune.profiler.database.records import Measurement
 
+if TYPE_CHECKING:
+    from autotune.predictor.products.adaptation import Adaptation
+
 Array = NDArray[np.float64]
 
 
@@ -31,14 +35,21 @@ class OwnPoints(LatencyPredictor):
     """
 
     def __init__(
-        self, predictor: LatencyPredictor, rows: Sequence[Measurement], *, roofline: Roofline
+        self,
+        predictor: LatencyPredictor,
+        rows: Sequence[Measurement],
+        *,
+        roofline: Roofline,
+        known: Adaptation | None = None,
     ) -> None:
+        """`known`: what the other predictor learned from the dense layers itself."""
+        self._known = known
         self._inner, self._roofline = predictor, roofline
         self.interval: Interval = predictor.interval
         self._measured = {row.shape: row for row in rows if row.converged}
         dense_s = {row.shape.dense: row.dense_latency_s for row in rows}
-        pairs = {row.shape: row.ratio for row in rows if not row.shape.form.is_unchanged}
-        self.seconds = self._learned(dense_s, of_ratio=False)
+        pairs = {row.shape: row.ratio for row in rows if _is_pair(row.shape)}
+        self.seconds = None if known is not None else self._learned(dense_s, of_ratio=False)
         self.ratio = self._learned(pairs, of_ratio=True)
 
     @property
@@ -48,18 +59,18 @@ class OwnPoints(LatencyPredictor):
 
     def changes(self) -> str:
         """What the points changed, in words."""
-        found = []
-        for name, chosen in (("seconds", self.seconds), ("ratios", self.ratio)):
-            if chosen is not None and chosen.name != "nothing":
-                found.append(
-                    f"{name} corrected by {chosen.name} (error of points left out "
-                    f"{100 * chosen.error_before:.1f} to {100 * chosen.error_after:.1f} %)"
-                )
-        return "; ".join(found) or "nothing corrected"
+        learned = (("seconds", self.seconds or self._known), ("ratios", self.ratio))
+        found = [
+            f"{name} corrected by {chosen.name} (error of layers left out "
+            f"{100 * chosen.error_before:.1f} to {100 * chosen.error_after:.1f} %)"
+            for name, chosen in learned
+            if chosen is not None and chosen.name != "nothing"
+        ]
+        return "; ".join(found) or "nothing else corrected"
 
     def prepare(self, shapes: Sequence[LayerShape]) -> None:
         """Let the other hear what it will be asked."""
-        self._inner.prepare(shapes)
+        self._inner.prepare([*shapes, *(shape.dense for shape in shapes)])
 
     def estimate(self, shape: LayerShape) -> Estimate:
         """Seconds and ratio of `shape`, corrected."""
@@ -71,8 +82,10 @@ class OwnPoints(LatencyPredictor):
         if shape.form.is_unchanged:
             width = _width(self.seconds, found.log_half_width)
             return _around(found, latency_s=dense, ratio=1.0, widths=(width, 0.0))
-        ratio = found.ratio * _factor(self.ratio, self._points([shape], of_ratio=True))
-        of_ratio = _width(self.ratio, math.log(found.ratio_high / found.ratio))
+        ratio, of_ratio = found.ratio, math.log(found.ratio_high / found.ratio)
+        if _is_pair(shape):
+            ratio *= _factor(self.ratio, self._points([shape], of_ratio=True))
+            of_ratio = _width(self.ratio, of_ratio)
         of_seconds = math.hypot(of_ratio, _width(self.seconds, found.log_half_width))
         if self.seconds is None or self.seconds.half_width is None:
             of_seconds = found.log_half_width
@@ -110,6 +123,11 @@ class OwnPoints(LatencyPredictor):
             regime=np.searchsorted(SIZE_CLASSES, [shape.tokens for shape in shapes]),
             group=np.array([names.index(layer) for layer in layers]),
         )
+
+
+def _is_pair(shape: LayerShape) -> bool:
+    """Whether it is a pair of plain factors in native precision: what is corrected by others."""
+    return not shape.form.is_unchanged and not shape.is_dense and not shape.form.suffix
 
 
 def _factor(correction: Correction | None, asked: Points) -> float:

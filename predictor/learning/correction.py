@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.predictor.learning.folds import left_out
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -16,7 +17,6 @@ Index = NDArray[np.intp]
 _PRIOR = 2.0
 # A process with a scale for each feature needs so many.
 _LEAST_SMOOTH = 25
-_FOLDS = 8
 # Fewer left-out errors say nothing about a 90 % quantile.
 _LEAST_WIDTH = 20
 
@@ -85,15 +85,12 @@ def choose_correction(points: Points, off: Array) -> Correction:
 
 def _left_out(fit: Callable[[Points, Array], Shift], points: Points, *, off: Array) -> Array:
     """Errors of every point, corrected by a fit to the groups outside of its fold."""
-    groups, index = np.unique(points.group, return_inverse=True)
-    if len(groups) < 2:
-        return off
-    fold = (np.random.default_rng(0).permutation(len(groups)) % _FOLDS)[index.ravel()]
-    errors = np.empty(len(off))
-    for number in np.unique(fold):
-        test, train = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        errors[test] = off[test] - fit(points.of(train), off[train])(points.of(test))
-    return errors
+
+    def errors(train: Index, test: Index) -> Array:
+        return off[test] - fit(points.of(train), off[train])(points.of(test))
+
+    found = left_out(errors, points.group)
+    return off if found is None else found
 
 
 def _none(points: Points, off: Array) -> Shift:

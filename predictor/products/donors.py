@@ -2,8 +2,7 @@
 
 Without a measurement: what the donors' kernels reach of their rooflines, learned on features that
 a specification sheet gives (NeuSight's idea: a kernel's efficiency transfers, its seconds do not).
-With some: two Gaussian processes, of what the donors get wrong and of what the roofline does, are
-averaged; their scales are learned from donors that are left out, as too few points choose bad ones.
+With some these correct it (predictor/products/adaptation.py).
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.learning.design import informative_design
-from autotune.predictor.learning.gaussian_process import Process, shared_kernel
+from autotune.predictor.learning.gaussian_process import shared_kernel
+from autotune.predictor.products.adaptation import Adaptation, Bases
 from autotune.predictor.products.features import TILES, padding, product_limits_s, roofline_s
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ class UnseenDevice:
 
     def __init__(self, spec: DeviceSpec, dtype: str = "bf16", *, random_state: int = 0) -> None:
         self.spec, self.dtype, self.random_state = spec, dtype, random_state
-        self._corrections: list[Process] = []
+        self.adaptation: Adaptation | None = None
 
     def fit(self, donors: Sequence[Donor]) -> UnseenDevice:
         """Learn from the points of other devices, and calibrate on each left out in turn."""
@@ -100,13 +100,15 @@ class UnseenDevice:
         )
 
     def adapt(self, products: Array, seconds: Array) -> UnseenDevice:
-        """Learn from measurements of the device itself (25 to 500 of them)."""
+        """Learn from measurements of the device itself (1 to 500 of them)."""
         with threadpool_limits(1):
-            features, log_seconds = self._few_features(products), np.log(seconds)
-            self._corrections = [
-                Process(features, log_seconds - base, random_state=self.random_state, kernel=kernel)
-                for base, kernel in zip(self._bases(products), self._kernels, strict=True)
-            ]
+            self.adaptation = Adaptation(
+                self._bases(products),
+                np.log(seconds),
+                kernels=self._kernels,
+                half_width=self.half_width,
+                random_state=self.random_state,
+            )
         return self
 
     def predict(self, products: Array) -> Array:
@@ -120,19 +122,20 @@ class UnseenDevice:
 
     def _both(self, products: Array) -> tuple[Array, Array]:
         with threadpool_limits(1):
-            limit, donated = self._bases(products)
-            if not self._corrections:
-                return np.exp(donated), np.full(len(products), self.half_width)
-            features = self._few_features(products)
-            found = [process.predict(features) for process in self._corrections]
-        logs = [base + shift for base, (shift, _) in zip((limit, donated), found, strict=True)]
-        half_width: Array = np.mean([width for _, width in found], axis=0)
-        return np.exp(np.mean(logs, axis=0)), half_width
+            if self.adaptation is None:
+                return np.exp(self._donated(products)), np.full(len(products), self.half_width)
+            log_seconds, half_width = self.adaptation.predict(self._bases(products))
+        return np.exp(log_seconds), half_width
 
-    def _bases(self, products: Array) -> tuple[Array, Array]:
-        """Log seconds that the sheet and that donors say, (n,) each."""
-        limit = np.log(roofline_s(products, Roofline.of(self.spec, 1), dtype=self.dtype))
-        return limit, self._donated(products)
+    def _bases(self, products: Array) -> Bases:
+        """What the sheet and donors say of products; those of one (K, N) are a group."""
+        _, group = np.unique(products[:, 1:], axis=0, return_inverse=True)
+        return Bases(
+            features=self._few_features(products),
+            limit=np.log(roofline_s(products, Roofline.of(self.spec, 1), dtype=self.dtype)),
+            donated=self._donated(products),
+            group=group.ravel(),
+        )
 
     def _donated(self, products: Array) -> Array:
         features = self._features(products, self.spec)
@@ -179,8 +182,9 @@ class UnseenDevice:
         draw = np.random.default_rng(self.random_state)
         rows = draw.permutation(len(target.seconds))[:_KERNEL_ROWS]
         products, log_seconds = target.products[rows], np.log(target.seconds[rows])
-        limit, donated = blind._bases(products)
-        sample = (blind._few_features(products), (log_seconds - limit, log_seconds - donated))
+        known = blind._bases(products)
+        left = (log_seconds - known.limit, log_seconds - known.donated)
+        sample = (known.features, left)
         return conformal_quantile(errors, 0.9), sample
 
     def _features(self, products: Array, spec: DeviceSpec) -> Array:

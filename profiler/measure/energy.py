@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import bisect
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.profiler.measure.timing import Runner
 
-# The counter of a GPU moves in steps of some 10 ms to 100 ms; it is read no more often than this.
-_READ_EVERY_S = 2e-3
+# An H200's counter moves every 100 ms, and to read it takes 4 ms, in which the GPU is not to idle.
+_PAUSE_S = 1e-3
 # A counter that does not move for so many times as long as was asked for does not work.
 _PATIENCE = 5
 
@@ -23,35 +24,55 @@ class Energy:
     power_w: float
 
 
-def energy_of(
-    runner: Runner,
-    *,
-    seconds: float,
-    counted_j: Callable[[], float | None],
-    clock: Callable[[], float] = time.perf_counter,
-) -> Energy | None:
-    """Run for about `seconds` from one step of the counter to another; None where it stands still.
+class _Steps:
+    """When the counter moved, and to what; watched by a thread of its own."""
 
-    All that the device draws is counted, idle parts and memory too.
+    def __init__(self, counted_j: Callable[[], float | None]) -> None:
+        self._counted_j = counted_j
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: list[tuple[float, float]] = []
+
+    def __enter__(self) -> _Steps:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def span_s(self) -> float:
+        """Seconds between the first step and the last."""
+        return self.seen[-1][0] - self.seen[0][0] if self.seen else 0.0
+
+    def _watch(self) -> None:
+        last_j = self._counted_j()
+        while last_j is not None and not self._done.wait(_PAUSE_S):
+            now_j = self._counted_j()
+            if now_j is not None and now_j > last_j:
+                self.seen.append((time.perf_counter(), now_j))
+            last_j = now_j
+
+
+def energy_of(
+    runner: Runner, *, seconds: float, counted_j: Callable[[], float | None]
+) -> Energy | None:
+    """Run for `seconds` or more from one step of the counter to another; None where it stands.
+
+    All that the device draws is counted, its memory and what it takes when it idles too.
     """
-    started = clock()
-    runner()
-    calls = max(1, math.ceil(_READ_EVERY_S / max(clock() - started, 1e-7)))
-    started, done = clock(), 0
-    last_j, first = counted_j(), None
-    while last_j is not None and clock() - started <= _PATIENCE * seconds:
-        for _ in range(calls):
+    ended_s: list[float] = []
+    with _Steps(counted_j) as steps:
+        limit_s = time.perf_counter() + _PATIENCE * seconds
+        while steps.span_s < seconds and time.perf_counter() < limit_s:
             runner()
-        done += calls
-        now_s, now_j = clock(), counted_j()
-        if now_j is None or now_j <= last_j:
-            continue
-        last_j = now_j
-        if first is None:
-            first = (now_s, now_j, done)
-        elif now_s - first[0] >= seconds:
-            spent_j = now_j - first[1]
-            return Energy(
-                energy_j=spent_j / (done - first[2]), power_w=spent_j / (now_s - first[0])
-            )
-    return None
+            ended_s.append(time.perf_counter())
+    if steps.span_s < seconds:
+        return None
+    (first_s, first_j), (last_s, last_j) = steps.seen[0], steps.seen[-1]
+    calls = bisect.bisect(ended_s, last_s) - bisect.bisect(ended_s, first_s)
+    if calls == 0:
+        return None
+    spent_j = last_j - first_j
+    return Energy(energy_j=spent_j / calls, power_w=spent_j / (last_s - first_s))

@@ -101,7 +101,7 @@ def run_task(
         )
         clocks = (*before, *device.read("after"))
         if task.policy.energy_seconds:
-            timing = _with_energy(timing, prepared, task.policy, device=device, clock=clock)
+            timing = _with_energy(timing, prepared, task.policy, device=device)
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
     per_layer = dataclasses.replace(
@@ -122,11 +122,10 @@ def _with_energy(
     policy: TimingPolicy,
     *,
     device: Watch,
-    clock: Callable[[], float],
 ) -> PairedTiming:
     """The timing with what each layer or network takes of energy, where the device counts it."""
     found = [
-        energy_of(runner, seconds=policy.energy_seconds, counted_j=device.energy_j, clock=clock)
+        energy_of(runner, seconds=policy.energy_seconds, counted_j=device.energy_j)
         for runner, _ in prepared
     ]
     if not any(found):

@@ -1,6 +1,5 @@
 """The suite for every backend, and what is particular to some."""
 
-import contextlib
 import dataclasses
 import re
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from autotune.core.errors import DeviceMissingError, UsageError
 from autotune.core.forms import low_rank, parse_form
 from autotune.core.layers import LayerShape
-from autotune.devices.health import Watch
 from autotune.profiler.backends import BACKENDS, base, make_backend, require_backend
 from autotune.profiler.backends.base import copy_count, rotation_count
 from autotune.profiler.backends.onnx_layers import layer_model
@@ -237,7 +235,6 @@ import os
 import time
 from autotune.profiler.backends import make_backend
 from autotune.core.layers import LayerShape
-from autotune.devices.health import Watch
 before = os.sched_getaffinity(0)
 backend = make_backend("onnxruntime-cpu", "cpu")
 backend.pin(len(before) + 1)
@@ -275,28 +272,6 @@ def test_a_package_that_cannot_be_imported_is_named(broken, name):
     package = backend.packages[0]
     says = rf"needs {package}, and {package} \S+ cannot be imported \(lib{package}\.so: cannot open"
     assert re.search(says, backend.missing())
-
-
-def test_energy_is_of_one_layer_of_a_call():
-    """By the counter of the device, which is simulated here: 300 W, in steps of 10 ms."""
-    backend = SimulatedBackend(simulated_hardware("h200-like"))
-    timeline = backend.timeline
-
-    class Counting(Watch):
-        def energy_j(self):
-            return 3.0 * (timeline.clock() // 0.01)
-
-    task = layer_task(SHAPE, [low_rank(8)], policy=TimingPolicy(energy_seconds=0.2))
-    timing, _ = run_task(
-        backend,
-        task,
-        threads=1,
-        clock=timeline.clock,
-        watching=lambda kind: contextlib.nullcontext(Counting()),
-    )
-    assert timing.powers_w == pytest.approx((300.0, 300.0), rel=0.05)
-    found = zip(timing.energies_j, timing.latencies_s, strict=True)
-    assert all(energy_j == pytest.approx(300.0 * s, rel=0.2) for energy_j, s in found)
 
 
 @pytest.mark.gpu

@@ -1,36 +1,80 @@
 """Energy of a call, by a counter that moves in steps."""
 
+import contextlib
+import dataclasses
+import time
+
 import pytest
 
+from autotune.core.forms import low_rank
+from autotune.core.layers import LayerShape
+from autotune.devices.health import Watch
+from autotune.profiler.backends.base import TimedLayer
 from autotune.profiler.measure.energy import energy_of
+from autotune.profiler.measure.tasks import TimingTask, layer_task
+from autotune.profiler.measure.timing import TimingPolicy
+from autotune.profiler.measure.worker import run_task
+from autotune.testing.backend import SimulatedBackend
+from autotune.testing.hardware import simulated_hardware
+
+POWER_W, STEP_S = 200.0, 0.02
 
 
-class Device:
-    """Draws 200 W while a call of 1 ms runs; its counter moves every 20 ms."""
+def counted_j():
+    """Of a device that always draws the same; the counter moves in steps."""
+    return POWER_W * STEP_S * (time.perf_counter() // STEP_S)
 
-    def __init__(self, *, moves=True):
-        self.now_s, self.moves = 0.0, moves
 
-    def run(self):
-        self.now_s += 1e-3
+class Runner:
+    """Takes a millisecond or more, as the machine has it."""
 
-    def counted_j(self):
-        return 200.0 * (self.now_s // 0.02) * 0.02 if self.moves else 7.0
+    def __init__(self):
+        self.calls, self.seconds = 0, 0.0
+
+    def __call__(self):
+        started = time.perf_counter()
+        time.sleep(1e-3)
+        self.calls += 1
+        self.seconds += time.perf_counter() - started
 
 
 def test_energy_of_a_call_and_power():
-    device = Device()
-    found = energy_of(
-        device.run, seconds=0.2, counted_j=device.counted_j, clock=lambda: device.now_s
-    )
-    assert found.energy_j == pytest.approx(0.2, rel=0.02)
-    assert found.power_w == pytest.approx(200.0, rel=0.02)
-    assert device.now_s < 0.3
+    runner = Runner()
+    found = energy_of(runner, seconds=0.3, counted_j=counted_j)
+    assert found.power_w == pytest.approx(POWER_W, rel=0.2)
+    assert found.energy_j == pytest.approx(POWER_W * runner.seconds / runner.calls, rel=0.3)
 
 
-@pytest.mark.parametrize("counted", [lambda: None, Device(moves=False).counted_j])
+@pytest.mark.parametrize("counted", [lambda: None, lambda: 7.0])
 def test_a_counter_that_gives_nothing_gives_no_energy(counted):
-    device = Device()
-    found = energy_of(device.run, seconds=0.2, counted_j=counted, clock=lambda: device.now_s)
-    assert found is None
-    assert device.now_s < 2.0
+    assert energy_of(Runner(), seconds=0.02, counted_j=counted) is None
+
+
+class SleepingBackend(SimulatedBackend):
+    """Four copies of a layer take a millisecond or more."""
+
+    def layer(self, shape, threads):
+        return TimedLayer(run=Runner(), copies=4)
+
+
+class Counting(Watch):
+    def energy_j(self):
+        return counted_j()
+
+
+def test_energy_is_of_one_layer_of_a_call():
+    backend = SleepingBackend(simulated_hardware("h200-like"))
+    dense = LayerShape(tokens=16, in_features=64, out_features=96)
+    policy = TimingPolicy(max_seconds=0.1, energy_seconds=0.2)
+
+    def energies(policy):
+        task = layer_task(dense, [low_rank(8)], policy=policy)
+        again = TimingTask.from_json(task.to_json())
+        assert again == task
+        watching = contextlib.nullcontext(Counting())
+        return run_task(backend, again, threads=1, watching=lambda kind: watching)[0]
+
+    timing = energies(policy)
+    found = zip(timing.energies_j, timing.latencies_s, strict=True)
+    assert all(energy_j == pytest.approx(POWER_W * s, rel=0.4) for energy_j, s in found)
+    assert energies(dataclasses.replace(policy, energy_seconds=0.0)).energies_j == ()
