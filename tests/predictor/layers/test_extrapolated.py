@@ -9,7 +9,7 @@ from autotune.core.errors import MeasurementError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.specs import find_device
-from autotune.predictor.layers.extrapolated import LEAST_OWN, ExtrapolatedLatency, donors_of
+from autotune.predictor.layers.extrapolated import ExtrapolatedLatency, donors_of
 from autotune.predictor.learning.gaussian_process import Process, shared_kernel
 from autotune.predictor.products.donors import UnseenDevice
 from tests.predictor.products.test_donors import Donor, mape, table
@@ -61,19 +61,20 @@ def test_a_pair_is_the_sum_of_its_products(donors):
         known.estimate(dense.with_form(low_rank(100)))
 
 
-def test_own_points_correct_it_from_so_many_on(donors):
+def test_own_points_correct_it_the_more_the_better(donors):
     truth = own_points(75)
     shapes = [row.shape for row in truth]
     seconds = np.array([row.latency_s for row in truth])
 
     def error(count):
         known = ExtrapolatedLatency(UnseenDevice(SPEC, "bf16").fit(donors), own=truth[:count])
-        assert known.own_points == (count if count >= LEAST_OWN else 0)
+        assert count == (known.adaptation.points if known.adaptation else 0)
         found = np.array([estimate.latency_s for estimate in known.estimates(shapes)])
         return mape(seconds[40:], found[40:])
 
-    assert error(LEAST_OWN - 1) == error(0) > 0.3
-    assert error(40) < 0.1
+    assert error(0) > 0.3
+    assert error(6) < 0.8 * error(0)
+    assert error(40) < 0.1 < error(6)
 
 
 def test_donors_are_never_the_device_itself_nor_its_kin_when_blind():
