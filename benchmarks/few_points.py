@@ -68,7 +68,8 @@ def main() -> None:
         for count in map(int, options.counts.split(",")):
             draws = range(options.draws if count else 1)
             found = [
-                scored(truth, count, seed, known if base == "imported" else None) for seed in draws
+                scored(truth, count, seed=seed, known=known if base == "imported" else None)
+                for seed in draws
             ]
             row = {name: float(np.median([one[name] for one in found])) for name in found[0]}
             row["worst_ratio_mape"] = max(one["ratio_mape"] for one in found)
@@ -93,7 +94,7 @@ def is_known(shape: LayerShape) -> bool:
 
 
 def scored(
-    truth: Sequence[Measurement], count: int, seed: int, known: LatencyPredictor | None
+    truth: Sequence[Measurement], count: int, *, seed: int, known: LatencyPredictor | None
 ) -> dict[str, float]:
     """Errors (%) and coverage on layers of which no point was drawn."""
     draw = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Draw docs/staircase.svg from docs/staircase.csv: latency ratio against rank on one H200.
+"""Draw docs/staircase.svg from the shipped database: latency ratio against rank on an H200.
 
 python benchmarks/staircase_figure.py
 """
@@ -6,13 +6,17 @@ python benchmarks/staircase_figure.py
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from autotune.core.layers import LayerShape
+from autotune.profiler.sources.shipped import shipped_tables
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+LAYER = LayerShape(tokens=2048, in_features=4096, out_features=4096, dtype="bf16")
+LEAST_RANK = 448
 
 
 def main() -> None:
@@ -21,10 +25,16 @@ def main() -> None:
     draw(DOCS / "staircase.svg")
 
 
+def points() -> list[tuple[int, float]]:
+    """Measured ranks of the layer, and their ratios to dense."""
+    (_, rows), *_ = shipped_tables("h200-sxm", LAYER.dtype)
+    pairs = [row for row in rows if row.shape.dense == LAYER and row.shape.rank >= LEAST_RANK]
+    return sorted((row.shape.rank, row.ratio) for row in pairs)
+
+
 def draw(path: Path) -> None:
-    """Write the figure of docs/staircase.csv to `path`; its words stay text."""
-    with (DOCS / "staircase.csv").open() as stream:
-        rows = [(int(r["rank"]), float(r["ratio"])) for r in csv.DictReader(stream)]
+    """Write the figure to `path`; its words stay text."""
+    rows = points()
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.add_subplot()
     for i, (rank, ratio) in enumerate(rows):

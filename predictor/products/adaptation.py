@@ -72,16 +72,16 @@ class Adaptation:
         names = [NOTHING, ONE_FACTOR]
         if self.points >= _LEAST_PROCESSES:
             names.append(PROCESSES)
-        errors = {name: self._error(name, known, log_seconds) for name in names}
+        errors = {name: self._error(name, known, log_seconds=log_seconds) for name in names}
         self.name = min(names, key=lambda name: errors[name])
         self.error_before, self.error_after = errors[NOTHING], errors[self.name]
-        self._guess = self._fit(self.name, known, log_seconds)
+        self._guess = self._fit(self.name, known, log_seconds=log_seconds)
 
     def predict(self, asked: Bases) -> tuple[Array, Array]:
         """Log seconds and their 90 % half widths, (n,) each."""
         return self._guess(asked)
 
-    def _fit(self, name: str, known: Bases, log_seconds: Array) -> Guess:
+    def _fit(self, name: str, known: Bases, *, log_seconds: Array) -> Guess:
         """The correction of this name; `NOTHING` and `ONE_FACTOR` keep the donors' width."""
         if name != PROCESSES:
             factor = 0.0
@@ -108,15 +108,15 @@ class Adaptation:
 
         return guess
 
-    def _error(self, name: str, known: Bases, log_seconds: Array) -> float:
+    def _error(self, name: str, known: Bases, *, log_seconds: Array) -> float:
         """The mean of |log seconds| of layers left out."""
 
         def errors(train: Index, test: Index) -> Array:
-            guess = self._fit(name, known.of(train), log_seconds[train])
+            guess = self._fit(name, known.of(train), log_seconds=log_seconds[train])
             return guess(known.of(test))[0] - log_seconds[test]
 
         found = left_out(errors, known.group)
         if found is None:  # a single layer cannot show what helps others: a factor, with its prior
-            found = self._fit(name, known, log_seconds)(known)[0] - log_seconds
+            found = self._fit(name, known, log_seconds=log_seconds)(known)[0] - log_seconds
             return np.inf if name == PROCESSES else float(np.abs(found).mean())
         return float(np.abs(found).mean())

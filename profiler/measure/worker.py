@@ -101,7 +101,7 @@ def run_task(
         )
         clocks = (*before, *device.read("after"))
         if task.policy.energy_seconds:
-            timing = _with_energy(timing, prepared, task.policy, device=device)
+            timing = _with_energy(timing, prepared, policy=task.policy, device=device)
     copies = [count for _, count in prepared]
     scale = [copies[0] / count for count in copies]
     per_layer = dataclasses.replace(
@@ -119,8 +119,8 @@ def run_task(
 def _with_energy(
     timing: PairedTiming,
     prepared: Sequence[tuple[Runner, int]],
-    policy: TimingPolicy,
     *,
+    policy: TimingPolicy,
     device: Watch,
 ) -> PairedTiming:
     """The timing with what each layer or network takes of energy, where the device counts it."""
