@@ -32,8 +32,7 @@ class KnownProducts:
         if len(products):
             self._kriging = ProductKriging(roofline, _NOISES)
             values = log_seconds - np.log(roofline_s(products, roofline, dtype=dtype))
-            _, hints = self._kriging.fit(products, values)
-            self.left_out = hints[:, [0, 2]]
+            self.left_out = self._kriging.fit(products, values)
 
     def describe(self, products: Array) -> Array:
         """(n, columns) of products, the last `_KRIGED` from the table; many layers share them."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.predictor.learning.conformal import conformal_quantile
-from autotune.predictor.learning.folds import left_out
+from autotune.predictor.learning.folds import is_better, left_out
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -70,7 +70,7 @@ def choose_correction(points: Points, off: Array) -> Correction:
         if len(off) < least:
             continue
         found = _left_out(candidate, points, off=off)
-        if np.abs(found).mean() < np.abs(errors).mean():
+        if is_better(found, errors, group=points.group):
             best, name, errors = candidate, label, found
     if len(np.unique(points.group)) < 2 and len(off):
         best, name = _one_factor, "one factor"

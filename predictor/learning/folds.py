@@ -12,6 +12,21 @@ Index = NDArray[np.intp]
 _FOLDS = 8
 
 
+def is_better(errors: Array, than: Array, *, group: Index) -> bool:
+    """Whether |errors| are smaller on average by more than a standard error, over groups (n,).
+
+    The rule of one standard error (Breiman et al., Classification and Regression Trees, 3.4.3): a
+    correction that a few points seem to ask for by chance stays out.
+    """
+    gains = np.abs(than) - np.abs(errors)
+    _, index = np.unique(group, return_inverse=True)
+    index = index.ravel()
+    of_groups = np.bincount(index, gains) / np.bincount(index)
+    if len(of_groups) < 2:
+        return bool(gains.mean() > 0)
+    return bool(of_groups.mean() > of_groups.std(ddof=1) / np.sqrt(len(of_groups)))
+
+
 def left_out(errors: Callable[[Index, Index], Array], group: Index) -> Array | None:
     """`errors(train, test)` for all points (n,), whole groups in one of eight folds.
 

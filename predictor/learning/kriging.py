@@ -1,105 +1,165 @@
-"""Smooth interpolation between measured products of one M (Gaussian process, Matérn 3/2).
+"""Smooth interpolation between measured products of one M (Gaussian process, Matérn 3/2 and 1/2).
 
-Rasmussen and Williams, Gaussian Processes for Machine Learning, eq. 2.25 and 2.26; the
-leave-one-out predictions are their eq. 5.12. Scales are fixed, so a fit is one Cholesky-sized solve
-a slice and the same data give the same answer.
+Rasmussen and Williams, Gaussian Processes for Machine Learning, eq. 2.25; the leave-one-out
+predictions are their eq. 5.12. Scales are fixed, so a fit is one Cholesky-sized solve a slice and
+the same data give the same answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 MIN_POINTS = 3
 
 
-class Kriging:
-    """One slice: values at points, (n, d) and (n,).
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A covariance of values: `noise` is the variance of a measurement as a part of the process's.
 
-    `noise` is the variance of a measurement as a part of the process's; `rough` takes the
-    exponential kernel, which does not smooth between neighbours.
+    `rough` takes the exponential kernel (Matérn 1/2), which does not smooth between neighbours.
     """
 
-    def __init__(self, points: Array, values: Array, *, noise: float, rough: bool = False) -> None:
-        self.points, self.noise, self.rough = points, noise, rough
-        covariance = self._kernel(points, points)
-        covariance[np.diag_indices(len(points))] += noise
-        self._inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-        self.mean = float(values.mean())
-        self._weights = self._inverse @ (values - self.mean)
-        leverage = np.diag(self._inverse)
-        self.left_out = np.asarray(values - self._weights / leverage, dtype=np.float64)
-        self.left_out_variance = np.asarray(1.0 / leverage, dtype=np.float64)
+    noise: float
+    rough: bool = False
 
-    def predict(self, points: Array) -> tuple[Array, Array]:
-        """Values and their variances (as parts of the process's) at other points, (q,) each."""
-        kernel = self._kernel(points, self.points)
-        explained = np.einsum("ij,ij->i", kernel @ self._inverse, kernel)
-        variance = np.maximum(1.0 + self.noise - explained, self.noise)
-        return self.mean + kernel @ self._weights, variance
-
-    def values(self, points: Array) -> Array:
-        """As `predict` without the variances, which take most of its time; (q,)."""
-        found: Array = self.mean + self._kernel(points, self.points) @ self._weights
+    def of(self, distance: NDArray[Any]) -> NDArray[Any]:
+        """Covariances at distances of any shape."""
+        scaled: NDArray[Any] = distance * distance.dtype.type(1.0 if self.rough else np.sqrt(3.0))
+        found: NDArray[Any] = np.exp(-scaled)
+        if not self.rough:
+            scaled += 1.0
+            found *= scaled
         return found
 
-    def _kernel(self, left: Array, right: Array) -> Array:
-        squares: Array = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2.0 * left @ right.T
-        distance: Array = np.sqrt(np.maximum(squares, 0.0))
-        if self.rough:
-            kernel: Array = np.exp(-distance)
-        else:
-            scaled = np.sqrt(3.0) * distance
-            kernel = (1.0 + scaled) * np.exp(-scaled)
-        return kernel
+
+class Kriging:
+    """One slice: values at points, (n, d) and (n,), under several kernels.
+
+    A value is the same whatever else is asked with it. `single`: covariances of predictions are in
+    single precision, which takes half the time, and values are off by 1e-4.
+    """
+
+    def __init__(
+        self, points: Array, values: Array, *, kernels: Sequence[Kernel], single: bool = False
+    ) -> None:
+        self.mean = float(values.mean())
+        columns = [_solved(points, values - self.mean, kernel=kernel) for kernel in kernels]
+        self.weights = np.column_stack([weights for weights, _ in columns])
+        self.left_out = np.column_stack([self.mean + left_out for _, left_out in columns])
+        self._take(points, kernels, single=single)
+
+    @staticmethod
+    def of_weights(
+        points: Array,
+        weights: Array,
+        *,
+        mean: float,
+        kernels: Sequence[Kernel],
+        single: bool = False,
+    ) -> Kriging:
+        """The slice whose fit gave these weights (n, k); it does not know its `left_out`."""
+        found = Kriging.__new__(Kriging)
+        found.mean, found.weights = mean, weights
+        found._take(points, kernels, single=single)
+        return found
+
+    def _take(self, points: Array, kernels: Sequence[Kernel], *, single: bool) -> None:
+        self._points, self._kernels = points, kernels
+        self._dtype = np.float32 if single else np.float64
+        self._columns = [*self.weights.T.astype(self._dtype)]
+
+    def values(self, points: Array) -> Array:
+        """Values at other points (q, d) under every kernel, (q, k)."""
+        distance = _distances(points, self._points).astype(self._dtype, copy=False)
+        # A sum for each row: a product of matrices orders it by how many rows there are.
+        found = [
+            np.einsum("qn,n->q", kernel.of(distance), weights)
+            for kernel, weights in zip(self._kernels, self._columns, strict=True)
+        ]
+        return self.mean + np.column_stack(found).astype(np.float64)
+
+
+def _solved(points: Array, values: Array, *, kernel: Kernel) -> tuple[Array, Array]:
+    """The weights of centred values, (n,), and what every other point says of each, (n,)."""
+    covariance = kernel.of(_distances(points, points))
+    covariance[np.diag_indices(len(points))] += kernel.noise
+    inverse = np.linalg.inv(covariance)
+    weights: Array = inverse @ values
+    return weights, values - weights / np.diag(inverse)
+
+
+def _distances(left: Array, right: Array) -> Array:
+    """Of all pairs, (q, n): |a|² − 2ab + |b|² as one product."""
+    ones = [np.ones((len(each), 1)) for each in (left, right)]
+    lengths = [(each**2).sum(1, keepdims=True) for each in (left, right)]
+    rows = np.hstack([-2.0 * left, lengths[0], ones[0]])
+    squares = rows @ np.hstack([right, ones[1], lengths[1]]).T
+    found: Array = np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
+    return found
 
 
 class SliceKriging:
     """A `Kriging` for every M; between measured M the two nearest are interpolated in log M."""
 
-    def __init__(self, tokens: Array, noise: float, *, rough: bool = False) -> None:
-        self.tokens, self.noise, self.rough = tokens, noise, rough
+    def __init__(self, tokens: Array, *, kernels: Sequence[Kernel], single: bool = False) -> None:
+        """`tokens` (n,) are the M of the points that it learns from; `single` as `Kriging`'s."""
+        self.tokens, self.kernels, self._single = tokens, kernels, single
         self._slices: dict[float, Kriging] = {}
 
-    def fit(self, points: Array, values: Array) -> tuple[Array, Array]:
-        """Learn; returns every training point's prediction and variance without itself."""
-        left_out, variance = np.full((2, len(values)), np.nan)
-        for m in np.unique(self.tokens):
-            here = self.tokens == m
-            if here.sum() >= MIN_POINTS:
-                one = Kriging(points[here], values[here], noise=self.noise, rough=self.rough)
-                left_out[here], variance[here] = one.left_out, one.left_out_variance
-                self._slices[float(m)] = one
-        known = np.isfinite(left_out)
-        left_out[~known], variance[~known] = np.median(values), 1.0
+    def fit(self, points: Array, values: Array) -> Array:
+        """Learn; every training point's values without itself, (n, k)."""
+        left_out = np.full((len(values), len(self.kernels)), np.median(values))
+        for m, here in self._known():
+            one = Kriging(points[here], values[here], kernels=self.kernels, single=self._single)
+            left_out[here], self._slices[m] = one.left_out, one
         self._fallback = float(np.median(values))
-        return left_out, variance
+        return left_out
 
-    def predict(self, tokens: Array, points: Array) -> tuple[Array, Array]:
-        """Values and variances at (M, point)."""
-        values, variances = np.full(len(tokens), self._fallback), np.ones(len(tokens))
-        for here, low, high, weight in self._between(tokens):
-            below = low.predict(points[here])
-            above = below if low is high else high.predict(points[here])
-            values[here] = (1.0 - weight) * below[0] + weight * above[0]
-            variances[here] = (1.0 - weight) * below[1] + weight * above[1]
-        return values, variances
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned: weights (n, k), the mean of every slice, and what is far from all."""
+        weights = np.zeros((len(self.tokens), len(self.kernels)))
+        for m, here in self._known():
+            weights[here] = self._slices[m].weights
+        means = [self._slices[m].mean for m, _ in self._known()]
+        return {"weights": weights, "means": np.array(means), "fallback": self._fallback}
+
+    def restore(self, points: Array, fitted: Mapping[str, Any]) -> None:
+        """Be as `fit` left it, from its `fitted` and the points (n, d) that it learned from."""
+        self._fallback = fitted["fallback"]
+        for (m, here), mean in zip(self._known(), fitted["means"], strict=True):
+            self._slices[m] = Kriging.of_weights(
+                points[here],
+                fitted["weights"][here],
+                mean=float(mean),
+                kernels=self.kernels,
+                single=self._single,
+            )
 
     def values(self, tokens: Array, points: Array) -> Array:
-        """Interpolated values (n,) at n pairs of M and a point."""
-        values = np.full(len(tokens), self._fallback)
+        """Interpolated values (q, k) at q pairs of M and a point."""
+        values = np.full((len(tokens), len(self.kernels)), self._fallback)
         for here, low, high, weight in self._between(tokens):
             below = low.values(points[here])
             above = below if low is high else high.values(points[here])
             values[here] = (1.0 - weight) * below + weight * above
         return values
 
-    def _between(
-        self, tokens: Array
-    ) -> Iterator[tuple[NDArray[np.bool_], Kriging, Kriging, float]]:
+    def _known(self) -> Iterator[tuple[float, Mask]]:
+        """Every M of enough points, and where they are."""
+        for m in np.unique(self.tokens):
+            here = self.tokens == m
+            if here.sum() >= MIN_POINTS:
+                yield float(m), here
+
+    def _between(self, tokens: Array) -> Iterator[tuple[Mask, Kriging, Kriging, float]]:
         """For every M asked: its rows, the slices on both sides, the weight of the upper one."""
         known = np.array(sorted(self._slices))
         for m in np.unique(tokens) if len(known) else []:

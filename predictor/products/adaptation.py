@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.gaussian_process.kernels import Kernel
 
-from autotune.predictor.learning.folds import left_out
+from autotune.predictor.learning.folds import is_better, left_out
 from autotune.predictor.learning.gaussian_process import Process
 
 Array = NDArray[np.float64]
@@ -72,9 +72,14 @@ class Adaptation:
         names = [NOTHING, ONE_FACTOR]
         if self.points >= _LEAST_PROCESSES:
             names.append(PROCESSES)
-        errors = {name: self._error(name, known, log_seconds=log_seconds) for name in names}
-        self.name = min(names, key=lambda name: errors[name])
-        self.error_before, self.error_after = errors[NOTHING], errors[self.name]
+        errors = {name: self._errors(name, known, log_seconds=log_seconds) for name in names}
+        self.name = NOTHING
+        for name in names[1:]:
+            if is_better(errors[name], errors[self.name], group=known.group):
+                self.name = name
+        self.error_before, self.error_after = (
+            float(np.abs(errors[name]).mean()) for name in (NOTHING, self.name)
+        )
         self._guess = self._fit(self.name, known, log_seconds=log_seconds)
 
     def predict(self, asked: Bases) -> tuple[Array, Array]:
@@ -108,15 +113,16 @@ class Adaptation:
 
         return guess
 
-    def _error(self, name: str, known: Bases, *, log_seconds: Array) -> float:
-        """The mean of |log seconds| of layers left out."""
+    def _errors(self, name: str, known: Bases, *, log_seconds: Array) -> Array:
+        """Of log seconds of layers left out, (n,)."""
 
         def errors(train: Index, test: Index) -> Array:
             guess = self._fit(name, known.of(train), log_seconds=log_seconds[train])
             return guess(known.of(test))[0] - log_seconds[test]
 
         found = left_out(errors, known.group)
-        if found is None:  # a single layer cannot show what helps others: a factor, with its prior
-            found = self._fit(name, known, log_seconds=log_seconds)(known)[0] - log_seconds
-            return np.inf if name == PROCESSES else float(np.abs(found).mean())
-        return float(np.abs(found).mean())
+        if found is not None:
+            return found
+        # A single layer cannot show what helps others: at most a factor, which has its prior.
+        simple = NOTHING if name == PROCESSES else name
+        return self._fit(simple, known, log_seconds=log_seconds)(known)[0] - log_seconds

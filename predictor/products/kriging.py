@@ -1,46 +1,53 @@
-"""Interpolation between the products of a table: two krigings, with their variances."""
+"""Interpolation between the products of a table: two krigings."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.devices.roofline import Roofline
-from autotune.predictor.learning.kriging import SliceKriging
+from autotune.predictor.learning.kriging import Kernel, SliceKriging
 from autotune.predictor.products.features import coordinates
 
 Array = NDArray[np.float64]
 
 
 class ProductKriging:
-    """log(seconds / roofline) of products, a smooth and a rough kriging averaged.
+    """log(seconds / roofline) of products (n, 3), by a smooth and a rough kriging: (n, 2).
 
-    `noises` are theirs (`Kriging`). They return values, (n,), and hints for a model above, (n, 5):
-    both values, the logs of their variances, and how far they are apart.
+    `noises` are theirs (`Kernel`); `single` as `Kriging`'s.
     """
 
-    def __init__(self, roofline: Roofline, noises: tuple[float, float]) -> None:
-        self.roofline, self._noises = roofline, noises
+    def __init__(
+        self, roofline: Roofline, noises: tuple[float, float], *, single: bool = False
+    ) -> None:
+        smooth, rough = noises
+        self.roofline, self._single = roofline, single
+        self._kernels = (Kernel(noise=smooth), Kernel(noise=rough, rough=True))
 
-    def fit(self, products: Array, values: Array) -> tuple[Array, Array]:
-        """Fit to products (n, 3) and values (n,); leave-one-out values (n,) and hints (n, 5)."""
-        tokens, points = products[:, 0], coordinates(products, self.roofline)
-        smooth, rough = self._noises
-        self._krigings = [SliceKriging(tokens, smooth), SliceKriging(tokens, rough, rough=True)]
-        return _answer([kriging.fit(points, values) for kriging in self._krigings])
+    def fit(self, products: Array, values: Array) -> Array:
+        """Fit to products (n, 3) and values (n,); each product's values without itself, (n, 2)."""
+        self._slices = SliceKriging(products[:, 0], kernels=self._kernels, single=self._single)
+        return self._slices.fit(coordinates(products, self.roofline), values)
 
-    def predict(self, products: Array) -> tuple[Array, Array]:
-        """Values (n,) and hints (n, 5) of products (n, 3)."""
-        points = coordinates(products, self.roofline)
-        return _answer([each.predict(products[:, 0], points) for each in self._krigings])
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned, as arrays and numbers."""
+        return self._slices.fitted
+
+    def restore(self, products: Array, fitted: Mapping[str, Any]) -> None:
+        """Be as `fit` left it, from its `fitted` and the products that it learned from."""
+        self._slices = SliceKriging(products[:, 0], kernels=self._kernels, single=self._single)
+        self._slices.restore(coordinates(products, self.roofline), fitted)
 
     def values(self, products: Array) -> Array:
         """The values of both krigings, (n, 2), of products (n, 3)."""
-        points = coordinates(products, self.roofline)
-        return np.column_stack([each.values(products[:, 0], points) for each in self._krigings])
+        return self._slices.values(products[:, 0], coordinates(products, self.roofline))
 
 
-def _answer(found: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    base: Array = np.mean([values for values, _ in found], axis=0)
-    columns = [column for values, variance in found for column in (values, np.log(variance))]
-    return base, np.column_stack([*columns, found[0][0] - found[1][0]])
+def hints(values: Array) -> Array:
+    """For a model above, (n, 3): both values of a kriging, and how far they are apart."""
+    return np.column_stack([values, values[:, 0] - values[:, 1]])
