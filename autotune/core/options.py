@@ -234,11 +234,19 @@ def check_options(record: Any) -> None:
         OptionError: a value of another type, outside its bounds or not among its choices.
     """
     schema: type = type(record)
-    for entry in entries(schema):
-        path = entry.path.removeprefix(f"{getattr(record, 'PATH', '')}.")
-        if "." not in path:
-            value = check_value(entry, getattr(record, entry.name), schema=schema)
-            object.__setattr__(record, entry.name, value)
+    for entry in _own_entries(typing.cast(Any, schema)):
+        value = getattr(record, entry.name)
+        checked = check_value(entry, value, schema=schema)
+        if checked is not value:
+            object.__setattr__(record, entry.name, checked)
+
+
+@functools.cache
+def _own_entries(schema: Callable[..., Any]) -> tuple[Entry, ...]:
+    """The options of a schema itself, without those of the schemas in it."""
+    above = f"{getattr(schema, 'PATH', '')}."
+    found = entries(typing.cast(type, schema))
+    return tuple(entry for entry in found if "." not in entry.path.removeprefix(above))
 
 
 def check_value(entry: Entry, value: Any, *, schema: type) -> Any:

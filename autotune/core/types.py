@@ -124,9 +124,9 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """The estimate as callers see it, with both intervals as their ends."""
-        found = dataclasses.asdict(self)
+        found = {**vars(self), "ratio_low": self.ratio_low, "ratio_high": self.ratio_high}
         del found["ratio_half_width"]
-        return {**found, "ratio_low": self.ratio_low, "ratio_high": self.ratio_high}
+        return found
 
     @property
     def log_half_width(self) -> float:

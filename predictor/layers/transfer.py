@@ -9,6 +9,7 @@ few environments, and at this one those that were left out are covered at 90 % o
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Transfer:
 
     def half_widths(self, shape: LayerShape) -> tuple[float, float]:
         """Of the seconds and of the ratio of a layer; a dense layer's ratio is 1 everywhere."""
-        number = int(np.searchsorted(SIZE_CLASSES, shape.tokens))
+        number = bisect.bisect_left(SIZE_CLASSES, shape.tokens)
         return self.seconds[number], 0.0 if shape.form.is_unchanged else self.ratio[number]
 
 

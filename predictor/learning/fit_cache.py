@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,12 @@ from autotune.core.files import write_whole
 from autotune.core.paths import fits_cache
 from autotune.core.types import digest
 
-# What scikit-learn's trees are made of, beside its estimators: plain arrays.
+# What fits are made of, besides arrays and numbers.
 _TRUSTED = (
+    "sklearn.ensemble._forest.ExtraTreesRegressor",
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingRegressor",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._classes.ExtraTreeRegressor",
     "sklearn.tree._tree.Tree",
 )
 _LIBRARIES = ("scikit-learn", "numpy", "skops")
@@ -58,20 +62,31 @@ def _source() -> str:
     return total.hexdigest()
 
 
-def _read(path: Path) -> Fit | None:
-    from skops import io
+def _skops() -> Any:
+    """The module `skops.io`, imported without its list of scikit-learn's estimators.
 
+    To make the list it imports all of scikit-learn and what that may use, torch among it.
+    """
+    import sklearn.utils
+
+    every = sklearn.utils.all_estimators
+    sklearn.utils.all_estimators = lambda *_, **__: []
+    try:
+        return importlib.import_module("skops.io")
+    finally:
+        sklearn.utils.all_estimators = every
+
+
+def _read(path: Path) -> Fit | None:
     if not path.is_file():
         return None
     try:
-        found = io.load(path, trusted=list(_TRUSTED))
+        found = _skops().load(path, trusted=list(_TRUSTED))
     except Exception:  # whatever a damaged file raises
         return None
     return found if isinstance(found, dict) else None
 
 
 def _keep(path: Path, fit: Fit) -> None:
-    from skops import io
-
     with contextlib.suppress(StorageError):
-        write_whole(path, lambda temporary: io.dump(fit, temporary))
+        write_whole(path, lambda temporary: _skops().dump(fit, temporary))

@@ -8,15 +8,20 @@ the same data give the same answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.devices.detect import default_threads
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 MIN_POINTS = 3
+# So many values at once are worth threads.
+_MANY = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +151,20 @@ class SliceKriging:
     def values(self, tokens: Array, points: Array) -> Array:
         """Interpolated values (q, k) at q pairs of M and a point."""
         values = np.full((len(tokens), len(self.kernels)), self._fallback)
-        for here, low, high, weight in self._between(tokens):
+
+        def put(asked: tuple[Mask, Kriging, Kriging, float]) -> None:
+            here, low, high, weight = asked
             below = low.values(points[here])
             above = below if low is high else high.values(points[here])
             values[here] = (1.0 - weight) * below + weight * above
+
+        slices = [*self._between(tokens)]
+        if len(tokens) < _MANY:
+            for one in slices:
+                put(one)
+        else:  # NumPy computes without the interpreter's lock, and each M fills rows of its own
+            with ThreadPoolExecutor(default_threads()) as pool:
+                list(pool.map(put, slices))
         return values
 
     def _known(self) -> Iterator[tuple[float, Mask]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,33 +63,38 @@ class ProductSums(LatencyPredictor):
         """Learn all products of the shapes that can be priced."""
         priced = [shape for shape in shapes if _refusal(shape) is None]
         wanted = {p for s in priced for p in (*products(s), *products(s.dense))}
-        missing = sorted(wanted - self._known.keys())
+        missing = sorted(p for p in wanted if p not in self._known)
         if missing:
             prices = self._price(np.array(missing, dtype=np.float64))
             self._known.update(zip(missing, prices, strict=True))
 
     def _sum(self, shape: LayerShape) -> Estimate:
         parts = [self._known[product] for product in products(shape)]
-        dense_s = sum(self._known[product].latency_s for product in products(shape.dense))
+        dense = [self._known[product] for product in products(shape.dense)]
+        dense_s = sum(part.latency_s for part in dense)
         seconds = sum(part.latency_s for part in parts)
         sources = {part.source for part in parts}
-        found = Estimate(
+        low_s, high_s = _ends(parts)
+        of_ratio = 0.0
+        if not shape.is_dense:  # as if the errors of both layers were independent
+            dense_low_s, dense_high_s = _ends(dense)
+            of_ratio = math.hypot(
+                math.log(high_s / low_s) / 2, math.log(dense_high_s / dense_low_s) / 2
+            )
+        return Estimate(
             latency_s=seconds,
-            low_s=sum(part.latency_s / part.factor for part in parts),
-            high_s=sum(part.latency_s * part.factor for part in parts),
+            low_s=low_s,
+            high_s=high_s,
             ratio=seconds / dense_s,
             source=sources.pop() if len(sources) == 1 else "predicted",
+            ratio_half_width=of_ratio,
         )
-        return replace(found, ratio_half_width=self._ratio_half_width(shape, found))
 
-    def _ratio_half_width(self, shape: LayerShape, found: Estimate) -> float:
-        """As if the errors of both layers were independent: 0 of a dense layer."""
-        if shape.is_dense:
-            return 0.0
-        dense = [self._known[product] for product in products(shape.dense)]
-        high_s = sum(part.latency_s * part.factor for part in dense)
-        low_s = sum(part.latency_s / part.factor for part in dense)
-        return math.hypot(found.log_half_width, math.log(high_s / low_s) / 2)
+
+def _ends(parts: Sequence[Price]) -> tuple[float, float]:
+    """The least and the most seconds of several products."""
+    low_s = sum(part.latency_s / part.factor for part in parts)
+    return low_s, sum(part.latency_s * part.factor for part in parts)
 
 
 def _refusal(shape: LayerShape) -> NotPricedError | None:

@@ -1,6 +1,8 @@
 """Fits are kept as data, made again where they are damaged, and done without where need be."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +85,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     assert kept_fit({}, fitting)["width"] == 0.25
     assert kept_fit({}, fitting)["width"] == 0.25
     assert fitting.count == 2
+
+
+def test_to_read_a_fit_imports_no_more_than_it_is_made_of():
+    """skops imports all of scikit-learn for a list that is not needed, and with it torch."""
+    code = (
+        "import sys, sklearn.utils\n"
+        "every = sklearn.utils.all_estimators\n"
+        "from autotune.predictor.learning.fit_cache import _skops\n"
+        "assert callable(_skops().load)\n"
+        "assert sklearn.utils.all_estimators is every\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
