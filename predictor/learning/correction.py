@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.predictor.learning.conformal import conformal_quantile
-from autotune.predictor.learning.folds import is_better, left_out
+from autotune.predictor.learning.folds import is_better, left_out, shrunken_mean
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
-# So many measurements weigh as much as the belief that nothing is to be corrected.
+# So many measurements of a regime weigh as much as the factor of all.
 _PRIOR = 2.0
 # A process with a scale for each feature needs so many.
 _LEAST_SMOOTH = 25
@@ -60,20 +60,20 @@ class Correction:
 def choose_correction(points: Points, off: Array) -> Correction:
     """Of nothing, one factor, one for each regime, and a smooth surface: what does best.
 
-    `off` (n,) is by how much (log) each measurement is above the prediction. A correction is taken
-    only where it is better on groups that were left out than none; the simpler one wins a draw.
-    A single group cannot show that, so its factor is taken for a third.
+    `off` (n,) is by how much (log) each measurement is above the prediction. One factor, drawn
+    towards 1, is taken unless none is surely better on groups that were left out; another
+    correction only where it is surely better than that.
     """
     none = _left_out(_none, points, off=off)
-    best, name, errors = _none, "nothing", none
+    best, name, errors = _one_factor, "one factor", _left_out(_one_factor, points, off=off)
+    if not len(off) or is_better(none, errors, group=points.group):
+        best, name, errors = _none, "nothing", none
     for candidate, label, least in _CANDIDATES:
         if len(off) < least:
             continue
         found = _left_out(candidate, points, off=off)
         if is_better(found, errors, group=points.group):
             best, name, errors = candidate, label, found
-    if len(np.unique(points.group)) < 2 and len(off):
-        best, name = _one_factor, "one factor"
     return Correction(
         name=name,
         shift=best(points, off),
@@ -99,14 +99,13 @@ def _none(points: Points, off: Array) -> Shift:
 
 
 def _one_factor(points: Points, off: Array) -> Shift:
-    del points
-    factor = off.sum() / (len(off) + _PRIOR)
+    factor = shrunken_mean(off, points.group)
     return lambda asked: np.full(len(asked.regime), factor)
 
 
 def _factor_by_regime(points: Points, off: Array) -> Shift:
     """Drawn towards the factor of all, the more the fewer points a regime has."""
-    of_all = off.sum() / (len(off) + _PRIOR)
+    of_all = shrunken_mean(off, points.group)
     regimes = np.unique(points.regime)
     factors = {
         int(regime): (off[points.regime == regime].sum() + _PRIOR * of_all)
@@ -128,7 +127,6 @@ def _smooth(points: Points, off: Array) -> Shift:
 
 
 _CANDIDATES = (
-    (_one_factor, "one factor", 1),
     (_factor_by_regime, "a factor for each range of tokens", 6),
     (_smooth, "a smooth surface", _LEAST_SMOOTH),
 )

@@ -1,8 +1,8 @@
 """What a few measurements of a device change in what donors say of it.
 
-Of nothing, one factor, and two processes (of what the donors get wrong and of what the roofline
-does, averaged; their scales are learned from donors that are left out, as too few points choose bad
-ones), what is best on layers that are left out is taken, so that points do no harm.
+One factor, drawn towards 1, is taken unless nothing is surely better on layers that are left out;
+two processes where these are (of what the donors get wrong and of what the roofline does, averaged;
+their scales are learned from donors that are left out, as too few points choose bad ones).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.gaussian_process.kernels import Kernel
 
-from autotune.predictor.learning.folds import is_better, left_out
+from autotune.predictor.learning.folds import is_better, left_out, shrunken_mean
 from autotune.predictor.learning.gaussian_process import Process
 
 Array = NDArray[np.float64]
@@ -22,8 +22,6 @@ Index = NDArray[np.intp]
 NOTHING, ONE_FACTOR, PROCESSES = "nothing", "one factor", "a smooth surface"
 # Fewer points choose processes that are worse than nothing on one device or another.
 _LEAST_PROCESSES = 10
-# So many points weigh as much as the belief that nothing is to be corrected.
-_PRIOR = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +71,8 @@ class Adaptation:
         if self.points >= _LEAST_PROCESSES:
             names.append(PROCESSES)
         errors = {name: self._errors(name, known, log_seconds=log_seconds) for name in names}
-        self.name = NOTHING
-        for name in names[1:]:
+        self.name = ONE_FACTOR
+        for name in (NOTHING, *names[2:]):
             if is_better(errors[name], errors[self.name], group=known.group):
                 self.name = name
         self.error_before, self.error_after = (
@@ -91,7 +89,7 @@ class Adaptation:
         if name != PROCESSES:
             factor = 0.0
             if name == ONE_FACTOR:
-                factor = float((log_seconds - known.donated).sum() / (len(log_seconds) + _PRIOR))
+                factor = shrunken_mean(log_seconds - known.donated, known.group)
             return lambda asked: (
                 asked.donated + factor,
                 np.full(len(asked.donated), self._half_width),
@@ -123,6 +121,5 @@ class Adaptation:
         found = left_out(errors, known.group)
         if found is not None:
             return found
-        # A single layer cannot show what helps others: at most a factor, which has its prior.
-        simple = NOTHING if name == PROCESSES else name
-        return self._fit(simple, known, log_seconds=log_seconds)(known)[0] - log_seconds
+        # A single layer cannot show what helps others.
+        return known.donated - log_seconds
