@@ -123,6 +123,14 @@ class ProfileOptions:
         choices=("quick", "full"),
         help="Profile the standard layers: quick (about 100 points, 2 minutes) or full.",
     )
+    next_points: int | None = option(
+        flag="--next",
+        flat="next_points",
+        ge=1,
+        le=10_000,
+        metavar="COUNT",
+        help="Profile so many more points of the standard layers: those that tell most.",
+    )
     model: str | None = option(
         flag="--for", flat="model", metavar="FOLDER|ID", help="Profile the layers of this model."
     )
@@ -150,9 +158,9 @@ class ProfileOptions:
         Raises:
             UsageError: one that cannot be used, under its name.
         """
-        ways = (self.model, self.plan, self.tokens and self.shapes)
+        ways = (self.model, self.plan, self.tokens and self.shapes, self.next_points)
         if sum(map(bool, ways)) != 1:
-            rule = "give {tokens} and {shapes}, or {model}, or {plan} quick"
+            rule = "give {tokens} and {shapes}, or {model}, or {plan} quick, or {next_points} 25"
             raise OptionError("", rule, schema=ProfileOptions)
         given = [each.path for each in entries(ProfileOptions) if self._is_of_a_model(each)]
         if given and not self.model:

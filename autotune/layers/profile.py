@@ -113,7 +113,14 @@ def profile_quick(
     layers: list[LayerShape] = []
     found = Profiled(wanted=0, measured=0, failed=(), settled=0)
     while len(layers) < QUICK_LAYERS and time.monotonic() - started < _LIMIT_S:
-        wave = _wave(machine, database, pool=pool, layers=layers)
+        left = [dense for dense in pool if dense not in layers]
+        count = min(_WAVE, QUICK_LAYERS - len(layers))
+        # The first wave is the same each time, so that a second run goes on.
+        wave = (
+            _wave(machine, database, left=left, count=count)
+            if layers
+            else first_layers(pool, _FIRST)
+        )
         layers += wave
         wanted = [s for dense in wave for s in (dense, *pairs_of(dense, spec))]
         found += profile_points(machine, database, wanted=wanted, policy=policy)
@@ -121,24 +128,57 @@ def profile_quick(
     return found
 
 
+def profile_next(
+    machine: MeasuringMachine,
+    database: LatencyDatabase,
+    *,
+    count: int,
+    policy: TimingPolicy,
+    advance: Advance = no_progress,
+) -> Profiled:
+    """Measure `count` points of standard layers beside those that are known, in waves.
+
+    Each wave is what the points so far leave unsure; fewer where no layer of the pool is left.
+    """
+    pool = standard_pool(machine.spec, machine.dtype)
+    tried: set[LayerShape] = set()
+    found = Profiled(wanted=0, measured=0, failed=(), settled=0)
+    while found.wanted < count:
+        rows = database.measurements(machine.fingerprint.id)
+        tried |= {row.shape.dense for row in rows}
+        left = [dense for dense in pool if dense not in tried]
+        if not left:
+            break
+        wanted: list[LayerShape] = []
+        for dense in _wave(machine, database, left=left, count=_WAVE):
+            wanted += [dense, *pairs_of(dense, machine.spec)]
+        wanted = wanted[: count - found.wanted]
+        tried |= {shape.dense for shape in wanted}
+        found += profile_points(machine, database, wanted=wanted, policy=policy)
+        advance(found.wanted, count)
+    return found
+
+
+def _is_plain_pair(shape: LayerShape) -> bool:
+    """Whether it is one layer as a pair of plain factors in native precision."""
+    return not shape.is_dense and not shape.parts and not shape.form.suffix
+
+
 def _wave(
     machine: MeasuringMachine,
     database: LatencyDatabase,
     *,
-    pool: Sequence[LayerShape],
-    layers: Sequence[LayerShape],
+    left: Sequence[LayerShape],
+    count: int,
 ) -> list[LayerShape]:
-    """The layers that the next wave of `profile_quick` measures."""
-    if not layers:
-        return first_layers(pool, _FIRST)
+    """The next layers to measure: spread over those left, until pairs tell what is unsure."""
     spec = machine.spec
     rows = database.measurements(machine.fingerprint.id)
-    pairs = [r for r in rows if r.converged and not r.shape.is_dense and not r.shape.parts]
-    left = [dense for dense in pool if dense not in layers]
-    count = min(_WAVE, QUICK_LAYERS - len(layers))
+    pairs = [r for r in rows if r.converged and _is_plain_pair(r.shape)]
     shapes = [row.shape for row in pairs]
     if not RecoveryProcess.enough(shapes):
-        return first_layers(left, count)
+        known = {row.shape.dense for row in rows}
+        return first_layers(left, min(count, len(left)), known=known)
     roofline = Roofline.of(spec, machine.threads)
     process = RecoveryProcess(roofline, shapes, ratios=[row.ratio for row in pairs])
     return next_layers(process, left, spec=spec, count=count)

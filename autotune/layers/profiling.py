@@ -20,7 +20,13 @@ from autotune.layers.options import (
     no_such_rank,
     parse_shape,
 )
-from autotune.layers.profile import Profiled, profile_full, profile_points, profile_quick
+from autotune.layers.profile import (
+    Profiled,
+    profile_full,
+    profile_next,
+    profile_points,
+    profile_quick,
+)
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
 from autotune.profiler.measure.points import plan_forms
@@ -49,8 +55,9 @@ def profile(
         farm_token: The token of the farm; that of the data folder unless given.
         **options: Those of `autotune profile` (docs/options.md): ``tokens=(128,)`` (rows) and
             ``shapes=("384x1536",)`` (columns of the input and of the output), or ``model`` with
-            ``batch_size``, ``isl`` and ``osl``, or ``plan="quick"``; ``ranks``, ``forms``,
-            ``device``, ``backend``, ``dtype``, ``threads``, ``remeasure``, ``farm``, ``database``.
+            ``batch_size``, ``isl`` and ``osl``, or ``plan="quick"``, or ``next_points=25``;
+            ``ranks``, ``forms``, ``device``, ``backend``, ``dtype``, ``threads``, ``remeasure``,
+            ``farm``, ``database``.
 
     Returns:
         How many points were wanted, measured now and settled, and the errors of those that failed.
@@ -101,6 +108,11 @@ def _measured(
     reporter: Reporter,
 ) -> Profiled:
     policy = layer_policy(machine.spec.kind, machine.measure_seconds)
+    if options.next_points:
+        with reporter.stage("measure layers") as advance:
+            return profile_next(
+                machine, database, count=options.next_points, policy=policy, advance=advance
+            )
     if options.plan:
         whole = {"quick": profile_quick, "full": profile_full}[options.plan]
         with reporter.stage("measure layers") as advance:

@@ -6,9 +6,10 @@ far is least sure, chosen one after the other as if the ones before were measure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
@@ -49,10 +50,16 @@ def pairs_of(
     return [dense.with_form(low_rank(rank)) for rank in sorted(chosen)]
 
 
-def first_layers(pool: Sequence[LayerShape], count: int) -> list[LayerShape]:
-    """`count` of the pool, spread over log sizes."""
-    sizes = np.array([(s.tokens, s.in_features, s.out_features) for s in pool], dtype=np.float64)
-    return [pool[i] for i in spread_design(sizes, count)]
+def first_layers(
+    pool: Sequence[LayerShape], count: int, *, known: Iterable[LayerShape] = ()
+) -> list[LayerShape]:
+    """`count` of the pool, spread over log sizes, and away from those that are known."""
+    return [pool[i] for i in spread_design(_sizes(pool), count, known=_sizes(known))]
+
+
+def _sizes(layers: Iterable[LayerShape]) -> NDArray[np.float64]:
+    sizes = [(s.tokens, s.in_features, s.out_features) for s in layers]
+    return np.array(sizes, dtype=np.float64).reshape(-1, 3)
 
 
 def next_layers(

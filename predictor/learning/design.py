@@ -10,14 +10,24 @@ Array = NDArray[np.float64]
 _CANDIDATES = 2500
 
 
-def spread_design(products: Array, count: int, *, seed: int = 0) -> NDArray[np.intp]:
-    """`count` of `products` to measure first: spread over log sizes (k-means++ seeding)."""
+def spread_design(
+    products: Array, count: int, *, known: Array | None = None, seed: int = 0
+) -> NDArray[np.intp]:
+    """`count` of `products` to measure first: spread over log sizes (k-means++ seeding).
+
+    Away from those that are `known` (k, 3) as well, if there are any.
+    """
     draw = np.random.default_rng(seed)
     points = np.log(products)
-    points = (points - points.mean(0)) / (points.std(0) + 1e-9)
-    chosen = [int(draw.integers(len(points)))]
-    distance = ((points - points[chosen[0]]) ** 2).sum(1)
-    for _ in range(count - 1):
+    center, scale = points.mean(0), points.std(0) + 1e-9
+    points = (points - center) / scale
+    if known is None or not len(known):
+        chosen = [int(draw.integers(len(points)))]
+        distance = ((points - points[chosen[0]]) ** 2).sum(1)
+    else:
+        chosen, there = [], (np.log(known) - center) / scale
+        distance = ((points[:, None] - there) ** 2).sum(2).min(1)
+    while len(chosen) < count:
         chosen.append(int(draw.choice(len(points), p=distance / distance.sum())))
         distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
     return np.array(chosen)

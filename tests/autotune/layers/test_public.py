@@ -53,7 +53,11 @@ def test_a_device_that_is_not_here_is_predicted():
         (autotune.predict, {**LAYER, "forms": ("r96",)}, "^forms?: "),
         (autotune.predict, {**LAYER, "ranks": (65,)}, "^rank=65: .* ranks up to 64"),
         (autotune.profile, {**POINTS, "ranks": (8, 65)}, "^rank=65: .* ranks up to 64"),
-        (autotune.profile, {"ranks": (8,)}, "give tokens and shapes, or model, or plan quick"),
+        (
+            autotune.profile,
+            {"ranks": (8,)},
+            "or model, or plan quick, or next_points 25",
+        ),
         (autotune.profile, {**POINTS, "isl": 64}, "^isl needs model"),
         (autotune.profile, {**POINTS, "device": "nosuch"}, "^device: "),
     ],
