@@ -75,7 +75,16 @@ def test_what_was_measured_is_answered_as_it_was():
     found = corrected([row]).estimate(row.shape)
     assert (found.latency_s, found.source) == (row.latency_s, "measured")
     assert found.ratio == pytest.approx(row.ratio)
-    assert found.low_s == pytest.approx(0.99 * row.latency_s)
+    assert found.low_s < 0.98 * row.latency_s, "another day is further away than its own interval"
+    assert found.ratio_low < 0.98 * row.ratio
+
+
+def test_points_of_a_file_have_intervals_though_it_has_none():
+    exact = {"ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}
+    row = replace(measured(layer(SIZES[0])), **exact)
+    found = corrected([row]).estimate(row.shape)
+    assert found.low_s < found.latency_s < found.high_s
+    assert (found.ratio_low, found.ratio_high) == (1.0, 1.0)
 
 
 def test_a_slower_board_has_other_seconds_and_the_same_ratios():
