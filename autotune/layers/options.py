@@ -129,7 +129,7 @@ class ProfileOptions:
         ge=1,
         le=10_000,
         metavar="COUNT",
-        help="Profile so many more points of the standard layers: those that tell most.",
+        help="Profile so many more points of the standard layers, the most informative.",
     )
     model: str | None = option(
         flag="--for", flat="model", metavar="FOLDER|ID", help="Profile the layers of this model."

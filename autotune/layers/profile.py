@@ -171,7 +171,7 @@ def _wave(
     left: Sequence[LayerShape],
     count: int,
 ) -> list[LayerShape]:
-    """The next layers to measure: spread over those left, until pairs tell what is unsure."""
+    """The next layers to measure: spread over those left, until pairs show what is unsure."""
     spec = machine.spec
     rows = database.measurements(machine.fingerprint.id)
     pairs = [r for r in rows if r.converged and _is_plain_pair(r.shape)]
