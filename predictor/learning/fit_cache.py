@@ -8,8 +8,10 @@ done without.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -62,19 +64,25 @@ def _source() -> str:
     return total.hexdigest()
 
 
+@functools.cache
 def _skops() -> Any:
-    """The module `skops.io`, imported without its list of scikit-learn's estimators.
+    """The module `skops.io`, in a copy of our own without its list of scikit-learn's estimators.
 
-    To make the list it imports all of scikit-learn and what that may use, torch among it.
+    To make the list it imports all of scikit-learn and what that may use, torch among it. A program
+    that imports skops itself gets one that trusts those estimators, as ever.
     """
     import sklearn.utils
 
+    if "skops" in sys.modules:
+        return importlib.import_module("skops.io")
     every = sklearn.utils.all_estimators
     sklearn.utils.all_estimators = lambda *_, **__: []
     try:
         return importlib.import_module("skops.io")
     finally:
         sklearn.utils.all_estimators = every
+        for name in [each for each in sys.modules if each.partition(".")[0] == "skops"]:
+            del sys.modules[name]
 
 
 def _read(path: Path) -> Fit | None:

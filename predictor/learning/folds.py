@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 _FOLDS = 8
-# Layers scatter around a device's factor by about 1.4 times of what factors are away from 1.
+# A belief, not learned: layers scatter around a device's factor as far as factors are from 1.
 _PRIOR = 2.0
 
 

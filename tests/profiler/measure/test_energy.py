@@ -10,7 +10,8 @@ from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.health import Watch
 from autotune.profiler.backends.base import TimedLayer
-from autotune.profiler.measure.energy import energy_of
+from autotune.profiler.measure import worker
+from autotune.profiler.measure.energy import Energy, energy_of
 from autotune.profiler.measure.tasks import TimingTask, layer_task
 from autotune.profiler.measure.timing import TimingPolicy
 from autotune.profiler.measure.worker import run_task
@@ -50,31 +51,30 @@ def test_a_counter_that_gives_nothing_gives_no_energy(counted):
     assert energy_of(Runner(), seconds=0.02, counted_j=counted) is None
 
 
-class SleepingBackend(SimulatedBackend):
-    """Four copies of a layer take a millisecond or more."""
+class CopiesBackend(SimulatedBackend):
+    """A call of the dense layer runs four copies, one of a pair two."""
 
     def layer(self, shape, threads):
-        return TimedLayer(run=Runner(), copies=4)
+        return TimedLayer(run=super().layer(shape, threads).run, copies=2 if shape.rank else 4)
 
 
-class Counting(Watch):
-    def energy_j(self):
-        return counted_j()
-
-
-def test_energy_is_of_one_layer_of_a_call():
-    backend = SleepingBackend(simulated_hardware("h200-like"))
+def test_energy_is_of_one_layer_of_a_call(monkeypatch):
+    """By a known energy of a call: what is tested is whose it is."""
+    backend = CopiesBackend(simulated_hardware("h200-like"))
     dense = LayerShape(tokens=16, in_features=64, out_features=96)
     policy = TimingPolicy(max_seconds=0.1, energy_seconds=0.2)
+    of_call = Energy(energy_j=4.0, power_w=POWER_W)
+    monkeypatch.setattr(worker, "energy_of", lambda runner, *, seconds, counted_j: of_call)
 
-    def energies(policy):
+    def timed(policy):
         task = layer_task(dense, [low_rank(8)], policy=policy)
         again = TimingTask.from_json(task.to_json())
         assert again == task
-        watching = contextlib.nullcontext(Counting())
-        return run_task(backend, again, threads=1, watching=lambda kind: watching)[0]
+        watching = contextlib.nullcontext(Watch())
+        clock = backend.timeline.clock
+        return run_task(backend, again, threads=1, clock=clock, watching=lambda kind: watching)[0]
 
-    timing = energies(policy)
-    found = zip(timing.energies_j, timing.latencies_s, strict=True)
-    assert all(energy_j == pytest.approx(POWER_W * s, rel=0.4) for energy_j, s in found)
-    assert energies(dataclasses.replace(policy, energy_seconds=0.0)).energies_j == ()
+    timing = timed(policy)
+    assert timing.energies_j == (1.0, 2.0)
+    assert timing.powers_w == (POWER_W, POWER_W)
+    assert timed(dataclasses.replace(policy, energy_seconds=0.0)).energies_j == ()
