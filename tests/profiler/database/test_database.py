@@ -214,3 +214,20 @@ def test_a_second_program_sees_what_the_first_wrote(database):
         other.add(run, [point(16)])
     assert database.measurements(FINGERPRINT.id) == [point(16)]
     assert database.runs()[0]["sha256"] != seals.EMPTY
+
+
+def test_a_server_from_before_energy_was_counted_is_taken_over(postgres_database):
+    rows = [point(0), point(16)]
+    postgres_database.add(postgres_database.start_run(FINGERPRINT, "test"), rows)
+    with postgres_database.transaction() as connection:
+        for name in ("energy_j", "power_w"):
+            connection.exec_driver_sql(f"ALTER TABLE measurement DROP COLUMN {name}")
+        postgres_database.dialect.set_version(connection, 5)
+    with LatencyDatabase(postgres_database.address) as again:
+        assert again.measurements(FINGERPRINT.id) == rows
+        assert find_problems(again) == []
+        counted = point(32, energy_j=0.1, power_w=300.0)
+        again.add(again.start_run(FINGERPRINT, "test"), [counted])
+        assert again.measurements(FINGERPRINT.id) == [*rows, counted]
+        with pytest.raises(DatabaseError):
+            again.add(again.start_run(FINGERPRINT, "test"), [point(64, power_w=-1.0)])
