@@ -119,7 +119,8 @@ def test_a_precision_that_the_backend_lacks_is_refused(home):
 def test_pairs_that_cannot_pay_are_neither_measured_nor_offered(home, monkeypatch):
     """Their dense layer is measured, since the result is compared with it."""
     monkeypatch.setattr(NetworkModel, "pairs_may_pay", lambda network, site, precision: False)
-    given = {"latency_budget": "0.95x", "memory_budget": None, "database": home / "own.sqlite"}
+    # "1x": what layers this small save is below the noise of their timings.
+    given = {"latency_budget": "1x", "memory_budget": None, "database": home / "own.sqlite"}
     result = tune(home, "pairs", precision="native,int8-weight-only", **given)
     with LatencyDatabase(home / "own.sqlite") as database:
         (name,) = database.fingerprints()
