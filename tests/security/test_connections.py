@@ -71,13 +71,21 @@ def test_a_long_head_is_refused_with_a_status(serve):
         assert answer_of(connection).startswith(b"HTTP/1.1 4")
 
 
+def answered(port):
+    """A connection with one answer, and then half a head; None if it was closed before."""
+    connection = connect(port)
+    try:
+        connection.sendall(HEAD + b"\r\n" + HEAD)
+        return connection if b"200 OK" in connection.recv(1000) else None
+    except ConnectionError:
+        return None
+
+
 def test_who_sends_no_whole_head_is_disconnected(serve):
     port = serve(small, head_s=0.5)
     silent, half, crawling = (connect(port) for _ in range(3))
     half.sendall(HEAD)
-    after_one = connect(port)
-    after_one.sendall(HEAD + b"\r\n" + HEAD)  # an answer, then half a head
-    assert b"200 OK" in after_one.recv(1000)
+    after_one = wait_for(lambda: answered(port), 60, 0.0)
 
     def crawl():
         try:
@@ -86,17 +94,22 @@ def test_who_sends_no_whole_head_is_disconnected(serve):
             return True
         return closed(crawling)
 
-    wait_for(crawl, 20, 0.1)
+    wait_for(crawl, 60, 0.1)
     for connection in (silent, half, after_one):
-        wait_for(lambda c=connection: closed(c), 20, 0.1)
+        wait_for(lambda c=connection: closed(c), 60, 0.1)
 
 
 def test_who_does_not_read_an_answer_is_disconnected(serve):
     port = serve(small, head_s=0.5)
-    with connect(port, receive_bytes=10_000) as connection:
-        connection.sendall(b"GET /large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        time.sleep(1.5)
-        assert len(answer_of(connection)) < 5_000_000
+
+    def is_cut_off(unread_s):
+        with connect(port, receive_bytes=10_000) as connection:
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            time.sleep(unread_s)
+            return len(answer_of(connection)) < 5_000_000
+
+    # The server may be late where cores are taken away; that it never comes is a failure.
+    assert any(map(is_cut_off, (1.5, 15.0)))
 
 
 def test_a_body_is_not_waited_for_after_the_answer(serve):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import struct
+import threading
 import time
 
 import httpx2 as httpx
@@ -23,6 +24,7 @@ from autotune.service.upload_check import check_upload
 from autotune.service.upload_parts import Part, remove_dead_parts
 from tests.autotune.service.conftest import TUNE
 from tests.autotune.service.test_http import message
+from tests.security.conftest import until
 from tests.waiting import wait_for
 
 
@@ -67,13 +69,13 @@ def test_a_check_that_hangs_is_ended(tmp_path, monkeypatch):
 
 def test_checks_are_made_one_at_a_time_and_apart(client, monkeypatch):
     """Others are answered meanwhile."""
-    running, most = 0, 0
+    running, most, free = 0, 0, threading.Event()
 
     def check(path, name):
         nonlocal running, most
         running += 1
         most = max(most, running)
-        time.sleep(0.3)
+        assert free.wait(60)
         running -= 1
 
     monkeypatch.setattr(uploads, "check_upload", check)
@@ -83,14 +85,16 @@ def test_checks_are_made_one_at_a_time_and_apart(client, monkeypatch):
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             puts = [http.put(f"/v1/models/m{i}/config.json", content=b"{}") for i in range(4)]
             tasks = [asyncio.create_task(put) for put in puts]
-            await asyncio.sleep(0.2)
+            await until(lambda: running)
+            await asyncio.sleep(0.3)  # for those that would not wait for the first
             health = await http.get("/healthz")
             done = [task.done() for task in tasks]
+            free.set()
             return health, done, await asyncio.gather(*tasks)
 
     health, done, answers = asyncio.run(upload_all())
     assert health.status_code == 200
-    assert not all(done)
+    assert not any(done)
     assert [answer.status_code for answer in answers] == [201] * 4
     assert most == 1
 

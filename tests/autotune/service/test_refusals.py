@@ -203,12 +203,12 @@ def test_keys_are_made_listed_and_revoked_by_command(cli, tmp_path, settings):
 def test_a_stream_waits_for_what_is_later_than_it_has_read(database):
     """The last look at the revisions may be older than what a stream has read since."""
 
-    async def newer(known, seen):
+    async def newer(known, seen, limit_s):
         watcher = Watcher(database, most=1, each=1)
         watcher._revisions["job"] = known
-        await asyncio.wait_for(watcher._newer("job", seen), 0.2)
+        await asyncio.wait_for(watcher._newer("job", seen), limit_s)
 
-    asyncio.run(newer(known=6, seen=5))
+    asyncio.run(newer(known=6, seen=5, limit_s=60))
     for known in (5, 4):
         with pytest.raises(TimeoutError):
-            asyncio.run(newer(known=known, seen=5))
+            asyncio.run(newer(known=known, seen=5, limit_s=0.2))
