@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# How many ports are tried: each was free when it was chosen.
+_PORTS = 3
+
 
 def _program(name: str) -> Path | None:
     """Debian keeps the server's programs out of the path."""
@@ -46,17 +49,28 @@ class PostgresServer:
         self._as_user = {"user": user, "group": user, "cwd": self.folder} if root else {}
         self._control = control
         self.port = free_port()
-        self.url = f"postgresql://autotune@127.0.0.1:{self.port}"
         data = self.folder / "data"
         self._call(initdb, "-D", data, "-U", "autotune", "--auth=trust", "--no-sync", "-E", "UTF8")
 
     def __enter__(self) -> PostgresServer:
-        self.start()
+        for attempt in range(_PORTS):
+            try:
+                self.start()
+                break
+            except subprocess.CalledProcessError:  # somebody took the port in the meantime
+                if attempt + 1 == _PORTS:
+                    raise
+                self.port = free_port()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """The server's, without a database."""
+        return f"postgresql://autotune@127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Until it answers."""
@@ -85,7 +99,7 @@ class PostgresServer:
             [*map(str, command)],
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=120,
+            timeout=300,
             env={**os.environ, **home},
             **self._as_user,
         )

@@ -51,7 +51,15 @@ class Farm:
         return process
 
     def coordinator(self):
-        return self.start("farm", "--address", self.address)
+        """One that listens, at another port where somebody has taken the first meanwhile."""
+        for _ in range(3):
+            process = self.start("farm", "--address", self.address)
+            wait_for(lambda p=process: listens(self.address) or p.poll() is not None)
+            if process.poll() is None:
+                return process
+            self.processes.remove(process)
+            self.address = f"127.0.0.1:{free_port()}"
+        raise AssertionError("no coordinator starts")
 
     def worker(self):
         return self.start("worker", "--join", self.address)
@@ -59,9 +67,8 @@ class Farm:
     def up(self):
         """A coordinator and a worker, once the one listens and the other runs its Ray node."""
         coordinator = self.coordinator()
-        wait_for(lambda: listens(self.address), 180)
         worker = self.worker()
-        wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()), 180)
+        wait_for(lambda: any("raylet" in c for c in descendants(worker.pid).values()))
         return coordinator, worker
 
     def lose_host(self):
@@ -74,9 +81,11 @@ class Farm:
         for process in self.processes[-2:]:
             kill_tree(process)
         self.processes.clear()
+        address = self.address
         self.up()
+        assert self.address == address, "who waits for the farm waits for it there"
 
-    def executor(self, seconds=60):
+    def executor(self, seconds=300):
         """Connected, as soon as the coordinator answers."""
         from autotune.farm.ray_executor import RayExecutor
 
@@ -112,9 +121,8 @@ def farm(tmp_path_factory):
     if importlib.util.find_spec("ray") is None:  # not imported: it reads its token mode then
         pytest.skip("needs Ray: pip install 'lowrank-autotune[farm]'")
     found = Farm(tmp_path_factory.mktemp("farm"))
-    found.coordinator()
     try:
-        wait_for(lambda: listens(found.address), 180)  # Ray starts slowly beside other tests
+        found.coordinator()
         yield found
     finally:
         found.stop()
