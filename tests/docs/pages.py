@@ -77,7 +77,7 @@ def stay(arguments, folder, environment, staying):
     if arguments[0] == "farm":
         # A reader starts the worker seconds later, when this listens and has made its token.
         address = arguments[arguments.index("--address") + 1]
-        wait_for(lambda: listens(address), 60)
+        wait_for(lambda: listens(address))
     return None
 
 
@@ -136,7 +136,7 @@ def check(command, done, folder):
 
 def until_joined(done, again):
     """A farm and its workers take seconds to start."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while done.returncode in (2, 4, 75) and time.monotonic() < deadline:
         time.sleep(1)
         done = again()

@@ -53,9 +53,9 @@ def test_ctrl_c_keeps_the_state(small, home):
         found = (folder / ".cache").glob("dense-*")
         return [path for path in found if path.suffix != ".sha256"]  # which is there before
 
-    wait_for(entries, 120)
+    wait_for(entries)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     # Python ends by the signal itself where it came within an `exec` of a library: 130 to a shell.
     assert process.returncode in (130, -signal.SIGINT), errors
     assert "the same command continues" in errors

@@ -168,7 +168,7 @@ def test_a_closed_pool_leaves_no_process(world):
     with Evaluators(setup, 2, threads=1) as evaluators:
         answers = evaluators.losses(plans)
         next(answers)  # and nobody asks for the rest
-    wait_for(lambda: not judging(), 10)
+    wait_for(lambda: not judging(), 60)
     assert {index for index, _ in answers} < set(range(len(plans)))  # and nobody waits for more
 
 

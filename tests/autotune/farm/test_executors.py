@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
@@ -25,6 +24,7 @@ from autotune.testing.suites.executor import ExecutorSuite
 from autotune.tuning.machines import executor_machine
 from autotune.tuning.options import MachineOptions
 from tests.autotune.farm.conftest import QUICK, task
+from tests.autotune.service.faults import MEASURING
 from tests.autotune.service.processes import descendants, mentioning
 from tests.waiting import wait_for
 
@@ -42,10 +42,8 @@ class TestExecutors(ExecutorSuite):
 
 
 def test_a_device_that_is_not_reached_is_no_machine(executor):
-    started = time.monotonic()
     with pytest.raises(DeviceMissingError, match="autotune worker --join"):
         executor_machine(executor, MachineOptions(device="h200"))
-    assert time.monotonic() - started < 20
 
 
 def test_the_fingerprint_is_that_of_the_host(executor):
@@ -105,7 +103,7 @@ def test_a_worker_process_that_is_killed_costs_its_task_at_most(farm, cluster):
             for pid in pids:
                 below = descendants(pid)
                 os.kill(pid, signal.SIGKILL)
-                wait_for(lambda b=below: not any(p in mentioning("profiler.worker") for p in b), 10)
+                wait_for(lambda b=below: not set(b) & set(mentioning(MEASURING)), 60)
     assert not kill_at, "fewer workers were killed than meant"
     assert sorted(found) == list(range(24))
     assert sum(outcome.error is not None for outcome in found.values()) <= 2
@@ -151,7 +149,6 @@ def test_a_wrong_token_opens_nothing(farm, cluster, cli, tmp_path):
         "--farm",
         farm.address,
         env=environment,
-        timeout=120,
     )
     assert done.returncode == FarmUnreachableError.exit_code, done.stderr
     assert "no farm responds" in done.stderr

@@ -62,11 +62,12 @@ def expected(world):
 @pytest.fixture
 def pool(world, farm, cluster):
     """Judges of the farm, which leave neither processes nor files."""
+    wait_for(lambda: not judges(farm), 60)  # of the test before
     before = folders()
     made = FarmEvaluators(cluster, world[0])
     yield made
     JudgePool.close(made)  # the cluster stays for the other tests
-    wait_for(lambda: not judges(farm) and not folders() - before, 20)
+    wait_for(lambda: not judges(farm) and not folders() - before, 60)
 
 
 class TestFarmEvaluators(JudgePoolSuite):

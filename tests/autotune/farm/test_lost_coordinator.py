@@ -59,12 +59,12 @@ def test_a_command_says_that_the_farm_went_away(own_farm, tmp_path):
             text=True,
             stderr=subprocess.PIPE,
         )
-        wait_for(lambda p=process: p.poll() is not None or rows(database) > 4, 120)
+        wait_for(lambda p=process: p.poll() is not None or rows(database) > 4)
         if process.poll() is None:
             break
         time.sleep(1)
     kill_tree(coordinator)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == FarmUnreachableError.exit_code, said
     assert "lost the connection to the farm" in said
     assert rows(database) > 4
@@ -85,7 +85,7 @@ def test_a_job_goes_on_when_the_farm_is_back(own_farm, tmp_path):
     with serving(tmp_path / "data", "--db", database, environment=environment) as server:
         with Client(server.address) as client:
             job = client.submit("profile", spec)
-            wait_for(lambda: rows(database) > 4, 120)
+            wait_for(lambda: rows(database) > 4)
             own_farm.lose_coordinator()
             job = client.wait(job["id"])
     assert job["state"] == "succeeded", job["error"]

@@ -39,7 +39,7 @@ class Server:
         self.address = self._listen(start)
 
     def _listen(self, start: int) -> str:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             found = re.search(rb"serving on (\S+)", self.log.read_bytes()[start:])
             if found:
@@ -52,7 +52,7 @@ class Server:
     def stop(self) -> None:
         """As an operator does."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(120)
 
     def kill(self) -> None:
         """As a power cut does, to this process alone."""

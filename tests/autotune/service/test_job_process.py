@@ -98,7 +98,7 @@ def test_children_in_groups_of_their_own_end_with_the_job(tmp_path, monkeypatch)
             time.sleep(0.05)
         process.kill()
         with pytest.raises(ProcessLookupError):
-            for _ in range(200):  # until it is reaped
+            for _ in range(1200):  # until it is reaped
                 os.kill(int(text), 0)
                 time.sleep(0.05)
 

@@ -54,7 +54,7 @@ def fill(browser, name, value):
     field.send_keys(value)
 
 
-def wait(browser, condition, seconds=30):
+def wait(browser, condition, seconds=120):
     """A page that was left takes its elements with it; the next look is at the new ones."""
     patience = WebDriverWait(
         browser, seconds, poll_frequency=0.2, ignored_exceptions=(StaleElementReferenceException,)
@@ -98,7 +98,6 @@ def finished(server, browser):
             b.find_elements(By.ID, "stage")
             and b.find_element(By.ID, "stage").text not in ("", "waiting")
         ),
-        60,
     )
     seen = browser.find_element(By.ID, "stage").text
     wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".verdict"), LIMIT_S)
@@ -149,7 +148,7 @@ def test_a_running_job_is_cancelled_from_its_page(server, browser):
     wait(browser, lambda b: "/jobs/" in b.current_url)
     wait(browser, lambda b: b.find_element(By.ID, "state").text == "running")
     browser.find_element(By.ID, "cancel").click()
-    wait(browser, lambda b: b.find_element(By.ID, "state").text == "cancelled", 60)
+    wait(browser, lambda b: b.find_element(By.ID, "state").text == "cancelled")
     assert not browser.find_elements(By.ID, "cancel")
 
 
@@ -161,7 +160,7 @@ def test_a_job_and_an_upload_are_deleted_after_a_question(server, browser):
     wait(browser, lambda b: "/jobs/" in b.current_url)
     job = browser.current_url
     browser.find_element(By.ID, "cancel").click()
-    wait(browser, lambda b: b.find_element(By.ID, "state").text == "cancelled", 60)
+    wait(browser, lambda b: b.find_element(By.ID, "state").text == "cancelled")
     browser.get(job)
     browser.find_element(By.ID, "delete").click()
     assert "cannot be undone" in browser.switch_to.alert.text
@@ -202,7 +201,7 @@ def test_a_device_is_checked_for_drift(server, browser, finished):
     browser.get(f"{server.address}/devices/cpu")
     browser.find_element(By.CSS_SELECTOR, ".check-drift").click()
     wait(browser, lambda b: "/jobs/" in b.current_url)
-    wait(browser, lambda b: b.find_element(By.ID, "state").text == "succeeded", 120)
+    wait(browser, lambda b: b.find_element(By.ID, "state").text == "succeeded", LIMIT_S)
     verdict = json.loads(browser.find_element(By.CSS_SELECTOR, "#result ~ pre").text)["verdict"]
     browser.get(f"{server.address}/devices/cpu")
     found = browser.find_element(By.CLASS_NAME, "checks").text

@@ -242,7 +242,7 @@ assert os.sched_getaffinity(0) == before  # not enough processors: left to the s
 backend.pin(len(before))
 timed = backend.layer(LayerShape(tokens=64, in_features=256, out_features=256), len(before))
 timed.run()
-for _ in range(100):  # a thread on a busy machine starts late, and pins itself when it does
+for _ in range(600):  # a thread on a busy machine starts late, and pins itself when it does
     own = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
     alone = {min(one) for one in own if len(one) == 1}
     if alone == before:

@@ -25,7 +25,7 @@ class Threads:
 
 
 def test_every_network_is_under_way_before_any_ends():
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
     run = at_the_same_time([together.wait] * 3)
     for _ in range(3):  # threads are used again
         run()
@@ -46,7 +46,7 @@ def test_an_error_of_one_network_is_the_caller_s():
 def test_each_network_has_a_processor_though_the_caller_has_one():
     """A backend pins the process's first thread, and threads begin where that is."""
     available = sorted(os.sched_getaffinity(0))
-    found, together = [], threading.Barrier(2, timeout=10)
+    found, together = [], threading.Barrier(2, timeout=60)
 
     def network():
         together.wait()
