@@ -1,6 +1,9 @@
 """A tuning of a tiny random Llama on this processor, in seconds: plain pairs in fp32 alone."""
 
 import autotune
+from autotune.compress.calibration_plan import CalibrationPlan
+from autotune.tuning.options import MethodOptions
+from autotune.tuning.request import TuneRequest
 from tests.conftest import LLAMA
 from tests.damage import save_model
 
@@ -30,3 +33,16 @@ def tune_small(home, name, **given):
         "device": "cpu",
     }
     return autotune.tune(home / "dense", output=home / name, **(usual | given))
+
+
+def small_request(model, output, **given):
+    """A request of plain pairs in fp32 with little to calibrate; `given` are the other parts."""
+    calibration = CalibrationPlan(
+        calibration=str(LLAMA / "heldout.txt"),
+        statistics_samples=8,
+        search_samples=8,
+        heldout_samples=8,
+    )
+    method = MethodOptions(precision="native", factors="plain")
+    files = {"model": str(model), "output": output}
+    return TuneRequest(calibration=calibration, method=method, **files, **given)

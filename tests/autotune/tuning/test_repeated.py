@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from autotune.compress.calibration_plan import CalibrationPlan
 from autotune.core.runfolder import RunFolder
 from autotune.core.types import Budget, Workload
 from autotune.profiler.database.latency import LatencyDatabase
@@ -17,9 +16,8 @@ from autotune.testing.hardware import simulated_hardware
 from autotune.testing.machine import SimulatedBuilder, SimulatedMachine
 from autotune.tuning import opening
 from autotune.tuning.earlier import earlier_result, is_same
-from autotune.tuning.options import MethodOptions, SearchOptions
-from autotune.tuning.request import TuneRequest
-from tests.conftest import LLAMA
+from autotune.tuning.options import SearchOptions
+from tests.autotune.tuning.small import small_request
 from tests.damage import save_model
 from tests.records import stored_record
 
@@ -38,18 +36,11 @@ def test_a_tuning_that_ends_as_its_folder_did_is_the_same_result(tmp_path):
 
 
 def request_of(home, budget, *, rounds):
-    return TuneRequest(
-        model=str(home / "dense"),
-        output=home / "out",
+    return small_request(
+        home / "dense",
+        home / "out",
         budget=budget,
         workload=Workload(batch_size=2, sequence_length=16),
-        calibration=CalibrationPlan(
-            calibration=str(LLAMA / "heldout.txt"),
-            statistics_samples=8,
-            search_samples=8,
-            heldout_samples=8,
-        ),
-        method=MethodOptions(precision="native", factors="plain"),
         search=SearchOptions(trials=0, rounds=rounds, sensitivity_rounds=0),
     )
 
