@@ -11,8 +11,8 @@ from autotune.core.layers import LayerShape
 from autotune.core.types import Fingerprint, from_mapping
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec, known_devices
 from autotune.profiler.database import seals
-from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Measurement
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Measurement, timestamp
 from autotune.profiler.database.rows import as_row
 from autotune.profiler.database.schema import FINGERPRINT, KEY, QUARANTINE, RUN
 

@@ -8,7 +8,6 @@ one that did or is narrower. Every run carries a seal
 
 from __future__ import annotations
 
-import datetime
 import json
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -41,8 +40,9 @@ from autotune.profiler.database.records import (
     Row,
     RunContents,
     measured_rows,
+    timestamp,
 )
-from autotune.profiler.database.rows import COLUMNS, as_row, from_row
+from autotune.profiler.database.rows import COLUMNS, SCHEMA, as_row, from_row
 from autotune.profiler.database.schema import (
     CLOCKS,
     DRIFT,
@@ -54,8 +54,6 @@ from autotune.profiler.database.schema import (
     RUN,
     SOURCE,
 )
-
-SCHEMA = len(MIGRATIONS)
 
 
 def measured_here() -> Origin:
@@ -294,11 +292,6 @@ class LatencyDatabase(Store):
                 ClockReading(**{k: v for k, v in row.items() if k not in skip}) for row in readings
             ),
         )
-
-
-def timestamp() -> str:
-    """Now, UTC, ISO 8601 with seconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _rows_like(

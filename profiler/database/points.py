@@ -15,8 +15,8 @@ from autotune.core.forms import Form
 from autotune.core.layers import LayerShape
 from autotune.core.types import LARGEST_INTEGER, Fingerprint
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
-from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Measurement, Origin
+from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.records import Measurement, Origin, timestamp
 
 COLUMNS = ("tokens", "in_features", "out_features", "rank", "dtype", "seconds")
 _ALSO = {"in": "in_features", "out": "out_features"}

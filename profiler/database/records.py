@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,3 +112,8 @@ class RunContents:
     rows: Sequence[Row]
     details: Mapping[LayerShape, Detail]
     clocks: Sequence[ClockReading]
+
+
+def timestamp() -> str:
+    """Now, UTC, ISO 8601 with seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

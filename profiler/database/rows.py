@@ -15,10 +15,13 @@ from autotune.core.forms import Form, parse_form
 from autotune.core.layers import LayerShape
 from autotune.profiler.database.records import FailedMeasurement, Measurement, Row
 
+# The version of the columns below and of the database's tables: one more with every migration.
+SCHEMA = 6
 LINEAR = "linear"
 _SHARED = "shared"
 _TIMES = ("latency_s", "dense_latency_s", "ratio", "ratio_low", "ratio_high")
 _COUNTS = ("rounds", "windows", "disturbed_windows")
+_MEASURED = (*_TIMES, *_COUNTS)
 # Of what few devices count: None in most rows, and not in the files of older versions.
 OPTIONAL = ("energy_j", "power_w")
 # Every column of a measurement with the type of its values, in the order of an exported file.
@@ -109,14 +112,15 @@ def from_row(values: Mapping[str, Any]) -> Row:
         parts=parts,
     )
     error, measured_at = values["error"], values["measured_at"]
+    found = {name: values[name] for name in _MEASURED}
     if error is not None:
         return FailedMeasurement(shape=shape, error=error, measured_at=measured_at)
-    missing = [name for name in _TIMES if values[name] is None]
-    if missing:
-        raise UsageError(f"the measurement of {shape} has neither an error nor a {missing[0]}")
+    if None in found.values():
+        missing = next(name for name, value in found.items() if value is None)
+        raise UsageError(f"the measurement of {shape} has neither an error nor a {missing}")
     return Measurement(
         shape=shape,
-        **{name: values[name] for name in (*_TIMES, *_COUNTS)},
+        **found,
         converged=bool(values["converged"]),
         measured_at=measured_at,
         energy_j=values.get("energy_j"),

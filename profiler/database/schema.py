@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from autotune.profiler.database.records import PERCENTS
-from autotune.profiler.database.rows import LINEAR, OPTIONAL
+from autotune.profiler.database.rows import LINEAR, OPTIONAL, SCHEMA
 
 METADATA = MetaData()
 _REAL: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
@@ -206,3 +206,4 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _add_drift,
     _add_energy,
 )
+assert len(MIGRATIONS) == SCHEMA, "SCHEMA is in exported files: raise it with a migration"
