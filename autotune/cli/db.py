@@ -1,4 +1,4 @@
-"""`autotune db info|export|import|merge|ship|verify|forget|drift`: manage latency databases."""
+"""`autotune db info|list|export|import|merge|ship|verify|forget|drift`: latency databases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from autotune.cli import db_list
 from autotune.cli.job_options import DriftOptions
 from autotune.cli.main import emit, format_option
 from autotune.cli.options import DEVICE, database_option
@@ -22,6 +23,9 @@ _PATH = click.Path(path_type=Path)
 @click.group("db", epilog="Example: autotune db info")
 def command() -> None:
     """Inspect, move and check latency databases."""
+
+
+command.add_command(db_list.command)
 
 
 @command.command(
@@ -309,7 +313,7 @@ def drift(output_format: str, **options: Any) -> int:
     The finding is stored in the database; `autotune db info` and the service's pages show it.
     """
     from autotune.cli.reporting import make_reporter
-    from autotune.profiler.database.latency import timestamp
+    from autotune.profiler.database.records import timestamp
     from autotune.profiler.measure.drift import measure_drift
     from autotune.tuning.machines import local_machine
     from autotune.tuning.network_timing import layer_policy
