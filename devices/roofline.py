@@ -34,22 +34,13 @@ class Roofline:
 
     def latency_s(self, shape: LayerShape) -> float:
         """Seconds of a layer; a pair is the sum of its two products."""
-        return sum(self._product_s(m, k, n, dtype=shape.dtype) for m, k, n in products(shape))
-
-    def _product_s(self, m: int, k: int, n: int, *, dtype: str) -> float:
-        size, peak = DTYPE_BYTES[dtype], self.peak(dtype)
-        return float(
-            max(
-                limits_s(
-                    m,
-                    k,
-                    n,
-                    element_bytes=size,
-                    peak_flops=peak,
-                    bandwidth_bytes_s=self.bandwidth_bytes_s,
-                )
+        size, peak = DTYPE_BYTES[shape.dtype], self.peak(shape.dtype)
+        bandwidth, total_s = self.bandwidth_bytes_s, 0.0
+        for m, k, n in products(shape):
+            total_s += max(
+                limits_s(m, k, n, element_bytes=size, peak_flops=peak, bandwidth_bytes_s=bandwidth)
             )
-        )
+        return total_s
 
 
 def limits_s(

@@ -65,7 +65,7 @@ class Form:
     @property
     def is_unchanged(self) -> bool:
         """Whether this is the layer as the model has it."""
-        return self == DENSE
+        return not self.rank and self.precision == NATIVE
 
     @property
     def rank_or_none(self) -> int | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.core.errors import UsageError, option_name
+from autotune.core.garbage import collection_paused
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, HALF_PRECISION, DeviceSpec
@@ -18,9 +18,8 @@ from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.layers.transfer import Transfer, TransferredLatency
-from autotune.predictor.network.attention import AttentionLatency
 from autotune.predictor.network.rest import MemoryModel
-from autotune.profiler.database.latency import LatencyDatabase
+from autotune.profiler.database.peek import may_hold
 from autotune.profiler.database.records import Measurement
 from autotune.profiler.sources.aiconfigurator import (
     MULTIPLE,
@@ -35,6 +34,7 @@ from autotune.profiler.sources.aiconfigurator import (
 from autotune.profiler.sources.shipped import shipped_devices, shipped_tables
 
 if TYPE_CHECKING:
+    from autotune.predictor.network.attention import AttentionLatency
     from autotune.predictor.products.adaptation import Adaptation
 
 Tables = list[tuple[Fingerprint, list[Measurement]]]
@@ -63,9 +63,12 @@ class DeviceTable:
     @functools.cached_property
     def attention(self) -> AttentionLatency:
         """Attention on the device, learned when first asked for."""
+        from autotune.predictor.network.attention import AttentionLatency
+
         return AttentionLatency(self.spec, self.timed_dtype)
 
 
+@collection_paused()
 def device_table(
     spec: DeviceSpec,
     dtype: str,
@@ -129,8 +132,10 @@ def _with_own(table: DeviceTable, own: Tables, *, known: Adaptation | None = Non
 
 def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None = None) -> Tables:
     """What the user's database holds of `spec`, measured by this profiler; most points first."""
-    if database is None or (isinstance(database, Path) and not database.exists()):
+    if database is None or not may_hold(database, spec.name):
         return []
+    from autotune.profiler.database.latency import LatencyDatabase
+
     with LatencyDatabase(database) as store:
         found = [
             (fingerprint, store.measurements(key))

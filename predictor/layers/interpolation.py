@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from autotune.core.layers import LayerShape
@@ -16,6 +16,8 @@ from autotune.devices.roofline import Roofline
 
 # A layer in some rank, and its seconds.
 Point: TypeAlias = tuple[LayerShape, float]
+# A rank, and its log-utilisation.
+End: TypeAlias = tuple[int, float]
 
 
 class Curve:
@@ -49,27 +51,39 @@ class Curve:
     def leave_one_out_errors(self, roofline: Roofline) -> list[float]:
         """|log(interpolated / measured)| of every entry that has one on both sides, left out."""
         return [
-            abs(math.log(_between(shape, (low, high), roofline=roofline) / seconds))
+            abs(at - _log_utilisation(rank, (low, high)))
             for known in self._sides.values()
-            for low, (shape, seconds), high in zip(known, known[1:], known[2:], strict=False)
+            for low, (rank, at), high in _neighbours([_end(point, roofline) for point in known])
         ]
 
 
 def interpolate(shape: LayerShape, curve: Curve, *, roofline: Roofline) -> float | None:
     """Seconds of `shape` between the ranks of its layer; None where none enclose it."""
     found = curve.enclosing(shape)
-    return None if found is None else _between(shape, found, roofline=roofline)
+    if found is None:
+        return None
+    (low, seconds), (high, _) = found
+    if low.rank == high.rank:
+        return seconds
+    ends = _end(found[0], roofline), _end(found[1], roofline)
+    return roofline.latency_s(shape) / math.exp(_log_utilisation(shape.rank, ends))
 
 
-def _between(shape: LayerShape, ends: tuple[Point, Point], *, roofline: Roofline) -> float:
-    """Seconds of `shape` by those of two ranks that enclose its own."""
-    (low_shape, low_s), (high_shape, _) = ends
-    if low_shape == high_shape:
-        return low_s
-    weight = math.log(shape.rank / low_shape.rank) / math.log(high_shape.rank / low_shape.rank)
-    at_low, at_high = (math.log(roofline.latency_s(end) / seconds) for end, seconds in ends)
-    utilisation = (1 - weight) * at_low + weight * at_high
-    return roofline.latency_s(shape) / math.exp(utilisation)
+def _end(point: Point, roofline: Roofline) -> End:
+    shape, seconds = point
+    return shape.rank, math.log(roofline.latency_s(shape) / seconds)
+
+
+def _neighbours(ends: Sequence[End]) -> Iterator[tuple[End, End, End]]:
+    """Every end that has one on both sides, between these."""
+    return zip(ends, ends[1:], ends[2:], strict=False)
+
+
+def _log_utilisation(rank: int, ends: tuple[End, End]) -> float:
+    """That of `rank`, by those of two ranks that enclose it."""
+    low, high = ends
+    weight = math.log(rank / low[0]) / math.log(high[0] / low[0])
+    return (1 - weight) * low[1] + weight * high[1]
 
 
 def side_of_cliff(rank: int, cliff: int) -> int:

@@ -68,12 +68,10 @@ class MeasuredLayers(LatencySource):
     def __init__(self, rows: Sequence[Measurement], roofline: Roofline, *, cliff: int = 1) -> None:
         self.estimates: dict[LayerShape, Estimate] = {}
         unsettled = weigh_unsettled(rows, roofline, cliff=cliff)
-        dense_s: dict[LayerShape, list[float]] = {}
-        for row in rows:
-            dense_s.setdefault(row.shape.dense, []).append(row.dense_latency_s)
+        seen_s = _seconds_beside_pairs(rows)
         for row in rows:
             if row.shape.form.is_unchanged:
-                self.estimates[row.shape] = _dense_estimate(row, dense_s[row.shape.dense])
+                self.estimates[row.shape] = _dense_estimate(row, seen_s.get(row.shape, ()))
         for row in rows:
             if row.shape.form.is_unchanged:
                 continue
@@ -108,16 +106,26 @@ class MeasuredLayers(LatencySource):
         return [shape for shape in self.estimates if not shape.form.suffix]
 
 
+def _seconds_beside_pairs(rows: Sequence[Measurement]) -> dict[LayerShape, list[float]]:
+    """What unsettled dense layers took by themselves and beside each of their pairs."""
+    unsettled = (row.shape for row in rows if row.shape.form.is_unchanged and not row.converged)
+    found: dict[LayerShape, list[float]] = {shape: [] for shape in unsettled}
+    for row in rows if found else ():
+        if (seconds := found.get(row.shape.dense)) is not None:
+            seconds.append(row.dense_latency_s)
+    return found
+
+
 def _dense_estimate(row: Measurement, seen_s: Sequence[float]) -> Estimate:
-    """Of the dense layer itself; `seen_s` are its seconds beside all of its pairs.
+    """Of the dense layer itself; `seen_s` are its seconds beside its pairs.
 
     Its ratio is 1 whatever disturbed it, so an unsettled one is as unsure as they are different.
     """
-    least, most = min(row.latency_s, *seen_s), max(row.latency_s, *seen_s)
+    seconds = (row.latency_s, *seen_s)
     return Estimate(
         latency_s=row.latency_s,
-        low_s=row.latency_s if row.converged else least / _UNSETTLED_DENSE,
-        high_s=row.latency_s if row.converged else most * _UNSETTLED_DENSE,
+        low_s=row.latency_s if row.converged else min(seconds) / _UNSETTLED_DENSE,
+        high_s=row.latency_s if row.converged else max(seconds) * _UNSETTLED_DENSE,
         ratio=1.0,
         source="measured" if row.converged else "unsettled",
         ratio_half_width=0.0,
@@ -134,13 +142,13 @@ class InterpolatedLayers(LatencySource):
             if not shape.is_dense:
                 curves.setdefault(_curve(shape), []).append((shape, estimate.latency_s))
         self._curves = {name: Curve(known, cliff=cliff) for name, known in curves.items()}
-        errors = [
-            error
-            for known in curves.values()
-            for error in Curve(_settled(known, measured), cliff=cliff).leave_one_out_errors(
-                roofline
+        errors: list[float] = []
+        for name, known in curves.items():
+            settled = _settled(known, measured)
+            curve = (
+                self._curves[name] if len(settled) == len(known) else Curve(settled, cliff=cliff)
             )
-        ]
+            errors += curve.leave_one_out_errors(roofline)
         self._half_width = conformal_quantile(errors, 0.9)
         self._seconds: dict[LayerShape, float] = {}
 

@@ -10,14 +10,14 @@ few environments, and at this one those that were left out are covered at 90 % o
 from __future__ import annotations
 
 import bisect
+import csv
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Interval
@@ -30,6 +30,7 @@ QUANTILES = tuple(round(level, 2) for level in np.arange(0.02, 1.0, 0.02))
 LEVEL = 0.92
 
 Environment = tuple[str, str]
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +85,23 @@ class TransferredLatency(LatencyPredictor):
 
 
 def _half_width(device: str, kind: str, *, size_class: int, without: Environment | None) -> float:
-    rows = _environments()
-    rows = rows[(rows["of"] == kind) & (rows["size_class"] == size_class)]
-    if without is not None:
-        rows = rows[(rows["device"] != without[0]) | (rows["environment"] != without[1])]
-    own = rows["device"] == device
-    widths = [_pooled(rows[chosen]) for chosen in (own, ~own) if chosen.any()]
-    return max(widths)
+    own: list[Row] = []
+    others: list[Row] = []
+    for row in _environments():
+        chosen = row["of"] == kind and int(row["size_class"]) == size_class
+        if chosen and (row["device"], row["environment"]) != without:
+            (own if row["device"] == device else others).append(row)
+    return max(_pooled(rows) for rows in (own, others) if rows)
 
 
-def _pooled(rows: pd.DataFrame) -> float:
+def _pooled(rows: Sequence[Row]) -> float:
     """The quantile at `LEVEL` over all environments, each of which counts the same."""
-    errors = rows[[name for name in rows.columns if name.startswith("q")]].to_numpy()
+    errors = [float(row[name]) for row in rows for name in row if name.startswith("q")]
     return float(np.quantile(errors, LEVEL))
 
 
 @functools.cache
-def _environments() -> pd.DataFrame:
-    return pd.read_csv(TRANSFERS)
+def _environments() -> list[Row]:
+    """The rows of the file; pandas takes longer to import than a layer to price."""
+    with TRANSFERS.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

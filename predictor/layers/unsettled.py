@@ -159,6 +159,8 @@ def shrink(curve: Curve, rate: float) -> dict[int, Shrunk]:
     Those are all unsettled ones, and settled ones that contradict all others grossly; `rate` is
     that of `step_rate`.
     """
+    if curve.settled.all() and not _below_both_neighbours(curve).any():
+        return {}  # as most are: nothing can contradict the others
     credited = _credited(curve, rate)
     gross = curve.settled & (credited > curve.variances)
     found = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from autotune.core.layers import LayerShape
 from autotune.core.operation import Operation
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
-from autotune.predictor.network.attention import AttentionLatency
 from autotune.predictor.products.features import LAUNCH_S
+
+if TYPE_CHECKING:
+    from autotune.predictor.network.attention import AttentionLatency
 
 # Others' tables hold multiples of this only; a head is priced as the next larger one.
 _MULTIPLE = 32

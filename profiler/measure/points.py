@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from autotune.core.forms import NATIVE, PLAIN, Form
 from autotune.core.layers import LayerShape
@@ -14,12 +15,20 @@ from autotune.devices.detect import PresentDevice
 from autotune.devices.health import ClockReading
 from autotune.devices.specs import DeviceSpec
 from autotune.profiler.backends.base import Backend
-from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Detail, FailedMeasurement, Measurement, Row
+from autotune.profiler.database.records import (
+    Detail,
+    FailedMeasurement,
+    Measurement,
+    Row,
+    timestamp,
+)
 from autotune.profiler.measure.intervals import NORMAL
 from autotune.profiler.measure.looks import Looks, together
 from autotune.profiler.measure.tasks import Outcome, TaskRunner, TimingTask, layer_task
 from autotune.profiler.measure.timing import PairedTiming, TimingPolicy
+
+if TYPE_CHECKING:
+    from autotune.profiler.database.latency import LatencyDatabase
 
 FORMS_PER_TASK = 4
 _ATTEMPTS = 3

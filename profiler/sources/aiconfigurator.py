@@ -12,16 +12,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from packaging.version import Version
 
 from autotune.core.errors import UsageError, option_name
 from autotune.core.layers import LayerShape
 from autotune.core.types import Fingerprint
-from autotune.profiler.database.latency import LatencyDatabase, timestamp
-from autotune.profiler.database.records import Measurement, Origin
+from autotune.profiler.database.records import Measurement, Origin, timestamp
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from autotune.profiler.database.latency import LatencyDatabase
 
 PACKAGE = "aiconfigurator-core"
 # Device → folder of the package.
@@ -105,6 +108,8 @@ def _folder_of_tables(device: str, dtype: str) -> Path:
 
 
 def _tables(files: Iterable[Path], device: str, *, dtype: str) -> list[ImportedTable]:
+    import pandas as pd
+
     tables = []
     for file in files:
         rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])
@@ -134,6 +139,8 @@ def read_versions(device: str, dtype: str = "bf16") -> list[ImportedTable]:
 
 def newest_files(folder: Path, device: str, *, kind: str, name: str) -> list[Path]:
     """The newest table `name` of every stack that has one of this kind."""
+    from packaging.version import Version
+
     root, found = folder / "data" / SYSTEMS[device] / kind, []
     for stack in sorted(root.iterdir()) if root.is_dir() else []:
         # The folder of a version may hold no more than a note that another one's table serves it.
@@ -173,6 +180,8 @@ def consensus(tables: Sequence[ImportedTable]) -> pd.DataFrame:
     Each stack's seconds are divided by its pace: where one stack alone timed some numbers of
     tokens, the median would jump between these and their neighbours.
     """
+    import pandas as pd
+
     parts = [
         table.rows.assign(latency_s=table.rows["latency_s"] / pace)
         for table, pace in zip(tables, _paces(tables), strict=True)
@@ -183,6 +192,8 @@ def consensus(tables: Sequence[ImportedTable]) -> pd.DataFrame:
 
 def _paces(tables: Sequence[ImportedTable]) -> list[float]:
     """How much longer each stack takes than the median of those that timed a shape; 1 if alone."""
+    import pandas as pd
+
     parts = [table.rows.assign(stack=i) for i, table in enumerate(tables)]
     rows = pd.concat(parts, ignore_index=True)
     grouped = rows.groupby(SHAPE)["latency_s"]
