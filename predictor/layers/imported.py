@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from autotune.devices.specs import DeviceSpec
-from autotune.predictor.learning.fit_cache import kept_fit
+from autotune.predictor.learning.fit_cache import content, kept_fit
 from autotune.predictor.products.regressor import ProductRegressor
 from autotune.predictor.products.sums import Array, Price, ProductSums
 from autotune.profiler.sources.aiconfigurator import SHAPE, ImportedTable, consensus
@@ -30,7 +30,6 @@ class ImportedLatency(ProductSums):
     def __init__(self, spec: DeviceSpec, tables: Sequence[ImportedTable]) -> None:
         super().__init__()
         self.spec, self.dtype = spec, tables[0].dtype
-        self._tables = tables
         self.sources = tuple(table.source for table in tables)
         rows = consensus(tables)
         self._table = rows[SHAPE].to_numpy(dtype=np.float64)
@@ -61,7 +60,7 @@ class ImportedLatency(ProductSums):
         """Learned from the whole table; the fit is kept for the next time."""
         regressor = ProductRegressor(self.spec, self.dtype, trees=0, stacked_trees=120)
         made_from = {
-            "tables": [table.source for table in self._tables],
+            "products": content(self._table, self._seconds),
             "dtype": self.dtype,
             "device": dataclasses.asdict(self.spec),
             "trees": (regressor.trees, regressor.stacked_trees),

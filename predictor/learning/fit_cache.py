@@ -17,6 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autotune.core.errors import StorageError
 from autotune.core.files import write_whole
 from autotune.core.paths import fits_cache
@@ -40,7 +43,8 @@ def kept_fit(made_from: Mapping[str, Any], fit: Callable[[], Fit]) -> Fit:
     """The fit of this name from the cache, or `fit()`, kept for the next time.
 
     Args:
-        made_from: JSON of everything that decides what `fit` returns, but for code and libraries.
+        made_from: JSON of everything that decides what `fit` returns, but for code and libraries;
+            of arrays, their `content`.
         fit: Makes a dictionary of estimators of scikit-learn, arrays, numbers, lists and tuples.
     """
     path = fits_cache() / f"{_name(made_from)}.skops"
@@ -49,6 +53,15 @@ def kept_fit(made_from: Mapping[str, Any], fit: Callable[[], Fit]) -> Fit:
         found = fit()
         _keep(path, found)
     return found
+
+
+def content(*arrays: NDArray[np.float64]) -> str:
+    """The sha256 of arrays: the name of a table does not show which of its rows were used."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(str(array.shape).encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 def _name(made_from: Mapping[str, Any]) -> str:

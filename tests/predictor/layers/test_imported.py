@@ -1,5 +1,7 @@
 """Layers priced from others' products: exact where timed, summed, refused where nobody timed."""
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.core.errors import MeasurementError
@@ -58,3 +60,19 @@ def test_other_sizes_are_predicted_between_their_neighbours(latency, timed):
 def test_a_size_nobody_timed_is_refused(latency):
     with pytest.raises(MeasurementError, match="multiples of 32"):
         latency.estimate(layer(1001))
+
+
+def test_a_fit_kept_for_some_rows_of_a_table_is_not_taken_for_others():
+    """Both have one name: what is held out of a table would be predicted by the other's fit."""
+    whole = read_tables("a100-sxm")[0]
+
+    def of(tokens):
+        rows = whole.rows[whole.rows["m"].isin(tokens) & (whole.rows["k"] <= 1024)]
+        return ImportedLatency(SPEC, [replace(whole, rows=rows)])
+
+    few, more = of([256, 1024]), of([256, 512, 1024])
+    asked = layer(tokens=700)
+    first, other = few.estimate(asked).latency_s, more.estimate(asked).latency_s
+    assert first != other
+    assert of([256, 1024]).estimate(asked).latency_s == first
+    assert first == pytest.approx(other, rel=0.3)

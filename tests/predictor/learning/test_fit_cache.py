@@ -10,7 +10,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from autotune.core import paths
 from autotune.predictor.learning import fit_cache
-from autotune.predictor.learning.fit_cache import kept_fit
+from autotune.predictor.learning.fit_cache import content, kept_fit
 
 X = np.random.default_rng(0).normal(size=(200, 3))
 Y = X[:, 0] + X[:, 1] ** 2
@@ -51,6 +51,13 @@ def test_another_name_or_another_source_is_another_fit(monkeypatch):
     monkeypatch.setattr(fit_cache, "_source", lambda: "changed")
     kept_fit({"of": "this"}, fitting)
     assert fitting.count == 3
+
+
+def test_content_names_values_and_shape():
+    assert content(X, Y) == content(X.copy(), np.asfortranarray(Y))
+    assert content(np.asfortranarray(X)) == content(X), "values count, not how they lie in memory"
+    assert len({content(X), content(X[1:]), content(X.T), content(-X)}) == 4
+    assert content(X.reshape(3, -1)) != content(X)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zip", None])
