@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from autotune.compress.attention_masks import drop_attention_masks
 from autotune.compress.decode import PAST, decode_step, step_positions
 from autotune.compress.integer_layers import IntegerLinear
 from autotune.compress.loading import load_class
@@ -157,7 +158,9 @@ def load_for_timing(folder: Path, inputs: Path, *, device: str) -> TimedCheckpoi
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
         for name, tensor in load_file(inputs).items()
     }
-    return TimedCheckpoint(model, _without_mask(feeds))
+    checkpoint = TimedCheckpoint(model, _without_mask(feeds))
+    drop_attention_masks(model, checkpoint.run)
+    return checkpoint
 
 
 def _without_mask(feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
