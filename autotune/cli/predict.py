@@ -45,6 +45,7 @@ def command(output_format: str, *, rows: TextIO | None, **options: Any) -> int:
 
 def _many(rows: TextIO, options: PredictOptions) -> int:
     """Answer a file of rows."""
+    from autotune.layers.answers import no_answer
     from autotune.layers.rows import predict_rows, read_rows, write_rows
 
     if options.tokens or options.shape or options.ranks or options.forms:
@@ -57,9 +58,9 @@ def _many(rows: TextIO, options: PredictOptions) -> int:
         table = read_rows(text)
     except UsageError as error:
         raise UsageError(f"--shapes: {error}") from error
-    answers = predict_rows(table.rows, options)
+    answers = predict_rows(table, options)
     echo(write_rows(table, answers), newline=False)
-    return 0 if any(row["latency_s"] is not None for row in answers) else ExitCode.UNUSABLE
+    return ExitCode.UNUSABLE if no_answer(answers) else 0
 
 
 def _one(asked_of: PredictOptions, output_format: str) -> None:

@@ -68,9 +68,7 @@ class LayerShape:
         precision changes the size of a weight, not their number.
         """
         k, n, rank = self.in_features, self.out_features, self.form.rank
-        if not rank:
-            return k * n
-        return rank * (k + n if self.form.structure == PLAIN else k + n - rank)
+        return pair_parameters(k, n, rank=rank, structure=self.form.structure) if rank else k * n
 
     @property
     def matrices(self) -> tuple[tuple[int, int], ...]:
@@ -102,6 +100,12 @@ class LayerShape:
         """
         form, parts = parse_form(values.get("form", "dense")), tuple(values.get("parts", ()))
         return from_mapping(LayerShape, {**values, "form": form, "parts": parts})
+
+
+def pair_parameters(in_features: Any, out_features: Any, *, rank: Any, structure: str) -> Any:
+    """Weights of a pair; of one, or of arrays of them."""
+    identity = 0 if structure == PLAIN else rank
+    return rank * (in_features + out_features - identity)
 
 
 def break_even_rank(in_features: int, out_features: int) -> int:

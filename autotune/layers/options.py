@@ -19,6 +19,7 @@ from autotune.core.workload import Workload
 from autotune.tuning.options import NAMED_BACKEND, MachineOptions
 
 if TYPE_CHECKING:
+    from autotune.core.layer_columns import LayerColumns
     from autotune.profiler.backends.base import Backend
 
 _Options = TypeVar("_Options", "PredictOptions", "ProfileOptions")
@@ -197,6 +198,13 @@ def no_such_rank(shape: LayerShape) -> str | None:
         return None
     size = f"{shape.in_features}x{shape.out_features}"
     return f"{shape.form}: a matrix of {size} has ranks up to {largest}; give one of these"
+
+
+def impossible_ranks(layers: LayerColumns) -> dict[int, str]:
+    """Why layers have not the ranks of their forms, by row."""
+    above = layers.rank > layers.in_features
+    above |= layers.rank > layers.out_features
+    return {row: str(no_such_rank(layers.shape(row))) for row in above.nonzero()[0].tolist()}
 
 
 def require_rank(shapes: Sequence[LayerShape]) -> None:

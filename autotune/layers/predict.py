@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from autotune.core.errors import NotPricedError, option_name
 from autotune.core.forms import DENSE, Form
+from autotune.core.layer_columns import LayerColumns
 from autotune.core.layers import LayerShape
 from autotune.core.option_names import spell
 from autotune.core.options import Style
@@ -20,11 +23,12 @@ from autotune.layers.options import (
     check_forms,
     chosen_forms,
     from_keywords,
+    impossible_ranks,
     named_as_keywords,
-    no_such_rank,
     parse_shape,
     require_rank,
 )
+from autotune.predictor.columns import EstimateColumns
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import nearest_machine
 from autotune.tuning.options import MachineOptions
@@ -98,22 +102,31 @@ class KnownLayers:
         return replace(self._found([*found], [*found.values()]), refused=refused)
 
     def answers(self, shapes: Sequence[LayerShape]) -> Sequence[Estimate | NotPricedError]:
-        """The estimate of every shape in the device's dtype, or why it has none."""
-        typed = [replace(shape, dtype=self._dtype) for shape in shapes]
-        refusals = [_no_such_layer(shape, self._spec) for shape in typed]
-        possible = [s for s, refusal in zip(typed, refusals, strict=True) if refusal is None]
-        answers = iter(self._predictor.answers(possible))
-        return [
-            self._allowed(shape, next(answers)) if refusal is None else refusal
-            for shape, refusal in zip(typed, refusals, strict=True)
-        ]
+        """The estimate of every shape in the device's dtype, or why it has none; kept."""
 
-    def _allowed(
-        self, shape: LayerShape, answer: Estimate | NotPricedError
-    ) -> Estimate | NotPricedError:
-        """What lies beyond the table is an answer only where that is wanted."""
-        beyond = isinstance(answer, Estimate) and answer.source == "extrapolated"
-        return _beyond(shape) if beyond and not self._extrapolate else answer
+        def ask(layers: LayerColumns) -> EstimateColumns:
+            return EstimateColumns.of(self._predictor.answers(layers.shapes()))
+
+        return self._possible(LayerColumns.of(shapes), ask).answers()
+
+    def answer_columns(self, layers: LayerColumns) -> EstimateColumns:
+        """The same of many layers as columns; not kept."""
+        return self._possible(layers, self._predictor.answer_columns)
+
+    def _possible(
+        self, layers: LayerColumns, ask: Callable[[LayerColumns], EstimateColumns]
+    ) -> EstimateColumns:
+        """What `ask` answers of the layers that the device can run, in its dtype."""
+        typed = layers.in_dtype(self._dtype)
+        refused = _no_such_layers(typed, self._spec)
+        rows = np.setdiff1d(np.arange(len(typed)), [*refused])
+        parts = [(rows, ask(typed.rows(rows)))]
+        found = EstimateColumns.merged(len(typed), parts, refused=refused)
+        if self._extrapolate:
+            return found
+        # What lies beyond the table is an answer only where that is wanted.
+        beyond = np.flatnonzero(found.source == "extrapolated").tolist()
+        return found.without({row: _beyond(typed.shape(row)) for row in beyond})
 
     def _found(
         self, shapes: Sequence[LayerShape], estimates: Sequence[Estimate]
@@ -129,18 +142,23 @@ class KnownLayers:
         )
 
 
-def _no_such_layer(shape: LayerShape, spec: DeviceSpec) -> NotPricedError | None:
-    """Why the device cannot run the layer in this form, where it cannot."""
-    problem = no_such_rank(shape)
-    if problem is None and spec.kind == "cuda":
-        features = shape.in_features + shape.out_features + shape.rank
-        needed = DTYPE_BYTES[shape.dtype] * (shape.parameters + shape.tokens * features)
-        if needed > spec.memory_bytes:
-            problem = (
-                f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features}, {shape.form} "
-                f"need {format_bytes(needed)}; {spec.name} has {format_bytes(spec.memory_bytes)}"
-            )
-    return None if problem is None else NotPricedError(problem)
+def _no_such_layers(layers: LayerColumns, spec: DeviceSpec) -> dict[int, NotPricedError]:
+    """Why the device cannot run layers in their forms, by row, where it cannot."""
+    found = {row: NotPricedError(text) for row, text in impossible_ranks(layers).items()}
+    if spec.kind != "cuda":
+        return found
+    features = layers.in_features + layers.out_features + layers.rank
+    element = np.array([DTYPE_BYTES[kind.dtype] for kind in layers.kinds])[layers.kind]
+    needed = element * (layers.parameters + layers.tokens.astype(np.float64) * features)
+    for row in np.flatnonzero(needed > spec.memory_bytes).tolist():
+        if row in found:
+            continue
+        shape = layers.shape(row)
+        found[row] = NotPricedError(
+            f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features}, {shape.form} "
+            f"need {format_bytes(needed[row])}; {spec.name} has {format_bytes(spec.memory_bytes)}"
+        )
+    return found
 
 
 def _beyond(shape: LayerShape) -> NotPricedError:

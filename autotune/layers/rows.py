@@ -9,35 +9,34 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-from autotune.core.errors import AutotuneError, UsageError
-from autotune.core.layers import LayerShape
-from autotune.core.option_names import spell
-from autotune.core.types import Estimate
-from autotune.layers.options import LayerOptions, PredictOptions
-from autotune.layers.predict import KnownLayers, machine_options
-from autotune.tuning.machines import nearest_machine
+import numpy as np
+from numpy.typing import NDArray
 
-NEEDED = ("tokens", "in_features", "out_features")
-ASKED = (*NEEDED, "rank", "dtype", "form")
-ANSWERED = ("dense_s", "latency_s", "low_s", "high_s", "ratio", "ratio_low", "ratio_high", "source")
+from autotune.core.errors import UsageError
+from autotune.layers.answers import ANSWERED, Answers, KnownDevice
+from autotune.layers.cells import NEEDED, Cells
+from autotune.layers.options import PredictOptions
 
 Row = Mapping[str, Any]
-# Under this name come the cells of a row behind its last column.
-_MORE = "\0more"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of a file, with the names of its columns; `is_json`: one object a line."""
+    """Rows of a file by columns, all of one length, under the names that the file has.
 
-    rows: tuple[Row, ...]
+    `overlong` has the cells behind the last column, by row. `objects` are the rows of JSON lines,
+    which are written as they came.
+    """
+
+    cells: Cells
     columns: tuple[str, ...]
-    is_json: bool
+    overlong: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    objects: tuple[Row, ...] = ()
 
 
 def read_rows(text: str) -> Table:
@@ -46,9 +45,8 @@ def read_rows(text: str) -> Table:
     Raises:
         UsageError: no rows, a column that is needed and missing, or a line that is no object.
     """
-    is_json = text.lstrip()[:1] == "{"
-    table = _json_lines(text) if is_json else _csv(text)
-    if not table.rows:
+    table = _json_lines(text) if text.lstrip()[:1] == "{" else _csv(text)
+    if not any(map(len, table.cells.values())):
         raise UsageError("no rows were given")
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
@@ -59,115 +57,68 @@ def read_rows(text: str) -> Table:
     return table
 
 
-def write_rows(table: Table, answers: Sequence[Row]) -> str:
-    """The rows with their answers behind them, in the format that they came in."""
-    found = [{**row, **answer} for row, answer in zip(table.rows, answers, strict=True)]
-    if table.is_json:
-        return "".join(json.dumps(row) + "\n" for row in found)
-    out = io.StringIO()
-    columns = [name for name in table.columns if name not in ANSWERED]
-    writer = csv.DictWriter(out, [*columns, *ANSWERED], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return out.getvalue()
+def predict_rows(table: Table, options: PredictOptions) -> Answers:
+    """What `ANSWERED` names, (n,) each in the order of the rows.
 
-
-def predict_rows(rows: Sequence[Row], options: PredictOptions) -> list[dict[str, Any]]:
-    """What `ANSWERED` names, of each row in order.
-
-    A row that cannot be answered has empty numbers (None), and the reason in `source`.
+    A row that cannot be answered has NaN, and the reason in `source`.
 
     Raises:
         UsageError: nothing is known of the device, or it cannot be used.
         DeviceMissingError: the device is neither here nor known.
     """
-    found: dict[int, Estimate | AutotuneError] = {}
-    groups: dict[str | None, dict[int, LayerShape]] = {}
-    for number, row in enumerate(rows):
-        layer = _layer(row)
-        if isinstance(layer, LayerShape):
-            groups.setdefault(_dtype(row), {})[number] = layer
-        else:
-            found[number] = layer
-    for dtype, asked in groups.items():
-        answers = _answers([*asked.values()], options, dtype=dtype)
-        found |= zip(asked, answers, strict=True)
-    return [_as_row(found[number]) for number in range(len(rows))]
+    refused = {
+        row: UsageError(f"has more cells than the header: {cells}"[:200])
+        for row, cells in table.overlong.items()
+    }
+    return KnownDevice(options, style="cli").answer(table.cells, refused)
 
 
-def _answers(
-    shapes: Sequence[LayerShape], options: PredictOptions, *, dtype: str | None
-) -> Sequence[Estimate | AutotuneError]:
-    """Of rows in one dtype; None: the device's usual one, which has to be known."""
-    try:
-        with nearest_machine(machine_options(options, dtype=dtype or options.dtype)) as machine:
-            known = KnownLayers(machine, allow_extrapolation=options.allow_extrapolation)
-            return known.answers(shapes)
-    except UsageError as error:
-        if dtype is None:
-            raise
-        return [error] * len(shapes)
+def write_rows(table: Table, answers: Answers) -> str:
+    """The rows with their answers behind them, in the format that they came in."""
+    found = {name: _cells(answers[name]) for name in ANSWERED}
+    if table.objects:
+        return "".join(
+            json.dumps({**row, **dict(zip(ANSWERED, answer, strict=True))}) + "\n"
+            for row, answer in zip(table.objects, zip(*found.values(), strict=True), strict=True)
+        )
+    kept = [name for name in table.columns if name not in ANSWERED]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*kept, *ANSWERED])
+    columns = [*(table.cells[name] for name in kept), *found.values()]
+    writer.writerows(zip(*columns, strict=True))
+    return out.getvalue()
 
 
-def _as_row(answer: Estimate | AutotuneError) -> dict[str, Any]:
-    if not isinstance(answer, Estimate):
-        reason = str(spell(answer, "cli", PredictOptions))
-        return {**dict.fromkeys(ANSWERED), "source": reason}
-    found = {"dense_s": answer.latency_s / answer.ratio, **answer.to_json()}
-    return {name: found[name] for name in ANSWERED}
-
-
-def _dtype(row: Row) -> str | None:
-    return _text(row.get("dtype")) or None
-
-
-def _layer(row: Row) -> LayerShape | UsageError:
-    if _MORE in row:
-        return UsageError(f"has more cells than the header: {row[_MORE]}"[:200])
-    try:
-        return LayerOptions(
-            tokens=_whole(row, "tokens"),
-            in_features=_whole(row, "in_features"),
-            out_features=_whole(row, "out_features"),
-            rank=_whole(row, "rank") if _text(row.get("rank")) else None,
-            form=_text(row.get("form")) or None,
-        ).layer()
-    except UsageError as error:
-        return error
-
-
-def _text(value: Any) -> str:
-    """A cell as text; empty where nothing is in it, as a missing number of pandas."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    text = str(value).strip()
-    return "" if text.lower() in ("nan", "none", "null") else text
-
-
-def _whole(row: Row, name: str) -> int:
-    """A whole number; 1024.0 is one, as pandas writes a column with empty cells."""
-    text = _text(row.get(name))
-    whole, _, rest = text.partition(".")
-    digits = whole.removeprefix("-")
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 18 or rest.strip("0"):
-        raise UsageError(f"{name} must be a whole number, got {text[:40]!r}")
-    return int(whole)
+def _cells(column: NDArray[Any]) -> list[Any]:
+    """Numbers and texts of Python; None for NaN."""
+    cells: list[Any] = column.tolist()
+    if column.dtype == np.float64:
+        for row in np.flatnonzero(np.isnan(column)).tolist():
+            cells[row] = None
+    return cells
 
 
 def _csv(text: str) -> Table:
-    text = text.removeprefix("\ufeff")
-    reader = csv.DictReader(io.StringIO(text), restval="", restkey=_MORE)
-    columns = tuple(name.strip() for name in reader.fieldnames or ())
-    reader.fieldnames = columns
-    return Table(rows=tuple(reader), columns=columns, is_json=False)
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")))
+    columns = tuple(name.strip() for name in next(reader, ()))
+    rows = [row for row in reader if row]
+    width = len(columns)
+    overlong = {i: row[width:] for i, row in enumerate(rows) if len(row) > width}
+    for i in overlong:
+        rows[i] = rows[i][:width]
+    by_column = [*zip_longest(*rows, fillvalue="")]
+    by_column += [("",) * len(rows)] * (width - len(by_column))
+    cells = dict(zip(columns, by_column, strict=True))
+    return Table(cells=cells, columns=columns, overlong=overlong)
 
 
 def _json_lines(text: str) -> Table:
-    rows: list[Row] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            rows.append(_object(line, number))
-    return Table(rows=tuple(rows), columns=tuple(_names(rows)), is_json=True)
+    lines = enumerate(text.splitlines(), start=1)
+    objects = tuple(_object(line, number) for number, line in lines if line.strip())
+    columns = tuple(dict.fromkeys(name for row in objects for name in row))
+    cells = {name: [row.get(name) for row in objects] for name in columns}
+    return Table(cells=cells, columns=columns, objects=objects)
 
 
 def _object(line: str, number: int) -> Row:
@@ -178,7 +129,3 @@ def _object(line: str, number: int) -> Row:
     if not isinstance(found, dict):
         raise UsageError(f"line {number} must be a JSON object")
     return found
-
-
-def _names(rows: Iterable[Row]) -> Iterable[str]:
-    return dict.fromkeys(name for row in rows for name in row)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.forms import Form
-from autotune.core.layers import LayerShape
-from autotune.core.types import Estimate
+from autotune.core.layer_columns import LayerColumns, Mask, Whole
 from autotune.devices.roofline import Roofline
-from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.base import ColumnPredictor, LatencyPredictor
+from autotune.predictor.columns import EstimateColumns
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.products.features import roofline_s
 from autotune.profiler.database.records import Measurement
@@ -52,36 +51,43 @@ class Edges:
             doubling=doubling,  # type: ignore[arg-type]
         )
 
-    def hold(self, shape: LayerShape) -> bool:
-        """Whether the layer is within the table."""
+    def hold(self, layers: LayerColumns) -> Mask:
+        """Whether layers are within the table, (n,)."""
         return (
-            shape.tokens <= self.tokens
-            and shape.in_features <= self.in_features
-            and shape.out_features <= self.out_features
+            (layers.tokens <= self.tokens)
+            & (layers.in_features <= self.in_features)
+            & (layers.out_features <= self.out_features)
         )
 
-    def nearest(self, shape: LayerShape) -> LayerShape:
-        """The layer within the table that is most like it."""
-        widths = shape.widths
-        cut = tuple(_cut(width, self.out_features // len(widths)) for width in widths)
-        in_features = _cut(shape.in_features, self.in_features)
-        form = shape.form
-        rank = _cut(form.rank, min(in_features, sum(cut))) if form.rank else 0
-        return LayerShape(
-            tokens=min(shape.tokens, self.tokens),
+    def nearest(self, layers: LayerColumns) -> LayerColumns:
+        """The layers within the table that are most like them."""
+        kinds = tuple(replace(kind, parts=self._cut_parts(kind.parts)) for kind in layers.kinds)
+        in_features = _cut(layers.in_features, self.in_features)
+        out_features = _cut(layers.out_features, self.out_features)
+        for kind, rows in replace(layers, kinds=kinds).groups():
+            if kind.parts:
+                out_features[rows] = sum(kind.parts)
+        return LayerColumns(
+            tokens=np.minimum(layers.tokens, self.tokens),
             in_features=in_features,
-            out_features=sum(cut),
-            form=Form(rank=rank, structure=form.structure, precision=form.precision),
-            dtype=shape.dtype,
-            parts=cut if shape.parts else (),
+            out_features=out_features,
+            rank=_cut(layers.rank, np.minimum(in_features, out_features)),
+            kind=layers.kind,
+            kinds=kinds,
         )
 
-    def half_width(self, shape: LayerShape) -> float:
-        """By how much (log) the way beyond the edges adds to the interval."""
-        sizes = (shape.tokens, shape.in_features, shape.out_features)
+    def _cut_parts(self, parts: tuple[int, ...]) -> tuple[int, ...]:
+        if not parts:
+            return parts
+        widths = np.array(parts, dtype=np.int64)
+        return tuple(_cut(widths, self.out_features // len(parts)).tolist())
+
+    def half_width(self, layers: LayerColumns) -> Array:
+        """By how much (log) the way beyond the edges adds to the interval, (n,)."""
+        sizes = np.column_stack([layers.tokens, layers.in_features, layers.out_features])
         most = (self.tokens, self.in_features, self.out_features)
-        ways = (max(0.0, math.log2(size / edge)) for size, edge in zip(sizes, most, strict=True))
-        return sum(way * error for way, error in zip(ways, self.doubling, strict=True))
+        found: Array = np.maximum(0.0, np.log2(sizes / most)) @ np.array(self.doubling)
+        return found
 
 
 def edges_of(rows: Sequence[Measurement], roofline: Roofline, *, dtype: str) -> Edges:
@@ -96,45 +102,48 @@ def edges_of(rows: Sequence[Measurement], roofline: Roofline, *, dtype: str) -> 
     )
 
 
-class WithinEdges(LatencyPredictor):
+class WithinEdges(ColumnPredictor):
     """Another predictor's answers, and `extrapolated` ones of what lies beyond its table."""
 
     def __init__(self, predictor: LatencyPredictor, edges: Edges, *, roofline: Roofline) -> None:
+        super().__init__()
         self._inner, self._edges, self._roofline = predictor, edges, roofline
 
-    def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Let the other hear what it will be asked."""
-        self._inner.prepare([self._asked(shape) for shape in shapes])
+    def answer_columns(self, layers: LayerColumns) -> EstimateColumns:
+        """Seconds and ratios; beyond the table, of the nearest layers within, scaled."""
+        inside = self._edges.hold(layers)
+        if inside.all():
+            return self._inner.answer_columns(layers)
+        within, beyond = np.flatnonzero(inside), np.flatnonzero(~inside)
+        parts = [(beyond, self._beyond(layers.rows(beyond)))]
+        if len(within):
+            parts.append((within, self._inner.answer_columns(layers.rows(within))))
+        return EstimateColumns.merged(len(layers), parts)
 
-    def estimate(self, shape: LayerShape) -> Estimate:
-        """Seconds and ratio of `shape`; beyond the table, of the nearest one within, scaled."""
-        found = self._inner.estimate(self._asked(shape))
-        if self._edges.hold(shape):
-            return found
-        seconds = self._scaled(shape, found)
-        if shape.form.is_unchanged:
-            return replace(seconds, ratio=1.0, ratio_half_width=0.0)
-        dense = self.estimate(shape.dense)
-        of_ratio = math.log(found.ratio_high / found.ratio)
+    def _beyond(self, layers: LayerColumns) -> EstimateColumns:
+        near = self._edges.nearest(layers)
+        found = self._inner.answer_columns(near)
+        width = self._edges.half_width(layers)
+        scale = self._roofline.latencies_s(layers) / self._roofline.latencies_s(near)
+        latency_s = found.latency_s * scale
+        ratio, of_ratio = np.ones(len(layers)), np.zeros(len(layers))
+        changed = np.flatnonzero(~layers.is_unchanged)
+        refused = {}
+        if len(changed):
+            dense = self.answer_columns(layers.rows(changed).dense)
+            refused = {int(changed[row]): error for row, error in dense.refused.items()}
+            ratio[changed] = latency_s[changed] / dense.latency_s
+            own = np.log(found.ratio_high / found.ratio)
+            of_ratio[changed] = np.hypot(own, width)[changed]
         return replace(
-            seconds,
-            ratio=seconds.latency_s / dense.latency_s,
-            ratio_half_width=math.hypot(of_ratio, self._edges.half_width(shape)),
-        )
-
-    def _asked(self, shape: LayerShape) -> LayerShape:
-        return shape if self._edges.hold(shape) else self._edges.nearest(shape)
-
-    def _scaled(self, shape: LayerShape, near: Estimate) -> Estimate:
-        scale = self._roofline.latency_s(shape) / self._roofline.latency_s(self._asked(shape))
-        factor = math.exp(self._edges.half_width(shape))
-        return replace(
-            near,
-            latency_s=near.latency_s * scale,
-            low_s=near.low_s * scale / factor,
-            high_s=near.high_s * scale * factor,
-            source="roofline" if near.source == "roofline" else "extrapolated",
-        )
+            found,
+            latency_s=latency_s,
+            low_s=found.low_s * scale / np.exp(width),
+            high_s=found.high_s * scale * np.exp(width),
+            ratio=ratio,
+            ratio_half_width=of_ratio,
+            source=np.where(found.source == "roofline", "roofline", "extrapolated"),
+        ).without({**refused, **found.refused})
 
 
 def _error_of_doubling(products: Array, off: Array, *, axis: int) -> float:
@@ -158,9 +167,7 @@ def _error_of_doubling(products: Array, off: Array, *, axis: int) -> float:
     return found if math.isfinite(found) else _UNKNOWN
 
 
-def _cut(size: int, most: int) -> int:
-    """The size, or the largest one up to `most` with its remainder."""
-    if size <= most:
-        return size
-    cut = most - (most - size) % _REMAINDER
-    return cut if cut > 0 else most
+def _cut(sizes: Whole, most: Whole | int) -> Whole:
+    """The sizes, or the largest ones up to `most` with their remainder, (n,)."""
+    cut = most - (most - sizes) % _REMAINDER
+    return np.where(sizes <= most, sizes, np.where(cut > 0, cut, most))

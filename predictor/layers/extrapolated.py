@@ -9,10 +9,11 @@ from importlib.metadata import version
 import numpy as np
 
 from autotune.devices.specs import DeviceSpec, find_device
+from autotune.predictor.columns import SOURCE
 from autotune.predictor.learning.fit_cache import kept_fit
 from autotune.predictor.products.adaptation import Adaptation
 from autotune.predictor.products.donors import Donor, UnseenDevice
-from autotune.predictor.products.sums import Array, Price, ProductSums
+from autotune.predictor.products.sums import Array, Prices, ProductSums
 from autotune.profiler.database.records import Measurement
 from autotune.profiler.sources.aiconfigurator import (
     PACKAGE,
@@ -47,13 +48,13 @@ class ExtrapolatedLatency(ProductSums):
         """What points of its own changed, if there are any."""
         return self._device.adaptation
 
-    def _price(self, products: Array) -> list[Price]:
-        seconds = self._device.predict(products)
-        _, high = self._device.predict_interval(products)
-        return [
-            Price(latency_s=float(s), factor=float(h / s), source="extrapolated")
-            for s, h in zip(seconds, high, strict=True)
-        ]
+    def _price(self, products: Array) -> Prices:
+        seconds, factor = self._device.predict_with_factors(products)
+        return Prices(
+            latency_s=seconds,
+            factor=factor,
+            source=np.full(len(products), "extrapolated", dtype=SOURCE),
+        )
 
 
 def unseen_device(spec: DeviceSpec, dtype: str) -> UnseenDevice:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from autotune.devices.specs import DeviceSpec
+from autotune.predictor.columns import SOURCE
 from autotune.predictor.learning.fit_cache import content, kept_fit
 from autotune.predictor.products.regressor import ProductRegressor
-from autotune.predictor.products.sums import Array, Price, ProductSums
+from autotune.predictor.products.sums import Array, Prices, ProductSums
 from autotune.profiler.sources.aiconfigurator import SHAPE, ImportedTable, consensus
 
 
@@ -35,25 +36,24 @@ class ImportedLatency(ProductSums):
         self._table = rows[SHAPE].to_numpy(dtype=np.float64)
         self._seconds = rows["latency_s"].to_numpy(dtype=np.float64)
 
-    def _price(self, products: Array) -> list[Price]:
-        found = self._timed(products)
-        prices = [Price(latency_s=float(s), factor=1.0, source="imported") for s in found]
-        unknown = ~np.isfinite(found)
-        if unknown.any():
+    def _price(self, products: Array) -> Prices:
+        seconds = self._timed(products)
+        factor = np.ones(len(products))
+        source = np.full(len(products), "imported", dtype=SOURCE)
+        unknown = np.flatnonzero(np.isnan(seconds))
+        if len(unknown):
             asked = products[unknown]
-            seconds = self._regressor.predict(asked)
-            factors = self._regressor.interval_factors(asked)
-            for i, s, factor in zip(
-                np.flatnonzero(unknown), seconds.tolist(), factors.tolist(), strict=True
-            ):
-                prices[i] = Price(latency_s=s, factor=factor, source="predicted")
-        return prices
+            seconds[unknown] = self._regressor.predict(asked)
+            factor[unknown] = self._regressor.interval_factors(asked)
+            source[unknown] = "predicted"
+        return Prices(latency_s=seconds, factor=factor, source=source)
 
     def _timed(self, products: Array) -> Array:
         """Seconds from the table, NaN where nobody timed the product."""
         index = pd.MultiIndex.from_arrays(list(self._table.T))
         asked = pd.MultiIndex.from_arrays(list(products.T))
-        return np.asarray(pd.Series(self._seconds, index=index).reindex(asked), dtype=np.float64)
+        found = pd.Series(self._seconds, index=index).reindex(asked)
+        return found.to_numpy(dtype=np.float64, copy=True)
 
     @functools.cached_property
     def _regressor(self) -> ProductRegressor:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.layer_columns import LayerColumns, Mask
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Interval
 from autotune.devices.roofline import Roofline
-from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.base import ColumnPredictor, LatencyPredictor
+from autotune.predictor.columns import EstimateColumns
 from autotune.predictor.layers.transfer import SIZE_CLASSES
 from autotune.predictor.learning.correction import Correction, Points, choose_correction
 from autotune.profiler.database.records import Measurement
@@ -31,7 +33,7 @@ Array = NDArray[np.float64]
 _OTHER_DAY = 0.034
 
 
-class OwnPoints(LatencyPredictor):
+class OwnPoints(ColumnPredictor):
     """Another predictor's answers, corrected by points of the device; measured ones as they are.
 
     An interval is that of the points left out, where there are twenty or more; else the other's.
@@ -46,12 +48,14 @@ class OwnPoints(LatencyPredictor):
         known: Adaptation | None = None,
     ) -> None:
         """`known`: what the other predictor learned from the dense layers itself."""
+        super().__init__()
         self._known = known
         self._inner, self._roofline = predictor, roofline
         self.interval: Interval = predictor.interval
         self._measured = {row.shape: row for row in rows if row.converged}
         dense_s = {row.shape.dense: row.dense_latency_s for row in rows}
-        pairs = {row.shape: row.ratio for row in rows if _is_pair(row.shape)}
+        plain = _are_pairs(LayerColumns.of([row.shape for row in rows]))
+        pairs = {row.shape: row.ratio for row, pair in zip(rows, plain, strict=True) if pair}
         self.seconds = None if known is not None else self._learned(dense_s, of_ratio=False)
         self.ratio = self._learned(pairs, of_ratio=True)
 
@@ -71,89 +75,96 @@ class OwnPoints(LatencyPredictor):
         ]
         return "; ".join(found) or "nothing else corrected"
 
-    def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Let the other hear what it will be asked."""
-        self._inner.prepare([*shapes, *(shape.dense for shape in shapes)])
+    def answer_columns(self, layers: LayerColumns) -> EstimateColumns:
+        """Seconds and ratios, corrected; what was measured as it was."""
+        measured = self._rows_measured(layers)
+        rest = np.setdiff1d(np.arange(len(layers)), [*measured])
+        known = EstimateColumns.of([_as_measured(row) for row in measured.values()])
+        parts = [(np.array([*measured], dtype=np.intp), known)]
+        if len(rest):
+            parts.append((rest, self._corrected(layers.rows(rest))))
+        return EstimateColumns.merged(len(layers), parts)
 
-    def estimate(self, shape: LayerShape) -> Estimate:
-        """Seconds and ratio of `shape`, corrected."""
-        row = self._measured.get(shape)
-        if row is not None:
-            return _as_measured(row)
-        found = self._inner.estimate(shape)
-        dense = self._corrected(shape.dense, self._inner.estimate(shape.dense).latency_s)
-        if shape.form.is_unchanged:
-            width = _width(self.seconds, found.log_half_width)
-            return _around(found, latency_s=dense, ratio=1.0, widths=(width, 0.0))
-        ratio, of_ratio = found.ratio, math.log(found.ratio_high / found.ratio)
-        if _is_pair(shape):
-            ratio *= _factor(self.ratio, self._points([shape], of_ratio=True))
-            of_ratio = _width(self.ratio, of_ratio)
-        of_seconds = math.hypot(of_ratio, _width(self.seconds, found.log_half_width))
-        if self.seconds is None or self.seconds.half_width is None:
-            of_seconds = found.log_half_width
-        return _around(found, latency_s=dense * ratio, ratio=ratio, widths=(of_seconds, of_ratio))
+    def _rows_measured(self, layers: LayerColumns) -> dict[int, Measurement]:
+        """The measurements of those layers that have one, by row."""
+        known = LayerColumns.of([*self._measured])
+        maybe = np.isin(layers.tokens, known.tokens) & np.isin(layers.rank, known.rank)
+        maybe &= np.isin(layers.in_features, known.in_features)
+        maybe &= np.isin(layers.out_features, known.out_features)
+        shapes = {int(row): layers.shape(int(row)) for row in np.flatnonzero(maybe)}
+        return {row: self._measured[s] for row, s in shapes.items() if s in self._measured}
 
-    def _corrected(self, dense: LayerShape, latency_s: float) -> float:
-        row = self._measured.get(dense)
-        if row is not None:
-            return row.latency_s
-        return latency_s * _factor(self.seconds, self._points([dense], of_ratio=False))
+    def _corrected(self, layers: LayerColumns) -> EstimateColumns:
+        found = self._inner.answer_columns(layers)
+        inner_dense = self._inner.answer_columns(layers.dense)
+        dense_s = self._corrected_dense_s(layers.dense, inner_dense.latency_s)
+        changed, pairs = ~layers.is_unchanged, _are_pairs(layers)
+        width, of_ratio = found.log_half_width, np.log(found.ratio_high / found.ratio)
+        ratio = found.ratio * self._factors(layers, where=pairs, of_ratio=True)
+        of_ratio = np.where(pairs, _width(self.ratio, of_ratio), of_ratio)
+        of_seconds = _width(self.seconds, width)
+        if self.seconds is not None and self.seconds.half_width is not None:
+            of_seconds = np.hypot(np.where(changed, of_ratio, 0.0), of_seconds)
+        ratio, of_ratio = np.where(changed, ratio, 1.0), np.where(changed, of_ratio, 0.0)
+        latency_s = dense_s * ratio
+        return replace(
+            found,
+            latency_s=latency_s,
+            low_s=latency_s * np.exp(-of_seconds),
+            high_s=latency_s * np.exp(of_seconds),
+            ratio=ratio,
+            ratio_half_width=of_ratio,
+        ).without({**inner_dense.refused, **found.refused})
+
+    def _corrected_dense_s(self, dense: LayerColumns, latency_s: Array) -> Array:
+        everywhere = np.ones(len(dense), dtype=bool)
+        found = latency_s * self._factors(dense, where=everywhere, of_ratio=False)
+        for row, measured in self._rows_measured(dense).items():
+            found[row] = measured.latency_s
+        return found
+
+    def _factors(self, layers: LayerColumns, *, where: Mask, of_ratio: bool) -> Array:
+        """What to multiply with, (n,); 1 elsewhere than `where`."""
+        correction, found = self.ratio if of_ratio else self.seconds, np.ones(len(layers))
+        if correction is not None and where.any():
+            points = self._points(layers.rows(where), of_ratio=of_ratio)
+            found[where] = np.exp(correction.shift(points))
+        return found
 
     def _learned(self, known: dict[LayerShape, float], *, of_ratio: bool) -> Correction | None:
         """From the layers that the other predictor has an answer for."""
-        answers = zip(known, self._inner.answers([*known]), strict=True)
-        found = {shape: one for shape, one in answers if isinstance(one, Estimate)}
-        if not found:
+        layers = LayerColumns.of([*known])
+        answers = self._inner.answer_columns(layers)
+        rows = np.setdiff1d(np.arange(len(layers)), [*answers.refused])
+        if not len(rows):
             return None
-        guesses = [one.ratio if of_ratio else one.latency_s for one in found.values()]
-        off = np.log([known[shape] for shape in found]) - np.log(guesses)
-        return choose_correction(self._points([*found], of_ratio=of_ratio), off)
+        guesses = answers.ratio if of_ratio else answers.latency_s
+        off = (np.log([*known.values()]) - np.log(guesses))[rows]
+        return choose_correction(self._points(layers.rows(rows), of_ratio=of_ratio), off)
 
-    def _points(self, shapes: Sequence[LayerShape], *, of_ratio: bool) -> Points:
-        rows = []
-        for shape in shapes:
-            sizes = [shape.tokens, shape.in_features, shape.out_features]
-            limit = self._roofline.latency_s(shape)
-            if of_ratio:
-                sizes.append(shape.rank)
-                limit /= self._roofline.latency_s(shape.dense)
-            rows.append([*map(math.log, sizes), math.log(limit)])
-        layers = [(shape.in_features, shape.out_features) for shape in shapes]
-        names = sorted(set(layers))
+    def _points(self, layers: LayerColumns, *, of_ratio: bool) -> Points:
+        sizes = [layers.tokens, layers.in_features, layers.out_features]
+        limit = self._roofline.latencies_s(layers)
+        if of_ratio:
+            sizes.append(layers.rank)
+            limit /= self._roofline.latencies_s(layers.dense)
+        names = np.column_stack([layers.in_features, layers.out_features])
+        _, group = np.unique(names, axis=0, return_inverse=True)
         return Points(
-            features=np.array(rows),
-            regime=np.searchsorted(SIZE_CLASSES, [shape.tokens for shape in shapes]),
-            group=np.array([names.index(layer) for layer in layers]),
+            features=np.log(np.column_stack([*sizes, limit])),
+            regime=np.searchsorted(SIZE_CLASSES, layers.tokens),
+            group=group.ravel(),
         )
 
 
-def _is_pair(shape: LayerShape) -> bool:
-    """Whether it is a pair of plain factors in native precision: what is corrected by others."""
-    return not shape.form.is_unchanged and not shape.is_dense and not shape.form.suffix
+def _are_pairs(layers: LayerColumns) -> Mask:
+    """Which are pairs of plain factors in native precision: what is corrected by others."""
+    return ~layers.is_dense & layers.is_native
 
 
-def _factor(correction: Correction | None, asked: Points) -> float:
-    return 1.0 if correction is None else math.exp(correction.shift(asked)[0])
-
-
-def _width(correction: Correction | None, otherwise: float) -> float:
+def _width(correction: Correction | None, otherwise: Array) -> Array:
     known = None if correction is None else correction.half_width
-    return otherwise if known is None else known
-
-
-def _around(
-    found: Estimate, *, latency_s: float, ratio: float, widths: tuple[float, float]
-) -> Estimate:
-    of_seconds, of_ratio = widths
-    return replace(
-        found,
-        latency_s=latency_s,
-        low_s=latency_s * math.exp(-of_seconds),
-        high_s=latency_s * math.exp(of_seconds),
-        ratio=ratio,
-        ratio_half_width=of_ratio,
-    )
+    return otherwise if known is None else np.full(len(otherwise), known)
 
 
 def _as_measured(row: Measurement) -> Estimate:

@@ -9,19 +9,19 @@ few environments, and at this one those that were left out are covered at 90 % o
 
 from __future__ import annotations
 
-import bisect
 import csv
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autotune.core.layers import LayerShape
-from autotune.core.types import Estimate, Interval
-from autotune.predictor.base import LatencyPredictor
+from autotune.core.layer_columns import LayerColumns
+from autotune.core.types import Interval
+from autotune.predictor.base import ColumnPredictor, LatencyPredictor
+from autotune.predictor.columns import EstimateColumns
 
 TRANSFERS = Path(__file__).resolve().parent.parent / "data" / "transfer.csv"
 # Upper ends of M: decode, small and large prefill, as ProductRegressor's classes.
@@ -29,6 +29,7 @@ SIZE_CLASSES = (16, 512)
 QUANTILES = tuple(round(level, 2) for level in np.arange(0.02, 1.0, 0.02))
 LEVEL = 0.92
 
+Array = NDArray[np.float64]
 Environment = tuple[str, str]
 Row = Mapping[str, str]
 
@@ -52,35 +53,33 @@ class Transfer:
         )
         return Transfer(seconds=seconds, ratio=ratio)
 
-    def half_widths(self, shape: LayerShape) -> tuple[float, float]:
-        """Of the seconds and of the ratio of a layer; a dense layer's ratio is 1 everywhere."""
-        number = bisect.bisect_left(SIZE_CLASSES, shape.tokens)
-        return self.seconds[number], 0.0 if shape.form.is_unchanged else self.ratio[number]
+    def half_widths(self, layers: LayerColumns) -> tuple[Array, Array]:
+        """Of seconds and of ratios, (n,) each; a dense layer's ratio is 1 everywhere."""
+        number = np.searchsorted(SIZE_CLASSES, layers.tokens)
+        seconds, ratio = np.array(self.seconds)[number], np.array(self.ratio)[number]
+        return seconds, np.where(layers.is_unchanged, 0.0, ratio)
 
 
-class TransferredLatency(LatencyPredictor):
+class TransferredLatency(ColumnPredictor):
     """Another predictor's answers, with the interval of what the asker will measure."""
 
     interval: Interval = "transfer"
 
     def __init__(self, predictor: LatencyPredictor, transfer: Transfer) -> None:
+        super().__init__()
         self._inner, self._transfer = predictor, transfer
 
-    def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Let the other hear what it will be asked."""
-        self._inner.prepare(shapes)
-
-    def estimate(self, shape: LayerShape) -> Estimate:
-        """Seconds and ratio of `shape`; both intervals hold what their tables miss as well."""
-        found = self._inner.estimate(shape)
-        seconds, ratio = self._transfer.half_widths(shape)
-        value, low, high = (math.log(s) for s in (found.latency_s, found.low_s, found.high_s))
-        of_ratio = max(found.ratio / found.ratio_low, found.ratio_high / found.ratio)
+    def answer_columns(self, layers: LayerColumns) -> EstimateColumns:
+        """Seconds and ratios; both intervals hold what the other's tables miss as well."""
+        found = self._inner.answer_columns(layers)
+        seconds, ratio = self._transfer.half_widths(layers)
+        value, low, high = (np.log(s) for s in (found.latency_s, found.low_s, found.high_s))
+        of_ratio = np.maximum(found.ratio / found.ratio_low, found.ratio_high / found.ratio)
         return replace(
             found,
-            low_s=math.exp(value - math.hypot(value - low, seconds)),
-            high_s=math.exp(value + math.hypot(high - value, seconds)),
-            ratio_half_width=math.hypot(math.log(of_ratio), ratio),
+            low_s=np.exp(value - np.hypot(value - low, seconds)),
+            high_s=np.exp(value + np.hypot(high - value, seconds)),
+            ratio_half_width=np.hypot(np.log(of_ratio), ratio),
         )
 
 

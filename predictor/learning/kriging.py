@@ -20,6 +20,8 @@ from autotune.devices.detect import default_threads
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 MIN_POINTS = 3
+# So many points at once are as fast as any: what is between them and those known stays in a cache.
+_BLOCK = 128
 # So many values at once are worth threads.
 _MANY = 5_000
 
@@ -82,6 +84,11 @@ class Kriging:
 
     def values(self, points: Array) -> Array:
         """Values at other points (q, d) under every kernel, (q, k)."""
+        blocks = range(0, len(points), _BLOCK)
+        found = [self._values(points[start : start + _BLOCK]) for start in blocks]
+        return np.concatenate(found) if found else np.empty((0, len(self._kernels)))
+
+    def _values(self, points: Array) -> Array:
         distance = _distances(points, self._points).astype(self._dtype, copy=False)
         # A sum for each row: a product of matrices orders it by how many rows there are.
         found = [

@@ -117,8 +117,13 @@ class UnseenDevice:
 
     def predict_interval(self, products: Array) -> tuple[Array, Array]:
         """Low and high seconds at a nominal 90 %."""
+        seconds, factor = self.predict_with_factors(products)
+        return seconds / factor, seconds * factor
+
+    def predict_with_factors(self, products: Array) -> tuple[Array, Array]:
+        """Seconds, and the factor either way that they may be off by at a nominal 90 %."""
         seconds, half_width = self._both(products)
-        return seconds / np.exp(half_width), seconds * np.exp(half_width)
+        return seconds, np.exp(half_width)
 
     def _both(self, products: Array) -> tuple[Array, Array]:
         with threadpool_limits(1):

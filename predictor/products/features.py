@@ -20,6 +20,20 @@ LAUNCH_S = 2e-6
 ALIGNED = 8
 
 
+def unique_products(products: Array) -> tuple[Array, NDArray[np.intp]]:
+    """The different rows of (n, 3) in order, and which of them each row is, (n,).
+
+    `numpy.unique` of rows sorts records, which takes eight times as long.
+    """
+    order = np.lexsort(products.T[::-1])
+    rows = products[order]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    which = np.empty(len(rows), dtype=np.intp)
+    which[order] = np.cumsum(first) - 1
+    return rows[first], which
+
+
 def roofline_s(products: Array, roofline: Roofline, *, dtype: str) -> Array:
     """The greater of arithmetic over peak and bytes over bandwidth, plus the launch; (n,)."""
     compute_s, memory_s = product_limits_s(products, roofline, dtype=dtype)

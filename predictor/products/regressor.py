@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.learning.conformal import conformal_quantile
-from autotune.predictor.products.features import physical_features, roofline_s
+from autotune.predictor.products.features import physical_features, roofline_s, unique_products
 from autotune.predictor.products.kriging import ProductKriging, hints
 
 Array = NDArray[np.float64]
@@ -107,10 +107,10 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
         """Predict the latency in seconds, (n,), of products X (n, 3)."""
         check_is_fitted(self, "models_")
         products = check_array(X, dtype=np.float64)
-        unique, inverse = np.unique(products, axis=0, return_inverse=True)
+        unique, which = unique_products(products)
         with threadpool_limits(1):
             seconds: Array = np.exp(self.models_.log_seconds(unique))
-        return seconds[inverse.ravel()]
+        return seconds[which]
 
     def predict_interval(self, X: Array) -> tuple[Array, Array]:  # noqa: N803
         """Low and high seconds, (n,) each, at the nominal coverage."""

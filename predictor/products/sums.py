@@ -5,7 +5,6 @@ A pair is the sum of its two products: what is known of a device that is not her
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,102 +13,135 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.errors import NotPricedError
+from autotune.core.layer_columns import Index, LayerColumns, LayerKind, Whole
 from autotune.core.layers import LayerShape
-from autotune.core.types import Estimate, Source
-from autotune.devices.roofline import products
-from autotune.predictor.base import LatencyPredictor
+from autotune.core.types import Estimate
+from autotune.devices.roofline import product_columns
+from autotune.predictor.base import ColumnPredictor
+from autotune.predictor.columns import SOURCE, EstimateColumns
+from autotune.predictor.products.features import unique_products
 from autotune.profiler.sources.aiconfigurator import MULTIPLE
 
 Array = NDArray[np.float64]
-Product = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
-    """Seconds of one product, and the factor either way that they may be off by at 90 %."""
+class Prices:
+    """Seconds of products, (p,), the factor either way that each may be off by at 90 %, sources."""
 
-    latency_s: float
-    factor: float
-    source: Source
+    latency_s: Array
+    factor: Array
+    source: NDArray[np.str_]
+
+    def of(self, rows: Index) -> Prices:
+        """Some of the products."""
+        return Prices(
+            latency_s=self.latency_s[rows], factor=self.factor[rows], source=self.source[rows]
+        )
 
 
-class ProductSums(LatencyPredictor):
+class ProductSums(ColumnPredictor):
     """Seconds of layers from those of products.
 
     Raises:
         MeasurementError: a size that is no multiple of 32, which nobody timed (on asking).
     """
 
-    def __init__(self) -> None:
-        self._known: dict[Product, Price] = {}
-
     @abstractmethod
-    def _price(self, products: Array) -> Sequence[Price]:
+    def _price(self, products: Array) -> Prices:
         """Prices of different products, rows (M, K, N)."""
 
-    def estimate(self, shape: LayerShape) -> Estimate:
-        """Seconds and ratio; its source is that of the products if they share one."""
-        return self.estimates([shape])[0]
-
     def estimates(self, shapes: Sequence[LayerShape]) -> list[Estimate]:
-        """Many at once: one prediction serves all that share an M."""
-        for shape in shapes:
-            if (refusal := _refusal(shape)) is not None:
-                raise refusal
-        self.prepare(shapes)
-        return [self._sum(shape) for shape in shapes]
+        """Many at once.
 
-    def prepare(self, shapes: Sequence[LayerShape]) -> None:
-        """Learn all products of the shapes that can be priced."""
-        priced = [shape for shape in shapes if _refusal(shape) is None]
-        wanted = {p for s in priced for p in (*products(s), *products(s.dense))}
-        missing = sorted(p for p in wanted if p not in self._known)
-        if missing:
-            prices = self._price(np.array(missing, dtype=np.float64))
-            self._known.update(zip(missing, prices, strict=True))
+        Raises:
+            MeasurementError: one that has no price.
+        """
+        found = []
+        for answer in self.answers(shapes):
+            if not isinstance(answer, Estimate):
+                raise answer
+            found.append(answer)
+        return found
 
-    def _sum(self, shape: LayerShape) -> Estimate:
-        parts = [self._known[product] for product in products(shape)]
-        dense = [self._known[product] for product in products(shape.dense)]
-        dense_s = sum(part.latency_s for part in dense)
-        seconds = sum(part.latency_s for part in parts)
-        sources = {part.source for part in parts}
-        low_s, high_s = _ends(parts)
-        of_ratio = 0.0
-        if not shape.is_dense:  # as if the errors of both layers were independent
-            dense_low_s, dense_high_s = _ends(dense)
-            of_ratio = math.hypot(
-                math.log(high_s / low_s) / 2, math.log(dense_high_s / dense_low_s) / 2
-            )
-        return Estimate(
-            latency_s=seconds,
-            low_s=low_s,
-            high_s=high_s,
-            ratio=seconds / dense_s,
-            source=sources.pop() if len(sources) == 1 else "predicted",
+    def answer_columns(self, layers: LayerColumns) -> EstimateColumns:
+        """Seconds and ratios; the source is that of a layer's products if they share one."""
+        refused = _refused(layers)
+        rows = np.setdiff1d(np.arange(len(layers)), [*refused])
+        priced = [(rows, self._sums(layers.rows(rows)))] if len(rows) else []
+        return EstimateColumns.merged(len(layers), priced, refused=refused)
+
+    def _sums(self, layers: LayerColumns) -> EstimateColumns:
+        asked, owner = product_columns(layers)
+        of_dense, owner_of_dense = product_columns(layers.dense)
+        products, which = unique_products(np.concatenate([asked, of_dense]))
+        prices, count = self._price(products), len(layers)
+        own = _Sums(prices.of(which[: len(asked)]), owner, count=count)
+        dense = _Sums(prices.of(which[len(asked) :]), owner_of_dense, count=count)
+        # As if the errors of both layers were independent; a dense layer is its own.
+        of_ratio = np.where(layers.is_dense, 0.0, np.hypot(own.half_width, dense.half_width))
+        return EstimateColumns(
+            latency_s=own.latency_s,
+            low_s=own.low_s,
+            high_s=own.high_s,
+            ratio=own.latency_s / dense.latency_s,
             ratio_half_width=of_ratio,
+            source=own.source,
+            refused={},
         )
 
 
-def _ends(parts: Sequence[Price]) -> tuple[float, float]:
-    """The least and the most seconds of several products."""
-    low_s = sum(part.latency_s / part.factor for part in parts)
-    return low_s, sum(part.latency_s * part.factor for part in parts)
+class _Sums:
+    """Prices of products summed by the layer that each belongs to, (n,)."""
+
+    def __init__(self, prices: Prices, owner: Index, *, count: int) -> None:
+        def summed(values: Array) -> Array:
+            found = np.bincount(owner, weights=values, minlength=count)
+            return found.astype(np.float64, copy=False)  # whole numbers where there are no layers
+
+        self.latency_s = summed(prices.latency_s)
+        self.low_s = summed(prices.latency_s / prices.factor)
+        self.high_s = summed(prices.latency_s * prices.factor)
+        self.half_width = np.log(self.high_s / self.low_s) / 2
+        self.source = np.full(count, "predicted", dtype=SOURCE)
+        products = np.bincount(owner, minlength=count)
+        for source in np.unique(prices.source):
+            self.source[summed((prices.source == source).astype(float)) == products] = source
 
 
-def _refusal(shape: LayerShape) -> NotPricedError | None:
-    """Why a layer cannot be priced."""
-    if shape.form.suffix:
-        return NotPricedError(
-            f"the form {shape.form} cannot be priced: the third-party tables hold products in "
-            "the native precision only; measure it on the device itself"
-        )
-    sizes = [size for _, k, n in products(shape) for size in (k, n)]
-    odd = [size for size in sizes if size % MULTIPLE]
-    if not odd:
-        return None
+def _refused(layers: LayerColumns) -> dict[int, NotPricedError]:
+    """Why layers cannot be priced, by row."""
+    found: dict[int, NotPricedError] = {}
+    for kind, rows in layers.groups():
+        if not kind.is_native:
+            found |= {int(row): _unknown_form(layers.shape(int(row))) for row in rows}
+            continue
+        odd = _first_odd(layers, kind, rows=rows)
+        found |= {int(rows[i]): _unknown_size(int(odd[i])) for i in np.flatnonzero(odd)}
+    return found
+
+
+def _first_odd(layers: LayerColumns, kind: LayerKind, *, rows: Index) -> Whole:
+    """The first size that is no multiple, in the order of a layer's products; 0 if none, (n,)."""
+    columns = [layers.in_features[rows], layers.rank[rows]]
+    columns += [np.full(len(rows), width) for width in kind.parts]
+    columns += [] if kind.parts else [layers.out_features[rows]]
+    sizes = np.column_stack(columns)
+    is_odd = sizes % MULTIPLE != 0
+    first = sizes[np.arange(len(rows)), is_odd.argmax(axis=1)]
+    return np.where(is_odd.any(axis=1), first, 0)
+
+
+def _unknown_form(shape: LayerShape) -> NotPricedError:
     return NotPricedError(
-        f"a size of {odd[0]} cannot be priced: the third-party tables hold multiples of "
+        f"the form {shape.form} cannot be priced: the third-party tables hold products in "
+        "the native precision only; measure it on the device itself"
+    )
+
+
+def _unknown_size(size: int) -> NotPricedError:
+    return NotPricedError(
+        f"a size of {size} cannot be priced: the third-party tables hold multiples of "
         f"{MULTIPLE} only, and latency may jump between them; choose a multiple, or measure on "
         "the device itself"
     )

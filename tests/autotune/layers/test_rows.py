@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import math
 
+import numpy as np
 import pytest
 
 import autotune
 from autotune.core.errors import UsageError
+from autotune.layers.answers import ANSWERED
 from autotune.layers.options import PredictOptions
-from autotune.layers.rows import ANSWERED, Table, predict_rows, read_rows, write_rows
+from autotune.layers.rows import Table, predict_rows, read_rows, write_rows
 
 HEADER = "tokens,in_features,out_features,rank"
 NUMBERS = ANSWERED[:-1]
@@ -19,9 +22,15 @@ def table(*lines, header=HEADER):
     return read_rows("\n".join([header, *lines]) + "\n")
 
 
+def answered(asked, **options):
+    """A dictionary for each row."""
+    found = predict_rows(asked, PredictOptions(**options))
+    columns = (found[name].tolist() for name in ANSWERED)
+    return [dict(zip(ANSWERED, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def test_a_row_is_answered_like_a_single_layer():
-    rows = table("2048,4096,4096,", "2048,4096,4096,1024").rows
-    dense, pair = predict_rows(rows, PredictOptions(device="h200"))
+    dense, pair = answered(table("2048,4096,4096,", "2048,4096,4096,1024"), device="h200")
     alone = autotune.predict(device="h200", tokens=2048, shape="4096x4096", ranks=(1024,))
     for row, estimate in zip((dense, pair), alone.estimates, strict=True):
         assert row == {
@@ -54,38 +63,40 @@ def test_a_row_is_answered_like_a_single_layer():
 )
 def test_a_row_without_an_answer_has_the_reason(line, reason):
     """The rows beside it are answered. An empty rank, also one of pandas, is the dense layer."""
-    bad, good = predict_rows(table(line, "64,4096,4096,32").rows, PredictOptions(device="a100"))
+    bad, good = answered(table(line, "64,4096,4096,32"), device="a100")
     assert good["latency_s"] > 0
     if not reason:
         assert bad["latency_s"] > 0
         return
     assert reason in bad["source"]
-    assert all(bad[name] is None for name in NUMBERS)
+    assert all(math.isnan(bad[name]) for name in NUMBERS)
 
 
 def test_rows_may_name_a_dtype_and_a_form():
-    rows = table(
+    asked = table(
         "2048,4096,4096,,bf16,rank=1024",
         "2048,4096,4096,,fp16,",
         "2048,4096,4096,,int9,",
         "2048,4096,4096,,,rank",
         header=HEADER + ",dtype,form",
-    ).rows
-    pair, half, unknown, wrong = predict_rows(rows, PredictOptions(device="h200"))
+    )
+    pair, half, unknown, wrong = answered(asked, device="h200")
     assert pair["ratio"] < 1 == half["ratio"]
     assert "fp32, fp16, bf16" in unknown["source"]
-    assert wrong["latency_s"] is None
+    assert math.isnan(wrong["latency_s"])
     assert "rank" in wrong["source"]
 
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_the_answer_has_the_format_and_the_columns_of_the_question(is_json):
-    rows = ({"name": "q", "tokens": 1, "in_features": 2, "out_features": 3, "latency_s": "old"},)
-    asked = Table(rows=rows, columns=tuple(rows[0]), is_json=is_json)
+    row = {"name": "q", "tokens": 1, "in_features": 2, "out_features": 3, "latency_s": "old"}
+    cells = {name: [cell] for name, cell in row.items()}
+    asked = Table(cells=cells, columns=tuple(row), objects=(row,) if is_json else ())
     answer = {**dict.fromkeys(NUMBERS), "latency_s": 1.5e-6, "source": "measured"}
-    text = write_rows(asked, [answer])
+    found = {name: np.array([np.nan if cell is None else cell]) for name, cell in answer.items()}
+    text = write_rows(asked, found)
     if is_json:
-        assert json.loads(text) == {**rows[0], **answer}
+        assert json.loads(text) == {**row, **answer}
         return
     (row,) = csv.DictReader(io.StringIO(text))
     assert list(row) == ["name", "tokens", "in_features", "out_features", *ANSWERED]

@@ -8,6 +8,7 @@ import pytest
 import autotune
 from autotune.core.errors import AutotuneError
 from autotune.core.forms import DENSE, low_rank
+from autotune.core.layer_columns import LayerColumns
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
 from autotune.devices.roofline import Roofline
@@ -97,7 +98,7 @@ def test_each_doubling_widens_the_interval():
 
 
 def test_a_size_that_is_cut_keeps_its_alignment():
-    near = edges().nearest(layer(64, 4100, 128_257, rank=4099))
+    (near,) = edges().nearest(LayerColumns.of([layer(64, 4100, 128_257, rank=4099)])).shapes()
     assert (near.in_features % 128, near.out_features % 128) == (4100 % 128, 128_257 % 128)
     assert near.rank <= min(near.in_features, near.out_features)
     assert near.rank % 128 == 4099 % 128

@@ -8,6 +8,7 @@ import pytest
 
 import autotune
 from autotune.core.forms import DENSE, low_rank
+from autotune.core.layer_columns import LayerColumns
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
 from autotune.predictor.base import LatencyPredictor
@@ -84,8 +85,10 @@ def test_both_intervals_are_widened_and_a_dense_ratio_is_one():
 )
 def test_the_width_is_that_of_the_number_of_tokens(tokens, number):
     found = Transfer(seconds=(0.1, 0.2, 0.3), ratio=(0.4, 0.5, 0.6))
-    shape = LayerShape(tokens=tokens, in_features=64, out_features=64, form=low_rank(8))
-    assert found.half_widths(shape) == (found.seconds[number], found.ratio[number])
+    pair = LayerShape(tokens=tokens, in_features=64, out_features=64, form=low_rank(8))
+    seconds, ratio = found.half_widths(LayerColumns.of([pair, pair.dense]))
+    assert seconds.tolist() == [found.seconds[number]] * 2
+    assert ratio.tolist() == [found.ratio[number], 0.0]
 
 
 def test_the_file_has_every_device_that_others_measured():
