@@ -12,12 +12,8 @@ from autotune.core.option_names import about
 from autotune.core.paths import default_measure_seconds
 from autotune.core.progress import Advance
 from autotune.devices.detect import check_threads, require_device
-from autotune.devices.health import read_cpu
 from autotune.devices.specs import DeviceSpec, find_device
-from autotune.farm.local import runner_here
 from autotune.profiler.backends import Backend, make_backend, needed_device, require_backend
-from autotune.profiler.measure.nodes import SiteProfile, profile_sites
-from autotune.profiler.measure.points import fingerprint_of
 from autotune.tuning.machine import Machine
 from autotune.tuning.predicted import PredictedMachine
 
@@ -25,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from autotune.farm.base import Executor
+    from autotune.profiler.measure.nodes import SiteProfile
     from autotune.tuning.measuring import MeasuringMachine
     from autotune.tuning.options import MachineOptions
 
@@ -108,7 +105,10 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
         UsageError: an unknown device or backend, ones that do not go together, or too many threads.
         DeviceMissingError: the device is not here, or its backend is not installed.
     """
-    # Brings torch along, which a device elsewhere does without.
+    # What measures brings torch and SQLAlchemy along, which a device elsewhere does without.
+    from autotune.devices.health import read_cpu
+    from autotune.farm.local import runner_here
+    from autotune.profiler.measure.points import fingerprint_of
     from autotune.tuning.measuring import MeasuringMachine
 
     with about("machine.device"):
@@ -133,6 +133,8 @@ def local_machine(options: MachineOptions) -> MeasuringMachine:
 def _profile_sites(
     build: Path, inputs: Path, *, sites: Sequence[str], advance: Advance, threads: int, backend: str
 ) -> SiteProfile | None:
+    from autotune.profiler.measure.nodes import profile_sites
+
     return profile_sites(
         build, inputs, threads=threads, sites=sites, backend=backend, progress=advance
     )

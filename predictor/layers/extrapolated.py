@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.devices.specs import DeviceSpec, find_device
 from autotune.predictor.columns import SOURCE
 from autotune.predictor.learning.fit_cache import kept_fit
-from autotune.predictor.products.adaptation import Adaptation
 from autotune.predictor.products.donors import Donor, UnseenDevice
 from autotune.predictor.products.sums import Array, Prices, ProductSums
 from autotune.profiler.database.records import Measurement
@@ -22,6 +22,9 @@ from autotune.profiler.sources.aiconfigurator import (
     imported_devices,
     read_tables,
 )
+
+if TYPE_CHECKING:
+    from autotune.predictor.products.adaptation import Adaptation
 
 _MOST_OWN = 500
 # Others timed bf16 only; tensor cores take both half precisions in the same time.

@@ -12,9 +12,10 @@ import functools
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ _TRUSTED = (
     "sklearn.tree._classes.ExtraTreeRegressor",
     "sklearn.tree._tree.Tree",
 )
+# What skops lists when it is imported: no fit here is made of it.
+_LISTS = (("sklearn.utils", "all_estimators"), ("numpy", "__dir__"), ("scipy.special", "__dir__"))
 _LIBRARIES = ("scikit-learn", "numpy", "skops")
 _PREDICTOR = Path(__file__).resolve().parent.parent
 
@@ -79,23 +82,36 @@ def _source() -> str:
 
 @functools.cache
 def _skops() -> Any:
-    """The module `skops.io`, in a copy of our own without its list of scikit-learn's estimators.
+    """The module `skops.io`, in a copy of our own without its lists of what others define.
 
-    To make the list it imports all of scikit-learn and what that may use, torch among it. A program
-    that imports skops itself gets one that trusts those estimators, as ever.
+    To list scikit-learn's estimators it imports all of it and what that may use, torch among it; to
+    list functions of NumPy and SciPy it searches every loaded module for each, which takes a
+    second. A program that imports skops itself gets one that trusts all these, as ever.
     """
-    import sklearn.utils
-
     if "skops" in sys.modules:
         return importlib.import_module("skops.io")
-    every = sklearn.utils.all_estimators
-    sklearn.utils.all_estimators = lambda *_, **__: []
+    with contextlib.ExitStack() as stack:
+        for module, name in _LISTS:
+            stack.enter_context(_empty(importlib.import_module(module), name))
+        try:
+            return importlib.import_module("skops.io")
+        finally:
+            for name in [each for each in sys.modules if each.partition(".")[0] == "skops"]:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _empty(module: ModuleType, name: str) -> Iterator[None]:
+    """A function of a module that returns an empty list meanwhile."""
+    own = vars(module).get(name)
+    setattr(module, name, lambda *_, **__: [])
     try:
-        return importlib.import_module("skops.io")
+        yield
     finally:
-        sklearn.utils.all_estimators = every
-        for name in [each for each in sys.modules if each.partition(".")[0] == "skops"]:
-            del sys.modules[name]
+        if own is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, own)
 
 
 def _read(path: Path) -> Fit | None:

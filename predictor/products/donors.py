@@ -10,21 +10,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
-from sklearn.gaussian_process.kernels import Kernel
 from threadpoolctl import threadpool_limits
 
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.learning.conformal import conformal_quantile
-from autotune.predictor.learning.design import informative_design
-from autotune.predictor.learning.gaussian_process import shared_kernel
-from autotune.predictor.products.adaptation import Adaptation, Bases
 from autotune.predictor.products.features import TILES, padding, product_limits_s, roofline_s
+
+# Gaussian processes are of own points alone, and take long to import.
+if TYPE_CHECKING:
+    from sklearn.gaussian_process.kernels import Kernel
+
+    from autotune.predictor.products.adaptation import Adaptation, Bases
 
 Array = NDArray[np.float64]
 _ROWS_PER_FAMILY = 8_000
@@ -89,18 +91,24 @@ class UnseenDevice:
     @functools.cached_property
     def _kernels(self) -> tuple[Kernel, Kernel]:
         """Of what the roofline leaves, and of what donors leave."""
+        from autotune.predictor.learning.gaussian_process import shared_kernel
+
         return tuple(  # type: ignore[return-value]
             shared_kernel([(features, left[i]) for features, left in self._samples]) for i in (0, 1)
         )
 
     def design(self, products: Array, count: int, *, seed: int = 0) -> NDArray[np.intp]:
         """Which `count` of `products` to measure for `adapt`: those that say most of the others."""
+        from autotune.predictor.learning.design import informative_design
+
         return informative_design(
             self._kernels[1], self._few_features(products), count=count, seed=seed
         )
 
     def adapt(self, products: Array, seconds: Array) -> UnseenDevice:
         """Learn from measurements of the device itself (1 to 500 of them)."""
+        from autotune.predictor.products.adaptation import Adaptation
+
         with threadpool_limits(1):
             self.adaptation = Adaptation(
                 self._bases(products),
@@ -134,6 +142,8 @@ class UnseenDevice:
 
     def _bases(self, products: Array) -> Bases:
         """What the sheet and donors say of products; those of one (K, N) are a group."""
+        from autotune.predictor.products.adaptation import Bases
+
         _, group = np.unique(products[:, 1:], axis=0, return_inverse=True)
         return Bases(
             features=self._few_features(products),

@@ -97,11 +97,13 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
 def test_to_read_a_fit_imports_no_more_than_it_is_made_of():
     """skops imports all of scikit-learn for a list that is not needed, and with it torch."""
     code = (
-        "import sys, sklearn.utils\n"
+        "import sys, numpy, scipy.special, sklearn.utils\n"
         "every = sklearn.utils.all_estimators\n"
+        "names = dir(numpy), dir(scipy.special)\n"
         "from autotune.predictor.learning.fit_cache import _skops\n"
         "assert callable(_skops().load)\n"
         "assert sklearn.utils.all_estimators is every\n"
+        "assert (dir(numpy), dir(scipy.special)) == names\n"
         "assert 'torch' not in sys.modules\n"
         # A program's own skops trusts what it always trusts.
         "from skops.io import _trusted_types\n"
