@@ -46,6 +46,11 @@ class Kernel:
         return found
 
 
+def threads_for(count: int) -> int:
+    """How many threads compute so many values: few are not worth more than one."""
+    return default_threads() if count >= _MANY else 1
+
+
 class Kriging:
     """One slice: values at points, (n, d) and (n,), under several kernels.
 
@@ -78,7 +83,7 @@ class Kriging:
         return found
 
     def _take(self, points: Array, kernels: Sequence[Kernel], *, single: bool) -> None:
-        self._points, self._kernels = points, kernels
+        self._to_points, self._kernels = _from_there(points), kernels
         self._dtype = np.float32 if single else np.float64
         self._columns = [*self.weights.T.astype(self._dtype)]
 
@@ -89,7 +94,7 @@ class Kriging:
         return np.concatenate(found) if found else np.empty((0, len(self._kernels)))
 
     def _values(self, points: Array) -> Array:
-        distance = _distances(points, self._points).astype(self._dtype, copy=False)
+        distance = _lengths(_from_here(points) @ self._to_points).astype(self._dtype, copy=False)
         # A sum for each row: a product of matrices orders it by how many rows there are.
         found = [
             np.einsum("qn,n->q", kernel.of(distance), weights)
@@ -100,19 +105,25 @@ class Kriging:
 
 def _solved(points: Array, values: Array, *, kernel: Kernel) -> tuple[Array, Array]:
     """The weights of centred values, (n,), and what every other point says of each, (n,)."""
-    covariance = kernel.of(_distances(points, points))
+    covariance = kernel.of(_lengths(_from_here(points) @ _from_there(points)))
     covariance[np.diag_indices(len(points))] += kernel.noise
     inverse = np.linalg.inv(covariance)
     weights: Array = inverse @ values
     return weights, values - weights / np.diag(inverse)
 
 
-def _distances(left: Array, right: Array) -> Array:
-    """Of all pairs, (q, n): |a|² − 2ab + |b|² as one product."""
-    ones = [np.ones((len(each), 1)) for each in (left, right)]
-    lengths = [(each**2).sum(1, keepdims=True) for each in (left, right)]
-    rows = np.hstack([-2.0 * left, lengths[0], ones[0]])
-    squares = rows @ np.hstack([right, ones[1], lengths[1]]).T
+def _from_here(points: Array) -> Array:
+    """(q, d + 2): times `_from_there` it is squares of distances, |a|² − 2ab + |b|²."""
+    return np.hstack([-2.0 * points, (points**2).sum(1, keepdims=True), np.ones((len(points), 1))])
+
+
+def _from_there(points: Array) -> Array:
+    """(d + 2, n): the other side of `_from_here`."""
+    return np.hstack([points, np.ones((len(points), 1)), (points**2).sum(1, keepdims=True)]).T
+
+
+def _lengths(squares: Array) -> Array:
+    """The roots of squares, in their place; of rounding below zero they are zero."""
     found: Array = np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
     return found
 
@@ -166,12 +177,9 @@ class SliceKriging:
             values[here] = (1.0 - weight) * below + weight * above
 
         slices = [*self._between(tokens)]
-        if len(tokens) < _MANY:
-            for one in slices:
-                put(one)
-        else:  # NumPy computes without the interpreter's lock, and each M fills rows of its own
-            with ThreadPoolExecutor(default_threads()) as pool:
-                list(pool.map(put, slices))
+        # NumPy computes without the interpreter's lock, and each M fills rows of its own.
+        with ThreadPoolExecutor(threads_for(len(tokens))) as pool:
+            list(pool.map(put, slices))
         return values
 
     def _known(self) -> Iterator[tuple[float, Mask]]:

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.learning.conformal import conformal_quantile
+from autotune.predictor.learning.kriging import threads_for
 from autotune.predictor.products.features import physical_features, roofline_s, unique_products
 from autotune.predictor.products.kriging import ProductKriging, hints
 
@@ -108,7 +109,7 @@ class ProductRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self, "models_")
         products = check_array(X, dtype=np.float64)
         unique, which = unique_products(products)
-        with threadpool_limits(1):
+        with threadpool_limits({"blas": 1, "openmp": threads_for(len(unique))}):
             seconds: Array = np.exp(self.models_.log_seconds(unique))
         return seconds[which]
 
