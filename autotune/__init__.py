@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autotune.export.dense import merge
     from autotune.export.onnx import export_onnx
     from autotune.export.tensorrt import export_tensorrt
+    from autotune.layers.estimator import LatencyPredictor
     from autotune.layers.predict import predict
     from autotune.layers.profiling import profile
     from autotune.results.result import TuneResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "CalibrationPlan",
+    "LatencyPredictor",
     "MachineOptions",
     "MethodOptions",
     "SearchOptions",
@@ -55,6 +57,7 @@ _HOMES = {
     "merge": "autotune.export.dense",
     "predict": "autotune.layers.predict",
     "profile": "autotune.layers.profiling",
+    "LatencyPredictor": "autotune.layers.estimator",
     "export_onnx": "autotune.export.onnx",
     "export_tensorrt": "autotune.export.tensorrt",
     "TuneResult": "autotune.results.result",

@@ -17,6 +17,7 @@ from autotune.core.options import Style
 from autotune.core.paths import check_database_exists
 from autotune.core.quantities import format_bytes
 from autotune.core.types import Estimate, Interval
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.layers.options import (
     PredictOptions,
@@ -67,6 +68,21 @@ class KnownLayers:
             allow_extrapolation=allow_extrapolation
         )
         self._backend = machine.fingerprint.backend
+        self._roofline = Roofline.of(machine.spec, machine.threads)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Whose measurements answer."""
+        return tuple(self._sources)
+
+    def learn(self, seen: Mapping[LayerShape, float]) -> None:
+        """Correct what is known by the seconds of layers, which are in the device's dtype."""
+        from autotune.predictor.layers.given_points import with_points
+
+        typed = {replace(shape, dtype=self._dtype): seconds for shape, seconds in seen.items()}
+        corrected = with_points(self._predictor, typed, roofline=self._roofline)
+        given = f"{corrected.points} points that were given: {corrected.changes()}"
+        self._predictor, self._sources = corrected, [*self._sources, given]
 
     def predict(self, shapes: Sequence[LayerShape]) -> LayerPredictions:
         """The latency of every shape with its interval and source.

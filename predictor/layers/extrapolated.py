@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -50,6 +51,10 @@ class ExtrapolatedLatency(ProductSums):
     def adaptation(self) -> Adaptation | None:
         """What points of its own changed, if there are any."""
         return self._device.adaptation
+
+    def adapted(self, own: Sequence[Measurement]) -> ExtrapolatedLatency:
+        """The same device, corrected by other points of its own."""
+        return ExtrapolatedLatency(copy.copy(self._device), own=own)
 
     def _price(self, products: Array) -> Prices:
         seconds, factor = self._device.predict_with_factors(products)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotune.core.errors import UsageError
@@ -25,8 +25,6 @@ _MOST_S = 3600.0
 # Boards that are sold as one may run faster than the sheet's clock.
 _ABOVE_PEAK = 1.5
 
-Seen = Mapping[LayerShape, float]
-
 
 def import_points(database: LatencyDatabase, path: Path, *, spec: DeviceSpec) -> int:
     """Add a file's points to what is known of a device; how many layers they are.
@@ -36,12 +34,15 @@ def import_points(database: LatencyDatabase, path: Path, *, spec: DeviceSpec) ->
             number), or a pair without its dense layer.
         DatabaseError: the database refuses a row.
     """
-    seen, now = read_points(path, spec), timestamp()
+    seen = read_points(path, spec)
     origin = Origin(kind="file", name=path.name, version="")
     for dtype in sorted({shape.dtype for shape in seen}):
         own = {shape: seconds for shape, seconds in seen.items() if shape.dtype == dtype}
         run = database.start_run(_fingerprint(spec, dtype), f"points of {path.name}", origin=origin)
-        rows = [_measurement(shape, own, now=now) for shape in own]
+        rows = [
+            point_measurement(shape, latency_s=seconds, dense_latency_s=own[shape.dense])
+            for shape, seconds in own.items()
+        ]
         database.add(run, rows, remeasured=own)  # a later file corrects an earlier one
     return len(seen)
 
@@ -140,13 +141,15 @@ def _fingerprint(spec: DeviceSpec, dtype: str) -> Fingerprint:
     )
 
 
-def _measurement(shape: LayerShape, seen: Seen, *, now: str) -> Measurement:
-    """One point: how often it was timed, and how far apart, its file does not tell."""
-    ratio = seen[shape] / seen[shape.dense]
+def point_measurement(
+    shape: LayerShape, *, latency_s: float, dense_latency_s: float
+) -> Measurement:
+    """One point: how often it was timed, and how far apart, whoever gives it does not tell."""
+    ratio = latency_s / dense_latency_s
     return Measurement(
         shape=shape,
-        latency_s=seen[shape],
-        dense_latency_s=seen[shape.dense],
+        latency_s=latency_s,
+        dense_latency_s=dense_latency_s,
         ratio=ratio,
         ratio_low=ratio,
         ratio_high=ratio,
@@ -154,5 +157,5 @@ def _measurement(shape: LayerShape, seen: Seen, *, now: str) -> Measurement:
         windows=0,
         disturbed_windows=0,
         converged=True,
-        measured_at=now,
+        measured_at=timestamp(),
     )
