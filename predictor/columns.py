@@ -19,6 +19,15 @@ Array = NDArray[np.float64]
 Answer = Estimate | NotPricedError
 # As wide as the longest name of a source.
 SOURCE = "U12"
+NUMBERS = ("latency_s", "low_s", "high_s", "ratio", "ratio_half_width")
+# In the place of a refused answer.
+_NONE = Estimate(
+    latency_s=math.nan,
+    low_s=math.nan,
+    high_s=math.nan,
+    ratio=math.nan,
+    source="",  # type: ignore[arg-type]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +134,3 @@ class EstimateColumns:
         """Half the widths of the seconds' intervals, in log."""
         half: Array = np.log(self.high_s / self.low_s) / 2
         return half
-
-
-NUMBERS = ("latency_s", "low_s", "high_s", "ratio", "ratio_half_width")
-_NONE = Estimate(
-    latency_s=math.nan,
-    low_s=math.nan,
-    high_s=math.nan,
-    ratio=math.nan,
-    source="",  # type: ignore[arg-type]
-)
