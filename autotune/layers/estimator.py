@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import Tags
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from autotune.core.errors import UsageError
 from autotune.core.layers import LayerShape
@@ -23,6 +22,9 @@ from autotune.core.types import Address
 from autotune.layers.answers import ANSWERED, KnownDevice
 from autotune.layers.cells import ASKED, NEEDED, Cells, read_layers
 from autotune.layers.options import PredictOptions, from_keywords, named_as_keywords
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
 
 Array = NDArray[np.float64]
 Seconds = Sequence[float] | Array | pd.Series
@@ -163,16 +165,24 @@ def _points(
         return {}
     if frame is None:
         raise UsageError("y are seconds of the rows of X: give both")
-    check_consistent_length(frame, y)
-    seconds, asked = np.asarray(y, dtype=np.float64), read_layers(_cells(frame), {})
+    asked, seconds = read_layers(_cells(frame), {}), _seconds(y, frame)
     for row in sorted(asked.refused)[:1]:
         raise UsageError(f"row {frame.index[row]!r}: {asked.refused[row]}")
-    for row in np.flatnonzero(~(np.isfinite(seconds) & (seconds > 0)))[:1].tolist():
-        raise UsageError(f"row {frame.index[row]!r}: seconds must be above 0, got {seconds[row]}")
     found = {}
     for dtype, rows in asked.by_dtype():
         times: dict[LayerShape, list[float]] = {}
         for row in rows.tolist():
             times.setdefault(asked.layers.shape(row), []).append(float(seconds[row]))
         found[dtype] = {shape: statistics.median(each) for shape, each in times.items()}
+    return found
+
+
+def _seconds(y: Seconds, frame: pd.DataFrame) -> Array:
+    try:
+        found: Array = column_or_1d(y, dtype=np.float64)
+        check_consistent_length(frame, found)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"y must be a number of seconds for each row of X: {error}") from error
+    for row in np.flatnonzero(~(np.isfinite(found) & (found > 0)))[:1].tolist():
+        raise UsageError(f"row {frame.index[row]!r}: seconds must be above 0, got {found[row]}")
     return found

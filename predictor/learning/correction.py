@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.predictor.learning.conformal import conformal_quantile
 from autotune.predictor.learning.folds import is_better, left_out, shrunken_mean
+
+if TYPE_CHECKING:
+    from autotune.predictor.learning.gaussian_process import Process
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -95,12 +100,11 @@ def _left_out(fit: Callable[[Points, Array], Shift], points: Points, *, off: Arr
 
 def _none(points: Points, off: Array) -> Shift:
     del points, off
-    return lambda asked: np.zeros(len(asked.regime))
+    return partial(_same, value=0.0)
 
 
 def _one_factor(points: Points, off: Array) -> Shift:
-    factor = shrunken_mean(off, points.group)
-    return lambda asked: np.full(len(asked.regime), factor)
+    return partial(_same, value=shrunken_mean(off, points.group))
 
 
 def _factor_by_regime(points: Points, off: Array) -> Shift:
@@ -112,7 +116,7 @@ def _factor_by_regime(points: Points, off: Array) -> Shift:
         / ((points.regime == regime).sum() + _PRIOR)
         for regime in regimes
     }
-    return lambda asked: np.array([factors.get(int(regime), of_all) for regime in asked.regime])
+    return partial(_by_regime, factors=factors, otherwise=of_all)
 
 
 def _smooth(points: Points, off: Array) -> Shift:
@@ -123,7 +127,20 @@ def _smooth(points: Points, off: Array) -> Shift:
         return _factor_by_regime(points, off)
     base = _factor_by_regime(points, off)
     process = Process(points.features, off - base(points), groups=points.group)
-    return lambda asked: base(asked) + process.predict(asked.features)[0]
+    return partial(_surface, base=base, process=process)
+
+
+# Shifts are of functions with names, not closures: estimators of scikit-learn can be copied.
+def _same(asked: Points, *, value: float) -> Array:
+    return np.full(len(asked.regime), value)
+
+
+def _by_regime(asked: Points, *, factors: Mapping[int, float], otherwise: float) -> Array:
+    return np.array([factors.get(int(regime), otherwise) for regime in asked.regime])
+
+
+def _surface(asked: Points, *, base: Shift, process: Process) -> Array:
+    return base(asked) + process.predict(asked.features)[0]
 
 
 _CANDIDATES = (

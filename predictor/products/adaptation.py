@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,26 +91,27 @@ class Adaptation:
             factor = 0.0
             if name == ONE_FACTOR:
                 factor = shrunken_mean(log_seconds - known.donated, known.group)
-            return lambda asked: (
-                asked.donated + factor,
-                np.full(len(asked.donated), self._half_width),
-            )
+            return partial(self._donated, factor=factor)
         of_limit, of_donated = (
             Process(
                 known.features, log_seconds - base, random_state=self._random_state, kernel=kernel
             )
             for base, kernel in zip((known.limit, known.donated), self._kernels, strict=True)
         )
+        return partial(self._processed, of_limit=of_limit, of_donated=of_donated)
 
-        def guess(asked: Bases) -> tuple[Array, Array]:
-            above, of_above = of_limit.predict(asked.features)
-            beside, of_beside = of_donated.predict(asked.features)
-            width = (of_above + of_beside) / 2
-            # A process of a handful of points does not know how far it is off.
-            width = np.where(np.isfinite(width), width, self._half_width)
-            return (asked.limit + above + asked.donated + beside) / 2, width
+    def _donated(self, asked: Bases, *, factor: float) -> tuple[Array, Array]:
+        return asked.donated + factor, np.full(len(asked.donated), self._half_width)
 
-        return guess
+    def _processed(
+        self, asked: Bases, *, of_limit: Process, of_donated: Process
+    ) -> tuple[Array, Array]:
+        above, of_above = of_limit.predict(asked.features)
+        beside, of_beside = of_donated.predict(asked.features)
+        width = (of_above + of_beside) / 2
+        # A process of a handful of points does not know how far it is off.
+        width = np.where(np.isfinite(width), width, self._half_width)
+        return (asked.limit + above + asked.donated + beside) / 2, width
 
     def _errors(self, name: str, known: Bases, *, log_seconds: Array) -> Array:
         """Of log seconds of layers left out, (n,)."""

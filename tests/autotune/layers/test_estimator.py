@@ -1,29 +1,36 @@
 """`autotune.LatencyPredictor`: frames in, seconds out, in scikit-learn's contract."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.utils import estimator_checks
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.validation import check_is_fitted
 
 import autotune
 from autotune.core.errors import UsageError
 from autotune.layers.answers import ANSWERED
 
+pytestmark = pytest.mark.duration(40)
 SIZES = [(m, k, n) for m in (64, 2048) for k in (1024, 4096, 5120) for n in (1024, 4096)]
-# What scikit-learn checks without data: arrays are no frames with named columns.
-CHECKS = (
+# Passed without a fit: the other checks of scikit-learn give arrays, which are no frames.
+PASSED = {
+    "check_do_not_raise_errors_in_init_or_set_params",
     "check_estimator_cloneable",
     "check_estimator_repr",
     "check_estimator_tags_renamed",
     "check_get_params_invariance",
     "check_mixin_order",
     "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
     "check_set_params",
     "check_valid_tag_types",
-)
+}
 
 
 def frame(*rows, columns=("tokens", "in_features", "out_features", "rank")):
@@ -38,18 +45,68 @@ def predictor(**given):
     return autotune.LatencyPredictor(**{"device": "a100", **given})
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_it_is_an_estimator_of_scikit_learn(check):
-    getattr(estimator_checks, check)("LatencyPredictor", predictor())
+def causes(error):
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.EstimatorCheckFailedWarning")
+def test_it_is_an_estimator_of_scikit_learn():
+    """Every check passes, but for those that are refused as they give arrays."""
+    results = estimator_checks.check_estimator(predictor(), on_fail=None, on_skip=None)
+    assert {each["check_name"] for each in results if each["status"] == "passed"} >= PASSED
+    for each in results:
+        refused = any(
+            "give a DataFrame with the columns" in text for text in causes(each["exception"])
+        )
+        assert each["status"] != "failed" or refused, each
+
+
+def test_a_fit_keeps_what_checks_on_arrays_would_show():
+    """The same again, row by row, in any order, and nothing that was given is changed."""
+    known, asked = sizes(None, 256), sizes(None, 32, 128)
+    seconds, before = 1.2 * predictor().predict(known), (known.copy(), asked.copy())
+    model = predictor().fit(known, seconds)
+    state = {*vars(model)}
+    found = model.predict(asked)
+    assert (known.equals(before[0]), asked.equals(before[1]), {*vars(model)}) == (True, True, state)
+    assert model.fit(known, seconds).predict(asked) == pytest.approx(found, rel=1e-12)
+    assert model.predict(asked.iloc[::-1])[::-1] == pytest.approx(found, rel=1e-9)
+    rows = [model.predict(asked.iloc[[row]])[0] for row in range(len(asked))]
+    assert rows == pytest.approx(found.tolist(), rel=1e-9)
+    assert model.predict(asked.iloc[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_fitted_one_can_be_copied(copied):
+    """As programs that fit in several processes do."""
+    known, asked = sizes(None, 256), sizes(128)
+    model = predictor().fit(known, 1.2 * predictor().predict(known))
+    found = model.predict_frame(asked)
+    pd.testing.assert_frame_equal(copied(model).predict_frame(asked), found)
 
 
 def test_what_it_is_given_stays_as_it_is():
-    estimator_checks.check_parameters_default_constructible("LatencyPredictor", predictor())
     given = {"device": "a100", "dtype": "bf16", "database": "points.sqlite"}
     known = predictor(**given)
     assert {name: known.get_params()[name] for name in given} == given
-    copy = clone(known).set_params(device="h200")
-    assert (copy.device, copy.dtype, known.device) == ("h200", "bf16", "a100")
+    copy_of = clone(known).set_params(device="h200")
+    assert (copy_of.device, copy_of.dtype, known.device) == ("h200", "bf16", "a100")
+    with pytest.raises(ValueError, match="Invalid parameter 'devise'"):
+        known.set_params(devise="h200")
+
+
+def test_it_asks_for_no_fit():
+    """`predict` works without; what only a fit has is not there before."""
+    model = predictor()
+    assert not get_tags(model).requires_fit
+    check_is_fitted(model)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(model, "n_points_")
+    for name in ("feature_names_in_", "n_features_in_", "n_points_", "sources_"):
+        assert not hasattr(model, name)
 
 
 def test_layers_are_answered_like_by_the_command():
@@ -138,6 +195,9 @@ def test_it_can_be_validated_on_held_out_layers():
         ([(2048, 4096, 4096, 8192)], [1.0], r"row 'row 0': .* ranks up to 4096"),
         ([(1, 32, 32, None), (2, 32, 32, None)], [1.0, 0.0], "row 'row 1': seconds must be above"),
         ([(1, 32, 32, None)], [float("nan")], "row 'row 0': seconds must be above 0"),
+        ([(1, 32, 32, None)], [1.0, 2.0], "a number of seconds for each row of X: .*inconsistent"),
+        ([(1, 32, 32, None)], ["fast"], "a number of seconds for each row of X: .*'fast'"),
+        ([(1, 32, 32, None)], [[1.0, 2.0]], "a number of seconds for each row of X: .*1d array"),
     ],
 )
 def test_what_is_no_measured_layer_is_refused(rows, seconds, problem):
