@@ -24,9 +24,7 @@ from autotune.profiler.database.records import Measurement
 from autotune.profiler.sources.aiconfigurator import (
     MULTIPLE,
     PACKAGE,
-    SHAPE,
     ImportedTable,
-    consensus,
     fingerprint_of_table,
     imported_devices,
     read_tables,
@@ -184,12 +182,12 @@ def _measured(
 
 
 def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
-    # Brings scikit-learn along, which a table of this profiler mostly does without.
+    # Brings pandas along, which a table of this profiler does without.
     from autotune.predictor.layers.imported import ImportedLatency
 
     tables, timed = _tables_of_others(spec, dtype)
     rows = np.concatenate([table.rows.to_numpy(dtype=np.float64) for table in tables])
-    roofline, agreed = Roofline.of(spec, 1), consensus(tables)
+    roofline, predictor = Roofline.of(spec, 1), ImportedLatency(spec, tables)
     same_rate = "" if timed == dtype else f", in {timed}, which runs at the rate of {dtype}"
     sources = tuple(table.source + same_rate for table in tables)
     first = fingerprint_of_table(tables[0])
@@ -206,13 +204,8 @@ def _imported(spec: DeviceSpec, dtype: str) -> DeviceTable:
         ),
         timed_dtype=timed,
         predictor=WithinEdges(
-            ImportedLatency(spec, tables),
-            Edges.of(
-                agreed[SHAPE].to_numpy(dtype=np.float64),
-                agreed["latency_s"].to_numpy(dtype=np.float64),
-                roofline=roofline,
-                dtype=dtype,
-            ),
+            predictor,
+            Edges.of(predictor.products, predictor.seconds, roofline=roofline, dtype=dtype),
             roofline=roofline,
         ),
         memory=MemoryModel.learned(

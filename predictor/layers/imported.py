@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,16 +17,19 @@ import pandas as pd
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.columns import SOURCE
 from autotune.predictor.learning.fit_cache import content, kept_fit
-from autotune.predictor.products.regressor import ProductRegressor
 from autotune.predictor.products.sums import Array, Prices, ProductSums
 from autotune.profiler.sources.aiconfigurator import SHAPE, ImportedTable, consensus
+
+# Brings scikit-learn along, which shapes that were timed do without.
+if TYPE_CHECKING:
+    from autotune.predictor.products.regressor import ProductRegressor
 
 
 class ImportedLatency(ProductSums):
     """Seconds of layers from the tables of one device (profiler/sources/aiconfigurator.py).
 
     `imported` is measured by others, and stands as they agree on it: how far the next one will be
-    off is for `TransferredLatency` to add.
+    off is for `TransferredLatency` to add. `products` (n, 3) are what was timed, `seconds` (n,).
     """
 
     def __init__(self, spec: DeviceSpec, tables: Sequence[ImportedTable]) -> None:
@@ -33,8 +37,8 @@ class ImportedLatency(ProductSums):
         self.spec, self.dtype = spec, tables[0].dtype
         self.sources = tuple(table.source for table in tables)
         rows = consensus(tables)
-        self._table = rows[SHAPE].to_numpy(dtype=np.float64)
-        self._seconds = rows["latency_s"].to_numpy(dtype=np.float64)
+        self.products = rows[SHAPE].to_numpy(dtype=np.float64)
+        self.seconds = rows["latency_s"].to_numpy(dtype=np.float64)
 
     def _price(self, products: Array) -> Prices:
         seconds = self._timed(products)
@@ -50,20 +54,22 @@ class ImportedLatency(ProductSums):
 
     def _timed(self, products: Array) -> Array:
         """Seconds from the table, NaN where nobody timed the product."""
-        index = pd.MultiIndex.from_arrays(list(self._table.T))
+        index = pd.MultiIndex.from_arrays(list(self.products.T))
         asked = pd.MultiIndex.from_arrays(list(products.T))
-        found = pd.Series(self._seconds, index=index).reindex(asked)
+        found = pd.Series(self.seconds, index=index).reindex(asked)
         return found.to_numpy(dtype=np.float64, copy=True)
 
     @functools.cached_property
     def _regressor(self) -> ProductRegressor:
         """Learned from the whole table; the fit is kept for the next time."""
+        from autotune.predictor.products.regressor import ProductRegressor
+
         regressor = ProductRegressor(self.spec, self.dtype, trees=0, stacked_trees=120)
         made_from = {
-            "products": content(self._table, self._seconds),
+            "products": content(self.products, self.seconds),
             "dtype": self.dtype,
             "device": dataclasses.asdict(self.spec),
             "trees": (regressor.trees, regressor.stacked_trees),
         }
-        fitted = kept_fit(made_from, lambda: regressor.fit(self._table, self._seconds).fitted)
-        return regressor.restore(self._table, fitted)
+        fitted = kept_fit(made_from, lambda: regressor.fit(self.products, self.seconds).fitted)
+        return regressor.restore(self.products, fitted)

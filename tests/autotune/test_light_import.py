@@ -55,6 +55,15 @@ def test_a_shipped_device_is_predicted_without_heavy_libraries(private_database)
     assert loaded_after(code) == set()
 
 
+def test_products_that_others_timed_are_looked_up_without_scikit_learn(private_database):
+    code = (
+        "from autotune.cli.main import cli\n"
+        "asked = ['--tokens', '2048', '--shape', '4096x4096', '--rank', '1024']\n"
+        "cli.main(['predict', '--device', 'a100', *asked], standalone_mode=False)"
+    )
+    assert loaded_after(code) == {"pandas"}
+
+
 def test_the_measuring_process_imports_what_its_backend_needs():
     """onnxruntime is timed without torch beside it, also where checkpoints can be opened."""
     serve = (
