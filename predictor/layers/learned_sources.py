@@ -86,7 +86,8 @@ class LearnedLayers(LatencySource):
 
     def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
         self._measured, self._roofline = measured, roofline
-        self._fitted: dict[int, LatencyRegressor | None] = {}
+        self._nearest: dict[int, frozenset[int]] = {}
+        self._fitted: dict[frozenset[int], LatencyRegressor | None] = {}
 
     def knows(self, shape: LayerShape) -> bool:
         """Whether it is dense or a plain pair, and enough was measured to fit on."""
@@ -126,13 +127,19 @@ class LearnedLayers(LatencySource):
         return found
 
     def _regressor(self, tokens: int) -> LatencyRegressor | None:
-        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables."""
-        if tokens not in self._fitted:
-            self._fitted[tokens] = self._fit(tokens)
-        return self._fitted[tokens]
+        """Fitted (and scikit-learn imported) when first asked: measurements answer most tables.
 
-    def _fit(self, tokens: int) -> LatencyRegressor | None:
-        """On the measured M nearest to the one asked, where they are enough.
+        All M that have the same measured M nearest share a fit.
+        """
+        if tokens not in self._nearest:
+            self._nearest[tokens] = self._nearest_measured(tokens)
+        nearest = self._nearest[tokens]
+        if nearest not in self._fitted:
+            self._fitted[nearest] = self._fit(nearest)
+        return self._fitted[nearest]
+
+    def _nearest_measured(self, tokens: int) -> frozenset[int]:
+        """The measured M to fit on: the nearest to the one asked where they are enough, else all.
 
         A whole GPU's database takes long to fit.
         """
@@ -142,7 +149,12 @@ class LearnedLayers(LatencySource):
         far = {s.tokens: abs(math.log(s.tokens / tokens)) for s in known}
         chosen = [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
         near = [s for s in known if s.tokens in chosen]
-        shapes = near if LatencyRegressor.enough(near) else known
+        return frozenset(chosen if LatencyRegressor.enough(near) else far)
+
+    def _fit(self, nearest: frozenset[int]) -> LatencyRegressor | None:
+        from autotune.predictor.layers.regressor import LatencyRegressor
+
+        shapes = [s for s in self._measured.learnable if s.tokens in nearest]
         if not LatencyRegressor.enough(shapes):
             return None
         seconds = [self._measured.estimates[shape].latency_s for shape in shapes]
