@@ -24,6 +24,7 @@ from tests.predictor.layers.test_extrapolated import donors
 from tests.profiler.points import point
 
 __all__ = ["donors"]
+pytestmark = pytest.mark.duration(60)
 A100 = find_device("a100")
 FORMS = (
     "dense",
@@ -95,7 +96,11 @@ def make_corrected(donors):
     ("make", "sources"),
     [
         (make_imported, {"imported", "predicted", "extrapolated"}),
-        (make_shipped, {"measured", "interpolated", "predicted", "extrapolated"}),
+        pytest.param(
+            make_shipped,
+            {"measured", "interpolated", "predicted", "extrapolated"},
+            marks=pytest.mark.slow,
+        ),
         (make_extrapolated, {"extrapolated"}),
         (make_corrected, {"measured", "imported", "predicted", "extrapolated"}),
     ],
