@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -100,10 +101,14 @@ class MeasuredLayers(LatencySource):
         found = self.estimates[shape]
         return 0.0 if found.source == "measured" else found.log_half_width
 
-    @property
-    def learnable(self) -> list[LayerShape]:
-        """Dense layers and plain pairs in native precision: what models of layers are fitted on."""
-        return [shape for shape in self.estimates if not shape.form.suffix]
+    @functools.cached_property
+    def learnable(self) -> dict[int, list[LayerShape]]:
+        """Dense layers and plain pairs in native precision, by M: models are fitted on them."""
+        found: dict[int, list[LayerShape]] = {}
+        for shape in self.estimates:
+            if not shape.form.suffix:
+                found.setdefault(shape.tokens, []).append(shape)
+        return found
 
 
 def _seconds_beside_pairs(rows: Sequence[Measurement]) -> dict[LayerShape, list[float]]:
@@ -142,14 +147,15 @@ class InterpolatedLayers(LatencySource):
             if not shape.is_dense:
                 curves.setdefault(_curve(shape), []).append((shape, estimate.latency_s))
         self._curves = {name: Curve(known, cliff=cliff) for name, known in curves.items()}
-        errors: list[float] = []
+        errors: dict[str, list[float]] = {}
         for name, known in curves.items():
             settled = _settled(known, measured)
             curve = (
                 self._curves[name] if len(settled) == len(known) else Curve(settled, cliff=cliff)
             )
-            errors += curve.leave_one_out_errors(roofline)
-        self._half_width = conformal_quantile(errors, 0.9)
+            errors.setdefault(name[1], []).extend(curve.leave_one_out_errors(roofline))
+        self._half_widths = {suffix: conformal_quantile(e, 0.9) for suffix, e in errors.items()}
+        self._pooled = conformal_quantile([e for each in errors.values() for e in each], 0.9)
         self._seconds: dict[LayerShape, float] = {}
 
     def knows(self, shape: LayerShape) -> bool:
@@ -162,15 +168,22 @@ class InterpolatedLayers(LatencySource):
         return shape in self._seconds
 
     def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
-        """Interpolated seconds; the half width is that of leaving settled ranks out."""
+        """Interpolated seconds; the half width is that of leaving settled ranks out.
+
+        It is of curves in the same structure and precision, of all where these are too few.
+        """
         return [
             Guess(
                 latency_s=self._seconds[shape],
-                half_width=math.hypot(self._half_width, self._ends(shape)),
+                half_width=math.hypot(self._between(shape), self._ends(shape)),
                 source="interpolated",
             )
             for shape in shapes
         ]
+
+    def _between(self, shape: LayerShape) -> float:
+        found = self._half_widths[shape.form.suffix]
+        return found if math.isfinite(found) else self._pooled
 
     def _ends(self, shape: LayerShape) -> float:
         """How unsure the less sure one of the enclosing ranks is."""

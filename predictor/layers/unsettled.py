@@ -107,9 +107,10 @@ def weigh_unsettled(
     found = {}
     sorted_points = [sorted(points, key=_rank) for points in staircases.values()]
     curves = [_curve(points, roofline) for points in sorted_points]
-    rate = step_rate(curves)
-    for points, curve in zip(sorted_points, curves, strict=True):
-        for i, shrunk in shrink(curve, rate).items():
+    suffixes = [suffix for _, suffix, _ in staircases]
+    rates = _rates(curves, suffixes)
+    for points, curve, suffix in zip(sorted_points, curves, suffixes, strict=True):
+        for i, shrunk in shrink(curve, rates[suffix]).items():
             shape = points[i].shape
             value = points[i].ratio * math.exp(float(curve.values[i]) - shrunk.value)
             factor = math.exp(shrunk.half_width)
@@ -134,11 +135,23 @@ def _curve(points: Sequence[Measurement], roofline: Roofline) -> Curve:
     )
 
 
-def step_rate(curves: Sequence[Curve]) -> float:
-    """Standard deviation of a step for a distance of 1 in log-rank, from settled neighbours."""
+def _rates(curves: Sequence[Curve], suffixes: Sequence[str]) -> dict[str, float]:
+    """The rate of each structure and precision; that of all where its own has too few steps."""
+    of_all = step_rate(curves)
+    return {
+        suffix: step_rate([c for c, s in zip(curves, suffixes, strict=True) if s == suffix], of_all)
+        for suffix in dict.fromkeys(suffixes)
+    }
+
+
+def step_rate(curves: Sequence[Curve], otherwise: float = _USUAL_RATE) -> float:
+    """Standard deviation of a step for a distance of 1 in log-rank, from settled neighbours.
+
+    `otherwise` is taken where fewer than nine steps can be observed.
+    """
     steps = [step for curve in curves for step in _steps(curve)]
     rate = conformal_quantile(steps, 0.9) / _NORMAL_90
-    return rate if math.isfinite(rate) else _USUAL_RATE
+    return rate if math.isfinite(rate) else otherwise
 
 
 def _steps(curve: Curve) -> list[float]:
