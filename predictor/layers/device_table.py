@@ -160,7 +160,7 @@ def _measured(
     fingerprint, rows = found or tables[0]
     dtype = fingerprint.dtype
     roofline = Roofline.of(spec, 1)
-    table = LatencyTable(rows, roofline, cliff=spec.cliff(dtype))
+    table = LatencyTable(rows, roofline, cliff=spec.cliff(dtype), is_elsewhere=True)
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
     dense = [row for row in rows if row.shape.form.is_unchanged and not row.shape.parts]
     return DeviceTable(

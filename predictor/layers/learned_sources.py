@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from autotune.core.forms import NATIVE, PLAIN
 from autotune.core.layers import LayerShape
 from autotune.devices.roofline import Roofline
 from autotune.predictor.layers.features import MANY_PRODUCTS
@@ -22,17 +27,30 @@ _NEAREST_TOKENS, _FAR = 3, math.log(16.0)
 class RecoveredPairs(LatencySource):
     """Ratios of pairs, learned by a Gaussian process from a few measured pairs.
 
-    Where there are many pairs the regressor is as good and much faster to fit.
+    Where there are many plain pairs the regressor is as good and much faster to fit.
     """
 
-    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
-        self._measured, self._roofline = measured, roofline
+    def __init__(
+        self, measured: MeasuredLayers, roofline: Roofline, *, structure: str = PLAIN
+    ) -> None:
+        """`structure` is that of the pairs, which are in native precision."""
+        self._measured, self._roofline, self._structure = measured, roofline, structure
         self._fitted: dict[int, RecoveryProcess | None] = {}
 
     def knows(self, shape: LayerShape) -> bool:
-        """Whether it is a plain pair, and few pairs but enough of them were measured."""
-        plain = not shape.is_dense and not shape.form.suffix
-        return plain and self._process(shape.tokens) is not None
+        """Whether it is such a pair, and few pairs but enough of them were measured."""
+        return self._is_asked(shape) and self._process(shape.tokens) is not None
+
+    def _is_asked(self, shape: LayerShape) -> bool:
+        """Pairs of layers with one input are like others where the structure is plain."""
+        form = shape.form
+        if form.is_dense or (form.structure, form.precision) != (self._structure, NATIVE):
+            return False
+        return self._structure == PLAIN or not shape.parts
+
+    @functools.cached_property
+    def _pairs(self) -> list[LayerShape]:
+        return [s for s in self._measured.estimates if self._is_asked(s) and not s.parts]
 
     def price(self, shapes: Sequence[LayerShape]) -> list[Guess]:
         """The ratios of pairs, each asked by itself."""
@@ -58,10 +76,15 @@ class RecoveredPairs(LatencySource):
     def _fit(self, tokens: int) -> RecoveryProcess | None:
         from autotune.predictor.layers.recovery import MAX_PAIRS, RecoveryProcess
 
-        pairs = [s for s in self._measured.learnable if not s.is_dense and not s.parts]
-        near = [s for s in pairs if _is_near(s, tokens)]
-        chosen = near if RecoveryProcess.enough(near) else pairs
-        if len(chosen) > MAX_PAIRS or self._halves_known(tokens):
+        plain = self._structure == PLAIN
+        measured = {s.tokens for s in self._pairs}
+        # Pivoted pairs are measured at few M: as far apart as these are, none may be near.
+        among = (
+            [m for m in measured if _is_near(m, tokens)] if plain else _nearest(measured, tokens)
+        )
+        near = [s for s in self._pairs if s.tokens in among]
+        chosen = near if RecoveryProcess.enough(near) else self._pairs
+        if plain and (len(chosen) > MAX_PAIRS or self._halves_known(tokens)):
             return None
         if not RecoveryProcess.enough(chosen):
             return None
@@ -70,12 +93,19 @@ class RecoveredPairs(LatencySource):
 
     def _halves_known(self, tokens: int) -> bool:
         """Whether so many products were measured near M that kriging knows a pair's halves."""
-        near = (s for s in self._measured.learnable if _is_near(s, tokens))
+        known = self._measured.learnable
+        near = (shape for m in known if _is_near(m, tokens) for shape in known[m])
         return sum(s.is_dense and not s.parts for s in near) >= MANY_PRODUCTS
 
 
-def _is_near(shape: LayerShape, tokens: int) -> bool:
-    return 1 / _NEAR <= shape.tokens / tokens <= _NEAR
+def _is_near(tokens: int, asked: int) -> bool:
+    return 1 / _NEAR <= tokens / asked <= _NEAR
+
+
+def _nearest(measured: Iterable[int], asked: int) -> list[int]:
+    """The nearest measured M in log, few of them and none far away."""
+    far = {m: abs(math.log(m / asked)) for m in measured}
+    return [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
 
 
 class LearnedLayers(LatencySource):
@@ -84,8 +114,11 @@ class LearnedLayers(LatencySource):
     Where too few pairs were measured to learn ratios from, it gives seconds of pairs too.
     """
 
-    def __init__(self, measured: MeasuredLayers, roofline: Roofline) -> None:
-        self._measured, self._roofline = measured, roofline
+    def __init__(
+        self, measured: MeasuredLayers, roofline: Roofline, *, keeps_fits: bool = False
+    ) -> None:
+        """`keeps_fits`: in the cache folder, for a table that stays as it is."""
+        self._measured, self._roofline, self._keeps_fits = measured, roofline, keeps_fits
         self._nearest: dict[int, frozenset[int]] = {}
         self._fitted: dict[frozenset[int], LatencyRegressor | None] = {}
 
@@ -146,16 +179,27 @@ class LearnedLayers(LatencySource):
         from autotune.predictor.layers.regressor import LatencyRegressor
 
         known = self._measured.learnable
-        far = {s.tokens: abs(math.log(s.tokens / tokens)) for s in known}
-        chosen = [m for m in sorted(far, key=far.__getitem__)[:_NEAREST_TOKENS] if far[m] <= _FAR]
-        near = [s for s in known if s.tokens in chosen]
-        return frozenset(chosen if LatencyRegressor.enough(near) else far)
+        chosen = _nearest(known, tokens)
+        near = [shape for m in chosen for shape in known[m]]
+        return frozenset(chosen if LatencyRegressor.enough(near) else known)
 
     def _fit(self, nearest: frozenset[int]) -> LatencyRegressor | None:
         from autotune.predictor.layers.regressor import LatencyRegressor
 
-        shapes = [s for s in self._measured.learnable if s.tokens in nearest]
+        known = self._measured.learnable
+        shapes = [shape for m in known if m in nearest for shape in known[m]]
         if not LatencyRegressor.enough(shapes):
             return None
         seconds = [self._measured.estimates[shape].latency_s for shape in shapes]
-        return LatencyRegressor(self._roofline).fit(shapes, seconds)
+        regressor = LatencyRegressor(self._roofline)
+        if not self._keeps_fits:
+            return regressor.fit(shapes, seconds)
+        from autotune.predictor.learning.fit_cache import content, kept_fit
+
+        made_from = {
+            "layers": [shape.to_json() for shape in shapes],
+            "seconds": content(np.array(seconds)),
+            "roofline": dataclasses.asdict(self._roofline),
+        }
+        fitted = kept_fit(made_from, lambda: regressor.fit(shapes, seconds).fitted)
+        return regressor.restore(shapes, seconds, fitted=fitted)

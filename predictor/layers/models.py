@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -22,17 +25,29 @@ _KRIGED = 4
 class KnownProducts:
     """What measured dense layers say of any product."""
 
-    def __init__(
-        self, roofline: Roofline, dtype: str, *, products: Array, log_seconds: Array
-    ) -> None:
-        """Learn from products (n, 3) and their log seconds (n,); there may be none."""
+    def __init__(self, roofline: Roofline, dtype: str, *, products: Array) -> None:
+        """Of products (n, 3); there may be none. `fit` or `restore` come next."""
         self._roofline, self._dtype = roofline, dtype
-        self._kriging = None
+        self._kriging = ProductKriging(roofline, _NOISES) if len(products) else None
         self.products, self.left_out = products, np.empty((0, 2))
-        if len(products):
-            self._kriging = ProductKriging(roofline, _NOISES)
-            values = log_seconds - np.log(roofline_s(products, roofline, dtype=dtype))
-            self.left_out = self._kriging.fit(products, values)
+
+    def fit(self, log_seconds: Array) -> KnownProducts:
+        """Learn from the log seconds (n,) of the products."""
+        if self._kriging is not None:
+            base = np.log(roofline_s(self.products, self._roofline, dtype=self._dtype))
+            self.left_out = self._kriging.fit(self.products, log_seconds - base)
+        return self
+
+    @property
+    def fitted(self) -> dict[str, Any] | None:
+        """What `fit` learned, as arrays and numbers; None where there are no products."""
+        return None if self._kriging is None else self._kriging.fitted
+
+    def restore(self, fitted: Mapping[str, Any] | None) -> KnownProducts:
+        """Be as `fit` left it, but for `describe_own`."""
+        if self._kriging is not None and fitted is not None:
+            self._kriging.restore(self.products, fitted)
+        return self
 
     def describe(self, products: Array) -> Array:
         """(n, columns) of products, the last `_KRIGED` from the table; many layers share them."""
@@ -58,39 +73,54 @@ class KnownProducts:
 
 
 class SecondsModel:
-    """A fitted model of log(seconds) of layers."""
+    """A model of log(seconds) of layers."""
 
-    def __init__(self, known: KnownProducts, layers: LayerArrays, *, log_seconds: Array) -> None:
-        self._known = known
+    def __init__(
+        self, known: KnownProducts, *, boosting: HistGradientBoostingRegressor | None = None
+    ) -> None:
+        """To be fitted, or with the `boosting` of an earlier fit."""
+        self._known, self.boosting = known, boosting or _boosting()
+
+    def fit(self, layers: LayerArrays, log_seconds: Array) -> SecondsModel:
+        """Learn from n layers and their log seconds, (n,)."""
+        known = self._known
         columns, base = _described(known, layers)
         single = ~layers.pairs & (layers.parts == 0)
         if single.any():
             own = known.describe_own()
             columns[single, : own.shape[1]], base[single] = own, own[:, -1]
-        self._boosting = _boosting().fit(columns, log_seconds - base)
+        self.boosting.fit(columns, log_seconds - base)
+        return self
 
     def predict(self, layers: LayerArrays) -> Array:
         """Predict log(seconds), (n,), of n layers."""
         columns, base = _described(self._known, layers)
-        log_seconds: Array = self._boosting.predict(columns) + base
+        log_seconds: Array = self.boosting.predict(columns) + base
         return log_seconds
 
 
 class RatioModel:
-    """log(pair / dense), fitted: what the sum of a pair's products over the dense one misses.
+    """log(pair / dense): what the sum of a pair's products over the dense one misses of it.
 
     A ratio is measured from interleaved calls, and what moves both layers alike is not in it.
     """
 
-    def __init__(self, known: KnownProducts, pairs: LayerArrays, *, log_ratios: Array) -> None:
-        self._known = known
+    def __init__(
+        self, known: KnownProducts, *, boosting: HistGradientBoostingRegressor | None = None
+    ) -> None:
+        """To be fitted, or with the `boosting` of an earlier fit."""
+        self._known, self.boosting = known, boosting or _boosting()
+
+    def fit(self, pairs: LayerArrays, log_ratios: Array) -> RatioModel:
+        """Learn from n pairs and their log ratios, (n,)."""
         columns, base = self._columns(pairs)
-        self._boosting = _boosting().fit(columns, log_ratios - base)
+        self.boosting.fit(columns, log_ratios - base)
+        return self
 
     def predict(self, pairs: LayerArrays) -> Array:
         """Predict log(seconds of the pair / of the dense layer), (n,)."""
         columns, base = self._columns(pairs)
-        log_ratios: Array = self._boosting.predict(columns) + base
+        log_ratios: Array = self.boosting.predict(columns) + base
         return log_ratios
 
     def _columns(self, pairs: LayerArrays) -> tuple[Array, Array]:

@@ -9,7 +9,9 @@ folds are whole (K, N) groups, because random rows of one shape leak.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +58,7 @@ class LatencyRegressor:
         with threadpool_limits(1):
             seconds_off, ratios_off, pairs_off = np.full((3, len(shapes)), np.nan)
             for train, test in GroupKFold(min(_FOLDS, len(set(names)))).split(names, groups=names):
-                blind = _Models(self.roofline, rows, chosen=train)
+                blind = _Models(self.roofline, rows).fit(train)
                 asked = test[blind.of_seconds(rows, test)]
                 guess = blind.seconds.predict(rows.layers.of_rows(asked))
                 seconds_off[asked] = np.abs(guess - rows.log_seconds[asked])
@@ -67,10 +69,31 @@ class LatencyRegressor:
                     ratios_off[asked] = np.abs(guess - rows.log_ratios[asked])
                     guess += blind.dense_log_seconds(pairs)
                     pairs_off[asked] = np.abs(guess - rows.log_seconds[asked])
-            self._widths = _HalfWidths(seconds_off, rows.layers, coverage=self.coverage)
-            self._ratio_widths = _HalfWidths(ratios_off, rows.layers, coverage=self.coverage)
-            self._pair_widths = _HalfWidths(pairs_off, rows.layers, coverage=self.coverage)
-            self._models = _Models(self.roofline, rows, chosen=np.arange(len(shapes)))
+            self._widths, self._ratio_widths, self._pair_widths = (
+                _HalfWidths.of_residuals(off, rows.layers, coverage=self.coverage)
+                for off in (seconds_off, ratios_off, pairs_off)
+            )
+            self._models = _Models(self.roofline, rows).fit(np.arange(len(shapes)))
+        return self
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned, as estimators of scikit-learn, arrays and numbers."""
+        assert self._models is not None, "fit first"
+        widths = (self._widths, self._ratio_widths, self._pair_widths)
+        learned = [(each.tokens, each.half_widths) for each in widths]
+        return {"widths": learned, "models": self._models.fitted}
+
+    def restore(
+        self, shapes: Sequence[LayerShape], latency_s: Sequence[float], *, fitted: Mapping[str, Any]
+    ) -> LatencyRegressor:
+        """Be as `fit` left it, from its `fitted` and the layers that it learned from."""
+        self._widths, self._ratio_widths, self._pair_widths = (
+            _HalfWidths(tokens=tokens, half_widths=half_widths)
+            for tokens, half_widths in fitted["widths"]
+        )
+        rows = _Rows(shapes, latency_s)
+        self._models = _Models(self.roofline, rows).restore(fitted["models"])
         return self
 
     @property
@@ -125,29 +148,47 @@ class _Rows:
 
 
 class _Models:
-    """Both, fitted on some rows."""
+    """Both models, of some of the rows."""
 
-    def __init__(self, roofline: Roofline, rows: _Rows, *, chosen: NDArray[np.intp]) -> None:
+    def __init__(self, roofline: Roofline, rows: _Rows) -> None:
+        self._roofline, self._rows = roofline, rows
+        self.ratios: RatioModel | None = None
+
+    def fit(self, chosen: NDArray[np.intp]) -> _Models:
+        """Learn from the rows `chosen`."""
+        rows = self._rows
         single = chosen[rows.single[chosen]]
-        known = KnownProducts(
-            roofline,
-            rows.dtype,
-            products=rows.layers.dense[single],
-            log_seconds=rows.log_seconds[single],
-        )
+        self._known = self._of(single).fit(rows.log_seconds[single])
         pairs = chosen[np.isfinite(rows.log_ratios[chosen])]
         enough = len(pairs) >= MIN_ROWS
-        self.ratios = (
-            RatioModel(known, rows.layers.of_rows(pairs), log_ratios=rows.log_ratios[pairs])
-            if enough
-            else None
-        )
+        if enough:
+            model = RatioModel(self._known)
+            self.ratios = model.fit(rows.layers.of_rows(pairs), rows.log_ratios[pairs])
         # Pairs tell of dense layers too where those are few, and of pairs where no ratios do.
         dense = chosen[~rows.layers.pairs[chosen]]
         learned = dense if enough and len(single) >= MANY_PRODUCTS else chosen
-        self.seconds = SecondsModel(
-            known, rows.layers.of_rows(learned), log_seconds=rows.log_seconds[learned]
+        self.seconds = SecondsModel(self._known).fit(
+            rows.layers.of_rows(learned), rows.log_seconds[learned]
         )
+        return self
+
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What `fit` learned of all rows."""
+        ratios = None if self.ratios is None else self.ratios.boosting
+        return {"known": self._known.fitted, "ratios": ratios, "seconds": self.seconds.boosting}
+
+    def restore(self, fitted: Mapping[str, Any]) -> _Models:
+        """Be as `fit` on all rows left it."""
+        self._known = self._of(np.flatnonzero(self._rows.single)).restore(fitted["known"])
+        self.seconds = SecondsModel(self._known, boosting=fitted["seconds"])
+        if fitted["ratios"] is not None:
+            self.ratios = RatioModel(self._known, boosting=fitted["ratios"])
+        return self
+
+    def _of(self, single: NDArray[np.intp]) -> KnownProducts:
+        rows = self._rows
+        return KnownProducts(self._roofline, rows.dtype, products=rows.layers.dense[single])
 
     def dense_log_seconds(self, layers: LayerArrays) -> Array:
         """log(seconds) of the dense layers of all; many pairs share one."""
@@ -161,29 +202,36 @@ class _Models:
         return everything if self.ratios is None else ~rows.layers.pairs[asked]
 
 
+@dataclass(frozen=True, kw_only=True)
 class _HalfWidths:
-    """Conformal half widths by M and alignment; of a wider class where one has too few."""
+    """Conformal half widths by M, (n,), and alignment, (n, 2)."""
 
-    def __init__(self, residuals: Array, layers: LayerArrays, *, coverage: float) -> None:
+    tokens: Array
+    half_widths: Array
+
+    @staticmethod
+    def of_residuals(residuals: Array, layers: LayerArrays, *, coverage: float) -> _HalfWidths:
+        """From |log| residuals, NaN where there is none; of a wider class where one has few."""
         known = np.isfinite(residuals)
-        tokens = layers.dense[:, 0]
-        self._tokens = np.unique(tokens[known])
-        self._widths = np.empty((len(self._tokens), 2))
+        all_tokens = layers.dense[:, 0]
+        tokens = np.unique(all_tokens[known])
+        widths = np.empty((len(tokens), 2))
         pooled = conformal_quantile(residuals[known], coverage)
         for aligned in (0, 1):
             alike = known & (layers.aligned == aligned)
             width = conformal_quantile(residuals[alike], coverage)
             width = width if math.isfinite(width) else pooled
-            for i, m in enumerate(self._tokens):
-                here = residuals[alike & (tokens == m)]
+            for i, m in enumerate(tokens):
+                here = residuals[alike & (all_tokens == m)]
                 enough = len(here) >= _MIN_RESIDUALS
-                self._widths[i, aligned] = conformal_quantile(here, coverage) if enough else width
+                widths[i, aligned] = conformal_quantile(here, coverage) if enough else width
+        return _HalfWidths(tokens=tokens, half_widths=widths)
 
     def of(self, layers: LayerArrays) -> Array:
         """(n,): those of the nearest M; infinite where nothing was left to learn them from."""
-        if not len(self._tokens):
+        if not len(self.tokens):
             return np.full(len(layers.dense), np.inf)
         asked, inverse = np.unique(layers.dense[:, 0], return_inverse=True)
-        far = np.abs(np.log(asked)[:, None] - np.log(self._tokens))
-        widths: Array = self._widths[far.argmin(axis=1)[inverse], layers.aligned.astype(int)]
+        far = np.abs(np.log(asked)[:, None] - np.log(self.tokens))
+        widths: Array = self.half_widths[far.argmin(axis=1)[inverse], layers.aligned.astype(int)]
         return widths

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autotune.core.errors import NotPricedError, option_name
+from autotune.core.forms import PIVOTED
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate, Source
 from autotune.devices.roofline import Roofline
@@ -35,15 +36,22 @@ class LatencyTable(LatencyPredictor):
         *,
         allow_extrapolation: bool = False,
         cliff: int = 1,
+        is_elsewhere: bool = False,
     ) -> None:
-        """`cliff`: ranks that are no multiple of it may be far slower (`spec.cliff(dtype)`)."""
+        """`cliff`: ranks that are no multiple of it may be far slower (`spec.cliff(dtype)`).
+
+        `is_elsewhere`: no point can be measured when it is missed. Pivoted pairs are learned too,
+        and what is learned is kept in the cache folder.
+        """
         measured = MeasuredLayers(measurements, roofline, cliff=cliff)
         self._sources: list[LatencySource] = [
             measured,
             InterpolatedLayers(measured, roofline, cliff=cliff),
             RecoveredPairs(measured, roofline),
-            LearnedLayers(measured, roofline),
+            LearnedLayers(measured, roofline, keeps_fits=is_elsewhere),
         ]
+        if is_elsewhere:
+            self._sources.append(RecoveredPairs(measured, roofline, structure=PIVOTED))
         if allow_extrapolation:
             self._sources.append(RooflineGuesses(roofline))
         self._prices: dict[LayerShape, Estimate | Guess] = {}

@@ -18,6 +18,7 @@ from autotune.predictor.learning.conformal import conformal_quantile
 Array = NDArray[np.float64]
 _NORMAL_90 = 1.645
 _MAX_ITERATIONS = 60
+_EQUAL = 1e-9
 
 
 class Process:
@@ -36,7 +37,7 @@ class Process:
 
         With a `kernel` (`shared_kernel`) no scale is fitted: too few points choose bad ones.
         """
-        self.center, self.spread = features.mean(0), features.std(0) + 1e-9
+        self.center, self.spread = features.mean(0), _spread(features)
         self.mean, self.scale = float(values.mean()), float(values.std()) + 1e-9
         if kernel is None:
             kernel, optimizer = _start(np.full(features.shape[1], 3.0)), "fmin_l_bfgs_b"
@@ -112,6 +113,13 @@ def shared_kernel(samples: Sequence[tuple[Array, Array]]) -> Kernel:
         )
     found: Kernel = start.clone_with_theta(best.x)
     return found
+
+
+def _spread(features: Array) -> Array:
+    """Standard deviations, (d,); 1 where all are equal, or any other value would be far away."""
+    spread: Array = features.std(0) + _EQUAL
+    spread[spread < 2 * _EQUAL] = 1.0
+    return spread
 
 
 def _start(scales: Array) -> Kernel:

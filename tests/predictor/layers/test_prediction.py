@@ -217,11 +217,13 @@ def test_half_widths_are_those_of_the_nearest_tokens_and_of_the_same_alignment()
     shapes = [shape(k=k, n=n, m=m) for m in (16, 512) for n in (64, 65) for k in range(64, 544, 8)]
     layers = LayerArrays.of(shapes)
     residuals = np.where(layers.dense[:, 0] == 16, 0.1, 0.3) * np.where(layers.aligned, 1, 2)
-    widths = _HalfWidths(residuals, layers, coverage=0.9)
+    widths = _HalfWidths.of_residuals(residuals, layers, coverage=0.9)
     asked = [shape(m=m, n=n) for m in (1, 64, 128, 4096) for n in (72, 73)]
     found = widths.of(LayerArrays.of(asked))
     assert found == pytest.approx([0.1, 0.2, 0.1, 0.2, 0.3, 0.6, 0.3, 0.6])
-    few = _HalfWidths(residuals[::40], layers.of_rows(slice(None, None, 40)), coverage=0.9)
+    few = _HalfWidths.of_residuals(
+        residuals[::40], layers.of_rows(slice(None, None, 40)), coverage=0.9
+    )
     assert np.isinf(few.of(layers)).all()
 
 
