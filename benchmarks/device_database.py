@@ -3,7 +3,8 @@
     python benchmarks/device_database.py --device h200 --dtype bf16 --database FILE [--seconds 500]
 
 Rows M from 1 to 8192; ranks on the aligned grid, and unaligned ones beside a few of them, whose
-cliffs a predictor must know. It continues where it was stopped.
+cliffs a predictor must know. `--structure pivoted` measures pivoted pairs of the same layers in
+their place, on fewer M and ranks. It continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import time
 from pathlib import Path
 
-from autotune.core.forms import low_rank
+from autotune.core.forms import PIVOTED, PLAIN, low_rank
 from autotune.core.layers import LayerShape
 from autotune.devices.alignment import aligned_ranks, coarse_grid
 from autotune.devices.detect import PresentDevice, require_device
@@ -104,7 +105,7 @@ WIDTHS = (
 UNALIGNED = (65, 100, 127, 188, 257, 380, 511, 516, 769, 1001, 1020, 1025, 1532, 1999, 2052)
 CLIFFS = (-23, -4, -1, 1, 4, 9)
 CLIFF_TOKENS = (1, 16, 128, 512, 2048, 8192)
-POINTS = 10
+POINTS, PIVOTED_POINTS = 10, 6
 
 
 def main() -> None:
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="h200")
     parser.add_argument("--backend", default="torch-cudagraph")
     parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--structure", choices=(PLAIN, PIVOTED), default=PLAIN)
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1e9, help="Stop after about so long.")
     parser.add_argument("--point-seconds", type=float, default=0.15)
@@ -131,8 +133,11 @@ def main() -> None:
         energy_seconds=options.energy_seconds,
     )
     started = time.monotonic()
+    wanted = shapes(device, options.dtype)
+    if options.structure == PIVOTED:
+        wanted = pivoted(options.dtype)
     with LatencyDatabase(options.database) as database:
-        points = missing_points(database, fingerprint, wanted=shapes(device, options.dtype))
+        points = missing_points(database, fingerprint, wanted=wanted)
         groups = sorted({point.dense for point in points}, key=str)
         random.Random(0).shuffle(groups)
         groups = groups[: round(len(groups) * options.part)]
@@ -188,9 +193,30 @@ def singles(tokens: int, dtype: str) -> list[LayerShape]:
     return [LayerShape(tokens=tokens, in_features=k, out_features=n, dtype=dtype) for k, n in grid]
 
 
-def with_ranks(dense: LayerShape, ranks: list[int]) -> list[LayerShape]:
+def pivoted(dtype: str) -> list[LayerShape]:
+    """The layers and joint layers in pivoted pairs: every rank below the narrow side saves."""
+    wide = [(k, (n,)) for k, n in LAYERS] + list(JOINT)
+    found = []
+    for tokens in CLIFF_TOKENS:
+        for k, parts in wide:
+            dense = LayerShape(
+                tokens=tokens,
+                in_features=k,
+                out_features=sum(parts),
+                parts=parts if len(parts) > 1 else (),
+                dtype=dtype,
+            )
+            narrow = min(k, sum(parts))
+            grid = [
+                round(narrow * i / (PIVOTED_POINTS + 1) / 64) for i in range(1, 1 + PIVOTED_POINTS)
+            ]
+            found += with_ranks(dense, [64 * max(1, step) for step in grid], structure=PIVOTED)
+    return found
+
+
+def with_ranks(dense: LayerShape, ranks: list[int], *, structure: str = PLAIN) -> list[LayerShape]:
     """The pairs of one layer."""
-    return [dense.with_form(low_rank(rank)) for rank in sorted(set(ranks))]
+    return [dense.with_form(low_rank(rank, structure)) for rank in sorted(set(ranks))]
 
 
 if __name__ == "__main__":

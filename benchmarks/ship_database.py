@@ -84,7 +84,7 @@ def order(row: Row) -> tuple[Any, ...]:
     """Rows as a database sorts them."""
     shape = row.shape
     sizes = (shape.tokens, shape.in_features, shape.out_features, shape.rank)
-    return (kind_of(shape), shape.dtype, *sizes)
+    return (kind_of(shape), shape.dtype, *sizes, str(shape.form))
 
 
 def facts() -> FileFacts:

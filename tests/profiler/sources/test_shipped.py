@@ -96,6 +96,14 @@ def test_some_points_have_the_energy_that_another_day_counted():
     assert 0.8 < shares[len(shares) // 2] < 1
 
 
+def test_pivoted_pairs_are_among_them():
+    rows = shipped_tables("h200-sxm", "bf16")[0][1]
+    pivoted = [row for row in rows if row.shape.form.structure == "pivoted"]
+    assert len(pivoted) == 1386
+    dense = {row.shape for row in rows}
+    assert all(row.shape.dense in dense for row in pivoted)
+
+
 def test_they_are_listed_with_their_facts(cli):
     done = cli("db", "list", "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -103,10 +111,10 @@ def test_they_are_listed_with_their_facts(cli):
     assert (one["file"], one["device"]) == ("h200-sxm.parquet", "h200-sxm")
     assert (one["license"], one["schema"]) == ("Apache-2.0", SCHEMA)
     counts = {(each["backend"], each["dtype"]): each["points"] for each in one["fingerprints"]}
-    assert counts["torch-cudagraph", "bf16"] == 12151
+    assert counts["torch-cudagraph", "bf16"] == 13537
     text = cli("db", "list").stdout
     assert one["sha256"] in text
-    assert "NVIDIA H200, torch-cudagraph bf16: 12151 points" in text
+    assert "NVIDIA H200, torch-cudagraph bf16: 13537 points" in text
 
 
 def test_they_are_small_and_of_known_devices():
