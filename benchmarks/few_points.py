@@ -88,9 +88,9 @@ def layers() -> list[Measurement]:
 
 
 def is_known(shape: LayerShape) -> bool:
-    """A single layer of sizes that are multiples of 32."""
+    """A single layer, dense or a plain pair, of sizes that are multiples of 32."""
     sizes = (shape.in_features, shape.out_features, shape.rank)
-    return not shape.parts and not any(size % 32 for size in sizes)
+    return not shape.parts and not shape.form.suffix and not any(size % 32 for size in sizes)
 
 
 def scored(

@@ -82,7 +82,8 @@ def _many() -> list[LayerShape]:
 def _predictions(shapes: list[LayerShape]) -> float:
     """Seconds of one regressor's guesses, whatever M."""
     _, rows = shipped_tables("h200-sxm", "bf16")[0]
-    near = [row for row in rows if 256 <= row.shape.tokens <= 1024]
+    plain = [row for row in rows if not row.shape.form.suffix]
+    near = [row for row in plain if 256 <= row.shape.tokens <= 1024]
     regressor = LatencyRegressor(Roofline.of(find_device("h200"), 1))
     regressor.fit([row.shape for row in near], [row.latency_s for row in near])
     start = time.perf_counter()

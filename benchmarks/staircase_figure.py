@@ -28,7 +28,8 @@ def main() -> None:
 def points() -> list[tuple[int, float]]:
     """Measured ranks of the layer, and their ratios to dense."""
     (_, rows), *_ = shipped_tables("h200-sxm", LAYER.dtype)
-    pairs = [row for row in rows if row.shape.dense == LAYER and row.shape.rank >= LEAST_RANK]
+    plain = [row for row in rows if not row.shape.form.suffix]
+    pairs = [row for row in plain if row.shape.dense == LAYER and row.shape.rank >= LEAST_RANK]
     return sorted((row.shape.rank, row.ratio) for row in pairs)
 
 
