@@ -29,7 +29,9 @@ from autotune.testing.shapes import is_dense, rank_of
 
 _NEAREST = 6
 Array = NDArray[np.float64]
-_Group = tuple[bool, bool, float]
+# Structures and precisions of pairs are apart from each other.
+_Group = tuple[bool, bool, str, float]
+_Staircase = tuple[LayerShape, str, float]
 
 
 class RecordedHardware(Hardware):
@@ -105,7 +107,7 @@ class RecordedHardware(Hardware):
     def _along_rank(self, shape: LayerShape) -> float | None:
         """Linear over log rank between two recorded ranks of the same layer and alignment."""
         rank = rank_of(shape)
-        entries = self._by_layer.get((shape.dense, self._side(shape)), [])
+        entries = self._by_layer.get(self._staircase(shape), [])
         ranks = [each for each, _ in entries]
         at = bisect.bisect(ranks, rank)
         if not rank or at in (0, len(ranks)):
@@ -131,8 +133,11 @@ class RecordedHardware(Hardware):
         multiple = self.settings.cliff_multiple
         return math.gcd(rank_of(shape), multiple) if rank_of(shape) else multiple
 
+    def _staircase(self, shape: LayerShape) -> _Staircase:
+        return shape.dense, shape.form.suffix, self._side(shape)
+
     def _group(self, shape: LayerShape) -> _Group:
-        return is_dense(shape), bool(shape.parts), self._side(shape)
+        return is_dense(shape), bool(shape.parts), shape.form.suffix, self._side(shape)
 
     @functools.cached_property
     def _deviations(self) -> dict[LayerShape, float]:
@@ -143,11 +148,11 @@ class RecordedHardware(Hardware):
         return float(np.median(list(self._deviations.values())))
 
     @functools.cached_property
-    def _by_layer(self) -> dict[tuple[LayerShape, float], list[tuple[int, float]]]:
-        found: dict[tuple[LayerShape, float], list[tuple[int, float]]] = defaultdict(list)
+    def _by_layer(self) -> dict[_Staircase, list[tuple[int, float]]]:
+        found: dict[_Staircase, list[tuple[int, float]]] = defaultdict(list)
         for shape, deviation in self._deviations.items():
             if not is_dense(shape):
-                found[shape.dense, self._side(shape)].append((rank_of(shape), deviation))
+                found[self._staircase(shape)].append((rank_of(shape), deviation))
         return {key: sorted(entries) for key, entries in found.items()}
 
     @functools.cached_property
