@@ -20,9 +20,9 @@ import torch
 from network_gpu import BATCHES, llama, sites_of
 from torch import nn
 
-from autotune.compress.operations import fuse, trace_operations
+from autotune.compress.operations import trace_operations
 from autotune.core.forms import DENSE
-from autotune.core.operation import Operation
+from autotune.core.operation import Operation, fuse
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.device_table import DeviceTable, device_table
 from autotune.predictor.network.rest import rest_latency

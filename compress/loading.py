@@ -89,7 +89,7 @@ def check_weights(folder: Path) -> str:
 
 def _extra_files(folder: Path) -> list[Path]:
     """Weights in files of their own, which a few classes of transformers load beside the others."""
-    names = getattr(type(_config(folder)), "extra_files", ())
+    names = getattr(type(read_config(folder)), "extra_files", ())
     return [folder / name for name in names if (folder / name).is_file()]
 
 
@@ -99,12 +99,12 @@ def load_model(name: str | None, dtype: torch.dtype = torch.float32) -> LoadedMo
     Raises:
         ModelError: missing, unreadable or non-finite model.
     """
-    _quiet_transformers()
+    quiet_transformers()
     folder = model_folder(name)
     if check_documents(folder).get("quantization_config"):
         raise ModelError(f"{folder} is quantized or already factorized; tune the dense original")
     sha = check_weights(folder)
-    config = _config(folder)
+    config = read_config(folder)
     label = EMBEDDED_MODEL if name is None else str(name)
     return _loaded(label, folder, config=config, dtype=dtype, sha=sha)
 
@@ -117,14 +117,14 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> LoadedMod
     Raises:
         ModelError: missing, unreadable or non-finite.
     """
-    _quiet_transformers()
+    quiet_transformers()
     found = checkpoint_folder(folder)
     check_documents(found)
     sha = check_weights(found)
-    return _loaded(str(folder), found, config=_config(found), dtype=dtype, sha=sha)
+    return _loaded(str(folder), found, config=read_config(found), dtype=dtype, sha=sha)
 
 
-def _quiet_transformers() -> None:
+def quiet_transformers() -> None:
     """No progress bars nor warnings of transformers: what matters of a model is checked here."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -136,7 +136,7 @@ def checkpoint_dtype(folder: Path) -> str:
     Raises:
         ModelError: no checkpoint there.
     """
-    return str(_config(checkpoint_folder(folder)).dtype or torch.float32).removeprefix("torch.")
+    return str(read_config(checkpoint_folder(folder)).dtype or torch.float32).removeprefix("torch.")
 
 
 def _loaded(
@@ -156,7 +156,12 @@ def _loaded(
     )
 
 
-def _config(folder: Path) -> PretrainedConfig:
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration of a model folder, as transformers reads it.
+
+    Raises:
+        ModelError: it needs code of its own, or is no configuration.
+    """
     found = read_object(folder / CONFIG)
     if found.get("auto_map") and found.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise ModelError(
@@ -177,7 +182,7 @@ def auto_class(task: str, folder: Path) -> type[AutoModel]:
     """
     import transformers
 
-    name, architectures = task_class(task).auto_class, _config(folder).architectures or []
+    name, architectures = task_class(task).auto_class, read_config(folder).architectures or []
     alone = any(architecture.endswith("EncoderModel") for architecture in architectures)
     found: type[AutoModel] = getattr(
         transformers, "AutoModelForTextEncoding" if alone and name == "AutoModel" else name
@@ -196,7 +201,7 @@ def load_class(task: str, folder: Path, *, dtype: torch.dtype | None) -> nn.Modu
     with reading(f"transformers cannot load {folder}"):
         model, report = kind.from_pretrained(
             folder,
-            config=_config(folder),
+            config=read_config(folder),
             dtype=dtype or "auto",
             attn_implementation=None,  # transformers' own choice, not that of the file
             use_safetensors=True,

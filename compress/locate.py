@@ -104,6 +104,38 @@ def checkpoint_folder(folder: Path) -> Path:
     return model_folder(str(inner if (inner / "config.json").is_file() else folder))
 
 
+def configuration_folder(name: str) -> Path:
+    """The folder with the model's `config.json`, which is all that has to be there.
+
+    `name` is a folder of a model or of the run that made it, the file itself, or a hub id.
+
+    Raises:
+        ModelError: no such file or folder, or the hub cannot give it.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.name != "config.json":
+            raise ModelError(f"{name!r} is no folder, and no file of the name config.json")
+        return path.parent
+    if path.suffix == ".json":
+        raise ModelError(f"{name!r} does not exist; give a folder, its config.json, or a hub id")
+    if is_local(name):
+        return checkpoint_folder(path) if path.is_dir() else model_folder(name)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except Exception as error:
+        raise _not_given(name, error) from error
+
+
+def _not_given(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"model {name!r} is no folder here and the hub did not give it ({type(error).__name__}); "
+        "give a folder or a hub id that can be reached"
+    )
+
+
 def _download(name: str) -> Path:
     """The snapshot of a hub model: what `companions` names, and the weights that will be loaded.
 
@@ -129,10 +161,7 @@ def _download(name: str) -> Path:
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"model {name!r} is no folder here and the hub did not give it "
-            f"({type(error).__name__}); give a folder or a hub id that can be reached"
-        ) from error
+        raise _not_given(name, error) from error
 
 
 def weight_files(folder: Path) -> list[Path]:

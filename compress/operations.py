@@ -6,16 +6,18 @@ traced in a moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from autotune.compress.sites import Received, rows_of
 from autotune.core.errors import foreign_code
 from autotune.core.layers import Site
 from autotune.core.operation import Operation
@@ -39,6 +41,14 @@ _MOST_SHARING = 64
 Call = Callable[[nn.Module, Mapping[str, Tensor]], Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TracedPass:
+    """The operations of a pass in their order, and what each site was called with, by name."""
+
+    operations: tuple[Operation, ...]
+    calls: Mapping[str, Sequence[Received]]
+
+
 def trace_operations(
     model: nn.Module,
     sites: Sequence[Site],
@@ -48,26 +58,41 @@ def trace_operations(
     causal: bool = False,
     call: Call | None = None,
 ) -> tuple[Operation, ...]:
-    """The operations of one pass on `inputs` in `dtype`, each of `sites` as one "layer".
+    """The operations that `trace_pass` finds."""
+    found = trace_pass(model, sites, inputs=inputs, dtype=dtype, causal=causal, call=call)
+    return found.operations
+
+
+def trace_pass(
+    model: nn.Module,
+    sites: Sequence[Site],
+    *,
+    inputs: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    causal: bool = False,
+    call: Call | None = None,
+) -> TracedPass:
+    """One pass on `inputs` in `dtype`, each of `sites` as one operation of the kind "layer".
 
     `causal`: attention of more than one query looks back only. `call(model, inputs)` runs the pass;
-    None calls the model on the named inputs.
+    None calls the model on the named inputs. The weights of the model may be fake tensors already;
+    the inputs are then of the same mode.
 
     Raises:
         ModelError: what the pass computes depends on the values of its inputs.
     """
-    recorder = _Recorder(causal)
+    recorder = _Recorder(causal, names=[site.name for site in sites])
     handles = []
     for site in sites:
         layer = model.get_submodule(site.name)
-        handles.append(layer.register_forward_pre_hook(recorder.enter))
+        handles.append(layer.register_forward_pre_hook(recorder.entering(site.name)))
         handles.append(layer.register_forward_hook(recorder.leave))
     message = (
         "the operations of the model's pass depend on its data, so they cannot be predicted: "
         "<why>; tune on the device itself"
     )
     try:
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode = _mode_of(model)
         feeds = {name: _fake(mode, tensor, dtype=dtype) for name, tensor in inputs.items()}
         weights = {
             f"model.{name}": _fake(mode, tensor, dtype=dtype)
@@ -78,7 +103,15 @@ def trace_operations(
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(recorder.found)
+    return TracedPass(operations=tuple(recorder.found), calls=recorder.calls)
+
+
+def _mode_of(model: nn.Module) -> FakeTensorMode:
+    """That of the model's weights where they are fake, else a new one."""
+    for parameter in model.parameters():
+        if isinstance(parameter, FakeTensor):
+            return parameter.fake_mode
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 class _Pass(nn.Module):
@@ -93,7 +126,7 @@ class _Pass(nn.Module):
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor, *, dtype: torch.dtype) -> Tensor:
-    fake: Tensor = mode.from_tensor(tensor)
+    fake: Tensor = tensor if isinstance(tensor, FakeTensor) else mode.from_tensor(tensor)
     with mode:
         return fake.to(dtype) if tensor.is_floating_point() else fake
 
@@ -101,16 +134,25 @@ def _fake(mode: FakeTensorMode, tensor: Tensor, *, dtype: torch.dtype) -> Tensor
 class _Recorder(TorchDispatchMode):
     """Notes every operation; what happens inside a site is one."""
 
-    def __init__(self, causal: bool) -> None:
+    def __init__(self, causal: bool, *, names: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Operation] = []
+        self.calls: dict[str, list[Received]] = {name: [] for name in names}
         self._causal = causal
         self._inside = 0
         # Held, so that no address is used twice; fake tensors take no memory.
         self._storages: dict[int, tuple[int, Any]] = {}
 
-    def enter(self, *_: Any) -> None:
-        self._inside += 1
+    def entering(self, name: str) -> Callable[[nn.Module, Any], None]:
+        """A hook that notes what the site is called with."""
+
+        def enter(_module: nn.Module, args: Any) -> None:
+            tensor = args[0]
+            place = (self._number(tensor), tensor.storage_offset(), tensor.shape, tensor._version)
+            self.calls[name].append(Received(rows=rows_of(tensor), identity=place))
+            self._inside += 1
+
+        return enter
 
     def leave(self, _module: nn.Module, args: Any, output: Any) -> None:
         self._inside -= 1
@@ -191,45 +233,3 @@ def _bytes(tensor: Tensor) -> int:
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         count *= size if stride else 1
     return int(count)
-
-
-def fuse(operations: Sequence[Operation]) -> tuple[Operation, ...]:
-    """The same pass with neighbouring "memory" operations as one kernel each.
-
-    A compiler or a serving stack does so: such a kernel reads what the run did not make itself, and
-    writes what is read after it.
-    """
-    last_read = {
-        number: i for i, operation in enumerate(operations) for number, _ in operation.reads
-    }
-    found: list[Operation] = []
-    run: list[Operation] = []
-
-    def close(end: int) -> None:
-        if not run:
-            return
-        made: dict[int, int] = {}
-        reads: dict[int, int] = {}
-        for operation in run:
-            for number, size in operation.reads:
-                if number not in made:
-                    reads[number] = max(reads.get(number, 0), size)
-            made |= _largest(made, operation.writes)
-        writes = {n: c for n, c in made.items() if last_read.get(n, end) >= end}
-        found.append(
-            Operation(kind="memory", reads=tuple(reads.items()), writes=tuple(writes.items()))
-        )
-        run.clear()
-
-    for i, operation in enumerate(operations):
-        if operation.kind == "memory":
-            run.append(operation)
-        else:
-            close(i)
-            found.append(operation)
-    close(len(operations))
-    return tuple(found)
-
-
-def _largest(known: Mapping[int, int], more: Iterable[tuple[int, int]]) -> dict[int, int]:
-    return {number: max(known.get(number, 0), size) for number, size in more}

@@ -126,6 +126,14 @@ def find_sites(
     return Sites(sites=tuple(sites), left_out=left_out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """One call of a site: the rows of its input, and what no other tensor shares with it."""
+
+    rows: int
+    identity: tuple[Any, ...]
+
+
 @torch.no_grad()
 def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]) -> Sites:
     """Run the workload's shape once and note the rows M of every site, and which share an input.
@@ -136,13 +144,15 @@ def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]
     Raises:
         ModelError: the model computes NaN or infinity.
     """
-    calls: dict[str, list[int]] = {site.name: [] for site in sites.sites}
-    received: dict[str, tuple[Tensor, int]] = {}  # held, so that no address is used twice
+    calls: dict[str, list[Received]] = {site.name: [] for site in sites.sites}
+    held: list[Tensor] = []  # so that no address is used twice
 
     def noter(name: str) -> object:
         def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls[name].append(args[0].numel() // args[0].shape[-1])
-            received[name] = (args[0], args[0]._version)
+            tensor = args[0]
+            held.append(tensor)
+            identity = (tensor.data_ptr(), tensor.shape, tensor._version)
+            calls[name].append(Received(rows=rows_of(tensor), identity=identity))
 
         return note
 
@@ -156,19 +166,28 @@ def count_tokens(model: nn.Module, sites: Sites, *, inputs: Mapping[str, Tensor]
         for handle in handles:
             handle.remove()
     _check_finite(outputs)
+    return with_tokens(sites, calls)
+
+
+def rows_of(tensor: Tensor) -> int:
+    """Rows M of a linear layer's input, (…, features)."""
+    return tensor.numel() // tensor.shape[-1]
+
+
+def with_tokens(sites: Sites, calls: Mapping[str, Sequence[Received]]) -> Sites:
+    """The sites that one pass called once, with their tokens, and those joint by a shared input."""
     left_out = dict(sites.left_out)
     kept = []
-    for site in sites.sites:
-        rows = calls[site.name]
-        if len(rows) == 1:
-            kept.append(replace(site, tokens=rows[0]))
-        else:
-            left_out[site.name] = "does not run" if not rows else f"runs {len(rows)} times a pass"
     sharing: dict[tuple[object, ...], list[Site]] = {}
-    for site in kept:
-        tensor, version = received[site.name]
-        key = (site.name.rpartition(".")[0], tensor.data_ptr(), tensor.shape, version)
-        sharing.setdefault(key, []).append(site)
+    for site in sites.sites:
+        called = calls[site.name]
+        if len(called) != 1:
+            left_out[site.name] = f"runs {len(called)} times a pass" if called else "does not run"
+            continue
+        counted = replace(site, tokens=called[0].rows)
+        kept.append(counted)
+        key = (site.name.rpartition(".")[0], *called[0].identity)
+        sharing.setdefault(key, []).append(counted)
     joint = tuple(_together(members) for members in sharing.values() if len(members) > 1)
     return Sites(sites=tuple(kept), left_out=left_out, joint=joint)
 

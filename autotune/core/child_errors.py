@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from autotune.core import errors
 from autotune.core.errors import AutotuneError
 
 
@@ -57,3 +60,16 @@ class ChildDiedError(ChildError):
     def __init__(self, death: Death) -> None:
         super().__init__(f"the process {death}")
         self.death = death
+
+
+def error_json(error: AutotuneError) -> dict[str, str]:
+    """An error as JSON for the parent: the class of the tree that it knows, and the message."""
+    kinds = (each.__name__ for each in type(error).__mro__)
+    kind = next(name for name in kinds if hasattr(errors, name))
+    return {"kind": kind, "message": error.template}
+
+
+def error_of(values: Mapping[str, Any]) -> AutotuneError:
+    """The error in a JSON object that `error_json` made."""
+    found: AutotuneError = getattr(errors, values["kind"])(values["message"])
+    return found

@@ -64,6 +64,11 @@ def fits_cache() -> Path:
     return _cache_folder() / "fits"
 
 
+def outlines_cache() -> Path:
+    """Where outlines of models are kept that were found here."""
+    return _cache_folder() / "outlines"
+
+
 def _cache_folder() -> Path:
     """`$AUTOTUNE_CACHE`, else the user's cache folder; what is there can be made again."""
     given = os.environ.get("AUTOTUNE_CACHE")

@@ -12,12 +12,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from autotune.core.child_errors import ChildError, ChildTimeoutError
+from autotune.core.child_errors import ChildError, ChildTimeoutError, error_of
 from autotune.core.childprocess import ChildProcess, kill_group
 from autotune.core.errors import UsageError
 from autotune.core.types import Address
 from autotune.service.errors import BusyError
-from autotune.service.prediction_records import Prediction, Question, error_of
+from autotune.service.prediction_records import Prediction, Question
 from autotune.service.shares import Shares
 
 COMMAND = (sys.executable, "-m", "autotune.service.prediction_worker")

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core import errors
-from autotune.core.errors import AutotuneError
 from autotune.core.forms import parse_form
 from autotune.core.layers import LayerShape
 from autotune.core.types import Estimate
@@ -58,16 +56,3 @@ class Prediction:
         """The prediction in a JSON object that `to_json` made."""
         estimates = tuple(Estimate(**one) for one in values["estimates"])
         return Prediction(**{**values, "sources": tuple(values["sources"]), "estimates": estimates})
-
-
-def error_json(error: AutotuneError) -> dict[str, str]:
-    """An error as JSON: the class of the tree that its reader knows, and the message."""
-    kinds = (each.__name__ for each in type(error).__mro__)
-    kind = next(name for name in kinds if hasattr(errors, name))
-    return {"kind": kind, "message": error.template}
-
-
-def error_of(values: Mapping[str, Any]) -> AutotuneError:
-    """The error in a JSON object that `error_json` made."""
-    found: AutotuneError = getattr(errors, values["kind"])(values["message"])
-    return found

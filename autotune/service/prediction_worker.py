@@ -15,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from autotune.core.child_errors import error_json
 from autotune.core.errors import AutotuneError, MeasurementError
 from autotune.service.latencies import Latencies
-from autotune.service.prediction_records import Question, error_json
+from autotune.service.prediction_records import Question
 from autotune.service.predictions import Predictions
 
 DATA_BYTES = 1 << 30

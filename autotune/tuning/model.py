@@ -13,7 +13,7 @@ from autotune.compress.decode import cached, decode_inputs
 from autotune.compress.loading import LoadedModel, load_model
 from autotune.compress.positions import max_positions, stated_positions
 from autotune.compress.sites import Sites, count_tokens, find_sites, kv_cache_bytes
-from autotune.compress.tasks import Task, make_task
+from autotune.compress.tasks import Task, make_task, task_class
 from autotune.core.errors import ModelError, UsageError, foreign_code, option_name
 from autotune.core.forms import DENSE, NATIVE, PLAIN, Form
 from autotune.core.layers import LayerShape, Site
@@ -127,7 +127,7 @@ def trace_model(
             that matches nothing or is not a regular expression.
     """
     check_workload(workload, loaded)
-    _require_positions(workload, max_positions(loaded.model))
+    check_positions(workload, max_positions(loaded.model))
     task = make_task(loaded.task, loaded.folder)
     workload = task.fitted(loaded.model, workload)
     sites = find_sites(loaded.model, tuple(targets), ignore=tuple(ignore))
@@ -196,15 +196,31 @@ def check_workload(workload: Workload, loaded: LoadedModel) -> None:
     Raises:
         UsageError: it has no decode phase, or too few positions.
     """
-    if workload.phase != "prefill" and not loaded.kind.has_decode:
-        raise UsageError(
-            f"{option_name('workload.phase')} {workload.phase} asks for decode steps, which a "
-            f"model of the task {loaded.task} does not have; use phase prefill and no output length"
-        )
-    _require_positions(workload, stated_positions(loaded.config))
+    check_phases(workload, task=loaded.task, config=loaded.config)
 
 
-def _require_positions(workload: Workload, limit: int | None) -> None:
+def check_phases(workload: Workload, *, task: str, config: Any) -> None:
+    """Check that a model of a task can run the workload, by its configuration.
+
+    Raises:
+        UsageError: it has no decode phase, or too few positions.
+    """
+    if workload.phase != "prefill" and not task_class(task).has_decode:
+        lacks = f"asks for decode steps, which a model of the task {task} does not have"
+        if workload.output_length:
+            osl = f"{option_name('workload.output_length')} {workload.output_length}"
+            raise UsageError(f"{osl} {lacks}; leave it out")
+        phase = f"{option_name('workload.phase')} {workload.phase}"
+        raise UsageError(f"{phase} {lacks}; use phase prefill")
+    check_positions(workload, stated_positions(config))
+
+
+def check_positions(workload: Workload, limit: int | None) -> None:
+    """Check that the workload fits into the model's positions.
+
+    Raises:
+        UsageError: it has too few of them.
+    """
     # A decode step adds a token whatever the length of the output.
     steps = workload.output_length or int(workload.phase == "decode")
     length = workload.sequence_length + steps

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from autotune.compress.decode import decode_inputs, decode_step
-from autotune.compress.operations import fuse, trace_operations
+from autotune.compress.operations import trace_operations
 from autotune.compress.sites import find_sites
 from autotune.core.layers import Site
-from autotune.core.operation import Operation
+from autotune.core.operation import Operation, fuse
 from autotune.core.types import Workload
 from tests.conftest import TINY, tiny_model, tiny_task
 

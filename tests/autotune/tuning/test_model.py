@@ -27,8 +27,14 @@ EMBEDDING = SimpleNamespace(task="embedding", kind=TASKS["embedding"], config=Si
         (
             EMBEDDING,
             Workload(output_length=4),
-            "workload.phase request asks for decode steps, which a model of the task embedding",
-            "--phase request asks for decode steps",
+            "workload.output_length 4 asks for decode steps, which a model of the task embedding",
+            "--osl 4 asks for decode steps",
+        ),
+        (
+            EMBEDDING,
+            Workload(phase="decode"),
+            "workload.phase decode asks for decode steps, which a model of the task embedding",
+            "--phase decode asks for decode steps",
         ),
         (
             CODE,
