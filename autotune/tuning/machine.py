@@ -28,6 +28,7 @@ from autotune.search.evaluator import EvaluatorSetup
 from autotune.search.judges import JudgePool
 
 if TYPE_CHECKING:
+    from autotune.predictor.network.added_up import NetworkPrices
     from autotune.tuning.builders import Builder
     from autotune.tuning.model import TracedModel
     from autotune.tuning.workspace import Workspace
@@ -173,6 +174,14 @@ class Machine(ABC):
         """What is known of layers without measuring anything, and its sources.
 
         With `allow_extrapolation`, shapes far from everything measured are answered as well.
+        """
+
+    @abstractmethod
+    def network_prices(self, *, allow_extrapolation: bool) -> tuple[NetworkPrices, list[str]]:
+        """What prices every operation of a network without measuring anything, and its sources.
+
+        Raises:
+            UsageError: nothing is known in this dtype.
         """
 
     @abstractmethod

@@ -22,6 +22,7 @@ from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.edges import WithinEdges, edges_of
 from autotune.predictor.layers.table import LatencyTable
+from autotune.predictor.network.added_up import NetworkPrices
 from autotune.predictor.network.model import NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.database.latency import LatencyDatabase
@@ -191,6 +192,17 @@ class MeasuringMachine(Machine):
         roofline = Roofline.of(self.spec, self.threads)
         within = WithinEdges(table, edges_of(rows, roofline, dtype=self.dtype), roofline=roofline)
         return within, [f"measurements of {self.fingerprint.id} in {self.database_address}"]
+
+    def network_prices(self, *, allow_extrapolation: bool) -> tuple[NetworkPrices, list[str]]:
+        """Layers as the database has them, and the rest by what these show of the machine."""
+        layers, sources = self.known_layers(allow_extrapolation=allow_extrapolation)
+        rows = self._known()
+        # A head or a pooler is no layer that was measured: its sheet says what it may take.
+        products = self.known_layers(allow_extrapolation=True)[0] if rows else layers
+        prices = NetworkPrices.of_points(
+            layers, rows, spec=self.spec, fingerprint=self.fingerprint, products=products
+        )
+        return prices, sources
 
     def _known(self) -> list[Measurement]:
         """What the database holds of this machine; to ask makes none."""

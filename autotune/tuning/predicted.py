@@ -6,21 +6,21 @@ Layers are priced by the device's table, the rest of the network by a trace of t
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import MeasurementError, UsageError, option_name
-from autotune.core.forms import DENSE, Form
+from autotune.core.forms import Form
 from autotune.core.layers import LayerShape
+from autotune.core.outline import Pass
 from autotune.core.progress import Advance
 from autotune.core.types import Address, Fingerprint
 from autotune.devices.alignment import saving_ranks
 from autotune.devices.specs import DeviceSpec
 from autotune.predictor.base import LatencyPredictor
+from autotune.predictor.network.added_up import NetworkPrices, added_up
 from autotune.predictor.network.model import NetworkAnchor, NetworkModel, PhaseModel
 from autotune.profiler.backends.base import Backend
 from autotune.profiler.measure.timing import PairedTiming
@@ -28,7 +28,6 @@ from autotune.tuning.machine import Machine
 
 if TYPE_CHECKING:
     from autotune.predictor.layers.device_table import DeviceTable
-    from autotune.predictor.network.rest import RestLatency
     from autotune.tuning.builders import Builder
     from autotune.tuning.model import TracedModel
     from autotune.tuning.workspace import Workspace
@@ -112,6 +111,11 @@ class PredictedMachine(Machine):
         del allow_extrapolation
         return self.table.predictor, list(self.table.sources)
 
+    def network_prices(self, *, allow_extrapolation: bool) -> tuple[NetworkPrices, list[str]]:
+        """Those of the device's table."""
+        del allow_extrapolation
+        return self.table.prices(self.dtype), self.sources()
+
     def measure_layers(
         self, shapes: Collection[LayerShape], workspace: Workspace, *, stage: str
     ) -> LatencyPredictor:
@@ -184,37 +188,10 @@ class PredictedMachine(Machine):
         ]
 
     def _anchor(self, model: TracedModel, phase: str) -> NetworkAnchor:
-        """Σ dense layers + rest, and the share of it that each dense shape takes."""
-        sites = model.choices_in(phase)
-        by_name = {site.name: site for site in sites}
-        layer_s: dict[LayerShape, float] = {}
-        spread: dict[LayerShape, float] = defaultdict(float)
-        total = 0.0
-        for site in sites:
-            shape = site.shape(DENSE, self.dtype)
-            members = [by_name[name].shape(DENSE, self.dtype) for name in site.layers]
-            found = [self.table.predictor.estimate(member) for member in members]
-            layer_s[shape] = sum(estimate.latency_s for estimate in found)
-            if not site.members:
-                total += found[0].latency_s
-                spread[shape] += (found[0].high_s - found[0].low_s) / 2
-        rest = self._rest(model, phase)
-        rest_error = rest.latency_s * math.expm1(rest.half_width)
-        latency_s = total + rest.latency_s
-        error = math.sqrt(sum(half**2 for half in (*spread.values(), rest_error)))
-        return NetworkAnchor(
-            latency_s=latency_s,
-            layer_shares={shape: seconds / latency_s for shape, seconds in layer_s.items()},
-            relative_error=error / latency_s,
-        )
-
-    def _rest(self, model: TracedModel, phase: str) -> RestLatency:
         from autotune.compress.decode import decode_step
-        from autotune.compress.operations import fuse, trace_operations
-        from autotune.predictor.network.rest import rest_latency
+        from autotune.compress.operations import trace_operations
         from autotune.profiler.backends.torch_layers import TORCH_DTYPES
 
-        table = self.table
         operations = trace_operations(
             model.loaded.model,
             [site for site in model.choices_in(phase) if not site.members],
@@ -223,11 +200,5 @@ class PredictedMachine(Machine):
             causal=model.task.has_decode,
             call=decode_step if phase == "decode" else None,
         )
-        kernels = fuse(operations) if table.fuses else operations
-        return rest_latency(
-            kernels,
-            self.dtype,
-            memory=table.memory,
-            attention=table.attention,
-            products=table.predictor,
-        )
+        found = Pass(sites=model.choices_in(phase), operations=operations)
+        return added_up(found, self.table.prices(self.dtype))

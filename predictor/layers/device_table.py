@@ -18,6 +18,7 @@ from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.layers.edges import Edges, WithinEdges, edges_of
 from autotune.predictor.layers.table import LatencyTable
 from autotune.predictor.layers.transfer import Transfer, TransferredLatency
+from autotune.predictor.network.added_up import FUSING, NetworkPrices
 from autotune.predictor.network.rest import MemoryModel
 from autotune.profiler.database.peek import may_hold
 from autotune.profiler.database.records import Measurement
@@ -57,6 +58,16 @@ class DeviceTable:
     sources: tuple[str, ...]
     rank_multiple: int
     fuses: bool
+
+    def prices(self, dtype: str) -> NetworkPrices:
+        """Prices of every operation of a network in `dtype`."""
+        return NetworkPrices(
+            dtype=dtype,
+            layers=self.predictor,
+            memory=self.memory,
+            attention=self.attention,
+            fuses=self.fuses,
+        )
 
     @functools.cached_property
     def attention(self) -> AttentionLatency:
@@ -147,7 +158,12 @@ def own_tables(spec: DeviceSpec, database: Address | None, *, dtype: str | None 
 
 
 def _measured(
-    spec: DeviceSpec, tables: Tables, *, backend: str, any_backend: bool, whose: str
+    spec: DeviceSpec,
+    tables: Tables,
+    *,
+    backend: str,
+    any_backend: bool,
+    whose: str,
 ) -> DeviceTable:
     """Of `backend` where it was measured, else the largest where that serves too."""
     found = next((table for table in tables if table[0].backend == backend), None)
@@ -162,22 +178,15 @@ def _measured(
     roofline = Roofline.of(spec, 1)
     table = LatencyTable(rows, roofline, cliff=spec.cliff(dtype), is_elsewhere=True)
     versions = ", ".join(f"{name} {version}" for name, version in fingerprint.versions.items())
-    dense = [row for row in rows if row.shape.form.is_unchanged and not row.shape.parts]
     return DeviceTable(
         spec=spec,
         fingerprint=fingerprint,
         timed_dtype=dtype,
         predictor=WithinEdges(table, edges_of(rows, roofline, dtype=dtype), roofline=roofline),
-        memory=MemoryModel.learned(
-            spec,
-            np.array([row.shape.parameters * DTYPE_BYTES[dtype] for row in dense], float),
-            seconds=np.array([row.latency_s for row in dense], float),
-        )
-        if dense
-        else MemoryModel.of_sheet(spec),
+        memory=MemoryModel.of_points(spec, rows),
         sources=(f"{whose} of {fingerprint.device_name}: {fingerprint.backend}, {versions}",),
         rank_multiple=spec.rank_multiple(dtype),
-        fuses=fingerprint.backend in ("torch-compile", "tensorrt"),
+        fuses=fingerprint.backend in FUSING,
     )
 
 

@@ -6,8 +6,10 @@ queries, keys, values and outputs; intervals are split-conformal over whole (bat
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +20,12 @@ from threadpoolctl import threadpool_limits
 from autotune.core.operation import Operation
 from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.learning.conformal import conformal_quantile
-from autotune.profiler.sources.aiconfigurator_attention import SHAPE, read_attention
+from autotune.predictor.learning.fit_cache import Fit, kept_fit
+from autotune.profiler.sources.aiconfigurator_attention import (
+    SHAPE,
+    attention_files,
+    read_attention,
+)
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 # Without a table: kernels reach a third of a roofline or more, rarely two thirds.
 _UNKNOWN_UTILISATION, _UNKNOWN_FACTOR = 0.45, 1.8
-_FIT_ROWS = 20000
+_FIT_ROWS, _LEAST_ROWS = 20000, 100
 
 
 class AttentionLatency:
@@ -34,12 +41,13 @@ class AttentionLatency:
 
     def __init__(self, spec: DeviceSpec, dtype: str) -> None:
         self.spec, self.dtype = spec, dtype
-        rows = read_attention(spec.name, dtype)
         self._model: HistGradientBoostingRegressor | None = None
         self.half_width = math.log(_UNKNOWN_FACTOR)
-        if len(rows) >= 100:
-            with threadpool_limits(1):
-                self._fit(rows.sample(min(len(rows), _FIT_ROWS), random_state=0))
+        if files := [file for _, file in attention_files(spec.name, dtype)]:
+            made_from = {"attention": spec.name, "dtype": dtype, "files": _digest(files)}
+            fit = kept_fit(made_from, lambda: self._fit(read_attention(spec.name, dtype)))
+            if fit:
+                self._model, self.half_width = fit["model"], float(fit["half_width"])
 
     @property
     def source(self) -> str:
@@ -59,15 +67,28 @@ class AttentionLatency:
             found: Array = base * np.exp(self._model.predict(_features(shapes, base)))
         return found
 
-    def _fit(self, rows: pd.DataFrame) -> None:
+    def _fit(self, rows: pd.DataFrame) -> Fit:
+        """The model and its half width; nothing where there is too little to learn from."""
+        if len(rows) < _LEAST_ROWS:
+            return {}
+        rows = rows.sample(min(len(rows), _FIT_ROWS), random_state=0)
         base = _roofline_s(rows, self.spec, dtype=self.dtype)
         features, target = _features(rows, base), np.log(rows["latency_s"].to_numpy() / base)
         groups = pd.factorize(pd.MultiIndex.from_frame(rows[["batch", "keys"]]))[0]
         held = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % 5 == 0
-        trial = _new_model().fit(features[~held], target[~held])
-        errors = np.abs(trial.predict(features[held]) - target[held])
-        self.half_width = conformal_quantile(errors, 0.9)
-        self._model = _new_model().fit(features, target)
+        with threadpool_limits(1):
+            trial = _new_model().fit(features[~held], target[~held])
+            errors = np.abs(trial.predict(features[held]) - target[held])
+            model = _new_model().fit(features, target)
+        return {"model": model, "half_width": conformal_quantile(errors, 0.9)}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of the files as they are: to read them as tables takes half a second."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return total.hexdigest()
 
 
 def _new_model() -> HistGradientBoostingRegressor:

@@ -92,16 +92,16 @@ class PhaseModel:
 
     def predict(self, plan: Plan) -> Estimate:
         """Seconds of the phase under `plan`, and their 90 % interval."""
-        ratio, half = self._reference_ratio(plan)
+        ratio, half = self.ratio(plan)
         error = self.anchor.relative_error
         return _around(self.anchor.reference_s, ratio, half=math.hypot(half, ratio * error))
 
     def ratio_interval(self, plan: Plan) -> tuple[float, float]:
         """Low and high end of latency / dense latency: an error of both cancels."""
-        ratio, half = self._reference_ratio(plan)
+        ratio, half = self.ratio(plan)
         return max(ratio - half, 0.0), ratio + half
 
-    def _reference_ratio(self, plan: Plan) -> tuple[float, float]:
+    def ratio(self, plan: Plan) -> tuple[float, float]:
         """Latency / that of the dense network in the model's own dtype, and half its interval."""
         kept, half = self._ratio(plan)
         anchor = self.anchor

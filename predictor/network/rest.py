@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from autotune.core.layers import LayerShape
 from autotune.core.operation import Operation
-from autotune.devices.specs import DeviceSpec
+from autotune.devices.specs import DTYPE_BYTES, DeviceSpec
 from autotune.predictor.base import LatencyPredictor
 from autotune.predictor.products.features import LAUNCH_S
+from autotune.profiler.database.records import Measurement
 
 if TYPE_CHECKING:
     from autotune.predictor.network.attention import AttentionLatency
@@ -52,6 +53,19 @@ class MemoryModel:
         if streamed.any():
             bandwidth = float(np.quantile(weight_bytes[streamed] / seconds[streamed], 0.95))
         return MemoryModel(bandwidth_bytes_s=bandwidth, least_s=float(seconds.min()))
+
+    @staticmethod
+    def of_points(spec: DeviceSpec, rows: Sequence[Measurement]) -> MemoryModel:
+        """From dense layers that this profiler measured; from the sheet where there are none."""
+        dense = [row for row in rows if row.shape.form.is_unchanged and not row.shape.parts]
+        if not dense:
+            return MemoryModel.of_sheet(spec)
+        weights = [row.shape.parameters * DTYPE_BYTES[row.shape.dtype] for row in dense]
+        return MemoryModel.learned(
+            spec,
+            np.array(weights, dtype=np.float64),
+            seconds=np.array([row.latency_s for row in dense], dtype=np.float64),
+        )
 
     @staticmethod
     def of_sheet(spec: DeviceSpec) -> MemoryModel:

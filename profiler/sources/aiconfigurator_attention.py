@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -21,19 +23,27 @@ _TABLES = {
 }
 
 
+def attention_files(device: str, dtype: str = "bf16") -> list[tuple[str, Path]]:
+    """The newest table of every stack, with its kind; none where nothing is known in the dtype."""
+    folder = package_folder()
+    if folder is None or device not in SYSTEMS or dtype not in TABLE_DTYPES:
+        return []
+    return [
+        (kind, file)
+        for kind, (part, name) in _TABLES.items()
+        for file in newest_files(folder, device, kind=part, name=name)
+    ]
+
+
 def read_attention(device: str, dtype: str = "bf16") -> pd.DataFrame:
     """Rows (`SHAPE`, latency_s) of `device`, the median over stacks; empty where there are none.
 
     Plain attention only: no window, cache in the same dtype, no prefix.
     """
-    folder = package_folder()
-    found = []
-    if folder is not None and device in SYSTEMS and dtype in TABLE_DTYPES:
-        for kind, (part, name) in _TABLES.items():
-            files = newest_files(folder, device, kind=part, name=name)
-            found += [
-                _clean(pd.read_parquet(file), kind, names=TABLE_DTYPES[dtype]) for file in files
-            ]
+    found = [
+        _clean(pd.read_parquet(file), kind, names=TABLE_DTYPES[dtype])
+        for kind, file in attention_files(device, dtype)
+    ]
     rows = pd.concat(found) if found else pd.DataFrame(columns=[*SHAPE, "latency_s"])
     medians: pd.Series = rows.groupby(SHAPE)["latency_s"].median()
     return medians.reset_index()

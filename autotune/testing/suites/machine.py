@@ -10,6 +10,8 @@ import pytest
 
 from autotune.core.errors import MeasurementError
 from autotune.core.layers import LayerShape
+from autotune.core.operation import Operation
+from autotune.core.outline import Pass
 from autotune.core.progress import Advance
 from autotune.testing.example_tuning import (
     EXAMPLE_PLAN,
@@ -109,6 +111,29 @@ class MachineSuite(ExampleFixtures):
         if settled:  # a busy host may leave some of them open
             assert second == first
         assert (len(reporter.stages) == stages) == settled
+
+    def test_prices_answer_for_layers_and_for_all_else(
+        self, make_machine: MakeMachine, work: tuple[Workspace, RecordingReporter]
+    ) -> None:
+        """`network_prices` has what `known_layers` has, and a price for memory and attention."""
+        with make_machine() as machine:
+            machine.measure_layers(self.shapes(machine), work[0], stage=_TITLE)
+        with make_machine() as machine:
+            prices, sources = machine.network_prices(allow_extrapolation=False)
+            known, _ = machine.known_layers(allow_extrapolation=False)
+            assert prices.dtype == machine.dtype
+            assert sources
+            assert all(isinstance(source, str) and source for source in sources)
+            for shape in self.shapes(machine):
+                assert prices.layers.estimate(shape) == known.estimate(shape)
+            memory = Operation(kind="memory", reads=((0, 1 << 20),), writes=((1, 1 << 20),))
+            attention = Operation(
+                kind="attention", batch=2, heads=4, kv_heads=4, queries=32, keys=32, head_dim=32
+            )
+            rest = prices.rest(Pass(sites=(), operations=(memory, attention)))
+            alone = prices.rest(Pass(sites=(), operations=(memory,)))
+            assert 0 < alone.latency_s < rest.latency_s < math.inf
+            assert 0 < rest.half_width < math.inf
 
     def test_a_network_has_a_model_of_every_phase(
         self, machine: Machine, model: TracedModel, work: tuple[Workspace, RecordingReporter]

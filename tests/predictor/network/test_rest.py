@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from autotune.core.layers import LayerShape
@@ -102,8 +101,7 @@ def test_longer_attention_takes_longer():
 
 
 def test_without_tables_attention_is_a_roofline_and_says_so(monkeypatch):
-    empty = pd.DataFrame(columns=[*SHAPE, "latency_s"])
-    monkeypatch.setattr(attention_module, "read_attention", lambda *_: empty)
+    monkeypatch.setattr(attention_module, "attention_files", lambda *_: [])
     model = AttentionLatency(H200, "bf16")
     assert "roofline" in model.source
     flops = 4 * 4 * 32 * 1024 * 1024 * 128 / 2
