@@ -112,7 +112,7 @@ def _tables(files: Iterable[Path], device: str, *, dtype: str) -> list[ImportedT
 
     tables = []
     for file in files:
-        rows = _clean(pd.read_parquet(file), TABLE_DTYPES[dtype])
+        rows = clean_products(pd.read_parquet(file), TABLE_DTYPES[dtype])
         if len(rows):
             tables.append(
                 ImportedTable(
@@ -149,7 +149,7 @@ def newest_files(folder: Path, device: str, *, kind: str, name: str) -> list[Pat
     return found
 
 
-def _clean(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def clean_products(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows of a dtype as (m, k, n, latency_s): possible sizes and times, one row a shape."""
     rows = table[table["gemm_dtype"].isin(names)]
     sizes = (rows["m"] > 0) & (rows["n"] % MULTIPLE == 0) & (rows["k"] % MULTIPLE == 0)
