@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autotune.export.onnx import export_onnx
     from autotune.export.tensorrt import export_tensorrt
     from autotune.layers.estimator import LatencyPredictor
+    from autotune.layers.network_prediction import predict_model
     from autotune.layers.predict import predict
     from autotune.layers.profiling import profile
     from autotune.results.result import TuneResult
@@ -44,6 +45,7 @@ __all__ = [
     "merge",
     "pick",
     "predict",
+    "predict_model",
     "profile",
     "tune",
     "verify",
@@ -56,6 +58,7 @@ _HOMES = {
     "verify": "autotune.tuning.verify",
     "merge": "autotune.export.dense",
     "predict": "autotune.layers.predict",
+    "predict_model": "autotune.layers.network_prediction",
     "profile": "autotune.layers.profiling",
     "LatencyPredictor": "autotune.layers.estimator",
     "export_onnx": "autotune.export.onnx",

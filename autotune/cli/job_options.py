@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autotune.core.options import OptionError, check_options, option, same
 from autotune.core.types import LARGEST_INTEGER, Address
+from autotune.layers.network_options import NetworkOptions
 from autotune.layers.options import PredictOptions, ProfileOptions
 from autotune.tuning.options import NAMED_BACKEND, MachineOptions, check_cores
 from autotune.tuning.request import TuneRequest
@@ -122,4 +123,11 @@ class DriftOptions:
 
 
 # Every schema of a command; where two spell an option differently, the first counts.
-SCHEMAS = (TuneRequest, ProfileOptions, PredictOptions, ExportOptions, DriftOptions)
+SCHEMAS = (
+    TuneRequest,
+    ProfileOptions,
+    PredictOptions,
+    NetworkOptions,
+    ExportOptions,
+    DriftOptions,
+)

@@ -1,4 +1,4 @@
-"""`autotune predict`: predict the latency of a layer."""
+"""`autotune predict`: predict the latency of a layer, of many, or of a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from autotune.cli.main import echo, emit, format_option
 from autotune.cli.schema import schema_options, values
 from autotune.core.errors import ExitCode, UsageError
 from autotune.core.types import Estimate
+from autotune.layers.network_options import (
+    NetworkOptions,
+    check_no_layer,
+    check_no_model,
+    only_of_models,
+)
 from autotune.layers.options import PredictOptions
 
 
@@ -17,6 +23,7 @@ from autotune.layers.options import PredictOptions
     "predict", epilog="Example: autotune predict --tokens 128 --shape 384x1536 --rank 96"
 )
 @schema_options(PredictOptions, filled=True)
+@schema_options(NetworkOptions, filled=True, leave_out=lambda each: not only_of_models(each.name))
 @click.option(
     "--shapes",
     "rows",
@@ -35,11 +42,32 @@ def command(output_format: str, *, rows: TextIO | None, **options: Any) -> int:
     With --shapes, each row is written with dense_s, latency_s, low_s, high_s, ratio, ratio_low,
     ratio_high and source behind it. A row that cannot be answered has empty numbers, and the reason
     in source; the exit code is 2 if there is no other.
+
+    With --model, the latency of the dense model, of its kinds of layers, and what uniform ranks and
+    other precisions would make of it. Only its config.json is read.
     """
     asked_of: PredictOptions = values(PredictOptions, options)
+    model: NetworkOptions = values(NetworkOptions, options)
+    if model.model is not None:
+        return _model(model, output_format, layer=asked_of, rows=rows)
+    check_no_model(model)
     if rows is not None:
         return _many(rows, asked_of)
     _one(asked_of, output_format)
+    return 0
+
+
+def _model(
+    model: NetworkOptions, output_format: str, *, layer: PredictOptions, rows: TextIO | None
+) -> int:
+    """Answer for a whole model."""
+    from autotune.cli.predict_model import show
+    from autotune.layers.network_prediction import predict_network
+
+    check_no_layer(layer)
+    if rows is not None:
+        raise UsageError("--shapes has layers, and --model has its own: leave one of them out")
+    show(predict_network(model), output_format)
     return 0
 
 
@@ -65,6 +93,7 @@ def _many(rows: TextIO, options: PredictOptions) -> int:
 
 def _one(asked_of: PredictOptions, output_format: str) -> None:
     """Answer for one layer in its forms."""
+    from autotune.cli.predict_model import INTERVALS
     from autotune.core.quantities import format_seconds
     from autotune.layers.predict import predict_layers, spelled_refusals
 
@@ -95,14 +124,8 @@ def _one(asked_of: PredictOptions, output_format: str) -> None:
         "level": 0.9,
         "refused": refused,
     }
-    lines += [_INTERVALS[found.interval], *(f"from {source}" for source in found.sources)]
+    lines += [INTERVALS[found.interval], *(f"from {source}" for source in found.sources)]
     emit(output_format, record, lines=lines)
-
-
-_INTERVALS = {
-    "table": "90 % intervals, of this machine with this software",
-    "transfer": "90 % intervals, of another board, driver, library and harness (transfer)",
-}
 
 
 def _ratio_interval(estimate: Estimate) -> str:

@@ -12,19 +12,21 @@ import click
 from autotune.cli.job_options import DriftOptions, ExportOptions
 from autotune.cli.schema import default_text
 from autotune.core.options import EFFORTS, Entry, entries
+from autotune.layers.network_options import NetworkOptions, only_of_models
 from autotune.layers.options import PredictOptions, ProfileOptions
 from autotune.tuning.request import TuneRequest
 
 _HEAD = """# Options
 
 Generated from the schemas in `autotune/tuning/options.py`, `autotune/tuning/request.py`,
-`autotune/core/workload.py`, `autotune/compress/calibration_plan.py`, `autotune/layers/options.py`
-and `autotune/cli/job_options.py`; [extending.md](extending.md) shows how to add one.
+`autotune/core/workload.py`, `autotune/compress/calibration_plan.py`, `autotune/layers/options.py`,
+`autotune/layers/network_options.py` and `autotune/cli/job_options.py`;
+[extending.md](extending.md) shows how to add one.
 
 An option has one declaration and three spellings: the flag of the command line; the path in the
 JSON of a request, in `autotune.tune(options=…)` and in an HTTP `spec`; and the flat name, which is
-a keyword of `autotune.tune`, `predict` and `profile` and, for one release, a field of an HTTP
-`spec`. An error names the option in the spelling that was used.
+a keyword of `autotune.tune`, `predict`, `predict_model` and `profile` and, for one release, a field
+of an HTTP `spec`. An error names the option in the spelling that was used.
 
 `autotune tune … --print-request > job.json` stores a request, and
 `autotune tune --request job.json` runs it; options on the command line take precedence. A service
@@ -50,13 +52,14 @@ def page() -> str:
     lines += ["### From Python and JSON only", ""]
     lines += _table(groups["From Python and JSON only"])
     lines += [_EFFORT.rstrip(), "", *_efforts(), ""]
-    for command, schema in (
-        ("autotune profile", ProfileOptions),
-        ("autotune predict", PredictOptions),
-        ("autotune export", ExportOptions),
-        ("autotune db drift", DriftOptions),
+    of_models = [each for each in entries(NetworkOptions) if only_of_models(each.option.flat)]
+    for command, schema, more in (
+        ("autotune profile", ProfileOptions, []),
+        ("autotune predict", PredictOptions, of_models),
+        ("autotune export", ExportOptions, []),
+        ("autotune db drift", DriftOptions, []),
     ):
-        lines += [f"## `{command}`", "", *_table(list(entries(schema))), ""]
+        lines += [f"## `{command}`", "", *_table([*entries(schema), *more]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -19,10 +19,12 @@ from autotune.core.workload import Workload
 from autotune.tuning.options import NAMED_BACKEND, MachineOptions
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from autotune.core.layer_columns import LayerColumns
     from autotune.profiler.backends.base import Backend
 
-_Options = TypeVar("_Options", "PredictOptions", "ProfileOptions")
+_Options = TypeVar("_Options", bound="DataclassInstance")
 _SHAPE = re.compile(r"([0-9]{1,7})x([0-9]{1,7})")
 
 

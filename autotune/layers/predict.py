@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from autotune.predictor.columns import EstimateColumns
 from autotune.tuning.machine import Machine
 from autotune.tuning.machines import nearest_machine
 from autotune.tuning.options import MachineOptions
+
+if TYPE_CHECKING:
+    from autotune.layers.network_options import NetworkOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +144,8 @@ class KnownLayers:
         if self._extrapolate:
             return found
         # What lies beyond the table is an answer only where that is wanted.
-        beyond = np.flatnonzero(found.source == "extrapolated").tolist()
-        return found.without({row: _beyond(typed.shape(row)) for row in beyond})
+        far = np.flatnonzero(found.source == "extrapolated").tolist()
+        return found.without({row: beyond(typed.shape(row)) for row in far})
 
     def _found(
         self, shapes: Sequence[LayerShape], estimates: Sequence[Estimate]
@@ -177,7 +180,8 @@ def _no_such_layers(layers: LayerColumns, spec: DeviceSpec) -> dict[int, NotPric
     return found
 
 
-def _beyond(shape: LayerShape) -> NotPricedError:
+def beyond(shape: LayerShape) -> NotPricedError:
+    """That a layer lies beyond what was measured, and what to do."""
     return NotPricedError(
         f"{shape.tokens} tokens, {shape.in_features}x{shape.out_features} lie beyond what was "
         "measured; measure it on the device itself with `autotune profile`, or allow a guess with "
@@ -203,7 +207,9 @@ def predict_layers(options: PredictOptions) -> LayerPredictions:
         return layers.predict_forms(dense, wanted)
 
 
-def machine_options(options: PredictOptions, *, dtype: str | None) -> MachineOptions:
+def machine_options(
+    options: PredictOptions | NetworkOptions, *, dtype: str | None
+) -> MachineOptions:
     """The machine that layers are asked of, in a dtype.
 
     Raises:

@@ -30,7 +30,7 @@ def blocks(page):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the reader stands: the example model beside, results of earlier pages kept.
+    """Where the reader stands: the example models beside, results of earlier pages kept.
 
     The example text is cut short, for time.
     """
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
             (model / file.name).write_text(file.read_text()[:40_000])
         else:
             shutil.copyfile(file, model / file.name)  # the service follows no links
+    shutil.copytree(ROOT / "tests" / "data" / "llama-3-8b", model.parent / "llama-3-8b")
     return path
 
 
