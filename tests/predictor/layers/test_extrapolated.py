@@ -8,8 +8,10 @@ import pytest
 from autotune.core.errors import MeasurementError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
+from autotune.devices.roofline import Roofline
 from autotune.devices.specs import find_device
 from autotune.predictor.layers.extrapolated import ExtrapolatedLatency, donors_of
+from autotune.predictor.layers.own_points import OwnPoints
 from autotune.predictor.learning.gaussian_process import Process, shared_kernel
 from autotune.predictor.products.donors import UnseenDevice
 from tests.predictor.products.test_donors import Donor, mape, table
@@ -102,3 +104,12 @@ def test_a_shared_kernel_finds_the_scales_that_several_processes_have_in_common(
     given = np.abs(Process(x, y, kernel=kernel).predict(at)[0] - truth).mean()
     fitted = np.abs(Process(x[:, ::-1], y).predict(at)[0] - truth).mean()
     assert given < 0.1 < fitted
+
+
+def test_its_intervals_are_of_other_boards(donors):
+    """The text read "of this machine with this software" for a GPU that is not here."""
+    device = UnseenDevice(SPEC, "bf16").fit(donors)
+    alone = ExtrapolatedLatency(device)
+    own = [point(rank=0, tokens=64, in_features=512, out_features=512, dtype="bf16")]
+    corrected = OwnPoints(alone, own, roofline=Roofline.of(SPEC, 1), known=alone.adaptation)
+    assert alone.interval == corrected.interval == "transfer"
