@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SUMS = "SHA256SUMS"
 _FOLDER = files("autotune.profiler") / "data"
 _SUFFIX = ".parquet"
-_ADVICE = "reinstall lowrank-autotune (pip install --force-reinstall --no-deps lowrank-autotune)"
+_ADVICE = "reinstall lowrank-autotune: `pip install --force-reinstall --no-deps lowrank-autotune`"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from autotune.core.child_errors import error_json, error_of
 from autotune.core.errors import AutotuneError, UsageError
 from autotune.core.forms import low_rank
 from autotune.core.layers import LayerShape
@@ -16,7 +17,7 @@ from autotune.service import prediction_pool
 from autotune.service.app import create_app
 from autotune.service.errors import BusyError, QuotaError
 from autotune.service.prediction_pool import PredictionPool
-from autotune.service.prediction_records import Prediction, Question, error_json, error_of
+from autotune.service.prediction_records import Prediction, Question
 from tests.autotune.service.processes import descendants, gone, mentioning
 from tests.security.conftest import connect, until
 from tests.waiting import wait_for

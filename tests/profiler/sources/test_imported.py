@@ -85,7 +85,7 @@ def test_what_cannot_be_a_measurement_is_dropped():
             "latency": [1.0, 1.0, 1.0, 3.0, np.inf, -1.0, 1.0],
         }
     )
-    rows = imported._clean(raw, ("bfloat16",))
+    rows = imported.clean_products(raw, ("bfloat16",))
     assert rows.to_numpy().tolist() == [[1, 32, 32, 2e-3]]
 
 
