@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from model_configs import LLAMA, MINILM, QWEN
 from network_gpu import low_rank_layers
 from torch import nn
 
@@ -31,47 +32,7 @@ from autotune.profiler.backends.torch_cudagraph import captured
 from autotune.profiler.measure.timing import TimingPolicy, time_interleaved
 
 KEEPS = (0.9, 0.7, 0.5, 0.3)
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-3-8b": (
-        "LlamaConfig",
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-            "max_position_embeddings": 8192,
-        },
-    ),
-    "qwen2.5-0.5b": (
-        "Qwen2Config",
-        {
-            "architectures": ["Qwen2ForCausalLM"],
-            "hidden_size": 896,
-            "intermediate_size": 4864,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 14,
-            "num_key_value_heads": 2,
-            "vocab_size": 151936,
-            "max_position_embeddings": 32768,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "all-minilm-l6-v2": (
-        "BertConfig",
-        {
-            "architectures": ["BertModel"],
-            "hidden_size": 384,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 12,
-            "vocab_size": 30522,
-            "max_position_embeddings": 512,
-        },
-    ),
-}
+CONFIGS = {"llama-3-8b": LLAMA, "qwen2.5-0.5b": QWEN, "all-minilm-l6-v2": MINILM}
 # Sequences, tokens of the prompt, tokens of the output.
 WORKLOADS = {
     "llama-3-8b": ((1, 512, 128), (8, 512, 128), (4, 2048, 128)),
@@ -112,8 +73,7 @@ def measured() -> Iterator[dict[str, Any]]:
 
 def config_of(name: str) -> Any:
     """The configuration as transformers knows it."""
-    kind, sizes = CONFIGS[name]
-    return getattr(transformers, kind)(**sizes)
+    return transformers.AutoConfig.for_model(**CONFIGS[name])
 
 
 def built(name: str) -> Any:

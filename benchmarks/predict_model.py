@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from model_configs import LLAMA, MINILM, QWEN
+
 import autotune
 from autotune.compress.loading import load_model
 from autotune.core.progress import no_progress
@@ -33,45 +35,12 @@ from autotune.tuning.machines import local_machine
 from autotune.tuning.model import trace_model
 from autotune.tuning.options import MachineOptions
 
-_LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-}
-_QWEN: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-}
-_MINILM: dict[str, Any] = {
-    "architectures": ["BertModel"],
-    "model_type": "bert",
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "vocab_size": 30522,
-    "max_position_embeddings": 512,
-}
 _REQUEST: dict[str, Any] = {"isl": 512, "osl": 128, "batch_size": 1}
 # Model, its configuration, and the workload whose time is taken.
 _TIMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "llama-3-8b": (_LLAMA, _REQUEST),
-    "qwen2.5-0.5b": (_QWEN, _REQUEST),
-    "minilm": (_MINILM, {"isl": 128, "batch_size": 8}),
+    "llama-3-8b": (LLAMA, _REQUEST),
+    "qwen2.5-0.5b": (QWEN, _REQUEST),
+    "minilm": (MINILM, {"isl": 128, "batch_size": 8}),
 }
 _GPUS = ("a100", "h100", "h200")
 
@@ -100,7 +69,7 @@ def main() -> None:
 
 def against(log: Path, folder: Path, *, device: str) -> list[dict[str, Any]]:
     """Dense seconds and ratios at uniform ranks beside those that a GPU measured."""
-    model = _written(folder / "model", {**_LLAMA, "num_hidden_layers": 8})
+    model = _written(folder / "model", {**LLAMA, "num_hidden_layers": 8})
     measured = json.loads(log.read_text().splitlines()[-1])
     found: dict[tuple[int, int], NetworkPrediction] = {}
     rows = []
@@ -121,7 +90,7 @@ def here(folder: Path, *, threads: int) -> list[dict[str, Any]]:
     """MiniLM's shapes with random weights on this CPU, from a profile of its layers."""
     import transformers
 
-    config = transformers.BertConfig(**{k: v for k, v in _MINILM.items() if k != "architectures"})
+    config = transformers.BertConfig(**{k: v for k, v in MINILM.items() if k != "architectures"})
     transformers.BertModel(config).save_pretrained(folder / "model")
     database = folder / "latency.sqlite"
     workload = {"batch_size": 8, "isl": 128, "threads": threads}
